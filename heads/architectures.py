@@ -1,0 +1,34 @@
+"""--arch: how a pair of sentences meets the encoder, and how deep the heads are (the paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .layers import OneLayerHead, TwoLayerHead
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else two inputs whose embeddings stand side by side.
+    head: builds a head from (inputs, hidden, outputs)."""
+
+    pairs_joined: bool
+    head: Callable[[int, int, int], nn.Module]
+
+    def sequences(self, sentences: int) -> int:
+        """How many encoder inputs an example with this many sentences makes."""
+        return 1 if self.pairs_joined else sentences
+
+    def build_head(self, hidden: int, sentences: int, outputs: int) -> nn.Module:
+        """The head of a task: from `sequences` embeddings of width `hidden` to `outputs` numbers."""
+        return self.head(hidden * self.sequences(sentences), hidden, outputs)
+
+
+ARCHITECTURES = {
+    "concatA": Architecture(pairs_joined=False, head=OneLayerHead),
+    "concatB": Architecture(pairs_joined=True, head=OneLayerHead),
+    "concatB_al": Architecture(pairs_joined=True, head=TwoLayerHead),
+}

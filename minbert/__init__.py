@@ -1,0 +1,11 @@
+"""minbert: BERT written by hand in PyTorch, equal to the reference to the digit.
+
+>>> from minbert import BertConfig, BertModel, BertTokenizer
+"""
+
+from .config import BertConfig
+from .model import BertModel, BertOutput
+from .packing import Packing
+from .tokenizer import BertTokenizer
+
+__all__ = ["BertConfig", "BertModel", "BertOutput", "BertTokenizer", "Packing"]

@@ -1,0 +1,30 @@
+"""From token ids to vectors: token + position + segment, then LayerNorm and dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class BertEmbeddings(nn.Module):
+    """E = dropout(LayerNorm(W_token[id] + W_position[position] + W_segment[type])) (Devlin et al. 2018, Fig. 2).
+
+    Works on any leading shape: (batch, seq) of padded sentences, or (tokens,) of packed ones.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, max_positions: int, type_vocab_size: int,
+                 layer_norm_eps: float, dropout: float) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, hidden_size)
+        self.position_embeddings = nn.Embedding(max_positions, hidden_size)
+        self.token_type_embeddings = nn.Embedding(type_vocab_size, hidden_size)
+        self.layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor,
+                position_ids: torch.Tensor) -> torch.Tensor:
+        """Three int64 tensors of one shape (…) → (…, hidden)."""
+        summed = (self.word_embeddings(input_ids)
+                  + self.position_embeddings(position_ids)
+                  + self.token_type_embeddings(token_type_ids))
+        return self.dropout(self.layer_norm(summed))

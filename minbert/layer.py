@@ -1,0 +1,53 @@
+"""One transformer layer: attention, then feed-forward, each with dropout, residual and LayerNorm after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .attention import BertSelfAttention
+from .packing import Packing
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """x · Φ(x), Φ the distribution function of N(0, 1), by the exact erf: x/2 · (1 + erf(x/√2)).
+
+    Hendrycks and Gimpel 2016. BERT's own form; `gelu_new` is the tanh approximation, up to 5e-4 away.
+    """
+    return F.gelu(x)
+
+
+def gelu_new(x: torch.Tensor) -> torch.Tensor:
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximation of Hendrycks and Gimpel 2016."""
+    return F.gelu(x, approximate="tanh")
+
+
+# hidden_act of config.json → function
+ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": F.relu}
+
+
+class BertLayer(nn.Module):
+    """h = LayerNorm(x + dropout(W_o · attention(x))), y = LayerNorm(h + dropout(W_2 · act(W_1 · h))).
+
+    Vaswani et al. 2017, section 3.1, "post-norm": the normalisation comes after the sum.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, activation: str,
+                 layer_norm_eps: float, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.self_attention = BertSelfAttention(hidden_size, num_heads, attention_dropout)
+        self.attention_dense = nn.Linear(hidden_size, hidden_size)
+        self.attention_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.intermediate_dense = nn.Linear(hidden_size, intermediate_size)
+        self.activation = ACTIVATIONS[activation]
+        self.output_dense = nn.Linear(intermediate_size, hidden_size)
+        self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """(tokens, hidden) → (tokens, hidden)."""
+        attended = self.attention_dense(self.self_attention(hidden_states, packing))
+        hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
+        expanded = self.activation(self.intermediate_dense(hidden_states))  # (tokens, intermediate)
+        return self.output_layer_norm(hidden_states + self.dropout(self.output_dense(expanded)))

@@ -1,0 +1,102 @@
+"""Sentences of unequal length in one row of real tokens, so that no padding is computed.
+
+Of a padded batch of 16 random sentences about half the positions are padding. Linear layers, LayerNorm, GELU
+and dropout look at one token at a time, so they run on a row that holds the real tokens only:
+
+    padded (batch=2, seq=4)        packed (tokens=6)
+    [CLS] good film [SEP]    →     [CLS] good film [SEP] [CLS] [SEP]
+    [CLS] [SEP]  ·    ·
+
+Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each token of a packed row stands in the padded (batch, seq) grid.
+
+    slots: (tokens,) int64, row · seq + column of every real token, ascending.
+    mask:  (batch, seq) bool, True where a token is real; None when there is no padding at all.
+    """
+
+    batch: int
+    seq: int
+    slots: torch.Tensor
+    mask: torch.Tensor | None
+
+    @classmethod
+    def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
+        """attention_mask (batch, seq), nonzero = real token; the real tokens may stand anywhere in a row."""
+        batch, seq = attention_mask.shape
+        mask = attention_mask != 0
+        slots = mask.flatten().nonzero().squeeze(1)
+        return cls(batch, seq, slots, None if len(slots) == batch * seq else mask)
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int]) -> Packing:
+        """Sentences of these lengths, each starting at column 0."""
+        length = torch.tensor(lengths, dtype=torch.int64)
+        return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """(tokens,): the column of every real token, which is its position in the sentence."""
+        return self.slots % self.seq
+
+    def to(self, device: torch.device) -> Packing:
+        mask = None if self.mask is None else self.mask.to(device)
+        return Packing(self.batch, self.seq, self.slots.to(device), mask)
+
+    def pad(self, row: torch.Tensor) -> torch.Tensor:
+        """(tokens, …) → (batch, seq, …), with zeros at the padding."""
+        if self.mask is not None:
+            row = _Scatter.apply(row, self.slots, self.batch * self.seq)
+        return row.unflatten(0, (self.batch, self.seq))
+
+    def unpad(self, grid: torch.Tensor) -> torch.Tensor:
+        """(batch, seq, …) → (tokens, …), dropping what stands at the padding."""
+        flat = grid.flatten(0, 1)
+        return flat if self.mask is None else _Gather.apply(flat, self.slots)
+
+    def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
+        """(tokens, …) → (batch, …): the token in column 0 of every sentence, [CLS]; zeros where that is padding."""
+        return self.pad(row)[:, 0]
+
+
+class _Scatter(torch.autograd.Function):
+    """rows → a taller tensor of zeros with the rows at `slots`; its derivative picks them out again.
+
+    torch's own indexing would do, but its backward adds where a copy is enough: no slot occurs twice.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, slots: torch.Tensor, height: int) -> torch.Tensor:
+        ctx.save_for_backward(slots)
+        return rows.new_zeros(height, *rows.shape[1:]).index_copy_(0, slots, rows)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        (slots,) = ctx.saved_tensors
+        return grad.index_select(0, slots), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """The transpose of _Scatter: picks the rows at `slots`; its derivative puts them back among zeros."""
+
+    @staticmethod
+    def forward(ctx, grid: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slots)
+        ctx.height = grid.shape[0]
+        return grid.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        (slots,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.height, *grad.shape[1:]).index_copy_(0, slots, grad), None

@@ -1,0 +1,147 @@
+"""WordPiece tokenization (Devlin et al. 2018, section 3), a thin wrapper over the `tokenizers` package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class BertTokenizer:
+    """Sentences → ids: [CLS] a [SEP] with token type 0, or [CLS] a [SEP] b [SEP] with types 0 and 1.
+
+    >>> tok = BertTokenizer.train(["a good film"], vocab_size=50)
+    >>> [encoding.tokens for encoding in tok.encode(["a film"], ["good"])]
+    [['[CLS]', 'a', 'film', '[SEP]', 'good', '[SEP]']]
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Takes a configured Tokenizer; its own truncation and padding, if any, are switched off."""
+        for token in SPECIAL_TOKENS[:4]:
+            if tokenizer.token_to_id(token) is None:
+                raise ValueError(f"the vocabulary lacks {token}: it is not a BERT vocabulary")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.pad_token_id: int = tokenizer.token_to_id("[PAD]")
+        self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> BertTokenizer:
+        """Reads tokenizer.json, else vocab.txt (with do_lower_case from tokenizer_config.json, default true)."""
+        folder = Path(folder)
+        if (folder / "tokenizer.json").is_file():
+            path = folder / "tokenizer.json"
+            try:
+                return cls(Tokenizer.from_file(str(path)))
+            except Exception as error:  # the package raises bare Exception for a file that it cannot read
+                raise ValueError(f"{path}: {error}") from None
+        if (folder / "vocab.txt").is_file():
+            path = folder / "tokenizer_config.json"
+            lowercase = True
+            if path.is_file():
+                try:
+                    lowercase = bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
+                except (ValueError, AttributeError) as error:
+                    raise ValueError(f"{path} is not a JSON object ({error})") from None
+            return cls.from_vocabulary(folder / "vocab.txt", lowercase)
+        raise FileNotFoundError(f"{folder} has no vocabulary: expected tokenizer.json or vocab.txt")
+
+    @classmethod
+    def from_vocabulary(cls, path: str | Path, lowercase: bool = True) -> BertTokenizer:
+        """Reads vocab.txt: one piece a line, its line number is its id."""
+        path = Path(path)
+        try:
+            pieces = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 ({error})") from None
+        vocabulary = {piece.rstrip("\r"): number for number, piece in enumerate(pieces) if piece}
+        try:
+            return cls(_word_piece(vocabulary, lowercase))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool = True) -> BertTokenizer:
+        """Learns a WordPiece vocabulary of at most `vocab_size` pieces; the same texts give the same vocabulary."""
+        tokenizer = _word_piece({}, lowercase)
+        trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(_word_piece(tokenizer.get_vocab(), lowercase))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
+               max_length: int | None = None) -> list[Encoding]:
+        """One `tokenizers.Encoding` (ids, type_ids, tokens, offsets) for each sentence or pair, without padding.
+
+        max_length counts [CLS] and [SEP]; what is longer loses tokens from the longer sentence first.
+        """
+        if isinstance(sentences, str) or isinstance(pairs, str):
+            raise ValueError("expected a list of sentences, got one string: put it in a list")
+        if pairs is not None and len(pairs) != len(sentences):
+            raise ValueError(f"{len(sentences)} sentences, but {len(pairs)} pair sentences")
+        if max_length is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        inputs = list(sentences) if pairs is None else list(zip(sentences, pairs, strict=True))
+        return self._tokenizer.encode_batch(inputs)
+
+    def __call__(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
+                 max_length: int | None = None) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and token_type_ids, each (batch, seq) int64, padded at the end."""
+        encodings = self.encode(sentences, pairs, max_length)
+        seq = max((len(encoding.ids) for encoding in encodings), default=0)
+        shape = (len(encodings), seq)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_token_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.int64),
+            "token_type_ids": torch.zeros(shape, dtype=torch.int64),
+        }
+        for row, encoding in enumerate(encodings):
+            length = len(encoding.ids)
+            batch["input_ids"][row, :length] = torch.tensor(encoding.ids)
+            batch["attention_mask"][row, :length] = 1
+            batch["token_type_ids"][row, :length] = torch.tensor(encoding.type_ids)
+        return batch
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers.AutoTokenizer opens."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.no_truncation()
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        vocabulary = self._tokenizer.get_vocab()
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase}
+        config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _word_piece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+    """BERT's own pipeline: clean, split at spaces and punctuation, longest piece first, add [CLS] and [SEP]."""
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)  # strips accents where it lowercases
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
+    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")])
+    return tokenizer

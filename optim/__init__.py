@@ -1,0 +1,25 @@
+"""Optimizer and gradient surgery, on flat vectors; knows nothing of BERT.
+
+>>> from optim import AdamW, project_conflicting
+"""
+
+from .adamw import AdamW
+from .flat import FlatParameters, TaskGradients, split_decayed
+from .schedule import constant, linear_decay
+from .surgery import (
+    SURGERY,
+    cosines,
+    gram_matrix,
+    norm_of_combination,
+    paper_weights,
+    pcgrad_weights,
+    project_conflicting,
+    project_paper,
+    sum_weights,
+)
+
+__all__ = [
+    "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "constant", "cosines", "gram_matrix", "linear_decay",
+    "norm_of_combination", "paper_weights", "pcgrad_weights", "project_conflicting", "project_paper",
+    "split_decayed", "sum_weights",
+]

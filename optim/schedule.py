@@ -1,0 +1,19 @@
+"""Step → multiplier of the learning rate, as plain functions."""
+
+from __future__ import annotations
+
+
+def constant(step: int, warmup_steps: int = 0, total_steps: int = 0) -> float:
+    """1 after a linear warm-up from 1/warmup_steps; step counts from 0. The paper's schedule has no warm-up."""
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up, then a straight line to 0 at total_steps (Devlin et al. 2018, A.2). Steps count from 0.
+
+    >>> [linear_decay(step, 2, 6) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))

@@ -1,0 +1,167 @@
+"""Gradient surgery: what to do when the tasks' gradients point against each other.
+
+Notation: g_1 … g_T are the rows of a (tasks, params) matrix G. Every method here returns a linear combination
+Σ_k w_k g_k, and its weights w depend on the (tasks, tasks) Gram matrix K = G Gᵀ alone (K_ij = g_i · g_j). So the
+long vectors are read twice, once for K and once for wᵀG, and everything between is arithmetic on a 3 × 3 table.
+
+A further method is a function from K to w and one line in SURGERY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+# Products are summed in blocks of this many columns: T of them fit into a core's cache, and float64 copies of a
+# block stay small.
+BLOCK = 1 << 16
+
+# Where project_conflicting draws its order if none is passed in: a generator of its own, so that surgery never
+# moves the global one, on which dropout and shuffling depend.
+_default_generator = torch.Generator().manual_seed(0)
+
+
+def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
+    """K = G Gᵀ, (tasks, params) → (tasks, tasks) in float64 on the CPU.
+
+    Products and sums are float64, so nothing overflows or cancels that float32 gradients can hold.
+    """
+    _check_matrix(gradients)
+    gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
+    for block in gradients.split(BLOCK, dim=1):
+        block = block.double()
+        gram.addmm_(block, block.T)
+    return gram.cpu()
+
+
+def cosines(gram: torch.Tensor) -> torch.Tensor:
+    """cos(g_i, g_j) = K_ij / √(K_ii K_jj), (tasks, tasks); 0 where a gradient is zero."""
+    norms = gram.diagonal().clamp(min=0).sqrt()
+    scale = norms[:, None] * norms[None, :]
+    return torch.where(scale > 0, gram / scale, torch.zeros_like(gram))
+
+
+def norm_of_combination(gram: torch.Tensor, weights: torch.Tensor) -> float:
+    """‖Σ_k w_k g_k‖ = √(wᵀ K w), without touching the gradients again."""
+    return float((weights @ gram @ weights).clamp(min=0).sqrt())
+
+
+def sum_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """w = 1: the plain sum of the gradients, which is the gradient of the paper's Eq. 1."""
+    return torch.ones(len(gram), dtype=torch.float64)
+
+
+def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = None,
+                   generator: torch.Generator | None = None) -> torch.Tensor:
+    """The weights of PCGrad (Yu et al. 2020, Algorithm 1), from the Gram matrix.
+
+    Task i meets the other tasks one after another, in the sequence order[i] (random if order is None). Wherever its
+    gradient as it then stands conflicts with the other's original one, g_i · g_j < 0, it loses that component:
+
+        g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j
+
+    and the sum over i is returned. Row i of `mixture` holds g_i in coordinates of the original gradients, so
+    g_i · g_j = (mixture K)_ij.
+
+    gram: (tasks, tasks). Returns (tasks,) float64: what `project_conflicting` multiplies the rows by. Every weight is
+    at least 1, and all are 1 exactly if no pair conflicts.
+
+    >>> pcgrad_weights(torch.tensor([[18.0, -22.0], [-22.0, 38.0]])).tolist()  # g = [[-4, 1, 1], [6, 1, 1]]
+    [2.2222222222222223, 1.5789473684210527]
+    """
+    tasks = len(gram)
+    _check_finite(gram)
+    order = random_order(tasks, generator) if order is None else _checked_order(order, tasks)
+    K = gram.double().tolist()
+    mixture = [[float(i == k) for k in range(tasks)] for i in range(tasks)]
+    for i, others in enumerate(order):
+        for j in others:
+            product = sum(share * K[k][j] for k, share in enumerate(mixture[i]))
+            if product < 0:  # then g_j is not zero
+                mixture[i][j] -= product / K[j][j]
+    return torch.tensor(mixture, dtype=torch.float64).sum(0)
+
+
+def paper_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The weights of the paper's Eq. 2–5: every projection made, conflict or not, against original gradients.
+
+    Eq. 2–4: g'_i = g_i − Σ_{j≠i} (g_i · g_j / ‖g_j‖²) g_j; Eq. 5: the sum over i. Collecting g_j over all i:
+
+        w_j = 1 − Σ_{i≠j} K_ij / K_jj
+
+    A term with ‖g_j‖ = 0 is 0. Note that a task which *agrees* with g_j also takes from its weight.
+    """
+    _check_finite(gram)
+    gram = gram.double()
+    squares = gram.diagonal()
+    crossed = gram.sum(0) - squares
+    return 1 - torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))
+
+
+# --surgery → function (gram, generator=…) → weights
+SURGERY = {"pcgrad": pcgrad_weights, "paper": paper_weights, "sum": sum_weights}
+
+
+def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]] | None = None,
+                        generator: torch.Generator | None = None) -> torch.Tensor:
+    """PCGrad (Yu et al. 2020, Algorithm 1) merged by the sum: (tasks, params) → (params,).
+
+    order[i] is the sequence in which task i meets the others; drawn from `generator` if None. The gradients are not
+    modified. `algorithm_1` below is the same thing in the paper's own words.
+
+    >>> project_conflicting(torch.tensor([[3.0, 1.0], [-2.0, 1.0]])).tolist()
+    [0.5, 3.5]
+    """
+    return combine(gradients, pcgrad_weights(gram_matrix(gradients), order, generator))
+
+
+def project_paper(gradients: torch.Tensor) -> torch.Tensor:
+    """The paper's Eq. 2–5 to the letter: (tasks, params) → (params,). The gradients are not modified."""
+    return combine(gradients, paper_weights(gram_matrix(gradients)))
+
+
+def combine(gradients: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given."""
+    out = torch.mul(gradients[0], float(weights[0]), out=out)
+    for gradient, weight in zip(gradients[1:], weights[1:].tolist(), strict=True):
+        out.add_(gradient, alpha=weight)
+    return out
+
+
+def algorithm_1(gradients: torch.Tensor, order: Sequence[Sequence[int]]) -> torch.Tensor:
+    """`project_conflicting` as Yu et al. 2020 print it, on the vectors themselves: slower, and easier to believe."""
+    projected = [gradient.clone() for gradient in gradients]
+    for i, others in enumerate(_checked_order(order, len(gradients))):
+        for j in others:
+            product = projected[i] @ gradients[j]
+            if product < 0:
+                projected[i] -= product / (gradients[j] @ gradients[j]) * gradients[j]
+    return torch.stack(projected).sum(0)
+
+
+def random_order(tasks: int, generator: torch.Generator | None = None) -> list[list[int]]:
+    """For every task, the other tasks in a random sequence, never the task itself."""
+    generator = _default_generator if generator is None else generator
+    shuffles = [torch.randperm(tasks, generator=generator).tolist() for _ in range(tasks)]
+    return [[j for j in shuffle if j != i] for i, shuffle in enumerate(shuffles)]
+
+
+def _checked_order(order: Sequence[Sequence[int]], tasks: int) -> Sequence[Sequence[int]]:
+    expected = [[j for j in range(tasks) if j != i] for i in range(tasks)]
+    if [sorted(others) for others in order] != expected:
+        raise ValueError(f"order must name, for each of {tasks} tasks, every other task once, got {order}")
+    return order
+
+
+def _check_matrix(gradients: torch.Tensor) -> None:
+    if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
+        raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got {gradients.dtype} "
+                         f"of shape {tuple(gradients.shape)}")
+
+
+def _check_finite(gram: torch.Tensor) -> None:
+    if not torch.isfinite(gram).all():
+        tasks = (~torch.isfinite(gram.diagonal())).nonzero().flatten().tolist()
+        raise ValueError(f"the gradients of tasks {tasks} are not finite: the loss has diverged; lower the learning "
+                         "rate or look at that batch")

