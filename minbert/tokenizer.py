@@ -74,9 +74,17 @@ class BertTokenizer:
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool = True) -> BertTokenizer:
-        """Learns a WordPiece vocabulary of at most `vocab_size` pieces; the same texts give the same vocabulary."""
+        """Learns a WordPiece vocabulary of at most `vocab_size` pieces; the same texts give the same vocabulary.
+
+        The trainer numbers the pieces ##a, ##b, … as it meets them in a hash table, whose order changes from run to
+        run, and breaks ties by number. So they are handed to it in order, as if they were special tokens.
+        """
         tokenizer = _word_piece({}, lowercase)
-        trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+        words = (word for text in texts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(text)))
+        continuations = sorted({character for word in words for character in word[1:]})
+        trainer = WordPieceTrainer(vocab_size=vocab_size, show_progress=False,
+                                   special_tokens=[*SPECIAL_TOKENS, *(f"##{c}" for c in continuations)])
         tokenizer.train_from_iterator(texts, trainer)
         return cls(_word_piece(tokenizer.get_vocab(), lowercase))
 

@@ -51,7 +51,7 @@ def test_a_row_of_padding_alone_gives_finite_values():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_the_fused_kernel_equals_the_written_out_formula(masked, dtype, tolerance):
     """Values and gradients; the tolerances are rounding of the dtype, sums of 5 to 30 terms near 1."""
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool() if masked else None

@@ -180,11 +180,14 @@ def test_a_saved_tokenizer_opens_here_and_in_transformers(real_tokenizer, tmp_pa
 
 
 def test_a_vocabulary_is_learnt_the_same_every_time():
-    texts = ["the film was good", "the film was bad", "a good day for a film"]
-    first, second = BertTokenizer.train(texts, 60), BertTokenizer.train(texts, 60)
-    assert first.vocab_size <= 60
-    assert torch.equal(first(texts)["input_ids"], second(texts)["input_ids"])
-    assert (first(texts)["input_ids"] == 1).sum() == 0  # no [UNK] on its own texts
+    """Few words, many ties: left to itself, the trainer breaks them differently from call to call."""
+    texts = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good"]
+    tokenizers = [BertTokenizer.train(texts, 80) for _ in range(5)]
+    vocabularies = [[tokenizer.encode([piece])[0].ids for piece in "abcdefghilmnostuvwy"] +
+                    [tokenizer.encode(texts)[row].ids for row in range(5)] for tokenizer in tokenizers]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+    assert tokenizers[0].vocab_size <= 80
+    assert (tokenizers[0](texts)["input_ids"] == 1).sum() == 0  # no [UNK] on its own texts
 
 
 def test_unusable_tokenizer_input_is_refused(real_tokenizer, tmp_path):

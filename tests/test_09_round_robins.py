@@ -92,7 +92,7 @@ def test_bd_is_reshuffled_every_epoch():
 
 
 def test_mean_losses_are_eq_7_up_to_a_common_factor():
-    """Eq. 7 rescales *summed* losses by b_min / b. That is b_min times each mean loss, so gradients keep their ratio."""
+    """Eq. 7 rescales *summed* losses by b_min / b. That is b_min times each mean: gradients keep their ratio."""
     sizes = {"sst": 5, "para": 24, "sts": 3}
     smallest = min(sizes.values())
     labels = {"sst": torch.randint(5, (5,)).float(), "para": torch.randint(2, (24,)).float(), "sts": torch.rand(3) * 5}

@@ -1,0 +1,87 @@
+"""Examples → what the encoder takes. Sentences are tokenized once, in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from heads import Architecture
+from minbert import BertTokenizer, Packing
+
+from .data import Example
+
+TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples of one task, packed.
+
+    input_ids, token_type_ids: (tokens,) int64. packing: which tokens make up a sequence. sequences_each: an example
+    is one sequence or, where the sentences of a pair go in apart, two in a row. labels: (examples,) float32, or None.
+    """
+
+    input_ids: torch.Tensor
+    token_type_ids: torch.Tensor
+    packing: Packing
+    sequences_each: int
+    labels: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(self.input_ids.to(device), self.token_type_ids.to(device), self.packing.to(device),
+                     self.sequences_each, labels)
+
+
+class TokenizedExamples:
+    """Examples of one task as token ids, from which any batch is cut in microseconds.
+
+    A pair becomes one sequence [CLS] a [SEP] b [SEP] or two sequences [CLS] a [SEP], [CLS] b [SEP], as the
+    architecture says; never a padded first sentence with a second behind the padding.
+    """
+
+    def __init__(self, examples: Sequence[Example], tokenizer: BertTokenizer, architecture: Architecture,
+                 max_length: int) -> None:
+        self.sequences_each = architecture.sequences(len(examples[0].sentences)) if examples else 1
+        ids: list[np.ndarray] = []
+        types: list[np.ndarray] = []
+        for start in range(0, len(examples), TOKENIZE_AT_ONCE):
+            sentences = [example.sentences for example in examples[start:start + TOKENIZE_AT_ONCE]]
+            for encoding in self._encode(sentences, tokenizer, max_length):
+                ids.append(np.asarray(encoding.ids, dtype=np.int64))
+                types.append(np.asarray(encoding.type_ids, dtype=np.int64))
+        self._ids, self._types = ids, types
+        self.labels = np.array([np.nan if example.label is None else example.label for example in examples],
+                               dtype=np.float32)
+        tokens = np.array([len(sequence) for sequence in ids], dtype=np.int64)
+        self.lengths = tokens.reshape(-1, self.sequences_each).sum(1)  # tokens of each example
+
+    def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer, max_length: int) -> list:
+        if self.sequences_each > 1 or len(sentences[0]) == 1:
+            return tokenizer.encode([text for example in sentences for text in example], max_length=max_length)
+        firsts, seconds = zip(*sentences, strict=True)
+        return tokenizer.encode(firsts, seconds, max_length=max_length)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples at these indices, in this order."""
+        rows = [index * self.sequences_each + k for index in indices for k in range(self.sequences_each)]
+        labels = self.labels[list(indices)]
+        return Batch(
+            torch.from_numpy(np.concatenate([self._ids[row] for row in rows])),
+            torch.from_numpy(np.concatenate([self._types[row] for row in rows])),
+            Packing.from_lengths([len(self._ids[row]) for row in rows]),
+            self.sequences_each,
+            None if np.isnan(labels).any() else torch.from_numpy(labels))
+
+    def by_length(self, batch_size: int) -> list[list[int]]:
+        """Indices in batches of similar length, the longest first, so that a want of memory shows at once."""
+        order = np.argsort(-self.lengths, kind="stable").tolist()
+        return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]

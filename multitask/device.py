@@ -1,0 +1,32 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, present in there.items() if present)
+    if not there[name]:
+        raise ValueError(f"--device {name}: torch sees no such device here; use --device cpu")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """auto: bf16 on a CUDA device that has it in hardware, fp32 elsewhere."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """bf16: matrix products in bf16 from fp32 weights, fp32 gradients. fp32: nothing changes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,31 @@
+"""Accuracy, Pearson's correlation, and the two ways to average over tasks."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from scipy import stats
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of predictions equal to their label; both (n,)."""
+    return float(np.mean(predictions == labels))
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    """Pearson's correlation of two (n,) arrays; None, with a warning, where it is undefined (a constant side)."""
+    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        warnings.warn("Pearson's correlation is undefined for constant values; it counts as 0", stacklevel=2)
+        return None
+    return float(stats.pearsonr(predictions.astype(np.float64), labels.astype(np.float64)).statistic)
+
+
+def average(sst: float, para: float, sts: float | None) -> float:
+    """The paper's average of the three scores, by which the best epoch is chosen."""
+    return (sst + para + (sts or 0.0)) / 3
+
+
+def overall(sst: float, para: float, sts: float | None) -> float:
+    """The course's average, with Pearson's −1 … 1 brought to 0 … 1."""
+    return (sst + para + ((sts or 0.0) + 1) / 2) / 3

@@ -1,0 +1,138 @@
+"""MultitaskBert: one encoder, a head for each task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from heads import ARCHITECTURES
+from minbert import BertModel, BertTokenizer
+
+from .batching import Batch, TokenizedExamples
+from .data import Example
+from .device import autocast
+from .evaluation import predict_logits
+from .tasks import TASKS
+
+HEADS_FILE = "heads.safetensors"
+MODEL_FOLDER = "model"
+
+
+class MultitaskBert(nn.Module):
+    """Sentiment, paraphrase and similarity from one shared encoder (the paper, Figures 1 and 2).
+
+    encoder: the shared BertModel. tokenizer: the encoder's own. arch: a name from heads.ARCHITECTURES.
+    precision: "fp32", or "bf16" for the encoder's matrix products; the heads always compute in fp32.
+    """
+
+    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str) -> None:
+        super().__init__()
+        if arch not in ARCHITECTURES:
+            raise ValueError(f"arch is {arch!r}; choose from {', '.join(ARCHITECTURES)}")
+        if tokenizer.vocab_size > encoder.config.vocab_size:
+            raise ValueError(f"the tokenizer knows {tokenizer.vocab_size} pieces, the encoder "
+                             f"{encoder.config.vocab_size}: they do not belong together")
+        self.encoder, self.tokenizer, self.arch = encoder, tokenizer, arch
+        self.precision = "fp32"
+        self.architecture = ARCHITECTURES[arch]
+        self.heads = nn.ModuleDict({
+            name: self.architecture.build_head(encoder.config.hidden_size, len(task.text_columns), task.outputs)
+            for name, task in TASKS.items()})
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.pooler_dense.weight.device
+
+    def tokenize(self, examples: Sequence[Example]) -> TokenizedExamples:
+        return TokenizedExamples(examples, self.tokenizer, self.architecture,
+                                 self.encoder.config.max_position_embeddings)
+
+    def forward(self, task: str, batch: Batch) -> torch.Tensor:
+        """A batch of `task` → its raw outputs, (examples, outputs)."""
+        return self.heads[task](self.embed(batch))
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """A batch → (examples, hidden), or (examples, 2·hidden) where the sentences of a pair go in apart."""
+        with autocast(self.precision, self.device):
+            row = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing)
+            pooled = self.encoder.pool(batch.packing.first_tokens(row)).float()   # (sequences, hidden)
+        return pooled.reshape(len(pooled) // batch.sequences_each, -1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
+
+        An older model in the folder is replaced only when the new one is complete.
+        """
+        folder = Path(folder)
+        fresh, stale = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.encoder.save_pretrained(fresh)
+        self.tokenizer.save_pretrained(fresh)
+        heads = {name: value.detach().cpu().contiguous() for name, value in self.heads.state_dict().items()}
+        save_file(heads, fresh / HEADS_FILE, metadata={"arch": self.arch})
+        if folder.exists():
+            os.replace(folder, stale)
+        os.replace(fresh, folder)
+        shutil.rmtree(stale, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path) -> MultitaskBert:
+        """Opens what the main job saved: a run folder, or its model/ folder. Returns the model in eval mode."""
+        folder = Path(run)
+        if (folder / MODEL_FOLDER).is_dir():
+            folder = folder / MODEL_FOLDER
+        if not (folder / HEADS_FILE).is_file():
+            raise FileNotFoundError(f"{run} holds no trained multi-task model: expected {MODEL_FOLDER}/{HEADS_FILE}, "
+                                    "which train_multitask.py writes after its first epoch")
+        path = folder / HEADS_FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                arch = (file.metadata() or {}).get("arch", "")
+                heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error})") from None
+        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch)
+        try:
+            model.heads.load_state_dict(heads)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit the encoder beside it: {error}") from None
+        return model.eval()
+
+    def predict_sentiment(self, sentences: Sequence[str]) -> np.ndarray:
+        """(n,) classes, 0 very negative … 4 very positive, in input order."""
+        return self.predict("sst", [(sentence,) for sentence in _sequence(sentences)]).argmax(1).numpy()
+
+    def predict_paraphrase(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """(n,) probabilities that the two sentences say the same, in input order."""
+        return self.predict("para", _sequence(pairs)).squeeze(1).sigmoid().numpy()
+
+    def predict_similarity(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """(n,) scores from 0, unrelated, to 5, the same, in input order."""
+        return self.predict("sts", _sequence(pairs)).squeeze(1).clamp(0, 5).numpy()
+
+    def predict(self, task: str, sentences: Sequence[tuple[str, ...]]) -> torch.Tensor:
+        """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""
+        width = len(TASKS[task].text_columns)
+        for number, texts in enumerate(sentences):
+            if isinstance(texts, str) or len(texts) != width or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} an example; "
+                                 f"item {number} is {texts!r}")
+        examples = [Example("", tuple(texts), None) for texts in sentences]
+        if not examples:
+            return torch.zeros(0, TASKS[task].outputs)
+        return predict_logits(self, task, self.tokenize(examples))
+
+
+def _sequence(items: Sequence) -> Sequence:
+    if isinstance(items, str):
+        raise ValueError("expected a list, got one string: put it in a list")
+    return items

@@ -1,0 +1,169 @@
+"""The main job: settings → data and model → stages → predictions, metrics.json, report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+from minbert import BertConfig, BertModel, BertTokenizer
+
+from . import checkpoint
+from .analysis import conflict_statistics, speed
+from .data import TEST_SPLIT, Dataset, load_dataset, missing_files
+from .device import pick_device, pick_precision
+from .evaluation import PREDICTIONS_FOLDER, predict, write_predictions
+from .model import MultitaskBert
+from .report import write_report
+from .runlog import RunLog
+from .sample import write_sample
+from .settings import Settings
+from .stages import GradientSurgeryStage, Run, describe
+from .tasks import TASKS
+
+CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
+SCRATCH = "scratch"
+DEFAULT_MODEL = "bert-base-uncased"
+# --model scratch: small enough to learn the embedded sample within minutes on a laptop
+SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
+SCRATCH_VOCABULARY = 4096
+
+
+def default_data() -> str | None:
+    """./data where it holds the course's files, else None: the embedded sample."""
+    return None if missing_files(Path("data")) else str(Path("data").resolve())
+
+
+def load_data(settings: Settings) -> Dataset:
+    """All examples of the run, dev and test cut to --eval-limit."""
+    if settings.data is not None:
+        dataset = load_dataset(settings.data)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = load_dataset(write_sample(Path(folder)))
+    return {name: {split: examples if split == "train" else examples[:settings.eval_limit]
+                   for split, examples in splits.items()} for name, splits in dataset.items()}
+
+
+def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
+    """The pretrained encoder that --model names, or a random one; with fresh heads. Seeds torch first."""
+    torch.manual_seed(settings.seed)
+    if settings.model == SCRATCH:
+        texts = [text for splits in dataset.values() for example in splits["train"] for text in example.sentences]
+        tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
+        encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
+    else:
+        encoder = BertModel.from_pretrained(settings.model)
+        tokenizer = BertTokenizer.from_pretrained(settings.model)
+    return MultitaskBert(encoder, tokenizer, settings.arch)
+
+
+def new_run_folder(settings: Settings, out: str | None) -> Path:
+    """--out, or the first free runs/ARCH-GS-N. Raises ValueError for a folder whose content would be lost."""
+    if out is None:
+        number = 1
+        while (folder := Path("runs") / f"{settings.arch}-{settings.gs}-{number}").exists():
+            number += 1
+        return folder
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; name a folder")
+    if (folder / METRICS_FILE).exists():
+        raise ValueError(f"--out {folder} holds a finished run; name another folder")
+    if checkpoint.numbered(folder):
+        raise ValueError(f"--out {folder} holds a checkpoint; go on with --resume {folder}, or name another folder")
+    return folder
+
+
+def start(settings: Settings, out: str | None) -> Run:
+    """A new run, ready to train. Everything that the user can get wrong is checked before anything is written."""
+    folder = new_run_folder(settings, out)
+    device = pick_device(settings.device)
+    dataset = load_data(settings)
+    model = build_model(settings, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.jsonl").unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
+    settings.save(folder / CONFIG_FILE)
+    return _run(folder, settings, model, dataset, device)
+
+
+def resume(folder: Path) -> Run | None:
+    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
+    settings = Settings.load(folder / CONFIG_FILE)
+    if (folder / METRICS_FILE).is_file():
+        return None
+    saved = checkpoint.load(folder)
+    dataset = load_data(settings)
+    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device))
+    return dataclasses.replace(run, saved=saved)
+
+
+def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device) -> Run:
+    model.precision = pick_precision(settings.precision, device)
+    return Run(folder, settings, model.to(device), dataset, RunLog(folder))
+
+
+def execute(run: Run) -> dict:
+    """Trains, writes the test predictions of the best epoch, metrics.json and report.html; returns the metrics."""
+    stage = GradientSurgeryStage(run)
+    if run.saved is not None:
+        stage.restore(run.saved)
+        run.say(f"resumed after epoch {stage.epoch}, step {stage.steps}")
+    best = stage.fit()
+    model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
+    model.precision = run.model.precision
+    for name, task in TASKS.items():
+        if TEST_SPLIT in run.dataset[name]:
+            predictions = predict(model, task, run.tokens[name][TEST_SPLIT])
+            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[name][TEST_SPLIT],
+                              predictions)
+    steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
+    metrics = collect_metrics(run, best, steps)
+    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs)
+    partial = run.folder / (METRICS_FILE + ".partial")
+    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, run.folder / METRICS_FILE)  # last of all: its presence says that the run is finished
+    run.say(f"best epoch {best['epoch']}: dev {describe(best['dev'])}")
+    return metrics
+
+
+def collect_metrics(run: Run, best: dict, steps: list[dict]) -> dict:
+    """The content of metrics.json (README, "What a run leaves behind")."""
+    return {
+        "dev": best["dev"],
+        "best_epoch": best["epoch"],
+        "steps": len(steps),
+        "train_seconds": sum(step["seconds"] for step in steps),
+        "examples_per_second": speed(steps),
+        "surgery": {"method": run.settings.surgery, **conflict_statistics(steps)},
+        "stages": {"gs": {"dev": best["dev"], "best_epoch": best["epoch"], "steps": len(steps)}},
+        "examples": {name: {split: len(examples) for split, examples in splits.items()}
+                     for name, splits in run.dataset.items()},
+        "environment": {"torch": torch.__version__, "python": platform.python_version(),
+                        "device": str(run.model.device), "threads": torch.get_num_threads(),
+                        "precision": run.model.precision, "machine": platform.machine()},
+    }
+
+
+def opening_lines(run: Run) -> list[str]:
+    """What data and model were taken, and how to take others."""
+    settings = run.settings
+    counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in run.dataset.items())
+    if settings.data is None:
+        data = f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
+    else:
+        data = f"{settings.data} ({counts} training examples)"
+    parameters = sum(value.numel() for value in run.model.encoder.parameters()) / 1e6
+    model = f"{settings.model} ({parameters:.1f} M parameters)"
+    if settings.model == SCRATCH:
+        model = (f"scratch, a small encoder with random weights ({parameters:.1f} M parameters); "
+                 f"--model takes a real one: {DEFAULT_MODEL} or a checkpoint's folder")
+    return [f"data:  {data}", f"model: {model}",
+            f"run:   {run.folder} (seed {settings.seed}, {run.model.device}, {run.model.precision})"]

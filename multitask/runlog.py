@@ -1,0 +1,47 @@
+"""log.jsonl: what happened in a run, one JSON object a line, in order.
+
+Every figure of the report is computed from this file, so a resumed run counts what came before it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """Appends events to RUN/log.jsonl. `position` is saved with a checkpoint; `rewind` forgets what came after it."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / LOG_FILE
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, event: str, **values: object) -> None:
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far, all of them on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.path.stat().st_size
+
+    def rewind(self, position: int) -> None:
+        self._file.flush()
+        os.truncate(self.path, position)
+
+    def events(self, event: str) -> Iterator[dict]:
+        """All events of one kind, in order."""
+        self._file.flush()
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                values = json.loads(line)
+                if values["event"] == event:
+                    yield values
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,85 @@
+"""Everything that decides what a run computes, as one frozen record that is saved with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from heads import ARCHITECTURES
+from optim import SURGERY
+
+from .device import DEVICES, PRECISIONS
+from .sampling import ROUND_ROBINS
+from .tasks import TASKS
+
+GS_CHOICES = (*ROUND_ROBINS, "none")
+SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the main job; the names are the flags of train_multitask.py. Raises ValueError if out of range.
+
+    data, model: None is the embedded sample and the data's default model, as the command line resolves them.
+    batch_sizes: task → size for bd; empty is the paper's rule (Eq. 6).
+    """
+
+    arch: str
+    gs: str
+    surgery: str = "pcgrad"
+    model: str | None = None
+    data: str | None = None
+    epochs: int = 10
+    lr: float = 1e-5
+    batch_size: int = 16
+    batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    warmup: float = 0.0
+    schedule: str = "constant"
+    clip: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 11711
+    max_steps: int | None = None
+    eval_limit: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
+                              ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS)):
+            if getattr(self, flag) not in choices:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")
+        for flag in ("epochs", "batch_size", "max_steps", "eval_limit"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        for flag in ("lr", "clip", "weight_decay"):
+            if not 0 <= getattr(self, flag) < float("inf"):
+                raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be 0 or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
+        if self.batch_sizes and (set(self.batch_sizes) != set(TASKS) or min(self.batch_sizes.values()) < 1):
+            raise ValueError(f"--batch-sizes: give a size of 1 or more for each of {', '.join(TASKS)}, "
+                             "for example sst=1,para=24,sts=1")
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Raises FileNotFoundError or ValueError, naming the file."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not the config.json of a run ({error})") from None
+
+
+def parse_batch_sizes(text: str) -> dict[str, int]:
+    """sst=1,para=24,sts=1 → {"sst": 1, "para": 24, "sts": 1}."""
+    try:
+        return {name.strip(): int(size) for name, size in (item.split("=") for item in text.split(","))}
+    except ValueError:
+        raise ValueError(f"--batch-sizes {text}: expected for example sst=1,para=24,sts=1") from None

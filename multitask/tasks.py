@@ -1,0 +1,113 @@
+"""What a task is: its files and columns, its labels, its loss, its metric, its prediction file.
+
+A further task is one more entry in TASKS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from . import metrics
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the multi-task model.
+
+    file: the stem of its files, `{file}-{split}.csv`. text_columns: one for single sentences, two for pairs.
+    parse_label: what stands in the file → number; raises ValueError with what was expected.
+    loss: (logits (batch, outputs), labels (batch,)) → the mean over the batch.
+    decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
+    metric: (predictions, labels) → score, under the name `metric_name`.
+    """
+
+    name: str
+    title: str
+    file: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    parse_label: Callable[[str], float]
+    outputs: int
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    decode: Callable[[torch.Tensor], torch.Tensor]
+    metric_name: str
+    metric: Callable[[np.ndarray, np.ndarray], float | None]
+    prediction_column: str
+    format_prediction: Callable[[float], str]
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """−log softmax(logits)[label], mean over the batch."""
+    return F.cross_entropy(logits.float(), labels.long())
+
+
+def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """−log σ(z) for a duplicate, −log(1 − σ(z)) otherwise, mean over the batch; the sigmoid is in the loss."""
+    return F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), labels.float())
+
+
+def mean_squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(z − similarity)², mean over the batch, on the float labels."""
+    return F.mse_loss(logits.squeeze(1).float(), labels.float())
+
+
+def whole_number(low: int, high: int) -> Callable[[str], float]:
+    """A parser of labels that are one of low … high, written 3 or 3.0."""
+
+    def parse(text: str) -> float:
+        value = _number(text)
+        if value is None or value != int(value) or not low <= value <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def number_between(low: float, high: float) -> Callable[[str], float]:
+    """A parser of labels that are a number from low to high."""
+
+    def parse(text: str) -> float:
+        value = _number(text)
+        if value is None or not low <= value <= high:
+            raise ValueError(f"expected a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+SST = Task(
+    name="sst", title="sentiment (SST)", file="ids-sst", text_columns=("sentence",), label_column="sentiment",
+    parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy, decode=lambda logits: logits.argmax(1),
+    metric_name="accuracy", metric=metrics.accuracy,
+    prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)))
+
+PARA = Task(
+    name="para", title="paraphrase (Quora)", file="quora", text_columns=("sentence1", "sentence2"),
+    label_column="is_duplicate", parse_label=whole_number(0, 1), outputs=1, loss=binary_cross_entropy,
+    decode=lambda logits: (logits.squeeze(1) > 0).float(),  # σ(z) > 1/2
+    metric_name="accuracy", metric=metrics.accuracy,
+    prediction_column="Predicted_Is_Paraphrase", format_prediction=lambda value: f"{value:.1f}")
+
+STS = Task(
+    name="sts", title="similarity (STS)", file="sts", text_columns=("sentence1", "sentence2"),
+    label_column="similarity", parse_label=number_between(0, 5), outputs=1, loss=mean_squared_error,
+    decode=lambda logits: logits.squeeze(1).clamp(0, 5),
+    metric_name="pearson", metric=metrics.pearson,
+    prediction_column="Predicted_Similiary",  # spelt so by the course, whose checker reads it
+    format_prediction=lambda value: f"{value:.9g}")  # float32 to the last digit
+
+# In the paper's order; the rows of the gradient matrix stand in this order too.
+TASKS = {task.name: task for task in (SST, PARA, STS)}

@@ -1,0 +1,131 @@
+"""One step of multi-task training with gradient surgery (the paper, section 4.3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from optim import (
+    SURGERY,
+    AdamW,
+    FlatParameters,
+    TaskGradients,
+    gram_matrix,
+    norm_of_combination,
+    split_decayed,
+)
+from optim.surgery import combine
+
+from .batching import Batch
+from .model import MultitaskBert
+from .tasks import TASKS
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """losses: task → mean loss. gram: (tasks, tasks), products of the encoder's gradients. weights: (tasks,)."""
+
+    losses: dict[str, float]
+    gram: torch.Tensor
+    weights: torch.Tensor
+
+
+class SurgeryTrainer:
+    """Batches of all tasks in, one AdamW step out.
+
+    The encoder's parameters are one vector, the tasks' gradients of it the rows of one matrix; surgery sees nothing
+    else. Each head's gradient is that of its own task, as backward leaves it.
+    """
+
+    def __init__(self, model: MultitaskBert, surgery: str, lr: float, weight_decay: float = 0.0, clip: float = 0.0,
+                 seed: int = 0) -> None:
+        """clip: the largest norm of the whole gradient, encoder and heads; 0 is off. seed: of surgery's order."""
+        self.model, self.lr, self.clip = model, lr, clip
+        self.surgery = SURGERY[surgery]
+        self.generator = torch.Generator().manual_seed(seed)
+        decayed, undecayed = split_decayed(model.encoder)
+        self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
+        self.gradients = TaskGradients(self.flat, len(TASKS))
+        self.combined = torch.zeros_like(self.flat.vector)
+        self.optimizer = self._optimizer(sum(value.numel() for value in decayed.values()), weight_decay)
+
+    def _optimizer(self, decayed_size: int, weight_decay: float) -> AdamW:
+        """Over two long vectors, the encoder's parameters with and without decay, and the heads' few tensors."""
+        vectors = []
+        for part in (slice(0, decayed_size), slice(decayed_size, None)):
+            vector = nn.Parameter(self.flat.vector[part])
+            vector.grad = self.combined[part]
+            vectors.append(vector)
+        head_decayed, head_undecayed = split_decayed(self.model.heads)
+        return AdamW([
+            {"params": [vectors[0], *head_decayed.values()], "weight_decay": weight_decay},
+            {"params": [vectors[1], *head_undecayed.values()], "weight_decay": 0.0},
+        ], lr=self.lr)
+
+    def step(self, batches: Mapping[str, Batch], lr_scale: float = 1.0) -> StepResult:
+        """One forward and backward for each task in turn, surgery, one update.
+
+        Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
+        then.
+        """
+        losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(TASKS)}
+        gram = gram_matrix(self.gradients.matrix)
+        for name, square in zip(TASKS, gram.diagonal().tolist(), strict=True):
+            if not math.isfinite(square):
+                raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {losses[name]:.4g}")
+        weights = self.surgery(gram, generator=self.generator)
+        scale = self._clip_scale(norm_of_combination(gram, weights))
+        combine(self.gradients.matrix, weights * scale, out=self.combined)
+        for parameter in self.model.heads.parameters():
+            parameter.grad.mul_(scale)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * lr_scale
+        self.optimizer.step()
+        self.model.heads.zero_grad(set_to_none=True)
+        return StepResult(losses, gram, weights)
+
+    def _backward(self, row: int, name: str, batch: Batch) -> float:
+        """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
+        batch = batch.to(self.model.device)
+        with self.gradients.row(row):
+            loss = TASKS[name].loss(self.model(name, batch), batch.labels)
+            loss.backward()
+        value = loss.item()
+        if not math.isfinite(value):
+            self.model.heads.zero_grad(set_to_none=True)
+            raise FloatingPointError(f"the loss of {name} is {value}")
+        return value
+
+    def _clip_scale(self, encoder_norm: float) -> float:
+        """min(1, clip / ‖gradient‖) over encoder and heads together (Pascanu et al. 2013)."""
+        if not self.clip:
+            return 1.0
+        squares = sum(float(parameter.grad.square().sum()) for parameter in self.model.heads.parameters())
+        return min(1.0, self.clip / max(math.sqrt(encoder_norm**2 + squares), 1e-12))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Weights, optimizer moments and steps, and surgery's generator, as tensors by name."""
+        state = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        return {**state, "surgery.generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on exactly where `state_dict` was taken. Raises ValueError if it belongs to another model."""
+        weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint does not fit this model: {error}") from None
+        optimizer = self.optimizer.state_dict()
+        for name, value in state.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                entry = optimizer["state"].setdefault(int(number), {})
+                entry[key] = int(value) if key == "step" else value.clone()
+        self.optimizer.load_state_dict(optimizer)
+        self.generator.set_state(state["surgery.generator"])

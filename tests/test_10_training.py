@@ -1,0 +1,317 @@
+"""Lesson 10: training, where everything meets.
+
+Sentences go into the shared encoder, heads turn embeddings into outputs, each task's gradient fills its own row,
+surgery makes one vector of them, AdamW takes a step. You learn how a pair enters under each architecture, who owns
+which gradient, and what a loss must be.
+"""
+
+import math
+import weakref
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from heads import ARCHITECTURES, TwoLayerHead
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask import MultitaskBert
+from multitask.data import Example
+from multitask.tasks import PARA, SST, STS, TASKS
+from multitask.training import SurgeryTrainer
+from optim import AdamW, gram_matrix, pcgrad_weights, split_decayed
+from optim.surgery import random_order
+
+SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good"]
+EXAMPLES = {
+    "sst": [Example(str(i), (text,), float(i)) for i, text in enumerate(SENTENCES)],
+    "para": [Example(str(i), (a, b), float(i % 2)) for i, (a, b) in enumerate(zip(SENTENCES, SENTENCES[1:],
+                                                                                strict=False))],
+    "sts": [Example(str(i), (a, b), 1.3 * i) for i, (a, b) in enumerate(zip(SENTENCES, SENTENCES[2:],
+                                                                          strict=False))],
+}
+
+
+def build(arch="concatB", dropout=0.0, seed=0) -> MultitaskBert:
+    torch.manual_seed(seed)
+    tokenizer = BertTokenizer.train(SENTENCES, 80)
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=32, initializer_range=0.2,
+                        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    return MultitaskBert(BertModel(config), tokenizer, arch)
+
+
+def without_head_dropout(model: MultitaskBert) -> MultitaskBert:
+    for module in model.heads.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def batches(model):
+    return {name: model.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+
+
+# ------------------------------------------------------------------------------------------------ how a pair goes in
+
+
+@pytest.mark.parametrize(("arch", "sequences"), [("concatA", 2), ("concatB", 1), ("concatB_al", 1)])
+def test_a_pair_enters_as_its_architecture_says(arch, sequences):
+    model = build(arch)
+    batch = model.tokenize(EXAMPLES["para"][:1]).batch([0])
+    ids = [encoding.ids for encoding in (model.tokenizer.encode([SENTENCES[0]], [SENTENCES[1]]) if sequences == 1
+                                         else model.tokenizer.encode(SENTENCES[:2]))]
+    assert batch.input_ids.tolist() == [number for sentence in ids for number in sentence]
+    assert batch.input_ids.tolist().count(model.tokenizer.pad_token_id) == 0  # no padding inside a pair
+    assert batch.packing.batch == sequences
+    assert batch.token_type_ids.max() == (1 if sequences == 1 else 0)
+
+
+def test_concat_a_puts_the_two_embeddings_side_by_side():
+    model = build("concatA").eval()
+    pairs = [example.sentences for example in EXAMPLES["para"]]
+    embedded = model.embed(model.tokenize(EXAMPLES["para"]).batch(range(len(pairs))))
+    for row, (first, second) in zip(embedded, pairs, strict=True):
+        pooled = [model.encoder(**model.tokenizer([text])).pooler_output[0] for text in (first, second)]
+        # float32 rounding
+        torch.testing.assert_close(row, torch.cat(pooled), atol=1e-5, rtol=0)
+
+
+def test_concat_b_is_the_padded_model_on_the_joined_pair():
+    model = build("concatB").eval()
+    firsts, seconds = zip(*(example.sentences for example in EXAMPLES["sts"]), strict=True)
+    padded = model.encoder(**model.tokenizer(firsts, seconds)).pooler_output
+    packed = model.embed(model.tokenize(EXAMPLES["sts"]).batch(range(3)))
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+
+
+def test_heads_are_as_deep_as_their_architecture_says():
+    shapes = {arch: [tuple(p.shape) for p in ARCHITECTURES[arch].build_head(16, 2, 1).parameters()]
+              for arch in ARCHITECTURES}
+    assert shapes == {"concatA": [(1, 32), (1,)], "concatB": [(1, 16), (1,)],
+                      "concatB_al": [(16, 16), (16,), (1, 16), (1,)]}
+    head = TwoLayerHead(4, 4, 2)
+    assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear", "LeakyReLU", "Dropout", "Linear"]
+    assert (head[0].p, head[3].p) == (0.3, 0.45)
+
+
+# ------------------------------------------------------------------------------------------------ losses
+
+
+def test_losses_by_hand():
+    logits = torch.tensor([[0.0, math.log(2.0), 0.0, 0.0, 0.0]])  # softmax: 1/6, 2/6, 1/6, 1/6, 1/6
+    assert SST.loss(logits, torch.tensor([1.0])).item() == pytest.approx(math.log(3), rel=1e-6)
+    # the sigmoid is applied once: at logit ln 3 the probability is 3/4
+    assert PARA.loss(torch.tensor([[math.log(3.0)]]), torch.tensor([1.0])).item() == pytest.approx(
+        math.log(4 / 3), rel=1e-6)
+    assert STS.loss(torch.tensor([[2.0], [3.0]]), torch.tensor([2.5, 5.0])).item() == pytest.approx((0.25 + 4) / 2)
+
+
+def test_predictions_are_decoded_in_the_courses_terms():
+    assert SST.decode(torch.tensor([[0, 1, 9, 2, 3.0]])).tolist() == [2]
+    assert PARA.decode(torch.tensor([[-0.1], [0.1]])).tolist() == [0.0, 1.0]
+    assert STS.decode(torch.tensor([[-3.0], [2.5], [7.0]])).tolist() == [0.0, 2.5, 5.0]
+
+
+# ------------------------------------------------------------------------------------------------ one step
+
+
+def naive_step(model: MultitaskBert, order, lr, weight_decay=0.0, clip=0.0):
+    """The same step without flat vectors, Gram matrix or rows: autograd.grad, lists, and the definition of PCGrad."""
+    encoder = [*split_decayed(model.encoder)[0].values(), *split_decayed(model.encoder)[1].values()]
+    per_task, losses = [], {}
+    for name, batch in batches(model).items():
+        head = list(model.heads[name].parameters())
+        loss = TASKS[name].loss(model(name, batch), batch.labels)
+        gradients = torch.autograd.grad(loss, encoder + head)
+        losses[name] = loss.item()
+        per_task.append(torch.cat([g.flatten() for g in gradients[:len(encoder)]]))
+        for parameter, gradient in zip(head, gradients[len(encoder):], strict=True):
+            parameter.grad = gradient
+    rows = torch.stack(per_task)
+    combined = pcgrad_weights(gram_matrix(rows), order).to(rows) @ rows
+    for parameter, gradient in zip(encoder, combined.split([p.numel() for p in encoder]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    if clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    decayed, undecayed = split_decayed(model)
+    AdamW([{"params": decayed.values(), "weight_decay": weight_decay}, {"params": undecayed.values()}], lr=lr).step()
+    return losses
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_a_step_is_what_a_naive_implementation_does(arch, clip):
+    ours, theirs = without_head_dropout(build(arch)), without_head_dropout(build(arch))
+    trainer = SurgeryTrainer(ours, "pcgrad", lr=1e-3, weight_decay=0.1, clip=clip, seed=5)
+    result = trainer.step(batches(ours))
+    losses = naive_step(theirs, random_order(3, torch.Generator().manual_seed(5)), 1e-3, 0.1, clip)
+    assert result.losses == pytest.approx(losses, rel=1e-5)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise in g shows in the step
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_head_gets_its_own_tasks_gradient_untouched_by_surgery():
+    model = without_head_dropout(build())
+    seen = {}
+    trainer = SurgeryTrainer(model, "pcgrad", lr=0.0)
+    step = trainer.optimizer.step
+
+    def spy():
+        seen.update({name: parameter.grad.clone() for name, parameter in model.heads.named_parameters()})
+        return step()
+
+    trainer.optimizer.step = spy
+    trainer.step(batches(model))
+    for name, batch in batches(model).items():
+        loss = TASKS[name].loss(model(name, batch), batch.labels)
+        expected = torch.autograd.grad(loss, list(model.heads[name].parameters()))
+        for (parameter, _), gradient in zip(model.heads[name].named_parameters(), expected, strict=True):
+            # float32 rounding
+            torch.testing.assert_close(seen[f"{name}.{parameter}"], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_surgery_sees_the_encoders_gradients_and_nothing_else():
+    model = build()
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
+    assert trainer.gradients.matrix.shape == (3, sum(p.numel() for p in model.encoder.parameters()))
+    result = trainer.step(batches(model))
+    torch.testing.assert_close(result.gram, gram_matrix(trainer.gradients.matrix))
+
+
+def test_each_tasks_graph_is_freed_before_the_next_tasks_forward():
+    """What autograd saves for backward is wrapped here, so that we can count what is alive."""
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    alive, at_each_forward, model = weakref.WeakSet(), [], build()
+
+    def pack(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    embed = model.embed
+    model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        SurgeryTrainer(model, "pcgrad", lr=1e-3).step(batches(model))
+        assert at_each_forward == [0, 0, 0]
+        kept = model("sst", batches(model)["sst"])
+        assert len(alive) > 10  # the count does count
+        del kept
+
+
+@pytest.mark.parametrize("surgery", ["pcgrad", "paper", "sum"])
+def test_a_handful_of_examples_is_learnt_by_heart(surgery):
+    model = without_head_dropout(build())
+    trainer = SurgeryTrainer(model, surgery, lr=3e-3)
+    first = trainer.step(batches(model)).losses
+    for _ in range(150):
+        last = trainer.step(batches(model)).losses
+    if surgery == "paper":  # its unconditional projection can point uphill for a task; it must still run
+        assert all(math.isfinite(loss) for loss in last.values())
+    else:
+        assert all(last[name] < first[name] / 4 for name in TASKS), (first, last)
+
+
+def test_the_plain_sum_is_the_gradient_of_eq_1():
+    """Eq. 1: L = L_sst + L_para + L_sts."""
+    model = without_head_dropout(build())
+    trainer = SurgeryTrainer(model, "sum", lr=0.0)
+    trainer.step(batches(model))
+    total = sum(TASKS[name].loss(model(name, batch), batch.labels) for name, batch in batches(model).items())
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(trainer.flat.parameters.values()))])
+    torch.testing.assert_close(trainer.combined, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_updated():
+    model = build()
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
+    spoilt = batches(model)
+    spoilt["sts"].labels[1] = float("inf")
+    before = trainer.flat.vector.clone()
+    with pytest.raises(FloatingPointError, match="loss of sts is inf"):
+        trainer.step(spoilt)
+    assert torch.equal(trainer.flat.vector, before)
+
+
+def test_state_saved_and_loaded_gives_the_same_next_steps_bit_for_bit():
+    straight = build(dropout=0.1)
+    trainer = SurgeryTrainer(straight, "pcgrad", lr=1e-3, weight_decay=0.1, seed=1)
+    for _ in range(2):
+        trainer.step(batches(straight))
+    state = {name: value.clone() for name, value in trainer.state_dict().items()}
+    rng = torch.get_rng_state()
+    expected = [trainer.step(batches(straight)).losses for _ in range(2)]
+    other = build(dropout=0.1, seed=9)
+    resumed = SurgeryTrainer(other, "pcgrad", lr=1e-3, weight_decay=0.1, seed=77)
+    resumed.load_state_dict(state)
+    torch.set_rng_state(rng)
+    assert [resumed.step(batches(other)).losses for _ in range(2)] == expected
+    assert torch.equal(resumed.flat.vector, trainer.flat.vector)
+
+
+def test_bf16_matrix_products_leave_weights_and_gradients_in_fp32_and_near():
+    model = without_head_dropout(build())
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        model.precision = precision
+        trainer = SurgeryTrainer(model, "sum", lr=0.0)
+        trainer.step(batches(model))
+        assert trainer.flat.vector.dtype == trainer.gradients.matrix.dtype == torch.float32
+        gradients[precision] = trainer.gradients.matrix.clone()
+    # bf16 has 8 bits: a relative error of 2^-8 a product, a few per cent through two layers
+    cosine = F.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=1)
+    assert (cosine > 0.99).all()
+    assert not torch.equal(gradients["fp32"], gradients["bf16"])
+
+
+# ------------------------------------------------------------------------------------------------ prediction
+
+
+def test_predictions_come_in_input_order_whatever_the_batches():
+    model = build()
+    texts = [" ".join(SENTENCES[:n % 5 + 1]) for n in range(150)]
+    together = model.predict("sst", [(text,) for text in texts])
+    alone = torch.cat([model.predict("sst", [(text,)]) for text in texts[:20]])
+    # float32 rounding: batches are padded to another length
+    torch.testing.assert_close(together[:20], alone, atol=1e-5, rtol=0)
+    assert model.training  # the mode is kept
+
+
+def test_predictions_are_classes_probabilities_and_clipped_scores():
+    model = build().eval()
+    pairs = [example.sentences for example in EXAMPLES["para"]]
+    assert set(model.predict_sentiment(SENTENCES).tolist()) <= {0, 1, 2, 3, 4}
+    probabilities = model.predict_paraphrase(pairs)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    with torch.no_grad():
+        model.heads["sts"][1].bias.fill_(9.0)
+    assert model.predict_similarity(pairs).tolist() == [5.0] * 4
+    assert len(model.predict_sentiment([])) == 0
+
+
+def test_a_saved_model_predicts_the_same_bit_for_bit(tmp_path):
+    model = build("concatB_al").eval()
+    model.save_pretrained(tmp_path / "model")
+    again = MultitaskBert.from_pretrained(tmp_path)
+    assert again.arch == "concatB_al"
+    for name, examples in EXAMPLES.items():
+        items = [example.sentences for example in examples]
+        assert torch.equal(again.predict(name, items), model.predict(name, items))
+
+
+def test_unusable_inputs_are_refused(tmp_path):
+    model = build()
+    with pytest.raises(ValueError, match="put it in a list"):
+        model.predict_sentiment("a good film")
+    with pytest.raises(ValueError, match=r"para takes 2 sentences.*item 1 is"):
+        model.predict_paraphrase([("a", "b"), ("c",)])
+    with pytest.raises(ValueError, match="item 0 is 'ab'"):
+        model.predict_similarity(["ab"])
+    with pytest.raises(ValueError, match="choose from concatA, concatB, concatB_al"):
+        MultitaskBert(model.encoder, model.tokenizer, "concatC")
+    with pytest.raises(FileNotFoundError, match=r"heads\.safetensors"):
+        MultitaskBert.from_pretrained(tmp_path)

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Train BERT on sentiment, paraphrase and similarity at once, with gradient surgery.
+
+    python train_multitask.py --arch concatB --gs wrap
+    python train_multitask.py --arch concatB --gs wrap --data data --model bert-base-uncased
+    python train_multitask.py --resume runs/concatB-wrap-1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from heads import ARCHITECTURES
+from multitask import run as main_job
+from multitask.device import DEVICES, PRECISIONS
+from multitask.settings import GS_CHOICES, SCHEDULES, Settings, parse_batch_sizes
+from optim import SURGERY
+
+# Where the paper's rate and length do not fit: a small random encoder on the small sample.
+SAMPLE_DEFAULTS = {"epochs": 5, "lr": 1e-3}
+PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train_multitask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--arch", choices=ARCHITECTURES, default="concatB",
+        help="how pairs meet the encoder, and the heads' depth (default: concatB)")
+    add("--gs", choices=GS_CHOICES, default="wrap",
+        help="round robin of gradient-surgery fine-tuning: equal batches, or batches of different size "
+             "(default: wrap)")
+    add("--surgery", choices=SURGERY, default="pcgrad",
+        help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum (default: pcgrad)")
+    add("--nli", action="store_true", help="pretrain on MultiNLI first (not built yet; default: off)")
+    add("--fl", action="store_true", help="fine-tune the final layers afterwards (not built yet; default: off)")
+    add("--model", metavar="NAME_OR_FOLDER",
+        help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {main_job.DEFAULT_MODEL} on real data, "
+             "scratch on the sample)")
+    add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
+    add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
+    add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
+    add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
+    add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; 1e-3 on the sample)")
+    add("--batch-size", type=int, default=16, metavar="N", help="examples of each task a step, wrap (default: 16)")
+    add("--batch-sizes", type=parse_batch_sizes, default={}, metavar="sst=1,para=24,sts=1",
+        help="examples of each task a step, bd (default: by the paper's Eq. 6)")
+    add("--warmup", type=float, default=0.0, metavar="SHARE", help="share of steps for linear warm-up (default: 0)")
+    add("--schedule", choices=SCHEDULES, default="constant", help="learning rate afterwards (default: constant)")
+    add("--clip", type=float, default=0.0, metavar="NORM", help="clip the gradient's norm (default: 0, off)")
+    add("--weight-decay", type=float, default=0.0, metavar="X",
+        help="decoupled, not on biases and LayerNorm (default: 0)")
+    add("--seed", type=int, default=11711, metavar="N", help="(default: 11711)")
+    add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: no limit)")
+    add("--eval-limit", type=int, metavar="N", help="at most N dev and test examples a task (default: all)")
+    add("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="of the matrix products; auto is bf16 on a GPU that has it, else fp32 (default: auto)")
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The flags, with defaults that depend on the data filled in. Raises ValueError for what cannot be run."""
+    if arguments.nli or arguments.fl or arguments.gs == "none":
+        flag = "--nli" if arguments.nli else "--fl" if arguments.fl else "--gs none"
+        raise ValueError(f"{flag}: this stage is not built yet; leave it out")
+    data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
+    on_sample = data is None
+    defaults = {"model": main_job.SCRATCH, **SAMPLE_DEFAULTS} if on_sample else {
+        "model": main_job.DEFAULT_MODEL, **PAPER_DEFAULTS}
+    given = {name: value for name, value in vars(arguments).items()
+             if name not in ("nli", "fl", "out", "resume", "data") and value is not None}
+    return Settings(**{**defaults, **given, "data": data})
+
+
+def prepare(arguments: argparse.Namespace, argv: list[str]) -> main_job.Run | None:
+    """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
+    if arguments.resume is None:
+        return main_job.start(settings_of(arguments), arguments.out)
+    if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
+        raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
+    run = main_job.resume(Path(arguments.resume))
+    if run is None:
+        print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
+    return run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
+    argv = sys.argv[1:] if argv is None else argv
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    arguments = build_parser().parse_args(argv)
+    try:
+        run = prepare(arguments, argv)
+    except (ValueError, OSError) as error:
+        print(f"train_multitask.py: {error}", file=sys.stderr)
+        return 2
+    if run is None:
+        return 0
+    print("\n".join(main_job.opening_lines(run)), flush=True)
+    try:
+        main_job.execute(run)
+    except KeyboardInterrupt:
+        go_on = f"python train_multitask.py --resume {run.folder}"
+        print(f"\ninterrupted; after the first epoch a run goes on with: {go_on}", file=sys.stderr)
+        return 130
+    except (FloatingPointError, OSError) as error:
+        print(f"train_multitask.py: {error}", file=sys.stderr)
+        return 1
+    finally:
+        run.log.close()
+    print(f"report: {run.folder / main_job.REPORT_FILE}\n"
+          f"hand in: {run.folder / main_job.PREDICTIONS_FOLDER}\n"
+          f"try it: python -m multitask.predict {run.folder} --task sst \"A film worth seeing twice.\"")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
