@@ -5,7 +5,7 @@
 
 from .config import BertConfig
 from .model import BertModel, BertOutput
-from .packing import Packing
+from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
-__all__ = ["BertConfig", "BertModel", "BertOutput", "BertTokenizer", "Packing"]
+__all__ = ["BertConfig", "BertModel", "BertOutput", "BertTokenizer", "Packing", "pack"]

@@ -18,13 +18,17 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     query, key, value: (batch, heads, seq, head_dim). mask: (batch, seq) bool, True where a key may be looked at.
     dropout: share of the attention weights set to zero. Returns (batch, heads, seq, head_dim).
     """
+    return F.dropout(attention_weights(query, key, mask), dropout) @ value
+
+
+def attention_weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(Q Kᵀ / √d): how much each token (row) looks at each other (column); (batch, heads, seq, seq)."""
     head_dim = query.shape[-1]
-    scores = query @ key.transpose(-1, -2) / math.sqrt(head_dim)  # (batch, heads, seq, seq)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(head_dim)
     if mask is not None:
         # the least finite number, not -inf: a row of padding alone then gives finite values instead of NaN
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return weights @ value
+    return scores.softmax(dim=-1)
 
 
 def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -55,8 +59,16 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden): the heads' outputs side by side."""
-        mixed = packing.pad(self.query_key_value(hidden_states))            # (batch, seq, 3·hidden)
-        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))     # (batch, seq, 3, heads, head_dim)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)                    # each (batch, heads, seq, head_dim)
+        query, key, value = self._heads(hidden_states, packing)             # each (batch, heads, seq, head_dim)
         context = self.attend(query, key, value, packing.mask, self.dropout if self.training else 0.0)
         return packing.unpad(context.transpose(1, 2).flatten(2))            # heads side by side again
+
+    def weights(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """What `forward` averages the values by, without dropout: (tokens, hidden) → (batch, heads, seq, seq)."""
+        query, key, _ = self._heads(hidden_states, packing)
+        return attention_weights(query, key, packing.mask)
+
+    def _heads(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        mixed = packing.pad(self.query_key_value(hidden_states))            # (batch, seq, 3·hidden)
+        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))     # (batch, seq, 3, heads, head_dim)
+        return heads.permute(2, 0, 3, 1, 4)                                 # (3, batch, heads, seq, head_dim)

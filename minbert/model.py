@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from . import pretrained
 from .config import BertConfig
 from .embeddings import BertEmbeddings
 from .layer import BertLayer
-from .packing import Packing
+from .packing import Packing, pack
+from .tokenizer import BertTokenizer
+
+# How encode makes one vector of a sentence: (model, row of tokens, packing) → (batch, hidden).
+POOLINGS = {
+    "mean": lambda model, row, packing: packing.mean_tokens(row),
+    "cls": lambda model, row, packing: packing.first_tokens(row),
+    "pooler": lambda model, row, packing: model.pool(packing.first_tokens(row)),
+}
 
 
 @dataclass
@@ -21,13 +32,18 @@ class BertOutput:
 
     last_hidden_state: (batch, seq, hidden); values at padding positions are unspecified.
     pooler_output: (batch, hidden).
+    hidden_states: if asked for, the embeddings and every layer's output, layers + 1 tensors (batch, seq, hidden).
+    attentions: if asked for, every layer's attention weights, (batch, heads, seq, seq).
     """
 
     last_hidden_state: torch.Tensor
     pooler_output: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
     def keys(self) -> list[str]:
-        return [field.name for field in fields(self)]
+        """The names of what is there."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key not in self.keys():
@@ -62,28 +78,33 @@ class BertModel(nn.Module):
                       config.layer_norm_eps, config.hidden_dropout_prob, config.attention_probs_dropout_prob)
             for _ in range(config.num_hidden_layers))
         self.pooler_dense = nn.Linear(config.hidden_size, config.hidden_size)
-        for module in self.modules():
+        self.init_weights(self)
+
+    def init_weights(self, part: nn.Module) -> None:
+        """Draws the weights of the model, or of a part of it, anew (Devlin et al. 2018's own initialisation)."""
+        for module in part.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=config.initializer_range)
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> BertModel:
+    def from_pretrained(cls, name_or_folder: str | Path) -> BertModel:
         """Reads config.json and model.safetensors in HuggingFace's layout; returns the model in eval mode.
 
-        Strict both ways: every tensor of the file is used or on the ignore list, every parameter is filled
-        exactly once, all shapes agree. Raises FileNotFoundError or ValueError, naming file and tensor.
+        name_or_folder: a folder, or a name on the hub, looked up and fetched as minbert/hub.py says.
+        Strict both ways: every tensor of the file is used or on the ignore list, every parameter is filled exactly
+        once, all shapes agree. Raises OSError (FileNotFoundError, HubError) or ValueError, naming file and tensor.
         """
-        model = pretrained.load(cls, folder)
-        return model.eval()
+        return pretrained.load(cls, name_or_folder).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors, which transformers.AutoModel opens with the same outputs."""
         pretrained.save(self, folder)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
-                token_type_ids: torch.Tensor | None = None) -> BertOutput:
+                token_type_ids: torch.Tensor | None = None, *, output_hidden_states: bool = False,
+                output_attentions: bool = False) -> BertOutput:
         """All three (batch, seq) integers; attention_mask 1 = real token (default: all), token types default 0."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -91,23 +112,61 @@ class BertModel(nn.Module):
             token_type_ids = torch.zeros_like(input_ids)
         self._check_inputs(input_ids, attention_mask, token_type_ids)
         packing = Packing.from_mask(attention_mask)
-        row = self.encode_packed(packing.unpad(input_ids), packing.unpad(token_type_ids), packing)
-        hidden_states = packing.pad(row)
-        return BertOutput(hidden_states, self.pool(hidden_states[:, 0]))
+        rows: list[torch.Tensor] = []
+        last = packing.pad(self.encode_packed(packing.unpad(input_ids), packing.unpad(token_type_ids), packing, rows))
+        out = BertOutput(last, self.pool(last[:, 0]))
+        if output_hidden_states:
+            out.hidden_states = (*(packing.pad(row) for row in rows), last)
+        if output_attentions:
+            out.attentions = tuple(layer.self_attention.weights(row, packing)
+                                   for layer, row in zip(self.layers, rows, strict=True))
+        return out
 
-    def encode_packed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+    def encode_packed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor, packing: Packing,
+                      layer_inputs: list[torch.Tensor] | None = None) -> torch.Tensor:
         """The encoder on a row of real tokens: two (tokens,) int64 tensors → (tokens, hidden).
 
-        This is the fast way in, without padding; `forward` wraps it for padded batches.
+        This is the fast way in, without padding; `forward` wraps it for padded batches. layer_inputs: a list that
+        receives what each layer was given, the embeddings first, each (tokens, hidden).
         """
         hidden_states = self.embeddings(input_ids, token_type_ids, packing.position_ids)
         for layer in self.layers:
+            if layer_inputs is not None:
+                layer_inputs.append(hidden_states)
             hidden_states = layer(hidden_states, packing)
         return hidden_states
 
     def pool(self, cls_states: torch.Tensor) -> torch.Tensor:
         """tanh(W h_[CLS] + b): (batch, hidden) → (batch, hidden)."""
         return torch.tanh(self.pooler_dense(cls_states))
+
+    @torch.no_grad()
+    def encode(self, sentences: Sequence[str], tokenizer: BertTokenizer, pooling: str = "mean",
+               batch_size: int = 64) -> torch.Tensor:
+        """One vector a sentence, (n, hidden) float32 on the CPU, in input order; a progress bar if it takes long.
+
+        pooling: "mean" over a sentence's tokens, "cls", the last hidden state of [CLS], or "pooler", pooler_output.
+        Sentences of like length go together, without dropout and gradients; the model's mode is kept. What is longer
+        than max_position_embeddings is truncated. Raises ValueError for another pooling, or one string for a list.
+        """
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
+        encodings = tokenizer.encode(sentences, max_length=self.config.max_position_embeddings)
+        order = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
+        vectors = torch.empty(len(encodings), self.config.hidden_size)
+        device, was_training = self.pooler_dense.weight.device, self.training
+        self.eval()
+        with tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False) as bar:
+            for start in range(0, len(order), batch_size):
+                indices = order[start:start + batch_size]
+                ids, types, packing = pack([np.array(encodings[index].ids) for index in indices],
+                                           [np.array(encodings[index].type_ids) for index in indices])
+                packing = packing.to(device)
+                row = self.encode_packed(ids.to(device), types.to(device), packing)
+                vectors[indices] = POOLINGS[pooling](self, row, packing).float().cpu()
+                bar.update(len(indices))
+        self.train(was_training)
+        return vectors
 
     def _check_inputs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                       token_type_ids: torch.Tensor) -> None:

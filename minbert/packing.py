@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -46,6 +47,13 @@ class Packing:
         return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
 
     @property
+    def lengths(self) -> torch.Tensor:
+        """(batch,): how many real tokens each sentence has."""
+        if self.mask is None:
+            return torch.full((self.batch,), self.seq, device=self.slots.device)
+        return self.mask.sum(1)
+
+    @property
     def position_ids(self) -> torch.Tensor:
         """(tokens,): the column of every real token, which is its position in the sentence."""
         return self.slots % self.seq
@@ -68,6 +76,16 @@ class Packing:
     def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, …): the token in column 0 of every sentence, [CLS]; zeros where that is padding."""
         return self.pad(row)[:, 0]
+
+    def mean_tokens(self, row: torch.Tensor) -> torch.Tensor:
+        """(tokens, hidden) → (batch, hidden): the mean over each sentence's real tokens, [CLS] and [SEP] included."""
+        return self.pad(row).sum(1) / self.lengths.clamp(min=1)[:, None]
+
+
+def pack(ids: Sequence[np.ndarray], types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
+    """Sentences' token ids and token types → input_ids (tokens,), token_type_ids (tokens,), and their packing."""
+    packing = Packing.from_lengths([len(sentence) for sentence in ids])
+    return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(types)), packing
 
 
 class _Scatter(torch.autograd.Function):

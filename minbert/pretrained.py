@@ -1,6 +1,6 @@
 """Weights in HuggingFace's layout: the rename table, strict loading, saving.
 
-A checkpoint is a folder with config.json (the shape) and model.safetensors (named tensors).
+A checkpoint is a folder with config.json (the shape) and named tensors in one of the forms of weights.py.
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import hub
 from .config import BertConfig
+from .weights import SINGLE_FILE, Readers, find_weights, open_weights
 
 if TYPE_CHECKING:
     from .model import BertModel
 
-WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 # Our parameter → the file's tensors, stacked from top to bottom; {} is the layer's number.
@@ -57,9 +60,13 @@ RENAMES = {
 
 # Tensors of the file that the encoder has no use for, by full match.
 IGNORED = [
-    r"embeddings\.position_ids",  # a constant 0, 1, 2, … that old versions saved
-    r"cls\..*",                   # heads of pretraining
+    r"embeddings\.position_ids",        # a constant 0, 1, 2, … that old versions saved
+    r"cls\..*",                         # heads of pretraining: masked tokens, next sentence
+    r"(classifier|qa_outputs)\..*",     # heads of transformers' fine-tuned models
 ]
+
+# What a checkpoint may lack: masked-language models are saved without a pooler.
+OPTIONAL = ("pooler_dense.weight", "pooler_dense.bias")
 
 
 def file_names(parameter: str) -> list[str]:
@@ -75,45 +82,56 @@ def file_names(parameter: str) -> list[str]:
     return [name.format(layer) for name in RENAMES[parameter.replace(f".{layer}.", ".{}.", 1)]]
 
 
-def load(model_class: type[BertModel], folder: str | Path) -> BertModel:
-    """Builds the model that config.json describes and fills it from model.safetensors."""
-    folder = checked_folder(folder)
+def load(model_class: type[BertModel], name_or_folder: str | Path) -> BertModel:
+    """Builds the model that config.json describes and fills it from the weights beside it."""
+    folder = hub.resolve(name_or_folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: {CONFIG_FILE} is missing")
     config = BertConfig.from_file(folder / CONFIG_FILE)
+    path = find_weights(folder)
     with torch.device("meta"):  # shapes only: the weights are not drawn at random first
         model = model_class(config)
-    model.to_empty(device="cpu")
-    fill(dict(model.named_parameters()), folder / WEIGHTS_FILE)
+    with open_weights(path) as readers:
+        sources = match(dict(model.named_parameters()), readers, path)
+        model.to_empty(device="cpu")  # after all names and shapes were found right
+        for name, parameter in model.named_parameters():
+            if name not in sources:
+                continue
+            for rows, tensor in zip(parameter.data.chunk(len(sources[name])), sources[name], strict=True):
+                rows.copy_(tensor)  # from the mapped file, and from fp16 or bf16 where it is so stored
+    if any(name not in sources for name in OPTIONAL):
+        model.init_weights(model.pooler_dense)
+        warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until they are trained; "
+                      "last_hidden_state is the checkpoint's own", stacklevel=3)
     return model
 
 
-def checked_folder(folder: str | Path) -> Path:
-    """The folder, if it looks like a checkpoint; FileNotFoundError says what it lacks."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; expected one with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
-    return folder
+def match(parameters: dict[str, torch.Tensor], readers: Readers, path: Path) -> dict[str, list[torch.Tensor]]:
+    """Parameter → the file's tensors that fill it, from top to bottom; every one of either side is accounted for.
+
+    Raises ValueError, naming file and tensor, for one that is missing, unknown, or of another shape or kind.
+    """
+    wanted = {parameter: file_names(parameter) for parameter in parameters}
+    for parameter in OPTIONAL:
+        if not any(name in readers for name in wanted[parameter]):
+            del wanted[parameter]
+    _check_names(set(readers), [name for names in wanted.values() for name in names], path)
+    sources = {}
+    for parameter, names in wanted.items():
+        targets = parameters[parameter].chunk(len(names))
+        sources[parameter] = [_read(readers[name], name, target.shape, path)
+                              for name, target in zip(names, targets, strict=True)]
+    return sources
 
 
-def fill(parameters: dict[str, torch.Tensor], path: Path) -> None:
-    """Copies every tensor of a safetensors file into its parameter; each is filled exactly once, or ValueError."""
-    wanted = {name: file_names(name) for name in parameters}
-    try:
-        with safe_open(path, framework="pt") as file:
-            present = set(file.keys())
-            _check_names(present, [name for names in wanted.values() for name in names], path)
-            for parameter, names in wanted.items():
-                rows = parameters[parameter].data.chunk(len(names))
-                for target, name in zip(rows, names, strict=True):
-                    tensor = file.get_tensor(name)
-                    if tensor.shape != target.shape:
-                        raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, but "
-                                         f"{CONFIG_FILE} asks for {tuple(target.shape)}")
-                    target.copy_(tensor)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); fetch it again") from None
+def _read(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size, path: Path) -> torch.Tensor:
+    tensor = reader()
+    if tensor.shape != shape:
+        raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, but {CONFIG_FILE} asks for "
+                         f"{tuple(shape)}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{path}: tensor {name} holds {tensor.dtype}, expected floating-point weights")
+    return tensor
 
 
 def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
@@ -137,9 +155,15 @@ def save(model: BertModel, folder: str | Path) -> None:
         names = file_names(parameter)
         rows = value.detach().cpu().chunk(len(names))
         tensors.update({name: row.clone() for name, row in zip(names, rows, strict=True)})
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
-    os.replace(partial, folder / WEIGHTS_FILE)
-    partial = folder / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    with replacing(folder / SINGLE_FILE) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
+    with replacing(folder / CONFIG_FILE) as partial:
+        partial.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well."""
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    os.replace(partial, path)

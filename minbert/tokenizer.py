@@ -15,6 +15,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from . import hub
+from .pretrained import replacing
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -38,9 +41,12 @@ class BertTokenizer:
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> BertTokenizer:
-        """Reads tokenizer.json, else vocab.txt (with do_lower_case from tokenizer_config.json, default true)."""
-        folder = Path(folder)
+    def from_pretrained(cls, name_or_folder: str | Path) -> BertTokenizer:
+        """Reads tokenizer.json, else vocab.txt (with do_lower_case from tokenizer_config.json, default true).
+
+        name_or_folder: as for BertModel.from_pretrained.
+        """
+        folder = hub.resolve(name_or_folder)
         if (folder / "tokenizer.json").is_file():
             path = folder / "tokenizer.json"
             try:
@@ -132,13 +138,16 @@ class BertTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.no_truncation()
-        self._tokenizer.save(str(folder / "tokenizer.json"))
+        with replacing(folder / "tokenizer.json") as partial:
+            self._tokenizer.save(str(partial))
         vocabulary = self._tokenizer.get_vocab()
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        with replacing(folder / "vocab.txt") as partial:
+            partial.write_text("\n".join(pieces) + "\n", encoding="utf-8")
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        with replacing(folder / "tokenizer_config.json") as partial:
+            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _word_piece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from heads import Architecture
-from minbert import BertTokenizer, Packing
+from minbert import BertTokenizer, Packing, pack
 
 from .data import Example
 
@@ -74,12 +74,8 @@ class TokenizedExamples:
         """The examples at these indices, in this order."""
         rows = [index * self.sequences_each + k for index in indices for k in range(self.sequences_each)]
         labels = self.labels[list(indices)]
-        return Batch(
-            torch.from_numpy(np.concatenate([self._ids[row] for row in rows])),
-            torch.from_numpy(np.concatenate([self._types[row] for row in rows])),
-            Packing.from_lengths([len(self._ids[row]) for row in rows]),
-            self.sequences_each,
-            None if np.isnan(labels).any() else torch.from_numpy(labels))
+        return Batch(*pack([self._ids[row] for row in rows], [self._types[row] for row in rows]),
+                     self.sequences_each, None if np.isnan(labels).any() else torch.from_numpy(labels))
 
     def by_length(self, batch_size: int) -> list[list[int]]:
         """Indices in batches of similar length, the longest first, so that a want of memory shows at once."""

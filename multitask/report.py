@@ -47,9 +47,9 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
         "<h2>What was run</h2>", _settings_table(settings, metrics),
     ]
     body = "\n".join(parts)
-    page = (f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-            f"<meta name=viewport content='width=device-width, initial-scale=1'>"
-            f"<title>minbert: {html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n")
+    head = (f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+            f"<title>minbert: {html.escape(title)}</title><style>{STYLE}</style>")
+    page = f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
     path.write_text(page, encoding="utf-8")
 
 

@@ -79,7 +79,7 @@ def test_random_shapes_agree_in_double_precision(data):
     config = BertConfig(
         vocab_size=data.draw(st.integers(5, 60)), hidden_size=heads * data.draw(st.sampled_from([2, 4, 6])),
         num_hidden_layers=data.draw(st.integers(1, 4)), num_attention_heads=heads,
-        intermediate_size=data.draw(st.integers(1, 33)), hidden_act=data.draw(st.sampled_from(["gelu", "relu"])),
+        intermediate_size=data.draw(st.integers(1, 33)), hidden_act=data.draw(st.sampled_from(["gelu", "gelu_new", "relu"])),
         max_position_embeddings=data.draw(st.integers(8, 24)), type_vocab_size=data.draw(st.integers(1, 3)),
         layer_norm_eps=data.draw(st.sampled_from([1e-12, 1e-5])), initializer_range=0.2)
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
@@ -100,6 +100,52 @@ def test_random_shapes_agree_in_double_precision(data):
     found = gradients_by_their_name(ours)
     for name, value in theirs.named_parameters():
         assert (found[name] - value.grad).abs().max() < 1e-9 * (1 + value.grad.abs().max()), name
+
+
+def test_hidden_states_and_attentions_are_the_references(tiny_model):
+    theirs = reference(tiny_model)
+    ids, mask = torch.randint(5, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    out = tiny_model(ids, mask, output_hidden_states=True, output_attentions=True)
+    expected = theirs(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    assert len(out.hidden_states) == 3
+    assert len(out.attentions) == 2
+    real = mask.bool()
+    for ours, other in zip(out.hidden_states, expected.hidden_states, strict=True):
+        # float32 rounding of numbers near 1
+        torch.testing.assert_close(ours[real], other[real], atol=2e-6, rtol=0)
+    for ours, other in zip(out.attentions, expected.attentions, strict=True):
+        rows = real[:, None, :, None].expand_as(ours)  # what padding looks at is unspecified
+        torch.testing.assert_close(ours[rows], other[rows], atol=2e-6, rtol=0)
+    assert out.keys() == ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    assert tiny_model(ids, mask).keys() == ["last_hidden_state", "pooler_output"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_encode_gives_one_vector_a_sentence_in_input_order(real_model, real_tokenizer, pooling):
+    sentences = [*SENTENCES, "", *SECONDS]
+    vectors = real_model.encode(sentences, real_tokenizer, pooling, batch_size=2)
+    assert vectors.shape == (7, 384)
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        with torch.no_grad():
+            out = real_model(**real_tokenizer([sentence]))
+        by_hand = {"mean": out.last_hidden_state[0].mean(0), "cls": out.last_hidden_state[0, 0],
+                   "pooler": out.pooler_output[0]}[pooling]
+        # float32 rounding; no padding can have entered the mean
+        torch.testing.assert_close(vector, by_hand, atol=1e-5, rtol=0)
+
+
+def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer):
+    model = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8,
+                                 max_position_embeddings=20)).train()
+    first, second = (model.encode(["a good film", "x " * 40], real_tokenizer) for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.training
+    assert not first.requires_grad
+    assert model.encode([], real_tokenizer).shape == (0, 24)
+    with pytest.raises(ValueError, match="choose from mean, cls, pooler"):
+        model.encode(["a"], real_tokenizer, pooling="max")
+    with pytest.raises(ValueError, match="put it in a list"):
+        model.encode("a", real_tokenizer)
 
 
 def test_padding_never_changes_real_tokens(tiny_model):
@@ -171,6 +217,6 @@ def test_a_configuration_that_describes_no_bert_is_refused(changes, message):
 def test_random_weights_follow_the_initializer_range():
     model = BertModel(BertConfig(vocab_size=2000, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
                                  intermediate_size=64, initializer_range=0.05))
-    assert abs(float(model.embeddings.word_embeddings.weight.std()) - 0.05) < 1e-3
+    assert abs(model.embeddings.word_embeddings.weight.std().item() - 0.05) < 1e-3
     assert model.pooler_dense.bias.abs().max() == 0
     assert torch.equal(model.embeddings.layer_norm.weight, torch.ones(64))

@@ -7,10 +7,13 @@ part of a checkpoint.
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
 import transformers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -87,6 +90,147 @@ def test_what_is_known_to_be_useless_is_ignored(folder):
 def test_a_file_that_is_no_safetensors_is_named(folder):
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"model\.safetensors is not a readable safetensors file"):
+        BertModel.from_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------ forms of weights
+
+
+def as_pickle(folder, tensors):
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def as_old_pickle(folder, tensors):
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def as_shards(folder, tensors, ending=".safetensors", write=save_file):
+    names = sorted(tensors)
+    stem = "model" if ending == ".safetensors" else "pytorch_model"
+    places = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"{stem}-0000{number}-of-00002{ending}"
+        write({name: tensors[name] for name in part}, folder / file)
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / f"{stem}{ending}.index.json").write_text(json.dumps(index))
+
+
+def as_pickled_shards(folder, tensors):
+    as_shards(folder, tensors, ".bin", torch.save)
+
+
+def with_prefix(folder, tensors):
+    save_file({f"bert.{name}": value for name, value in tensors.items()} | {"cls.predictions.bias": torch.zeros(50)},
+              folder / "model.safetensors")
+
+
+def with_gamma_and_beta(folder, tensors):
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+           for name, value in tensors.items()}
+    save_file(old, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("form", [as_pickle, as_old_pickle, as_shards, as_pickled_shards, with_prefix,
+                                  with_gamma_and_beta])
+def test_every_form_of_weights_gives_the_same_model(tiny_model, folder, form):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    form(folder, tensors)
+    for ours, theirs in zip(BertModel.from_pretrained(folder).parameters(), tiny_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_become_float32(tiny_model, folder, dtype):
+    rewrite(folder, lambda tensors: tensors.update({name: value.to(dtype) for name, value in tensors.items()}))
+    for ours, theirs in zip(BertModel.from_pretrained(folder).parameters(), tiny_model.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs.to(dtype).float())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_masked_language_model_of_transformers_opens_without_its_head_and_pooler(tmp_path, tied):
+    config = transformers.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                                     intermediate_size=40, max_position_embeddings=20, tie_word_embeddings=tied)
+    theirs = transformers.BertForMaskedLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"has no pooler: pooler_output comes from fresh random weights"):
+        ours = BertModel.from_pretrained(tmp_path)
+    ids = torch.randint(5, 50, (2, 6))
+    # float32 rounding
+    torch.testing.assert_close(ours(ids).last_hidden_state, theirs.bert(ids).last_hidden_state, atol=2e-6, rtol=0)
+    assert ours.pooler_dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("head", [transformers.BertForSequenceClassification, transformers.BertForPreTraining,
+                                  transformers.BertForQuestionAnswering])
+def test_models_with_a_head_open_as_their_encoder(tmp_path, head):
+    config = transformers.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+                                     intermediate_size=40, max_position_embeddings=20)
+    theirs = head(config).eval()
+    theirs.save_pretrained(tmp_path)
+    has_pooler = theirs.bert.pooler is not None
+    with nullcontext() if has_pooler else pytest.warns(UserWarning, match="no pooler"):
+        ours = BertModel.from_pretrained(tmp_path)
+    ids = torch.randint(5, 50, (1, 6))
+    torch.testing.assert_close(ours(ids).last_hidden_state, theirs.bert(ids).last_hidden_state, atol=2e-6, rtol=0)
+
+
+class WantsToRunCode:
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (WantsToRunCode, "ran", True))
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": WantsToRunCode()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is refused.*run code.*model\.safetensors"):
+        BertModel.from_pretrained(folder)
+    assert not WantsToRunCode.ran
+
+
+@pytest.mark.parametrize(("content", "error", "message"), [
+    ("{", ValueError, "not an index of weights"),
+    ('{"weight_map": {"a": "../evil.safetensors"}}', ValueError, "is not a file's name"),
+    ('{"weight_map": {"a": "gone.safetensors"}}', FileNotFoundError, r"gone\.safetensors is not there"),
+    ('{"weight_map": {}}', FileNotFoundError, "names 0 files"),
+])
+def test_an_index_that_cannot_be_followed_is_named(folder, content, error, message):
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(error, match=rf"index\.json.*{message}"):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_shard_that_lacks_what_the_index_promises_is_named(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    as_shards(folder, tensors)
+    shard = folder / "model-00002-of-00002.safetensors"
+    part = load_file(shard)
+    name = sorted(part)[0]
+    del part[name]
+    save_file(part, shard)
+    with pytest.raises(ValueError, match=rf"00002-of-00002\.safetensors lacks 1 tensors.*{name}"):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_tensor_under_two_names_and_one_of_integers_are_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    rewrite(folder, lambda found: found.update({"bert.pooler.dense.bias": tensors["pooler.dense.bias"]}))
+    with pytest.raises(ValueError, match=r"pooler\.dense\.bias twice"):
+        BertModel.from_pretrained(folder)
+    save_file({**tensors, "pooler.dense.bias": torch.zeros(24, dtype=torch.int64)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"pooler\.dense\.bias holds torch\.int64"):
+        BertModel.from_pretrained(folder)
+
+
+def test_weights_of_another_framework_are_named(folder):
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    with pytest.raises(FileNotFoundError, match=r"tf_model\.h5 only, weights of another framework"):
         BertModel.from_pretrained(folder)
 
 
@@ -200,6 +344,40 @@ def test_unusable_tokenizer_input_is_refused(real_tokenizer, tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary lacks \[PAD\]"):
         BertTokenizer.from_pretrained(tmp_path)
+
+
+WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP]#'-\n", max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(WILD, WILD), min_size=1, max_size=4), st.booleans(), st.sampled_from([None, 3, 8, 13]))
+@example([("", "")], True, None)
+@example([("x" * 101, "ﬁ Ⅷ İ ß \U0001f468\u200d\U0001f469")], False, 8)
+def test_any_unicode_gets_the_references_ids_types_and_offsets(word_pieces, pairs, lowercase, max_length):
+    """Cased and uncased, single sentences and pairs, truncated or not."""
+    ours, theirs = word_pieces[lowercase]
+    firsts, seconds = map(list, zip(*pairs, strict=True))
+    options = {} if max_length is None else {"truncation": "longest_first", "max_length": max_length}
+    for arguments in ((firsts,), (firsts, seconds)):
+        expected = theirs(*arguments, return_offsets_mapping=True, **options)
+        found = ours.encode(*arguments, max_length=max_length)
+        assert [encoding.ids for encoding in found] == expected["input_ids"]
+        assert [encoding.type_ids for encoding in found] == expected["token_type_ids"]
+        assert [encoding.offsets for encoding in found] == [list(map(tuple, o)) for o in expected["offset_mapping"]]
+
+
+@pytest.fixture(scope="module")
+def word_pieces(real_checkpoint, tmp_path_factory):
+    """lowercase → our tokenizer and transformers', both from vocab.txt."""
+    tokenizers = {}
+    for lowercase in (True, False):
+        folder = tmp_path_factory.mktemp("vocabulary")
+        shutil.copy(real_checkpoint / "vocab.txt", folder)
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer"}))
+        tokenizers[lowercase] = (BertTokenizer.from_pretrained(folder),
+                                 transformers.BertTokenizer.from_pretrained(folder))
+    return tokenizers
 
 
 def test_every_sentence_of_the_course_files_gets_the_references_ids(course_data, real_checkpoint, real_tokenizer):

@@ -1,0 +1,42 @@
+"""What the README shows is run as it stands there."""
+
+import re
+from pathlib import Path
+
+import train_multitask
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_two_commands_are_where_ci_reads_them():
+    main_job, tests = [line for line in blocks("sh")[0].splitlines() if line.strip()]
+    assert main_job.startswith("pip install -e . && python train_multitask.py --arch concatB --gs wrap")
+    assert tests.startswith("pip install -e '.[test]' && pytest")
+
+
+def test_surgery_in_ones_own_loop_runs_and_learns():
+    code = next(block for block in blocks("python") if "project_conflicting" in block)
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("import")]) <= 14
+    names: dict = {}
+    exec(code, names)
+    assert sum(names["losses"]()).item() < 0.2
+
+
+def test_the_notebook_lines_run(real_checkpoint, capsys):
+    code = next(block for block in blocks("python") if "BertModel.from_pretrained" in block)
+    exec(code.replace('"bert-base-uncased"', repr(str(real_checkpoint))), {})
+    assert "torch.Size([2, 384])" in capsys.readouterr().out
+
+
+def test_every_flag_of_the_readme_exists_and_every_flag_tells_its_default():
+    text = train_multitask.build_parser().format_help()
+    for flag in set(re.findall(r"--[a-z][a-z-]+", README)) - {"--task", "--input", "--output"}:
+        assert flag in text, flag
+    parser = train_multitask.build_parser()
+    for action in parser._actions:
+        assert action.dest == "help" or "default" in action.help, action.dest

