@@ -282,6 +282,17 @@ def test_remains_without_a_checkpoint_are_reused(small_data, tmp_path):
     assert len(log(remains, "step")) == 2
 
 
+def test_real_data_take_the_papers_defaults(small_data):
+    parse = train_multitask.build_parser().parse_args
+    on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
+    assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, 16, "bert-base-uncased")
+    assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
+    assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
+    on_sample = train_multitask.settings_of(parse([]))
+    assert (on_sample.data, on_sample.model) == (None, "scratch")
+    assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
+
+
 # ------------------------------------------------------------------------------------------------ the sample
 
 

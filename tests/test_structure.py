@@ -1,6 +1,8 @@
 """The walls of the project: who may import whom. Arrows run one way (README, "File map")."""
 
 import ast
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,16 @@ def test_every_file_of_the_library_is_on_the_readmes_map():
         for path in (ROOT / package).glob("*.py"):
             if path.name != "__init__.py":
                 assert f"{path.name} " in readme, path
+
+
+def test_every_name_in_paper_to_code_exists():
+    text = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+    names = [name for name in re.findall(r"`([\w.]+)`", text) if "." in name]
+    assert len(names) > 50
+    for name in names:
+        module, _, rest = name.partition(".")
+        if module.startswith("test_"):
+            assert f"def {rest}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"), name
+        else:
+            found = pkgutil.resolve_name(name)
+            assert found is not None, name
