@@ -16,8 +16,8 @@ from pathlib import Path
 from heads import ARCHITECTURES
 from multitask import run as main_job
 from multitask.device import DEVICES, PRECISIONS
-from multitask.settings import GS_CHOICES, SCHEDULES, Settings, parse_batch_sizes
-from optim import SURGERY
+from multitask.settings import GS_CHOICES, Settings, parse_batch_sizes
+from optim import SCHEDULES, SURGERY
 
 # Where the paper's rate and length do not fit: a small random encoder on the small sample.
 SAMPLE_DEFAULTS = {"epochs": 5, "lr": 1e-3}
@@ -100,7 +100,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if run is None:
         return 0
-    print("\n".join(main_job.opening_lines(run)), flush=True)
     try:
         main_job.execute(run)
     except KeyboardInterrupt:

@@ -7,11 +7,22 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from .tasks import TASKS
 
-PAIRS = tuple(f"{a}-{b}" for a, b in itertools.combinations(TASKS, 2))
+PAIRS = tuple(f"{a}-{b}" for a, b in itertools.combinations(TASKS, 2))  # in the order of upper_triangle
 WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
+
+
+def upper_triangle(table: torch.Tensor) -> list[float]:
+    """What stands above the diagonal of a (tasks, tasks) table, row by row: one number a pair.
+
+    >>> upper_triangle(torch.arange(9.0).view(3, 3))
+    [1.0, 2.0, 5.0]
+    """
+    rows, columns = torch.triu_indices(*table.shape, offset=1)
+    return table[rows, columns].tolist()
 
 
 def speed(steps: Sequence[dict]) -> float:

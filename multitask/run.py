@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from .device import pick_device, pick_precision
 from .evaluation import PREDICTIONS_FOLDER, predict, write_predictions
 from .model import MultitaskBert
 from .report import write_report
-from .runlog import RunLog
+from .runlog import LOG_FILE, RunLog
 from .sample import write_sample
 from .settings import Settings
 from .stages import GradientSurgeryStage, Run, describe
@@ -80,19 +81,21 @@ def new_run_folder(settings: Settings, out: str | None) -> Path:
     return folder
 
 
-def start(settings: Settings, out: str | None) -> Run:
+def start(settings: Settings, out: str | None, say: Callable[[str], None] = print) -> Run:
     """A new run, ready to train. Everything that the user can get wrong is checked before anything is written."""
     folder = new_run_folder(settings, out)
     device = pick_device(settings.device)
     dataset = load_data(settings)
+    say(f"data:  {describe_data(settings, dataset)}")
     model = build_model(settings, dataset)
+    say(f"model: {describe_model(settings, model)}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log.jsonl").unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
+    (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
     settings.save(folder / CONFIG_FILE)
-    return _run(folder, settings, model, dataset, device)
+    return _run(folder, settings, model, dataset, device, say)
 
 
-def resume(folder: Path) -> Run | None:
+def resume(folder: Path, say: Callable[[str], None] = print) -> Run | None:
     """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
@@ -101,13 +104,32 @@ def resume(folder: Path) -> Run | None:
         return None
     saved = checkpoint.load(folder)
     dataset = load_data(settings)
-    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device))
-    return dataclasses.replace(run, saved=saved)
+    say(f"data:  {describe_data(settings, dataset)}")
+    return _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say, saved)
 
 
-def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device) -> Run:
+def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
+         say: Callable[[str], None], saved: checkpoint.Checkpoint | None = None) -> Run:
     model.precision = pick_precision(settings.precision, device)
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder))
+    say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
+    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, saved)
+
+
+def describe_data(settings: Settings, dataset: Dataset) -> str:
+    """Which data were taken, and how to take others."""
+    counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
+    if settings.data is None:
+        return f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
+    return f"{settings.data} ({counts} training examples)"
+
+
+def describe_model(settings: Settings, model: MultitaskBert) -> str:
+    """Which model was taken, and how to take another."""
+    parameters = f"{sum(value.numel() for value in model.encoder.parameters()) / 1e6:.1f} M parameters"
+    if settings.model == SCRATCH:
+        return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
+                f"{DEFAULT_MODEL} or a checkpoint's folder")
+    return f"{settings.model} ({parameters})"
 
 
 def execute(run: Run) -> dict:
@@ -150,20 +172,3 @@ def collect_metrics(run: Run, best: dict, steps: list[dict]) -> dict:
                         "device": str(run.model.device), "threads": torch.get_num_threads(),
                         "precision": run.model.precision, "machine": platform.machine()},
     }
-
-
-def opening_lines(run: Run) -> list[str]:
-    """What data and model were taken, and how to take others."""
-    settings = run.settings
-    counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in run.dataset.items())
-    if settings.data is None:
-        data = f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
-    else:
-        data = f"{settings.data} ({counts} training examples)"
-    parameters = sum(value.numel() for value in run.model.encoder.parameters()) / 1e6
-    model = f"{settings.model} ({parameters:.1f} M parameters)"
-    if settings.model == SCRATCH:
-        model = (f"scratch, a small encoder with random weights ({parameters:.1f} M parameters); "
-                 f"--model takes a real one: {DEFAULT_MODEL} or a checkpoint's folder")
-    return [f"data:  {data}", f"model: {model}",
-            f"run:   {run.folder} (seed {settings.seed}, {run.model.device}, {run.model.precision})"]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads import ARCHITECTURES
-from optim import SURGERY
+from optim import SCHEDULES, SURGERY
 
 from .device import DEVICES, PRECISIONS
 from .sampling import ROUND_ROBINS
 from .tasks import TASKS
 
 GS_CHOICES = (*ROUND_ROBINS, "none")
-SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)

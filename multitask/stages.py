@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -12,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from optim import constant, cosines, linear_decay
+from optim import SCHEDULES, cosines
 
 from . import checkpoint
+from .analysis import PAIRS, upper_triangle
 from .batching import TokenizedExamples
 from .data import Dataset
 from .evaluation import PREDICTIONS_FOLDER, predict, scores_of, write_predictions
@@ -24,9 +24,6 @@ from .sampling import BATCH_DIFFERENT, RoundRobin, batch_different_sizes
 from .settings import Settings
 from .tasks import TASKS
 from .training import StepResult, SurgeryTrainer
-
-SCHEDULES = {"constant": constant, "linear": linear_decay}
-PAIRS = tuple(itertools.combinations(TASKS, 2))
 
 
 @dataclass
@@ -121,9 +118,8 @@ class GradientSurgeryStage:
                 bar.update()
 
     def _log_step(self, result: StepResult, seconds: float, examples: int, lr_scale: float) -> None:
-        cosine = cosines(result.gram).tolist()
         names = list(TASKS)
-        by_pair = {f"{a}-{b}": cosine[names.index(a)][names.index(b)] for a, b in PAIRS}
+        by_pair = dict(zip(PAIRS, upper_triangle(cosines(result.gram)), strict=True))
         self.run.log.write(
             "step", stage=self.name, epoch=self.epoch, step=self.steps, lr=self.run.settings.lr * lr_scale,
             losses=_rounded(result.losses), cosines=_rounded(by_pair),

@@ -14,11 +14,11 @@ from optim import (
     AdamW,
     FlatParameters,
     TaskGradients,
+    combine,
     gram_matrix,
     norm_of_combination,
     split_decayed,
 )
-from optim.surgery import combine
 
 from .batching import Batch
 from .model import MultitaskBert

@@ -5,9 +5,10 @@
 
 from .adamw import AdamW
 from .flat import FlatParameters, TaskGradients, split_decayed
-from .schedule import constant, linear_decay
+from .schedule import SCHEDULES, constant, linear_decay
 from .surgery import (
     SURGERY,
+    combine,
     cosines,
     gram_matrix,
     norm_of_combination,
@@ -19,7 +20,7 @@ from .surgery import (
 )
 
 __all__ = [
-    "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "constant", "cosines", "gram_matrix", "linear_decay",
-    "norm_of_combination", "paper_weights", "pcgrad_weights", "project_conflicting", "project_paper",
-    "split_decayed", "sum_weights",
+    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant", "cosines",
+    "gram_matrix", "linear_decay", "norm_of_combination", "paper_weights", "pcgrad_weights", "project_conflicting",
+    "project_paper", "split_decayed", "sum_weights",
 ]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.optim import Optimizer
 
-
 # On the CPU a long vector is updated in blocks of this many numbers: what one line of the update writes, the next
 # finds in the cache, and no temporary is as long as the vector.
 BLOCK = 1 << 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def constant(step: int, warmup_steps: int = 0, total_steps: int = 0) -> float:
+def constant(step: int, warmup_steps: int, total_steps: int) -> float:
     """1 after a linear warm-up from 1/warmup_steps; step counts from 0. The paper's schedule has no warm-up."""
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
@@ -17,3 +17,7 @@ def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+
+# --schedule → function (step, warmup_steps, total_steps) → multiplier
+SCHEDULES = {"constant": constant, "linear": linear_decay}

@@ -176,5 +176,5 @@ def test_the_schedule_rises_to_one_and_falls_to_zero():
     assert max(values) == values[9] == values[10] == 1.0
     assert values[55] == 0.5
     assert values[100] == 0.0
-    assert [constant(step) for step in (0, 5, 99)] == [1.0, 1.0, 1.0]
-    assert constant(4, warmup_steps=10) == 0.5
+    assert [constant(step, 0, 100) for step in (0, 5, 99)] == [1.0, 1.0, 1.0]
+    assert constant(4, 10, 100) == 0.5
