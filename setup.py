@@ -19,6 +19,7 @@ setup(
         "tokenizers>=0.20",      # WordPiece
         "safetensors>=0.4.3",    # weights without pickle
         "requests>=2.31",        # the hub
+        "filelock>=3.12",        # one download at a time
         "tqdm>=4.66",            # progress bars
         "matplotlib>=3.8",       # figures of report.html
     ],

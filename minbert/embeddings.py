@@ -6,6 +6,15 @@ import torch
 from torch import nn
 
 
+class Embedding(nn.Embedding):
+    """nn.Embedding, without drawing weights that have no memory yet: on the meta device, where a checkpoint's shapes
+    are built, that would make torch import its compiler, for seconds."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class BertEmbeddings(nn.Module):
     """E = dropout(LayerNorm(W_token[id] + W_position[position] + W_segment[type])) (Devlin et al. 2018, Fig. 2).
 
@@ -15,9 +24,9 @@ class BertEmbeddings(nn.Module):
     def __init__(self, vocab_size: int, hidden_size: int, max_positions: int, type_vocab_size: int,
                  layer_norm_eps: float, dropout: float) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocab_size, hidden_size)
-        self.position_embeddings = nn.Embedding(max_positions, hidden_size)
-        self.token_type_embeddings = nn.Embedding(type_vocab_size, hidden_size)
+        self.word_embeddings = Embedding(vocab_size, hidden_size)
+        self.position_embeddings = Embedding(max_positions, hidden_size)
+        self.token_type_embeddings = Embedding(type_vocab_size, hidden_size)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
 

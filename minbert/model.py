@@ -78,7 +78,8 @@ class BertModel(nn.Module):
                       config.layer_norm_eps, config.hidden_dropout_prob, config.attention_probs_dropout_prob)
             for _ in range(config.num_hidden_layers))
         self.pooler_dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.init_weights(self)
+        if not self.pooler_dense.weight.is_meta:
+            self.init_weights(self)
 
     def init_weights(self, part: nn.Module) -> None:
         """Draws the weights of the model, or of a part of it, anew (Devlin et al. 2018's own initialisation)."""

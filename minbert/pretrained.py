@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from . import hub
 from .config import BertConfig
@@ -93,17 +94,21 @@ def load(model_class: type[BertModel], name_or_folder: str | Path) -> BertModel:
         model = model_class(config)
     with open_weights(path) as readers:
         sources = match(dict(model.named_parameters()), readers, path)
-        model.to_empty(device="cpu")  # after all names and shapes were found right
-        for name, parameter in model.named_parameters():
-            if name not in sources:
-                continue
-            for rows, tensor in zip(parameter.data.chunk(len(sources[name])), sources[name], strict=True):
-                rows.copy_(tensor)  # from the mapped file, and from fp16 or bf16 where it is so stored
-    if any(name not in sources for name in OPTIONAL):
+        for name, tensors in sources.items():  # memory is taken here, after all names and shapes were found right
+            _fill(model, name, torch.cat(tensors).float())  # copied from the mapped file; fp16 and bf16 become fp32
+    missing = [name for name in OPTIONAL if name not in sources]
+    if missing:
+        for name in missing:
+            _fill(model, name, torch.empty(model.get_parameter(name).shape))
         model.init_weights(model.pooler_dense)
         warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until they are trained; "
                       "last_hidden_state is the checkpoint's own", stacklevel=3)
     return model
+
+
+def _fill(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    module, _, parameter = name.rpartition(".")
+    setattr(model.get_submodule(module), parameter, nn.Parameter(value))
 
 
 def match(parameters: dict[str, torch.Tensor], readers: Readers, path: Path) -> dict[str, list[torch.Tensor]]:
