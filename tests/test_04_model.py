@@ -9,33 +9,13 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import gradients_by_their_name, reference
 
 from minbert import BertConfig, BertModel
 from minbert.attention import attention
-from minbert.pretrained import file_names
 
 SENTENCES = ["A gorgeous, witty, seductive movie.", "No.", "It is , by conventional measures , rather less than that ."]
 SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a second time?", "Yes."]
-
-
-def reference(ours: BertModel) -> transformers.BertModel:
-    """transformers' model with our weights, carried over name by name."""
-    config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
-    theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
-    state = theirs.state_dict()
-    for name, value in ours.named_parameters():
-        names = file_names(name)
-        for their_name, rows in zip(names, value.detach().chunk(len(names)), strict=True):
-            state[their_name].copy_(rows)
-    return theirs
-
-
-def gradients_by_their_name(ours: BertModel) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, value in ours.named_parameters():
-        names = file_names(name)
-        found.update(zip(names, value.grad.chunk(len(names)), strict=True))
-    return found
 
 
 def scalar_loss(out, mask: torch.Tensor) -> torch.Tensor:
@@ -79,7 +59,8 @@ def test_random_shapes_agree_in_double_precision(data):
     config = BertConfig(
         vocab_size=data.draw(st.integers(5, 60)), hidden_size=heads * data.draw(st.sampled_from([2, 4, 6])),
         num_hidden_layers=data.draw(st.integers(1, 4)), num_attention_heads=heads,
-        intermediate_size=data.draw(st.integers(1, 33)), hidden_act=data.draw(st.sampled_from(["gelu", "gelu_new", "relu"])),
+        intermediate_size=data.draw(st.integers(1, 33)),
+        hidden_act=data.draw(st.sampled_from(["gelu", "gelu_new", "relu"])),
         max_position_embeddings=data.draw(st.integers(8, 24)), type_vocab_size=data.draw(st.integers(1, 3)),
         layer_norm_eps=data.draw(st.sampled_from([1e-12, 1e-5])), initializer_range=0.2)
     torch.manual_seed(data.draw(st.integers(0, 2**31)))

@@ -12,12 +12,11 @@ import weakref
 
 import pytest
 import torch
-import transformers
+from oracle import reference
 from torch.nn import functional as F
 
 from heads import ARCHITECTURES, TwoLayerHead
 from minbert import BertConfig, BertModel, BertTokenizer
-from minbert.pretrained import file_names
 from multitask import MultitaskBert
 from multitask.data import Example
 from multitask.tasks import PARA, SST, STS, TASKS
@@ -157,11 +156,7 @@ def test_a_step_is_what_a_naive_implementation_does(arch, clip):
 def test_ten_steps_are_those_of_transformers_on_padded_batches_with_eq_1(arch):
     """Another encoder, padded batches, one backward of the summed loss: nothing shared but heads and AdamW."""
     ours = without_head_dropout(build(arch))
-    theirs = transformers.BertModel(transformers.BertConfig(**ours.encoder.config.to_dict()))
-    for name, value in ours.encoder.named_parameters():
-        names = file_names(name)
-        for their_name, rows in zip(names, value.detach().chunk(len(names)), strict=True):
-            theirs.state_dict()[their_name].copy_(rows)
+    theirs = reference(ours.encoder)
     heads = copy.deepcopy(ours.heads)
     optimizer = AdamW([*theirs.parameters(), *heads.parameters()], lr=1e-3)
     trainer = SurgeryTrainer(ours, "sum", lr=1e-3)
