@@ -12,6 +12,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from heads import ARCHITECTURES
 from multitask import run as main_job
@@ -24,8 +25,15 @@ SAMPLE_DEFAULTS = {"epochs": 5, "lr": 1e-3}
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train_multitask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--arch", choices=ARCHITECTURES, default="concatB",
@@ -46,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; 1e-3 on the sample)")
     add("--batch-size", type=int, default=16, metavar="N", help="examples of each task a step, wrap (default: 16)")
-    add("--batch-sizes", type=parse_batch_sizes, default={}, metavar="sst=1,para=24,sts=1",
+    add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task a step, bd (default: by the paper's Eq. 6)")
     add("--warmup", type=float, default=0.0, metavar="SHARE", help="share of steps for linear warm-up (default: 0)")
     add("--schedule", choices=SCHEDULES, default="constant", help="learning rate afterwards (default: constant)")
@@ -73,6 +81,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         "model": main_job.DEFAULT_MODEL, **PAPER_DEFAULTS}
     given = {name: value for name, value in vars(arguments).items()
              if name not in ("nli", "fl", "out", "resume", "data") and value is not None}
+    if arguments.batch_sizes is not None:
+        given["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
     return Settings(**{**defaults, **given, "data": data})
 
 

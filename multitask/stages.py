@@ -89,33 +89,37 @@ class GradientSurgeryStage:
         self.run.log.rewind(saved.values["log"])
 
     def _train_epoch(self) -> None:
-        settings, schedule = self.run.settings, SCHEDULES[self.run.settings.schedule]
-        warmup_steps = round(settings.warmup * self.total_steps)
         self.epoch += 1
         self.sampler.start_epoch()
         self.run.model.train()
+        epochs = math.ceil(self.total_steps / self.sampler.steps_per_epoch)
         steps = min(self.sampler.steps_per_epoch, self.total_steps - self.steps)
         smooth: dict[str, float] = {}
-        with tqdm(total=steps, desc=f"epoch {self.epoch}/{settings.epochs}", unit="step") as bar:
+        with tqdm(total=steps, desc=f"epoch {self.epoch}/{epochs}", unit="step") as bar:
             for _ in range(steps):
-                started = time.perf_counter()
-                indices = self.sampler.next_step()
-                batches = {name: self.run.tokens[name]["train"].batch(rows) for name, rows in indices.items()}
-                lr_scale = schedule(self.steps, warmup_steps, self.total_steps)
-                try:
-                    result = self.trainer.step(batches, lr_scale)
-                except FloatingPointError as error:
-                    ids = {name: [self.run.dataset[name]["train"][row].id for row in rows]
-                           for name, rows in indices.items()}
-                    raise FloatingPointError(f"step {self.steps + 1}: {error}; its examples are {ids}") from None
-                self.steps += 1
-                seconds = time.perf_counter() - started
-                examples = sum(len(rows) for rows in indices.values())
-                self._log_step(result, seconds, examples, lr_scale)
-                smooth = {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in result.losses.items()}
+                losses, examples_per_second = self._train_step()
+                smooth = {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in losses.items()}
                 bar.set_postfix_str(" ".join(f"{name} {loss:.3f}" for name, loss in smooth.items())
-                                    + f", {examples / seconds:.0f} ex/s", refresh=False)
+                                    + f", {examples_per_second:.0f} ex/s", refresh=False)
                 bar.update()
+
+    def _train_step(self) -> tuple[dict[str, float], float]:
+        """One step, logged: the tasks' losses, and examples a second."""
+        settings, started = self.run.settings, time.perf_counter()
+        indices = self.sampler.next_step()
+        batches = {name: self.run.tokens[name]["train"].batch(rows) for name, rows in indices.items()}
+        lr_scale = SCHEDULES[settings.schedule](self.steps, round(settings.warmup * self.total_steps),
+                                                self.total_steps)
+        try:
+            result = self.trainer.step(batches, lr_scale)
+        except FloatingPointError as error:
+            ids = {name: [self.run.dataset[name]["train"][row].id for row in rows] for name, rows in indices.items()}
+            raise FloatingPointError(f"step {self.steps + 1}: {error}; its examples are {ids}") from None
+        self.steps += 1
+        seconds = time.perf_counter() - started
+        examples = sum(len(rows) for rows in indices.values())
+        self._log_step(result, seconds, examples, lr_scale)
+        return result.losses, examples / seconds
 
     def _log_step(self, result: StepResult, seconds: float, examples: int, lr_scale: float) -> None:
         names = list(TASKS)

@@ -231,7 +231,9 @@ def refused(capsys, *arguments) -> str:
         status = error.code
     assert status == 2
     assert sorted(Path.cwd().rglob("*")) == before
-    return capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
 
 
 def test_unknown_and_unusable_flags_end_with_status_2(capsys):
@@ -256,7 +258,6 @@ def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, smal
     Path("half/sts-dev.csv").write_text("\n".join(lines))
     message = refused(capsys, "--data", "half", "--model", "scratch")
     assert "sts-dev.csv, line 5: similarity is '5.5', expected a number from 0 to 5" in message
-    assert message.count("\n") == 1
 
 
 def test_a_model_that_is_none_ends_with_status_2(capsys, small_data):
