@@ -20,9 +20,10 @@ from multitask.device import DEVICES, PRECISIONS
 from multitask.settings import GS_CHOICES, Settings, parse_batch_sizes
 from optim import SCHEDULES, SURGERY
 
-# Where the paper's rate and length do not fit: a small random encoder on the small sample.
-SAMPLE_DEFAULTS = {"epochs": 5, "lr": 1e-3}
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
+# The sample is small: fewer epochs, larger steps, and larger still where the encoder starts from random weights.
+SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
+SCRATCH_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-4}
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
     add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
-    add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; 1e-3 on the sample)")
+    add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
     add("--batch-size", type=int, default=16, metavar="N", help="examples of each task a step, wrap (default: 16)")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task a step, bd (default: by the paper's Eq. 6)")
@@ -76,14 +77,16 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         flag = "--nli" if arguments.nli else "--fl" if arguments.fl else "--gs none"
         raise ValueError(f"{flag}: this stage is not built yet; leave it out")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
-    on_sample = data is None
-    defaults = {"model": main_job.SCRATCH, **SAMPLE_DEFAULTS} if on_sample else {
-        "model": main_job.DEFAULT_MODEL, **PAPER_DEFAULTS}
+    model = arguments.model or (main_job.SCRATCH if data is None else main_job.DEFAULT_MODEL)
+    if data is not None:
+        defaults = PAPER_DEFAULTS
+    else:
+        defaults = SCRATCH_ON_SAMPLE_DEFAULTS if model == main_job.SCRATCH else SAMPLE_DEFAULTS
     given = {name: value for name, value in vars(arguments).items()
              if name not in ("nli", "fl", "out", "resume", "data") and value is not None}
     if arguments.batch_sizes is not None:
         given["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
-    return Settings(**{**defaults, **given, "data": data})
+    return Settings(**{**defaults, **given, "data": data, "model": model})
 
 
 def prepare(arguments: argparse.Namespace, argv: list[str]) -> main_job.Run | None:

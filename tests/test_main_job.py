@@ -292,7 +292,8 @@ def test_real_data_take_the_papers_defaults(small_data):
     assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
     assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
     on_sample = train_multitask.settings_of(parse([]))
-    assert (on_sample.data, on_sample.model) == (None, "scratch")
+    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "scratch", 5e-4, 5)
+    assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
     assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
 
 
