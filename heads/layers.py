@@ -1,4 +1,8 @@
-"""From a sentence embedding to a task's raw outputs."""
+"""From a sentence embedding to a task's raw outputs.
+
+Linear layers start as nn.Linear does, not as BERT's own layers do: with N(0, 0.02²) a head passes so little gradient
+that sentiment, whose gradient is the smallest, is learnt much later (docs/log.md).
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,12 @@ class OneLayerHead(nn.Sequential):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         """`hidden` is taken so that every head is built alike; one layer has no use for it."""
-        super().__init__(nn.Dropout(FIRST_DROPOUT), _linear(inputs, outputs))
+        super().__init__(nn.Dropout(FIRST_DROPOUT), nn.Linear(inputs, outputs))
 
 
 class TwoLayerHead(nn.Sequential):
     """dropout 0.3 → linear → LeakyReLU → dropout 0.45 → linear: (batch, inputs) → (batch, outputs) (Figure 2b)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        super().__init__(nn.Dropout(FIRST_DROPOUT), _linear(inputs, hidden), nn.LeakyReLU(),
-                         nn.Dropout(SECOND_DROPOUT), _linear(hidden, outputs))
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """BERT's own initialisation: N(0, 0.02²), bias 0."""
-    linear = nn.Linear(inputs, outputs)
-    nn.init.normal_(linear.weight, std=0.02)
-    nn.init.zeros_(linear.bias)
-    return linear
+        super().__init__(nn.Dropout(FIRST_DROPOUT), nn.Linear(inputs, hidden), nn.LeakyReLU(),
+                         nn.Dropout(SECOND_DROPOUT), nn.Linear(hidden, outputs))
