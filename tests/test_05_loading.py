@@ -381,19 +381,20 @@ def word_pieces(real_checkpoint, tmp_path_factory):
 
 
 def test_every_sentence_of_the_course_files_gets_the_references_ids(course_data, real_checkpoint, real_tokenizer):
-    """SST, Quora and STS, all splits: ids and token types, pairs as pairs."""
+    """SST, Quora, STS and MultiNLI, all splits: ids and token types, pairs as pairs."""
     from multitask.data import load_dataset
 
     theirs = transformers.BertTokenizerFast.from_pretrained(real_checkpoint)
     with pytest.warns(UserWarning, match="left out 2 rows"):
         dataset = load_dataset(course_data)
-    compared = 0
-    for splits in dataset.values():
-        for examples in splits.values():
-            texts = list(zip(*(example.sentences for example in examples), strict=True))
-            expected = theirs(*map(list, texts))
-            ours = real_tokenizer.encode(*texts)
-            assert [encoding.ids for encoding in ours] == expected["input_ids"]
-            assert [encoding.type_ids for encoding in ours] == expected["token_type_ids"]
-            compared += len(ours)
-    assert compared > 80_000
+    files = [[example.sentences for example in examples] for splits in dataset.values() for examples in splits.values()]
+    for path in sorted(course_data.glob("multinli/*.jsonl")):
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        files.append([(row["sentence1"], row["sentence2"]) for row in rows])
+    for sentences in files:
+        columns = [list(column) for column in zip(*sentences, strict=True)]
+        expected = theirs(*columns)
+        ours = real_tokenizer.encode(*columns)
+        assert [encoding.ids for encoding in ours] == expected["input_ids"]
+        assert [encoding.type_ids for encoding in ours] == expected["token_type_ids"]
+    assert sum(map(len, files)) > 80_000
