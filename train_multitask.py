@@ -16,8 +16,10 @@ from typing import NoReturn
 
 from heads import ARCHITECTURES
 from multitask import run as main_job
+from multitask.checkpoint import numbered
 from multitask.device import DEVICES, PRECISIONS
 from multitask.settings import GS_CHOICES, Settings, parse_batch_sizes
+from multitask.stages import GradientSurgeryStage
 from optim import SCHEDULES, SURGERY
 
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
@@ -54,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
-    add("--batch-size", type=int, default=16, metavar="N", help="examples of each task a step, wrap (default: 16)")
+    add("--batch-size", type=int, metavar="N", help="examples of each task a step, wrap (default: 16)")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task a step, bd (default: by the paper's Eq. 6)")
     add("--warmup", type=float, default=0.0, metavar="SHARE", help="share of steps for linear warm-up (default: 0)")
@@ -76,6 +78,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.nli or arguments.fl or arguments.gs == "none":
         flag = "--nli" if arguments.nli else "--fl" if arguments.fl else "--gs none"
         raise ValueError(f"{flag}: this stage is not built yet; leave it out")
+    for flag, value, scheme in (("--batch-size", arguments.batch_size, "wrap"),
+                                ("--batch-sizes", arguments.batch_sizes, "bd")):
+        if value is not None and arguments.gs != scheme:
+            raise ValueError(f"{flag} is for --gs {scheme}, not for --gs {arguments.gs}")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
     model = arguments.model or (main_job.SCRATCH if data is None else main_job.DEFAULT_MODEL)
     if data is not None:
@@ -89,16 +95,16 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return Settings(**{**defaults, **given, "data": data, "model": model})
 
 
-def prepare(arguments: argparse.Namespace, argv: list[str]) -> main_job.Run | None:
+def prepare(arguments: argparse.Namespace, argv: list[str]) -> GradientSurgeryStage | None:
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return main_job.start(settings_of(arguments), arguments.out)
     if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
         raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
-    run = main_job.resume(Path(arguments.resume))
-    if run is None:
+    stage = main_job.resume(Path(arguments.resume))
+    if stage is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
-    return run
+    return stage
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,27 +113,37 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = build_parser().parse_args(argv)
     try:
-        run = prepare(arguments, argv)
+        stage = prepare(arguments, argv)
     except (ValueError, OSError) as error:
-        print(f"train_multitask.py: {error}", file=sys.stderr)
-        return 2
-    if run is None:
-        return 0
-    try:
-        main_job.execute(run)
+        return failed(error, 2)
     except KeyboardInterrupt:
-        go_on = f"python train_multitask.py --resume {run.folder}"
-        print(f"\ninterrupted; after the first epoch a run goes on with: {go_on}", file=sys.stderr)
-        return 130
+        return failed("interrupted before training began", 130)
+    return 0 if stage is None else train(stage)
+
+
+def train(stage: GradientSurgeryStage) -> int:
+    """Runs to the end and says where the results are; returns the exit status."""
+    folder = stage.run.folder
+    try:
+        main_job.execute(stage)
+    except KeyboardInterrupt:
+        if numbered(folder):
+            return failed(f"interrupted; go on with: python train_multitask.py --resume {folder}", 130)
+        return failed("interrupted before the first checkpoint, which comes after the first epoch; start again", 130)
     except (FloatingPointError, OSError) as error:
-        print(f"train_multitask.py: {error}", file=sys.stderr)
-        return 1
+        return failed(error, 1)
     finally:
-        run.log.close()
-    print(f"report: {run.folder / main_job.REPORT_FILE}\n"
-          f"hand in: {run.folder / main_job.PREDICTIONS_FOLDER}\n"
-          f"try it: python -m multitask.predict {run.folder} --task sst \"A film worth seeing twice.\"")
+        stage.run.log.close()
+    print(f"report: {folder / main_job.REPORT_FILE}\n"
+          f"hand in: {folder / main_job.PREDICTIONS_FOLDER}\n"
+          f"try it: python -m multitask.predict {folder} --task sst \"A film worth seeing twice.\"")
     return 0
+
+
+def failed(reason: object, status: int) -> int:
+    """One line on stderr."""
+    print(f"train_multitask.py: {reason}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

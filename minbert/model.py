@@ -90,14 +90,15 @@ class BertModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path) -> BertModel:
-        """Reads config.json and model.safetensors in HuggingFace's layout; returns the model in eval mode.
+    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertModel:
+        """Reads config.json and the weights, in any form of minbert/weights.py; returns the model in eval mode.
 
-        name_or_folder: a folder, or a name on the hub, looked up and fetched as minbert/hub.py says.
+        name_or_folder: a folder, or a name on the hub, looked up and fetched as minbert/hub.py says. revision: a
+        branch, tag or commit of that name.
         Strict both ways: every tensor of the file is used or on the ignore list, every parameter is filled exactly
         once, all shapes agree. Raises OSError (FileNotFoundError, HubError) or ValueError, naming file and tensor.
         """
-        return pretrained.load(cls, name_or_folder).eval()
+        return pretrained.load(cls, name_or_folder, revision).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors, which transformers.AutoModel opens with the same outputs."""
@@ -148,8 +149,12 @@ class BertModel(nn.Module):
 
         pooling: "mean" over a sentence's tokens, "cls", the last hidden state of [CLS], or "pooler", pooler_output.
         Sentences of like length go together, without dropout and gradients; the model's mode is kept. What is longer
-        than max_position_embeddings is truncated. Raises ValueError for another pooling, or one string for a list.
+        than max_position_embeddings is truncated. Raises ValueError for another pooling, one string for a list, or a
+        tokenizer that knows more pieces than the model.
         """
+        if tokenizer.vocab_size > self.config.vocab_size:
+            raise ValueError(f"the tokenizer knows {tokenizer.vocab_size} pieces, the model {self.config.vocab_size}: "
+                             "they do not belong together")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
         encodings = tokenizer.encode(sentences, max_length=self.config.max_position_embeddings)
@@ -157,22 +162,26 @@ class BertModel(nn.Module):
         vectors = torch.empty(len(encodings), self.config.hidden_size)
         device, was_training = self.pooler_dense.weight.device, self.training
         self.eval()
-        with tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False) as bar:
-            for start in range(0, len(order), batch_size):
-                indices = order[start:start + batch_size]
-                ids, types, packing = pack([np.array(encodings[index].ids) for index in indices],
-                                           [np.array(encodings[index].type_ids) for index in indices])
-                packing = packing.to(device)
-                row = self.encode_packed(ids.to(device), types.to(device), packing)
-                vectors[indices] = POOLINGS[pooling](self, row, packing).float().cpu()
-                bar.update(len(indices))
-        self.train(was_training)
+        try:
+            with tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False) as bar:
+                for start in range(0, len(order), batch_size):
+                    indices = order[start:start + batch_size]
+                    ids, types, packing = pack([np.array(encodings[index].ids) for index in indices],
+                                               [np.array(encodings[index].type_ids) for index in indices])
+                    packing = packing.to(device)
+                    row = self.encode_packed(ids.to(device), types.to(device), packing)
+                    vectors[indices] = POOLINGS[pooling](self, row, packing).float().cpu()
+                    bar.update(len(indices))
+        finally:
+            self.train(was_training)
         return vectors
 
     def _check_inputs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                       token_type_ids: torch.Tensor) -> None:
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be (batch, seq), got shape {tuple(input_ids.shape)}")
+        if not input_ids.numel():
+            raise ValueError(f"an empty batch of shape {tuple(input_ids.shape)}: give at least one sentence")
         for name, tensor in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
             if tensor.shape != input_ids.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, input_ids {tuple(input_ids.shape)}: "
@@ -180,7 +189,7 @@ class BertModel(nn.Module):
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"sequences of {input_ids.shape[1]} tokens, but max_position_embeddings is "
                              f"{self.config.max_position_embeddings}: truncate with the tokenizer's max_length")
-        if input_ids.device.type != "cpu" or not input_ids.numel():
+        if input_ids.device.type != "cpu":
             return  # looking at values would make an accelerator wait
         for name, ids, size in (("input_ids", input_ids, self.config.vocab_size),
                                 ("token_type_ids", token_type_ids, self.config.type_vocab_size)):

@@ -1,4 +1,4 @@
-"""Sentences of unequal length in one row of real tokens, so that no padding is computed.
+"""Sentences of unequal length in one row of real tokens, so that no padding is computed outside attention.
 
 Of a padded batch of 16 random sentences about half the positions are padding. Linear layers, LayerNorm, GELU
 and dropout look at one token at a time, so they run on a row that holds the real tokens only:

@@ -66,7 +66,7 @@ IGNORED = [
     r"(classifier|qa_outputs)\..*",     # heads of transformers' fine-tuned models
 ]
 
-# What a checkpoint may lack: masked-language models are saved without a pooler.
+# What a checkpoint may lack, all together: masked-language models are saved without a pooler.
 OPTIONAL = ("pooler_dense.weight", "pooler_dense.bias")
 
 
@@ -83,9 +83,9 @@ def file_names(parameter: str) -> list[str]:
     return [name.format(layer) for name in RENAMES[parameter.replace(f".{layer}.", ".{}.", 1)]]
 
 
-def load(model_class: type[BertModel], name_or_folder: str | Path) -> BertModel:
+def load(model_class: type[BertModel], name_or_folder: str | Path, revision: str) -> BertModel:
     """Builds the model that config.json describes and fills it from the weights beside it."""
-    folder = hub.resolve(name_or_folder)
+    folder = hub.resolve(name_or_folder, revision)
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: {CONFIG_FILE} is missing")
     config = BertConfig.from_file(folder / CONFIG_FILE)
@@ -96,9 +96,8 @@ def load(model_class: type[BertModel], name_or_folder: str | Path) -> BertModel:
         sources = match(dict(model.named_parameters()), readers, path)
         for name, tensors in sources.items():  # memory is taken here, after all names and shapes were found right
             _fill(model, name, torch.cat(tensors).float())  # copied from the mapped file; fp16 and bf16 become fp32
-    missing = [name for name in OPTIONAL if name not in sources]
-    if missing:
-        for name in missing:
+    if OPTIONAL[0] not in sources:
+        for name in OPTIONAL:
             _fill(model, name, torch.empty(model.get_parameter(name).shape))
         model.init_weights(model.pooler_dense)
         warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until they are trained; "
@@ -117,8 +116,8 @@ def match(parameters: dict[str, torch.Tensor], readers: Readers, path: Path) -> 
     Raises ValueError, naming file and tensor, for one that is missing, unknown, or of another shape or kind.
     """
     wanted = {parameter: file_names(parameter) for parameter in parameters}
-    for parameter in OPTIONAL:
-        if not any(name in readers for name in wanted[parameter]):
+    if not any(name in readers for parameter in OPTIONAL for name in wanted[parameter]):
+        for parameter in OPTIONAL:
             del wanted[parameter]
     _check_names(set(readers), [name for names in wanted.values() for name in names], path)
     sources = {}

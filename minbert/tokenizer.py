@@ -41,12 +41,13 @@ class BertTokenizer:
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path) -> BertTokenizer:
-        """Reads tokenizer.json, else vocab.txt (with do_lower_case from tokenizer_config.json, default true).
+    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertTokenizer:
+        """Reads tokenizer.json, else vocab.txt with tokenizer_config.json's do_lower_case (default: true),
+        strip_accents (default: as do_lower_case) and tokenize_chinese_chars (default: true).
 
-        name_or_folder: as for BertModel.from_pretrained.
+        name_or_folder, revision: as for BertModel.from_pretrained.
         """
-        folder = hub.resolve(name_or_folder)
+        folder = hub.resolve(name_or_folder, revision)
         if (folder / "tokenizer.json").is_file():
             path = folder / "tokenizer.json"
             try:
@@ -55,35 +56,38 @@ class BertTokenizer:
                 raise ValueError(f"{path}: {error}") from None
         if (folder / "vocab.txt").is_file():
             path = folder / "tokenizer_config.json"
-            lowercase = True
+            config: dict = {}
             if path.is_file():
                 try:
-                    lowercase = bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
-                except (ValueError, AttributeError) as error:
+                    config = dict(json.loads(path.read_text(encoding="utf-8")))
+                except (ValueError, TypeError) as error:
                     raise ValueError(f"{path} is not a JSON object ({error})") from None
-            return cls.from_vocabulary(folder / "vocab.txt", lowercase)
+            return cls.from_vocabulary(folder / "vocab.txt", config.get("do_lower_case", True),
+                                       config.get("strip_accents"), config.get("tokenize_chinese_chars", True))
         raise FileNotFoundError(f"{folder} has no vocabulary: expected tokenizer.json or vocab.txt")
 
     @classmethod
-    def from_vocabulary(cls, path: str | Path, lowercase: bool = True) -> BertTokenizer:
-        """Reads vocab.txt: one piece a line, its line number is its id."""
+    def from_vocabulary(cls, path: str | Path, lowercase: bool = True, strip_accents: bool | None = None,
+                        split_chinese: bool = True) -> BertTokenizer:
+        """Reads vocab.txt: one piece a line, its line number is its id. strip_accents: None is as `lowercase`."""
         path = Path(path)
         try:
             pieces = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error})") from None
-        vocabulary = {piece.rstrip("\r"): number for number, piece in enumerate(pieces) if piece}
+        vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
         try:
-            return cls(_word_piece(vocabulary, lowercase))
+            return cls(_word_piece(vocabulary, lowercase, strip_accents, split_chinese))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool = True) -> BertTokenizer:
-        """Learns a WordPiece vocabulary of at most `vocab_size` pieces; the same texts give the same vocabulary.
+        """Learns a WordPiece vocabulary of at most `vocab_size` pieces, or of the alphabet, if that is larger.
 
-        The trainer numbers the pieces ##a, ##b, … as it meets them in a hash table, whose order changes from run to
-        run, and breaks ties by number. So they are handed to it in order, as if they were special tokens.
+        The same texts give the same vocabulary. The trainer numbers the pieces ##a, ##b, … as it meets them in a hash
+        table, whose order changes from run to run, and breaks ties by number; so they are handed to it in order, as if
+        they were special tokens.
         """
         tokenizer = _word_piece({}, lowercase)
         words = (word for text in texts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
@@ -104,6 +108,9 @@ class BertTokenizer:
 
         max_length counts [CLS] and [SEP]; what is longer loses tokens from the longer sentence first.
         """
+        special = 2 if pairs is None else 3
+        if max_length is not None and max_length < special:
+            raise ValueError(f"max_length is {max_length}, but [CLS] and [SEP] alone take {special}")
         if isinstance(sentences, str) or isinstance(pairs, str):
             raise ValueError("expected a list of sentences, got one string: put it in a list")
         if pairs is not None and len(pairs) != len(sentences):
@@ -144,16 +151,21 @@ class BertTokenizer:
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         with replacing(folder / "vocab.txt") as partial:
             partial.write_text("\n".join(pieces) + "\n", encoding="utf-8")
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase}
+        normalizer = self._tokenizer.normalizer
+        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase,
+                  "strip_accents": getattr(normalizer, "strip_accents", None),
+                  "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True)}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
         with replacing(folder / "tokenizer_config.json") as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _word_piece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+def _word_piece(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None,
+                split_chinese: bool = True) -> Tokenizer:
     """BERT's own pipeline: clean, split at spaces and punctuation, longest piece first, add [CLS] and [SEP]."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)  # strips accents where it lowercases
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents,
+                                          handle_chinese_chars=split_chinese)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])

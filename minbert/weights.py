@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -110,12 +111,15 @@ def _open_safetensors(file: Path, stack: ExitStack) -> Readers:
 def _open_pickled(file: Path) -> Readers:
     """Never anything but weights_only, which knows tensors and containers and runs nothing of the file's own."""
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except Exception as error:  # whatever a broken or hostile pickle makes torch raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is refused: it is damaged or wants to run code of its own ({reason}); "
                          f"take a checkpoint that comes as {SINGLE_FILE}") from None
     if not isinstance(loaded, dict):
         raise ValueError(f"{file} must hold named tensors, found {type(loaded).__name__}")
-    return {name: partial(loaded.__getitem__, name) for name, value in loaded.items()
-            if isinstance(value, torch.Tensor)}
+    for name, value in loaded.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{file} must hold named tensors only, but {name!r} is a {type(value).__name__}: is it a "
+                             "training checkpoint? save the model's state_dict alone")
+    return {name: partial(loaded.__getitem__, name) for name in loaded}

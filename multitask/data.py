@@ -7,7 +7,9 @@ column and any further one do no harm.
 from __future__ import annotations
 
 import csv
+import hashlib
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,15 @@ class Example:
 Dataset = dict[str, dict[str, list[Example]]]
 
 
+def fingerprint(dataset: Dataset) -> str:
+    """A sha256 over the training examples, ids, sentences and labels, in order: whose indices a checkpoint holds."""
+    digest = hashlib.sha256()
+    for name, splits in dataset.items():
+        for example in splits["train"]:
+            digest.update(repr((name, example.id, example.sentences, example.label)).encode())
+    return digest.hexdigest()
+
+
 def file_of(folder: Path, task: Task, split: str) -> Path:
     return folder / f"{task.file}-{split}.csv"
 
@@ -50,8 +61,8 @@ def load_dataset(folder: str | Path) -> Dataset:
         raise FileNotFoundError(f"--data {folder}: there is no such folder")
     missing = missing_files(folder)
     if missing:
-        raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of 6 train and dev files are): "
-                                "--data takes a folder with the course's files")
+        raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of {2 * len(TASKS)} train and dev files "
+                                "are): --data takes a folder with the course's files")
     dataset: Dataset = {}
     for name, task in TASKS.items():
         dataset[name] = {split: read_examples(file_of(folder, task, split), task) for split in REQUIRED_SPLITS}
@@ -66,24 +77,18 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> list[E
 
     Raises ValueError naming file and line for a missing column, a short row, an unusable label, or no rows at all.
     """
-    path = Path(path)
     columns = ["id", *task.text_columns, *([task.label_column] if labelled else [])]
     examples, blank = [], 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
+    for line, row in read_rows(Path(path), columns):
+        text = row[task.label_column].strip() if labelled else ""
         try:
-            _check_header(reader.fieldnames, columns, path)
-            for row in reader:
-                example = _example(row, columns, task, labelled, f"{path}, line {reader.line_num}")
-                if labelled and example.label is None:
-                    blank += 1
-                else:
-                    examples.append(example)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}); "
-                             "save the file as UTF-8") from None
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+            label = task.parse_label(text) if text else None
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {task.label_column} is {text!r}, {error}") from None
+        if labelled and label is None:
+            blank += 1
+        else:
+            examples.append(Example(row["id"], tuple(row[column] for column in task.text_columns), label))
     if blank:
         warnings.warn(f"{path}: left out {blank} rows with a blank {task.label_column}", stacklevel=2)
     if not examples:
@@ -91,7 +96,32 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> list[E
     return examples
 
 
-def _check_header(header: list[str] | None, columns: list[str], path: Path) -> None:
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields line number and row, as column → field, of a tab-separated file with a header that has these columns.
+
+    Raises ValueError naming file and line for a missing column, a row with too few or too many fields, or no text.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        try:
+            _check_header(reader.fieldnames, columns, path)
+            for row in reader:
+                if None in row:
+                    raise ValueError(f"{path}, line {reader.line_num}: more fields than the header has; is a tab or a "
+                                     "quotation mark amiss?")
+                short = [column for column in columns if row[column] is None]
+                if short:
+                    raise ValueError(f"{path}, line {reader.line_num}: no field for column {short[0]!r}; is a tab or a "
+                                     "quotation mark amiss?")
+                yield reader.line_num, row
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}); "
+                             "save the file as UTF-8") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _check_header(header: Sequence[str] | None, columns: Sequence[str], path: Path) -> None:
     if header is None:
         raise ValueError(f"{path} is empty: expected a header with the columns {', '.join(columns)}")
     missing = [column for column in columns if column not in header]
@@ -99,17 +129,3 @@ def _check_header(header: list[str] | None, columns: list[str], path: Path) -> N
         found = ", ".join(repr(name) for name in header)
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; expected tab-separated columns "
                          f"{', '.join(columns)}, found {found}")
-
-
-def _example(row: dict, columns: list[str], task: Task, labelled: bool, where: str) -> Example:
-    if row.get(None):
-        raise ValueError(f"{where}: more fields than the header has; is a tab or a quotation mark amiss?")
-    short = [column for column in columns if row[column] is None]
-    if short:
-        raise ValueError(f"{where}: no field for column {short[0]!r}; is a tab or a quotation mark amiss?")
-    label = row[task.label_column].strip() if labelled else ""
-    try:
-        value = task.parse_label(label) if label else None
-    except ValueError as error:
-        raise ValueError(f"{where}: {task.label_column} is {label!r}, {error}") from None
-    return Example(row["id"], tuple(row[column] for column in task.text_columns), value)

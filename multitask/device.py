@@ -11,10 +11,10 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
+    """auto: CUDA, else the CPU; Apple's MPS is untested and only taken by name. ValueError for what is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, present in there.items() if present)
+        name = "cuda" if there["cuda"] else "cpu"
     if not there[name]:
         raise ValueError(f"--device {name}: torch sees no such device here; use --device cpu")
     return torch.device(name)
@@ -24,7 +24,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     """auto: bf16 on a CUDA device that has it in hardware, fp32 elsewhere."""
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    in_hardware = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and newer
+    return "bf16" if in_hardware else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from tqdm import tqdm
+
+from minbert.pretrained import replacing
 
 from . import metrics
 from .batching import TokenizedExamples
@@ -29,11 +30,13 @@ def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples)
     was_training = model.training
     model.eval()
     logits = torch.empty(len(examples), TASKS[task].outputs)
-    with tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1) as bar:
-        for indices in examples.by_length(EVALUATION_BATCH):
-            logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
-            bar.update(len(indices))
-    model.train(was_training)
+    try:
+        with tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1) as bar:
+            for indices in examples.by_length(EVALUATION_BATCH):
+                logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
+                bar.update(len(indices))
+    finally:
+        model.train(was_training)
     return logits
 
 
@@ -44,9 +47,9 @@ def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples) -> np
 
 def scores_of(predictions: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict:
     """{"sst": {"accuracy": …}, "para": …, "sts": {"pearson": …}, "average": …, "overall": …}."""
-    values = {name: task.metric(predictions[name], labels[name]) for name, task in TASKS.items()}
-    scores: dict = {name: {TASKS[name].metric_name: value} for name, value in values.items()}
-    return {**scores, "average": metrics.average(**values), "overall": metrics.overall(**values)}
+    values = {name: (task.metric_name, task.metric(predictions[name], labels[name])) for name, task in TASKS.items()}
+    scores: dict = {name: {metric: value} for name, (metric, value) in values.items()}
+    return {**scores, "average": metrics.average(values), "overall": metrics.overall(values)}
 
 
 def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[Example],
@@ -57,7 +60,6 @@ def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[E
               for example, value in zip(examples, predictions.tolist(), strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task.name}-{split}-output.csv"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

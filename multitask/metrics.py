@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import stats
@@ -21,11 +22,12 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float | None:
     return float(stats.pearsonr(predictions.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
-def average(sst: float, para: float, sts: float | None) -> float:
-    """The paper's average of the three scores, by which the best epoch is chosen."""
-    return (sst + para + (sts or 0.0)) / 3
+def average(scores: Mapping[str, tuple[str, float | None]]) -> float:
+    """The paper's average, by which the best epoch is chosen; scores: task → (metric, value). Undefined counts 0."""
+    return sum(value or 0.0 for _, value in scores.values()) / len(scores)
 
 
-def overall(sst: float, para: float, sts: float | None) -> float:
-    """The course's average, with Pearson's −1 … 1 brought to 0 … 1."""
-    return (sst + para + ((sts or 0.0) + 1) / 2) / 3
+def overall(scores: Mapping[str, tuple[str, float | None]]) -> float:
+    """The course's average: the same with Pearson's −1 … 1 brought to 0 … 1 first."""
+    return sum(((value or 0.0) + 1) / 2 if metric == "pearson" else value
+               for metric, value in scores.values()) / len(scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -33,16 +34,18 @@ class MultitaskBert(nn.Module):
     precision: "fp32", or "bf16" for the encoder's matrix products; the heads always compute in fp32.
     """
 
-    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str) -> None:
+    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str, precision: str = "fp32") -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise ValueError(f"arch is {arch!r}; choose from {', '.join(ARCHITECTURES)}")
         if tokenizer.vocab_size > encoder.config.vocab_size:
             raise ValueError(f"the tokenizer knows {tokenizer.vocab_size} pieces, the encoder "
                              f"{encoder.config.vocab_size}: they do not belong together")
-        self.encoder, self.tokenizer, self.arch = encoder, tokenizer, arch
-        self.precision = "fp32"
+        self.encoder, self.tokenizer, self.arch, self.precision = encoder, tokenizer, arch, precision
         self.architecture = ARCHITECTURES[arch]
+        if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
+            raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this encoder has "
+                             f"type_vocab_size {encoder.config.type_vocab_size}; take --arch concatA")
         self.heads = nn.ModuleDict({
             name: self.architecture.build_head(encoder.config.hidden_size, len(task.text_columns), task.outputs)
             for name, task in TASKS.items()})
@@ -78,7 +81,9 @@ class MultitaskBert(nn.Module):
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
         heads = {name: value.detach().cpu().contiguous() for name, value in self.heads.state_dict().items()}
-        save_file(heads, fresh / HEADS_FILE, metadata={"arch": self.arch})
+        # one entry, since the order of several would change from run to run
+        about = json.dumps({"arch": self.arch, "precision": self.precision})
+        save_file(heads, fresh / HEADS_FILE, metadata={"multitask": about})
         if folder.exists():
             os.replace(folder, stale)
         os.replace(fresh, folder)
@@ -96,28 +101,33 @@ class MultitaskBert(nn.Module):
         path = folder / HEADS_FILE
         try:
             with safe_open(path, framework="pt") as file:
-                arch = (file.metadata() or {}).get("arch", "")
+                about = json.loads((file.metadata() or {})["multitask"])
+                arch, precision = about["arch"], about["precision"]
                 heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error})") from None
-        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch)
-        try:
-            model.heads.load_state_dict(heads)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit the encoder beside it: {error}") from None
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({error})") from None
+        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch, precision)
+        expected = {name: value.shape for name, value in model.heads.state_dict().items()}
+        if {name: value.shape for name, value in heads.items()} != expected:
+            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names or shapes")
+        model.heads.load_state_dict(heads)
         return model.eval()
 
     def predict_sentiment(self, sentences: Sequence[str]) -> np.ndarray:
         """(n,) classes, 0 very negative … 4 very positive, in input order."""
-        return self.predict("sst", [(sentence,) for sentence in _sequence(sentences)]).argmax(1).numpy()
+        return self.answer("sst", [(sentence,) for sentence in _sequence(sentences)])
 
     def predict_paraphrase(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(n,) probabilities that the two sentences say the same, in input order."""
-        return self.predict("para", _sequence(pairs)).squeeze(1).sigmoid().numpy()
+        return self.answer("para", _sequence(pairs))
 
     def predict_similarity(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
-        return self.predict("sts", _sequence(pairs)).squeeze(1).clamp(0, 5).numpy()
+        return self.answer("sts", _sequence(pairs))
+
+    def answer(self, task: str, sentences: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """(n,) answers of any task in its own terms, in input order: what the predict_… methods return."""
+        return TASKS[task].answer(self.predict(task, sentences)).numpy()
 
     def predict(self, task: str, sentences: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""

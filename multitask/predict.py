@@ -11,50 +11,33 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from pathlib import Path
 
+from minbert.pretrained import replacing
+
+from .data import read_rows
 from .model import MultitaskBert
 from .tasks import TASKS, Task
-
-# task → how its answers are made and printed
-ANSWERS = {
-    "sst": (lambda model, items: model.predict_sentiment([text for (text,) in items]), "{:d}"),
-    "para": (lambda model, items: model.predict_paraphrase(items), "{:.4f}"),
-    "sts": (lambda model, items: model.predict_similarity(items), "{:.4f}"),
-}
 
 
 def read_items(path: Path, task: Task) -> list[tuple[str, ...]]:
     """The sentences or pairs of a file, in its order. Raises ValueError naming file and line."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = [name for name in task.text_columns if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}, line 1: no column {missing[0]!r}; expected tab-separated columns "
-                             f"{', '.join(task.text_columns)} with a header")
-        items = []
-        for row in reader:
-            if any(row[name] is None for name in task.text_columns):
-                raise ValueError(f"{path}, line {reader.line_num}: too few fields; is a tab missing?")
-            items.append(tuple(row[name] for name in task.text_columns))
-    return items
+    return [tuple(row[column] for column in task.text_columns) for _, row in read_rows(path, task.text_columns)]
 
 
 def answer(model: MultitaskBert, task: Task, items: list[tuple[str, ...]]) -> list[str]:
-    predict, form = ANSWERS[task.name]
-    return [form.format(value) for value in predict(model, items).tolist()]
+    """One answer an item, as it is printed: a class as a whole number, anything else with four digits."""
+    return [f"{value:.4f}" if isinstance(value, float) else str(value)
+            for value in model.answer(task.name, items).tolist()]
 
 
 def write_answers(path: Path, task: Task, items: list[tuple[str, ...]], answers: list[str]) -> None:
     """The input's sentences with one more column, written whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow([*task.text_columns, task.label_column])
         writer.writerows([*texts, value] for texts, value in zip(items, answers, strict=True))
-    os.replace(partial, path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 usage or input."""
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
     arguments = build_parser().parse_intermixed_args(argv)  # sentences may follow --task
     task = TASKS[arguments.task]
     try:
@@ -85,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"multitask.predict: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("multitask.predict: interrupted", file=sys.stderr)
+        return 130
     if arguments.output is None:
         print("\n".join(answers))
     return 0

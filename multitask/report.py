@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from minbert.pretrained import replacing
+
 from .analysis import PAIRS, moving_average
 from .tasks import TASKS
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their lightness.
-TASK_COLOURS = {"sst": "#0072B2", "para": "#E69F00", "sts": "#009E73"}
-PAIR_COLOURS = {"sst-para": "#D55E00", "sst-sts": "#56B4E9", "para-sts": "#CC79A7"}
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
+TASK_COLOURS = dict(zip(TASKS, itertools.cycle(PALETTE)))
+PAIR_COLOURS = dict(zip(PAIRS, itertools.cycle(PALETTE[3:] + PALETTE[:3])))
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #1a1a1a; }
@@ -50,7 +54,8 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
     head = (f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
             f"<title>minbert: {html.escape(title)}</title><style>{STYLE}</style>")
     page = f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], best: int | None = None) -> str:
@@ -67,7 +72,7 @@ def _number(value: float | None) -> str:
 
 
 def _score_table(epochs: Sequence[dict], best_epoch: int) -> str:
-    header = ["epoch", *(f"{name} {task.metric_name}" for name, task in TASKS.items()), "average", "overall"]
+    header = ["epoch", *(f"{task.title}, {task.metric_name}" for task in TASKS.values()), "average", "overall"]
     rows = []
     for epoch in epochs:
         dev = epoch["dev"]

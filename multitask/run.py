@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.hub import HubError
+from minbert.pretrained import replacing
 
 from . import checkpoint
 from .analysis import conflict_statistics, speed
@@ -59,43 +61,54 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
         encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
     else:
-        encoder = BertModel.from_pretrained(settings.model)
-        tokenizer = BertTokenizer.from_pretrained(settings.model)
+        try:
+            encoder = BertModel.from_pretrained(settings.model)
+            tokenizer = BertTokenizer.from_pretrained(settings.model)
+        except HubError as error:
+            raise HubError(f"{error}; or --model {SCRATCH}, random weights", error.status) from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
 
 
-def new_run_folder(settings: Settings, out: str | None) -> Path:
-    """--out, or the first free runs/ARCH-GS-N. Raises ValueError for a folder whose content would be lost."""
-    if out is None:
-        number = 1
-        while (folder := Path("runs") / f"{settings.arch}-{settings.gs}-{number}").exists():
-            number += 1
-        return folder
-    folder = Path(out)
+def check_run_folder(folder: Path) -> None:
+    """Raises ValueError for a folder whose content would be lost."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a folder")
     if (folder / METRICS_FILE).exists():
         raise ValueError(f"--out {folder} holds a finished run; name another folder")
     if checkpoint.numbered(folder):
         raise ValueError(f"--out {folder} holds a checkpoint; go on with --resume {folder}, or name another folder")
-    return folder
 
 
-def start(settings: Settings, out: str | None, say: Callable[[str], None] = print) -> Run:
+def make_run_folder(settings: Settings, out: str | None) -> Path:
+    """--out, or the first free runs/ARCH-GS-N; of two runs that start at once, each gets its own N."""
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    for number in itertools.count(1):
+        folder = Path("runs") / f"{settings.arch}-{settings.gs}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
+
+
+def start(settings: Settings, out: str | None, say: Callable[[str], None] = print) -> GradientSurgeryStage:
     """A new run, ready to train. Everything that the user can get wrong is checked before anything is written."""
-    folder = new_run_folder(settings, out)
+    if out is not None:
+        check_run_folder(Path(out))
     device = pick_device(settings.device)
     dataset = load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
     model = build_model(settings, dataset)
-    say(f"model: {describe_model(settings, model)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_run_folder(settings, out)
     (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
     settings.save(folder / CONFIG_FILE)
-    return _run(folder, settings, model, dataset, device, say)
+    return GradientSurgeryStage(_run(folder, settings, model, dataset, device, say))
 
 
-def resume(folder: Path, say: Callable[[str], None] = print) -> Run | None:
+def resume(folder: Path, say: Callable[[str], None] = print) -> GradientSurgeryStage | None:
     """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
@@ -105,14 +118,23 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> Run | None:
     saved = checkpoint.load(folder)
     dataset = load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
-    return _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say, saved)
+    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say)
+    stage = GradientSurgeryStage(run)
+    try:
+        stage.restore(saved)
+    except ValueError:
+        run.log.close()
+        raise
+    say(f"resumed after epoch {stage.epoch}, step {stage.steps}")
+    return stage
 
 
 def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
-         say: Callable[[str], None], saved: checkpoint.Checkpoint | None = None) -> Run:
+         say: Callable[[str], None]) -> Run:
     model.precision = pick_precision(settings.precision, device)
+    say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, saved)
+    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say)
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:
@@ -120,7 +142,7 @@ def describe_data(settings: Settings, dataset: Dataset) -> str:
     counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
     if settings.data is None:
         return f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
-    return f"{settings.data} ({counts} training examples)"
+    return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
 
 
 def describe_model(settings: Settings, model: MultitaskBert) -> str:
@@ -129,18 +151,13 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
     if settings.model == SCRATCH:
         return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
                 f"{DEFAULT_MODEL} or a checkpoint's folder")
-    return f"{settings.model} ({parameters})"
+    return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
 
 
-def execute(run: Run) -> dict:
+def execute(stage: GradientSurgeryStage) -> dict:
     """Trains, writes the test predictions of the best epoch, metrics.json and report.html; returns the metrics."""
-    stage = GradientSurgeryStage(run)
-    if run.saved is not None:
-        stage.restore(run.saved)
-        run.say(f"resumed after epoch {stage.epoch}, step {stage.steps}")
-    best = stage.fit()
+    run, best = stage.run, stage.fit()
     model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-    model.precision = run.model.precision
     for name, task in TASKS.items():
         if TEST_SPLIT in run.dataset[name]:
             predictions = predict(model, task, run.tokens[name][TEST_SPLIT])
@@ -149,9 +166,8 @@ def execute(run: Run) -> dict:
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics = collect_metrics(run, best, steps)
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs)
-    partial = run.folder / (METRICS_FILE + ".partial")
-    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, run.folder / METRICS_FILE)  # last of all: its presence says that the run is finished
+    with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
+        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     run.say(f"best epoch {best['epoch']}: dev {describe(best['dev'])}")
     return metrics
 

@@ -31,7 +31,10 @@ class RunLog:
         return self.path.stat().st_size
 
     def rewind(self, position: int) -> None:
+        """Raises ValueError if the log is shorter than that."""
         self._file.flush()
+        if self.path.stat().st_size < position:
+            raise ValueError(f"{self.path} has lost its end: {position} bytes were written before the checkpoint")
         os.truncate(self.path, position)
 
     def events(self, event: str) -> Iterator[dict]:

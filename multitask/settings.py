@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads import ARCHITECTURES
+from minbert.pretrained import replacing
 from optim import SCHEDULES, SURGERY
 
 from .device import DEVICES, PRECISIONS
@@ -65,7 +66,8 @@ class Settings:
                              "for example sst=1,para=24,sts=1")
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Settings:

@@ -16,7 +16,7 @@ from optim import SCHEDULES, cosines
 from . import checkpoint
 from .analysis import PAIRS, upper_triangle
 from .batching import TokenizedExamples
-from .data import Dataset
+from .data import Dataset, fingerprint
 from .evaluation import PREDICTIONS_FOLDER, predict, scores_of, write_predictions
 from .model import MODEL_FOLDER, MultitaskBert
 from .runlog import RunLog
@@ -28,10 +28,7 @@ from .training import StepResult, SurgeryTrainer
 
 @dataclass
 class Run:
-    """What the stages of one run share.
-
-    saved: where to go on from, if anywhere. tokens[task][split]: the data, tokenized for this architecture.
-    """
+    """What the stages of one run share. tokens[task][split]: the data, tokenized for this architecture."""
 
     folder: Path
     settings: Settings
@@ -39,7 +36,6 @@ class Run:
     dataset: Dataset
     log: RunLog
     say: Callable[[str], None] = print
-    saved: checkpoint.Checkpoint | None = None
     tokens: dict[str, dict[str, TokenizedExamples]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,12 +77,20 @@ class GradientSurgeryStage:
         return self.best
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Goes on from a checkpoint, whose log position is where the log goes on too."""
-        self.trainer.load_state_dict(saved.part("trainer"))
-        self.sampler.load_state_dict(saved.part("sampler"))
-        checkpoint.restore_random_state(saved.part("random"))
-        self.epoch, self.steps, self.best = (saved.values[key] for key in ("epoch", "steps", "best"))
-        self.run.log.rewind(saved.values["log"])
+        """Goes on from a checkpoint, whose log position is where the log goes on too.
+
+        Raises ValueError if it is damaged, or if the data are not those it was made with.
+        """
+        try:
+            if saved.values["data"] != fingerprint(self.run.dataset):
+                raise ValueError(f"{saved.folder} was made with other training examples: the data have changed since")
+            self.trainer.load_state_dict(saved.part("trainer"))
+            self.sampler.load_state_dict(saved.part("sampler"))
+            checkpoint.restore_random_state(saved.part("random"))
+            self.epoch, self.steps, self.best = (saved.values[key] for key in ("epoch", "steps", "best"))
+            self.run.log.rewind(saved.values["log"])
+        except KeyError as error:
+            raise ValueError(f"{saved.folder} is damaged: it lacks {error}") from None
 
     def _train_epoch(self) -> None:
         self.epoch += 1
@@ -152,7 +156,7 @@ class GradientSurgeryStage:
         tensors |= {f"sampler.{name}": value for name, value in self.sampler.state_dict().items()}
         tensors |= {f"random.{name}": value for name, value in checkpoint.random_state().items()}
         values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "best": self.best,
-                  "log": self.run.log.position}
+                  "log": self.run.log.position, "data": fingerprint(self.run.dataset)}
         checkpoint.save(self.run.folder, self.steps, self.run.model, tensors, values)
 
 

@@ -1,6 +1,6 @@
 """What a task is: its files and columns, its labels, its loss, its metric, its prediction file.
 
-A further task is one more entry in TASKS.
+A further task is one more entry in TASKS, and its files.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Task:
     parse_label: what stands in the file → number; raises ValueError with what was expected.
     loss: (logits (batch, outputs), labels (batch,)) → the mean over the batch.
     decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
+    answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a probability, a score.
     metric: (predictions, labels) → score, under the name `metric_name`.
     """
 
@@ -35,6 +36,7 @@ class Task:
     outputs: int
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     decode: Callable[[torch.Tensor], torch.Tensor]
+    answer: Callable[[torch.Tensor], torch.Tensor]
     metric_name: str
     metric: Callable[[np.ndarray, np.ndarray], float | None]
     prediction_column: str
@@ -91,20 +93,21 @@ def _number(text: str) -> float | None:
 SST = Task(
     name="sst", title="sentiment (SST)", file="ids-sst", text_columns=("sentence",), label_column="sentiment",
     parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy, decode=lambda logits: logits.argmax(1),
-    metric_name="accuracy", metric=metrics.accuracy,
+    answer=lambda logits: logits.argmax(1), metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)))
 
 PARA = Task(
     name="para", title="paraphrase (Quora)", file="quora", text_columns=("sentence1", "sentence2"),
     label_column="is_duplicate", parse_label=whole_number(0, 1), outputs=1, loss=binary_cross_entropy,
     decode=lambda logits: (logits.squeeze(1) > 0).float(),  # σ(z) > 1/2
+    answer=lambda logits: logits.squeeze(1).sigmoid(),
     metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Is_Paraphrase", format_prediction=lambda value: f"{value:.1f}")
 
 STS = Task(
     name="sts", title="similarity (STS)", file="sts", text_columns=("sentence1", "sentence2"),
     label_column="similarity", parse_label=number_between(0, 5), outputs=1, loss=mean_squared_error,
-    decode=lambda logits: logits.squeeze(1).clamp(0, 5),
+    decode=lambda logits: logits.squeeze(1).clamp(0, 5), answer=lambda logits: logits.squeeze(1).clamp(0, 5),
     metric_name="pearson", metric=metrics.pearson,
     prediction_column="Predicted_Similiary",  # spelt so by the course, whose checker reads it
     format_prediction=lambda value: f"{value:.9g}")  # float32 to the last digit

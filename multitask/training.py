@@ -72,6 +72,7 @@ class SurgeryTrainer:
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
         then.
         """
+        self.model.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
         losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(TASKS)}
         gram = gram_matrix(self.gradients.matrix)
         for name, square in zip(TASKS, gram.diagonal().tolist(), strict=True):
@@ -85,7 +86,6 @@ class SurgeryTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * lr_scale
         self.optimizer.step()
-        self.model.heads.zero_grad(set_to_none=True)
         return StepResult(losses, gram, weights)
 
     def _backward(self, row: int, name: str, batch: Batch) -> float:
@@ -96,7 +96,6 @@ class SurgeryTrainer:
             loss.backward()
         value = loss.item()
         if not math.isfinite(value):
-            self.model.heads.zero_grad(set_to_none=True)
             raise FloatingPointError(f"the loss of {name} is {value}")
         return value
 
@@ -120,7 +119,8 @@ class SurgeryTrainer:
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"the checkpoint does not fit this model: {error}") from None
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint does not fit this model: {reason}") from None
         optimizer = self.optimizer.state_dict()
         for name, value in state.items():
             if name.startswith("optimizer."):

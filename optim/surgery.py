@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
-# Products are summed in blocks of this many columns: T of them fit into a core's cache, and float64 copies of a
-# block stay small.
-BLOCK = 1 << 16
+# Products are summed in blocks of this many columns. On the CPU, T of them fit into a core's cache; an accelerator
+# wants few and large ones.
+BLOCK, ACCELERATOR_BLOCK = 1 << 16, 1 << 22
 
 # Where project_conflicting draws its order if none is passed in: a generator of its own, so that surgery never
 # moves the global one, on which dropout and shuffling depend.
@@ -28,8 +28,11 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     Products and sums are float64, so nothing overflows or cancels that float32 gradients can hold.
     """
     _check_matrix(gradients)
+    if gradients.device.type == "mps":  # knows no float64
+        gradients = gradients.cpu()
+    size = BLOCK if gradients.device.type == "cpu" else ACCELERATOR_BLOCK
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
-    for block in gradients.split(BLOCK, dim=1):
+    for block in gradients.split(size, dim=1):
         block = block.double()
         gram.addmm_(block, block.T)
     return gram.cpu()

@@ -127,6 +127,9 @@ def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer)
         model.encode(["a"], real_tokenizer, pooling="max")
     with pytest.raises(ValueError, match="put it in a list"):
         model.encode("a", real_tokenizer)
+    small = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
+    with pytest.raises(ValueError, match="knows 30522 pieces, the model 50"):
+        small.encode(["a"], real_tokenizer)
 
 
 def test_padding_never_changes_real_tokens(tiny_model):
@@ -172,6 +175,7 @@ def test_the_output_is_read_and_written_by_key_and_by_attribute(tiny_model):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((torch.zeros(3, dtype=torch.long),), r"\(batch, seq\)"),
+    ((torch.zeros(0, 0, dtype=torch.long),), "at least one sentence"),
     ((torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2)), "attention_mask"),
     ((torch.full((1, 3), 50),), r"input_ids must lie in \[0, 50\), found 50 to 50"),
     ((torch.zeros(1, 3, dtype=torch.long), None, torch.full((1, 3), 2)), "token_type_ids must lie"),

@@ -177,6 +177,19 @@ def test_models_with_a_head_open_as_their_encoder(tmp_path, head):
     torch.testing.assert_close(ours(ids).last_hidden_state, theirs.bert(ids).last_hidden_state, atol=2e-6, rtol=0)
 
 
+def test_half_a_pooler_is_no_pooler_to_be_drawn_anew(folder):
+    rewrite(folder, lambda tensors: tensors.pop("pooler.dense.bias"))
+    with pytest.raises(ValueError, match=r"lacks 1 tensors.*pooler\.dense\.bias"):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_training_checkpoint_is_not_taken_for_weights(tiny_model, folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"state_dict": tiny_model.state_dict(), "epoch": 3}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"'state_dict' is a.*training checkpoint"):
+        BertModel.from_pretrained(folder)
+
+
 class WantsToRunCode:
     ran = False
 
@@ -314,6 +327,19 @@ def test_a_cased_vocabulary_keeps_case_and_accents(tmp_path):
     assert BertTokenizer.from_pretrained(tmp_path)(["Été ete É"])["input_ids"].tolist() == [[2, 6, 6, 1, 3]]
 
 
+def test_accents_and_chinese_characters_are_treated_as_the_checkpoint_says(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schön", "schon", "日本", "日", "本"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    options = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer(["Schön 日本"])["input_ids"].tolist() == [[2, 5, 7, 3]]
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert options.items() <= json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()).items()
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert BertTokenizer.from_pretrained(tmp_path)(["Schön 日本"])["input_ids"].tolist() == [[2, 6, 8, 9, 3]]
+
+
 def test_a_saved_tokenizer_opens_here_and_in_transformers(real_tokenizer, tmp_path):
     real_tokenizer.save_pretrained(tmp_path)
     texts = ["A gorgeous, witty film.", "Crème brûlée?"]
@@ -339,6 +365,10 @@ def test_unusable_tokenizer_input_is_refused(real_tokenizer, tmp_path):
         real_tokenizer("a film")
     with pytest.raises(ValueError, match="1 sentences, but 2 pair sentences"):
         real_tokenizer(["a"], ["b", "c"])
+    for pairs, least in ((None, 2), (["b"], 3)):
+        assert real_tokenizer(["a"], pairs, max_length=least)["input_ids"].shape == (1, least)
+        with pytest.raises(ValueError, match=rf"max_length is {least - 1}.*alone take {least}"):
+            real_tokenizer(["a"], pairs, max_length=least - 1)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json or vocab\.txt"):
         BertTokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("a\nb\n")

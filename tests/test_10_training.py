@@ -6,6 +6,7 @@ which gradient, and what a loss must be.
 """
 
 import copy
+import dataclasses
 import itertools
 import math
 import weakref
@@ -344,5 +345,8 @@ def test_unusable_inputs_are_refused(tmp_path):
         model.predict_similarity(["ab"])
     with pytest.raises(ValueError, match="choose from concatA, concatB, concatB_al"):
         MultitaskBert(model.encoder, model.tokenizer, "concatC")
+    one_type = BertModel(dataclasses.replace(model.encoder.config, type_vocab_size=1))
+    with pytest.raises(ValueError, match="type_vocab_size 1; take --arch concatA"):
+        MultitaskBert(one_type, model.tokenizer, "concatB")
     with pytest.raises(FileNotFoundError, match=r"heads\.safetensors"):
         MultitaskBert.from_pretrained(tmp_path)

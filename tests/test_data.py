@@ -100,14 +100,17 @@ def test_scores_by_hand():
     x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
     by_hand = ((x - x.mean()) * (y - y.mean())).sum() / np.sqrt(((x - x.mean())**2).sum() * ((y - y.mean())**2).sum())
     assert pearson(x, y) == pytest.approx(by_hand)
-    assert average(0.5, 0.8, 0.2) == pytest.approx(0.5)
-    assert overall(0.5, 0.8, 0.2) == pytest.approx((0.5 + 0.8 + 0.6) / 3)  # the course's formula
+    scores = {"sst": ("accuracy", 0.5), "para": ("accuracy", 0.8), "sts": ("pearson", 0.2)}
+    assert average(scores) == pytest.approx(0.5)
+    assert overall(scores) == pytest.approx((0.5 + 0.8 + 0.6) / 3)  # the course's formula
 
 
 def test_an_undefined_pearson_is_none_with_a_warning_and_counts_zero():
     with pytest.warns(UserWarning, match="undefined"):
         assert pearson(np.ones(4), np.arange(4)) is None
-    assert average(0.3, 0.6, None) == pytest.approx(0.3)
+    scores = {"sst": ("accuracy", 0.3), "para": ("accuracy", 0.6), "sts": ("pearson", None)}
+    assert average(scores) == pytest.approx(0.3)
+    assert overall(scores) == pytest.approx((0.3 + 0.6 + 0.5) / 3)
 
 
 def test_prediction_files_are_the_courses_own_bytes(tmp_path):

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from multitask import MultitaskBert, predict
 from multitask.checkpoint import numbered
 from multitask.data import load_dataset
 from multitask.metrics import pearson
+from multitask.run import make_run_folder
 from multitask.sample import write_sample
 from multitask.stages import GradientSurgeryStage
 from multitask.tasks import TASKS
@@ -135,8 +138,11 @@ def test_the_encoder_of_a_run_opens_in_transformers(finished):
     import transformers
 
     theirs = transformers.AutoModel.from_pretrained(finished / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished / "model")
     ours = MultitaskBert.from_pretrained(finished)
-    inputs = ours.tokenizer(["A film worth seeing twice.", "No."])
+    texts = ["A film worth seeing twice.", "No."]
+    inputs = ours.tokenizer(texts)
+    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"], inputs["input_ids"])
     # float32 rounding
     torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output, atol=1e-5, rtol=0)
 
@@ -219,12 +225,67 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.fixture
+def stopped(small_data, tmp_path, monkeypatch) -> Path:
+    """A run with a checkpoint after its first epoch, and a copy of the data that a test may change."""
+    shutil.copytree(small_data, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(GradientSurgeryStage, "_evaluate", lambda self: None)
+        patch.setattr(GradientSurgeryStage, "fit", lambda self: (self._train_epoch(), self._save(), interrupt()))
+        assert small_run(tmp_path / "stopped", tmp_path / "copy", "--epochs", 2) == 130
+    return tmp_path / "stopped"
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_run_does_not_go_on_with_other_data(capsys, stopped, tmp_path):
+    path = tmp_path / "copy" / "ids-sst-train.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
+    assert "the data have changed" in refused(capsys, "--resume", stopped)
+
+
+def test_a_damaged_run_is_named_when_it_is_resumed_and_not_at_its_end(capsys, stopped):
+    (stopped / "log.jsonl").write_text("")
+    assert "log.jsonl has lost its end" in refused(capsys, "--resume", stopped)
+    [folder] = numbered(stopped)
+    (folder / "state.json").write_text("{}")
+    assert "is damaged: it lacks 'data'" in refused(capsys, "--resume", stopped)
+    (folder / "state.safetensors").write_bytes(b"1")
+    assert f"{folder} is damaged" in refused(capsys, "--resume", stopped)
+
+
+def test_ctrl_c_before_training_is_answered_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("multitask.run.load_data", lambda settings: interrupt())
+    assert run() == 130
+    assert capsys.readouterr().err == "train_multitask.py: interrupted before training began\n"
+
+
+def test_two_runs_that_start_at_once_get_a_folder_each():
+    settings = train_multitask.settings_of(train_multitask.build_parser().parse_args([]))
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
+    assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}" for number in range(1, 9)]
+
+
+def test_a_bf16_run_read_back_predicts_in_bf16(small_data, tmp_path):
+    assert small_run(tmp_path / "half", small_data, "--max-steps", 2, "--precision", "bf16") == 0
+    model = MultitaskBert.from_pretrained(tmp_path / "half")
+    assert model.precision == "bf16"
+    items = [example.sentences for example in load_dataset(small_data)["sts"]["dev"]]
+    lines = (tmp_path / "half" / "predictions" / "sts-dev-output.csv").read_text().splitlines()[1:]
+    assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
+
+
 # ------------------------------------------------------------------------------------------------ what it refuses
 
 
 def refused(capsys, *arguments) -> str:
     """The one line on stderr of a run that ends with status 2 and writes nothing."""
     before = sorted(Path.cwd().rglob("*"))
+    capsys.readouterr()
     try:
         status = run(*arguments)
     except SystemExit as error:  # argparse
@@ -241,8 +302,10 @@ def test_unknown_and_unusable_flags_end_with_status_2(capsys):
     assert "--epochs 0: must be at least 1" in refused(capsys, "--epochs", 0)
     assert "--lr -1.0: must be 0 or more" in refused(capsys, "--lr", "-1")
     assert "--warmup 1.5" in refused(capsys, "--warmup", 1.5)
-    assert "sst=1,para=24,sts=1" in refused(capsys, "--batch-sizes", "sst=1,para")
-    assert "each of sst, para, sts" in refused(capsys, "--batch-sizes", "sst=1")
+    assert "sst=1,para=24,sts=1" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1,para")
+    assert "each of sst, para, sts" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1")
+    assert "--batch-size is for --gs wrap" in refused(capsys, "--gs", "bd", "--batch-size", 4)
+    assert "--batch-sizes is for --gs bd" in refused(capsys, "--batch-sizes", "sst=1,para=24,sts=1")
     for flag in ("--nli", "--fl"):
         assert f"{flag}: this stage is not built yet" in refused(capsys, flag)
     assert "--gs none: this stage is not built yet" in refused(capsys, "--gs", "none")
