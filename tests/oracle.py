@@ -1,11 +1,14 @@
-"""transformers' BertModel with our weights: the independent encoder that ours is held against."""
+"""Independent encoders that ours is held against: transformers' BertModel with our weights, and a stored reference."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import torch
 import transformers
 
-from minbert import BertModel
+from minbert import BertConfig, BertModel
 from minbert.pretrained import file_names
 
 
@@ -28,3 +31,22 @@ def gradients_by_their_name(ours: BertModel) -> dict[str, torch.Tensor]:
         names = file_names(name)
         found.update(zip(names, value.grad.chunk(len(names)), strict=True))
     return found
+
+
+def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
+    """Our model with the weights of references/make.py's formula, the inputs, and what transformers gave for them."""
+    stored = json.loads((Path(__file__).parent / "references" / "bert.json").read_text(encoding="utf-8"))
+    model = BertModel(BertConfig(**stored["shape"])).double().eval()
+    targets = {}
+    for name, value in model.named_parameters():
+        names = file_names(name)
+        targets.update(zip(names, value.data.chunk(len(names)), strict=True))
+    for number, name in enumerate(stored["parameters"]):
+        flat = torch.arange(targets[name].numel(), dtype=torch.float64)
+        scale = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+        targets[name].copy_((0.6 * torch.sin(0.7 * number + 0.37 * flat) + scale).view_as(targets[name]))
+    inputs = {name: torch.tensor(rows) for name, rows in stored["inputs"].items()}
+    for key in ("hidden_states", "attentions"):
+        stored[key] = [torch.tensor(values, dtype=torch.float64) for values in stored[key]]
+    stored["pooler_output"] = torch.tensor(stored["pooler_output"], dtype=torch.float64)
+    return model, inputs, stored

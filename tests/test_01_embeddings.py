@@ -6,6 +6,8 @@ embedding does not care how sentences are laid out in memory.
 """
 
 import torch
+import transformers
+from oracle import stored_reference
 
 from minbert.embeddings import BertEmbeddings
 
@@ -45,6 +47,18 @@ def test_layer_norm_eps_is_taken_from_the_configuration():
     centred = summed - summed.mean()
     by_hand = centred / (centred.square().mean() + 1.0).sqrt()
     torch.testing.assert_close(wide(ids, torch.tensor([0]), torch.tensor([3]))[0], by_hand, atol=1e-6, rtol=0)
+
+
+def test_embeddings_are_those_of_transformers_and_of_the_stored_reference():
+    model, inputs, stored = stored_reference()
+    positions = torch.arange(5).expand(2, 5)
+    ours = model.embeddings(inputs["input_ids"], inputs["token_type_ids"], positions)
+    # float64 rounding of numbers near 1
+    torch.testing.assert_close(ours, stored["hidden_states"][0], atol=1e-12, rtol=0)
+    theirs = transformers.models.bert.modeling_bert.BertEmbeddings(transformers.BertConfig(**stored["shape"])).double()
+    theirs.load_state_dict({name.replace("layer_norm", "LayerNorm"): value
+                            for name, value in model.embeddings.state_dict().items()}, strict=False)
+    torch.testing.assert_close(ours, theirs.eval()(inputs["input_ids"], inputs["token_type_ids"]), atol=1e-12, rtol=0)
 
 
 def test_a_packed_row_and_a_padded_grid_give_the_same_vectors():

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from oracle import stored_reference
 
 from minbert.attention import BertSelfAttention, attention, fused_attention
 from minbert.packing import Packing
@@ -87,6 +88,26 @@ def test_one_product_makes_the_same_heads_as_three_separate_ones():
         heads.append(weights @ value[:, columns])
     ours = module(rows, Packing.from_lengths([4]))
     torch.testing.assert_close(ours, torch.cat(heads, dim=1), atol=1e-12, rtol=0)
+
+
+def test_it_is_torchs_own_multi_head_attention():
+    ours = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
+    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True).double().eval()
+    theirs.load_state_dict({"in_proj_weight": ours.query_key_value.weight, "in_proj_bias": ours.query_key_value.bias,
+                            "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
+    rows = torch.randn(1, 4, 6, dtype=torch.float64)
+    expected, weights = theirs(rows, rows, rows, average_attn_weights=False)
+    packing = Packing.from_lengths([4])
+    torch.testing.assert_close(ours(rows[0], packing), expected[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.weights(rows[0], packing), weights, atol=1e-12, rtol=0)
+
+
+def test_the_weights_are_those_of_the_stored_reference():
+    model, inputs, stored = stored_reference()
+    out = model(**inputs, output_attentions=True)
+    real = inputs["attention_mask"].bool()[:, None, :, None].expand_as(out.attentions[0])
+    for ours, theirs in zip(out.attentions, stored["attentions"], strict=True):
+        torch.testing.assert_close(ours[real], theirs[real], atol=1e-12, rtol=0)
 
 
 def test_sentences_in_one_row_never_see_each_other():

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from oracle import stored_reference
 
 from minbert.layer import ACTIVATIONS, BertLayer, gelu, gelu_new
 from minbert.packing import Packing
@@ -45,6 +46,29 @@ def test_a_layer_is_the_two_equations_of_its_docstring(activation):
     inner = ACTIVATIONS[activation](h @ module.intermediate_dense.weight.T + module.intermediate_dense.bias)
     y = normalise(h + inner @ module.output_dense.weight.T + module.output_dense.bias, module.output_layer_norm)
     torch.testing.assert_close(module(x, packing), y, atol=1e-12, rtol=0)
+
+
+def test_it_is_torchs_own_encoder_layer():
+    ours = layer().eval()
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", layer_norm_eps=1e-12,
+                                              batch_first=True, norm_first=False).double()
+    attention = ours.self_attention.query_key_value
+    theirs.self_attn.load_state_dict({
+        "in_proj_weight": attention.weight, "in_proj_bias": attention.bias,
+        "out_proj.weight": ours.attention_dense.weight, "out_proj.bias": ours.attention_dense.bias})
+    for name, part in (("linear1", ours.intermediate_dense), ("linear2", ours.output_dense),
+                       ("norm1", ours.attention_layer_norm), ("norm2", ours.output_layer_norm)):
+        getattr(theirs, name).load_state_dict(part.state_dict())
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(x[0], Packing.from_lengths([5])), theirs(x)[0], atol=1e-12, rtol=0)
+
+
+def test_every_layers_output_is_that_of_the_stored_reference():
+    model, inputs, stored = stored_reference()
+    out = model(**inputs, output_hidden_states=True)
+    real = inputs["attention_mask"].bool()
+    for ours, theirs in zip(out.hidden_states, stored["hidden_states"], strict=True):
+        torch.testing.assert_close(ours[real], theirs[real], atol=1e-12, rtol=0)
 
 
 def test_post_norm_outputs_have_mean_zero_and_variance_one():

@@ -4,12 +4,14 @@ transformers' BertModel is the oracle: same weights, same inputs, outputs and gr
 without, on a real checkpoint and on random small shapes in double precision.
 """
 
+import math
+
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import gradients_by_their_name, reference
+from oracle import gradients_by_their_name, reference, stored_reference
 
 from minbert import BertConfig, BertModel
 from minbert.attention import attention
@@ -130,6 +132,21 @@ def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer)
     small = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
     with pytest.raises(ValueError, match="knows 30522 pieces, the model 50"):
         small.encode(["a"], real_tokenizer)
+
+
+def test_the_pooler_output_is_that_of_the_stored_reference():
+    model, inputs, stored = stored_reference()
+    torch.testing.assert_close(model(**inputs).pooler_output, stored["pooler_output"], atol=1e-12, rtol=0)
+
+
+def test_two_tokens_through_a_tiny_pooler_by_hand():
+    """W = [[1, 2], [0, 1]], b = [0.5, −0.5], h = [1, −1]: tanh([−0.5, −1.5])."""
+    model = BertModel(BertConfig(vocab_size=3, hidden_size=2, num_hidden_layers=1, num_attention_heads=1))
+    with torch.no_grad():
+        model.pooler_dense.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        model.pooler_dense.bias.copy_(torch.tensor([0.5, -0.5]))
+    expected = torch.tensor([[math.tanh(-0.5), math.tanh(-1.5)]])
+    torch.testing.assert_close(model.pool(torch.tensor([[1.0, -1.0]])), expected, atol=1e-6, rtol=0)
 
 
 def test_padding_never_changes_real_tokens(tiny_model):

@@ -6,7 +6,9 @@ part of a checkpoint.
 """
 
 import json
+import random
 import shutil
+import unicodedata
 from contextlib import nullcontext
 
 import pytest
@@ -376,6 +378,8 @@ def test_unusable_tokenizer_input_is_refused(real_tokenizer, tmp_path):
         BertTokenizer.from_pretrained(tmp_path)
 
 
+MIXED_CASE = ["The Café in Zürich sells Brûlée", "Étienne SAID: nothing, NOTHING at all!", "McDonald's iPhone-7 costs $3",
+              "ÅNGSTRÖM İstanbul naïve 東京 Tokyo", "e\u0301tude ÉTUDE etude Etude"]
 WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP]#'-\n", max_size=60)
 
 
@@ -384,7 +388,11 @@ WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP
 @example([("", "")], True, None)
 @example([("x" * 101, "ﬁ Ⅷ İ ß \U0001f468\u200d\U0001f469")], False, 8)
 def test_any_unicode_gets_the_references_ids_types_and_offsets(word_pieces, pairs, lowercase, max_length):
-    """Cased and uncased, single sentences and pairs, truncated or not."""
+    """Cased and uncased, single sentences and pairs, truncated or not.
+
+    Today's transformers stands on the same `tokenizers` package as we do, so this holds our settings against theirs;
+    test_word_piece_by_hand below is the independent implementation.
+    """
     ours, theirs = word_pieces[lowercase]
     firsts, seconds = map(list, zip(*pairs, strict=True))
     options = {} if max_length is None else {"truncation": "longest_first", "max_length": max_length}
@@ -396,13 +404,62 @@ def test_any_unicode_gets_the_references_ids_types_and_offsets(word_pieces, pair
         assert [encoding.offsets for encoding in found] == [list(map(tuple, o)) for o in expected["offset_mapping"]]
 
 
+def basic_words(text: str, lowercase: bool) -> list[str]:
+    """Cleaned, split at spaces, punctuation and Chinese characters, lower case without accents if asked for
+    (Devlin et al.'s BasicTokenizer, in our words)."""
+    spaced = ""
+    for character in text:
+        kind, code = unicodedata.category(character), ord(character)
+        chinese = 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0xF900 <= code <= 0xFAFF
+        if character in "\t\n\r" or kind == "Zs":
+            spaced += " "
+        elif kind[0] != "C" and code != 0xFFFD:
+            spaced += f" {character} " if chinese else character
+    if lowercase:
+        spaced = "".join(c for c in unicodedata.normalize("NFD", spaced) if unicodedata.category(c) != "Mn").lower()
+    punctuated = "".join(f" {c} " if unicodedata.category(c)[0] == "P" or c in "$+<=>^`|~" else c for c in spaced)
+    return punctuated.split()
+
+
+def pieces_of(word: str, vocabulary: set[str]) -> list[str]:
+    """The longest piece first, from the left; [UNK] if a rest has none, or for more than 100 characters."""
+    if len(word) > 100:
+        return ["[UNK]"]
+    pieces, start = [], 0
+    while start < len(word):
+        ends = [end for end in range(len(word), start, -1)
+                if ("##" if start else "") + word[start:end] in vocabulary]
+        if not ends:
+            return ["[UNK]"]
+        pieces.append(("##" if start else "") + word[start:ends[0]])
+        start = ends[0]
+    return pieces
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_piece_by_hand(word_pieces, lowercase):
+    """A second implementation, on the sample's sentences and some wilder ones."""
+    ours, _ = word_pieces[lowercase]
+    vocabulary = set(ours._tokenizer.get_vocab())
+    rng = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyzABCÉéüßñ漢字かな😀\u0301\u200d\x07\ufffd .,-'!?$+~0123\t\n"
+    wild = ["".join(rng.choices(letters, k=rng.randrange(40))) for _ in range(300)]
+    for text in [*MIXED_CASE, *wild, "x" * 100, "x" * 101]:
+        by_hand = [piece for word in basic_words(text, lowercase) for piece in pieces_of(word, vocabulary)]
+        assert ours.encode([text])[0].tokens == ["[CLS]", *by_hand, "[SEP]"], text
+
+
 @pytest.fixture(scope="module")
 def word_pieces(real_checkpoint, tmp_path_factory):
-    """lowercase → our tokenizer and transformers', both from vocab.txt."""
+    """lowercase → our tokenizer and transformers', both from vocab.txt; the cased vocabulary is learnt here."""
     tokenizers = {}
     for lowercase in (True, False):
         folder = tmp_path_factory.mktemp("vocabulary")
-        shutil.copy(real_checkpoint / "vocab.txt", folder)
+        if lowercase:
+            shutil.copy(real_checkpoint / "vocab.txt", folder)
+        else:
+            BertTokenizer.train(MIXED_CASE, 300, lowercase=False).save_pretrained(folder)
+            (folder / "tokenizer.json").unlink()
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer"}))
         tokenizers[lowercase] = (BertTokenizer.from_pretrained(folder),

@@ -377,6 +377,15 @@ def test_without_data_the_sample_is_taken_and_the_first_lines_say_so(tmp_path):
     assert (tmp_path / "runs" / "concatB-wrap-1" / "report.html").is_file()
 
 
+def test_an_epoch_of_the_sample_is_learnt_visibly_and_not_by_heart():
+    """250 steps; the trivial scores are .25 (most frequent class), .57 (no duplicate) and 0."""
+    assert run("--epochs", 1, "--out", "epoch") == 0
+    dev = json.loads(Path("epoch/metrics.json").read_text())["dev"]
+    assert 0.35 < dev["sst"]["accuracy"] < 0.98
+    assert 0.70 < dev["para"]["accuracy"] < 0.98
+    assert 0.50 < dev["sts"]["pearson"] < 0.98
+
+
 def test_data_in_the_working_directory_are_taken(small_data, tmp_path, capsys):
     (tmp_path / "data").symlink_to(small_data)
     assert run("--model", "scratch", "--max-steps", 1, "--eval-limit", 8) == 0
