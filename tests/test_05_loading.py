@@ -378,7 +378,7 @@ def test_unusable_tokenizer_input_is_refused(real_tokenizer, tmp_path):
         BertTokenizer.from_pretrained(tmp_path)
 
 
-MIXED_CASE = ["The Café in Zürich sells Brûlée", "Étienne SAID: nothing, NOTHING at all!", "McDonald's iPhone-7 costs $3",
+MIXED_CASE = ["The Café in Zürich sells Brûlée", "Étienne SAID: nothing, NOTHING at all!", "McDonald's iPhone costs $3",
               "ÅNGSTRÖM İstanbul naïve 東京 Tokyo", "e\u0301tude ÉTUDE etude Etude"]
 WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP]#'-\n", max_size=60)
 
