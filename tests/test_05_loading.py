@@ -10,12 +10,14 @@ import random
 import shutil
 import unicodedata
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from oracle import stored_reference
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -48,6 +50,14 @@ def test_a_saved_model_comes_back_bit_for_bit_in_eval_mode(tiny_model, folder):
     assert not again.training
     for (name, ours), theirs in zip(tiny_model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_a_stored_checkpoint_gives_the_stored_outputs():
+    """Files and outputs that transformers made once (references/make.py): the rename table cannot drift with it."""
+    _, inputs, stored = stored_reference()
+    out = BertModel.from_pretrained(Path(__file__).parent / "references" / "checkpoint")(**inputs)
+    # the stored weights are float32
+    torch.testing.assert_close(out.pooler_output, stored["pooler_output"].float(), atol=1e-5, rtol=0)
 
 
 def test_transformers_opens_what_we_save(tiny_model, folder):

@@ -1,4 +1,5 @@
-"""Writes bert.json: what transformers' BertModel gives for weights that a formula makes.
+"""Writes bert.json, what transformers' BertModel gives for weights that a formula makes, and checkpoint/, those weights as
+it saves them.
 
     python tests/references/make.py
 
@@ -37,8 +38,9 @@ def main() -> None:
               "hidden_states": [states.tolist() for states in out.hidden_states],
               "attentions": [weights.tolist() for weights in out.attentions],
               "pooler_output": out.pooler_output.tolist()}
-    path = Path(__file__).with_name("bert.json")
-    path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    here = Path(__file__).parent
+    (here / "bert.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    model.float().save_pretrained(here / "checkpoint")
 
 
 if __name__ == "__main__":
