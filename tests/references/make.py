@@ -1,5 +1,4 @@
-"""Writes bert.json, what transformers' BertModel gives for weights that a formula makes, and checkpoint/, those weights as
-it saves them.
+"""Writes bert.json, what transformers' BertModel gives for weights that a formula makes, and checkpoint/, the weights.
 
     python tests/references/make.py
 
