@@ -28,7 +28,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #1a1a1a; }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; margin: .5rem 0 } th, td { padding: .25rem .8rem .25rem 0; text-align: right }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere } th { border-bottom: 1px solid #888 }
+th:first-child, td:first-child { text-align: left } th { border-bottom: 1px solid #888 }
 tr.best { font-weight: 600 } figure { margin: 1rem 0 } svg { max-width: 100%; height: auto }
 .wide { overflow-x: auto } p.note { color: #555; font-size: .9rem }
 @media print { body { max-width: none } h2, figure { break-inside: avoid } }
