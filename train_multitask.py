@@ -3,6 +3,8 @@
 
     python train_multitask.py --arch concatB --gs wrap
     python train_multitask.py --arch concatB --gs wrap --data data --model bert-base-uncased
+    python train_multitask.py --arch concatB_al --nli --gs wrap --fl --data data
+    python train_multitask.py --gs none --fl --start runs/concatB-wrap-1
     python train_multitask.py --resume runs/concatB-wrap-1
 """
 
@@ -18,8 +20,10 @@ from heads import ARCHITECTURES
 from multitask import run as main_job
 from multitask.checkpoint import numbered
 from multitask.device import DEVICES, PRECISIONS
+from multitask.model import MultitaskBert
+from multitask.sampling import BATCH_DIFFERENT
 from multitask.settings import GS_CHOICES, Settings, parse_batch_sizes
-from multitask.stages import GradientSurgeryStage
+from multitask.stages import Run
 from optim import SCHEDULES, SURGERY
 
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
@@ -39,15 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="train_multitask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--arch", choices=ARCHITECTURES, default="concatB",
-        help="how pairs meet the encoder, and the heads' depth (default: concatB)")
+    add("--arch", choices=ARCHITECTURES,
+        help="how pairs meet the encoder, and the heads' depth (default: concatB; concatA for the baseline)")
     add("--gs", choices=GS_CHOICES, default="wrap",
-        help="round robin of gradient-surgery fine-tuning: equal batches, or batches of different size "
-             "(default: wrap)")
+        help="round robin of gradient-surgery fine-tuning: equal batches, batches of different size, or no such "
+             "stage; none alone is the paper's baseline (default: wrap)")
     add("--surgery", choices=SURGERY, default="pcgrad",
         help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum (default: pcgrad)")
-    add("--nli", action="store_true", help="pretrain on MultiNLI first (not built yet; default: off)")
-    add("--fl", action="store_true", help="fine-tune the final layers afterwards (not built yet; default: off)")
+    add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
+    add("--fl", action="store_true", help="fine-tune the final layers last, the encoder frozen (default: off)")
+    add("--start", metavar="RUN", help="start from the model of a run, its encoder and heads (default: --model)")
     add("--model", metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {main_job.DEFAULT_MODEL} on real data, "
              "scratch on the sample)")
@@ -56,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
-    add("--batch-size", type=int, metavar="N", help="examples of each task a step, wrap (default: 16)")
+    add("--batch-size", type=int, metavar="N",
+        help="examples of each task a step, wrap, NLI and FL (default: 16, 16 and 8)")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task a step, bd (default: by the paper's Eq. 6)")
     add("--warmup", type=float, default=0.0, metavar="SHARE", help="share of steps for linear warm-up (default: 0)")
@@ -75,13 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The flags, with defaults that depend on the data filled in. Raises ValueError for what cannot be run."""
-    if arguments.nli or arguments.fl or arguments.gs == "none":
-        flag = "--nli" if arguments.nli else "--fl" if arguments.fl else "--gs none"
-        raise ValueError(f"{flag}: this stage is not built yet; leave it out")
-    for flag, value, scheme in (("--batch-size", arguments.batch_size, "wrap"),
-                                ("--batch-sizes", arguments.batch_sizes, "bd")):
-        if value is not None and arguments.gs != scheme:
-            raise ValueError(f"{flag} is for --gs {scheme}, not for --gs {arguments.gs}")
+    if arguments.batch_sizes is not None and arguments.gs != BATCH_DIFFERENT:
+        raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {arguments.gs}")
+    if arguments.batch_size is not None and arguments.gs == BATCH_DIFFERENT and not (arguments.nli or arguments.fl):
+        raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} takes --batch-sizes")
+    if arguments.start is not None and arguments.model is not None:
+        raise ValueError("--start and --model both name what to start from; give one of them")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
     model = arguments.model or (main_job.SCRATCH if data is None else main_job.DEFAULT_MODEL)
     if data is not None:
@@ -89,22 +94,32 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     else:
         defaults = SCRATCH_ON_SAMPLE_DEFAULTS if model == main_job.SCRATCH else SAMPLE_DEFAULTS
     given = {name: value for name, value in vars(arguments).items()
-             if name not in ("nli", "fl", "out", "resume", "data") and value is not None}
+             if name not in ("out", "resume", "data") and value is not None}
     if arguments.batch_sizes is not None:
         given["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
+    if arguments.start is not None:
+        given["start"], model = str(Path(arguments.start).resolve()), None
+    given["arch"] = arguments.arch or default_arch(arguments)
     return Settings(**{**defaults, **given, "data": data, "model": model})
 
 
-def prepare(arguments: argparse.Namespace, argv: list[str]) -> GradientSurgeryStage | None:
+def default_arch(arguments: argparse.Namespace) -> str:
+    """concatB; concatA for the paper's baseline; what a run was trained with where it is started from."""
+    if arguments.start is not None:
+        return MultitaskBert.from_pretrained(arguments.start).arch
+    return "concatA" if arguments.gs == "none" and not (arguments.nli or arguments.fl) else "concatB"
+
+
+def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return main_job.start(settings_of(arguments), arguments.out)
     if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
         raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
-    stage = main_job.resume(Path(arguments.resume))
-    if stage is None:
+    run = main_job.resume(Path(arguments.resume))
+    if run is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
-    return stage
+    return run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,19 +128,19 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = build_parser().parse_args(argv)
     try:
-        stage = prepare(arguments, argv)
+        run = prepare(arguments, argv)
     except (ValueError, OSError) as error:
         return failed(error, 2)
     except KeyboardInterrupt:
         return failed("interrupted before training began", 130)
-    return 0 if stage is None else train(stage)
+    return 0 if run is None else train(run)
 
 
-def train(stage: GradientSurgeryStage) -> int:
+def train(run: Run) -> int:
     """Runs to the end and says where the results are; returns the exit status."""
-    folder = stage.run.folder
+    folder = run.folder
     try:
-        main_job.execute(stage)
+        main_job.execute(run)
     except KeyboardInterrupt:
         if numbered(folder):
             return failed(f"interrupted; go on with: python train_multitask.py --resume {folder}", 130)
@@ -133,10 +148,13 @@ def train(stage: GradientSurgeryStage) -> int:
     except (FloatingPointError, OSError) as error:
         return failed(error, 1)
     finally:
-        stage.run.log.close()
-    print(f"report: {folder / main_job.REPORT_FILE}\n"
-          f"hand in: {folder / main_job.PREDICTIONS_FOLDER}\n"
-          f"try it: python -m multitask.predict {folder} --task sst \"A film worth seeing twice.\"")
+        run.log.close()
+    print(f"report: {folder / main_job.REPORT_FILE}")
+    if run.settings.stages == ("nli",):
+        print(f"its heads are untrained; go on with: python train_multitask.py --start {folder}")
+    else:
+        print(f"hand in: {folder / main_job.PREDICTIONS_FOLDER}\n"
+              f"try it: python -m multitask.predict {folder} --task sst \"A film worth seeing twice.\"")
     return 0
 
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
 from .tasks import TASKS
 
-PAIRS = tuple(f"{a}-{b}" for a, b in itertools.combinations(TASKS, 2))  # in the order of upper_triangle
 WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
+
+
+def pairs_of(tasks: Iterable[str]) -> list[str]:
+    """The pairs of tasks by name, in the order of `upper_triangle`.
+
+    >>> pairs_of(["sst", "para", "sts"])
+    ['sst-para', 'sst-sts', 'para-sts']
+    """
+    return [f"{a}-{b}" for a, b in itertools.combinations(tasks, 2)]
+
+
+PAIRS = pairs_of(TASKS)
 
 
 def upper_triangle(table: torch.Tensor) -> list[float]:
@@ -33,7 +44,7 @@ def speed(steps: Sequence[dict]) -> float:
 
 def conflict_statistics(steps: Sequence[dict]) -> dict:
     """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair; mean_weights by task."""
-    cosines = {pair: np.array([step["cosines"][pair] for step in steps]) for pair in PAIRS}
+    cosines = {pair: np.array([step["cosines"][pair] for step in steps]) for pair in pairs_of(TASKS)}
     return {
         "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
         "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},

@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +36,12 @@ class Checkpoint:
         """The tensors under `prefix.`, without it."""
         start = prefix + "."
         return {name[len(start):]: value for name, value in self.tensors.items() if name.startswith(start)}
+
+    def value(self, name: str) -> Any:
+        """Raises ValueError if it is not there."""
+        if name not in self.values:
+            raise ValueError(f"{self.folder} is damaged: it lacks {name!r}")
+        return self.values[name]
 
     def build_model(self, arch: str) -> MultitaskBert:
         """A model of the checkpoint's shape; its weights come with the trainer's state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from minbert.pretrained import replacing
 from . import metrics
 from .batching import TokenizedExamples
 from .data import Example
-from .tasks import TASKS, Task
+from .tasks import Task
 
 if TYPE_CHECKING:
     from .model import MultitaskBert
@@ -29,7 +29,7 @@ def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples)
     """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept."""
     was_training = model.training
     model.eval()
-    logits = torch.empty(len(examples), TASKS[task].outputs)
+    logits = torch.empty(len(examples), model.tasks[task].outputs)
     try:
         with tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1) as bar:
             for indices in examples.by_length(EVALUATION_BATCH):
@@ -45,9 +45,10 @@ def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples) -> np
     return task.decode(predict_logits(model, task.name, examples)).numpy()
 
 
-def scores_of(predictions: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict:
-    """{"sst": {"accuracy": …}, "para": …, "sts": {"pearson": …}, "average": …, "overall": …}."""
-    values = {name: (task.metric_name, task.metric(predictions[name], labels[name])) for name, task in TASKS.items()}
+def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
+              labels: Mapping[str, np.ndarray]) -> dict:
+    """{"sst": {"accuracy": …}, "para": …, "sts": {"pearson": …}, "average": …, "overall": …}, for these tasks."""
+    values = {name: (task.metric_name, task.metric(predictions[name], labels[name])) for name, task in tasks.items()}
     scores: dict = {name: {metric: value} for name, (metric, value) in values.items()}
     return {**scores, "average": metrics.average(values), "overall": metrics.overall(values)}
 

@@ -21,7 +21,7 @@ from .batching import Batch, TokenizedExamples
 from .data import Example
 from .device import autocast
 from .evaluation import predict_logits
-from .tasks import TASKS
+from .tasks import TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
 MODEL_FOLDER = "model"
@@ -32,6 +32,7 @@ class MultitaskBert(nn.Module):
 
     encoder: the shared BertModel. tokenizer: the encoder's own. arch: a name from heads.ARCHITECTURES.
     precision: "fp32", or "bf16" for the encoder's matrix products; the heads always compute in fp32.
+    tasks: name → Task, one head each; at first those of TASKS.
     """
 
     def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str, precision: str = "fp32") -> None:
@@ -46,9 +47,19 @@ class MultitaskBert(nn.Module):
         if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
             raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this encoder has "
                              f"type_vocab_size {encoder.config.type_vocab_size}; take --arch concatA")
-        self.heads = nn.ModuleDict({
-            name: self.architecture.build_head(encoder.config.hidden_size, len(task.text_columns), task.outputs)
-            for name, task in TASKS.items()})
+        self.tasks: dict[str, Task] = {}
+        self.heads = nn.ModuleDict()
+        for task in TASKS.values():
+            self.add_task(task)
+
+    def add_task(self, task: Task) -> None:
+        """A fresh head for one more task, of the architecture's own pair encoding and depth."""
+        self.tasks[task.name] = task
+        self.heads[task.name] = self.architecture.build_head(
+            self.encoder.config.hidden_size, len(task.text_columns), task.outputs).to(self.device)
+
+    def remove_task(self, name: str) -> None:
+        del self.tasks[name], self.heads[name]
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +91,8 @@ class MultitaskBert(nn.Module):
             shutil.rmtree(leftover, ignore_errors=True)
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
-        heads = {name: value.detach().cpu().contiguous() for name, value in self.heads.state_dict().items()}
+        heads = {name: value.detach().cpu().contiguous() for name, value in self.heads.state_dict().items()
+                 if name.split(".")[0] in TASKS}
         # one entry, since the order of several would change from run to run
         about = json.dumps({"arch": self.arch, "precision": self.precision})
         save_file(heads, fresh / HEADS_FILE, metadata={"multitask": about})
@@ -127,18 +139,18 @@ class MultitaskBert(nn.Module):
 
     def answer(self, task: str, sentences: Sequence[tuple[str, ...]]) -> np.ndarray:
         """(n,) answers of any task in its own terms, in input order: what the predict_… methods return."""
-        return TASKS[task].answer(self.predict(task, sentences)).numpy()
+        return self.tasks[task].answer(self.predict(task, sentences)).numpy()
 
     def predict(self, task: str, sentences: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""
-        width = len(TASKS[task].text_columns)
+        width = len(self.tasks[task].text_columns)
         for number, texts in enumerate(sentences):
             if isinstance(texts, str) or len(texts) != width or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} an example; "
                                  f"item {number} is {texts!r}")
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
-            return torch.zeros(0, TASKS[task].outputs)
+            return torch.zeros(0, self.tasks[task].outputs)
         return predict_logits(self, task, self.tokenize(examples))
 
 

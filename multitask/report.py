@@ -38,13 +38,14 @@ tr.best { font-weight: 600 } figure { margin: 1rem 0 } svg { max-width: 100%; he
 def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> None:
     """settings: what was run. metrics: metrics.json. steps, epochs: the log's events."""
     title = f"{settings['arch']} · {settings['gs']} · {settings['surgery']}"
+    steps, epochs = ([e for e in events if e["stage"] == "gs"] for events in (steps, epochs))
     parts = [
         f"<h1>minbert: {html.escape(title)}</h1>",
-        "<h2>Scores on the dev set</h2>", _score_table(epochs, metrics["best_epoch"]),
+        "<h2>Scores on the dev set</h2>", _score_table(epochs, metrics["best_epoch"]) if epochs else "",
         "<p class=note>The row in bold is the best epoch, which was kept. average: mean of the three, as in the "
         "paper; overall: Pearson's −1…1 brought to 0…1 first, as in the course.</p>",
-        "<h2>Learning curves</h2>", _figure(_learning_curves(steps, epochs)),
-        "<h2>Gradient conflicts</h2>", _conflict_table(metrics["surgery"]), _figure(_conflict_plot(steps)),
+        "<h2>Learning curves</h2>", _figure(_learning_curves(steps, epochs)) if epochs else "",
+        "<h2>Gradient conflicts</h2>", *([_conflict_table(metrics["surgery"]), _figure(_conflict_plot(steps))] if "surgery" in metrics else []),
         "<p class=note>Cosines between the tasks' gradients of the shared encoder, of every step's own batches; two "
         "tasks conflict in a step if theirs is below 0. A weight is what surgery multiplies a task's gradient by "
         "before the sum; 1 is the plain sum.</p>",
@@ -78,7 +79,7 @@ def _score_table(epochs: Sequence[dict], best_epoch: int) -> str:
         dev = epoch["dev"]
         scores = [dev[name][task.metric_name] for name, task in TASKS.items()]
         rows.append([str(epoch["epoch"]), *map(_number, [*scores, dev["average"], dev["overall"]])])
-    return _table(header, rows, [epoch["epoch"] for epoch in epochs].index(best_epoch))
+    return _table(header, rows, 0)
 
 
 def _conflict_table(surgery: dict) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import platform
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +19,21 @@ from minbert.pretrained import replacing
 
 from . import checkpoint
 from .analysis import conflict_statistics, speed
-from .data import TEST_SPLIT, Dataset, load_dataset, missing_files
+from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
 from .evaluation import PREDICTIONS_FOLDER, predict, write_predictions
 from .model import MultitaskBert
+from .multinli import load_multinli
 from .report import write_report
 from .runlog import LOG_FILE, RunLog
 from .sample import write_sample
 from .settings import Settings
-from .stages import GradientSurgeryStage, Run, describe
-from .tasks import TASKS
+from .stages import STAGES, Run, Stage, describe
+from .tasks import NLI, TASKS
 
 CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
 SCRATCH = "scratch"
+EVAL_SEED = 0  # of --eval-limit's choice
 DEFAULT_MODEL = "bert-base-uncased"
 # --model scratch: small enough to learn the embedded sample within minutes on a laptop
 SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
@@ -43,19 +46,35 @@ def default_data() -> str | None:
 
 
 def load_data(settings: Settings) -> Dataset:
-    """All examples of the run, dev and test cut to --eval-limit."""
+    """All examples of the run, MultiNLI's too with --nli; dev and test cut to --eval-limit."""
     if settings.data is not None:
-        dataset = load_dataset(settings.data)
+        dataset = _read(Path(settings.data), settings.nli)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            dataset = load_dataset(write_sample(Path(folder)))
-    return {name: {split: examples if split == "train" else examples[:settings.eval_limit]
+            dataset = _read(write_sample(Path(folder)), settings.nli)
+    return {name: {split: examples if split == "train" else limited(examples, settings.eval_limit)
                    for split, examples in splits.items()} for name, splits in dataset.items()}
 
 
+def _read(folder: Path, nli: bool) -> Dataset:
+    return {**load_dataset(folder), **({NLI.name: load_multinli(folder)} if nli else {})}
+
+
+def limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """At most `limit` of them, in their order: the same choice in every run, whatever its seed."""
+    if limit is None or len(examples) <= limit:
+        return examples
+    return [examples[index] for index in sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))]
+
+
 def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
-    """The pretrained encoder that --model names, or a random one; with fresh heads. Seeds torch first."""
+    """The pretrained encoder that --model names, or a random one, with fresh heads; or --start's. Seeds torch first."""
     torch.manual_seed(settings.seed)
+    if settings.start is not None:
+        model = MultitaskBert.from_pretrained(settings.start)
+        if model.arch != settings.arch:
+            raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not {settings.arch}")
+        return model
     if settings.model == SCRATCH:
         texts = [text for splits in dataset.values() for example in splits["train"] for text in example.sentences]
         tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
@@ -94,21 +113,27 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
     raise AssertionError("unreachable")
 
 
-def start(settings: Settings, out: str | None, say: Callable[[str], None] = print) -> GradientSurgeryStage:
-    """A new run, ready to train. Everything that the user can get wrong is checked before anything is written."""
+def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
+          dataset: Dataset | None = None) -> Run:
+    """A new run, ready for `execute`. Everything that the user can get wrong is checked before anything is written.
+
+    dataset: what `load_data` would read, where several runs share it.
+    """
     if out is not None:
         check_run_folder(Path(out))
     device = pick_device(settings.device)
-    dataset = load_data(settings)
+    dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
     model = build_model(settings, dataset)
     folder = make_run_folder(settings, out)
     (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
     settings.save(folder / CONFIG_FILE)
-    return GradientSurgeryStage(_run(folder, settings, model, dataset, device, say))
+    run = _run(folder, settings, model, dataset, device, say)
+    run.stage = Stage(run, settings.stages[0])
+    return run
 
 
-def resume(folder: Path, say: Callable[[str], None] = print) -> GradientSurgeryStage | None:
+def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None) -> Run | None:
     """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
@@ -116,17 +141,19 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> GradientSurgeryS
     if (folder / METRICS_FILE).is_file():
         return None
     saved = checkpoint.load(folder)
-    dataset = load_data(settings)
+    dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
     run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say)
-    stage = GradientSurgeryStage(run)
     try:
-        stage.restore(saved)
+        run.finished = saved.value("finished")
+        run.stage = Stage(run, saved.value("stage"))
+        run.stage.restore(saved)
     except ValueError:
         run.log.close()
         raise
-    say(f"resumed after epoch {stage.epoch}, step {stage.steps}")
-    return stage
+    of_stage = f"{run.stage.name} " if len(settings.stages) > 1 else ""
+    say(f"resumed after {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
+    return run
 
 
 def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
@@ -151,37 +178,67 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
     if settings.model == SCRATCH:
         return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
                 f"{DEFAULT_MODEL} or a checkpoint's folder")
+    if settings.start is not None:
+        return f"{settings.start} ({parameters}), its encoder and its heads"
     return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
 
 
-def execute(stage: GradientSurgeryStage) -> dict:
-    """Trains, writes the test predictions of the best epoch, metrics.json and report.html; returns the metrics."""
-    run, best = stage.run, stage.fit()
-    model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-    for name, task in TASKS.items():
-        if TEST_SPLIT in run.dataset[name]:
-            predictions = predict(model, task, run.tokens[name][TEST_SPLIT])
-            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[name][TEST_SPLIT],
-                              predictions)
+def execute(run: Run) -> dict:
+    """Trains what is left of the stages, writes the predictions, metrics.json and report.html; returns the metrics."""
+    stages = run.settings.stages
+    while run.stage is not None:
+        name = run.stage.name
+        if len(stages) > 1:
+            run.say(f"stage {stages.index(name) + 1} of {len(stages)}: {STAGES[name].title}")
+        run.finished[name] = run.stage.fit()
+        run.stage = None  # frees its gradients and moments before the next one takes its own
+        if name != stages[-1]:
+            best = MultitaskBert.from_pretrained(run.model_folder(name))
+            best.precision = run.model.precision
+            run.model = best.to(run.model.device)
+            run.stage = Stage(run, stages[stages.index(name) + 1])
+    return _conclude(run)
+
+
+def _conclude(run: Run) -> dict:
+    result = run.finished[run.settings.stages[-1]]
+    _predict_test(run)
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
-    metrics = collect_metrics(run, best, steps)
+    metrics = collect_metrics(run, steps, epochs)
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs)
     with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    run.say(f"best epoch {best['epoch']}: dev {describe(best['dev'])}")
+    run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
     return metrics
 
 
-def collect_metrics(run: Run, best: dict, steps: list[dict]) -> dict:
+def _predict_test(run: Run) -> None:
+    """The test predictions of the last stage's best epoch, for the tasks that have test files."""
+    wanted = [task for name, task in TASKS.items() if TEST_SPLIT in run.dataset[name]]
+    if not wanted or run.settings.stages[-1] == NLI.name:
+        return
+    model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
+    for task in wanted:
+        predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT])
+        write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[task.name][TEST_SPLIT],
+                          predictions)
+
+
+def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     """The content of metrics.json (README, "What a run leaves behind")."""
+    last = run.finished[run.settings.stages[-1]]
+    surgery_steps = [step for step in steps if step["stage"] == "gs"]
+    surgery = {}
+    if surgery_steps:
+        surgery = {"surgery": {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}}
     return {
-        "dev": best["dev"],
-        "best_epoch": best["epoch"],
+        "dev": last["dev"],
+        "best_epoch": last["best_epoch"],
         "steps": len(steps),
-        "train_seconds": sum(step["seconds"] for step in steps),
-        "examples_per_second": speed(steps),
-        "surgery": {"method": run.settings.surgery, **conflict_statistics(steps)},
-        "stages": {"gs": {"dev": best["dev"], "best_epoch": best["epoch"], "steps": len(steps)}},
+        "train_seconds": sum(epoch["seconds"] for epoch in epochs),
+        "examples_per_second": speed(surgery_steps or steps),
+        **surgery,
+        "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
         "environment": {"torch": torch.__version__, "python": platform.python_version(),

@@ -7,6 +7,9 @@ in a new order, whenever they are used up.
 Eq. 7 multiplies each *summed* loss by b_min / b_t. That is b_min times the *mean* loss, and b_min is common to all
 tasks; so both schemes take each task's mean loss, and nothing is left to rescale. tests/test_09_round_robins.py
 shows the equality.
+
+Where the tasks do not meet in a step's gradient, in the stages on MultiNLI and on the final layers, `once` does: every
+set is passed over once an epoch, and a task with nothing left sits out.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch
 
 WRAP, BATCH_DIFFERENT = "wrap", "bd"
 ROUND_ROBINS = (WRAP, BATCH_DIFFERENT)
+ONCE = "once"
 LARGEST_BATCH = 24  # the paper's batch of Quora under bd; the other sizes follow from Eq. 6
 
 
@@ -34,13 +38,13 @@ def batch_different_sizes(lengths: Mapping[str, int]) -> dict[str, int]:
 class RoundRobin:
     """Yields, step after step, one batch of indices for each task.
 
-    lengths: task → number of examples. batch_sizes: task → examples a step. scheme: `wrap` or `bd`.
+    lengths: task → number of examples. batch_sizes: task → examples a step. scheme: `wrap`, `bd` or `once`.
     seed: of the sampler's own generator. `state_dict` and `load_state_dict` go on exactly where it stood.
     """
 
     def __init__(self, lengths: Mapping[str, int], batch_sizes: Mapping[str, int], scheme: str, seed: int) -> None:
-        if scheme not in ROUND_ROBINS:
-            raise ValueError(f"scheme is {scheme!r}; choose from {', '.join(ROUND_ROBINS)}")
+        if scheme not in (*ROUND_ROBINS, ONCE):
+            raise ValueError(f"scheme is {scheme!r}; choose from {', '.join((*ROUND_ROBINS, ONCE))}")
         if set(batch_sizes) != set(lengths):
             raise ValueError(f"batch sizes for {sorted(batch_sizes)}, but the tasks are {sorted(lengths)}")
         for name, size in batch_sizes.items():
@@ -54,29 +58,34 @@ class RoundRobin:
 
     @property
     def steps_per_epoch(self) -> int:
-        """wrap: as many as one pass over the largest set takes. bd: as many as the largest set has whole batches."""
+        """wrap: as many as one pass over the largest set takes. bd: as many as the largest set has whole batches.
+        once: as many as the longest pass takes."""
+        if self.scheme == ONCE:
+            return max(math.ceil(length / self.batch_sizes[name]) for name, length in self.lengths.items())
         batches = self.lengths[self.largest] / self.batch_sizes[self.largest]
         return math.ceil(batches) if self.scheme == WRAP else max(1, math.floor(batches))
 
     def start_epoch(self) -> None:
-        """wrap: a new pass over the largest set. bd: every set is reshuffled."""
+        """wrap: a new pass over the largest set. bd, once: every set is reshuffled."""
         for name in self.lengths:
-            if self.scheme == BATCH_DIFFERENT or name == self.largest:
+            if self.scheme != WRAP or name == self.largest:
                 self._restart(name)
 
     def next_step(self) -> dict[str, list[int]]:
-        """task → indices of its next batch."""
-        return {name: self._next_batch(name) for name in self.lengths}
+        """task → indices of its next batch; under `once` without the tasks whose pass is over."""
+        batches = {name: self._next_batch(name) for name in self.lengths}
+        return {name: batch for name, batch in batches.items() if batch}
 
     def _next_batch(self, name: str) -> list[int]:
         """The next examples of a task's order; at its end a new order begins, and the batch stays full.
 
-        Only the largest set under `wrap` ends an epoch with a smaller batch: what is left of its one pass.
+        Only where a set is passed over once, the largest under `wrap` and each under `once`, is the last batch
+        of an epoch smaller: what is left of the pass.
         """
         batch: list[int] = []
         while len(batch) < self.batch_sizes[name]:
             if self.positions[name] == self.lengths[name]:
-                if batch and self.scheme == WRAP and name == self.largest:
+                if self.scheme == ONCE or (batch and self.scheme == WRAP and name == self.largest):
                     break
                 self._restart(name)
             start = self.positions[name]

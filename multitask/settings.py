@@ -15,7 +15,8 @@ from .device import DEVICES, PRECISIONS
 from .sampling import ROUND_ROBINS
 from .tasks import TASKS
 
-GS_CHOICES = (*ROUND_ROBINS, "none")
+NO_SURGERY_STAGE = "none"
+GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,22 @@ class Settings:
     """One run of the main job; the names are the flags of train_multitask.py. Raises ValueError if out of range.
 
     data, model: None is the embedded sample and the data's default model, as the command line resolves them.
-    batch_sizes: task → size for bd; empty is the paper's rule (Eq. 6).
+    start: the run whose model, encoder and heads, is started from, in place of `model`.
+    batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL. batch_sizes: task → size for bd; empty is the
+    paper's rule (Eq. 6).
     """
 
     arch: str
     gs: str
+    nli: bool = False
+    fl: bool = False
     surgery: str = "pcgrad"
     model: str | None = None
+    start: str | None = None
     data: str | None = None
     epochs: int = 10
     lr: float = 1e-5
-    batch_size: int = 16
+    batch_size: int | None = None
     batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     warmup: float = 0.0
     schedule: str = "constant"
@@ -64,6 +70,12 @@ class Settings:
         if self.batch_sizes and (set(self.batch_sizes) != set(TASKS) or min(self.batch_sizes.values()) < 1):
             raise ValueError(f"--batch-sizes: give a size of 1 or more for each of {', '.join(TASKS)}, "
                              "for example sst=1,para=24,sts=1")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in the order they come; none of the three is the paper's baseline."""
+        wanted = (("nli", self.nli), ("gs", self.gs != NO_SURGERY_STAGE), ("fl", self.fl))
+        return tuple(name for name, is_wanted in wanted if is_wanted) or ("baseline",)
 
     def save(self, path: Path) -> None:
         with replacing(path) as partial:

@@ -1,34 +1,46 @@
-"""The stages of a run; so far gradient-surgery fine-tuning, GS."""
+"""The stages of a run, in their order: NLI pretraining, gradient surgery, final layers (the paper, section 4.3).
+
+Each stage starts from the best epoch of the one before with a fresh optimizer, trains epoch after epoch, is evaluated
+and saved after each, and leaves its own best epoch behind. STAGES says what they differ in.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from optim import SCHEDULES, cosines
 
 from . import checkpoint
-from .analysis import PAIRS, upper_triangle
+from .analysis import pairs_of, upper_triangle
 from .batching import TokenizedExamples
 from .data import Dataset, fingerprint
-from .evaluation import PREDICTIONS_FOLDER, predict, scores_of, write_predictions
+from .evaluation import PREDICTIONS_FOLDER, predict_logits, scores_of, write_predictions
+from .final_layers import Embeddings, HeadTrainer
 from .model import MODEL_FOLDER, MultitaskBert
 from .runlog import RunLog
-from .sampling import BATCH_DIFFERENT, RoundRobin, batch_different_sizes
+from .sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
 from .settings import Settings
-from .tasks import TASKS
+from .tasks import NLI, TASKS
 from .training import StepResult, SurgeryTrainer
+
+STAGES_FOLDER = "stages"
 
 
 @dataclass
 class Run:
-    """What the stages of one run share. tokens[task][split]: the data, tokenized for this architecture."""
+    """What the stages of one run share. tokens[task][split]: the data, tokenized for this architecture.
+
+    stage: the one that is under way. finished: stage → its result, once it has ended (`Stage.fit`). logits: the dev
+    logits of the last stage's best epoch, as far as this process has seen it.
+    """
 
     folder: Path
     settings: Settings
@@ -37,85 +49,186 @@ class Run:
     log: RunLog
     say: Callable[[str], None] = print
     tokens: dict[str, dict[str, TokenizedExamples]] = field(default_factory=dict)
+    stage: Stage | None = None
+    finished: dict[str, dict] = field(default_factory=dict)
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tokens = {name: {split: self.model.tokenize(examples) for split, examples in splits.items()}
                        for name, splits in self.dataset.items()}
 
-    def predict_dev(self) -> dict[str, np.ndarray]:
-        return {name: predict(self.model, task, self.tokens[name]["dev"]) for name, task in TASKS.items()}
-
-    def score(self, predictions: dict[str, np.ndarray]) -> dict:
-        return scores_of(predictions, {name: self.tokens[name]["dev"].labels for name in TASKS})
+    def model_folder(self, stage: str) -> Path:
+        """Where a stage's best epoch is kept: RUN/model for the last one, RUN/stages/NAME for those before it."""
+        return self.folder / (MODEL_FOLDER if stage == self.settings.stages[-1] else f"{STAGES_FOLDER}/{stage}")
 
 
-class GradientSurgeryStage:
-    """Fine-tuning on all tasks at once; the epoch with the best dev average is kept in RUN/model."""
+@dataclass(frozen=True)
+class Plan:
+    """What a stage is made of.
 
-    name = "gs"
+    tasks: those it trains. scored: those it is scored on. sampler: which examples make up a step. trainer: takes
+    batches, makes a step. fetch: (task, indices) → batch. predict: task → logits of its dev set, (n, outputs).
+    prepare: what is to be done ahead of an epoch of so many steps, once its examples are drawn.
+    """
 
-    def __init__(self, run: Run) -> None:
-        self.run, settings = run, run.settings
+    tasks: Sequence[str]
+    scored: Sequence[str]
+    sampler: RoundRobin
+    trainer: SurgeryTrainer | HeadTrainer
+    fetch: Callable[[str, Sequence[int]], object]
+    predict: Callable[[str], torch.Tensor]
+    prepare: Callable[[int], None] = lambda steps: None
+
+
+def plan_nli(run: Run) -> Plan:
+    """Additional pretraining on MultiNLI: a three-way head of the architecture's own pair encoding and depth."""
+    if NLI.name not in run.model.tasks:
+        run.model.add_task(NLI)
+    return _train_encoder(run, [NLI.name], [NLI.name], {NLI.name: run.settings.batch_size or 16}, ONCE)
+
+
+def plan_surgery(run: Run) -> Plan:
+    """Gradient-surgery fine-tuning on all tasks at once."""
+    settings = run.settings
+    if settings.gs == BATCH_DIFFERENT:
         lengths = {name: len(run.tokens[name]["train"]) for name in TASKS}
-        if settings.gs == BATCH_DIFFERENT:
-            sizes = settings.batch_sizes or batch_different_sizes(lengths)
-        else:
-            sizes = dict.fromkeys(TASKS, settings.batch_size)
-        self.sampler = RoundRobin(lengths, sizes, settings.gs, settings.seed)
-        self.trainer = SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay,
-                                      settings.clip, settings.seed)
-        self.total_steps = min(settings.epochs * self.sampler.steps_per_epoch, settings.max_steps or math.inf)
+        sizes = settings.batch_sizes or batch_different_sizes(lengths)
+    else:
+        sizes = dict.fromkeys(TASKS, settings.batch_size or 16)
+    return _train_encoder(run, list(TASKS), list(TASKS), sizes, settings.gs)
+
+
+def _train_encoder(run: Run, tasks: list[str], scored: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
+    settings = run.settings
+    return Plan(
+        tasks=tasks, scored=scored,
+        sampler=RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, sizes, scheme, settings.seed),
+        trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay, settings.clip,
+                               settings.seed, tasks),
+        fetch=lambda name, rows: run.tokens[name]["train"].batch(rows),
+        predict=lambda name: predict_logits(run.model, name, run.tokens[name]["dev"]))
+
+
+def plan_final_layers(run: Run) -> Plan:
+    """Final-layer fine-tuning: every head on the frozen encoder's outputs."""
+    return _train_heads(run, list(TASKS))
+
+
+def plan_baseline(run: Run) -> Plan:
+    """The paper's baseline: the frozen pretrained encoder and a head trained on SST; the others stay untrained."""
+    return _train_heads(run, ["sst"])
+
+
+def _train_heads(run: Run, tasks: list[str]) -> Plan:
+    settings = run.settings
+    train = {name: Embeddings(run.model, run.tokens[name]["train"], f"{name} train") for name in tasks}
+    dev = {name: Embeddings(run.model, run.tokens[name]["dev"], f"{name} dev") for name in TASKS}
+
+    @torch.no_grad()
+    def predict(name: str) -> torch.Tensor:
+        run.model.eval()
+        return run.model.heads[name](dev[name].batch(range(len(run.tokens[name]["dev"]))).embeddings).cpu()
+
+    size = settings.batch_size or 8
+    sampler = RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, dict.fromkeys(tasks, size), ONCE,
+                         settings.seed)
+
+    def prepare(steps: int) -> None:
+        for name in tasks:
+            train[name].compute(sampler.orders[name][:steps * size])
+
+    return Plan(
+        tasks=tasks, scored=list(TASKS), sampler=sampler,
+        trainer=HeadTrainer(run.model, tasks, settings.lr, settings.weight_decay, settings.clip),
+        fetch=lambda name, rows: train[name].batch(rows), predict=predict, prepare=prepare)
+
+
+@dataclass(frozen=True)
+class Kind:
+    title: str
+    plan: Callable[[Run], Plan]
+
+
+STAGES = {
+    "nli": Kind("additional pretraining on MultiNLI", plan_nli),
+    "gs": Kind("gradient-surgery fine-tuning", plan_surgery),
+    "fl": Kind("final-layer fine-tuning, the encoder frozen", plan_final_layers),
+    "baseline": Kind("the baseline: a head for SST on the frozen encoder", plan_baseline),
+}
+
+
+class Stage:
+    """One stage of a run: epochs, each evaluated and saved; the one with the best dev average is kept."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run, self.name = run, name
+        torch.manual_seed(run.settings.seed)  # what a stage draws does not depend on the stages before it
+        self.plan = STAGES[name].plan(run)
+        self.steps_per_epoch = self.plan.sampler.steps_per_epoch
+        self.total_steps = min(run.settings.epochs * self.steps_per_epoch, run.settings.max_steps or math.inf)
         self.epoch = self.steps = 0
         self.best: dict | None = None  # the "epoch" event of the best epoch
 
     def fit(self) -> dict:
-        """Trains to the end from wherever it stands; returns the best epoch's event."""
+        """Trains to the end from wherever it stands; returns {"dev", "best_epoch", "steps"}."""
         while self.steps < self.total_steps:
-            self._train_epoch()
-            self._evaluate()
+            seconds = self._train_epoch()
+            self._evaluate(seconds)
             self._save()
-        return self.best
+        return {"dev": self.best["dev"], "best_epoch": self.best["epoch"], "steps": self.steps}
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint, whose log position is where the log goes on too.
 
         Raises ValueError if it is damaged, or if the data are not those it was made with.
         """
+        if saved.value("data") != fingerprint(self.run.dataset):
+            raise ValueError(f"{saved.folder} was made with other training examples: the data have changed since")
         try:
-            if saved.values["data"] != fingerprint(self.run.dataset):
-                raise ValueError(f"{saved.folder} was made with other training examples: the data have changed since")
-            self.trainer.load_state_dict(saved.part("trainer"))
-            self.sampler.load_state_dict(saved.part("sampler"))
+            self._load_model(saved.part("model"))
+            self.plan.trainer.load_state_dict(saved.part("trainer"))
+            self.plan.sampler.load_state_dict(saved.part("sampler"))
             checkpoint.restore_random_state(saved.part("random"))
-            self.epoch, self.steps, self.best = (saved.values[key] for key in ("epoch", "steps", "best"))
-            self.run.log.rewind(saved.values["log"])
+            self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
+            self.run.log.rewind(saved.value("log"))
         except KeyError as error:
             raise ValueError(f"{saved.folder} is damaged: it lacks {error}") from None
 
-    def _train_epoch(self) -> None:
+    def _load_model(self, weights: dict[str, torch.Tensor]) -> None:
+        try:
+            self.run.model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint does not fit this model: {reason}") from None
+
+    def _train_epoch(self) -> float:
+        """Returns its seconds."""
+        started = time.perf_counter()
         self.epoch += 1
-        self.sampler.start_epoch()
+        self.plan.sampler.start_epoch()
+        epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        steps = min(self.steps_per_epoch, self.total_steps - self.steps)
+        self.plan.prepare(steps)
         self.run.model.train()
-        epochs = math.ceil(self.total_steps / self.sampler.steps_per_epoch)
-        steps = min(self.sampler.steps_per_epoch, self.total_steps - self.steps)
         smooth: dict[str, float] = {}
-        with tqdm(total=steps, desc=f"epoch {self.epoch}/{epochs}", unit="step") as bar:
+        with tqdm(total=steps, desc=f"{self.name} epoch {self.epoch}/{epochs}", unit="step") as bar:
             for _ in range(steps):
                 losses, examples_per_second = self._train_step()
-                smooth = {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in losses.items()}
+                smooth |= {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in losses.items()}
                 bar.set_postfix_str(" ".join(f"{name} {loss:.3f}" for name, loss in smooth.items())
                                     + f", {examples_per_second:.0f} ex/s", refresh=False)
                 bar.update()
+        return time.perf_counter() - started
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         """One step, logged: the tasks' losses, and examples a second."""
         settings, started = self.run.settings, time.perf_counter()
-        indices = self.sampler.next_step()
-        batches = {name: self.run.tokens[name]["train"].batch(rows) for name, rows in indices.items()}
+        indices = self.plan.sampler.next_step()
+        batches = {name: self.plan.fetch(name, rows) for name, rows in indices.items()}
         lr_scale = SCHEDULES[settings.schedule](self.steps, round(settings.warmup * self.total_steps),
                                                 self.total_steps)
         try:
-            result = self.trainer.step(batches, lr_scale)
+            result = self.plan.trainer.step(batches, lr_scale)
         except FloatingPointError as error:
             ids = {name: [self.run.dataset[name]["train"][row].id for row in rows] for name, rows in indices.items()}
             raise FloatingPointError(f"step {self.steps + 1}: {error}; its examples are {ids}") from None
@@ -126,44 +239,63 @@ class GradientSurgeryStage:
         return result.losses, examples / seconds
 
     def _log_step(self, result: StepResult, seconds: float, examples: int, lr_scale: float) -> None:
-        names = list(TASKS)
-        by_pair = dict(zip(PAIRS, upper_triangle(cosines(result.gram)), strict=True))
         self.run.log.write(
             "step", stage=self.name, epoch=self.epoch, step=self.steps, lr=self.run.settings.lr * lr_scale,
-            losses=_rounded(result.losses), cosines=_rounded(by_pair),
-            conflicts=[pair for pair, value in by_pair.items() if value < 0],
-            gradient_norms=_rounded(dict(zip(names, result.gram.diagonal().sqrt().tolist(), strict=True))),
-            weights=_rounded(dict(zip(names, result.weights.tolist(), strict=True))),
-            examples=examples, seconds=round(seconds, 6))
+            losses=_rounded(result.losses), **_conflicts(self.plan.tasks, result), examples=examples,
+            seconds=round(seconds, 6))
 
-    def _evaluate(self) -> None:
-        run = self.run
-        predictions = run.predict_dev()
-        dev = run.score(predictions)
+    def _evaluate(self, seconds: float) -> None:
+        run, tasks = self.run, {name: self.run.model.tasks[name] for name in self.plan.scored}
+        logits = {name: self.plan.predict(name) for name in tasks}
+        predictions = {name: task.decode(logits[name]).numpy() for name, task in tasks.items()}
+        dev = scores_of(tasks, predictions, {name: run.tokens[name]["dev"].labels for name in tasks})
         event = {"stage": self.name, "epoch": self.epoch, "step": self.steps, "dev": dev}
-        run.log.write("epoch", **event)
+        run.log.write("epoch", **event, seconds=round(seconds, 3))
         better = self.best is None or dev["average"] > self.best["dev"]["average"]
         run.say(f"  epoch {self.epoch}: dev {describe(dev)}{'  (best so far)' if better else ''}")
         if better:
             self.best = event
-            run.model.save_pretrained(run.folder / MODEL_FOLDER)
-            for name, task in TASKS.items():
-                write_predictions(run.folder / PREDICTIONS_FOLDER, task, "dev", run.dataset[name]["dev"],
+            self._keep(logits, predictions)
+
+    def _keep(self, logits: dict[str, torch.Tensor], predictions: dict[str, np.ndarray]) -> None:
+        """This epoch's model, and its dev predictions if they are what the run hands in."""
+        run = self.run
+        run.model.save_pretrained(run.model_folder(self.name))
+        if self.name == run.settings.stages[-1]:
+            run.logits = logits
+            for name in TASKS.keys() & predictions.keys():
+                write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev", run.dataset[name]["dev"],
                                   predictions[name])
 
     def _save(self) -> None:
-        tensors = {f"trainer.{name}": value for name, value in self.trainer.state_dict().items()}
-        tensors |= {f"sampler.{name}": value for name, value in self.sampler.state_dict().items()}
-        tensors |= {f"random.{name}": value for name, value in checkpoint.random_state().items()}
+        run, plan = self.run, self.plan
+        parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
+                 "sampler": plan.sampler.state_dict(), "random": checkpoint.random_state()}
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "best": self.best,
-                  "log": self.run.log.position, "data": fingerprint(self.run.dataset)}
-        checkpoint.save(self.run.folder, self.steps, self.run.model, tensors, values)
+                  "finished": run.finished, "log": run.log.position, "data": fingerprint(run.dataset)}
+        number = self.steps + sum(result["steps"] for result in run.finished.values())
+        checkpoint.save(run.folder, number, run.model, tensors, values)
+
+
+def _conflicts(tasks: Sequence[str], result: StepResult) -> dict:
+    """What the log says of the tasks' gradients; nothing where there is only one task or the encoder is frozen."""
+    if result.gram is None or len(tasks) < 2:
+        return {}
+    by_pair = dict(zip(pairs_of(tasks), upper_triangle(cosines(result.gram)), strict=True))
+    return {
+        "cosines": _rounded(by_pair),
+        "conflicts": [pair for pair, value in by_pair.items() if value < 0],
+        "gradient_norms": _rounded(dict(zip(tasks, result.gram.diagonal().sqrt().tolist(), strict=True))),
+        "weights": _rounded(dict(zip(tasks, result.weights.tolist(), strict=True))),
+    }
 
 
 def describe(scores: dict) -> str:
     """sst .500  para .800  sts .700  average .667"""
-    parts = [f"{name} {_score(scores[name][task.metric_name])}" for name, task in TASKS.items()]
-    return "  ".join([*parts, f"average {_score(scores['average'])}"])
+    by_task = {name: next(iter(values.values())) for name, values in scores.items() if isinstance(values, dict)}
+    parts = [f"{name} {_score(value)}" for name, value in by_task.items()]
+    return "  ".join([*parts, f"average {_score(scores['average'])}"] if len(parts) > 1 else parts)
 
 
 def _score(value: float | None) -> str:

@@ -82,6 +82,21 @@ def number_between(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def one_of(*names: str) -> Callable[[str], float]:
+    """A parser of labels that are one of these words, in their order 0, 1, …
+
+    >>> one_of("no", "yes")("yes")
+    1.0
+    """
+
+    def parse(text: str) -> float:
+        if text not in names:
+            raise ValueError(f"expected one of {', '.join(names)}")
+        return float(names.index(text))
+
+    return parse
+
+
 def _number(text: str) -> float | None:
     try:
         value = float(text)
@@ -111,6 +126,14 @@ STS = Task(
     metric_name="pearson", metric=metrics.pearson,
     prediction_column="Predicted_Similiary",  # spelt so by the course, whose checker reads it
     format_prediction=lambda value: f"{value:.9g}")  # float32 to the last digit
+
+# What --nli trains the encoder on first; its head is dropped afterwards, so it is none of TASKS.
+NLI = Task(
+    name="nli", title="inference (MultiNLI)", file="multinli_1.0", text_columns=("sentence1", "sentence2"),
+    label_column="gold_label", parse_label=one_of("entailment", "neutral", "contradiction"), outputs=3,
+    loss=cross_entropy, decode=lambda logits: logits.argmax(1), answer=lambda logits: logits.argmax(1),
+    metric_name="accuracy", metric=metrics.accuracy,
+    prediction_column="Predicted_Label", format_prediction=lambda value: str(int(value)))
 
 # In the paper's order; the rows of the gradient matrix stand in this order too.
 TASKS = {task.name: task for task in (SST, PARA, STS)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,16 +22,20 @@ from optim import (
 
 from .batching import Batch
 from .model import MultitaskBert
-from .tasks import TASKS
+
+Surgery = Callable[..., torch.Tensor]  # (tasks, tasks) Gram matrix, generator=… → (tasks,) weights
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """losses: task → mean loss. gram: (tasks, tasks), products of the encoder's gradients. weights: (tasks,)."""
+    """losses: task → mean loss. gram: (tasks, tasks), products of the encoder's gradients. weights: (tasks,).
+
+    The last two are None where the encoder is frozen.
+    """
 
     losses: dict[str, float]
-    gram: torch.Tensor
-    weights: torch.Tensor
+    gram: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
 
 class SurgeryTrainer:
@@ -41,15 +45,19 @@ class SurgeryTrainer:
     else. Each head's gradient is that of its own task, as backward leaves it.
     """
 
-    def __init__(self, model: MultitaskBert, surgery: str, lr: float, weight_decay: float = 0.0, clip: float = 0.0,
-                 seed: int = 0) -> None:
-        """clip: the largest norm of the whole gradient, encoder and heads; 0 is off. seed: of surgery's order."""
+    def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float, weight_decay: float = 0.0,
+                 clip: float = 0.0, seed: int = 0, tasks: Sequence[str] | None = None) -> None:
+        """surgery: a name from optim.SURGERY, or a function of the Gram matrix like those. clip: the largest norm of
+        the whole gradient, encoder and heads; 0 is off. seed: of surgery's order. tasks: those that are trained, in
+        the order of the gradient matrix's rows; all of the model's if not given."""
         self.model, self.lr, self.clip = model, lr, clip
-        self.surgery = SURGERY[surgery]
+        self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
+        self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
+        self.surgery = SURGERY[surgery] if isinstance(surgery, str) else surgery
         self.generator = torch.Generator().manual_seed(seed)
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
-        self.gradients = TaskGradients(self.flat, len(TASKS))
+        self.gradients = TaskGradients(self.flat, len(self.tasks))
         self.combined = torch.zeros_like(self.flat.vector)
         self.optimizer = self._optimizer(sum(value.numel() for value in decayed.values()), weight_decay)
 
@@ -60,7 +68,7 @@ class SurgeryTrainer:
             vector = nn.Parameter(self.flat.vector[part])
             vector.grad = self.combined[part]
             vectors.append(vector)
-        head_decayed, head_undecayed = split_decayed(self.model.heads)
+        head_decayed, head_undecayed = split_decayed(self.heads)
         return AdamW([
             {"params": [vectors[0], *head_decayed.values()], "weight_decay": weight_decay},
             {"params": [vectors[1], *head_undecayed.values()], "weight_decay": 0.0},
@@ -72,16 +80,16 @@ class SurgeryTrainer:
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
         then.
         """
-        self.model.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
-        losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(TASKS)}
+        self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
+        losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
         gram = gram_matrix(self.gradients.matrix)
-        for name, square in zip(TASKS, gram.diagonal().tolist(), strict=True):
+        for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
             if not math.isfinite(square):
                 raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {losses[name]:.4g}")
         weights = self.surgery(gram, generator=self.generator)
         scale = self._clip_scale(norm_of_combination(gram, weights))
         combine(self.gradients.matrix, weights * scale, out=self.combined)
-        for parameter in self.model.heads.parameters():
+        for parameter in self.heads.parameters():
             parameter.grad.mul_(scale)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * lr_scale
@@ -92,40 +100,47 @@ class SurgeryTrainer:
         """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
         batch = batch.to(self.model.device)
         with self.gradients.row(row):
-            loss = TASKS[name].loss(self.model(name, batch), batch.labels)
+            loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
             loss.backward()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss of {name} is {value}")
-        return value
+        return finite_loss(name, loss)
 
     def _clip_scale(self, encoder_norm: float) -> float:
         """min(1, clip / ‖gradient‖) over encoder and heads together (Pascanu et al. 2013)."""
         if not self.clip:
             return 1.0
-        squares = sum(float(parameter.grad.square().sum()) for parameter in self.model.heads.parameters())
+        squares = sum(float(parameter.grad.square().sum()) for parameter in self.heads.parameters())
         return min(1.0, self.clip / max(math.sqrt(encoder_norm**2 + squares), 1e-12))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Weights, optimizer moments and steps, and surgery's generator, as tensors by name."""
-        state = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
-        for number, values in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        return {**state, "surgery.generator": self.generator.get_state()}
+        """Optimizer moments and steps, and surgery's generator, as tensors by name; the weights are the model's."""
+        return {**optimizer_state(self.optimizer), "surgery.generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on exactly where `state_dict` was taken. Raises ValueError if it belongs to another model."""
-        weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the checkpoint does not fit this model: {reason}") from None
-        optimizer = self.optimizer.state_dict()
-        for name, value in state.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".")
-                entry = optimizer["state"].setdefault(int(number), {})
-                entry[key] = int(value) if key == "step" else value.clone()
-        self.optimizer.load_state_dict(optimizer)
+        """Goes on exactly where `state_dict` was taken."""
+        load_optimizer_state(self.optimizer, state)
         self.generator.set_state(state["surgery.generator"])
+
+
+def finite_loss(name: str, loss: torch.Tensor) -> float:
+    """The loss as a number. Raises FloatingPointError, naming the task, if it is not finite."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss of {name} is {value}")
+    return value
+
+
+def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
+    """optimizer.NUMBER.KEY → tensor, for each parameter's moments and step."""
+    return {f"optimizer.{number}.{key}": torch.as_tensor(value)
+            for number, values in optimizer.state_dict()["state"].items() for key, value in values.items()}
+
+
+def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
+    """The reverse of `optimizer_state`; other tensors are passed over."""
+    state = optimizer.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            entry = state["state"].setdefault(int(number), {})
+            entry[key] = int(value) if key == "step" else value.clone()
+    optimizer.load_state_dict(state)

@@ -275,10 +275,12 @@ def test_state_saved_and_loaded_gives_the_same_next_steps_bit_for_bit():
     for _ in range(2):
         trainer.step(batches(straight))
     state = {name: value.clone() for name, value in trainer.state_dict().items()}
+    weights = {name: value.clone() for name, value in straight.state_dict().items()}
     rng = torch.get_rng_state()
     expected = [trainer.step(batches(straight)).losses for _ in range(2)]
     other = build(dropout=0.1, seed=9)
     resumed = SurgeryTrainer(other, "pcgrad", lr=1e-3, weight_decay=0.1, seed=77)
+    other.load_state_dict(weights)
     resumed.load_state_dict(state)
     torch.set_rng_state(rng)
     assert [resumed.step(batches(other)).losses for _ in range(2)] == expected

@@ -20,7 +20,7 @@ from multitask.data import load_dataset
 from multitask.metrics import pearson
 from multitask.run import make_run_folder
 from multitask.sample import write_sample
-from multitask.stages import GradientSurgeryStage
+from multitask.stages import Stage
 from multitask.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -186,8 +186,9 @@ def test_other_arms_run_too(small_data):
 
 
 def everything_but_seconds(folder) -> list:
-    steps = [{key: value for key, value in step.items() if key != "seconds"} for step in log(folder, "step")]
-    return [steps, log(folder, "epoch"), (folder / "model" / "model.safetensors").read_bytes(),
+    events = [{key: value for key, value in event.items() if key != "seconds"}
+              for kind in ("step", "epoch") for event in log(folder, kind)]
+    return [events, (folder / "model" / "model.safetensors").read_bytes(),
             (folder / "model" / "heads.safetensors").read_bytes(),
             {path.name: path.read_bytes() for path in (folder / "predictions").iterdir()}]
 
@@ -202,7 +203,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(s
 def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
     stopped = tmp_path / "stopped"
     step_number = 0
-    log_step = GradientSurgeryStage._log_step
+    log_step = Stage._log_step
 
     def interrupt_at_step_six(self, *arguments):
         nonlocal step_number
@@ -212,7 +213,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(GradientSurgeryStage, "_log_step", interrupt_at_step_six)
+        patch.setattr(Stage, "_log_step", interrupt_at_step_six)
         assert small_run(stopped, small_data, "--epochs", 2) == 130
     assert f"--resume {stopped}" in capsys.readouterr().err
     assert [path.name for path in numbered(stopped)] == ["4"]
@@ -230,8 +231,8 @@ def stopped(small_data, tmp_path, monkeypatch) -> Path:
     """A run with a checkpoint after its first epoch, and a copy of the data that a test may change."""
     shutil.copytree(small_data, tmp_path / "copy")
     with monkeypatch.context() as patch:
-        patch.setattr(GradientSurgeryStage, "_evaluate", lambda self: None)
-        patch.setattr(GradientSurgeryStage, "fit", lambda self: (self._train_epoch(), self._save(), interrupt()))
+        patch.setattr(Stage, "_evaluate", lambda self: None)
+        patch.setattr(Stage, "fit", lambda self: (self._train_epoch(), self._save(), interrupt()))
         assert small_run(tmp_path / "stopped", tmp_path / "copy", "--epochs", 2) == 130
     return tmp_path / "stopped"
 
@@ -306,9 +307,8 @@ def test_unknown_and_unusable_flags_end_with_status_2(capsys):
     assert "each of sst, para, sts" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1")
     assert "--batch-size is for --gs wrap" in refused(capsys, "--gs", "bd", "--batch-size", 4)
     assert "--batch-sizes is for --gs bd" in refused(capsys, "--batch-sizes", "sst=1,para=24,sts=1")
-    for flag in ("--nli", "--fl"):
-        assert f"{flag}: this stage is not built yet" in refused(capsys, flag)
-    assert "--gs none: this stage is not built yet" in refused(capsys, "--gs", "none")
+    assert "--start and --model both" in refused(capsys, "--start", "runs/x", "--model", "scratch")
+    assert "nowhere holds no trained multi-task model" in refused(capsys, "--start", "nowhere")
 
 
 def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, small_data):
@@ -351,7 +351,7 @@ def test_remains_without_a_checkpoint_are_reused(small_data, tmp_path):
 def test_real_data_take_the_papers_defaults(small_data):
     parse = train_multitask.build_parser().parse_args
     on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
-    assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, 16, "bert-base-uncased")
+    assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, None, "bert-base-uncased")
     assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
     assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
     on_sample = train_multitask.settings_of(parse([]))

@@ -1,0 +1,321 @@
+"""Table 1 of the paper: ten methods × three architectures and the baseline, what they share trained once.
+
+    python -m multitask.experiments --preset quick --data data --model bert-base-uncased
+    python -m multitask.experiments --question surgery --seeds 5 --data data
+
+Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings, 18 trainings of
+heads, the baseline. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heads import ARCHITECTURES
+from minbert.hub import HubError
+from minbert.pretrained import replacing
+
+from . import question, run, table
+from .checkpoint import CHECKPOINT_FOLDER, numbered
+from .data import TEST_SPLIT, Dataset, read_examples
+from .device import DEVICES, PRECISIONS
+from .hand_in import hand_in
+from .paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
+from .settings import Settings
+from .stages import describe
+from .tasks import TASKS
+
+GRID_FILE = "grid.json"
+FIRST_SEED = 11711
+BASELINE = ("baseline",)
+# the paper's ten methods as chains of stages, in the order of its Table 1
+METHODS = tuple(tuple(name.split("+")) for name in dict.fromkeys(name for name, _ in PAPER_TABLE_1))
+# what a stage's name here means as flags of the main job
+FLAGS = {
+    "nli": {"nli": True, "gs": "none"},
+    "gs_bd": {"gs": "bd"},
+    "gs_wrap": {"gs": "wrap"},
+    "fl": {"gs": "none", "fl": True},
+    "baseline": {"gs": "none"},
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of every stage, of single ones, and what the table says about them."""
+
+    every: dict
+    stage: dict[str, dict] = field(default_factory=dict)
+    note: str = ""
+
+
+PRESETS = {
+    "paper": Preset({"lr": 1e-5, "epochs": 10}, note="the paper's: learning rate 1e-5, 10 epochs a stage"),
+    "quick": Preset(
+        {"lr": 5e-5, "epochs": 1, "warmup": 0.1, "schedule": "linear", "clip": 1.0, "eval_limit": 4000},
+        {"nli": {"max_steps": 300}, "gs_bd": {"max_steps": 400}, "gs_wrap": {"max_steps": 600},
+         "fl": {"epochs": 10, "max_steps": 1000}, "baseline": {"epochs": 10, "max_steps": 1000}},
+        note="quick: learning rate 5e-5 with 10 % warm-up and linear decay, clipping at 1, few steps a stage"),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One training: the last stage of `chain`, from the model that the stages before it left."""
+
+    arch: str
+    chain: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.chain)
+
+    def folder(self, seed_folder: Path) -> Path:
+        return seed_folder / self.arch / self.name
+
+    def settings(self, common: dict, preset: Preset, seed_folder: Path) -> Settings:
+        stage = self.chain[-1]
+        parent = Node(self.arch, self.chain[:-1])
+        start = {"model": None, "start": str(parent.folder(seed_folder))} if parent.chain else {}
+        return Settings(arch=self.arch, **{**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common,
+                                           **start})
+
+
+def graph() -> Iterator[Node]:
+    """All trainings, each after the one it starts from: encoders first, by method, so that columns fill side by side."""
+    yield Node("concatA", BASELINE)
+    chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
+    for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0]))):
+        for arch in ARCHITECTURES:
+            yield Node(arch, chain)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One grid's folder and what it was started with; saved as grid.json, so that only the same goes on there."""
+
+    out: Path
+    preset: str
+    data: str | None
+    model: str
+    precision: str
+    device: str
+    max_steps: int | None = None
+    eval_limit: int | None = None
+
+    def check(self) -> None:
+        """Raises ValueError if the folder holds another grid."""
+        asked = {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
+        asked["settings"] = dataclasses.asdict(PRESETS[self.preset])
+        path = self.out / GRID_FILE
+        if not path.is_file():
+            self.out.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(asked, indent=2) + "\\n", encoding="utf-8")
+            return
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in asked if begun.get(key) != json.loads(json.dumps(asked[key]))]
+        if other:
+            raise ValueError(f"{self.out} holds a grid with another {other[0]} ({begun.get(other[0])}, not "
+                             f"{asked[other[0]]}); name another --out")
+
+    def common(self, seed: int) -> dict:
+        given = {"max_steps": self.max_steps, "eval_limit": self.eval_limit}
+        return {"model": self.model, "data": self.data, "precision": self.precision, "device": self.device,
+                "seed": seed, **{key: value for key, value in given.items() if value is not None}}
+
+    def seed_folder(self, seed: int) -> Path:
+        return self.out / f"seed-{seed}"
+
+    def node_settings(self, node: Node, seed: int) -> Settings:
+        return node.settings(self.common(seed), PRESETS[self.preset], self.seed_folder(seed))
+
+
+def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -> dict:
+    """Trains what is still missing, writes the table after each training; returns the table's content."""
+    grid.check()
+    dataset: Dataset | None = None
+    for seed in seeds:
+        for number, node in enumerate(nodes := list(graph()), start=1):
+            folder = node.folder(grid.seed_folder(seed))
+            if (folder / run.METRICS_FILE).is_file():
+                continue
+            if dataset is None:
+                dataset = load_shared(grid.node_settings(node, seed))
+            say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
+            started = time.perf_counter()
+            metrics = train(node, grid, seed, dataset)
+            say(f"  dev {describe(metrics['dev'])}  ({time.perf_counter() - started:.0f} s)")
+            table.write(grid.out, collect(grid, seeds))
+    results = collect(grid, seeds)
+    table.write(grid.out, results)
+    return results
+
+
+def load_shared(settings: Settings) -> Dataset:
+    """The data of every training, read once, MultiNLI included; without test sets, which only the best model meets."""
+    dataset = run.load_data(dataclasses.replace(settings, nli=True))
+    return {name: {split: examples for split, examples in splits.items() if split != TEST_SPLIT}
+            for name, splits in dataset.items()}
+
+
+def train(node: Node, grid: Grid, seed: int, shared: Dataset) -> dict:
+    """One training, begun or gone on with; its checkpoint is removed once it has ended. Returns its metrics."""
+    folder, settings = node.folder(grid.seed_folder(seed)), grid.node_settings(node, seed)
+    wanted = ("nli",) if settings.nli else tuple(TASKS)
+    dataset = {name: splits for name, splits in shared.items() if name in TASKS or name in wanted}
+    silent = lambda line: None  # noqa: E731 - the grid's own lines say it shorter
+    if numbered(folder):
+        job = run.resume(folder, silent, dataset)
+    else:
+        job = run.start(settings, str(folder), silent, dataset)
+    try:
+        metrics = run.execute(job)
+    finally:
+        job.log.close()
+    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    return metrics
+
+
+def collect(grid: Grid, seeds: list[int]) -> dict:
+    """What table.json holds: every figure of Table 1 as far as it has been got, and which run is the best."""
+
+    def scores(node: Node) -> list[dict]:
+        files = [node.folder(grid.seed_folder(seed)) / run.METRICS_FILE for seed in seeds]
+        return [json.loads(path.read_text(encoding="utf-8"))["dev"] for path in files if path.is_file()]
+
+    nodes = {(method, arch): Node(arch, tuple(method.split("+"))) for method, arch in PAPER_TABLE_1}
+    cells: dict[str, dict] = {}
+    for (method, arch), node in nodes.items():
+        cells.setdefault(method, {})[arch] = table.row(scores(node), PAPER_TABLE_1[method, arch])
+    done = {key: cells[key[0]][key[1]]["average"]["mean"] for key in nodes
+            if cells[key[0]][key[1]]["average"]["mean"] is not None}
+    best = max(done, key=done.__getitem__, default=None)
+    return {
+        "about": about(grid, seeds),
+        **{key: value for key, value in dataclasses.asdict(grid).items() if key != "out"},
+        "seeds": seeds,
+        "cells": cells,
+        "baseline": table.row(scores(Node("concatA", BASELINE)), PAPER_BASELINE),
+        "best": best and {"method": best[0], "arch": best[1], "average": done[best], "run": best_run(
+            grid, nodes[best], seeds)},
+        "train_seconds": sum(train_seconds(grid, seeds)),
+    }
+
+
+def best_run(grid: Grid, node: Node, seeds: list[int]) -> str:
+    """Of the best experiment's seeds the one with the best dev average, as a path inside the grid's folder."""
+    folders = [node.folder(grid.seed_folder(seed)) for seed in seeds]
+    finished = [folder for folder in folders if (folder / run.METRICS_FILE).is_file()]
+    average = lambda folder: json.loads((folder / run.METRICS_FILE).read_text())["dev"]["average"]  # noqa: E731
+    return max(finished, key=average).relative_to(grid.out).as_posix()
+
+
+def train_seconds(grid: Grid, seeds: list[int]) -> Iterator[float]:
+    for seed in seeds:
+        for path in sorted(grid.seed_folder(seed).glob(f"*/*/{run.METRICS_FILE}")):
+            yield json.loads(path.read_text(encoding="utf-8"))["train_seconds"]
+
+
+def about(grid: Grid, seeds: list[int]) -> str:
+    """The paragraph above the table: what these figures are, and what they are not."""
+    preset = PRESETS[grid.preset]
+    limit = grid.eval_limit or preset.every.get("eval_limit")
+    caps = {stage: grid.max_steps or settings.get("max_steps") for stage, settings in preset.stage.items()}
+    steps = ", ".join(f"{stage} {cap:,}" for stage, cap in caps.items() if cap)
+    parts = [
+        f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: {grid.model} on "
+        f"{grid.data or 'the embedded sample'}; {preset.note}.",
+        f"Steps a stage at most: {steps}." if steps else "",
+        f"Dev sets cut to {limit:,} examples a task where they are larger, a choice that is the same for all." if limit
+        else "",
+        f"{len(seeds)} seeds, mean ± half a 95 % t interval." if len(seeds) > 1 else f"One seed ({seeds[0]}): no "
+        "interval, and differences of a point or two mean nothing.",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def answer(arguments: argparse.Namespace) -> int:
+    """The grid or the question, as asked for."""
+    data = run.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
+    model = arguments.model or (run.SCRATCH if data is None else run.DEFAULT_MODEL)
+    given = {"model": model, "data": data, "device": arguments.device, "precision": arguments.precision}
+    if arguments.question:
+        out = arguments.out or Path("experiments") / arguments.question
+        limit = {} if arguments.eval_limit is None else {"eval_limit": arguments.eval_limit}
+        seeds = [FIRST_SEED + number for number in range(arguments.seeds or 5)]
+        question.ask(question.Question(steps=arguments.max_steps or 150, **given, **limit), out, seeds)
+        print((out / "question.md").read_text(encoding="utf-8"))
+        return 0
+    out = arguments.out or Path("experiments") / arguments.preset
+    grid = Grid(out, arguments.preset, max_steps=arguments.max_steps, eval_limit=arguments.eval_limit, **given)
+    seeds = [FIRST_SEED + number for number in range(arguments.seeds or 1)]
+    results = run_grid(grid, seeds)
+    print("\n" + table.markdown(results))
+    conclude(grid, results, arguments.test_labels)
+    return 0
+
+
+def conclude(grid: Grid, results: dict, test_labels: Path | None) -> None:
+    """The best model's hand-in, and its test scores where there are labels: the paper's Table 2."""
+    settings = Settings.load(grid.out / results["best"]["run"] / run.CONFIG_FILE)
+    dataset = run.load_data(dataclasses.replace(settings, nli=False, eval_limit=None))
+    if test_labels is not None:
+        for name, task in TASKS.items():
+            dataset[name][TEST_SPLIT] = read_examples(test_labels / f"{task.file}-test.csv", task)
+    scores, files = hand_in(grid.out / results["best"]["run"], dataset, grid.out / "hand-in",
+                            run.pick_device(grid.device))
+    for split, called in scores.items():
+        paper = ", ".join(f"{name} {table.number(value)}" for name, value in PAPER_TABLE_2.items())
+        beside = f"  (the paper's Table 2: {paper})" if split == TEST_SPLIT else ""
+        print(f"best model, {split}: {describe(called)}{beside}")
+    print(f"table: {grid.out / 'table.md'}\nhand in: {files[0].parent}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m multitask.experiments", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="quick", help="the paper's settings, or few steps (default: quick)")
+    add("--question", choices=["surgery"], help="does surgery help? control arms paired by seed, instead of the table")
+    add("--seeds", type=int, metavar="N", help="11711 and the N - 1 after it (default: 1; 5 for --question)")
+    add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
+    add("--model", metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
+    add("--out", type=Path, metavar="FOLDER", help="(default: experiments/PRESET or experiments/surgery)")
+    add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: the preset's)")
+    add("--eval-limit", type=int, metavar="N", help="at most N dev examples a task (default: the preset's)")
+    add("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    add("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
+    add("--test-labels", type=Path, metavar="FOLDER",
+        help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        return answer(arguments)
+    except KeyboardInterrupt:
+        print("multitask.experiments: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, HubError, OSError) as error:
+        print(f"multitask.experiments: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"multitask.experiments: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen encoder.
+
+A frozen encoder in eval mode gives a sentence the same output every time, so each is computed once; from then on an
+epoch costs what the heads cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from optim import AdamW, split_decayed
+
+from .batching import TokenizedExamples
+from .evaluation import EVALUATION_BATCH
+from .model import MultitaskBert
+from .training import StepResult, finite_loss, load_optimizer_state, optimizer_state
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """embeddings: (examples, inputs of the head) float32. labels: (examples,) float32."""
+
+    embeddings: torch.Tensor
+    labels: torch.Tensor
+
+
+class Embeddings:
+    """The frozen encoder's outputs for one task's examples, each computed when it is first asked for.
+
+    Memory: examples × hidden × 4 bytes, twice that where the sentences of a pair go in apart.
+    """
+
+    def __init__(self, model: MultitaskBert, examples: TokenizedExamples, name: str) -> None:
+        """name: what the progress bar calls them."""
+        self.model, self.examples, self.name = model, examples, name
+        width = model.encoder.config.hidden_size * examples.sequences_each
+        self._rows = torch.empty(len(examples), width)
+        self._known = torch.zeros(len(examples), dtype=torch.bool)
+        self._labels = torch.from_numpy(examples.labels)
+
+    def batch(self, indices: Sequence[int]) -> EmbeddedBatch:
+        """The examples at these indices, in this order, on the model's device."""
+        self.compute(indices)
+        device = self.model.device
+        return EmbeddedBatch(self._rows[indices].to(device), self._labels[indices].to(device))
+
+    @torch.no_grad()
+    def compute(self, indices: Sequence[int]) -> None:
+        """Encodes those of the examples that have not been encoded yet, sentences of like length together."""
+        missing = torch.as_tensor(indices)[~self._known[indices]].unique()
+        if not len(missing):
+            return
+        was_training = self.model.training
+        self.model.eval()
+        order = missing[torch.from_numpy(-self.examples.lengths[missing.numpy()]).argsort(stable=True)]
+        with tqdm(total=len(order), desc=f"  encoding {self.name}", unit="ex", leave=False, delay=1) as bar:
+            for rows in order.split(EVALUATION_BATCH):
+                batch = self.examples.batch(rows.tolist()).to(self.model.device)
+                self._rows[rows] = self.model.embed(batch).cpu()
+                bar.update(len(rows))
+        self._known[missing] = True
+        self.model.train(was_training)
+
+
+class HeadTrainer:
+    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not touched."""
+
+    def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float, weight_decay: float = 0.0,
+                 clip: float = 0.0) -> None:
+        """clip: the largest norm of each head's gradient; 0 is off."""
+        self.model, self.lr, self.clip = model, lr, clip
+        self.heads = nn.ModuleDict({name: model.heads[name] for name in tasks})
+        decayed, undecayed = split_decayed(self.heads)
+        self.optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": weight_decay},
+                                {"params": list(undecayed.values()), "weight_decay": 0.0}], lr=lr)
+
+    def step(self, batches: Mapping[str, EmbeddedBatch], lr_scale: float = 1.0) -> StepResult:
+        """One update of the heads that have a batch; the others rest, weight decay included.
+
+        Raises FloatingPointError, naming the task, for a loss that is not finite; nothing is updated then.
+        """
+        self.optimizer.zero_grad(set_to_none=True)  # without a gradient, AdamW leaves a head alone
+        losses = {}
+        for name, batch in batches.items():
+            loss = self.model.tasks[name].loss(self.heads[name](batch.embeddings), batch.labels)
+            losses[name] = finite_loss(name, loss)
+            loss.backward()
+            if self.clip:
+                nn.utils.clip_grad_norm_(self.heads[name].parameters(), self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * lr_scale
+        self.optimizer.step()
+        return StepResult(losses)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Optimizer moments and steps as tensors by name; the weights are the model's."""
+        return optimizer_state(self.optimizer)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on exactly where `state_dict` was taken."""
+        load_optimizer_state(self.optimizer, state)
