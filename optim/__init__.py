@@ -9,6 +9,7 @@ from .schedule import SCHEDULES, constant, linear_decay
 from .surgery import (
     SURGERY,
     combine,
+    constant_weights,
     cosines,
     gram_matrix,
     norm_of_combination,
@@ -20,7 +21,7 @@ from .surgery import (
 )
 
 __all__ = [
-    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant", "cosines",
-    "gram_matrix", "linear_decay", "norm_of_combination", "paper_weights", "pcgrad_weights", "project_conflicting",
-    "project_paper", "split_decayed", "sum_weights",
+    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant", "constant_weights",
+    "cosines", "gram_matrix", "linear_decay", "norm_of_combination", "paper_weights", "pcgrad_weights",
+    "project_conflicting", "project_paper", "split_decayed", "sum_weights",
 ]

@@ -9,7 +9,7 @@ A further method is a function from K to w and one line in SURGERY.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -100,6 +100,29 @@ def paper_weights(gram: torch.Tensor, generator: torch.Generator | None = None) 
     squares = gram.diagonal()
     crossed = gram.sum(0) - squares
     return 1 - torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))
+
+
+def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
+    """A control for surgery: a method with the same weights at every step, whatever the gradients.
+
+    With PCGrad's weights averaged over a run, it tells what PCGrad does by looking at conflicts from what it does by
+    weighting the tasks unequally. values: one a task, in the order of the gradient matrix's rows. Returns a function
+    (gram, generator=None) → (tasks,) float64, as those of SURGERY; it raises ValueError for a Gram matrix of another
+    number of tasks. Raises ValueError for no values or values that are not finite.
+
+    >>> constant_weights([1.5, 1.0])(torch.eye(2)).tolist()
+    [1.5, 1.0]
+    """
+    weights = torch.tensor(list(values), dtype=torch.float64)
+    if weights.dim() != 1 or not len(weights) or not torch.isfinite(weights).all():
+        raise ValueError(f"constant_weights takes one finite number a task, got {list(values)}")
+
+    def weights_of(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        if len(gram) != len(weights):
+            raise ValueError(f"{len(weights)} constant weights for {len(gram)} tasks: give one for each")
+        return weights.clone()
+
+    return weights_of
 
 
 # --surgery → function (gram, generator=…) → weights

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optim import (
+    constant_weights,
     cosines,
     gram_matrix,
     norm_of_combination,
@@ -235,6 +236,28 @@ def test_cosines_by_hand():
 
 def test_the_plain_sum_has_weights_one():
     assert sum_weights(torch.eye(3)).tolist() == [1, 1, 1]
+
+
+def test_constant_weights_do_not_look_at_the_gradients():
+    """PCGrad's mean weights, held fixed, are the control that tells surgery from an unequal weighting of the tasks."""
+    values = [1.5, 1.0, 2.0]
+    method = constant_weights(values)
+    values[0] = 9.0
+    for gram in (torch.eye(3), -torch.ones(3, 3), torch.zeros(3, 3)):
+        weights = method(gram, generator=torch.Generator())
+        assert weights.tolist() == [1.5, 1.0, 2.0]
+        assert weights.dtype == torch.float64
+        weights.zero_()  # a caller's own copy
+    rows = gradients([[1, 0], [0, 1], [1, 1]])
+    assert combine(rows, method(gram_matrix(rows))).tolist() == [3.5, 3.0]
+
+
+def test_constant_weights_one_for_each_task():
+    with pytest.raises(ValueError, match="2 constant weights for 3 tasks"):
+        constant_weights([1, 2])(torch.eye(3))
+    for bad in ([], [1.0, float("nan")], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match="one finite number a task"):
+            constant_weights(bad)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
