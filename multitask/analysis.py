@@ -1,60 +1,348 @@
-"""What a run's log says: speed, and how often the tasks' gradients conflict."""
+"""Where a trained model succeeds and fails on the dev set: the paper's section 6, Figures 4-6, with intervals.
+
+    python -m multitask.analysis RUN [--data FOLDER]
+
+asks RUN's model again and writes RUN/analysis.json and a fresh RUN/report.html.
+"""
 
 from __future__ import annotations
 
-import itertools
-import statistics
-from collections.abc import Iterable, Sequence
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
-from .tasks import TASKS
+from minbert.pretrained import replacing
 
-WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
+from . import intervals
+from .data import Dataset, Example
+from .tasks import TASKS, Task
+
+ANALYSIS_FILE = "analysis.json"
+BINS = 8
+EXAMPLES_A_BIN = 20  # fewer bins where there would be fewer examples in one
+CALIBRATION_BINS = 10
+WORST = 10
+SEED, RESAMPLES = 11711, 1000
+WORD = re.compile(r"\w+(?:['’]\w+)*")
+UPPER_HALF = 2.5  # of the scale of similarity, 0 to 5
+
+# ------------------------------------------------------------------------------------------- of sentences
 
 
-def pairs_of(tasks: Iterable[str]) -> list[str]:
-    """The pairs of tasks by name, in the order of `upper_triangle`.
+def words(sentence: str) -> list[str]:
+    """Lower-case words; punctuation is none.
 
-    >>> pairs_of(["sst", "para", "sts"])
-    ['sst-para', 'sst-sts', 'para-sts']
+    >>> words("It's a so-so film , really .")
+    ["it's", 'a', 'so', 'so', 'film', 'really']
     """
-    return [f"{a}-{b}" for a, b in itertools.combinations(tasks, 2)]
+    return WORD.findall(sentence.lower())
 
 
-PAIRS = pairs_of(TASKS)
+def sentence_length(example: Example) -> float:
+    """Words a sentence; of a pair, the mean of both (the paper, Figure 4)."""
+    return sum(len(words(sentence)) for sentence in example.sentences) / len(example.sentences)
 
 
-def upper_triangle(table: torch.Tensor) -> list[float]:
-    """What stands above the diagonal of a (tasks, tasks) table, row by row: one number a pair.
+def word_counts(examples: Sequence[Example]) -> Counter[str]:
+    """How often each word stands in these examples."""
+    return Counter(word for example in examples for sentence in example.sentences for word in words(sentence))
 
-    >>> upper_triangle(torch.arange(9.0).view(3, 3))
-    [1.0, 2.0, 5.0]
+
+def word_commonality(example: Example, counts: Mapping[str, int]) -> float:
+    """The mean of log(1 + count) over the words of all its sentences (the paper, Figure 5); 0 without any word."""
+    found = [math.log1p(counts.get(word, 0)) for sentence in example.sentences for word in words(sentence)]
+    return sum(found) / len(found) if found else 0.0
+
+
+def normalised(sentence: str) -> str:
+    """Lower case, single spaces: what counts as the same sentence.
+
+    >>> normalised(" A  dog runs.")
+    'a dog runs.'
     """
-    rows, columns = torch.triu_indices(*table.shape, offset=1)
-    return table[rows, columns].tolist()
+    return " ".join(sentence.lower().split())
 
 
-def speed(steps: Sequence[dict]) -> float:
-    """Examples a second: all tasks' examples in a step ÷ the median step's seconds, the first 5 steps left out."""
-    timed = steps[WARM_UP_STEPS:] or steps
-    return max(step["examples"] for step in timed) / statistics.median(step["seconds"] for step in timed)
+def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
+    """(n,) numbers → (n,) bin numbers from 0, at most `bins` of them, about equally full, none empty.
+
+    Edges are values that occur, and equal values share a bin, so many ties make fewer bins.
+
+    >>> quantile_bins(np.array([1.0, 1.0, 1.0, 2.0, 3.0, 4.0]), 3)
+    array([0, 0, 0, 0, 1, 1])
+    """
+    edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="higher"))
+    edges = edges[edges > values.min()]  # the first bin begins at the least value
+    return np.searchsorted(edges, values, side="right")
 
 
-def conflict_statistics(steps: Sequence[dict]) -> dict:
-    """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair; mean_weights by task."""
-    cosines = {pair: np.array([step["cosines"][pair] for step in steps]) for pair in pairs_of(TASKS)}
-    return {
-        "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
-        "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},
-        "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps])) for name in TASKS},
+# ------------------------------------------------------------------------------------------- of one task
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model made of one task's dev set; all arrays (n,) in its order.
+
+    predictions: as the metric takes them. quality: 1 or 0, right or wrong, or minus the absolute error; more is better.
+    wrong: 1 − the probability given to the label, or the absolute error.
+    """
+
+    task: Task
+    labels: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray | None  # (n, classes), of a task with classes
+    quality: np.ndarray
+    wrong: np.ndarray
+
+    @classmethod
+    def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> Answers:
+        """Raises ValueError unless logits are (len(examples), outputs) and every example has its label."""
+        if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
+            raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "
+                             f"({len(examples)}, {task.outputs}), a row for each dev example, and at least one")
+        if any(example.label is None for example in examples):
+            raise ValueError(f"{task.name}: a dev example has no label; the analysis needs all of them")
+        labels = np.array([example.label for example in examples], dtype=np.float64)
+        logits = logits.detach().cpu().double()
+        predictions = task.decode(logits).double().numpy()
+        if not has_classes(task):
+            error = np.abs(predictions - labels)
+            return cls(task, labels, predictions, None, -error, error)
+        if task.outputs == 1:
+            positive = logits.squeeze(1).sigmoid().numpy()
+            probabilities = np.stack([1 - positive, positive], axis=1)
+        else:
+            probabilities = logits.softmax(1).numpy()
+        given = probabilities[np.arange(len(labels)), labels.astype(int)]
+        return cls(task, labels, predictions, probabilities, (predictions == labels).astype(np.float64), 1 - given)
+
+    def score(self, where: np.ndarray | slice = slice(None)) -> float | None:
+        """The task's metric on some of the examples; None where it is undefined."""
+        predictions, labels = self.predictions[where], self.labels[where]
+        if has_classes(self.task):
+            return float((predictions == labels).mean()) if len(labels) else None
+        return intervals.correlation(predictions, labels)
+
+    def draws(self, resamples: int, generator: np.random.Generator, where: np.ndarray | slice = slice(None)
+              ) -> np.ndarray:
+        """(resamples,) scores of bootstrap samples of some of the examples."""
+        predictions, labels = self.predictions[where], self.labels[where]
+        if len(labels) == 0:
+            return np.full(resamples, np.nan)
+        if has_classes(self.task):
+            return intervals.resampled_shares(int((predictions == labels).sum()), len(labels), resamples, generator)
+        return intervals.resampled_correlations(predictions, labels, resamples, generator)
+
+
+def has_classes(task: Task) -> bool:
+    """Whether labels are classes, right or wrong, or a scale, near or far."""
+    return task.metric_name == "accuracy"
+
+
+def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
+    """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or Fisher.
+
+    A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span less than all do,
+    and that alone lowers Pearson's correlation.
+    """
+    numbers = quantile_bins(values, min(BINS, max(1, len(values) // EXAMPLES_A_BIN)))
+    rows = []
+    for number in range(numbers.max() + 1):
+        inside = numbers == number
+        n, score = int(inside.sum()), answers.score(inside)
+        row = {"n": n, "low": float(values[inside].min()), "high": float(values[inside].max()),
+               "mean": float(values[inside].mean()), "score": score}
+        if has_classes(answers.task):
+            row["interval"] = intervals.wilson(int(answers.quality[inside].sum()), n)
+        else:
+            error = answers.wrong[inside]
+            row |= {"interval": intervals.fisher(score, n), "absolute_error": float(error.mean()),
+                    "absolute_error_interval": intervals.mean_interval(error)}
+        rows.append(row)
+    return {"bins": rows, "trend": intervals.trend(values, answers.quality, resamples, generator)}
+
+
+def confusion(answers: Answers) -> dict:
+    """counts[i][j]: examples of class i answered as class j (the paper, Figure 6 a, b)."""
+    classes = answers.probabilities.shape[1]
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (answers.labels.astype(int), answers.predictions.astype(int)), 1)
+    return {"classes": list(range(classes)), "counts": counts.tolist()}
+
+
+def calibration(answers: Answers) -> dict:
+    """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left out.
+
+    expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et al. 2017, Eq. 3).
+    """
+    given = answers.probabilities[:, 1]
+    numbers = np.minimum((given * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    rows = []
+    for number in np.unique(numbers):
+        inside = numbers == number
+        n, positive = int(inside.sum()), int(answers.labels[inside].sum())
+        rows.append({"n": n, "low": float(number / CALIBRATION_BINS), "high": float((number + 1) / CALIBRATION_BINS),
+                     "mean": float(given[inside].mean()), "share": positive / n,
+                     "interval": intervals.wilson(positive, n)})
+    error = sum(row["n"] * abs(row["share"] - row["mean"]) for row in rows) / len(given)
+    return {"bins": rows, "expected_error": error}
+
+
+def scatter(answers: Answers) -> dict:
+    """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the mean signed error.
+
+    signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that half of the scale.
+    """
+    labels, predictions = answers.labels, answers.predictions
+    signed, upper = predictions - labels, labels >= UPPER_HALF
+    groups = {"all": np.full(len(labels), True), "upper": upper, "lower": ~upper}
+    return {"labels": labels.tolist(), "predictions": [round(value, 4) for value in predictions.tolist()],
+            "line": fitted_line(labels, predictions),
+            "signed_error": {name: {"n": int(inside.sum()),
+                                    "mean": float(signed[inside].mean()) if inside.any() else None,
+                                    "interval": intervals.mean_interval(signed[inside])}
+                             for name, inside in groups.items()}}
+
+
+def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
+    """prediction ≈ intercept + slope · label by least squares, the slope's interval by Student's t; else None."""
+    if len(labels) < 3 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return None
+    line = stats.linregress(labels, predictions)
+    half = float(stats.t.ppf(intervals.QUANTILES[1], len(labels) - 2) * line.stderr)
+    return {"slope": float(line.slope), "intercept": float(line.intercept),
+            "slope_interval": [float(line.slope) - half, float(line.slope) + half]}
+
+
+def worst_errors(answers: Answers, examples: Sequence[Example]) -> list[dict]:
+    """The answers furthest from their labels, the worst first; of classes, those given the label least probability."""
+    order = np.argsort(-answers.wrong, kind="stable")
+    if has_classes(answers.task):
+        order = order[answers.quality[order] == 0]
+    return [{"id": examples[index].id, "sentences": list(examples[index].sentences),
+             "label": float(answers.labels[index]), "answer": float(answers.predictions[index]),
+             "wrong": float(answers.wrong[index])} for index in order[:WORST].tolist()]
+
+
+def leakage(answers: Answers, dev: Sequence[Example], train: Sequence[Example], resamples: int,
+            generator: np.random.Generator) -> dict:
+    """Scores apart for dev examples of which a sentence stands in the task's training file, and for the others.
+
+    whole: dev examples that stand there with all their sentences together, in either order.
+    """
+    seen = {normalised(sentence) for example in train for sentence in example.sentences}
+    whole = {frozenset(map(normalised, example.sentences)) for example in train}
+    shares = np.array([any(normalised(sentence) in seen for sentence in example.sentences) for example in dev])
+    parts = {name: {"n": int(inside.sum()), "score": answers.score(inside),
+                    "interval": intervals.percentiles(answers.draws(resamples, generator, inside))}
+             for name, inside in (("apart", ~shares), ("shared", shares))}
+    return {**parts, "whole": sum(frozenset(map(normalised, example.sentences)) in whole for example in dev)}
+
+
+def analyse_task(answers: Answers, splits: Mapping[str, Sequence[Example]], resamples: int,
+                 generator: np.random.Generator) -> dict:
+    """Everything about one task but its score's interval; see `analyse`."""
+    dev, train = splits["dev"], splits["train"]
+    counts = word_counts(train)
+    _, sizes = np.unique(answers.labels, return_counts=True)
+    found = {
+        "metric": answers.task.metric_name, "n": len(dev), "score": answers.score(),
+        "trivial": float(sizes.max() / len(dev)) if has_classes(answers.task) else 0.0,
+        "length": binned(answers, np.array([sentence_length(example) for example in dev]), resamples, generator),
+        "commonality": binned(answers, np.array([word_commonality(example, counts) for example in dev]), resamples,
+                              generator),
+        "leakage": leakage(answers, dev, train, resamples, generator),
+        "worst_errors": worst_errors(answers, dev),
     }
+    if not has_classes(answers.task):
+        return {**found, "scatter": scatter(answers)}
+    found["confusion"] = confusion(answers)
+    return {**found, "calibration": calibration(answers)} if answers.task.outputs == 1 else found
 
 
-def moving_average(values: Sequence[float], window: int) -> np.ndarray:
-    """The mean of the last `window` values, of fewer at the start; (n,) → (n,)."""
-    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
-    stop = np.arange(1, len(total))
-    start = np.maximum(stop - window, 0)
-    return (total[stop] - total[start]) / (stop - start)
+# ------------------------------------------------------------------------------------------- of a run
+
+
+def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED, resamples: int = RESAMPLES) -> dict:
+    """The dev set through a model's raw outputs → {"average", "tasks": {task: {…}}}, ready for JSON.
+
+    dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev examples, outputs).
+    Of each task: score with bootstrap interval, `trivial` (the most frequent class's share, or 0), score by length and
+    commonality, worst errors, leakage; with classes the confusion matrix, with two also calibration; on a scale the
+    scatter plot. An undefined score is None. The same seed gives the same numbers. Raises ValueError for a wrong shape.
+    """
+    generator = np.random.default_rng(seed)
+    tasks, draws = {}, []
+    for name, task in TASKS.items():
+        answers = Answers.of(task, dataset[name]["dev"], logits[name])
+        scores = answers.draws(resamples, generator)
+        draws.append(np.nan_to_num(scores))  # an undefined score counts 0 in the average
+        tasks[name] = {**analyse_task(answers, dataset[name], resamples, generator),
+                       "interval": intervals.percentiles(scores)}
+    value = sum(found["score"] or 0.0 for found in tasks.values()) / len(tasks)
+    return {"seed": seed, "resamples": resamples, "tasks": tasks,
+            "average": {"score": value, "interval": intervals.percentiles(np.mean(draws, axis=0))}}
+
+
+def analyse_run(run: Path, data: str | None = None) -> Path:
+    """Asks the model of a finished run, writes analysis.json and report.html; returns the report's path.
+
+    data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a folder that is no run.
+    """
+    from .evaluation import predict_logits
+    from .model import MultitaskBert
+    from .report import write_report
+    from .run import CONFIG_FILE, METRICS_FILE, REPORT_FILE, load_data
+    from .runlog import LOG_FILE
+    from .settings import Settings
+
+    for name in (CONFIG_FILE, METRICS_FILE, LOG_FILE):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
+    settings = Settings.load(run / CONFIG_FILE)
+    if data is not None:
+        settings = dataclasses.replace(settings, data=data)
+    dataset = load_data(settings)
+    model = MultitaskBert.from_pretrained(run)
+    analysis = analyse(dataset, {name: predict_logits(model, name, model.tokenize(dataset[name]["dev"]))
+                                 for name in TASKS})
+    with replacing(run / ANALYSIS_FILE) as partial:
+        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    events = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    write_report(run / REPORT_FILE, dataclasses.asdict(settings),
+                 json.loads((run / METRICS_FILE).read_text(encoding="utf-8")),
+                 *([event for event in events if event["event"] == kind] for kind in ("step", "epoch")), analysis)
+    return run / REPORT_FILE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m multitask.analysis", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--data", metavar="FOLDER", help="other data than the run's own")
+    arguments = parser.parse_args(argv)
+    try:
+        report = analyse_run(arguments.run, arguments.data)
+    except (ValueError, OSError) as error:
+        print(f"multitask.analysis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("multitask.analysis: interrupted", file=sys.stderr)
+        return 130
+    print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

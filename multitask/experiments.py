@@ -91,7 +91,7 @@ class Node:
 
 
 def graph() -> Iterator[Node]:
-    """All trainings, each after the one it starts from: encoders first, by method, so that columns fill side by side."""
+    """All trainings, each after the one it starts from: encoders first, and method by method across architectures."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
     for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0]))):
@@ -173,11 +173,12 @@ def train(node: Node, grid: Grid, seed: int, shared: Dataset) -> dict:
     folder, settings = node.folder(grid.seed_folder(seed)), grid.node_settings(node, seed)
     wanted = ("nli",) if settings.nli else tuple(TASKS)
     dataset = {name: splits for name, splits in shared.items() if name in TASKS or name in wanted}
-    silent = lambda line: None  # noqa: E731 - the grid's own lines say it shorter
-    if numbered(folder):
-        job = run.resume(folder, silent, dataset)
-    else:
-        job = run.start(settings, str(folder), silent, dataset)
+
+    def silent(line: str) -> None:
+        """The grid's own lines say it shorter."""
+
+    job = (run.resume(folder, silent, dataset) if numbered(folder)
+           else run.start(settings, str(folder), silent, dataset))
     try:
         metrics = run.execute(job)
     finally:

@@ -24,9 +24,9 @@ from minbert.pretrained import replacing
 from optim import SCHEDULES, constant_weights, cosines
 
 from . import run
-from .analysis import conflict_statistics, pairs_of, upper_triangle
 from .data import Dataset
 from .evaluation import predict_logits
+from .log_statistics import conflict_statistics, pairs_of, upper_triangle
 from .model import MultitaskBert
 from .probe import conflict_probe, summarise
 from .sampling import WRAP, RoundRobin
@@ -196,9 +196,9 @@ def train(question: Question, training: str, seed: int, dataset: Dataset, tokens
             if moments:
                 predictions = arm.predictions()
                 kept = kept or predictions
-                scores |= dict.fromkeys(moments, {
-                    name: TASKS[name].metric(values, tokens[name]["dev"].labels) or 0.0
-                    for name, values in predictions.items()})
+                found = {name: TASKS[name].metric(values, tokens[name]["dev"].labels) or 0.0
+                         for name, values in predictions.items()}
+                scores |= {moment: found for moment in moments}
     conflicts = conflict_statistics(arm.log[:question.steps]) if len(arm.tasks) > 1 else {}
     trial = {"seed": seed, "training": training, "scores": scores, "steps": steps, "conflicts": conflicts,
              "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log] for pair in pairs_of(arm.tasks)},
@@ -285,9 +285,9 @@ def markdown(results: dict) -> str:
     asked, seeds = results["asked"], results["seeds"]
     parts = [
         "# Does gradient surgery help?",
-        f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} steps of "
-        f"3 × {asked['batch_size']} examples, learning rate {asked['lr']:g} with {asked['warmup']:.0%} warm-up, clipping "
-        f"at {asked['clip']:g}; {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: "
+        f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} steps "
+        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g} with {asked['warmup']:.0%} warm-up, "
+        f"clipping at {asked['clip']:g}; {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: "
         + ", ".join(f"{name} {count:,}" for name, count in results["dev"].items()) + ".",
     ]
     for moment in MOMENTS:
@@ -342,5 +342,5 @@ def conflict_table(results: dict) -> str:
             for step, probe in results["probes"].items() for kind in ("pairs", "same_task")
             for key, values in probe[kind].items()]
     floor = _lines(["moment", "pair, or one task twice", "mean cosine", "draws in conflict", "95 % interval"], rows)
-    return (f"{rates}\n\nThe noise floor: the cosine of two batches of one task would be 1 without sampling noise. What "
-            f"it lacks is noise, and the pairs' cosines stand beside it.\n\n{floor}")
+    return (f"{rates}\n\nThe noise floor: the cosine of two batches of one task would be 1 without sampling noise. "
+            f"What it lacks is noise, and the pairs' cosines stand beside it.\n\n{floor}")

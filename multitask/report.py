@@ -1,140 +1,354 @@
-"""RUN/report.html: one self-contained page with scores, learning curves and gradient conflicts."""
+"""RUN/report.html: what was run, how well it does beside the paper, where it fails, how the gradients got along."""
 
 from __future__ import annotations
 
-import html
-import io
 import itertools
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from minbert.pretrained import replacing
 
-from .analysis import PAIRS, moving_average
+from . import figures
+from .log_statistics import conflict_statistics, pairs_of
+from .page import bullets, figure, grid, heading, page, paragraph, table
+from .paper_results import PAPER_TRENDS, method_of, paper_scores
 from .tasks import TASKS
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their lightness.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
-TASK_COLOURS = dict(zip(TASKS, itertools.cycle(PALETTE)))
-PAIR_COLOURS = dict(zip(PAIRS, itertools.cycle(PALETTE[3:] + PALETTE[:3])))
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #1a1a1a; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ccc }
-table { border-collapse: collapse; margin: .5rem 0 } th, td { padding: .25rem .8rem .25rem 0; text-align: right }
-th:first-child, td:first-child { text-align: left } th { border-bottom: 1px solid #888 }
-tr.best { font-weight: 600 } figure { margin: 1rem 0 } svg { max-width: 100%; height: auto }
-.wide { overflow-x: auto } p.note { color: #555; font-size: .9rem }
-@media print { body { max-width: none } h2, figure { break-inside: avoid } }
-"""
+STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning", "fl": "final-layer fine-tuning"}
+PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
+PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
+                  "commonality": ("mean of log(1 + count) of its words", "mean of log(1 + count) of both's words")}
+SCALES = {"sst": "0 very negative to 4 very positive", "para": "1 duplicate, 0 not", "sts": "0 unrelated to 5 the same"}
+ROOT = Path(__file__).parent.parent
 
 
-def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> None:
-    """settings: what was run. metrics: metrics.json. steps, epochs: the log's events."""
-    title = f"{settings['arch']} · {settings['gs']} · {settings['surgery']}"
-    steps, epochs = ([e for e in events if e["stage"] == "gs"] for events in (steps, epochs))
+def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict], epochs: Sequence[dict],
+                 analysis: dict | None = None) -> None:
+    """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis: from `analyse`.
+
+    What is missing (no analysis, a stage without steps or gradients of its own) leaves its section out.
+    """
+    title = f"minbert: {settings['arch']} · {method_of(settings)} · {settings['surgery']}"
+    surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
-        f"<h1>minbert: {html.escape(title)}</h1>",
-        "<h2>Scores on the dev set</h2>", _score_table(epochs, metrics["best_epoch"]) if epochs else "",
-        "<p class=note>The row in bold is the best epoch, which was kept. average: mean of the three, as in the "
-        "paper; overall: Pearson's −1…1 brought to 0…1 first, as in the course.</p>",
-        "<h2>Learning curves</h2>", _figure(_learning_curves(steps, epochs)) if epochs else "",
-        "<h2>Gradient conflicts</h2>", *([_conflict_table(metrics["surgery"]), _figure(_conflict_plot(steps))] if "surgery" in metrics else []),
-        "<p class=note>Cosines between the tasks' gradients of the shared encoder, of every step's own batches; two "
-        "tasks conflict in a step if theirs is below 0. A weight is what surgery multiplies a task's gradient by "
-        "before the sum; 1 is the plain sum.</p>",
-        "<h2>What was run</h2>", _settings_table(settings, metrics),
+        heading(title, 1),
+        *headline(settings, metrics, analysis),
+        *training(metrics, steps, epochs),
+        *(where_it_succeeds(analysis) if analysis else []),
+        *(predictions(analysis) if analysis else []),
+        *(shared_sentences(analysis) if analysis else []),
+        *(conflicts(surgery_steps) if surgery_steps else []),
+        *(worst_errors(analysis) if analysis else []),
+        heading("What was run"), facts(settings, metrics),
     ]
-    body = "\n".join(parts)
-    head = (f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
-            f"<title>minbert: {html.escape(title)}</title><style>{STYLE}</style>")
-    page = f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
     with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page(title, parts), encoding="utf-8")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], best: int | None = None) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = []
-    for number, row in enumerate(rows):
-        mark = " class=best" if number == best else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
-    return f"<div class=wide><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+# ------------------------------------------------------------------------------------------- words and numbers
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """−0.123 with a true minus; "undefined" for None."""
+    return "undefined" if value is None else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
-def _score_table(epochs: Sequence[dict], best_epoch: int) -> str:
-    header = ["epoch", *(f"{task.title}, {task.metric_name}" for task in TASKS.values()), "average", "overall"]
+def span(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """An interval: 0.230 to 0.282."""
+    return "undefined" if interval is None else " to ".join(number(value, digits) for value in interval)
+
+
+def probability(p: float | None) -> str:
+    """Two digits; what is below a thousandth says no more than that."""
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def stage_of(event: dict) -> str:
+    return event.get("stage", "gs")
+
+
+def metric_of(name: str) -> str:
+    return f"{TASKS[name].title}, {TASKS[name].metric_name.replace('pearson', 'Pearson')}"
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
+    """The best epoch's scores, with intervals where the analysis gives them, beside the paper's."""
+    paper = paper_scores(settings)
+    header = ["task", "score", *(["95 % interval", "trivial answer"] if analysis else []),
+              *(["the paper"] if paper else []), "dev examples"]
+    rows = [_score_row(name, metrics, analysis, paper) for name in TASKS]
+    average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
+    rows.append(["average", number(average["score"]), *([span(average["interval"]), ""] if analysis else []),
+                 *([number(sum(paper.values()) / len(paper))] if paper else []), ""])
+    parts = [heading("Scores on the dev set"), table(header, rows)]
+    if analysis:
+        parts.append(paragraph(
+            f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, seed "
+            f"{analysis['seed']}. They say how the scores would move with other examples, not with another seed, and "
+            "take no account of the best epoch having been picked on these very examples. Trivial answer: always the "
+            "most frequent class, or a Pearson of 0.", note=True))
+    if paper:
+        parts.append(paragraph(
+            f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base on the full data, "
+            "one seed: for orientation, not a like-for-like comparison with another encoder or less data.", note=True))
+    return parts
+
+
+def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | None) -> list[str]:
+    theirs = [number(paper[name])] if paper else []
+    if analysis is None:
+        n = metrics.get("examples", {}).get(name, {}).get("dev")
+        score = metrics["dev"][name][TASKS[name].metric_name]
+        return [metric_of(name), number(score), *theirs, "" if n is None else f"{n:,}"]
+    found = analysis["tasks"][name]
+    return [metric_of(name), number(found["score"]), span(found["interval"]), number(found["trivial"]), *theirs,
+            f"{found['n']:,}"]
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> list[str]:
+    """Stage by stage: scores of every epoch, learning curves."""
+    stages = list(dict.fromkeys(map(stage_of, itertools.chain(epochs, steps))))
+    parts = [heading("Training")] if stages else []
+    for stage in stages:
+        own_steps = [step for step in steps if stage_of(step) == stage and step.get("losses")]
+        own_epochs = [epoch for epoch in epochs if stage_of(epoch) == stage]
+        best = metrics.get("stages", {}).get(stage, {}).get("best_epoch")
+        drawn = []
+        if own_steps:
+            drawn.append(figure(
+                f"loss-{stage}", figures.loss_curves(own_steps), f"Training losses by step, {stage}",
+                "Training loss by step: falling is learning. Cross entropy in nats, squared error (sts) in points²."))
+        if own_epochs:
+            scores = epoch_scores(own_epochs)
+            parts.append(epoch_table(stage, own_epochs, scores, best))
+            drawn.append(figure(
+                f"dev-{stage}", figures.dev_scores(scores, [epoch["epoch"] for epoch in own_epochs], best),
+                f"Dev scores by epoch, {stage}",
+                "Dev score by epoch, accuracy or Pearson: where a line turns down, training has begun to overfit."))
+        parts.append(grid(drawn))
+    if any(set(TASKS) <= set(epoch["dev"]) for epoch in epochs):
+        parts.append(paragraph("average: mean of the three, as in the paper, by which the epoch to keep was chosen; "
+                               "overall: Pearson's −1…1 brought to 0…1 first, as in the course.", note=True))
+    return parts
+
+
+def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
+    """name → a score an epoch: every task's metric, or the stage's own accuracy; NaN where it is undefined."""
+    first = epochs[0]["dev"]
+    names = [name for name in first if isinstance(first[name], dict)]
+    values = {name: [next(iter(epoch["dev"][name].values())) for epoch in epochs] for name in names}
+    return {name: [float("nan") if value is None else value for value in row] for name, row in values.items()}
+
+
+def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float]], best: int | None) -> str:
+    totals = [key for key in ("average", "overall") if key in epochs[0]["dev"]]
+    header = ["epoch", *(metric_of(name) if name in TASKS else name for name in scores), *totals]
+    rows = [[epoch["epoch"],
+             *(number(None if row[place] != row[place] else row[place]) for row in scores.values()),
+             *(number(epoch["dev"][key]) for key in totals)] for place, epoch in enumerate(epochs)]
+    numbers = [epoch["epoch"] for epoch in epochs]
+    kept = numbers.index(best) if best in numbers else None
+    return table(header, rows, kept, caption=f"{STAGE_TITLES.get(stage, stage)}: dev scores"
+                 + ("; the shaded epoch was kept" if kept is not None else ""))
+
+
+# ------------------------------------------------------------------------------------------- the paper's section 6
+
+
+def verdict(trend: dict, expected: int) -> str:
+    """What this run says of a claim of the paper: its interval lies on the claimed side of 0, the other, or both."""
+    if trend["interval"] is None:
+        return "undefined"
+    low, high = trend["interval"]
+    if low <= 0 <= high:
+        return "undecided"
+    return "as the paper says" if (low > 0) == (expected > 0) else "the opposite"
+
+
+def where_it_succeeds(analysis: dict) -> list[str]:
+    """Figures 4 and 5: score by sentence length and word commonality, and whether the paper's trends are there."""
     rows = []
-    for epoch in epochs:
-        dev = epoch["dev"]
-        scores = [dev[name][task.metric_name] for name, task in TASKS.items()]
-        rows.append([str(epoch["epoch"]), *map(_number, [*scores, dev["average"], dev["overall"]])])
-    return _table(header, rows, 0)
+    for predictor, name in itertools.product(PREDICTORS, TASKS):
+        trend = analysis["tasks"][name][predictor]["trend"]
+        expected = PAPER_TRENDS[predictor][name]
+        rows.append([f"{name}, {PREDICTORS[predictor]}", number(trend["spearman"], sign="+"), span(trend["interval"]),
+                     probability(trend["p"]), f"{trend['n']:,}",
+                     "better" if expected > 0 else "worse", verdict(trend, expected)])
+    parts = [
+        heading("Where it succeeds and fails"),
+        table(["task and what grows", "Spearman", "95 % interval", "p", "n", "the paper: gets", "this run"], rows),
+        paragraph("Spearman's rank correlation over all dev examples between length or commonality and being right "
+                  "(sts: minus the absolute error); above 0, the model does better where there is more of it. "
+                  "Undecided: the interval holds 0. By chance alone one such test in twenty shows something; these are "
+                  "six. The paper shows trends without a test.", note=True)]
+    for predictor, title in PREDICTORS.items():
+        drawn = [part for name in TASKS for part in _by_bin(name, analysis["tasks"][name], predictor)]
+        figure_number = 4 if predictor == "length" else 5
+        parts += [heading(f"By {title} (the paper's Figure {figure_number})", 3), grid(drawn)]
+    parts.append(paragraph("Each point holds about an equal share of the dev examples: their number above, the bounds "
+                           "of length or commonality below. Bars: 95 % (Wilson; Fisher for Pearson; Student for "
+                           "errors). Dashes: the score over all examples. A bin's labels span less than all do, which "
+                           "alone lowers Pearson: trust the absolute error.", note=True))
+    return parts
 
 
-def _conflict_table(surgery: dict) -> str:
-    pairs = _table(["pair", "steps in conflict", "mean cosine"],
-                   [[pair, f"{surgery['conflict_rate'][pair]:.1%}", f"{surgery['mean_cosine'][pair]:+.3f}"]
-                    for pair in PAIRS])
-    weights = _table(["task", "mean weight"], [[name, _number(surgery["mean_weights"][name])] for name in TASKS])
-    return pairs + weights
+def _by_bin(name: str, found: dict, predictor: str) -> list[str]:
+    bins, title = found[predictor]["bins"], PREDICTORS[predictor]
+    xlabel = PREDICTOR_AXES[predictor][len(TASKS[name].text_columns) - 1]
+    panels = [(found["metric"], "score", "interval", found["score"], "higher is better")]
+    if "absolute_error" in bins[0]:
+        overall = sum(row["n"] * row["absolute_error"] for row in bins) / found["n"]
+        panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval", overall,
+                          "lower is better"))
+    return [figure(f"{predictor}-{name}-{key.replace('_', '-')}",
+                   figures.score_by_bin(bins, xlabel, f"{name} {metric.replace('pearson', 'Pearson')}", value, key,
+                                        interval),
+                   f"{name}: {metric} by {title}, {found['n']:,} examples in {len(bins)} bins",
+                   f"{TASKS[name].title}: {metric.replace('pearson', 'Pearson')} by {title}, n = {found['n']:,}; "
+                   f"{direction}.") for metric, key, interval, value, direction in panels]
 
 
-def _settings_table(settings: dict, metrics: dict) -> str:
-    facts = {**settings, "steps": metrics["steps"], "train_seconds": f"{metrics['train_seconds']:.1f}",
-             "examples_per_second": f"{metrics['examples_per_second']:.1f}", **metrics["environment"]}
-    return _table(["setting", "value"], [[key, "default" if value is None else str(value)]
-                                         for key, value in facts.items()])
+def predictions(analysis: dict) -> list[str]:
+    """Figure 6: confusion matrices and the scatter plot; calibration; whether predictions undershoot."""
+    drawn, statements = [], []
+    for name, found in analysis["tasks"].items():
+        if "confusion" in found:
+            drawn.append(figure(
+                f"confusion-{name}", figures.confusion_matrix(**found["confusion"]),
+                f"{name}: confusion matrix of {found['n']:,} examples",
+                f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label ({SCALES[name]}), its "
+                "shares add up to 100 %; a good model is dark on the diagonal."))
+        if "scatter" in found:
+            drawn.append(figure(
+                f"scatter-{name}", figures.scatter_plot(**{key: found["scatter"][key]
+                                                           for key in ("labels", "predictions", "line")}),
+                f"{name}: predictions against labels of {found['n']:,} pairs",
+                f"{TASKS[name].title}, n = {found['n']:,}: a point is a pair; below the dashes the model undershoots."))
+            statements += undershooting(name, found["scatter"])
+        if "calibration" in found:
+            drawn.append(figure(
+                f"calibration-{name}", figures.calibration_plot(found["calibration"]["bins"]),
+                f"{name}: share of duplicates by probability given, {found['n']:,} pairs",
+                f"{TASKS[name].title}, n = {found['n']:,} (of each bin above): on the dashes, probabilities mean what "
+                "they say; below them the model is too sure of duplicates."))
+            statements.append(f"{name}: expected calibration error "
+                              f"{number(found['calibration']['expected_error'])}, the mean distance from the dashes.")
+    return [heading("What it answers (the paper's Figure 6)"), grid(drawn), bullets(statements)]
 
 
-def _learning_curves(steps: Sequence[dict], epochs: Sequence[dict]) -> Figure:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    window = max(1, len(steps) // 50)
-    x = [step["step"] for step in steps]
-    for name, colour in TASK_COLOURS.items():
-        left.plot(x, moving_average([step["losses"][name] for step in steps], window), color=colour, label=name)
-        scores = [epoch["dev"][name][TASKS[name].metric_name] for epoch in epochs]
-        right.plot([epoch["epoch"] for epoch in epochs], scores, color=colour, marker="o",
-                   label=f"{name} {TASKS[name].metric_name}")
-    left.set(xlabel="step", ylabel=f"training loss (mean of {window} steps)", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="dev score", ylim=(0, 1), xticks=[epoch["epoch"] for epoch in epochs])
-    for axes in (left, right):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.25)
-    return figure
+def undershooting(name: str, found: dict) -> list[str]:
+    """The paper: predictions slightly undershoot the labels. Said of all, and of both halves of the scale."""
+    everything = found["signed_error"]["all"]
+    if everything["interval"] is None or everything["interval"][0] <= 0 <= everything["interval"][1]:
+        outcome = "undecided"
+    else:
+        outcome = "they do here" if everything["mean"] < 0 else "here they overshoot"
+    texts = [f"{part}: {number(error['mean'], 2, '+')} ({span(error['interval'], 2)}, n = {error['n']:,})"
+             for part, error in (("all", everything), ("labels of 2.5 and more", found["signed_error"]["upper"]),
+                                 ("labels below 2.5", found["signed_error"]["lower"])) if error["mean"] is not None]
+    lines = [f"{name}: does it undershoot, as the paper says? Mean of prediction − label over all pairs: {outcome}. "
+             + "; ".join(texts) + "."]
+    if found["line"] is not None:
+        line = found["line"]
+        lines.append(f"{name}: slope {number(line['slope'], 2)} ({span(line['slope_interval'], 2)}). Below 1, high "
+                     "labels are undershot and low ones overshot, as any imperfect least-squares prediction does.")
+    return lines
 
 
-def _conflict_plot(steps: Sequence[dict]) -> Figure:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    window = max(1, len(steps) // 50)
-    x = [step["step"] for step in steps]
-    for pair, colour in PAIR_COLOURS.items():
-        left.plot(x, moving_average([step["cosines"][pair] for step in steps], window), color=colour, label=pair)
-    for name, colour in TASK_COLOURS.items():
-        right.plot(x, moving_average([step["weights"][name] for step in steps], window), color=colour, label=name)
-    left.axhline(0, color="#888", linewidth=0.8)
-    left.set(xlabel="step", ylabel=f"cosine (mean of {window} steps)")
-    right.set(xlabel="step", ylabel=f"surgery weight (mean of {window} steps)")
-    for axes in (left, right):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.25)
-    return figure
+def shared_sentences(analysis: dict) -> list[str]:
+    """Scores with and without the dev examples that share a sentence with the training file."""
+    rows = []
+    for name, found in analysis["tasks"].items():
+        row = [metric_of(name), number(found["score"])]
+        for group in (found["leakage"]["apart"], found["leakage"]["shared"]):
+            row += [f"{group['n']:,}", *((number(group["score"]), span(group["interval"])) if group["n"] else ("", ""))]
+        rows.append([*row, f"{found['leakage']['whole']:,}"])
+    return [heading("Sentences seen in training"),
+            table(["task", "all", "n", "no sentence shared", "95 % interval", "n", "a sentence shared", "95 % interval",
+                   "n, whole in training"], rows),
+            paragraph("A dev example shares a sentence if one of its sentences (in lower case, spaces made single) "
+                      "stands in the same task's training file; whole, if all do, in one example. A score that is only "
+                      "good where sentences are shared was learnt by heart. The two groups may differ in other ways "
+                      "too.", note=True)]
 
 
-def _figure(figure: Figure) -> str:
-    """The figure as SVG inside the page: no file beside it, sharp on paper."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    plt.close(figure)
-    text = buffer.getvalue()
-    return f"<figure>{text[text.index('<svg'):]}</figure>"
+def worst_errors(analysis: dict) -> list[str]:
+    """The answers furthest from their labels, with their sentences."""
+    parts = [heading("Worst errors"), paragraph(
+        "Read them before believing a score: some are the model's, some the label's. With classes, the wrong answers "
+        "that gave the label the least probability, p(label); on the scale, those furthest from it.", note=True)]
+    for name, found in analysis["tasks"].items():
+        classes = found["metric"] == "accuracy"
+        rows = [["\n".join(error["sentences"]), number(error["label"], 0 if classes else 1),
+                 number(error["answer"], 0 if classes else 1),
+                 f"{1 - error['wrong']:.1%}" if classes else number(error["wrong"], 1)]
+                for error in found["worst_errors"]]
+        header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label", "answer",
+                  "p(label)" if classes else "error"]
+        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {SCALES[name]}", text=True))
+    return parts
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+def conflicts(steps: Sequence[dict]) -> list[str]:
+    """How often and how strongly the tasks' gradients pointed against each other, and what surgery did about it."""
+    found = conflict_statistics(steps)
+    pairs = table(["pair", "steps in conflict", "mean cosine"],
+                  [[pair, f"{found['conflict_rate'][pair]:.1%}", number(found["mean_cosine"][pair], sign="+")]
+                   for pair in pairs_of(TASKS)])
+    weights = table(["task", "mean weight"], [[name, number(found["mean_weights"][name])] for name in TASKS])
+    drawn = [
+        figure("cosines", figures.cosine_curves(steps), "Cosines between the tasks' gradients by step",
+               "Cosine of two tasks' gradients: below 0 a step that helps one task hurts the other."),
+        figure("conflict-rate", figures.conflict_curves(steps), "Share of steps in conflict by step",
+               "Share of steps in which two tasks conflict: 50 % is what unrelated gradients would show."),
+        figure("weights", figures.weight_curves(steps), "Surgery's weights by step",
+               "What surgery multiplies a task's gradient by before the sum: 1 is the plain sum."),
+    ]
+    if all("gradient_norms" in step for step in steps):
+        drawn.append(figure("norms", figures.norm_curves(steps), "Norms of the tasks' gradients by step",
+                            "Length of each task's gradient: the longest decides the direction of a sum."))
+    return [heading("Gradient conflicts"), pairs, weights, grid(drawn),
+            paragraph(f"Gradients of the shared encoder, of every step's own batches; {len(steps):,} steps.",
+                      note=True)]
+
+
+# ------------------------------------------------------------------------------------------- what was run
+
+
+def facts(settings: dict, metrics: dict) -> str:
+    """Settings, data, time, hardware and versions; the commit, where this page was written from a checkout."""
+    rows = {**{key: "default" if value is None else value for key, value in settings.items()}}
+    for name, splits in metrics.get("examples", {}).items():
+        rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
+    rows["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
+    if metrics.get("train_seconds") is not None:
+        rows["train_seconds"] = f"{metrics['train_seconds']:,.1f}"
+    if metrics.get("examples_per_second") is not None:
+        rows["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
+    rows |= metrics.get("environment", {})
+    commit = git_commit()
+    if "commit" not in rows and commit is not None:
+        rows["commit that wrote this page"] = commit
+    return table(["setting", "value"], list(rows.items()), text=True)
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, -dirty if files have changed since; None for an installed package or without git."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12",
+                                "--exclude=*"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

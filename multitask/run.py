@@ -18,10 +18,10 @@ from minbert.hub import HubError
 from minbert.pretrained import replacing
 
 from . import checkpoint
-from .analysis import conflict_statistics, speed
 from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
 from .evaluation import PREDICTIONS_FOLDER, predict, write_predictions
+from .log_statistics import conflict_statistics, speed
 from .model import MultitaskBert
 from .multinli import load_multinli
 from .report import write_report

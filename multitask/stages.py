@@ -19,11 +19,11 @@ from tqdm import tqdm
 from optim import SCHEDULES, cosines
 
 from . import checkpoint
-from .analysis import pairs_of, upper_triangle
 from .batching import TokenizedExamples
 from .data import Dataset, fingerprint
 from .evaluation import PREDICTIONS_FOLDER, predict_logits, scores_of, write_predictions
 from .final_layers import Embeddings, HeadTrainer
+from .log_statistics import pairs_of, upper_triangle
 from .model import MODEL_FOLDER, MultitaskBert
 from .runlog import RunLog
 from .sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes

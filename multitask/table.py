@@ -11,7 +11,7 @@ from pathlib import Path
 from heads import ARCHITECTURES
 from minbert.pretrained import replacing
 
-from .paper_results import PAPER_BASELINE, PAPER_TABLE_1
+from .paper_results import PAPER_TABLE_1
 from .statistics import mean_interval
 from .tasks import TASKS
 
