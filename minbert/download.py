@@ -1,7 +1,7 @@
 """One file from one URL, whole or not at all: resumed, retried, verified.
 
 `download` is for everyone. hub.py is built from what is below it: `Wanted` and `fetch` (the same without a lock, with
-checks of one's own), `locked`, `disk_trouble`, `is_offline`, `shown`.
+promises of the hub's own), `locked`, `disk_trouble`, `is_offline`, `shown`.
 
 A file on its way is in `<target>.part`, the ETag of its version in `<target>.part.etag`. A later attempt goes on from
 there only if the server still has that version, or if a sha256 will prove the whole.
@@ -51,17 +51,19 @@ class HubError(OSError):
         self.status = status
 
 
-def download(url: str, target: str | Path, *, sha256: str | None = None, size: int | None = None) -> Path:
+def download(url: str, target: str | Path, *, sha256: str | None = None, size: int | None = None,
+             check: Callable[[Path], object] | None = None) -> Path:
     """Fetches a URL into a file that appears only when it is whole, going on where an earlier attempt stopped.
 
     url: http:// or https://. Web pages (text/html) are refused: they are errors in disguise.
     target: the file; if it is there, it is taken as it is, unless it contradicts `sha256` or `size`.
     sha256, size: what the file must be, in hexadecimal digits and in bytes, where one knows it.
+    check: a function of the path at which the whole file stands before it gets its name: ValueError refuses it.
     Returns `target` as a Path. Raises ValueError for another kind of address, HubError if the file cannot be had.
     """
     if not re.match(r"https?://[^/\s]", url):
         raise ValueError(f"cannot download {url!r}: expected an http:// or https:// address")
-    wanted = Wanted(url, Path(target), sha256 and sha256.lower(), size)
+    wanted = Wanted(url, Path(target), sha256 and sha256.lower(), size, check=check)
     with disk_trouble(wanted.target.parent):
         if not _is_here(wanted):
             wanted.target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,7 @@ def _is_here(wanted: Wanted) -> bool:
     """True if the target exists and is not known to be wrong: it never exists half-written."""
     if not wanted.target.is_file() or wanted.size not in (None, _size(wanted.target)):
         return False
-    return wanted.sha256 in (None, _sha256(wanted.target))
+    return wanted.sha256 in (None, sha256_of(wanted.target))
 
 
 # -------------------------------------------------------------------------------------------- attempt until it works
@@ -117,9 +119,9 @@ def _is_here(wanted: Wanted) -> bool:
 class _Transient(Exception):
     """A failure that may pass; `wait` is how many seconds of patience the server asked for, if it did."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, status: int | None = None) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.status = wait, status
 
 
 def fetch(wanted: Wanted, session: requests.Session) -> None:
@@ -138,7 +140,8 @@ def fetch(wanted: Wanted, session: requests.Session) -> None:
             if failures == ATTEMPTS:
                 kept = f" ({arrived:,} bytes have arrived and are kept)" if arrived else ""
                 raise HubError(f"could not download {shown(wanted.url)}: tried {failures} times in a row, at last "
-                               f"{trouble}; check the network, wait a little and run again{kept}") from trouble
+                               f"{trouble}; check the network, wait a little and run again{kept}",
+                               trouble.status) from trouble
             seconds = BACKOFF_SECONDS * 2 ** (failures - 1) if trouble.wait is None else trouble.wait
             logger.warning("%s: %s; trying again in %.0f s", wanted.target.name, trouble, seconds)
             sleep(seconds)
@@ -186,7 +189,7 @@ def _refuse_errors(wanted: Wanted, response: requests.Response) -> None:
         wanted.discard()
     if status in (408, 416, 425, 429) or status >= 500:
         wait = response.headers.get("Retry-After", "")
-        raise _Transient(told, min(float(wait), RETRY_AFTER_LIMIT) if wait.isdecimal() else None)
+        raise _Transient(told, min(float(wait), RETRY_AFTER_LIMIT) if wait.isdecimal() else None, status)
     if status not in (200, 206):
         raise HubError(f"{shown(wanted.url)} answered {told}, not with the file: check the address", status)
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
@@ -264,7 +267,7 @@ def _write_body(wanted: Wanted, response: requests.Response, start: int, size: i
 
 def _verify(wanted: Wanted, sha256: str | None) -> None:
     """Throws the part away if it is wrong: _Transient for another sha256, HubError if the check refuses it."""
-    if sha256 is not None and (found := _sha256(wanted.part)) != sha256:
+    if sha256 is not None and (found := sha256_of(wanted.part)) != sha256:
         wanted.discard()
         raise _Transient(f"the file's sha256 was {found}, where {sha256} was expected")
     try:
@@ -289,15 +292,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-# --------------------------------------------------------------------------------------------------- shared with hub.py
+# --------------------------------------------------------------------------------------- shared with hub.py, sources.py
 
 
 def is_offline() -> bool:
@@ -311,6 +306,14 @@ def shown(url: str) -> str:
     'https://example.org/x'
     """
     return re.sub(r"(?<=//)[^/@]*@", "", url)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -129,3 +129,11 @@ def _check_header(header: Sequence[str] | None, columns: Sequence[str], path: Pa
         found = ", ".join(repr(name) for name in header)
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; expected tab-separated columns "
                          f"{', '.join(columns)}, found {found}")
+
+
+if __name__ == "__main__":  # python -m multitask.data --download data
+    import sys
+
+    from .sources import main
+
+    sys.exit(main())

@@ -198,7 +198,7 @@ def train(question: Question, training: str, seed: int, dataset: Dataset, tokens
                 kept = kept or predictions
                 found = {name: TASKS[name].metric(values, tokens[name]["dev"].labels) or 0.0
                          for name, values in predictions.items()}
-                scores |= {moment: found for moment in moments}
+                scores |= dict.fromkeys(moments, found)
     conflicts = conflict_statistics(arm.log[:question.steps]) if len(arm.tasks) > 1 else {}
     trial = {"seed": seed, "training": training, "scores": scores, "steps": steps, "conflicts": conflicts,
              "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log] for pair in pairs_of(arm.tasks)},

@@ -33,7 +33,7 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
         heading(title, 1),
-        *headline(settings, metrics, analysis),
+        *(headline(settings, metrics, analysis) if set(TASKS) <= set(metrics["dev"]) else []),
         *training(metrics, steps, epochs),
         *(where_it_succeeds(analysis) if analysis else []),
         *(predictions(analysis) if analysis else []),
