@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .dropout import dropout as cheap_dropout
+from .linear import Linear
 from .packing import Packing
 
 
@@ -42,6 +44,24 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
+def grouped_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                      mask: torch.Tensor | None = None, dropout: float = 0.0) -> torch.Tensor:
+    """The same function in few products over all heads, with dropout from cheap bits: fast on a CPU in training.
+
+    There torch's fused kernel takes no dropout and falls back to a slower form of this.
+    """
+    batch, heads, seq, head_dim = query.shape
+    query, key, value = (part.reshape(batch * heads, seq, head_dim) for part in (query, key, value))
+    bias = query.new_zeros(1, 1, 1)
+    if mask is not None:
+        lowest = torch.finfo(query.dtype).min
+        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, lowest)
+        bias = bias.repeat_interleave(heads, 0)[:, None]                    # (batch·heads, 1, seq)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(head_dim))
+    weights = cheap_dropout(scores.softmax(dim=-1), dropout)
+    return (weights @ value).view(batch, heads, seq, head_dim)
+
+
 class BertSelfAttention(nn.Module):
     """Every token looks at every token of its own sentence, in several heads at once.
 
@@ -54,21 +74,28 @@ class BertSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = hidden_size // num_heads
         self.dropout = dropout
-        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
-        self.attend = fused_attention  # or `attention`: the same numbers, slower
+        self.query_key_value = Linear(hidden_size, 3 * hidden_size)
+        self.attend = None  # the fastest for where we are; or one of the three functions above: the same numbers
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden): the heads' outputs side by side."""
-        query, key, value = self._heads(hidden_states, packing)             # each (batch, heads, seq, head_dim)
-        context = self.attend(query, key, value, packing.mask, self.dropout if self.training else 0.0)
-        return packing.unpad(context.transpose(1, 2).flatten(2))            # heads side by side again
+        dropout = self.dropout if self.training else 0.0
+        on_cpu = hidden_states.device.type == "cpu"
+        attend = self.attend or (grouped_attention if on_cpu and dropout else fused_attention)
+        mixed = self.query_key_value(hidden_states)                          # (tokens, 3·hidden)
+        groups = packing.groups if on_cpu else [packing]
+        contexts = []
+        for group, row in zip(groups, mixed.split([len(group.slots) for group in groups]), strict=True):
+            query, key, value = self._heads(row, group)                      # each (batch, heads, seq, head_dim)
+            context = attend(query, key, value, group.mask, dropout)
+            contexts.append(group.unpad(context.transpose(1, 2).flatten(2)))  # heads side by side again
+        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
     def weights(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """What `forward` averages the values by, without dropout: (tokens, hidden) → (batch, heads, seq, seq)."""
-        query, key, _ = self._heads(hidden_states, packing)
+        query, key, _ = self._heads(self.query_key_value(hidden_states), packing)
         return attention_weights(query, key, packing.mask)
 
-    def _heads(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
-        mixed = packing.pad(self.query_key_value(hidden_states))            # (batch, seq, 3·hidden)
-        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))     # (batch, seq, 3, heads, head_dim)
-        return heads.permute(2, 0, 3, 1, 4)                                 # (3, batch, heads, seq, head_dim)
+    def _heads(self, mixed: torch.Tensor, packing: Packing) -> torch.Tensor:
+        heads = packing.pad(mixed).unflatten(-1, (3, self.num_heads, self.head_dim))
+        return heads.permute(2, 0, 3, 1, 4)  # from (batch, seq, 3, heads, head_dim) to (3, batch, heads, seq, head_dim)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from .dropout import Dropout
 
 
 class Embedding(nn.Embedding):
@@ -13,6 +16,11 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(…) int64 → (…, hidden). Where a dense gradient waits already, only the rows looked up are added to it."""
+        waits = self.weight.grad is not None and self.weight.device.type == "cpu"
+        return F.embedding(ids, self.weight, sparse=waits)
 
 
 class BertEmbeddings(nn.Module):
@@ -28,7 +36,7 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = Embedding(max_positions, hidden_size)
         self.token_type_embeddings = Embedding(type_vocab_size, hidden_size)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor,
                 position_ids: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import BertSelfAttention
+from .dropout import Dropout
+from .linear import Linear
 from .packing import Packing
 
 
@@ -37,17 +39,17 @@ class BertLayer(nn.Module):
                  layer_norm_eps: float, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         self.self_attention = BertSelfAttention(hidden_size, num_heads, attention_dropout)
-        self.attention_dense = nn.Linear(hidden_size, hidden_size)
+        self.attention_dense = Linear(hidden_size, hidden_size)
         self.attention_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.intermediate_dense = nn.Linear(hidden_size, intermediate_size)
+        self.intermediate_dense = Linear(hidden_size, intermediate_size)
         self.activation = ACTIVATIONS[activation]
-        self.output_dense = nn.Linear(intermediate_size, hidden_size)
+        self.output_dense = Linear(intermediate_size, hidden_size)
         self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden)."""
         attended = self.attention_dense(self.self_attention(hidden_states, packing))
-        hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
+        hidden_states = self.attention_layer_norm(self.dropout.add(hidden_states, attended))
         expanded = self.activation(self.intermediate_dense(hidden_states))  # (tokens, intermediate)
-        return self.output_layer_norm(hidden_states + self.dropout(self.output_dense(expanded)))
+        return self.output_layer_norm(self.dropout.add(hidden_states, self.output_dense(expanded)))

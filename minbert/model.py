@@ -15,7 +15,7 @@ from . import pretrained
 from .config import BertConfig
 from .embeddings import BertEmbeddings
 from .layer import BertLayer
-from .packing import Packing, pack
+from .packing import Packing, pack, reordered
 from .tokenizer import BertTokenizer
 
 # How encode makes one vector of a sentence: (model, row of tokens, packing) → (batch, hidden).
@@ -131,12 +131,17 @@ class BertModel(nn.Module):
         This is the fast way in, without padding; `forward` wraps it for padded batches. layer_inputs: a list that
         receives what each layer was given, the embeddings first, each (tokens, hidden).
         """
+        back = None
+        if layer_inputs is None and packing.mask is not None and input_ids.device.type == "cpu":
+            # like lengths side by side, so that attention computes little padding; undone at the end
+            tokens, back, packing = packing.by_length()
+            input_ids, token_type_ids = input_ids[tokens], token_type_ids[tokens]
         hidden_states = self.embeddings(input_ids, token_type_ids, packing.position_ids)
         for layer in self.layers:
             if layer_inputs is not None:
                 layer_inputs.append(hidden_states)
             hidden_states = layer(hidden_states, packing)
-        return hidden_states
+        return hidden_states if back is None else reordered(hidden_states, back)
 
     def pool(self, cls_states: torch.Tensor) -> torch.Tensor:
         """tanh(W h_[CLS] + b): (batch, hidden) → (batch, hidden)."""

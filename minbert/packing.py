@@ -14,9 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+
+# Neighbouring sentences share a padded block in attention while the shorter has this share of the longer's tokens.
+ALIKE = 0.75
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,39 @@ class Packing:
         """(tokens,): the column of every real token, which is its position in the sentence."""
         return self.slots % self.seq
 
+    @cached_property
+    def groups(self) -> list[Packing]:
+        """The same sentences in runs of neighbours alike in length, each run a packing of its own.
+
+        Attention pads a run to its own longest sentence, not the batch's; after `by_length` the runs are few.
+        """
+        if self.mask is None:
+            return [self]
+        groups: list[list[int]] = []
+        for length in self.lengths.tolist():
+            if length:
+                group = groups[-1] if groups else [0]
+                if min(length, *group) >= ALIKE * max(length, *group):
+                    group.append(length)
+                else:
+                    groups.append([length])
+        return [Packing.from_lengths(group) for group in groups]
+
+    def by_length(self) -> tuple[torch.Tensor, torch.Tensor, Packing]:
+        """The same sentences, the longest first: (new row's tokens in the old row, the inverse, its packing).
+
+        Sentences must begin in column 0 for positions to survive; `slots` of the result say where tokens stand.
+        """
+        lengths = self.lengths
+        order = lengths.argsort(descending=True, stable=True)
+        starts = lengths.cumsum(0) - lengths
+        lengths = lengths[order]
+        shifts = starts[order] - (lengths.cumsum(0) - lengths)
+        tokens = torch.arange(len(self.slots)) + shifts.repeat_interleave(lengths)
+        row_shifts = (order - torch.arange(self.batch)).repeat_interleave(lengths) * self.seq
+        mask = None if self.mask is None else self.mask[order]
+        return tokens, tokens.argsort(), Packing(self.batch, self.seq, self.slots[tokens] - row_shifts, mask)
+
     def to(self, device: torch.device) -> Packing:
         mask = None if self.mask is None else self.mask.to(device)
         return Packing(self.batch, self.seq, self.slots.to(device), mask)
@@ -80,6 +117,11 @@ class Packing:
     def mean_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden) → (batch, hidden): the mean over each sentence's real tokens, [CLS] and [SEP] included."""
         return self.pad(row).sum(1) / self.lengths.clamp(min=1)[:, None]
+
+
+def reordered(row: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """row[order] for a permutation `order`, where backward need not add."""
+    return _Gather.apply(row, order)
 
 
 def pack(ids: Sequence[np.ndarray], types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:

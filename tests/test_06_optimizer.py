@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from optim import AdamW, linear_decay
+from optim.adamw import _adamw, _one_pass_adamw
 from optim.schedule import constant
 
 
@@ -99,6 +100,24 @@ def test_eps_is_larger_in_torchs_terms_by_the_bias_correction():
     ours = run(AdamW, 1, eps=1e-3)
     theirs = run(torch.optim.AdamW, 1, eps=1e-3 / math.sqrt(1 - 0.999), weight_decay=0.0)
     torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("correct_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_update_in_one_pass_is_the_equations_line_by_line(dtype, correct_bias):
+    group = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": 0.0, "correct_bias": correct_bias}
+    start = [torch.randn(1000, dtype=dtype), torch.zeros(1000, dtype=dtype), torch.zeros(1000, dtype=dtype)]
+    ends = []
+    for update in (_adamw, _one_pass_adamw):
+        torch.manual_seed(1)
+        theta, m, v = (value.clone() for value in start)
+        for t in range(1, 6):
+            update(theta, torch.randn(1000, dtype=dtype), m, v, t, **group)
+        ends.append((theta, m, v))
+    # five steps, a few roundings each, of numbers up to 4
+    tolerance = 20 * torch.finfo(dtype).eps
+    for plain, fast in zip(*ends, strict=True):
+        torch.testing.assert_close(fast, plain, atol=tolerance, rtol=tolerance)
 
 
 def test_a_bowl_and_rosenbrocks_valley_are_descended():
