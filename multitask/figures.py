@@ -167,8 +167,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)  # no bitmap
     axes.invert_yaxis()
     for row, column in np.ndindex(*counts.shape):
-        axes.text(column + 0.5, row + 0.5, f"{shares[row, column]:.0%}\n{counts[row, column]:,}", ha="center", va="center",
-                  fontsize=9, color="white" if shares[row, column] > 0.55 else "black")
+        share = shares[row, column]
+        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center", va="center",
+                  fontsize=9, color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
