@@ -13,6 +13,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -333,7 +334,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", metavar="FOLDER", help="other data than the run's own")
     arguments = parser.parse_args(argv)
     try:
-        report = analyse_run(arguments.run, arguments.data)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            report = analyse_run(arguments.run, arguments.data)
     except (ValueError, OSError) as error:
         print(f"multitask.analysis: {error}", file=sys.stderr)
         return 2

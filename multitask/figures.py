@@ -60,10 +60,12 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
     window = max(1, len(steps) // windows)
     figure, axes = empty("step", ylabel + (f"\n(mean of {window} steps)" if window > 1 else ""))
     first = 0 if log_scale else window - 1  # a start from few steps is noise, but losses fall most there
-    shown = np.unique(np.linspace(first, len(steps) - 1, POINTS).astype(int))
     for name, values in series.items():
         colour, dashes, _ = styles[name]
-        axes.plot(np.asarray(steps)[shown], moving_average(values, window)[shown], color=colour, linestyle=dashes,
+        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True) if value is not None),
+                       strict=True)  # a task may sit out
+        shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
+        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour, linestyle=dashes,
                   linewidth=1.6, label=name)
     if log_scale:
         axes.set_yscale("log")
@@ -84,7 +86,7 @@ def _one_two_five(value: float, _: int) -> str:
 def loss_curves(steps: Sequence[dict]) -> Figure:
     """Training loss of each task by step, on a logarithmic scale, since squared errors start far above the rest."""
     names = list(steps[0]["losses"])
-    series = {name: [step["losses"][name] for step in steps] for name in names}
+    series = {name: [step["losses"].get(name) for step in steps] for name in names}
     return curves(_numbers(steps), series, "training loss, log scale", styles_of(names), log_scale=True)
 
 
@@ -168,8 +170,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)  # no bitmap
     axes.invert_yaxis()
     for row, column in np.ndindex(*counts.shape):
-        axes.text(column + 0.5, row + 0.5, f"{shares[row, column]:.0%}\n{counts[row, column]:,}", ha="center", va="center",
-                  fontsize=9, color="white" if shares[row, column] > 0.55 else "black")
+        share = shares[row, column]
+        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center", va="center",
+                  fontsize=9, color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]

@@ -18,7 +18,7 @@ from .tasks import TASKS
 STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning", "fl": "final-layer fine-tuning"}
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
-                  "commonality": ("mean of log(1 + count) of its words", "mean of log(1 + count) of both's words")}
+                  "commonality": ("mean of log(1 + count) over its words", "mean of log(1 + count), words of both")}
 SCALES = {"sst": "0 very negative to 4 very positive", "para": "1 duplicate, 0 not", "sts": "0 unrelated to 5 the same"}
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +32,7 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
     title = f"minbert: {settings['arch']} · {method_of(settings)} · {settings['surgery']}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
-        heading(title, 1),
+        heading(title, 1), paragraph(summary(settings, metrics)),
         *(headline(settings, metrics, analysis) if set(TASKS) <= set(metrics["dev"]) else []),
         *training(metrics, steps, epochs),
         *(where_it_succeeds(analysis) if analysis else []),
@@ -72,7 +72,29 @@ def metric_of(name: str) -> str:
     return f"{TASKS[name].title}, {TASKS[name].metric_name.replace('pearson', 'Pearson')}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would take.
+
+    >>> duration(12), duration(90), duration(5400)
+    ('12 s', '1.5 min', '1.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 # ------------------------------------------------------------------------------------------- scores
+
+
+def summary(settings: dict, metrics: dict) -> str:
+    """One sentence: which encoder, which data, how long."""
+    data = settings.get("data") or "the embedded sample"
+    text = f"Encoder {settings.get('model')}, data {data}, seed {settings.get('seed')}"
+    if metrics.get("steps"):
+        text += f"; {metrics['steps']:,} steps"
+    if metrics.get("train_seconds"):
+        text += f" in {duration(metrics['train_seconds'])}"
+    return text + (f"; epoch {metrics['best_epoch']} was kept." if metrics.get("best_epoch") else ".")
 
 
 def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
@@ -178,12 +200,12 @@ def where_it_succeeds(analysis: dict) -> list[str]:
     for predictor, name in itertools.product(PREDICTORS, TASKS):
         trend = analysis["tasks"][name][predictor]["trend"]
         expected = PAPER_TRENDS[predictor][name]
-        rows.append([f"{name}, {PREDICTORS[predictor]}", number(trend["spearman"], sign="+"), span(trend["interval"]),
-                     probability(trend["p"]), f"{trend['n']:,}",
-                     "better" if expected > 0 else "worse", verdict(trend, expected)])
+        rows.append([f"{name}, {PREDICTORS[predictor]}", "better" if expected > 0 else "worse",
+                     verdict(trend, expected), number(trend["spearman"], sign="+"), span(trend["interval"]),
+                     probability(trend["p"]), f"{trend['n']:,}"])
     parts = [
         heading("Where it succeeds and fails"),
-        table(["task and what grows", "Spearman", "95 % interval", "p", "n", "the paper: gets", "this run"], rows),
+        table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval", "p", "n"], rows),
         paragraph("Spearman's rank correlation over all dev examples between length or commonality and being right "
                   "(sts: minus the absolute error); above 0, the model does better where there is more of it. "
                   "Undecided: the interval holds 0. By chance alone one such test in twenty shows something; these are "
@@ -327,12 +349,12 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
 
 def facts(settings: dict, metrics: dict) -> str:
     """Settings, data, time, hardware and versions; the commit, where this page was written from a checkout."""
-    rows = {**{key: "default" if value is None else value for key, value in settings.items()}}
+    rows = {key: "default" if value is None else value for key, value in settings.items()}
     for name, splits in metrics.get("examples", {}).items():
         rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
     rows["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
     if metrics.get("train_seconds") is not None:
-        rows["train_seconds"] = f"{metrics['train_seconds']:,.1f}"
+        rows["train_seconds"] = f"{metrics['train_seconds']:,.1f} ({duration(metrics['train_seconds'])})"
     if metrics.get("examples_per_second") is not None:
         rows["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
     rows |= metrics.get("environment", {})
