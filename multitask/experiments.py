@@ -120,7 +120,7 @@ class Grid:
         if not path.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
-                partial.write_text(json.dumps(asked, indent=2) + "\\n", encoding="utf-8")
+                partial.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
             return
         begun = json.loads(path.read_text(encoding="utf-8"))
         other = [key for key in asked if begun.get(key) != json.loads(json.dumps(asked[key]))]

@@ -6,7 +6,9 @@ beside our scores for orientation, not as a like-for-like comparison.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 # Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture in turn.
 _ARCHITECTURES = ("concatA", "concatB", "concatB_al")
@@ -45,13 +47,20 @@ PAPER_TRENDS = {
 def method_of(settings: Mapping) -> str:
     """The paper's name of a run's stages: a key of Table 1, or "baseline" where no stage is on.
 
+    A run that was started from another (`start`) goes on with the stages of that one.
+
     >>> method_of({"nli": True, "gs": "wrap", "fl": True}), method_of({"gs": "none"})
     ('nli+gs_wrap+fl', 'baseline')
     """
     stages = ["nli"] * bool(settings.get("nli"))
     stages += [f"gs_{settings['gs']}"] * (settings["gs"] != "none")
     stages += ["fl"] * bool(settings.get("fl"))
-    return "+".join(stages) or "baseline"
+    own = "+".join(stages) or "baseline"
+    if not settings.get("start"):
+        return own
+    config = Path(settings["start"]) / "config.json"
+    before = method_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else "a trained model"
+    return f"{before}+{own}"
 
 
 def paper_scores(settings: Mapping) -> dict[str, float] | None:

@@ -89,7 +89,8 @@ def duration(seconds: float) -> str:
 def summary(settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
     data = settings.get("data") or "the embedded sample"
-    text = f"Encoder {settings.get('model')}, data {data}, seed {settings.get('seed')}"
+    start = settings.get("model") or f"of the run {settings['start']}"
+    text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
     if metrics.get("steps"):
         text += f"; {metrics['steps']:,} steps"
     if metrics.get("train_seconds"):

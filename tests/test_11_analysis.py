@@ -316,7 +316,7 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
 
     dataset, logits = sample
     found = analyse(dataset, logits, resamples=200)
-    scores = scores_of({name: task.decode(logits[name]).numpy() for name, task in TASKS.items()},
+    scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy() for name, task in TASKS.items()},
                        {name: np.array([row.label for row in dataset[name]["dev"]]) for name in TASKS})
     for name, task in TASKS.items():
         one = found["tasks"][name]

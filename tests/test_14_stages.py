@@ -29,6 +29,7 @@ from multitask.sample import write_sample
 from multitask.sampling import ONCE, RoundRobin
 from multitask.stages import STAGES, Stage
 from multitask.tasks import NLI, TASKS
+from optim import AdamW
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -292,10 +293,10 @@ def test_a_head_without_a_batch_rests_and_the_encoder_never_moves(frozen):
 
 
 def test_a_step_on_embeddings_is_the_step_of_an_ordinary_loop(frozen):
-    """Torch's own layers and AdamW on the same embeddings, dropout off."""
+    """The head written out, on the same embeddings, dropout off."""
     frozen.heads["para"][0].p = 0.0
     weight, bias = (value.detach().clone().requires_grad_() for value in frozen.heads["para"].parameters())
-    theirs = torch.optim.AdamW([weight, bias], lr=1e-2, eps=1e-6, weight_decay=0.0)
+    theirs = AdamW([weight, bias], lr=1e-2)
     ours = HeadTrainer(frozen, ["para"], lr=1e-2)
     batch = Embeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(3):

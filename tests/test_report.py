@@ -158,7 +158,8 @@ def test_without_an_analysis_the_rest_stands(tmp_path):
 
 def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_path):
     bare = [{"event": "step", "stage": "fl", "step": 1, "seconds": 0.1}]
-    nli = [epoch(1, "nli", {"accuracy": 0.6}), epoch(2, "nli", {"accuracy": 0.7})]
+    nli = [epoch(number, "nli", {"nli": {"accuracy": score}, "average": score, "overall": score})
+           for number, score in ((1, 0.6), (2, 0.7))]
     settings = {**SETTINGS, "nli": True, "fl": True}
     metrics = {**METRICS, "stages": {"nli": {"best_epoch": 2}, **METRICS["stages"], "fl": {"best_epoch": 1}}}
     text = written(tmp_path, settings, metrics, [step(1, "nli", losses={"nli": 1.1}), *STEPS, *bare],
