@@ -18,9 +18,10 @@ from minbert.hub import HubError
 from minbert.pretrained import replacing
 
 from . import checkpoint
+from .analysis import ANALYSIS_FILE, analyse
 from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
-from .evaluation import PREDICTIONS_FOLDER, predict, write_predictions
+from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
 from .log_statistics import conflict_statistics, speed
 from .model import MultitaskBert
 from .multinli import load_multinli
@@ -204,12 +205,25 @@ def _conclude(run: Run) -> dict:
     result = run.finished[run.settings.stages[-1]]
     _predict_test(run)
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
-    metrics = collect_metrics(run, steps, epochs)
-    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs)
+    metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
+    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
     with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
     return metrics
+
+
+def _analyse(run: Run) -> dict | None:
+    """Where the last stage's best epoch succeeds and fails, kept in analysis.json; None if its heads are untrained."""
+    if run.settings.stages[-1] == NLI.name:
+        return None
+    if not run.logits:  # a resumed run whose best epoch another process saw
+        model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
+        run.logits = {name: predict_logits(model, name, run.tokens[name]["dev"]) for name in TASKS}
+    analysis = analyse(run.dataset, run.logits)
+    with replacing(run.folder / ANALYSIS_FILE) as partial:
+        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    return analysis
 
 
 def _predict_test(run: Run) -> None:

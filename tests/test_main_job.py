@@ -70,7 +70,8 @@ def finished(small_data, tmp_path_factory) -> Path:
 
 def test_a_run_leaves_what_the_contract_says(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model", "predictions", "report.html"}
+    assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model", "predictions", "analysis.json",
+                     "report.html"}
     metrics = json.loads((finished / "metrics.json").read_text())
     dev = metrics["dev"]
     assert dev["average"] == pytest.approx(
@@ -127,7 +128,7 @@ def test_the_log_holds_every_steps_conflicts(finished):
 def test_the_report_is_one_self_contained_page(finished):
     page = (finished / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == 6  # two learning curves, four of the gradients
+    assert page.count("<svg") == 18  # two learning curves, twelve of the analysis, four of the gradients
     assert "src=" not in page
     assert "href=\"http" not in page
     for text in ("Scores on the dev set", "Gradient conflicts", "sst-para", "examples_per_second"):
