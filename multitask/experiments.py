@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heads import ARCHITECTURES
 from minbert.hub import HubError
 from minbert.pretrained import replacing
 
@@ -95,7 +94,7 @@ def graph() -> Iterator[Node]:
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
     for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0]))):
-        for arch in ARCHITECTURES:
+        for arch in table.ARCH_TITLES:
             yield Node(arch, chain)
 
 

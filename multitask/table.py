@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from heads import ARCHITECTURES
 from minbert.pretrained import replacing
 
 from .paper_results import PAPER_TABLE_1
@@ -43,7 +42,7 @@ def row(scores: list[dict], paper: dict) -> dict:
 def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
     """method, {arch: row}, in the paper's order."""
     for method in dict.fromkeys(method for method, _ in PAPER_TABLE_1):
-        yield method, {arch: results["cells"][method][arch] for arch in ARCHITECTURES}
+        yield method, {arch: results["cells"][method][arch] for arch in ARCH_TITLES}
 
 
 def best_of_columns(results: dict) -> dict[tuple[str, str], float]:
@@ -74,8 +73,8 @@ def shown(figure: dict) -> str:
 def markdown(results: dict) -> str:
     """The table in the paper's layout; the best of each column in bold, the paper's figures in brackets."""
     best = best_of_columns(results)
-    columns = [(arch, task) for arch in ARCHITECTURES for task in TASKS]
-    header = ["Method", *(f"{ARCH_TITLES.get(arch, arch)} {task.upper()}" for arch, task in columns)]
+    columns = [(arch, task) for arch in ARCH_TITLES for task in TASKS]
+    header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]
     lines = [header, ["---"] * len(header)]
     for method, by_arch in rows(results):
         cells = []
@@ -94,7 +93,7 @@ def best_sentence(results: dict) -> str:
     best = results["best"]
     if best is None:
         return "No experiment has been finished yet."
-    return (f"Highest average: {title_of(best['method'])} with {ARCH_TITLES.get(best['arch'], best['arch'])}, "
+    return (f"Highest average: {title_of(best['method'])} with {ARCH_TITLES[best['arch']]}, "
             f"{number(best['average'])} (the paper's: MultiNLI + GS_w with ConcatB + AL, .755).")
 
 
