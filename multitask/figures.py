@@ -151,12 +151,25 @@ def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float 
                   va="bottom", fontsize=SMALL, color="#333")
     if overall is not None:
         axes.axhline(overall, color=GREY, linewidth=1, linestyle="--", zorder=0)
-    bounds = [row["low"] for row in bins] + [bins[-1]["high"]]
-    digits = 0 if all(value == int(value) for value in bounds) else 1
-    axes.set_xticks(range(len(bounds)), [f"{value:.{digits}f}" for value in bounds], fontsize=SMALL)
+    axes.set_xticks(range(len(bins) + 1), bound_labels([row["low"] for row in bins] + [bins[-1]["high"]]),
+                    fontsize=SMALL)
     axes.set_xlim(0, len(bins))
     axes.grid(axis="x", visible=False)
     return figure
+
+
+def bound_labels(bounds: Sequence[float]) -> list[str]:
+    """With as few digits after the point as tell them apart.
+
+    >>> bound_labels([1.0, 8.0, 44.0]), bound_labels([3.0, 6.5, 8.0]), bound_labels([6.01, 6.04, 6.98])
+    (['1', '8', '44'], ['3.0', '6.5', '8.0'], ['6.01', '6.04', '6.98'])
+    """
+    fewest = 0 if all(value == int(value) for value in bounds) else 1
+    for digits in (fewest, 2, 3):
+        labels = [f"{value:.{digits}f}" for value in bounds]
+        if len(set(labels)) == len(set(bounds)):
+            break
+    return labels
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) -> Figure:

@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 def summary(settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    data = settings.get("data") or "the embedded sample"
+    data = settings.get("data") or "the embedded sample (made up by rule: compare runs with each other, not the paper)"
     text = f"Encoder {settings.get('model')}, data {data}, seed {settings.get('seed')}"
     if metrics.get("steps"):
         text += f"; {metrics['steps']:,} steps"
