@@ -60,8 +60,12 @@ def span(interval: Sequence[float] | None, digits: int = 3) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Two digits; what is below a thousandth says no more than that."""
-    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """What is below a thousandth says no more than that.
+
+    >>> probability(0.1), probability(0.0054), probability(1e-9)
+    ('0.100', '0.005', '< 0.001')
+    """
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def stage_of(event: dict) -> str:
