@@ -20,8 +20,8 @@ from .tasks import TASKS
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
-PAIR_STYLES = dict(zip(pairs_of(TASKS), itertools.cycle(((VERMILION, "-", "o"), ("#56B4E9", "--", "s"),
-                                                         ("#000000", ":", "^")))))
+PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"), (GREEN, "-.", "D"),
+               (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
 WIDTH, HEIGHT = 4.4, 3.2  # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 SMALL = 8
 POINTS = 300  # of a curve
@@ -32,6 +32,11 @@ def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """name → colour, dashes, marker; the tasks keep theirs in every figure."""
     known = dict(zip(TASKS, itertools.cycle(STYLES)))
     return {name: known.get(name, STYLES[number % len(STYLES)]) for number, name in enumerate(names)}
+
+
+def pair_styles() -> dict[str, tuple[str, str, str]]:
+    """The same for the pairs of tasks, in other colours."""
+    return dict(zip(pairs_of(TASKS), itertools.cycle(PAIR_STYLES)))
 
 
 def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -107,7 +112,7 @@ def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int], bes
 
 def cosine_curves(steps: Sequence[dict]) -> Figure:
     series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs_of(TASKS)}
-    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", PAIR_STYLES, windows=20)
+    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", pair_styles(), windows=20)
     figure.axes[0].axhline(0, color=GREY, linewidth=1)
     return figure
 
@@ -115,7 +120,7 @@ def cosine_curves(steps: Sequence[dict]) -> Figure:
 def conflict_curves(steps: Sequence[dict]) -> Figure:
     """The share of recent steps in which a pair conflicts."""
     series = {pair: [float(step["cosines"][pair] < 0) for step in steps] for pair in pairs_of(TASKS)}
-    figure = curves(_numbers(steps), series, "steps in conflict", PAIR_STYLES, windows=10)
+    figure = curves(_numbers(steps), series, "steps in conflict", pair_styles(), windows=10)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
@@ -154,12 +159,25 @@ def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float 
                   va="bottom", fontsize=SMALL, color="#333")
     if overall is not None:
         axes.axhline(overall, color=GREY, linewidth=1, linestyle="--", zorder=0)
-    bounds = [row["low"] for row in bins] + [bins[-1]["high"]]
-    digits = 0 if all(value == int(value) for value in bounds) else 1
-    axes.set_xticks(range(len(bounds)), [f"{value:.{digits}f}" for value in bounds], fontsize=SMALL)
+    axes.set_xticks(range(len(bins) + 1), bound_labels([row["low"] for row in bins] + [bins[-1]["high"]]),
+                    fontsize=SMALL)
     axes.set_xlim(0, len(bins))
     axes.grid(axis="x", visible=False)
     return figure
+
+
+def bound_labels(bounds: Sequence[float]) -> list[str]:
+    """With as few digits after the point as tell them apart.
+
+    >>> bound_labels([1.0, 8.0, 44.0]), bound_labels([3.0, 6.5, 8.0]), bound_labels([6.01, 6.04, 6.98])
+    (['1', '8', '44'], ['3.0', '6.5', '8.0'], ['6.01', '6.04', '6.98'])
+    """
+    fewest = 0 if all(value == int(value) for value in bounds) else 1
+    for digits in (fewest, 2, 3):
+        labels = [f"{value:.{digits}f}" for value in bounds]
+        if len(set(labels)) == len(set(bounds)):
+            break
+    return labels
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) -> Figure:

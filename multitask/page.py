@@ -116,7 +116,7 @@ def inline_svg(name: str, drawn: Figure, title: str) -> str:
     used = set(re.findall(r'(?:url\(|href=")#([^")]*)', text))
     for element in root.iter():
         element.tag, element.tail = _local(element.tag), None  # the space between elements is only for people
-        element.text = element.text if element.tag == "text" else None
+        element.text = element.text if element.tag in ("text", "tspan") else None
         element.attrib = {_local(key): _renamed(_local(key), value, name) for key, value in element.attrib.items()
                           if key != "id" or value in used}
     for group in root.iter("g"):

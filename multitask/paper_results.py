@@ -64,6 +64,8 @@ def method_of(settings: Mapping) -> str:
 
 
 def paper_scores(settings: Mapping) -> dict[str, float] | None:
-    """The paper's dev scores of the same method and architecture; None where it reports none."""
+    """The paper's dev scores of the same method and architecture; None where it reports none, or on the sample."""
+    if settings.get("data") is None:  # sentences made up by rule: their scores say nothing beside real ones
+        return None
     method = method_of(settings)
     return PAPER_BASELINE if method == "baseline" else PAPER_TABLE_1.get((method, settings["arch"]))

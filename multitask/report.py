@@ -19,7 +19,6 @@ STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuni
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
                   "commonality": ("mean of log(1 + count) over its words", "mean of log(1 + count), words of both")}
-SCALES = {"sst": "0 very negative to 4 very positive", "para": "1 duplicate, 0 not", "sts": "0 unrelated to 5 the same"}
 ROOT = Path(__file__).parent.parent
 
 
@@ -60,8 +59,12 @@ def span(interval: Sequence[float] | None, digits: int = 3) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Two digits; what is below a thousandth says no more than that."""
-    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """What is below a thousandth says no more than that.
+
+    >>> probability(0.1), probability(0.0054), probability(1e-9)
+    ('0.100', '0.005', '< 0.001')
+    """
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def stage_of(event: dict) -> str:
@@ -88,7 +91,7 @@ def duration(seconds: float) -> str:
 
 def summary(settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    data = settings.get("data") or "the embedded sample"
+    data = settings.get("data") or "the embedded sample (made up by rule: compare runs with each other, not the paper)"
     start = settings.get("model") or f"of the run {settings['start']}"
     text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
     if metrics.get("steps"):
@@ -122,7 +125,7 @@ def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
 
 
 def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | None) -> list[str]:
-    theirs = [number(paper[name])] if paper else []
+    theirs = [number(paper[name]) if name in paper else ""] if paper else []
     if analysis is None:
         n = metrics.get("examples", {}).get(name, {}).get("dev")
         score = metrics["dev"][name][TASKS[name].metric_name]
@@ -185,13 +188,15 @@ def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float
 # ------------------------------------------------------------------------------------------- the paper's section 6
 
 
-def verdict(trend: dict, expected: int) -> str:
+def verdict(trend: dict, expected: int | None) -> str:
     """What this run says of a claim of the paper: its interval lies on the claimed side of 0, the other, or both."""
     if trend["interval"] is None:
         return "undefined"
     low, high = trend["interval"]
     if low <= 0 <= high:
         return "undecided"
+    if expected is None:
+        return "better" if low > 0 else "worse"
     return "as the paper says" if (low > 0) == (expected > 0) else "the opposite"
 
 
@@ -200,8 +205,8 @@ def where_it_succeeds(analysis: dict) -> list[str]:
     rows = []
     for predictor, name in itertools.product(PREDICTORS, TASKS):
         trend = analysis["tasks"][name][predictor]["trend"]
-        expected = PAPER_TRENDS[predictor][name]
-        rows.append([f"{name}, {PREDICTORS[predictor]}", "better" if expected > 0 else "worse",
+        expected = PAPER_TRENDS[predictor].get(name)  # it knows nothing of a task of one's own
+        rows.append([f"{name}, {PREDICTORS[predictor]}", {1: "better", -1: "worse", None: ""}[expected],
                      verdict(trend, expected), number(trend["spearman"], sign="+"), span(trend["interval"]),
                      probability(trend["p"]), f"{trend['n']:,}"])
     parts = [
@@ -246,8 +251,8 @@ def predictions(analysis: dict) -> list[str]:
             drawn.append(figure(
                 f"confusion-{name}", figures.confusion_matrix(**found["confusion"]),
                 f"{name}: confusion matrix of {found['n']:,} examples",
-                f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label ({SCALES[name]}), its "
-                "shares add up to 100 %; a good model is dark on the diagonal."))
+                f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label "
+                f"({TASKS[name].scale}), its shares add up to 100 %; a good model is dark on the diagonal."))
         if "scatter" in found:
             drawn.append(figure(
                 f"scatter-{name}", figures.scatter_plot(**{key: found["scatter"][key]
@@ -315,7 +320,7 @@ def worst_errors(analysis: dict) -> list[str]:
                 for error in found["worst_errors"]]
         header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label", "answer",
                   "p(label)" if classes else "error"]
-        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {SCALES[name]}", text=True))
+        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {TASKS[name].scale}", text=True))
     return parts
 
 

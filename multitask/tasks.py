@@ -24,7 +24,7 @@ class Task:
     loss: (logits (batch, outputs), labels (batch,)) → the mean over the batch.
     decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
     answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a probability, a score.
-    metric: (predictions, labels) → score, under the name `metric_name`.
+    metric: (predictions, labels) → score, under the name `metric_name`. scale: what the labels mean, in words.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Task:
     metric: Callable[[np.ndarray, np.ndarray], float | None]
     prediction_column: str
     format_prediction: Callable[[float], str]
+    scale: str
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -109,7 +110,8 @@ SST = Task(
     name="sst", title="sentiment (SST)", file="ids-sst", text_columns=("sentence",), label_column="sentiment",
     parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy, decode=lambda logits: logits.argmax(1),
     answer=lambda logits: logits.argmax(1), metric_name="accuracy", metric=metrics.accuracy,
-    prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)))
+    prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)),
+    scale="0 very negative to 4 very positive")
 
 PARA = Task(
     name="para", title="paraphrase (Quora)", file="quora", text_columns=("sentence1", "sentence2"),
@@ -117,7 +119,8 @@ PARA = Task(
     decode=lambda logits: (logits.squeeze(1) > 0).float(),  # σ(z) > 1/2
     answer=lambda logits: logits.squeeze(1).sigmoid(),
     metric_name="accuracy", metric=metrics.accuracy,
-    prediction_column="Predicted_Is_Paraphrase", format_prediction=lambda value: f"{value:.1f}")
+    prediction_column="Predicted_Is_Paraphrase", format_prediction=lambda value: f"{value:.1f}",
+    scale="1 duplicate, 0 not")
 
 STS = Task(
     name="sts", title="similarity (STS)", file="sts", text_columns=("sentence1", "sentence2"),
@@ -125,7 +128,8 @@ STS = Task(
     decode=lambda logits: logits.squeeze(1).clamp(0, 5), answer=lambda logits: logits.squeeze(1).clamp(0, 5),
     metric_name="pearson", metric=metrics.pearson,
     prediction_column="Predicted_Similiary",  # spelt so by the course, whose checker reads it
-    format_prediction=lambda value: f"{value:.9g}")  # float32 to the last digit
+    format_prediction=lambda value: f"{value:.9g}",  # float32 to the last digit
+    scale="0 unrelated to 5 the same")
 
 # What --nli trains the encoder on first; its head is dropped afterwards, so it is none of TASKS.
 NLI = Task(
@@ -133,7 +137,8 @@ NLI = Task(
     label_column="gold_label", parse_label=one_of("entailment", "neutral", "contradiction"), outputs=3,
     loss=cross_entropy, decode=lambda logits: logits.argmax(1), answer=lambda logits: logits.argmax(1),
     metric_name="accuracy", metric=metrics.accuracy,
-    prediction_column="Predicted_Label", format_prediction=lambda value: str(int(value)))
+    prediction_column="Predicted_Label", format_prediction=lambda value: str(int(value)),
+    scale="0 entailment, 1 neutral, 2 contradiction")
 
 # In the paper's order; the rows of the gradient matrix stand in this order too.
 TASKS = {task.name: task for task in (SST, PARA, STS)}

@@ -17,7 +17,7 @@ from multitask.report import number, span, verdict, write_report
 from multitask.sample import write_sample
 from multitask.tasks import TASKS
 
-SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>", "data": None}
+SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>", "data": "/data"}
 SCORES = {"sst": {"accuracy": 0.5}, "para": {"accuracy": 0.8}, "sts": {"pearson": None}, "average": 0.43,
           "overall": 0.6}
 METRICS = {"dev": SCORES, "best_epoch": 2, "steps": 30, "train_seconds": 3.2, "examples_per_second": 100.0,
@@ -146,6 +146,9 @@ def test_the_papers_figure_stands_beside_ours(tmp_path):
         assert value in text
     assert "not a like-for-like comparison" in text
     assert "0.511" not in Reader(written(tmp_path, {**SETTINGS, "gs": "bd"})).text
+    sample = Reader(written(tmp_path, {**SETTINGS, "data": None})).text
+    assert "0.511" not in sample
+    assert "made up by rule" in sample
 
 
 def test_without_an_analysis_the_rest_stands(tmp_path):
@@ -167,7 +170,7 @@ def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_pat
     for title in ("MultiNLI pretraining", "gradient-surgery fine-tuning", "final-layer fine-tuning"):
         assert f"{title}: dev scores; the shaded epoch was kept" in text
     assert text.count('class="best"') == 3
-    assert "30 steps" in text  # the conflicts are those of gs alone
+    assert "own batches; 30 steps" in text  # the conflicts are those of gs alone
     only = written(tmp_path, {**SETTINGS, "gs": "none", "fl": True}, {"dev": SCORES, "best_epoch": 1, "steps": 1},
                    bare, [epoch(1, "fl")], small_analysis("plain"))
     assert "Gradient conflicts" not in only
