@@ -4,7 +4,8 @@
 
 The usual stack: transformers with torch's fused attention on padded batches, a backward for each task, torchjd's
 PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process; a number is a median of wall seconds,
-and in brackets the processor's own seconds, which a busy machine changes less. Peak memory is of a process of its own (Linux only).
+and in brackets the processor's own seconds, which a busy machine changes less. Peak memory is
+of a process of its own (Linux only).
 Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: the checkpoint of the test extra.
 """
 
@@ -49,7 +50,8 @@ class Usual:
         self.encoder = transformers.BertModel.from_pretrained(CHECKPOINT, attn_implementation="sdpa").train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
         self.shared = list(self.encoder.parameters())
-        self.optimizer = torch.optim.AdamW([*self.shared, *self.heads.parameters()], lr=LR, weight_decay=0.0, fused=True)
+        parameters = [*self.shared, *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
         self.surgery = PCGrad()
 
     def hidden(self, batch: Batch) -> transformers.modeling_outputs.BaseModelOutput:
