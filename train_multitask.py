@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
+    add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
         help="examples of each task a step, wrap, NLI and FL (default: 16, 16 and 8)")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",

@@ -30,7 +30,7 @@ from .device import DEVICES, PRECISIONS
 from .hand_in import hand_in
 from .paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
 from .settings import Settings
-from .stages import describe
+from .stages import Tokens, describe
 from .tasks import TASKS
 
 GRID_FILE = "grid.json"
@@ -143,6 +143,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -
     """Trains what is still missing, writes the table after each training; returns the table's content."""
     grid.check()
     dataset: Dataset | None = None
+    tokens: dict[str, Tokens] = {}
     for seed in seeds:
         for number, node in enumerate(nodes := list(graph()), start=1):
             folder = node.folder(grid.seed_folder(seed))
@@ -152,7 +153,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -
                 dataset = load_shared(grid.node_settings(node, seed))
             say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
             started = time.perf_counter()
-            metrics = train(node, grid, seed, dataset)
+            metrics = train(node, grid, seed, dataset, tokens.setdefault(node.arch, {}))
             say(f"  dev {describe(metrics['dev'])}  ({time.perf_counter() - started:.0f} s)")
             table.write(grid.out, collect(grid, seeds))
     results = collect(grid, seeds)
@@ -167,17 +168,21 @@ def load_shared(settings: Settings) -> Dataset:
             for name, splits in dataset.items()}
 
 
-def train(node: Node, grid: Grid, seed: int, shared: Dataset) -> dict:
-    """One training, begun or gone on with; its checkpoint is removed once it has ended. Returns its metrics."""
+def train(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Tokens) -> dict:
+    """One training, begun or gone on with; its checkpoint is removed once it has ended. Returns its metrics.
+
+    tokens: of the architecture, filled in as far as a training needed them.
+    """
     folder, settings = node.folder(grid.seed_folder(seed)), grid.node_settings(node, seed)
-    wanted = ("nli",) if settings.nli else tuple(TASKS)
-    dataset = {name: splits for name, splits in shared.items() if name in TASKS or name in wanted}
+    dataset = {name: splits for name, splits in shared.items() if name in TASKS or settings.nli}
+    known = {name: tokens[name] for name in dataset} if dataset.keys() <= tokens.keys() else None
 
     def silent(line: str) -> None:
         """The grid's own lines say it shorter."""
 
-    job = (run.resume(folder, silent, dataset) if numbered(folder)
-           else run.start(settings, str(folder), silent, dataset))
+    job = (run.resume(folder, silent, dataset, known) if numbered(folder)
+           else run.start(settings, str(folder), silent, dataset, known))
+    tokens |= job.tokens
     try:
         metrics = run.execute(job)
     finally:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from optim import AdamW, split_decayed
+from optim import AdamW
 
 from .batching import TokenizedExamples
 from .evaluation import EVALUATION_BATCH
 from .model import MultitaskBert
-from .training import StepResult, finite_loss, load_optimizer_state, optimizer_state
+from .training import StepResult, finite_loss, head_groups, load_optimizer_state, optimizer_state, scaled_step
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,9 @@ class HeadTrainer:
     def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float, weight_decay: float = 0.0,
                  clip: float = 0.0) -> None:
         """clip: the largest norm of each head's gradient; 0 is off."""
-        self.model, self.lr, self.clip = model, lr, clip
+        self.model, self.clip = model, clip
         self.heads = nn.ModuleDict({name: model.heads[name] for name in tasks})
-        decayed, undecayed = split_decayed(self.heads)
-        self.optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": weight_decay},
-                                {"params": list(undecayed.values()), "weight_decay": 0.0}], lr=lr)
+        self.optimizer = AdamW(head_groups(self.heads, weight_decay, lr))
 
     def step(self, batches: Mapping[str, EmbeddedBatch], lr_scale: float = 1.0) -> StepResult:
         """One update of the heads that have a batch; the others rest, weight decay included.
@@ -92,9 +90,7 @@ class HeadTrainer:
             loss.backward()
             if self.clip:
                 nn.utils.clip_grad_norm_(self.heads[name].parameters(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * lr_scale
-        self.optimizer.step()
+        scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -59,7 +59,8 @@ class Question:
     data: str | None
     steps: int
     arch: str = "concatB"
-    lr: float = 5e-5
+    lr: float = 1e-4
+    head_lr: float | None = 1e-3
     warmup: float = 0.1
     clip: float = 1.0
     batch_size: int = 16
@@ -141,7 +142,7 @@ class Training:
                                   dict.fromkeys(TASKS, question.batch_size), WRAP, seed)
         surgery = constant_weights(weights) if training == "constant" else training
         self.trainer = SurgeryTrainer(self.model, surgery if len(self.tasks) > 1 else "sum", settings.lr,
-                                      clip=settings.clip, seed=seed, tasks=self.tasks)
+                                      clip=settings.clip, seed=seed, tasks=self.tasks, head_lr=settings.head_lr)
         self.log: list[dict] = []
         torch.manual_seed(seed)  # of dropout
         self.sampler.start_epoch()

@@ -29,7 +29,7 @@ from .report import write_report
 from .runlog import LOG_FILE, RunLog
 from .sample import write_sample
 from .settings import Settings
-from .stages import STAGES, Run, Stage, describe
+from .stages import STAGES, Run, Stage, Tokens, describe
 from .tasks import NLI, TASKS
 
 CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
@@ -115,10 +115,10 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
 
 
 def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
-          dataset: Dataset | None = None) -> Run:
+          dataset: Dataset | None = None, tokens: Tokens | None = None) -> Run:
     """A new run, ready for `execute`. Everything that the user can get wrong is checked before anything is written.
 
-    dataset: what `load_data` would read, where several runs share it.
+    dataset, tokens: what `load_data` would read and Run.tokens would hold, where several runs share them.
     """
     if out is not None:
         check_run_folder(Path(out))
@@ -129,12 +129,13 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     folder = make_run_folder(settings, out)
     (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
     settings.save(folder / CONFIG_FILE)
-    run = _run(folder, settings, model, dataset, device, say)
+    run = _run(folder, settings, model, dataset, device, say, tokens)
     run.stage = Stage(run, settings.stages[0])
     return run
 
 
-def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None) -> Run | None:
+def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
+           tokens: Tokens | None = None) -> Run | None:
     """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
@@ -144,7 +145,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
     saved = checkpoint.load(folder)
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
-    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say)
+    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say, tokens)
     try:
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
@@ -158,11 +159,11 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
 
 
 def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
-         say: Callable[[str], None]) -> Run:
+         say: Callable[[str], None], tokens: Tokens | None) -> Run:
     model.precision = pick_precision(settings.precision, device)
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say)
+    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, tokens or {})
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:

@@ -24,6 +24,7 @@ class Settings:
     """One run of the main job; the names are the flags of train_multitask.py. Raises ValueError if out of range.
 
     data, model: None is the embedded sample and the data's default model, as the command line resolves them.
+    head_lr: of the heads, in every stage; None is `lr`.
     start: the run whose model, encoder and heads, is started from, in place of `model`.
     batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL. batch_sizes: task → size for bd; empty is the
     paper's rule (Eq. 6).
@@ -39,6 +40,7 @@ class Settings:
     data: str | None = None
     epochs: int = 10
     lr: float = 1e-5
+    head_lr: float | None = None
     batch_size: int | None = None
     batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     warmup: float = 0.0
@@ -60,8 +62,9 @@ class Settings:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
-        for flag in ("lr", "clip", "weight_decay"):
-            if not 0 <= getattr(self, flag) < float("inf"):
+        for flag in ("lr", "head_lr", "clip", "weight_decay"):
+            value = getattr(self, flag)
+            if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be 0 or more")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")

@@ -32,6 +32,7 @@ from .tasks import NLI, TASKS
 from .training import StepResult, SurgeryTrainer
 
 STAGES_FOLDER = "stages"
+Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
 
 
 @dataclass
@@ -48,13 +49,13 @@ class Run:
     dataset: Dataset
     log: RunLog
     say: Callable[[str], None] = print
-    tokens: dict[str, dict[str, TokenizedExamples]] = field(default_factory=dict)
+    tokens: Tokens = field(default_factory=dict)
     stage: Stage | None = None
     finished: dict[str, dict] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.tokens = {name: {split: self.model.tokenize(examples) for split, examples in splits.items()}
+        self.tokens = self.tokens or {name: {split: self.model.tokenize(examples) for split, examples in splits.items()}
                        for name, splits in self.dataset.items()}
 
     def model_folder(self, stage: str) -> Path:
@@ -104,7 +105,7 @@ def _train_encoder(run: Run, tasks: list[str], scored: list[str], sizes: Mapping
         tasks=tasks, scored=scored,
         sampler=RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay, settings.clip,
-                               settings.seed, tasks),
+                               settings.seed, tasks, settings.head_lr),
         fetch=lambda name, rows: run.tokens[name]["train"].batch(rows),
         predict=lambda name: predict_logits(run.model, name, run.tokens[name]["dev"]))
 
@@ -139,7 +140,8 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
 
     return Plan(
         tasks=tasks, scored=list(TASKS), sampler=sampler,
-        trainer=HeadTrainer(run.model, tasks, settings.lr, settings.weight_decay, settings.clip),
+        trainer=HeadTrainer(run.model, tasks, settings.lr if settings.head_lr is None else settings.head_lr,
+                            settings.weight_decay, settings.clip),
         fetch=lambda name, rows: train[name].batch(rows), predict=predict, prepare=prepare)
 
 

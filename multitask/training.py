@@ -46,11 +46,13 @@ class SurgeryTrainer:
     """
 
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float, weight_decay: float = 0.0,
-                 clip: float = 0.0, seed: int = 0, tasks: Sequence[str] | None = None) -> None:
+                 clip: float = 0.0, seed: int = 0, tasks: Sequence[str] | None = None,
+                 head_lr: float | None = None) -> None:
         """surgery: a name from optim.SURGERY, or a function of the Gram matrix like those. clip: the largest norm of
         the whole gradient, encoder and heads; 0 is off. seed: of surgery's order. tasks: those that are trained, in
-        the order of the gradient matrix's rows; all of the model's if not given."""
-        self.model, self.lr, self.clip = model, lr, clip
+        the order of the gradient matrix's rows; all of the model's if not given. head_lr: of the heads; `lr` if not
+        given."""
+        self.model, self.clip = model, clip
         self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
         self.surgery = SURGERY[surgery] if isinstance(surgery, str) else surgery
@@ -59,20 +61,19 @@ class SurgeryTrainer:
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         self.gradients = TaskGradients(self.flat, len(self.tasks))
         self.combined = torch.zeros_like(self.flat.vector)
-        self.optimizer = self._optimizer(sum(value.numel() for value in decayed.values()), weight_decay)
+        self.optimizer = self._optimizer(sum(value.numel() for value in decayed.values()), weight_decay, lr,
+                                         lr if head_lr is None else head_lr)
 
-    def _optimizer(self, decayed_size: int, weight_decay: float) -> AdamW:
+    def _optimizer(self, decayed_size: int, weight_decay: float, lr: float, head_lr: float) -> AdamW:
         """Over two long vectors, the encoder's parameters with and without decay, and the heads' few tensors."""
         vectors = []
         for part in (slice(0, decayed_size), slice(decayed_size, None)):
             vector = nn.Parameter(self.flat.vector[part])
             vector.grad = self.combined[part]
             vectors.append(vector)
-        head_decayed, head_undecayed = split_decayed(self.heads)
-        return AdamW([
-            {"params": [vectors[0], *head_decayed.values()], "weight_decay": weight_decay},
-            {"params": [vectors[1], *head_undecayed.values()], "weight_decay": 0.0},
-        ], lr=self.lr)
+        return AdamW([{"params": [vectors[0]], "weight_decay": weight_decay, "base_lr": lr},
+                      {"params": [vectors[1]], "weight_decay": 0.0, "base_lr": lr},
+                      *head_groups(self.heads, weight_decay, head_lr)])
 
     def step(self, batches: Mapping[str, Batch], lr_scale: float = 1.0) -> StepResult:
         """One forward and backward for each task in turn, surgery, one update.
@@ -91,9 +92,7 @@ class SurgeryTrainer:
         combine(self.gradients.matrix, weights * scale, out=self.combined)
         for parameter in self.heads.parameters():
             parameter.grad.mul_(scale)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * lr_scale
-        self.optimizer.step()
+        scaled_step(self.optimizer, lr_scale)
         return StepResult(losses, gram, weights)
 
     def _backward(self, row: int, name: str, batch: Batch) -> float:
@@ -119,6 +118,20 @@ class SurgeryTrainer:
         """Goes on exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)
         self.generator.set_state(state["surgery.generator"])
+
+
+def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
+    """The heads' parameters for AdamW, biases without decay; `base_lr` is what the schedule scales."""
+    decayed, undecayed = split_decayed(heads)
+    return [{"params": list(decayed.values()), "weight_decay": weight_decay, "base_lr": lr},
+            {"params": list(undecayed.values()), "weight_decay": 0.0, "base_lr": lr}]
+
+
+def scaled_step(optimizer: AdamW, lr_scale: float) -> None:
+    """One update at lr_scale times each group's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * lr_scale
+    optimizer.step()
 
 
 def finite_loss(name: str, loss: torch.Tensor) -> float:
