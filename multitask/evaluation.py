@@ -64,3 +64,9 @@ def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[E
     with replacing(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def read_predictions(folder: Path, task: Task, split: str) -> np.ndarray:
+    """(n,) predictions of a file that `write_predictions` wrote, in its order."""
+    lines = (folder / f"{task.name}-{split}-output.csv").read_text(encoding="utf-8").splitlines()[1:]
+    return np.array([float(line.rsplit(" , ", 1)[1]) for line in lines])

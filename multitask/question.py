@@ -60,10 +60,10 @@ class Question:
     steps: int
     arch: str = "concatB"
     lr: float = 1e-4
-    head_lr: float | None = 1e-3
+    head_lr: float | None = 3e-3
     warmup: float = 0.1
     clip: float = 1.0
-    batch_size: int = 16
+    batch_size: int = 8
     eval_limit: int | None = 2000
     device: str = "auto"
     precision: str = "auto"
@@ -287,7 +287,7 @@ def markdown(results: dict) -> str:
     parts = [
         "# Does gradient surgery help?",
         f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} steps "
-        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g} with {asked['warmup']:.0%} warm-up, "
+        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads {asked['head_lr']:g}, with {asked['warmup']:.0%} warm-up, "
         f"clipping at {asked['clip']:g}; {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: "
         + ", ".join(f"{name} {count:,}" for name, count in results["dev"].items()) + ".",
     ]

@@ -85,8 +85,38 @@ def markdown(results: dict) -> str:
         lines.append([title_of(method), *cells])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     baseline = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
+    claims = claim_table(results["claims"]) if results.get("claims") else ""
     return (f"{results['about']}\n\n{table}\n\nBaseline, a head for SST on the frozen encoder, the other two heads "
-            f"untrained: {baseline}.\n\n{best_sentence(results)}\n")
+            f"untrained: {baseline}.\n\n{best_sentence(results)}\n{claims}")
+
+
+CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours", "95 % interval", "verdict"]
+
+
+def claim_rows(claims: list[dict]) -> list[list[str]]:
+    """A row a claim: the differences averaged over the pairs of cells that it is about."""
+    return [[claim["section"], claim["claim"], claim["task"].upper(), signed(claim["paper"]),
+             signed(claim["difference"]),
+             "none" if claim["low"] is None else f"{signed(claim['low'])} to {signed(claim['high'])}",
+             claim["verdict"]] for claim in claims]
+
+
+def claim_note(claims: list[dict]) -> str:
+    """What the intervals are of."""
+    if claims[0]["interval"] == "seeds":
+        return "Intervals: Student's t over seeds."
+    return ("Intervals: bootstrap over dev items, the same items for every cell; with one seed nothing can be said of "
+            "another.")
+
+
+def claim_table(claims: list[dict]) -> str:
+    lines = [CLAIM_HEADER, ["---"] * len(CLAIM_HEADER), *claim_rows(claims)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"\n{table}\n\n{claim_note(claims)}\n"
+
+
+def signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + number(value)
 
 
 def best_sentence(results: dict) -> str:
