@@ -287,8 +287,9 @@ def markdown(results: dict) -> str:
     parts = [
         "# Does gradient surgery help?",
         f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} steps "
-        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads {asked['head_lr']:g}, with {asked['warmup']:.0%} warm-up, "
-        f"clipping at {asked['clip']:g}; {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: "
+        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads {asked['head_lr']:g}, "
+        f"{asked['warmup']:.0%} warm-up, clipping at {asked['clip']:g}; {len(seeds)} seeds "
+        f"({', '.join(map(str, seeds))}); dev items: "
         + ", ".join(f"{name} {count:,}" for name, count in results["dev"].items()) + ".",
     ]
     for moment in MOMENTS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuni
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
                   "commonality": ("mean of log(1 + count) over its words", "mean of log(1 + count), words of both")}
-ROOT = Path(__file__).parent.parent
 
 
 def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict], epochs: Sequence[dict],
@@ -354,7 +352,7 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
 
 
 def facts(settings: dict, metrics: dict) -> str:
-    """Settings, data, time, hardware and versions; the commit, where this page was written from a checkout."""
+    """Settings, data, time, hardware, versions, the commit."""
     rows = {key: "default" if value is None else value for key, value in settings.items()}
     for name, splits in metrics.get("examples", {}).items():
         rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
@@ -364,19 +362,4 @@ def facts(settings: dict, metrics: dict) -> str:
     if metrics.get("examples_per_second") is not None:
         rows["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
     rows |= metrics.get("environment", {})
-    commit = git_commit()
-    if "commit" not in rows and commit is not None:
-        rows["commit that wrote this page"] = commit
     return table(["setting", "value"], list(rows.items()), text=True)
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, -dirty if files have changed since; None for an installed package or without git."""
-    if not (ROOT / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12",
-                                "--exclude=*"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import platform
 import random
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
 from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
+from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
 from .log_statistics import conflict_statistics, speed
 from .model import MultitaskBert
@@ -256,7 +256,5 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
-        "environment": {"torch": torch.__version__, "python": platform.python_version(),
-                        "device": str(run.model.device), "threads": torch.get_num_threads(),
-                        "precision": run.model.precision, "machine": platform.machine()},
+        "environment": environment(run.model.device, run.model.precision),
     }
