@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import train_multitask
+from multitask import experiments, predict, sources
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,8 +39,9 @@ def test_the_notebook_lines_run(real_checkpoint, capsys):
 
 
 def test_every_flag_of_the_readme_exists_and_every_flag_tells_its_default():
-    text = train_multitask.build_parser().format_help()
-    for flag in set(re.findall(r"--[a-z][a-z-]+", README)) - {"--task", "--input", "--output"}:
+    parsers = [module.build_parser() for module in (train_multitask, predict, experiments, sources)]
+    text = "".join(parser.format_help() for parser in parsers)
+    for flag in set(re.findall(r"--[a-z][a-z-]+", README)):
         assert flag in text, flag
     parser = train_multitask.build_parser()
     for action in parser._actions:
