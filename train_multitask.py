@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
-from typing import NoReturn
 
 from heads import ARCHITECTURES
+from multitask import command
 from multitask import run as main_job
 from multitask.checkpoint import numbered
+from multitask.command import Parser
 from multitask.device import DEVICES, PRECISIONS
 from multitask.model import MultitaskBert
 from multitask.sampling import BATCH_DIFFERENT
@@ -32,16 +32,8 @@ SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 SCRATCH_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-4}
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all flags before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="train_multitask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser("train_multitask.py", __doc__)
     add = parser.add_argument
     add("--arch", choices=ARCHITECTURES,
         help="how pairs meet the encoder, and the heads' depth (default: concatB; concatA for the baseline)")
@@ -126,7 +118,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    command.show_warnings_in_one_line()
     arguments = build_parser().parse_args(argv)
     try:
         run = prepare(arguments, argv)
@@ -160,9 +152,7 @@ def train(run: Run) -> int:
 
 
 def failed(reason: object, status: int) -> int:
-    """One line on stderr."""
-    print(f"train_multitask.py: {reason}", file=sys.stderr)
-    return status
+    return command.failed("train_multitask.py", reason, status)
 
 
 if __name__ == "__main__":

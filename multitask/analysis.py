@@ -7,13 +7,11 @@ asks RUN's model again and writes RUN/analysis.json and a fresh RUN/report.html.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
 import re
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,8 @@ from scipy import stats
 
 from minbert.pretrained import replacing
 
-from . import intervals
+from . import command, intervals
+from .command import Parser
 from .data import Dataset, Example
 from .tasks import TASKS, Task
 
@@ -326,25 +325,23 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
     return run / REPORT_FILE
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m multitask.analysis", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.analysis", __doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--data", metavar="FOLDER", help="other data than the run's own")
-    arguments = parser.parse_args(argv)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-            report = analyse_run(arguments.run, arguments.data)
-    except (ValueError, OSError) as error:
-        print(f"multitask.analysis: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("multitask.analysis: interrupted", file=sys.stderr)
-        return 130
-    print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
-    return 0
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+
+    def analyse_it() -> int:
+        report = analyse_run(arguments.run, arguments.data)
+        print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
+        return 0
+
+    return command.answer("multitask.analysis", analyse_it)
 
 
 if __name__ == "__main__":

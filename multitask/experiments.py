@@ -15,18 +15,17 @@ import json
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from minbert.hub import HubError
 from minbert.pretrained import replacing
 
-from . import claims, question, run, table
+from . import claims, command, question, run, table
 from .checkpoint import CHECKPOINT_FOLDER, numbered
+from .command import Parser
 from .data import TEST_SPLIT, Dataset, read_examples
 from .device import DEVICES, PRECISIONS
 from .evaluation import PREDICTIONS_FOLDER, read_predictions
@@ -311,9 +310,8 @@ def conclude(grid: Grid, results: dict, test_labels: Path | None) -> None:
     print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / run.REPORT_FILE}\nhand in: {files[0].parent}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m multitask.experiments", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.experiments", __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="quick", help="the paper's settings, or few steps (default: quick)")
     add("--question", choices=["surgery"], help="does surgery help? control arms paired by seed, instead of the table")
@@ -333,18 +331,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     arguments = build_parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        return answer(arguments)
-    except KeyboardInterrupt:
-        print("multitask.experiments: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, HubError, OSError) as error:
-        print(f"multitask.experiments: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"multitask.experiments: {error}", file=sys.stderr)
-        return 1
+    return command.answer("multitask.experiments", lambda: answer(arguments),
+                          interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

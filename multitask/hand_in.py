@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import command
+from .command import Parser
 from .data import TEST_SPLIT, Dataset, load_dataset
 from .device import DEVICES, pick_device
 from .evaluation import predict, scores_of, write_predictions
@@ -57,24 +59,18 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tup
             if set(labels[split]) == set(TASKS)}, sorted(files)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m multitask.hand_in", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.hand_in", __doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a grid's")
     parser.add_argument("--data", metavar="FOLDER", default="data", help="the course's files (default: data)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"), help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
-    arguments = parser.parse_args(argv)
-    try:
-        dataset, run = load_dataset(arguments.data), run_of(arguments.run)
-        scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device))
-    except (ValueError, OSError) as error:
-        print(f"multitask.hand_in: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("multitask.hand_in: interrupted", file=sys.stderr)
-        return 130
+    return parser
+
+
+def write(arguments: argparse.Namespace) -> int:
+    dataset, run = load_dataset(arguments.data), run_of(arguments.run)
+    scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device))
     print(f"{run}: dev {describe(scores['dev'])}")
     for path in files:
         print(path)
@@ -82,6 +78,12 @@ def main(argv: list[str] | None = None) -> int:
         if TEST_SPLIT not in dataset[task.name]:
             print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in {arguments.data}")
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    return command.answer("multitask.hand_in", lambda: write(arguments))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from minbert.pretrained import replacing
 
+from . import command
+from .command import Parser
 from .data import read_rows
 from .model import MultitaskBert
 from .tasks import TASKS, Task
@@ -40,9 +42,8 @@ def write_answers(path: Path, task: Task, items: list[tuple[str, ...]], answers:
         writer.writerows([*texts, value] for texts, value in zip(items, answers, strict=True))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m multitask.predict", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.predict", __doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or its model/ folder")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--input", type=Path, metavar="FILE", help="a tab-separated file in place of sentences")
@@ -51,29 +52,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def predict(arguments: argparse.Namespace) -> int:
+    task = TASKS[arguments.task]
+    if arguments.input is not None and not arguments.sentences:
+        items = read_items(arguments.input, task)
+    elif arguments.input is None and len(arguments.sentences) == len(task.text_columns):
+        items = [tuple(arguments.sentences)]
+    else:
+        raise ValueError(f"--task {task.name} takes {len(task.text_columns)} sentence(s), or --input FILE")
+    answers = answer(MultitaskBert.from_pretrained(arguments.run), task, items)
+    if arguments.output is not None:
+        write_answers(arguments.output, task, items, answers)
+    else:
+        print("\n".join(answers))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
     arguments = build_parser().parse_intermixed_args(argv)  # sentences may follow --task
-    task = TASKS[arguments.task]
-    try:
-        if arguments.input is not None and not arguments.sentences:
-            items = read_items(arguments.input, task)
-        elif arguments.input is None and len(arguments.sentences) == len(task.text_columns):
-            items = [tuple(arguments.sentences)]
-        else:
-            raise ValueError(f"--task {task.name} takes {len(task.text_columns)} sentence(s), or --input FILE")
-        answers = answer(MultitaskBert.from_pretrained(arguments.run), task, items)
-        if arguments.output is not None:
-            write_answers(arguments.output, task, items, answers)
-    except (ValueError, OSError) as error:
-        print(f"multitask.predict: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("multitask.predict: interrupted", file=sys.stderr)
-        return 130
-    if arguments.output is None:
-        print("\n".join(answers))
-    return 0
+    return command.answer("multitask.predict", lambda: predict(arguments))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ What is there is never overwritten. docs/data.md describes the files, their term
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 import requests
@@ -26,6 +24,7 @@ from minbert.download import SILENT_BYTES, HubError, disk_trouble, is_offline, s
 from minbert.download import download as download_file
 from minbert.pretrained import replacing
 
+from .command import Parser
 from .data import TEST_SPLIT, file_of, read_examples
 from .tasks import PARA, SST, STS, Task
 
@@ -285,15 +284,8 @@ def _extract(archive: Path, info: zipfile.ZipInfo, target: Path, row: Source) ->
 # ------------------------------------------------------------------------------------------------------- the command
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"multitask.data: {message}; --help lists the flags\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m multitask.data", description="Fetch the course's files and MultiNLI: what is there "
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.data", "Fetch the course's files and MultiNLI: what is there "
                     "is kept, what was interrupted goes on. docs/data.md describes the files and their terms.")
     parser.add_argument("--download", metavar="FOLDER", required=True, help="where the files are to be, usually data")
     parser.add_argument("--only", metavar="NAME", action="append", default=[],

@@ -10,6 +10,7 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data import missing_files
+from multitask.sample import write_sample
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the suite looks outside
 
@@ -46,6 +47,16 @@ def real_model(real_checkpoint) -> BertModel:
 @pytest.fixture(scope="session")
 def real_tokenizer(real_checkpoint) -> BertTokenizer:
     return BertTokenizer.from_pretrained(real_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> Path:
+    """The sample, cut to 40 to 64 examples a file. Read only: a test that changes it takes a copy."""
+    folder = write_sample(tmp_path_factory.mktemp("small"))
+    for path in [*folder.glob("*.csv"), *folder.glob("multinli/*.jsonl")]:
+        lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]
+        path.write_text("\n".join(lines) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from multitask.final_layers import Embeddings, HeadTrainer
 from multitask.multinli import load_multinli, read_multinli
 from multitask.paper_results import PAPER_TABLE_1
 from multitask.run import limited
-from multitask.sample import write_sample
 from multitask.sampling import ONCE, RoundRobin
 from multitask.stages import STAGES, Stage
 from multitask.tasks import NLI, TASKS
@@ -40,16 +39,6 @@ SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps"
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-
-
-@pytest.fixture(scope="module")
-def small_data(tmp_path_factory) -> Path:
-    """The sample, cut to 40 to 64 examples a file."""
-    folder = write_sample(tmp_path_factory.mktemp("small"))
-    for path in [*folder.glob("*.csv"), *folder.glob("multinli/*.jsonl")]:
-        lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]
-        path.write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")

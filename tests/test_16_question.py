@@ -13,7 +13,6 @@ import torch
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import claims, experiments, question
 from multitask.paper_results import PAPER_BASELINE, PAPER_TABLE_1
-from multitask.sample import write_sample
 from multitask.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -26,19 +25,16 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def asked(small_data, tmp_path_factory):
     """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given, arm by arm)."""
     torch.manual_seed(0)
-    data = write_sample(tmp_path_factory.mktemp("data"))
-    for path in data.glob("*.csv"):
-        path.write_text("\n".join(path.read_text().splitlines()[:61]) + "\n")
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
     BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
                          intermediate_size=40)).save_pretrained(model)
     tokenizer.save_pretrained(model)
     out = tmp_path_factory.mktemp("out") / "surgery"
-    ask = question.Question(model=str(model), data=str(data), steps=3, batch_size=4, eval_limit=30)
+    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4, eval_limit=30)
     met = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "TIMED_STEPS", 1)

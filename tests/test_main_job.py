@@ -35,16 +35,6 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
 
-@pytest.fixture(scope="module")
-def small_data(tmp_path_factory) -> Path:
-    """The sample, cut to 40 to 64 examples a file."""
-    folder = write_sample(tmp_path_factory.mktemp("small"))
-    for path in folder.glob("*.csv"):
-        lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]
-        path.write_text("\n".join(lines) + "\n")
-    return folder
-
-
 def run(*arguments: object) -> int:
     return train_multitask.main([str(argument) for argument in arguments])
 
@@ -254,7 +244,7 @@ def test_a_damaged_run_is_named_when_it_is_resumed_and_not_at_its_end(capsys, st
     assert "log.jsonl has lost its end" in refused(capsys, "--resume", stopped)
     [folder] = numbered(stopped)
     (folder / "state.json").write_text("{}")
-    assert "is damaged: it lacks 'data'" in refused(capsys, "--resume", stopped)
+    assert "is damaged: it lacks 'finished'" in refused(capsys, "--resume", stopped)
     (folder / "state.safetensors").write_bytes(b"1")
     assert f"{folder} is damaged" in refused(capsys, "--resume", stopped)
 
