@@ -167,7 +167,7 @@ def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.r
         else:
             error = answers.wrong[inside]
             row |= {"interval": intervals.fisher(score, n), "absolute_error": float(error.mean()),
-                    "absolute_error_interval": intervals.mean_interval(error)}
+                    "absolute_error_interval": intervals.of_mean(error)}
         rows.append(row)
     return {"bins": rows, "trend": intervals.trend(values, answers.quality, resamples, generator)}
 
@@ -210,7 +210,7 @@ def scatter(answers: Answers) -> dict:
             "line": fitted_line(labels, predictions),
             "signed_error": {name: {"n": int(inside.sum()),
                                     "mean": float(signed[inside].mean()) if inside.any() else None,
-                                    "interval": intervals.mean_interval(signed[inside])}
+                                    "interval": intervals.of_mean(signed[inside])}
                              for name, inside in groups.items()}}
 
 

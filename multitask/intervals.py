@@ -11,7 +11,8 @@ import math
 import numpy as np
 from scipy import special, stats
 
-LEVEL = 0.95
+from .statistics import LEVEL, mean_interval
+
 QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 NORMAL_QUANTILE = float(special.ndtri(QUANTILES[1]))  # 1.96
 DRAWS_AT_ONCE = 2**22  # indices of resampled examples in memory at once: 32 MB
@@ -35,13 +36,12 @@ def wilson(successes: int, n: int) -> Interval:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def mean_interval(values: np.ndarray) -> Interval:
-    """The interval of a mean, x̄ ± t s/√n with n − 1 degrees of freedom (Student 1908); None below two values."""
-    n = len(values)
-    if n < 2:
+def of_mean(values: np.ndarray) -> Interval:
+    """The interval of a mean by Student's t (statistics.mean_interval); None where no spread was seen."""
+    if len(values) < 2:
         return None
-    half = float(special.stdtrit(n - 1, QUANTILES[1]) * values.std(ddof=1) / math.sqrt(n))
-    return [float(values.mean()) - half, float(values.mean()) + half]
+    _, low, high = mean_interval(values.tolist())
+    return None if low is None else [low, high]
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float | None:

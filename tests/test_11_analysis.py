@@ -59,14 +59,14 @@ def test_fishers_interval_is_scipys():
 def test_students_interval_is_scipys():
     values = np.random.default_rng(1).normal(size=12)
     theirs = stats.ttest_1samp(values, 0).confidence_interval()
-    assert intervals.mean_interval(values) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+    assert intervals.of_mean(values) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
 
 
 def test_what_cannot_be_said_is_none():
     assert intervals.wilson(0, 0) is None
     assert intervals.fisher(0.5, 3) is None
     assert intervals.fisher(1.0, 50) is None
-    assert intervals.mean_interval(np.array([1.0])) is None
+    assert intervals.of_mean(np.array([1.0])) is None
     assert intervals.correlation(np.ones(5), np.arange(5.0)) is None
     assert intervals.percentiles(np.full(5, np.nan)) is None
 
