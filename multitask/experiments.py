@@ -278,7 +278,7 @@ def answer(arguments: argparse.Namespace) -> int:
         out = arguments.out or Path("experiments") / arguments.question
         limit = {} if arguments.eval_limit is None else {"eval_limit": arguments.eval_limit}
         seeds = [FIRST_SEED + number for number in range(arguments.seeds or 5)]
-        question.ask(question.Question(steps=arguments.max_steps or 200, **given, **limit), out, seeds)
+        question.ask(question.Question(steps=arguments.max_steps or 160, **given, **limit), out, seeds)
         print((out / "question.md").read_text(encoding="utf-8"))
         return 0
     out = arguments.out or Path("experiments") / arguments.preset
