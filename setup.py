@@ -13,7 +13,7 @@ setup(
     packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
     py_modules=["train_multitask"],
     install_requires=[
-        "torch>=2.3,<2.14",      # 2.13 is tested; the calls used are there since 2.3, which is untested
+        "torch>=2.4,<2.14",      # 2.13 is tested; the calls used are there since 2.4, which is untested
         "numpy>=1.26",
         "scipy>=1.11",           # Pearson's correlation
         "tokenizers>=0.20",      # WordPiece

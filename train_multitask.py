@@ -20,9 +20,8 @@ from multitask import run as main_job
 from multitask.checkpoint import numbered
 from multitask.command import Parser
 from multitask.device import DEVICES, PRECISIONS
-from multitask.model import MultitaskBert
-from multitask.sampling import BATCH_DIFFERENT
-from multitask.settings import GS_CHOICES, Settings, parse_batch_sizes
+from multitask.sampling import BATCH_DIFFERENT, WRAP
+from multitask.settings import GS_CHOICES, NO_SURGERY_STAGE, Settings, parse_batch_sizes
 from multitask.stages import Run
 from optim import SCHEDULES, SURGERY
 
@@ -40,7 +39,7 @@ def build_parser() -> Parser:
     add("--gs", choices=GS_CHOICES, default="wrap",
         help="round robin of gradient-surgery fine-tuning: equal batches, batches of different size, or no such "
              "stage; none alone is the paper's baseline (default: wrap)")
-    add("--surgery", choices=SURGERY, default="pcgrad",
+    add("--surgery", choices=SURGERY,
         help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum (default: pcgrad)")
     add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
     add("--fl", action="store_true", help="fine-tune the final layers last, the encoder frozen (default: off)")
@@ -78,29 +77,27 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {arguments.gs}")
     if arguments.batch_size is not None and arguments.gs == BATCH_DIFFERENT and not (arguments.nli or arguments.fl):
         raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} takes --batch-sizes")
+    if arguments.surgery is not None and arguments.gs == NO_SURGERY_STAGE:
+        raise ValueError(f"--surgery is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage there is none")
     if arguments.start is not None and arguments.model is not None:
         raise ValueError("--start and --model both name what to start from; give one of them")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
+    before = None if arguments.start is None else main_job.run_started_from(Path(arguments.start))
     model = arguments.model or (main_job.SCRATCH if data is None else main_job.DEFAULT_MODEL)
     if data is not None:
         defaults = PAPER_DEFAULTS
     else:
-        defaults = SCRATCH_ON_SAMPLE_DEFAULTS if model == main_job.SCRATCH else SAMPLE_DEFAULTS
+        from_scratch = (model if before is None else before.model) == main_job.SCRATCH
+        defaults = SCRATCH_ON_SAMPLE_DEFAULTS if from_scratch else SAMPLE_DEFAULTS
     given = {name: value for name, value in vars(arguments).items()
              if name not in ("out", "resume", "data") and value is not None}
     if arguments.batch_sizes is not None:
         given["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
-    if arguments.start is not None:
-        given["start"], model = str(Path(arguments.start).resolve()), None
-    given["arch"] = arguments.arch or default_arch(arguments)
-    return Settings(**{**defaults, **given, "data": data, "model": model})
-
-
-def default_arch(arguments: argparse.Namespace) -> str:
-    """concatB; concatA for the paper's baseline; what a run was trained with where it is started from."""
-    if arguments.start is not None:
-        return MultitaskBert.from_pretrained(arguments.start).arch
-    return "concatA" if arguments.gs == "none" and not (arguments.nli or arguments.fl) else "concatB"
+    is_baseline = arguments.gs == NO_SURGERY_STAGE and not (arguments.nli or arguments.fl)
+    arch = "concatA" if is_baseline else "concatB"
+    if before is not None:
+        given["start"], model, arch = str(Path(arguments.start).resolve()), None, before.arch
+    return Settings(**{**defaults, "arch": arch, **given, "data": data, "model": model})
 
 
 def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:

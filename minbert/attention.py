@@ -55,7 +55,7 @@ def grouped_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     bias = query.new_zeros(1, 1, 1)
     if mask is not None:
         lowest = torch.finfo(query.dtype).min
-        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, lowest)
+        bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, lowest)
         bias = bias.repeat_interleave(heads, 0)[:, None]                    # (batch·heads, 1, seq)
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(head_dim))
     weights = cheap_dropout(scores.softmax(dim=-1), dropout)
@@ -89,6 +89,8 @@ class BertSelfAttention(nn.Module):
             query, key, value = self._heads(row, group)                      # each (batch, heads, seq, head_dim)
             context = attend(query, key, value, group.mask, dropout)
             contexts.append(group.unpad(context.transpose(1, 2).flatten(2)))  # heads side by side again
+        if not contexts:  # padding alone
+            return mixed[:, :self.num_heads * self.head_dim]
         return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
     def weights(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:

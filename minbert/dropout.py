@@ -15,7 +15,7 @@ LEVELS = 1 << 16  # of sixteen random bits
 
 def dropout(x: torch.Tensor, share: float) -> torch.Tensor:
     """Sets about `share` of the numbers to zero and divides the others by 1 − share (Srivastava et al. 2014)."""
-    if not share or x.device.type != "cpu":
+    if not 0 < share < 1 or x.device.type != "cpu":
         return F.dropout(x, share)
     return x * keep_mask(x, share).to(x.dtype)
 
@@ -36,7 +36,7 @@ class Dropout(nn.Dropout):
 
     def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """residual + dropout(x), both (…, hidden)."""
-        if not self.training or not self.p or x.device.type != "cpu":
+        if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
             return residual + self(x)
         return _AddMasked.apply(residual, x, keep_mask(x, self.p))
 

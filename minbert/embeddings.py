@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .dropout import Dropout
 
@@ -17,10 +19,22 @@ class Embedding(nn.Embedding):
         if not self.weight.is_meta:
             super().reset_parameters()
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(…) int64 → (…, hidden). Where a dense gradient waits already, only the rows looked up are added to it."""
-        waits = self.weight.grad is not None and self.weight.device.type == "cpu"
-        return F.embedding(ids, self.weight, sparse=waits)
+
+@contextmanager
+def sparse_embedding_gradients(module: nn.Module) -> Iterator[None]:
+    """Inside, on a CPU, backward adds only the rows that were looked up to the embeddings' gradients.
+
+    Only for a backward into dense gradients that are there already (TaskGradients.row); where none is, it would leave
+    a sparse one behind.
+    """
+    tables = [table for table in module.modules() if isinstance(table, Embedding) and table.weight.device.type == "cpu"]
+    for table in tables:
+        table.sparse = True
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.sparse = False
 
 
 class BertEmbeddings(nn.Module):

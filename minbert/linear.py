@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -14,7 +15,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fast = (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-                and x.dim() == 2 and not torch.is_autocast_enabled("cpu"))
+                and self.bias is not None and x.dim() == 2 and not torch.is_autocast_enabled("cpu"))
         return linear(x, self.weight, self.bias) if fast else F.linear(x, self.weight, self.bias)
 
 
@@ -35,6 +36,7 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: torch.Tensor):
         """dx = g W, dW = gᵀ x, db = Σ g."""
         x, weight = ctx.saved_tensors

@@ -22,7 +22,7 @@ from scipy import stats
 
 from minbert.pretrained import replacing
 
-from . import command, intervals
+from . import command, intervals, metrics
 from .command import Parser
 from .data import Dataset, Example
 from .tasks import TASKS, Task
@@ -115,7 +115,7 @@ class Answers:
         labels = np.array([example.label for example in examples], dtype=np.float64)
         logits = logits.detach().cpu().double()
         predictions = task.decode(logits).double().numpy()
-        if not has_classes(task):
+        if not task.classes:
             error = np.abs(predictions - labels)
             return cls(task, labels, predictions, None, -error, error)
         if task.outputs == 1:
@@ -129,24 +129,35 @@ class Answers:
     def score(self, where: np.ndarray | slice = slice(None)) -> float | None:
         """The task's metric on some of the examples; None where it is undefined."""
         predictions, labels = self.predictions[where], self.labels[where]
-        if has_classes(self.task):
-            return float((predictions == labels).mean()) if len(labels) else None
-        return intervals.correlation(predictions, labels)
+        if not len(labels):
+            return None
+        if self.task.metric is metrics.pearson:
+            return intervals.correlation(predictions, labels)  # the same, in silence where it is undefined
+        return self.task.metric(predictions, labels)
 
     def draws(self, resamples: int, generator: np.random.Generator, where: np.ndarray | slice = slice(None)
               ) -> np.ndarray:
-        """(resamples,) scores of bootstrap samples of some of the examples."""
+        """(resamples,) scores of bootstrap samples of some of the examples; the paper's two metrics are fast."""
         predictions, labels = self.predictions[where], self.labels[where]
-        if len(labels) == 0:
+        n = len(labels)
+        if n == 0:
             return np.full(resamples, np.nan)
-        if has_classes(self.task):
-            return intervals.resampled_shares(int((predictions == labels).sum()), len(labels), resamples, generator)
-        return intervals.resampled_correlations(predictions, labels, resamples, generator)
+        if self.task.metric is metrics.accuracy:
+            return intervals.resampled_shares(int((predictions == labels).sum()), n, resamples, generator)
+        if self.task.metric is metrics.pearson:
+            return intervals.resampled_correlations(predictions, labels, resamples, generator)
+        items = generator.integers(n, size=(resamples, n))
+        scores = [self.task.metric(predictions[row], labels[row]) for row in items]
+        return np.array([np.nan if score is None else score for score in scores])
 
-
-def has_classes(task: Task) -> bool:
-    """Whether labels are classes, right or wrong, or a scale, near or far."""
-    return task.metric_name == "accuracy"
+    def interval(self, inside: np.ndarray, resamples: int, generator: np.random.Generator) -> intervals.Interval:
+        """Of the score of a few examples: Wilson's of an accuracy, Fisher's of a correlation, else the bootstrap's."""
+        n = int(inside.sum())
+        if self.task.metric is metrics.accuracy:
+            return intervals.wilson(int((self.predictions == self.labels)[inside].sum()), n)
+        if self.task.metric is metrics.pearson:
+            return intervals.fisher(self.score(inside), n)
+        return intervals.percentiles(self.draws(resamples, generator, inside))
 
 
 def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
@@ -161,13 +172,11 @@ def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.r
         inside = numbers == number
         n, score = int(inside.sum()), answers.score(inside)
         row = {"n": n, "low": float(values[inside].min()), "high": float(values[inside].max()),
-               "mean": float(values[inside].mean()), "score": score}
-        if has_classes(answers.task):
-            row["interval"] = intervals.wilson(int(answers.quality[inside].sum()), n)
-        else:
+               "mean": float(values[inside].mean()), "score": score,
+               "interval": answers.interval(inside, resamples, generator)}
+        if not answers.task.classes:
             error = answers.wrong[inside]
-            row |= {"interval": intervals.fisher(score, n), "absolute_error": float(error.mean()),
-                    "absolute_error_interval": intervals.of_mean(error)}
+            row |= {"absolute_error": float(error.mean()), "absolute_error_interval": intervals.of_mean(error)}
         rows.append(row)
     return {"bins": rows, "trend": intervals.trend(values, answers.quality, resamples, generator)}
 
@@ -227,7 +236,7 @@ def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
 def worst_errors(answers: Answers, examples: Sequence[Example]) -> list[dict]:
     """The answers furthest from their labels, the worst first; of classes, those given the label least probability."""
     order = np.argsort(-answers.wrong, kind="stable")
-    if has_classes(answers.task):
+    if answers.task.classes:
         order = order[answers.quality[order] == 0]
     return [{"id": examples[index].id, "sentences": list(examples[index].sentences),
              "label": float(answers.labels[index]), "answer": float(answers.predictions[index]),
@@ -257,14 +266,14 @@ def analyse_task(answers: Answers, splits: Mapping[str, Sequence[Example]], resa
     _, sizes = np.unique(answers.labels, return_counts=True)
     found = {
         "metric": answers.task.metric_name, "n": len(dev), "score": answers.score(),
-        "trivial": float(sizes.max() / len(dev)) if has_classes(answers.task) else 0.0,
+        "trivial": float(sizes.max() / len(dev)) if answers.task.classes else 0.0,
         "length": binned(answers, np.array([sentence_length(example) for example in dev]), resamples, generator),
         "commonality": binned(answers, np.array([word_commonality(example, counts) for example in dev]), resamples,
                               generator),
         "leakage": leakage(answers, dev, train, resamples, generator),
         "worst_errors": worst_errors(answers, dev),
     }
-    if not has_classes(answers.task):
+    if not answers.task.classes:
         return {**found, "scatter": scatter(answers)}
     found["confusion"] = confusion(answers)
     return {**found, "calibration": calibration(answers)} if answers.task.outputs == 1 else found
@@ -310,9 +319,10 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
     settings = Settings.load(run / CONFIG_FILE)
-    if data is not None:
-        settings = dataclasses.replace(settings, data=data)
-    dataset = load_data(settings)
+    if settings.stages == ("nli",):
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to analyse")
+    # MultiNLI itself is not asked for
+    dataset = load_data(dataclasses.replace(settings, nli=False, data=settings.data if data is None else data))
     model = MultitaskBert.from_pretrained(run)
     analysis = analyse(dataset, {name: predict_logits(model, name, model.tokenize(dataset[name]["dev"]))
                                  for name in TASKS})

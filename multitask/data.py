@@ -33,11 +33,13 @@ Dataset = dict[str, dict[str, list[Example]]]
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A sha256 over the training examples, ids, sentences and labels, in order: whose indices a checkpoint holds."""
+    """A sha256 over the train and dev examples, ids, sentences and labels, in order: whose indices a checkpoint holds,
+    and whose scores."""
     digest = hashlib.sha256()
     for name, splits in dataset.items():
-        for example in splits["train"]:
-            digest.update(repr((name, example.id, example.sentences, example.label)).encode())
+        for split in REQUIRED_SPLITS:
+            for example in splits[split]:
+                digest.update(repr((name, split, example.id, example.sentences, example.label)).encode())
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from heads import ARCHITECTURES
 from minbert.pretrained import replacing
 
 from . import claims, command, question, run, table
@@ -36,7 +37,7 @@ from .settings import Settings
 from .stages import Tokens, describe
 from .tasks import TASKS
 
-GRID_FILE = "grid.json"
+GRID_FILE, FAILED_FILE = "grid.json", "failed.txt"
 FIRST_SEED = 11711
 BASELINE = ("baseline",)
 # the paper's ten methods as chains of stages, in the order of its Table 1
@@ -63,12 +64,13 @@ class Preset:
 PRESETS = {
     "paper": Preset({"lr": 1e-5, "epochs": 10}, note="the paper's: learning rate 1e-5, 10 epochs a stage"),
     "quick": Preset(
-        {"lr": 1e-4, "head_lr": 3e-3, "epochs": 1, "batch_size": 8, "warmup": 0.1, "schedule": "linear", "clip": 1.0,
+        {"lr": 1e-4, "head_lr": 3e-3, "epochs": 1, "warmup": 0.1, "schedule": "linear", "clip": 1.0,
          "eval_limit": 4000},
-        {"nli": {"max_steps": 250}, "gs_bd": {"max_steps": 200}, "gs_wrap": {"max_steps": 300},
-         "fl": {"max_steps": 150}, "baseline": {"max_steps": 150}},
+        {"nli": {"batch_size": 8, "max_steps": 250}, "gs_bd": {"max_steps": 200},
+         "gs_wrap": {"batch_size": 8, "max_steps": 300}, "fl": {"max_steps": 150}, "baseline": {"max_steps": 150}},
         note="quick, about 80 minutes on one core: learning rate 1e-4, of the heads 3e-3, 10 % warm-up, linear decay, "
-             "clipping at 1, batches of 8, few steps a stage"),
+             "clipping at 1, batches of 8 (GS_bd: Eq. 6), few steps a stage. GS_w and GS_bd cost about the same there, "
+             "but do not meet the same examples: GS_w the same number of each task, GS_bd most of PARA"),
 }
 
 
@@ -89,7 +91,7 @@ class Node:
     def settings(self, common: dict, preset: Preset, seed_folder: Path) -> Settings:
         stage = self.chain[-1]
         parent = Node(self.arch, self.chain[:-1])
-        start = {"model": None, "start": str(parent.folder(seed_folder))} if parent.chain else {}
+        start = {"model": None, "start": str(parent.folder(seed_folder).resolve())} if parent.chain else {}
         return Settings(arch=self.arch, **{**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common,
                                            **start})
 
@@ -117,20 +119,19 @@ class Grid:
     eval_limit: int | None = None
 
     def check(self) -> None:
-        """Raises ValueError if the folder holds another grid."""
+        """Raises ValueError if the folder holds results of another grid."""
         asked = {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
         asked["settings"] = dataclasses.asdict(PRESETS[self.preset])
         path = self.out / GRID_FILE
-        if not path.is_file():
-            self.out.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial:
-                partial.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-            return
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key in asked if begun.get(key) != json.loads(json.dumps(asked[key]))]
+        has_results = any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}")) and path.is_file()
+        begun = json.loads(path.read_text(encoding="utf-8")) if has_results else asked
+        other = [key for key in asked if begun.get(key) != asked[key]]
         if other:
             raise ValueError(f"{self.out} holds a grid with another {other[0]} ({begun.get(other[0])}, not "
                              f"{asked[other[0]]}); name another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
 
     def common(self, seed: int) -> dict:
         given = {"max_steps": self.max_steps, "eval_limit": self.eval_limit}
@@ -148,22 +149,41 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -
     """Trains what is still missing, writes the table after each training; returns the table's content."""
     grid.check()
     dataset: Dataset | None = None
-    tokens: dict[str, Tokens] = {}
+    tokens: dict[bool, Tokens] = {}  # by whether pairs go in joined
     for seed in seeds:
         for number, node in enumerate(nodes := list(graph()), start=1):
             folder = node.folder(grid.seed_folder(seed))
             if (folder / run.METRICS_FILE).is_file():
                 continue
+            say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
+            if (reason := hindrance(node, grid, seed)) is not None:
+                say(f"  left out: {reason}")
+                continue
             if dataset is None:
                 dataset = load_shared(grid.node_settings(node, seed))
-            say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
             started = time.perf_counter()
-            metrics = train(node, grid, seed, dataset, tokens.setdefault(node.arch, {}))
+            try:
+                metrics = train(node, grid, seed, dataset, tokens.setdefault(ARCHITECTURES[node.arch].pairs_joined, {}))
+            except FloatingPointError as error:  # it would end there again: the table goes on without it
+                (folder / FAILED_FILE).write_text(f"{error}\n", encoding="utf-8")
+                say(f"  failed: {error}")
+                continue
             say(f"  dev {describe(metrics['dev'])}  ({time.perf_counter() - started:.0f} s)")
             table.write(grid.out, collect(grid, seeds))
     results = collect(grid, seeds)
     table.write(grid.out, results)
     return results
+
+
+def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
+    """Why a training cannot be had: it has failed before, or what it starts from has."""
+    failed = node.folder(grid.seed_folder(seed)) / FAILED_FILE
+    if failed.is_file():
+        return f"it failed before ({failed} says why; remove that file to try again)"
+    parent = Node(node.arch, node.chain[:-1])
+    if parent.chain and not (parent.folder(grid.seed_folder(seed)) / run.METRICS_FILE).is_file():
+        return f"{parent.name}, which it starts from, failed"
+    return None
 
 
 def load_shared(settings: Settings) -> Dataset:
@@ -176,7 +196,7 @@ def load_shared(settings: Settings) -> Dataset:
 def train(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Tokens) -> dict:
     """One training, begun or gone on with; its checkpoint is removed once it has ended. Returns its metrics.
 
-    tokens: of the architecture, filled in as far as a training needed them.
+    tokens: for this pair encoding, filled in as far as a training needed them.
     """
     folder, settings = node.folder(grid.seed_folder(seed)), grid.node_settings(node, seed)
     dataset = {name: splits for name, splits in shared.items() if name in TASKS or settings.nli}
@@ -230,7 +250,7 @@ def judge(grid: Grid, seeds: list[int]) -> list[dict]:
                                               for node in cells.values())]
     if not complete:
         return []
-    dev = load_shared(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
+    dev = run.load_data(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
     labels = {name: np.array([example.label for example in dev[name]["dev"]]) for name in TASKS}
     predictions = [{cell: {name: read_predictions(node.folder(grid.seed_folder(seed)) / PREDICTIONS_FOLDER, task, "dev")
                            for name, task in TASKS.items()} for cell, node in cells.items()} for seed in complete]
@@ -255,7 +275,7 @@ def about(grid: Grid, seeds: list[int]) -> str:
     """The paragraph above the table: what these figures are, and what they are not."""
     preset = PRESETS[grid.preset]
     limit = grid.eval_limit or preset.every.get("eval_limit")
-    caps = {stage: grid.max_steps or settings.get("max_steps") for stage, settings in preset.stage.items()}
+    caps = {stage: grid.max_steps or preset.stage.get(stage, {}).get("max_steps") for stage in FLAGS}
     steps = ", ".join(f"{stage} {cap:,}" for stage, cap in caps.items() if cap)
     parts = [
         f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: {grid.model} on "
@@ -277,26 +297,37 @@ def answer(arguments: argparse.Namespace) -> int:
     if arguments.question:
         out = arguments.out or Path("experiments") / arguments.question
         limit = {} if arguments.eval_limit is None else {"eval_limit": arguments.eval_limit}
-        seeds = [FIRST_SEED + number for number in range(arguments.seeds or 5)]
-        question.ask(question.Question(steps=arguments.max_steps or 160, **given, **limit), out, seeds)
+        if arguments.test_labels or arguments.preset:
+            raise ValueError("--question takes neither --preset nor --test-labels")
+        steps = 160 if arguments.max_steps is None else arguments.max_steps
+        question.ask(question.Question(steps=steps, **given, **limit), out, seeds_of(arguments, 5))
         print((out / "question.md").read_text(encoding="utf-8"))
         return 0
-    out = arguments.out or Path("experiments") / arguments.preset
-    grid = Grid(out, arguments.preset, max_steps=arguments.max_steps, eval_limit=arguments.eval_limit, **given)
-    seeds = [FIRST_SEED + number for number in range(arguments.seeds or 1)]
-    results = run_grid(grid, seeds)
-    conclude(grid, results, arguments.test_labels)
+    preset = arguments.preset or "quick"
+    out = arguments.out or Path("experiments") / preset
+    grid = Grid(out, preset, max_steps=arguments.max_steps, eval_limit=arguments.eval_limit, **given)
+    labelled = {} if arguments.test_labels is None else {
+        name: read_examples(arguments.test_labels / f"{task.file}-test.csv", task) for name, task in TASKS.items()}
+    results = run_grid(grid, seeds_of(arguments, 1))
+    if results["best"] is not None:
+        conclude(grid, results, labelled)
     print("\n" + table.markdown(results))
     return 0
 
 
-def conclude(grid: Grid, results: dict, test_labels: Path | None) -> None:
-    """The best model's hand-in, and its test scores where there are labels: the paper's Table 2."""
+def seeds_of(arguments: argparse.Namespace, default: int) -> list[int]:
+    count = default if arguments.seeds is None else arguments.seeds
+    if count < 1:
+        raise ValueError(f"--seeds {count}: must be at least 1")
+    return [FIRST_SEED + number for number in range(count)]
+
+
+def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
+    """The best model's hand-in, and its scores on labelled test examples, task → examples: the paper's Table 2."""
     settings = Settings.load(grid.out / results["best"]["run"] / run.CONFIG_FILE)
     dataset = run.load_data(dataclasses.replace(settings, nli=False, eval_limit=None))
-    if test_labels is not None:
-        for name, task in TASKS.items():
-            dataset[name][TEST_SPLIT] = read_examples(test_labels / f"{task.file}-test.csv", task)
+    for name, examples in labelled.items():
+        dataset[name][TEST_SPLIT] = examples
     scores, files = hand_in(grid.out / results["best"]["run"], dataset, grid.out / "hand-in",
                             run.pick_device(grid.device))
     results["claims"] = judge(grid, results["seeds"])
@@ -313,7 +344,7 @@ def conclude(grid: Grid, results: dict, test_labels: Path | None) -> None:
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.experiments", __doc__)
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="quick", help="the paper's settings, or few steps (default: quick)")
+    add("--preset", choices=PRESETS, help="the paper's settings, or few steps (default: quick)")
     add("--question", choices=["surgery"], help="does surgery help? control arms paired by seed, instead of the table")
     add("--seeds", type=int, metavar="N", help="11711 and the N - 1 after it (default: 1; 5 for --question)")
     add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")

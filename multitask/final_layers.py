@@ -40,7 +40,7 @@ class Embeddings:
         self.model, self.examples, self.name = model, examples, name
         width = model.encoder.config.hidden_size * examples.sequences_each
         self._rows = torch.empty(len(examples), width)
-        self._known = torch.zeros(len(examples), dtype=torch.bool)
+        self.calls = torch.zeros(len(examples), dtype=torch.int32)  # in which call of `compute`, from 1; 0: not yet
         self._labels = torch.from_numpy(examples.labels)
 
     def batch(self, indices: Sequence[int]) -> EmbeddedBatch:
@@ -52,7 +52,8 @@ class Embeddings:
     @torch.no_grad()
     def compute(self, indices: Sequence[int]) -> None:
         """Encodes those of the examples that have not been encoded yet, sentences of like length together."""
-        missing = torch.as_tensor(indices)[~self._known[indices]].unique()
+        indices = torch.as_tensor(indices)
+        missing = indices[self.calls[indices] == 0].unique()
         if not len(missing):
             return
         was_training = self.model.training
@@ -63,8 +64,13 @@ class Embeddings:
                 batch = self.examples.batch(rows.tolist()).to(self.model.device)
                 self._rows[rows] = self.model.embed(batch).cpu()
                 bar.update(len(rows))
-        self._known[missing] = True
+        self.calls[missing] = self.calls.max() + 1
         self.model.train(was_training)
+
+    def restore(self, calls: torch.Tensor) -> None:
+        """Encodes again what `calls` says had been encoded, in the same batches: others would give other last bits."""
+        for call in range(1, int(calls.max()) + 1):
+            self.compute(torch.nonzero(calls == call).flatten())
 
 
 class HeadTrainer:
@@ -92,6 +98,11 @@ class HeadTrainer:
                 nn.utils.clip_grad_norm_(self.heads[name].parameters(), self.clip)
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step; the encoder's where it is trained, else the heads'."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Optimizer moments and steps as tensors by name; the weights are the model's."""

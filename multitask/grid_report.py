@@ -20,7 +20,7 @@ def write_grid_report(path: Path, results: dict) -> None:
     parts = [
         heading("minbert: Table 1 of the paper", 1),
         paragraph(results["about"]),
-        paragraph(table.best_sentence(results)),
+        paragraph(f"{table.best_sentence(results)} {table.test_sentence(results)}"),
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
         paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST on the frozen "
                   "encoder, the other two heads untrained: " + ", ".join(

@@ -22,10 +22,12 @@ from .data import TEST_SPLIT, Dataset, load_dataset
 from .device import DEVICES, pick_device
 from .evaluation import predict, scores_of, write_predictions
 from .model import MultitaskBert
+from .settings import Settings
 from .stages import describe
 from .table import TABLE_FILE
-from .tasks import TASKS
+from .tasks import NLI, TASKS
 
+CONFIG_FILE = "config.json"
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → what it is called in a prediction file's name
 
 
@@ -44,6 +46,8 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tup
 
     Returns split → scores, for the splits whose labels are there, and the files.
     """
+    if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to hand in")
     model = MultitaskBert.from_pretrained(run).to(device)
     files: list[Path] = []
     predictions: dict[str, dict] = {split: {} for split in SPLITS}

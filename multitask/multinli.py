@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_rows(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
         raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason})") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}, line {line}: not one JSON object a line ({error})") from None
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where} is damaged ({error}); fetch it again") from None
 
 
@@ -92,6 +93,8 @@ def _member(archive: Path, name: str) -> Iterator[io.BufferedIOBase]:
                      if entry.rsplit("/", 1)[-1] == name and not entry.startswith("__MACOSX")]
             if len(found) != 1:
                 raise ValueError(f"{archive} holds {len(found)} files {name}; expected the official zip with one")
+            if package.getinfo(found[0]).flag_bits & 1:
+                raise ValueError(f"{archive} is encrypted; the official zip is not: fetch it again")
             with package.open(found[0]) as file:
                 yield file
     except zipfile.BadZipFile as error:

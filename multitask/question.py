@@ -46,6 +46,7 @@ MOMENTS = ("equal_steps", "equal_time")
 TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 PROBE_DRAWS = 8
+ENOUGH_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,11 @@ def ask(question: Question, out: Path, seeds: list[int], say: Callable[[str], No
 
 
 def check(question: Question, out: Path) -> None:
-    """Raises ValueError if the folder holds another question."""
+    """Raises ValueError if the folder holds results of another question."""
     path = out / "asked.json"
     asked = dataclasses.asdict(question)
-    if path.is_file() and (begun := json.loads(path.read_text(encoding="utf-8"))) != asked:
+    begun = json.loads(path.read_text(encoding="utf-8")) if any((out / TRIALS).glob("*.json")) else asked
+    if begun != asked:
         other = next(key for key in asked if begun.get(key) != asked[key])
         raise ValueError(f"{out} holds a comparison with another {other} ({begun.get(other)}, not {asked[other]}); "
                          "name another --out")
@@ -227,8 +229,8 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
     seconds = json.loads(path.read_text(encoding="utf-8"))
     singles = sum(value for training, value in seconds.items() if training.startswith(SINGLE))
     budget = question.steps * max(seconds["pcgrad"], singles)
-    return {training: {"equal_steps": question.steps,
-                       "equal_time": int(budget / (singles if training.startswith(SINGLE) else seconds["pcgrad"]) + 1e-9)}
+    at_equal_time = {kind: int(budget / cost + 1e-9) for kind, cost in ((True, singles), (False, seconds["pcgrad"]))}
+    return {training: {"equal_steps": question.steps, "equal_time": at_equal_time[training.startswith(SINGLE)]}
             for training in TRAININGS}
 
 
@@ -275,9 +277,10 @@ def compared(scores: dict, arms: tuple[str, ...], control: str) -> dict:
 
 def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
     """The paired bootstrap over dev items of pcgrad − sum: chance of the items, not of the training."""
-    pcgrad, plain_sum = (np.load(trial_file(out, seed, arm).with_suffix(".npz")) for arm in ("pcgrad", "sum"))
-    return {name: paired_bootstrap(task.metric, pcgrad[name], plain_sum[name], labels[name], RESAMPLES,
-                                   seed)._asdict() for name, task in TASKS.items()}
+    with (np.load(trial_file(out, seed, "pcgrad").with_suffix(".npz")) as pcgrad,
+          np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
+        return {name: paired_bootstrap(task.metric, pcgrad[name], plain_sum[name], labels[name], RESAMPLES,
+                                       seed)._asdict() for name, task in TASKS.items()}
 
 
 # ------------------------------------------------------------------------------------------- in words
@@ -293,6 +296,12 @@ def markdown(results: dict) -> str:
         f"({', '.join(map(str, seeds))}); dev items: "
         + ", ".join(f"{name} {count:,}" for name, count in results["dev"].items()) + ".",
     ]
+    if len(seeds) < ENOUGH_SEEDS:
+        parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from, whatever the verdicts say; "
+                     f"take at least {ENOUGH_SEEDS}.**")
+    parts.append("The comparison with `sum` at equal steps is the one planned to answer the question, corrected for "
+                 "its arms × tasks. The others are beside it to explain it: each is corrected within itself, not with "
+                 "the rest.")
     for moment in MOMENTS:
         parts += [f"## At {moment.replace('_', ' ')}", score_table(results, moment)]
         for control, family in results["comparisons"][moment].items():

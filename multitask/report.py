@@ -26,7 +26,8 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
 
     What is missing (no analysis, a stage without steps or gradients of its own) leaves its section out.
     """
-    title = f"minbert: {settings['arch']} · {method_of(settings)} · {settings['surgery']}"
+    surgery = f" · {settings['surgery']}" if settings["gs"] != "none" else ""
+    title = f"minbert: {settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
         heading(title, 1), paragraph(summary(settings, metrics)),

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
             raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not {settings.arch}")
         return model
     if settings.model == SCRATCH:
-        texts = [text for splits in dataset.values() for example in splits["train"] for text in example.sentences]
+        texts = [text for name in TASKS for example in dataset[name]["train"] for text in example.sentences]
         tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
         encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
     else:
@@ -87,6 +88,21 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         except HubError as error:
             raise HubError(f"{error}; or --model {SCRATCH}, random weights", error.status) from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
+
+
+def run_started_from(folder: Path) -> Settings:
+    """The settings of the run that --start names; a chain of such runs is followed to the first for its model.
+
+    Raises FileNotFoundError or ValueError if it is no run. Warns if it is not finished.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--start {folder}: no {CONFIG_FILE} there, so it is no run's folder")
+    if not (folder / METRICS_FILE).is_file():
+        warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is taken", stacklevel=2)
+    settings = Settings.load(folder / CONFIG_FILE)
+    if settings.start is None:
+        return settings
+    return dataclasses.replace(settings, model=run_started_from(Path(settings.start)).model)
 
 
 def check_run_folder(folder: Path) -> None:
@@ -130,7 +146,11 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
     settings.save(folder / CONFIG_FILE)
     run = _run(folder, settings, model, dataset, device, say, tokens)
-    run.stage = Stage(run, settings.stages[0])
+    try:
+        run.stage = Stage(run, settings.stages[0])
+    except BaseException:
+        run.log.close()
+        raise
     return run
 
 

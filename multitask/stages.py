@@ -69,7 +69,8 @@ class Plan:
 
     tasks: those it trains. scored: those it is scored on. sampler: which examples make up a step. trainer: takes
     batches, makes a step. fetch: (task, indices) → batch. predict: task → logits of its dev set, (n, outputs).
-    prepare: what is to be done ahead of an epoch of so many steps, once its examples are drawn.
+    prepare: what is to be done ahead of an epoch of so many steps, once its examples are drawn. embeddings: the frozen
+    encoder's outputs, task → of its training set.
     """
 
     tasks: Sequence[str]
@@ -79,6 +80,7 @@ class Plan:
     fetch: Callable[[str, Sequence[int]], object]
     predict: Callable[[str], torch.Tensor]
     prepare: Callable[[int], None] = lambda steps: None
+    embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
 
 
 def plan_nli(run: Run) -> Plan:
@@ -142,7 +144,7 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
         tasks=tasks, scored=list(TASKS), sampler=sampler,
         trainer=HeadTrainer(run.model, tasks, settings.lr if settings.head_lr is None else settings.head_lr,
                             settings.weight_decay, settings.clip),
-        fetch=lambda name, rows: train[name].batch(rows), predict=predict, prepare=prepare)
+        fetch=lambda name, rows: train[name].batch(rows), predict=predict, prepare=prepare, embeddings=train)
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ class Stage:
             self._load_model(saved.part("model"))
             self.plan.trainer.load_state_dict(saved.part("trainer"))
             self.plan.sampler.load_state_dict(saved.part("sampler"))
+            for name, embeddings in self.plan.embeddings.items():
+                embeddings.restore(saved.part("embeddings")[name])
             checkpoint.restore_random_state(saved.part("random"))
             self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
             self.run.log.rewind(saved.value("log"))
@@ -237,12 +241,12 @@ class Stage:
         self.steps += 1
         seconds = time.perf_counter() - started
         examples = sum(len(rows) for rows in indices.values())
-        self._log_step(result, seconds, examples, lr_scale)
+        self._log_step(result, seconds, examples)
         return result.losses, examples / seconds
 
-    def _log_step(self, result: StepResult, seconds: float, examples: int, lr_scale: float) -> None:
+    def _log_step(self, result: StepResult, seconds: float, examples: int) -> None:
         self.run.log.write(
-            "step", stage=self.name, epoch=self.epoch, step=self.steps, lr=self.run.settings.lr * lr_scale,
+            "step", stage=self.name, epoch=self.epoch, step=self.steps, lr=self.plan.trainer.learning_rate,
             losses=_rounded(result.losses), **_conflicts(self.plan.tasks, result), examples=examples,
             seconds=round(seconds, 6))
 
@@ -272,7 +276,8 @@ class Stage:
     def _save(self) -> None:
         run, plan = self.run, self.plan
         parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
-                 "sampler": plan.sampler.state_dict(), "random": checkpoint.random_state()}
+                 "sampler": plan.sampler.state_dict(), "random": checkpoint.random_state(),
+                 "embeddings": {name: embeddings.calls for name, embeddings in plan.embeddings.items()}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "best": self.best,
                   "finished": run.finished, "log": run.log.position, "data": fingerprint(run.dataset)}

@@ -5,6 +5,7 @@ A further task is one more entry in TASKS, and its files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Task:
     decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
     answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a probability, a score.
     metric: (predictions, labels) → score, under the name `metric_name`. scale: what the labels mean, in words.
+    classes: how many there are, labels 0, 1, …; 0 where labels are numbers on a scale.
     """
 
     name: str
@@ -42,6 +44,11 @@ class Task:
     prediction_column: str
     format_prediction: Callable[[float], str]
     scale: str
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]*", self.name):
+            raise ValueError(f"a task's name is {self.name!r}; expected small letters and digits, a letter first")
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -111,7 +118,7 @@ SST = Task(
     parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy, decode=lambda logits: logits.argmax(1),
     answer=lambda logits: logits.argmax(1), metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)),
-    scale="0 very negative to 4 very positive")
+    scale="0 very negative to 4 very positive", classes=5)
 
 PARA = Task(
     name="para", title="paraphrase (Quora)", file="quora", text_columns=("sentence1", "sentence2"),
@@ -120,7 +127,7 @@ PARA = Task(
     answer=lambda logits: logits.squeeze(1).sigmoid(),
     metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Is_Paraphrase", format_prediction=lambda value: f"{value:.1f}",
-    scale="1 duplicate, 0 not")
+    scale="1 duplicate, 0 not", classes=2)
 
 STS = Task(
     name="sts", title="similarity (STS)", file="sts", text_columns=("sentence1", "sentence2"),
@@ -138,7 +145,7 @@ NLI = Task(
     loss=cross_entropy, decode=lambda logits: logits.argmax(1), answer=lambda logits: logits.argmax(1),
     metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Label", format_prediction=lambda value: str(int(value)),
-    scale="0 entailment, 1 neutral, 2 contradiction")
+    scale="0 entailment, 1 neutral, 2 contradiction", classes=3)
 
 # In the paper's order; the rows of the gradient matrix stand in this order too.
 TASKS = {task.name: task for task in (SST, PARA, STS)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from minbert.embeddings import sparse_embedding_gradients
 from optim import (
     SURGERY,
     AdamW,
@@ -98,7 +99,7 @@ class SurgeryTrainer:
     def _backward(self, row: int, name: str, batch: Batch) -> float:
         """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
         batch = batch.to(self.model.device)
-        with self.gradients.row(row):
+        with self.gradients.row(row), sparse_embedding_gradients(self.model.encoder):
             loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
             loss.backward()
         return finite_loss(name, loss)
@@ -109,6 +110,11 @@ class SurgeryTrainer:
             return 1.0
         squares = sum(float(parameter.grad.square().sum()) for parameter in self.heads.parameters())
         return min(1.0, self.clip / max(math.sqrt(encoder_norm**2 + squares), 1e-12))
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step; the encoder's where it is trained, else the heads'."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Optimizer moments and steps, and surgery's generator, as tensors by name; the weights are the model's."""

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import claims, experiments, question
@@ -44,7 +45,8 @@ def asked(small_data, tmp_path_factory):
 
         def watched_step(self, batches, scale):
             key = met["now"]
-            met.setdefault(key, {"batches": [], "start": self.flat.vector.clone()})
+            met.setdefault(key, {"batches": [], "start": self.flat.vector.clone(), "heads": {
+                name: value.clone() for name, value in self.heads.state_dict().items()}})
             met[key]["batches"].append({name: batch.input_ids.clone() for name, batch in batches.items()})
             return step(self, batches, scale)
 
@@ -66,6 +68,7 @@ def test_every_arm_of_a_seed_starts_alike_and_meets_the_same_batches(asked):
         for training in question.TRAININGS:
             arm = met[training, seed]
             assert torch.equal(arm["start"], reference["start"])
+            assert all(torch.equal(value, reference["heads"][name]) for name, value in arm["heads"].items())
             for ours, theirs in zip(arm["batches"][:3], reference["batches"][:3], strict=True):
                 assert set(ours) == set(question.tasks_of(training))
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -83,6 +86,22 @@ def test_the_constant_arm_has_pcgrads_own_mean_weights(asked):
         pcgrad, constant = trial(out, seed, "pcgrad"), trial(out, seed, "constant")
         assert constant["conflicts"]["mean_weights"] == pytest.approx(pcgrad["conflicts"]["mean_weights"], rel=1e-6)
         assert trial(out, seed, "sum")["conflicts"]["mean_weights"] == dict.fromkeys(TASKS, 1.0)
+
+
+def test_constant_weights_of_one_are_the_plain_sum(asked):
+    """Two arms that do the same end at the same numbers: nothing but the weights tells arms apart."""
+    ask, _, _ = asked
+    dataset = question.run.load_data(ask.settings(1))
+    model = question.run.build_model(ask.settings(1), dataset)
+    tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
+              for name, splits in dataset.items()}
+    vectors = []
+    for training, weights in (("sum", None), ("constant", [1.0, 1.0, 1.0])):
+        arm = question.Training(ask, training, 1, dataset, tokens, weights)
+        for _ in range(2):
+            arm.step()
+        vectors.append(arm.trainer.flat.vector)
+    assert torch.equal(*vectors)
 
 
 def test_the_comparison_is_paired_by_seed_and_corrected_over_arms_and_tasks(asked):
@@ -151,8 +170,11 @@ def test_the_papers_own_figures_bear_out_most_of_its_claims_and_not_all():
     assert found["ConcatB is far better than ConcatA on pairs", "sts"] == pytest.approx((7.722 - 3.190) / 10)
     signs = {(claim.text, claim.task): claim.sign for claim in claims.claims()}
     against = {key for key, value in found.items() if value * signs[key] <= 0}
-    assert against <= {("final layers after surgery help a little", "sst"), ("additional layers (AL) help", "sst"),
-                       ("MultiNLI helps SST under ConcatA", "sst"), ("MultiNLI lowers SST under ConcatB", "sst")}
+    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its own slips")
+    assert ("all experiments outperform the baseline, the worst too", "sst") in against
+    assert found["all experiments outperform the baseline, the worst too", "sst"] == pytest.approx(0.303 - 0.310)
+    assert ("final layers alone are worse than the worst of the others", "sts") not in against
+    assert len(against) < len(found) / 4
 
 
 def invented(score) -> dict:
@@ -182,6 +204,22 @@ def test_a_real_difference_agrees_a_reversed_one_disagrees_and_none_is_undecided
     assert all(row["interval"] == "dev items" for row in found.values())
     shown = [row["verdict"] for row in claims.judge([cells, cells], labels, paper)]
     assert set(shown) == {"cannot be said"}  # two seeds without a spread
+    others = [invented_again(seed, labels, cells) for seed in range(4)]
+    over_seeds = {(row["claim"], row["task"]): row for row in claims.judge(others, labels, paper)}
+    row = over_seeds["ConcatB is far better than ConcatA on pairs", "para"]
+    gains = [np.mean([(seed[chain, "concatB"]["para"] == labels["para"]).mean()
+                      - (seed[chain, "concatA"]["para"] == labels["para"]).mean() for chain in claims.CHAINS])
+             for seed in others]
+    theirs = stats.ttest_1samp(gains, 0).confidence_interval()
+    assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert row["interval"] == "seeds"
+
+
+def invented_again(seed, labels, cells) -> dict:
+    """The same with a few PARA answers of each cell turned round: another seed."""
+    generator = np.random.default_rng(seed)
+    return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"], by_task["para"])}
+            for cell, by_task in cells.items()}
 
 
 def test_the_bootstrap_of_a_cell_is_that_of_the_metric():

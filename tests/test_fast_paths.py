@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from minbert import BertModel, Packing
 from minbert.attention import BertSelfAttention, attention, grouped_attention
 from minbert.dropout import Dropout, dropout, keep_mask
-from minbert.embeddings import Embedding
+from minbert.embeddings import Embedding, sparse_embedding_gradients
 from minbert.linear import Linear, linear
 
 
@@ -95,10 +95,39 @@ def test_an_embedding_adds_the_same_gradient_to_one_that_waits():
     table(ids).backward(upstream)                  # none waits: a dense gradient
     dense = table.weight.grad.clone()
     table.weight.grad = waiting = torch.ones(5, 2)
-    table(ids).backward(upstream)                  # one waits: only rows 0, 1 and 3 are added to
+    with sparse_embedding_gradients(table):
+        table(ids).backward(upstream)              # only rows 0, 1 and 3 are added to
     assert table.weight.grad is waiting
     # float32 rounding of 1 + g
     torch.testing.assert_close(waiting - 1, dense, atol=1e-6, rtol=0)
+
+
+def test_the_usual_loop_meets_dense_gradients_only(tiny_model: BertModel):
+    """Forward, zero_grad, backward, step: at the second forward the first gradient is still there."""
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-3)
+    for _ in range(2):
+        loss = tiny_model(torch.tensor([[1, 2, 3]])).pooler_output.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss = tiny_model(torch.tensor([[1, 2, 3]])).pooler_output.sum()
+    [gradient] = torch.autograd.grad(loss, [tiny_model.embeddings.word_embeddings.weight])
+    assert not gradient.is_sparse
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    layer = Linear(3, 2)
+    x = torch.randn(4, 3, requires_grad=True)
+    [first] = torch.autograd.grad(layer(x).square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_a_batch_of_padding_alone_gives_an_empty_row(tiny_model: BertModel):
+    mask = torch.zeros(2, 3, dtype=torch.long)
+    for mode in (True, False):
+        out = tiny_model.train(mode)(torch.zeros(2, 3, dtype=torch.long), mask)
+        assert torch.isfinite(out.last_hidden_state).all()
 
 
 def test_groups_hold_every_token_once_and_neighbours_alike_in_length():

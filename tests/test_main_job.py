@@ -296,10 +296,11 @@ def test_unknown_and_unusable_flags_end_with_status_2(capsys):
     assert "--warmup 1.5" in refused(capsys, "--warmup", 1.5)
     assert "sst=1,para=24,sts=1" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1,para")
     assert "each of sst, para, sts" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1")
-    assert "--batch-size is for --gs wrap" in refused(capsys, "--gs", "bd", "--batch-size", 4)
     assert "--batch-sizes is for --gs bd" in refused(capsys, "--batch-sizes", "sst=1,para=24,sts=1")
     assert "--start and --model both" in refused(capsys, "--start", "runs/x", "--model", "scratch")
-    assert "nowhere holds no trained multi-task model" in refused(capsys, "--start", "nowhere")
+    assert "--start nowhere: no config.json there" in refused(capsys, "--start", "nowhere")
+    assert "--surgery is for --gs wrap and bd" in refused(capsys, "--gs", "none", "--surgery", "sum")
+    assert "--batch-size is for --gs wrap, --nli and --fl" in refused(capsys, "--gs", "bd", "--batch-size", 4)
 
 
 def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, small_data):
