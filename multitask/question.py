@@ -29,6 +29,7 @@ from .evaluation import predict_logits
 from .log_statistics import conflict_statistics, pairs_of, upper_triangle
 from .model import MultitaskBert
 from .probe import conflict_probe, summarise
+from .question_report import write_question_report
 from .sampling import WRAP, RoundRobin
 from .settings import Settings
 from .statistics import PairedDifference, holm, mean_interval, paired_bootstrap, paired_difference, verdict
@@ -100,6 +101,7 @@ def ask(question: Question, out: Path, seeds: list[int], say: Callable[[str], No
         save(out / QUESTION_FILE, results)
         with replacing(out / "question.md") as partial:
             partial.write_text(markdown(results), encoding="utf-8")
+        write_question_report(out / run.REPORT_FILE, results, about(results))
     return results
 
 
@@ -286,16 +288,18 @@ def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
 # ------------------------------------------------------------------------------------------- in words
 
 
-def markdown(results: dict) -> str:
+def about(results: dict) -> str:
+    """What was trained and on what it was scored."""
     asked, seeds = results["asked"], results["seeds"]
-    parts = [
-        "# Does gradient surgery help?",
-        f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} steps "
-        f"of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads {asked['head_lr']:g}, "
-        f"{asked['warmup']:.0%} warm-up, no clipping (it would scale each arm's heads otherwise); {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}); dev items: "
-        + ", ".join(f"{name} {count:,}" for name, count in results["dev"].items()) + ".",
-    ]
+    dev = ", ".join(f"{name} {count:,}" for name, count in results["dev"].items())
+    return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} "
+            f"steps of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads "
+            f"{asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, no clipping (it would scale each arm's heads "
+            f"otherwise); {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: {dev}.")
+
+
+def markdown(results: dict) -> str:
+    seeds, parts = results["seeds"], ["# Does gradient surgery help?", about(results)]
     if len(seeds) < ENOUGH_SEEDS:
         parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from, whatever the verdicts say; "
                      f"take at least {ENOUGH_SEEDS}.**")

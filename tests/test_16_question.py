@@ -147,6 +147,13 @@ def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(aske
         question.ask(question.Question(model=ask.model, data=ask.data, steps=4), out, SEEDS)
 
 
+def test_the_report_shows_differences_and_conflicts_by_time_and_layer(asked):
+    _, out, _ = asked
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
+    assert "http" not in page.replace("http-equiv", "")
+
+
 def test_the_page_says_what_the_data_support(asked):
     _, out, _ = asked
     text = (out / "question.md").read_text()
