@@ -24,6 +24,7 @@ from multitask.final_layers import Embeddings, HeadTrainer
 from multitask.multinli import load_multinli, read_multinli
 from multitask.paper_results import PAPER_TABLE_1
 from multitask.run import limited
+from multitask.sample import write_sample
 from multitask.sampling import ONCE, RoundRobin
 from multitask.stages import STAGES, Stage
 from multitask.tasks import NLI, TASKS
@@ -380,8 +381,14 @@ def test_a_training_that_diverges_is_left_out_and_the_table_goes_on(small_data, 
 
 
 @pytest.fixture(scope="module")
-def grid(small_data, checkpoint, tmp_path_factory) -> Path:
-    """The whole grid in two steps a stage, interrupted after a few trainings, then gone on with."""
+def sample(tmp_path_factory) -> Path:
+    """The embedded sample, whole."""
+    return write_sample(tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture(scope="module")
+def grid(sample, checkpoint, tmp_path_factory) -> Path:
+    """The whole grid on the embedded sample, two steps a stage, interrupted after a few trainings, then gone on with."""
     out = tmp_path_factory.mktemp("grid") / "grid"
     execute = experiments.run.execute
     count = 0
@@ -395,9 +402,9 @@ def grid(small_data, checkpoint, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments.run, "execute", interrupted)
-        assert asked(small_data, checkpoint, out) == 130
+        assert asked(sample, checkpoint, out) == 130
     assert len(list(out.glob("*/*/*/metrics.json"))) == 6
-    assert asked(small_data, checkpoint, out) == 0
+    assert asked(sample, checkpoint, out) == 0
     return out
 
 
@@ -429,8 +436,8 @@ def test_the_whole_grid_runs_offline_and_fills_the_table(grid):
     assert not list(grid.glob("*/*/*/checkpoint"))
 
 
-def test_a_grid_with_other_settings_does_not_go_on_in_the_same_folder(grid, small_data, checkpoint, capsys):
-    assert asked(small_data, checkpoint, grid, "--precision", "bf16") == 2
+def test_a_grid_with_other_settings_does_not_go_on_in_the_same_folder(grid, sample, checkpoint, capsys):
+    assert asked(sample, checkpoint, grid, "--precision", "bf16") == 2
     assert "holds a grid with another precision" in capsys.readouterr().err
 
 
@@ -443,13 +450,13 @@ def test_several_seeds_give_means_and_intervals_and_the_best_of_a_column_is_mark
     assert table.shown(row["sts"]) == ".000 (.300)"
 
 
-def test_the_hand_in_is_complete_and_in_the_courses_format(grid, small_data, tmp_path, capsys):
+def test_the_hand_in_is_complete_and_in_the_courses_format(grid, sample, tmp_path, capsys):
     """Of a grid whose dev sets were cut to 20: the best model on all of dev and test."""
-    assert hand_in.main([str(grid), "--data", str(small_data), "--out", str(tmp_path / "hand-in")]) == 0
+    assert hand_in.main([str(grid), "--data", str(sample), "--out", str(tmp_path / "hand-in")]) == 0
     printed = capsys.readouterr().out
     columns = {"sst": ("Predicted_Sentiment", r"[0-4]"), "para": ("Predicted_Is_Paraphrase", r"[01]\.0"),
                "sts": ("Predicted_Similiary", r"\d(\.\d+)?(e-\d+)?")}
-    dataset = load_dataset(small_data)
+    dataset = load_dataset(sample)
     for name, (column, value) in columns.items():
         for split, examples in (("dev", dataset[name]["dev"]), ("test", dataset[name]["test-student"])):
             path = tmp_path / "hand-in" / f"{name}-{split}-output.csv"
@@ -461,19 +468,19 @@ def test_the_hand_in_is_complete_and_in_the_courses_format(grid, small_data, tmp
             assert str(path) in printed
 
 
-def test_test_labels_give_the_papers_table_2(grid, small_data, checkpoint, tmp_path, capsys):
+def test_test_labels_give_the_papers_table_2(grid, sample, checkpoint, tmp_path, capsys):
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():
-        shutil.copy(small_data / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")  # any labelled file
-    assert asked(small_data, checkpoint, grid, "--test-labels", labels) == 0
+        shutil.copy(sample / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")  # any labelled file
+    assert asked(sample, checkpoint, grid, "--test-labels", labels) == 0
     lines = [line.split("(the")[0].split(": ", 1)[1].strip() for line in capsys.readouterr().out.splitlines()
              if line.startswith("best model")]
     assert len(lines) == 2
     assert lines[0] == lines[1]  # the same examples, so the same scores
 
 
-def test_the_hand_in_of_nothing_is_refused(capsys, small_data):
-    assert hand_in.main(["nowhere", "--data", str(small_data)]) == 2
+def test_the_hand_in_of_nothing_is_refused(capsys, sample):
+    assert hand_in.main(["nowhere", "--data", str(sample)]) == 2
     assert "holds no trained multi-task model" in capsys.readouterr().err
     assert not Path("hand-in").exists()
