@@ -388,7 +388,7 @@ def sample(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid(sample, checkpoint, tmp_path_factory) -> Path:
-    """The whole grid on the embedded sample, two steps a stage, interrupted after a few trainings, then gone on with."""
+    """The grid on the embedded sample, two steps a stage; interrupted after a few trainings, then gone on with."""
     out = tmp_path_factory.mktemp("grid") / "grid"
     execute = experiments.run.execute
     count = 0
