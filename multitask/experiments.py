@@ -165,6 +165,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -
             try:
                 metrics = train(node, grid, seed, dataset, tokens.setdefault(ARCHITECTURES[node.arch].pairs_joined, {}))
             except FloatingPointError as error:  # it would end there again: the table goes on without it
+                folder.mkdir(parents=True, exist_ok=True)
                 (folder / FAILED_FILE).write_text(f"{error}\n", encoding="utf-8")
                 say(f"  failed: {error}")
                 continue
