@@ -452,6 +452,19 @@ def test_bf16_trains_to_nearly_the_same_loss(model):
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
+def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it_and_a_shorter_one_stays(model):
+    row, packing = torch.randint(5, 50, (20,)), Packing.from_lengths([20])
+    masked = Masked(row, torch.tensor([3, 9]), row[[3, 9]])
+    set_dropout(model, 0.0)
+    norms = []
+    for clip in (0.0, 1e-3, 1e3):
+        trainer = MaskedTrainer(model, 0.0, 0.0, clip, "fp32")
+        trainer.step((masked, packing))
+        norms.append(float(trainer.gradients.matrix.norm()))
+    assert norms[0] > 1e-2
+    assert norms[1:] == pytest.approx([1e-3, norms[0]])  # relative 1e-6, float32 rounding of a norm
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     ([], "--text is missing"),
     (["--text", "no.txt"], "--text no.txt: no such file"),
