@@ -435,10 +435,11 @@ def test_a_token_type_that_pretraining_never_saw_equals_the_one_it_saw(finished)
 
 def test_a_checkpoint_is_gone_on_from_with_its_own_shape_vocabulary_and_knowledge(finished, text, tmp_path):
     assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from", str(finished), "--steps", "2",
-                          "--length", "24", "--save-dtype", "fp16"]) == 0
+                          "--length", "24", "--held-out", "0.1", "--save-dtype", "fp16"]) == 0
     assert (tmp_path / "more" / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
     assert load_file(tmp_path / "more" / "model.safetensors")["cls.predictions.bias"].dtype == torch.float16
-    assert math.log(events(tmp_path / "more", "evaluation")[0]["perplexity"]) < 0.5
+    first, last = events(tmp_path / "more", "evaluation")[0], events(finished, "evaluation")[-1]
+    assert first["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)  # float32 rounding; the masks are fixed
     before, after = (BertModel.from_pretrained(folder).pooler_dense.weight for folder in (finished, tmp_path / "more"))
     assert torch.equal(before.half(), after.half())  # neither trained nor decayed
 
