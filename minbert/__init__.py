@@ -4,8 +4,13 @@
 """
 
 from .config import BertConfig
+from .masking import Masked, Masking
+from .mlm import BertForMaskedLM, MaskedLMOutput
 from .model import BertModel, BertOutput
 from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
-__all__ = ["BertConfig", "BertModel", "BertOutput", "BertTokenizer", "Packing", "pack"]
+__all__ = [
+    "BertConfig", "BertForMaskedLM", "BertModel", "BertOutput", "BertTokenizer", "Masked", "MaskedLMOutput", "Masking",
+    "Packing", "pack",
+]

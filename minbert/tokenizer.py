@@ -102,6 +102,11 @@ class BertTokenizer:
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Piece → id."""
+        return self._tokenizer.get_vocab()
+
     def encode(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
                max_length: int | None = None) -> list[Encoding]:
         """One `tokenizers.Encoding` (ids, type_ids, tokens, offsets) for each sentence or pair, without padding.
@@ -147,7 +152,7 @@ class BertTokenizer:
         self._tokenizer.no_truncation()
         with replacing(folder / "tokenizer.json") as partial:
             self._tokenizer.save(str(partial))
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         with replacing(folder / "vocab.txt") as partial:
             partial.write_text("\n".join(pieces) + "\n", encoding="utf-8")

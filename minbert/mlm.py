@@ -1,0 +1,167 @@
+"""BertForMaskedLM: the encoder with the head that guesses hidden tokens (Devlin et al. 2018, section 3.1, task 1)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from . import hub
+from .config import BertConfig
+from .layer import ACTIVATIONS
+from .linear import Linear
+from .masking import Masked
+from .model import BertModel
+from .packing import Packing
+from .pretrained import CONFIG_FILE, file_names, replacing
+from .weights import SINGLE_FILE, find_weights, open_weights
+
+# Our parameter of the head → the file's tensor.
+HEAD_NAMES = {
+    "transform_dense.weight": "cls.predictions.transform.dense.weight",
+    "transform_dense.bias": "cls.predictions.transform.dense.bias",
+    "transform_layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
+    "transform_layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
+    "decoder_bias": "cls.predictions.bias",
+}
+# Where a file stores what is tied twice: the copy → what it must equal.
+TIED_NAMES = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+NO_LABEL = -100  # in `labels`: a position that is not to be guessed, as in transformers
+
+
+@dataclass
+class MaskedLMOutput:
+    """What BertForMaskedLM returns, by attribute or by key.
+
+    logits: (batch, seq, vocab); values at padding positions are unspecified. loss: a number; None without labels.
+    """
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+    def __getitem__(self, key: str) -> torch.Tensor | None:
+        if key not in ("logits", "loss"):
+            raise KeyError(f"{key!r}: MaskedLMOutput has logits, loss")
+        return getattr(self, key)
+
+
+class BertForMaskedLM(nn.Module):
+    """Scores every piece of the vocabulary for every token, equal to transformers' BertForMaskedLM to 1e-5.
+
+        logits = LayerNorm(act(h W + b)) Eᵀ + c        E: the word embeddings, shared with the encoder's input
+
+    The encoder keeps its pooler, which guessing tokens neither uses nor trains: from a checkpoint that has one it is
+    that one, else random, for fine-tuning to train.
+
+    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    ...                     intermediate_size=16)
+    >>> BertForMaskedLM(config).eval()(torch.tensor([[2, 4, 3]])).logits.shape
+    torch.Size([1, 3, 10])
+    """
+
+    def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
+        """Random weights as in BertModel, but for an encoder that is given. In training mode, like any module."""
+        super().__init__()
+        self.config = config
+        self.encoder = BertModel(config) if encoder is None else encoder
+        self.transform_dense = Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.transform_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.encoder.init_weights(self.transform_dense)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertForMaskedLM:
+        """Reads a checkpoint in HuggingFace's layout, with this head or without; returns the model in eval mode.
+
+        Without one, the head is drawn at random and a warning says so. Raises OSError or ValueError, naming file and
+        tensor, as BertModel.from_pretrained does, and ValueError for a head that is incomplete or not tied.
+        """
+        folder = hub.resolve(name_or_folder, revision)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* has no pooler")  # nothing here looks at it
+            encoder = BertModel.from_pretrained(folder)
+        model = cls(encoder.config, encoder)
+        model._load_head(find_weights(folder))
+        return model.eval()
+
+    @torch.no_grad()
+    def _load_head(self, path: Path) -> None:
+        with open_weights(path) as readers:
+            missing = [name for name in HEAD_NAMES.values() if name not in readers]
+            if len(missing) == len(HEAD_NAMES):
+                warnings.warn(f"{path} has no masked-language-model head: it starts from random weights", stacklevel=3)
+                return
+            if missing:
+                raise ValueError(f"{path} lacks {len(missing)} tensors of the masked-language-model head, among them "
+                                 f"{missing[0]}")
+            for copy, original in TIED_NAMES.items():
+                if copy in readers and not torch.equal(readers[copy](), readers[original]()):
+                    raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
+            for name, file_name in HEAD_NAMES.items():
+                target, value = self.get_parameter(name), readers[file_name]()
+                if value.shape != target.shape:
+                    raise ValueError(f"{path}: tensor {file_name} has shape {tuple(value.shape)}, but {CONFIG_FILE} "
+                                     f"asks for {tuple(target.shape)}")
+                target.copy_(value)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes config.json and model.safetensors, which transformers.BertForMaskedLM and our BertModel open.
+
+        dtype: of the tensors in the file; fp16 halves it. Each file is written whole or not at all.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {file_name: self.get_parameter(name) for name, file_name in HEAD_NAMES.items()}
+        for parameter, value in self.encoder.named_parameters():
+            names = file_names(parameter)
+            tensors.update((f"bert.{name}", rows) for name, rows in zip(names, value.chunk(len(names)), strict=True))
+        with replacing(folder / SINGLE_FILE) as partial:
+            save_file({name: value.detach().to("cpu", dtype, copy=True).contiguous() for name, value in
+                       tensors.items()}, partial, metadata={"format": "pt"})  # transformers asks for this key
+        config = {**self.config.to_dict(), "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
+        with replacing(folder / CONFIG_FILE) as partial:
+            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> MaskedLMOutput:
+        """Logits of all positions; inputs as in BertModel.forward.
+
+        labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL elsewhere; the loss is the mean
+        over the former.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        packing = Packing.from_mask(attention_mask)
+        states = packing.unpad(self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state)
+        logits = packing.pad(self.score(states))
+        if labels is None:
+            return MaskedLMOutput(logits)
+        return MaskedLMOutput(logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL))
+
+    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
+        transformed = self.transform_layer_norm(self.activation(self.transform_dense(hidden_states)))
+        return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight, self.decoder_bias)
+
+    def masked_logits(self, masked: Masked, packing: Packing) -> torch.Tensor:
+        """Logits of what is to be guessed in a packed row, and of nothing else: → (masked, vocab) float32.
+
+        The fast way to train: with 15 % masked, the head's products are 15 % of what `forward` computes;
+        tests/test_17_masked_lm.py shows that loss and gradients are the same. All tokens are of type 0.
+        """
+        states = self.encoder.encode_packed(masked.input_ids, torch.zeros_like(masked.input_ids), packing)
+        return self.score(states[masked.positions]).float()
+
+    def masked_loss(self, masked: Masked, packing: Packing) -> torch.Tensor:
+        """The mean cross entropy over what is to be guessed in a packed row."""
+        return F.cross_entropy(self.masked_logits(masked, packing), masked.labels)

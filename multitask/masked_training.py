@@ -1,0 +1,134 @@
+"""What masked-language-model pretraining is made of: the step, held-out scores, the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from minbert import BertForMaskedLM, Masked, Packing
+from minbert.attention import BertSelfAttention
+from minbert.dropout import Dropout
+from minbert.pretrained import replacing
+from optim import AdamW, FlatParameters, TaskGradients, split_decayed
+
+from .device import autocast
+from .training import finite_loss, load_optimizer_state, optimizer_state, scaled_step
+
+BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
+
+Batch = tuple[Masked, Packing]
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A generator of its own for each tuple of numbers, so that a step's draws do not hang on the steps before it."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed >> 1)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Of every layer and all attention weights; the model's config keeps what fine-tuning is to use."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = share
+        elif isinstance(module, BertSelfAttention):
+            module.dropout = share
+
+
+class MaskedTrainer:
+    """A batch in, one AdamW step out: clipped by the norm of the whole gradient, biases and LayerNorm not decayed.
+
+    All that is trained is one vector, its gradient another. The pooler, which has no gradient, is left out, so that
+    weight decay does not shrink it.
+    """
+
+    def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float, precision: str) -> None:
+        self.model, self.clip, self.precision = model, clip, precision
+        decayed, undecayed = ({name: value for name, value in group.items() if "pooler" not in name}
+                              for group in split_decayed(model))
+        self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
+        self.gradients = TaskGradients(self.flat, tasks=1)
+        self.device = self.flat.vector.device
+        border = sum(value.numel() for value in decayed.values())
+        groups = []
+        for part, decay in ((slice(0, border), weight_decay), (slice(border, None), 0.0)):
+            vector = nn.Parameter(self.flat.vector[part])
+            vector.grad = self.gradients.matrix[0][part]
+            groups.append({"params": [vector], "weight_decay": decay, "base_lr": lr})
+        self.optimizer = AdamW(groups, betas=BETAS)
+
+    def step(self, batch: Batch, lr_scale: float = 1.0) -> float:
+        """The mean loss of the batch, before the update.
+
+        Raises FloatingPointError for a loss or a gradient that is not finite; nothing is updated then.
+        """
+        masked, packing = batch
+        self.model.train()
+        with self.gradients.row(0) as gradient:
+            with autocast(self.precision, self.device):
+                loss = self.model.masked_loss(masked, packing)
+            loss.backward()
+        value, norm = finite_loss("masked tokens", loss), gradient.norm().item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite, at a loss of {value:.4g}")
+        if self.clip and norm > self.clip:
+            gradient.mul_(self.clip / norm)
+        scaled_step(self.optimizer, lr_scale)
+        return value
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    masked, packing = batch
+    return Masked(*(getattr(masked, field.name).to(device) for field in dataclasses.fields(masked))), packing.to(device)
+
+
+@torch.no_grad()
+def evaluate(model: BertForMaskedLM, batches: Sequence[Batch], precision: str) -> dict[str, float]:
+    """Over all masked tokens of the batches: perplexity, e to the mean cross entropy, and accuracy, without dropout."""
+    model.eval()
+    device = model.decoder_bias.device
+    loss, right, count = 0.0, 0, 0
+    for batch in batches:
+        masked, packing = to_device(batch, device)
+        with autocast(precision, device):
+            logits = model.masked_logits(masked, packing)
+        loss += F.cross_entropy(logits, masked.labels, reduction="sum").item()
+        right += int((logits.argmax(1) == masked.labels).sum())
+        count += len(masked.labels)
+    return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
+
+
+def save_checkpoint(path: Path, trainer: MaskedTrainer, random_state: dict[str, torch.Tensor], values: dict) -> None:
+    """Weights, moments, generators and JSON values in one safetensors file, written whole or not at all."""
+    tensors = {**{f"model.{name}": value for name, value in trainer.model.named_parameters()},
+               **optimizer_state(trainer.optimizer),
+               **{f"random.{name}": value for name, value in random_state.items()}}
+    with replacing(path) as partial:
+        save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, partial,
+                  metadata={"values": json.dumps(values)})
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """What `save_checkpoint` wrote: tensors and values. Raises ValueError, naming the file, if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+@torch.no_grad()
+def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
+    """Weights and moments as they were."""
+    for name, value in trainer.model.named_parameters():
+        value.copy_(tensors[f"model.{name}"])
+    load_optimizer_state(trainer.optimizer, tensors)

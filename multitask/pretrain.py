@@ -1,0 +1,138 @@
+"""Pretrain a BERT as a masked-language model on a text, or go on with a checkpoint on a text of your own domain.
+
+    python -m multitask.pretrain --text books.txt.xz --out my-bert
+    python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased --epochs 5
+    python -m multitask.pretrain --resume my-bert
+    python train_multitask.py --model my-bert
+
+The text is plain UTF-8, .gz or .xz, blank lines between its passages (chapters, articles, …).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+from .device import DEVICES, PRECISIONS
+from .pretraining import CHECKPOINT_FILE, SAVE_DTYPES, Pretraining, PretrainingSettings, resume, start
+
+FROM_DEFAULTS = {"lr": 5e-5}  # a checkpoint is not to forget what it knows
+SHAPE = ("layers", "hidden", "heads", "vocab_size")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"multitask.pretrain: {message}; --help lists the flags\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m multitask.pretrain", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--text", metavar="FILE", help="plain text, .gz or .xz; required for a new run")
+    add("--out", metavar="FOLDER", help="the run's folder, which then serves as --model; required for a new run")
+    add("--resume", metavar="FOLDER", help="go on with an interrupted run; takes no other flag (default: a new run)")
+    add("--from", dest="start", metavar="NAME_OR_FOLDER", help="a checkpoint to go on from (default: from scratch)")
+    add("--layers", type=int, metavar="N", help="from scratch (default: 4)")
+    add("--hidden", type=int, metavar="N", help="width, from scratch; feed-forward is 4 times it (default: 256)")
+    add("--heads", type=int, metavar="N", help="from scratch (default: 4)")
+    add("--vocab-size", type=int, metavar="N", help="pieces to learn, from scratch (default: 8192)")
+    add("--length", type=int, metavar="N", help="tokens of a sequence, [CLS] and [SEP] included (default: 128)")
+    add("--batch-size", type=int, metavar="N", help="sequences a step (default: 64)")
+    add("--epochs", type=int, metavar="N", help="passes over the text (default: 3)")
+    add("--steps", type=int, metavar="N", help="in place of --epochs (default: none)")
+    add("--max-minutes", type=float, metavar="X",
+        help="stop after so long, before the last step; --resume goes on as long again (default: no limit)")
+    add("--lr", type=float, metavar="X", help="highest learning rate (default: 1e-3; 5e-5 with --from)")
+    add("--warmup", type=float, metavar="SHARE", help="of the steps, linear; then a line down to 0 (default: 0.05)")
+    add("--weight-decay", type=float, metavar="X", help="not on biases and LayerNorm (default: 0.01)")
+    add("--clip", type=float, metavar="NORM", help="of the whole gradient; 0 is off (default: 1)")
+    add("--dropout", type=float, metavar="SHARE",
+        help="while pretraining; fine-tuning takes config.json's own (default: 0)")
+    add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
+    add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
+    add("--checkpoint-every", type=int, metavar="N",
+        help="steps from one evaluation and checkpoint to the next (default: 500)")
+    add("--seed", type=int, metavar="N", help="(default: 11711)")
+    add("--device", choices=DEVICES, help="(default: auto)")
+    add("--precision", choices=PRECISIONS, help="auto is bf16 on a GPU that has it, else fp32 (default: auto)")
+    add("--save-dtype", choices=SAVE_DTYPES, help="of the saved model's weights (default: fp32)")
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
+    """The flags that were given over the defaults. Raises ValueError for what does not go together."""
+    given = {name: value for name, value in vars(arguments).items()
+             if name not in ("out", "resume") and value is not None}
+    for name in ("text", "out"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"--{name} is missing: a new run takes --text FILE and --out FOLDER")
+    if arguments.start is not None:
+        shape = [f"--{name.replace('_', '-')}" for name in SHAPE if name in given]
+        if shape:
+            raise ValueError(f"{shape[0]} is for a model from scratch; with --from the checkpoint says it")
+        given = {**FROM_DEFAULTS, **given}
+    if "steps" in given and "epochs" in given:
+        raise ValueError("--steps and --epochs both say when to end; give one of them")
+    return PretrainingSettings(**given)
+
+
+def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | None:
+    """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
+    if arguments.resume is None:
+        return start(settings_of(arguments), Path(arguments.out))
+    if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
+        raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
+    run = resume(Path(arguments.resume))
+    if run is None:
+        print(f"{arguments.resume} is finished; its scores are in metrics.json")
+    return run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
+    argv = sys.argv[1:] if argv is None else argv
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    arguments = build_parser().parse_args(argv)
+    try:
+        run = prepare(arguments, argv)
+    except (ValueError, OSError) as error:
+        return failed(error, 2)
+    except KeyboardInterrupt:
+        return failed("interrupted before training began", 130)
+    return 0 if run is None else train(run)
+
+
+def train(run: Pretraining) -> int:
+    """Runs to the end and says what to do with the folder; returns the exit status."""
+    folder = run.folder
+    try:
+        finished = run.run()
+    except KeyboardInterrupt:
+        if (folder / CHECKPOINT_FILE).is_file():
+            return failed(f"interrupted; go on with: python -m multitask.pretrain --resume {folder}", 130)
+        return failed("interrupted before the first checkpoint; start again", 130)
+    except (FloatingPointError, OSError) as error:
+        return failed(error, 1)
+    finally:
+        run.log.close()
+    if not finished:
+        print(f"stopped by --max-minutes after step {run.step:,} of {run.steps:,}; go on with: "
+              f"python -m multitask.pretrain --resume {folder}")
+    print(f"use it: python train_multitask.py --model {folder}")
+    return 0
+
+
+def failed(reason: object, status: int) -> int:
+    """One line on stderr."""
+    print(f"multitask.pretrain: {reason}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

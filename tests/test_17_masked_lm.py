@@ -1,0 +1,510 @@
+"""Lesson 17: where pretrained weights come from.
+
+Hide some words of a text, let the model guess them, and it learns the language from the text alone (Devlin et al. 2018,
+section 3.1). You learn what is hidden and what stands in its place, why the guesses are scored at hidden places only,
+how running text becomes sequences, and that a run goes on after an interruption as if nothing had happened.
+"""
+
+import dataclasses
+import gzip
+import json
+import lzma
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, Masked, Masking, Packing
+from minbert.mlm import HEAD_NAMES, NO_LABEL
+from minbert.pretrained import file_names
+from multitask import pretrain, pretraining
+from multitask.corpus import Corpus, read_passages, split_passages
+from multitask.masked_training import MaskedTrainer, set_dropout
+from multitask.run import build_model
+from multitask.settings import Settings
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+
+@pytest.fixture
+def model(tiny_config) -> BertForMaskedLM:
+    """In eval mode, all biases away from 0, so that none can be forgotten unseen."""
+    model = BertForMaskedLM(tiny_config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model
+
+
+@pytest.fixture
+def padded() -> dict[str, torch.Tensor]:
+    """Two sentences of 9 and 6 tokens, with token types, and labels at a few places."""
+    labels = torch.full((2, 9), NO_LABEL)
+    labels[0, [1, 4]], labels[1, 2] = torch.tensor([7, 8]), 9
+    return {"input_ids": torch.randint(5, 50, (2, 9)), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3]),
+            "token_type_ids": torch.tensor([[0] * 5 + [1] * 4] * 2), "labels": labels}
+
+
+def opened_by_transformers(model: BertForMaskedLM, folder) -> transformers.BertForMaskedLM:
+    model.save_pretrained(folder)
+    return transformers.BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def test_logits_loss_and_gradients_are_those_of_transformers(model, padded, tmp_path):
+    theirs = opened_by_transformers(model, tmp_path)
+    ours, reference = model(**padded), theirs(**padded)
+    real = padded["attention_mask"].bool()
+    # float32 rounding through two layers
+    torch.testing.assert_close(ours.logits[real], reference.logits[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours["loss"], reference.loss, atol=1e-5, rtol=0)
+    ours.loss.backward()
+    reference.loss.backward()
+    gradients = {name: value.grad for name, value in theirs.named_parameters()}
+    for name, value in model.named_parameters():
+        if "pooler" in name:
+            assert value.grad is None
+            continue
+        names = ([HEAD_NAMES[name]] if name in HEAD_NAMES else
+                 [f"bert.{theirs_name}" for theirs_name in file_names(name.removeprefix("encoder."))])
+        for their_name, rows in zip(names, value.grad.chunk(len(names)), strict=True):
+            torch.testing.assert_close(rows, gradients[their_name], atol=1e-5, rtol=0, msg=their_name)
+
+
+def test_what_transformers_saves_we_open_with_the_same_logits(model, padded, tmp_path):
+    theirs = opened_by_transformers(model, tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = BertForMaskedLM.from_pretrained(tmp_path / "theirs")
+    assert not again.training
+    assert torch.equal(again(**padded).logits, model(**padded).logits)
+
+
+def test_the_same_folder_opens_as_an_encoder_with_its_pooler(model, padded, tmp_path):
+    model.save_pretrained(tmp_path)
+    del padded["labels"]
+    encoder = BertModel.from_pretrained(tmp_path)  # a missing pooler would warn, and warnings are errors here
+    assert torch.equal(encoder(**padded).pooler_output, model.encoder(**padded).pooler_output)
+    theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    # float32 rounding
+    torch.testing.assert_close(theirs(**padded).pooler_output, encoder(**padded).pooler_output, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_without_the_head_starts_from_a_random_one_and_says_so(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no masked-language-model head"):
+        model = BertForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(model.encoder.pooler_dense.weight, tiny_model.pooler_dense.weight)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("cls.predictions.transform.dense.bias", None, "lacks 1 tensors of the masked-language-model head"),
+    ("cls.predictions.bias", torch.zeros(3), r"cls\.predictions\.bias has shape \(3,\).*\(50,\)"),
+    ("cls.predictions.decoder.weight", torch.zeros(50, 24), r"decoder\.weight differs.*only a tied head"),
+])
+def test_a_head_that_does_not_fit_is_named(model, tmp_path, name, value, message):
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop(name, None)
+    save_file(tensors | ({} if value is None else {name: value}), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        BertForMaskedLM.from_pretrained(tmp_path)
+
+
+def test_half_precision_halves_the_file_and_rounds_each_weight_once(model, tmp_path):
+    model.save_pretrained(tmp_path / "fp32")
+    model.save_pretrained(tmp_path / "fp16", torch.float16)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("fp32", "fp16")]
+    weights = 4 * sum(value.numel() for value in model.parameters())
+    assert sizes[0] - sizes[1] == pytest.approx(weights / 2, abs=8)  # the header is filled up to 8 bytes
+    again = BertForMaskedLM.from_pretrained(tmp_path / "fp16")
+    assert torch.equal(again.decoder_bias, model.decoder_bias.half().float())
+
+
+def test_scores_at_masked_places_alone_give_the_loss_and_gradients_of_scoring_everything(model):
+    """The fast way: sentences of 7, 12 and 7 tokens in a row, 5 of the 26 hidden."""
+    lengths = [7, 12, 7]
+    row, positions = torch.randint(5, 50, (26,)), torch.tensor([1, 8, 9, 15, 20])
+    names = [name for name, _ in model.named_parameters() if "pooler" not in name]
+    masked, packing = Masked(row, positions, torch.tensor([6, 7, 8, 9, 10])), Packing.from_lengths(lengths)
+    labels = torch.full((26,), NO_LABEL).index_copy(0, positions, masked.labels)
+    every = model(packing.pad(row), packing.mask, labels=packing.pad(labels + 100) - 100).loss
+    expected = torch.autograd.grad(every, [model.get_parameter(name) for name in names])
+    loss = model.masked_loss(masked, packing)
+    # float32 rounding
+    torch.testing.assert_close(loss, every, atol=1e-6, rtol=0)
+    set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
+    trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
+    trainer.step((masked, packing))
+    gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]), strict=True))
+    assert set(names) == set(gradients)
+    for name, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+# ------------------------------------------------------------------------------------------------------------ masking
+
+VOCABULARY = 1000
+SPECIALS = torch.arange(VOCABULARY) < 5  # [PAD] [UNK] [CLS] [SEP] [MASK]
+PLAIN = Masking(SPECIALS, torch.zeros(VOCABULARY, dtype=torch.bool), mask_id=4, vocab_size=VOCABULARY)
+# pieces from 500 on go on with the word before them
+WORDS = dataclasses.replace(PLAIN, continues=torch.arange(VOCABULARY) >= 500)
+
+
+def test_of_all_tokens_15_percent_are_chosen_and_of_these_80_10_10_hidden_replaced_kept():
+    row = torch.randint(5, VOCABULARY, (100_000,))
+    masked = PLAIN(row, torch.Generator().manual_seed(1))
+    assert len(masked.positions) == 15_000
+    assert torch.equal(masked.labels, row[masked.positions])
+    shown = masked.input_ids[masked.positions]
+    hidden, kept = (shown == 4), (shown == masked.labels)
+    # Four standard deviations of a binomial share of 15,000: 0.0131 and 0.0098. By chance a random piece is the old
+    # one or [MASK] once in a thousand times.
+    assert float(hidden.float().mean()) == pytest.approx(0.8, abs=0.0131)
+    assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.0098)
+    drawn = shown[~hidden & ~kept]
+    assert len(drawn) / 15_000 == pytest.approx(0.1, abs=0.0098)
+    # uniform over the vocabulary: the mean of n draws has standard deviation 289/√n
+    assert float(drawn.float().mean()) == pytest.approx(499.5, abs=4 * 289 / math.sqrt(len(drawn)))
+
+
+def test_all_that_is_not_chosen_stays_as_it_is_and_so_does_the_input():
+    row = torch.randint(5, VOCABULARY, (400,))
+    before = row.clone()
+    masked = PLAIN(row, torch.Generator().manual_seed(1))
+    untouched = torch.ones(400, dtype=torch.bool).index_fill(0, masked.positions, False)
+    assert torch.equal(masked.input_ids[untouched], row[untouched])
+    assert torch.equal(row, before)
+
+
+def test_masks_are_new_at_every_call_and_the_same_for_the_same_seed():
+    row, generator = torch.randint(5, VOCABULARY, (400,)), torch.Generator().manual_seed(1)
+    first, second = PLAIN(row, generator), PLAIN(row, generator)
+    again = PLAIN(row, torch.Generator().manual_seed(1))
+    assert not torch.equal(first.positions, second.positions)
+    assert torch.equal(first.input_ids, again.input_ids)
+
+
+@given(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=60), st.integers(0, 2**32), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_special_tokens_are_never_chosen_and_words_whole_or_not_at_all(ids, seed, whole_words):
+    row = torch.tensor(ids)
+    chosen = (WORDS if whole_words else PLAIN)(row, torch.Generator().manual_seed(seed)).positions.tolist()
+    assert chosen == sorted(set(chosen))
+    free = [place for place, piece in enumerate(ids) if piece >= 5]
+    assert set(chosen) <= set(free)
+    assert bool(chosen) == bool(free)
+    if not whole_words:
+        assert len(chosen) == (max(1, round(0.15 * len(free))) if free else 0)
+    else:
+        for place in free:
+            if ids[place] >= 500 and place - 1 in free:
+                assert (place in chosen) == (place - 1 in chosen)
+
+
+def test_a_word_of_three_pieces_is_chosen_with_all_of_them():
+    """[CLS] ##a b ##c ##d e [SEP]: words ##a (its beginning was cut off), b ##c ##d, e; 0.15 · 5 tokens rounds to 1."""
+    row = torch.tensor([2, 501, 10, 502, 503, 11, 3])
+    seen = {tuple(WORDS.choose(row, torch.Generator().manual_seed(seed)).tolist()) for seed in range(50)}
+    assert seen == {(1,), (2, 3, 4), (5,)}
+
+
+def test_every_token_is_as_likely_as_any_other():
+    row, generator = torch.randint(5, VOCABULARY, (20,)), torch.Generator().manual_seed(2)
+    counts = torch.zeros(20)
+    for _ in range(2000):
+        counts[PLAIN.choose(row, generator)] += 1
+    assert int(counts.sum()) == 3 * 2000  # 15 % of 20 tokens
+    # 4.5 standard deviations of a binomial with 2,000 trials of 0.15: 16 each
+    assert float((counts - 300).abs().max()) < 72
+
+
+def test_the_tokenizers_own_vocabulary_says_what_is_special_and_what_goes_on():
+    tokenizer = BertTokenizer.train(["abab ab b a"], vocab_size=12)
+    masking = Masking.of(tokenizer, whole_words=True)
+    pieces = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
+    assert [piece for piece, is_special in zip(pieces, masking.special, strict=True) if is_special] == pieces[:5]
+    assert [piece.startswith("##") for piece in pieces] == masking.continues.tolist()
+    assert not Masking.of(tokenizer).continues.any()
+    assert pieces[masking.mask_id] == "[MASK]"
+
+
+# ------------------------------------------------------------------------------------------------------------- corpus
+
+
+
+
+def test_plain_gz_and_xz_give_the_same_passages(tmp_path):
+    text = "\n\nDer erste Satz.\nEin zweiter: çà et là.\n \n\nAnother passage.\n\n"
+    expected = [["Der erste Satz.", "Ein zweiter: çà et là."], ["Another passage."]]
+    for ending in (".txt", ".gz", ".xz"):
+        path = tmp_path / f"text{ending}"
+        opener = {".gz": gzip.open, ".xz": lzma.open}.get(ending, open)
+        with opener(path, "wt", encoding="utf-8") as file:
+            file.write(text)
+        assert read_passages(path) == expected
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(8, 20), st.floats(0.01, 0.9))
+@settings(max_examples=60, deadline=None)
+def test_packing_loses_no_token_and_mixes_no_passages(sizes, length, held_out):
+    corpus = Corpus(np.arange(sum(sizes), dtype=np.uint16), np.cumsum(sizes))
+    passages = split_passages(len(sizes), held_out)
+    assert sorted(passages[0] + passages[1]) == list(range(len(sizes)))
+    assert min(len(part) for part in passages) >= 1
+    spans = np.concatenate([corpus.cut(part, length) for part in passages])
+    assert sorted(token for start, end in spans for token in range(start, end)) == list(range(sum(sizes)))
+    passage_of = np.repeat(np.arange(len(sizes)), sizes)
+    for start, end in spans:
+        assert 1 <= end - start <= length - 2
+        assert len(set(passage_of[start:end])) == 1
+    # full but for the last of each passage
+    assert len(spans) == sum(math.ceil(size / (length - 2)) for size in sizes)
+
+
+def test_a_batch_is_its_sequences_between_cls_and_sep():
+    corpus = Corpus(np.array([10, 11, 12, 20, 21], dtype=np.uint16), np.array([3, 5]))
+    assert corpus.cut([0, 1], 4).tolist() == [[0, 2], [2, 3], [3, 5]]
+    row, packing = corpus.batch(np.array([[2, 3], [3, 5]]), cls_id=2, sep_id=3)
+    assert row.tolist() == [2, 12, 3, 2, 20, 21, 3]
+    assert packing.position_ids.tolist() == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_tokenized_passages_are_the_tokenizers_own_and_come_back_from_the_disk(tmp_path):
+    passages = [["the old dog", "a cat"], ["an old cat"]]
+    tokenizer = BertTokenizer.train([line for passage in passages for line in passage], vocab_size=60)
+    corpus = Corpus.tokenize(passages, tokenizer)
+    corpus.save(tmp_path / "corpus.safetensors")
+    again = Corpus.load(tmp_path / "corpus.safetensors")
+    for found in (corpus, again):
+        for number, passage in enumerate(passages):
+            start = found.ends[number - 1] if number else 0
+            inner = [piece for line in tokenizer.encode(passage) for piece in line.ids[1:-1]]
+            assert found.ids[start:found.ends[number]].tolist() == inner
+
+
+# ------------------------------------------------------------------------------------------------------------ the run
+
+TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
+        "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.1", "--dropout", "0.05", "--steps", "60",
+        "--checkpoint-every", "30"]
+SOUNDS = {"cat": "meows", "dog": "barks", "bird": "sings", "cow": "moos"}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """40 passages of 12 sentences of 11 words: two of these to a sequence; the seventh follows from the fifth."""
+    choose = random.Random(0).choice
+    passages = ["\n".join(f"in the garden a {animal} always {SOUNDS[animal]} before it falls asleep"
+                          for animal in (choose(list(SOUNDS)) for _ in range(12))) for _ in range(40)]
+    path = tmp_path_factory.mktemp("text") / "animals.txt"
+    path.write_text("\n\n".join(passages))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    """A run of 60 steps with dropout, evaluated and saved every 30."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    assert pretrain.main(["--text", str(text), "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+def events(folder, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_a_tiny_model_learns_a_repetitive_text(finished):
+    """Uniform guessing costs ln 92 = 4.5. Of 11 words 9 are always the same: who knows these and draws the animal and
+    its sound by lot pays 2/11 · ln 4 = 0.25."""
+    scores = events(finished, "evaluation")
+    assert [score["step"] for score in scores] == [0, 30, 60]
+    assert math.log(scores[0]["perplexity"]) > 4
+    assert math.log(scores[-1]["perplexity"]) < 0.5
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["masked_accuracy"] == scores[-1]["masked_accuracy"] > 3 * metrics["trivial_accuracy"]
+    losses = [step["loss"] for step in events(finished, "step")]
+    assert len(losses) == metrics["steps"] == 60
+    assert max(losses[-10:]) < 0.25 * losses[0]
+
+
+def test_always_guessing_the_most_frequent_piece_is_right_as_often_as_it_stands_there(finished, text):
+    """Each of the 11 words of a sentence is a piece, and of all pieces only the constant ones stand in all of them."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["most_frequent_piece"] in ("in", "the", "garden", "a", "always", "before", "it", "falls", "asleep")
+    # a share of some 80 masked tokens that is 1/11 on average; 4 standard deviations of it
+    assert metrics["trivial_accuracy"] == pytest.approx(1 / 11, abs=4 * math.sqrt(1 / 11 * 10 / 11 / 79))
+    assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_the_last_step(finished):
+    rates = [step["lr"] for step in events(finished, "step")]
+    assert rates[:3] == pytest.approx([1e-2 * k / 3 for k in range(1, 4)])  # 5 % of 60
+    assert rates[3:] == pytest.approx([1e-2 * (60 - step) / 57 for step in range(3, 60)])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, monkeypatch):
+    """Stopped in step 40, resumed from step 30: weights and losses are those of the straight run."""
+    step = MaskedTrainer.step
+    taken = []
+
+    def interrupted(self, batch, lr_scale):
+        taken.append(lr_scale)
+        if len(taken) == 40:
+            raise KeyboardInterrupt
+        return step(self, batch, lr_scale)
+
+    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedTrainer, "step", interrupted)
+        assert pretrain.main(flags) == 130
+    assert pretrain.main(flags) == 2  # what is there is not overwritten
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    for name in ("model.safetensors", "vocab.txt", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
+    for kind, key in (("step", "loss"), ("evaluation", "perplexity")):
+        assert [event[key] for event in events(tmp_path / "run", kind)] == [
+            event[key] for event in events(finished, kind)]
+
+
+def test_a_finished_run_says_so(finished, capsys):
+    assert pretrain.main(["--resume", str(finished)]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_time_limit_stops_the_run_where_it_can_go_on(text, tmp_path, capsys):
+    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "3", "--max-minutes", "1e-9"]
+    assert pretrain.main(flags) == 0
+    assert "after step 1 of 3" in capsys.readouterr().out
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    assert len(events(tmp_path / "run", "step")) == 3
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_each_epoch_has_every_sequence_once_in_an_order_of_its_own_and_held_out_text_never(text, tmp_path):
+    settings = pretrain.settings_of(pretrain.build_parser().parse_args(
+        ["--text", str(text), "--out", str(tmp_path), *TINY]))
+    run = pretraining.start(settings, tmp_path, say=lambda line: None)
+    run.log.close()
+    _, held_out = split_passages(40, 0.1)
+    assert len(held_out) == 4
+    trained = {tuple(span) for span in run.sequences.tolist()}
+    assert not trained & {tuple(span) for span in run.corpus.cut(held_out, settings.length).tolist()}
+    seen = []
+    for epoch in range(2):
+        tokens = []
+        for step in range(run.steps_each_epoch):
+            masked, _ = run.batch(epoch * run.steps_each_epoch + step)
+            whole = masked.input_ids.index_copy(0, masked.positions, masked.labels)
+            tokens.append(whole)
+        seen.append(torch.cat(tokens))
+    left_out = len(run.sequences) % settings.batch_size
+    assert len(seen[0].eq(2).nonzero()) == len(run.sequences) - left_out  # [CLS] has id 2
+    assert not torch.equal(seen[0][:200], seen[1][:200])
+
+
+def test_the_folder_serves_as_model_of_the_main_job(finished):
+    """Without a warning, which would be an error here: it has a pooler."""
+    model = build_model(Settings(arch="concatB", gs="wrap", model=str(finished)), {})
+    assert torch.equal(model.encoder.pooler_dense.weight, BertForMaskedLM.from_pretrained(
+        finished).encoder.pooler_dense.weight)
+    assert len(model.predict_similarity([("a cow", "a cat"), ("a dog", "it falls asleep")])) == 2
+
+
+def test_the_folder_opens_in_transformers_with_the_same_guesses(finished):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(finished).eval()
+    inputs = tokenizer("in the [MASK] a cow always moos", return_tensors="pt")
+    ours = BertForMaskedLM.from_pretrained(finished)(inputs["input_ids"], inputs["attention_mask"]).logits
+    # float32 rounding
+    torch.testing.assert_close(ours, theirs(**inputs).logits, atol=1e-4, rtol=0)
+    assert tokenizer.convert_ids_to_tokens(int(ours[0, 3].argmax())) == "garden"
+
+
+def test_a_token_type_that_pretraining_never_saw_equals_the_one_it_saw(finished):
+    types = BertModel.from_pretrained(finished).embeddings.token_type_embeddings.weight
+    assert torch.equal(types[0], types[1])
+    assert BertConfig.from_file(finished / "config.json").hidden_dropout_prob == 0.1  # fine-tuning's own
+
+
+def test_a_checkpoint_is_gone_on_from_with_its_own_shape_vocabulary_and_knowledge(finished, text, tmp_path):
+    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from", str(finished), "--steps", "2",
+                          "--length", "24", "--held-out", "0.1", "--save-dtype", "fp16"]) == 0
+    assert (tmp_path / "more" / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
+    assert load_file(tmp_path / "more" / "model.safetensors")["cls.predictions.bias"].dtype == torch.float16
+    first, last = events(tmp_path / "more", "evaluation")[0], events(finished, "evaluation")[-1]
+    assert first["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)  # float32 rounding; the masks are fixed
+    before, after = (BertModel.from_pretrained(folder).pooler_dense.weight for folder in (finished, tmp_path / "more"))
+    assert torch.equal(before.half(), after.half())  # neither trained nor decayed
+
+
+def test_bf16_trains_to_nearly_the_same_loss(model):
+    row, packing = torch.randint(5, 50, (40,)), Packing.from_lengths([20, 20])
+    masked = Masked(row, torch.arange(1, 19, 3), row[torch.arange(1, 19, 3)])
+    set_dropout(model, 0.0)
+    losses = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step((masked, packing)) for precision in ("fp32", "bf16")]
+    # bf16 keeps 8 bits: 0.4 % of numbers of size 1, and a loss of 4 is the difference of such
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it_and_a_shorter_one_stays(model):
+    row, packing = torch.randint(5, 50, (20,)), Packing.from_lengths([20])
+    masked = Masked(row, torch.tensor([3, 9]), row[[3, 9]])
+    set_dropout(model, 0.0)
+    norms = []
+    for clip in (0.0, 1e-3, 1e3):
+        trainer = MaskedTrainer(model, 0.0, 0.0, clip, "fp32")
+        trainer.step((masked, packing))
+        norms.append(float(trainer.gradients.matrix.norm()))
+    assert norms[0] > 1e-2
+    assert norms[1:] == pytest.approx([1e-3, norms[0]])  # relative 1e-6, float32 rounding of a norm
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ([], "--text is missing"),
+    (["--text", "no.txt"], "--text no.txt: no such file"),
+    (["--text", "{one}"], "holds 1 passages, but at least 2"),
+    (["--text", "{latin}"], "is not UTF-8"),
+    (["--text", "{broken}"], "cannot be read"),
+    (["--text", "{cut}"], "cannot be read"),
+    (["--text", "{text}", "--heads", "3"], "--hidden 256 is not divisible by --heads 3"),
+    (["--text", "{text}", "--from", "x", "--layers", "2"], "--layers is for a model from scratch"),
+    (["--text", "{text}", "--steps", "2", "--epochs", "2"], "give one of them"),
+    (["--text", "{text}", "--from", "{finished}"], "--length 128, but"),
+    (["--text", "{text}", "--held-out", "1"], "--held-out 1.0: a share"),
+])
+def test_what_cannot_be_run_is_said_in_one_line_and_writes_nothing(text, finished, tmp_path, capsys, flags, message):
+    files = {name: tmp_path / name for name in ("one", "latin", "broken.gz", "cut.xz")}
+    files["one"].write_text("a single passage\nof two lines\n")
+    files["latin"].write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
+    files["broken.gz"].write_bytes(b"not compressed")
+    files["cut.xz"].write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
+    places = {"text": text, "finished": finished, **{name.split(".")[0]: path for name, path in files.items()}}
+    out = tmp_path / "out"
+    assert pretrain.main([flag.format(**places) for flag in flags] + ["--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_with_anything_to_lose_is_refused(finished, text, tiny_model, tmp_path, capsys):
+    tiny_model.save_pretrained(tmp_path)
+    for folder, reason in ((finished, "holds a finished run"), (tmp_path, "holds a model"), (text, "is a file")):
+        assert pretrain.main(["--text", str(text), "--out", str(folder)]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_every_flag_tells_its_default_and_it_is_the_settings_own():
+    defaults = {field.name: field.default for field in dataclasses.fields(pretraining.PretrainingSettings)}
+    for action in pretrain.build_parser()._actions:
+        value = defaults.get(action.dest, dataclasses.MISSING)
+        if value not in (None, False, dataclasses.MISSING):
+            said = action.help.rsplit("default: ", 1)[1].rstrip(")").split(";")[0]
+            assert (float(said) == value) if isinstance(value, (int, float)) else (said == value), action.dest
