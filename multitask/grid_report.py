@@ -32,7 +32,9 @@ def write_grid_report(path: Path, results: dict) -> None:
     ]
     if results.get("claims"):
         parts += [heading("The paper's claims"),
-                  html_table(table.CLAIM_HEADER, table.claim_rows(results["claims"]), text=True),
+                  html_table(table.CLAIM_HEADER[1:],
+                             [[f"{section}: {claim}", *rest] for section, claim, *rest in
+                              table.claim_rows(results["claims"])]),
                   paragraph("A difference is the mean over all pairs of experiments that differ in this one thing. "
                             + table.claim_note(results["claims"]), note=True)]
     with replacing(path) as partial:
@@ -52,7 +54,8 @@ def score_table(results: dict, arch: str, best: dict) -> str:
 
 def cells_plot(results: dict, name: str) -> Figure:
     """Our score against the paper's, one point an experiment, by architecture."""
-    drawn, axes = figures.empty(f"the paper's {TASKS[name].metric_name}", f"our {TASKS[name].metric_name}")
+    metric = TASKS[name].metric_name.replace("pearson", "Pearson")
+    drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES, strict=False):
         cells = [by_arch[arch][name] for _, by_arch in table.rows(results)]
         known = [cell for cell in cells if cell["mean"] is not None]
