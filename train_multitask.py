@@ -25,6 +25,7 @@ from multitask.settings import GS_CHOICES, NO_SURGERY_STAGE, Settings, parse_bat
 from multitask.stages import Run
 from optim import SCHEDULES, SURGERY
 
+NAME = "train_multitask.py"
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
 # The sample is small: fewer epochs, larger steps, and larger still where the encoder starts from random weights.
 SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
@@ -32,7 +33,7 @@ SCRATCH_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-4}
 
 
 def build_parser() -> Parser:
-    parser = Parser("train_multitask.py", __doc__)
+    parser = Parser(NAME, __doc__)
     add = parser.add_argument
     add("--arch", choices=ARCHITECTURES,
         help="how pairs meet the encoder, and the heads' depth (default: concatB; concatA for the baseline)")
@@ -104,8 +105,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return main_job.start(settings_of(arguments), arguments.out)
-    if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
-        raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
+    command.refuse_flags_beside_resume(argv)
     run = main_job.resume(Path(arguments.resume))
     if run is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
@@ -115,15 +115,8 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
-    command.show_warnings_in_one_line()
     arguments = build_parser().parse_args(argv)
-    try:
-        run = prepare(arguments, argv)
-    except (ValueError, OSError) as error:
-        return failed(error, 2)
-    except KeyboardInterrupt:
-        return failed("interrupted before training began", 130)
-    return 0 if run is None else train(run)
+    return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
 
 
 def train(run: Run) -> int:
@@ -149,7 +142,7 @@ def train(run: Run) -> int:
 
 
 def failed(reason: object, status: int) -> int:
-    return command.failed("train_multitask.py", reason, status)
+    return command.failed(NAME, reason, status)
 
 
 if __name__ == "__main__":

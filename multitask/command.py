@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+Job = TypeVar("Job")
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +18,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
 
 
 def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
@@ -32,6 +34,27 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
             return failed(name, error, 1)
         except KeyboardInterrupt:
             return failed(name, interrupted, 130)
+
+
+def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Callable[[Job], int]) -> int:
+    """The exit status of a long job: what is wrong before it begins is the user's to mend, 2; after that `train` says.
+
+    prepare: the job, or None where there is nothing left to do.
+    """
+    show_warnings_in_one_line()
+    try:
+        job = prepare()
+    except (ValueError, OSError) as error:
+        return failed(name, error, 2)
+    except KeyboardInterrupt:
+        return failed(name, "interrupted before training began", 130)
+    return 0 if job is None else train(job)
+
+
+def refuse_flags_beside_resume(argv: Sequence[str]) -> None:
+    """Raises ValueError if anything but --resume and its folder was given."""
+    if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
+        raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
 
 
 def show_warnings_in_one_line() -> None:

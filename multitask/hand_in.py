@@ -22,12 +22,12 @@ from .data import TEST_SPLIT, Dataset, load_dataset
 from .device import DEVICES, pick_device
 from .evaluation import predict, scores_of, write_predictions
 from .model import MultitaskBert
+from .run import CONFIG_FILE
 from .settings import Settings
 from .stages import describe
 from .table import TABLE_FILE
 from .tasks import NLI, TASKS
 
-CONFIG_FILE = "config.json"
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → what it is called in a prediction file's name
 
 

@@ -12,27 +12,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
-from typing import NoReturn
 
+from . import command
+from .command import Parser
 from .device import DEVICES, PRECISIONS
 from .pretraining import CHECKPOINT_FILE, SAVE_DTYPES, Pretraining, PretrainingSettings, resume, start
 
+NAME = "multitask.pretrain"
 FROM_DEFAULTS = {"lr": 5e-5}  # a checkpoint is not to forget what it knows
 SHAPE = ("layers", "hidden", "heads", "vocab_size")
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all flags before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"multitask.pretrain: {message}; --help lists the flags\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m multitask.pretrain", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser(f"python -m {NAME}", __doc__)
     add = parser.add_argument
     add("--text", metavar="FILE", help="plain text, .gz or .xz; required for a new run")
     add("--out", metavar="FOLDER", help="the run's folder, which then serves as --model; required for a new run")
@@ -86,8 +79,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return start(settings_of(arguments), Path(arguments.out))
-    if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
-        raise ValueError("--resume takes no other flag: a run goes on with the settings it was started with")
+    command.refuse_flags_beside_resume(argv)
     run = resume(Path(arguments.resume))
     if run is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json")
@@ -97,15 +89,8 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = build_parser().parse_args(argv)
-    try:
-        run = prepare(arguments, argv)
-    except (ValueError, OSError) as error:
-        return failed(error, 2)
-    except KeyboardInterrupt:
-        return failed("interrupted before training began", 130)
-    return 0 if run is None else train(run)
+    return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
 
 
 def train(run: Pretraining) -> int:
@@ -129,9 +114,7 @@ def train(run: Pretraining) -> int:
 
 
 def failed(reason: object, status: int) -> int:
-    """One line on stderr."""
-    print(f"multitask.pretrain: {reason}", file=sys.stderr)
-    return status
+    return command.failed(NAME, reason, status)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def plan_nli(run: Run) -> Plan:
     """Additional pretraining on MultiNLI: a three-way head of the architecture's own pair encoding and depth."""
     if NLI.name not in run.model.tasks:
         run.model.add_task(NLI)
-    return _train_encoder(run, [NLI.name], [NLI.name], {NLI.name: run.settings.batch_size or 16}, ONCE)
+    return _train_encoder(run, [NLI.name], {NLI.name: run.settings.batch_size or 16}, ONCE)
 
 
 def plan_surgery(run: Run) -> Plan:
@@ -98,13 +98,13 @@ def plan_surgery(run: Run) -> Plan:
         sizes = settings.batch_sizes or batch_different_sizes(lengths)
     else:
         sizes = dict.fromkeys(TASKS, settings.batch_size or 16)
-    return _train_encoder(run, list(TASKS), list(TASKS), sizes, settings.gs)
+    return _train_encoder(run, list(TASKS), sizes, settings.gs)
 
 
-def _train_encoder(run: Run, tasks: list[str], scored: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
+def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
     settings = run.settings
     return Plan(
-        tasks=tasks, scored=scored,
+        tasks=tasks, scored=tasks,
         sampler=RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay, settings.clip,
                                settings.seed, tasks, settings.head_lr),
