@@ -295,7 +295,7 @@ def about(results: dict) -> str:
     return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} "
             f"steps of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads "
             f"{asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, no clipping (it would scale each arm's heads "
-            f"otherwise); {len(seeds)} seeds ({', '.join(map(str, seeds))}); dev items: {dev}.")
+            f"otherwise); {len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}); dev items: {dev}.")
 
 
 def markdown(results: dict) -> str:

@@ -271,9 +271,11 @@ def _numbers(difference: PairedDifference, adjusted: float | None, comparisons: 
 
 
 def _size(value: float) -> str:
-    """The absolute value as scores are printed, .021; to one significant digit where three places would show .000."""
+    """The absolute value as scores are printed, .021; to one significant digit where three places would show .000,
+    but for what is left of equal scores by rounding."""
     value = abs(value)
-    text = f"{value:.3f}" if value >= 0.0005 or value == 0 else np.format_float_positional(value, 1, fractional=False)
+    small = ROUNDING < value < 0.0005
+    text = np.format_float_positional(value, 1, fractional=False) if small else f"{value:.3f}"
     return text.removeprefix("0")
 
 
