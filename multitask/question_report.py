@@ -55,6 +55,7 @@ def differences_plot(differences: list[dict], task: str) -> Figure:
     axes.axvline(0, color=figures.GREY, linewidth=1)
     axes.set_yticks([-place for place in range(len(rows))], [row["arm"] for row in rows])
     axes.set_ylim(0.5 - len(rows), 0.5)
+    axes.locator_params(axis="x", nbins=5)
     return drawn
 
 
