@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .dropout import dropout as cheap_dropout
 from .linear import Linear
 from .packing import Packing
 
@@ -44,24 +43,6 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def grouped_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                      mask: torch.Tensor | None = None, dropout: float = 0.0) -> torch.Tensor:
-    """The same function in few products over all heads, with dropout from cheap bits: fast on a CPU in training.
-
-    There torch's fused kernel takes no dropout and falls back to a slower form of this.
-    """
-    batch, heads, seq, head_dim = query.shape
-    query, key, value = (part.reshape(batch * heads, seq, head_dim) for part in (query, key, value))
-    bias = query.new_zeros(1, 1, 1)
-    if mask is not None:
-        lowest = torch.finfo(query.dtype).min
-        bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, lowest)
-        bias = bias.repeat_interleave(heads, 0)[:, None]                    # (batch·heads, 1, seq)
-    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(head_dim))
-    weights = cheap_dropout(scores.softmax(dim=-1), dropout)
-    return (weights @ value).view(batch, heads, seq, head_dim)
-
-
 class BertSelfAttention(nn.Module):
     """Every token looks at every token of its own sentence, in several heads at once.
 
@@ -75,23 +56,14 @@ class BertSelfAttention(nn.Module):
         self.head_dim = hidden_size // num_heads
         self.dropout = dropout
         self.query_key_value = Linear(hidden_size, 3 * hidden_size)
-        self.attend = None  # the fastest for where we are; or one of the three functions above: the same numbers
+        self.attend = None  # the fastest for where we are; or one of the two functions above: the same numbers
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden): the heads' outputs side by side."""
-        dropout = self.dropout if self.training else 0.0
-        on_cpu = hidden_states.device.type == "cpu"
-        attend = self.attend or (grouped_attention if on_cpu and dropout else fused_attention)
-        mixed = self.query_key_value(hidden_states)                          # (tokens, 3·hidden)
-        groups = packing.groups if on_cpu else [packing]
-        contexts = []
-        for group, row in zip(groups, mixed.split([len(group.slots) for group in groups]), strict=True):
-            query, key, value = self._heads(row, group)                      # each (batch, heads, seq, head_dim)
-            context = attend(query, key, value, group.mask, dropout)
-            contexts.append(group.unpad(context.transpose(1, 2).flatten(2)))  # heads side by side again
-        if not contexts:  # padding alone
-            return mixed[:, :self.num_heads * self.head_dim]
-        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
+        query, key, value = self._heads(self.query_key_value(hidden_states), packing)  # (batch, heads, seq, head_dim)
+        context = (self.attend or fused_attention)(query, key, value, packing.mask,
+                                                   self.dropout if self.training else 0.0)
+        return packing.unpad(context.transpose(1, 2).flatten(2))  # the heads side by side again
 
     def weights(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """What `forward` averages the values by, without dropout: (tokens, hidden) → (batch, heads, seq, seq)."""

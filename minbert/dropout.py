@@ -6,51 +6,57 @@ is divided by the share that really stays. All bits come from torch's global gen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 LEVELS = 1 << 16  # of sixteen random bits
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number → the integers of that size
 
 
-def dropout(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Sets about `share` of the numbers to zero and divides the others by 1 − share (Srivastava et al. 2014)."""
-    if not 0 < share < 1 or x.device.type != "cpu":
-        return F.dropout(x, share)
-    return x * keep_mask(x, share).to(x.dtype)
+def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
+    """int16 in this shape: 0 with probability `share`, else -1, which is all bits set."""
+    size, dropped = torch.Size(shape).numel(), round(share * LEVELS)
+    bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)  # four draws in each
+    levels = bits.view(torch.int16)[:size].view(shape)  # -LEVELS/2 … LEVELS/2 - 1, all equally likely
+    below = dropped - LEVELS // 2 - 1                   # the highest level that is dropped
+    return levels.clamp(below, below + 1).neg_().add_(below)
 
 
-def keep_mask(x: torch.Tensor, share: float) -> torch.Tensor:
-    """float32 in x's shape: 0 with probability `share`, else the reciprocal of the probability of staying."""
-    dropped = round(share * LEVELS)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)  # four draws in each
-    levels = bits.view(torch.int16)[:x.numel()].view(x.shape).float()  # -LEVELS/2 … LEVELS/2 - 1, all equally likely
-    return levels.ge_(dropped - LEVELS // 2).mul_(LEVELS / (LEVELS - dropped))
+def rescale(share: float) -> float:
+    """What the numbers that stay are multiplied by: the reciprocal of the share of levels that stay."""
+    return LEVELS / (LEVELS - round(share * LEVELS))
+
+
+def drop_(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Sets x to zero, in place, where the mask of `keep_mask` is 0; without rescaling.
+
+    A logical and with all bits set leaves a float as it is: the cheapest way, since torch is slow with bool masks.
+    """
+    if mask is not None:
+        integers = INTEGERS[x.element_size()]
+        x.view(integers).bitwise_and_(mask.to(integers))
+    return x
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout by `dropout`; `add` does residual + dropout(x) in one pass."""
+    """nn.Dropout (Srivastava et al. 2014), from cheap bits on the CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return dropout(x, self.p) if self.training else x
-
-    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """residual + dropout(x), both (…, hidden)."""
         if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
-            return residual + self(x)
-        return _AddMasked.apply(residual, x, keep_mask(x, self.p))
+            return F.dropout(x, self.p, self.training)
+        return _Dropout.apply(x, keep_mask(x.shape, self.p), rescale(self.p))
 
 
-class _AddMasked(torch.autograd.Function):
-    """residual + x · mask; the mask is a constant."""
-
+class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, residual: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.save_for_backward(mask)
-        ctx.dtype = x.dtype
-        return torch.addcmul(residual, x.to(residual.dtype), mask.to(residual.dtype))
+        ctx.scale = scale
+        return drop_(x * scale, mask)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
-        (mask,) = ctx.saved_tensors
-        return grad, (grad * mask).to(ctx.dtype), None
+        return drop_(grad * ctx.scale, *ctx.saved_tensors), None, None

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from . import fast_layer
 from .attention import BertSelfAttention
 from .dropout import Dropout
 from .linear import Linear
@@ -42,14 +43,19 @@ class BertLayer(nn.Module):
         self.attention_dense = Linear(hidden_size, hidden_size)
         self.attention_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.intermediate_dense = Linear(hidden_size, intermediate_size)
-        self.activation = ACTIVATIONS[activation]
+        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.output_dense = Linear(intermediate_size, hidden_size)
         self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
+        self.by_hand = True  # on a CPU, fast_layer.py's form of `forward`: the same numbers
 
-    def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """(tokens, hidden) → (tokens, hidden)."""
+    def forward(self, hidden_states: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
+        """(tokens, hidden) → (tokens, hidden); with first_only, of each sentence's first token: (batch, hidden)."""
+        if first_only and not (fast_layer.applies(self, hidden_states) and packing.all_begin):
+            return packing.first_tokens(self(hidden_states, packing))
+        if fast_layer.applies(self, hidden_states):
+            return fast_layer.forward(self, hidden_states, packing, first_only)
         attended = self.attention_dense(self.self_attention(hidden_states, packing))
-        hidden_states = self.attention_layer_norm(self.dropout.add(hidden_states, attended))
+        hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.activation(self.intermediate_dense(hidden_states))  # (tokens, intermediate)
-        return self.output_layer_norm(self.dropout.add(hidden_states, self.output_dense(expanded)))
+        return self.output_layer_norm(hidden_states + self.dropout(self.output_dense(expanded)))

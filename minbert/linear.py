@@ -1,46 +1,111 @@
-"""x Wᵀ + b, in float32 on the CPU by oneDNN where torch has it: a third faster than the BLAS that torch calls."""
+"""x Wᵀ + b and its derivative, as fast as a CPU has them: by oneDNN where torch has it, weights cast once a step.
+
+To everyone else a Linear is torch's own; minbert/fast_layer.py calls `product`, `input_gradient`, `take_gradients`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
+ALL = slice(None)
 
 
 class Linear(nn.Linear):
-    """nn.Linear; tests/test_fast_paths.py shows that `linear` gives its values and gradients."""
+    """nn.Linear with its products and gradients as functions of their own.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        fast = (_HAS_ONEDNN and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-                and self.bias is not None and x.dim() == 2 and not torch.is_autocast_enabled("cpu"))
-        return linear(x, self.weight, self.bias) if fast else F.linear(x, self.weight, self.bias)
+    cast: weight and bias in the dtype of the products, where `weights_cast_once` made them ahead. gradient_is_zero: the
+    weight's `.grad` is there and holds zeros, so that the gradient may be written into it, not added.
+    """
+
+    cast: tuple[torch.Tensor, torch.Tensor] | None = None
+    gradient_in_place = gradient_is_zero = False
+
+    def in_dtype(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias, without their graph."""
+        if self.cast is not None and self.cast[0].dtype == dtype:
+            return self.cast
+        return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
+
+    def product(self, x: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
+        """x Wᵀ + b in x's dtype: (tokens, in) → (tokens, out); of some rows of W and b only."""
+        weight, bias = self.in_dtype(x.dtype)
+        return _product(x, weight[rows], bias[rows])
+
+    def input_gradient(self, grad: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
+        """dL/dx = g W: (tokens, out) → (tokens, in); of some rows of W only."""
+        weight = self.in_dtype(grad.dtype)[0][rows]
+        if weight.shape[0] >= weight.shape[1] or not _by_onednn(grad):
+            return grad @ weight
+        return _product(grad, weight.T.contiguous())  # measured: faster than BLAS where the result is wide
+
+    def take_gradients(self, *parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """dL/dW = gᵀ x and dL/db = Σ g, summed over tokens, for autograd to add; None for what is written already.
+
+        parts: (g, x) for the rows of W from the first to the last; one pair where all rows met the same x.
+        """
+        bias_gradient = torch.cat([grad.sum(0) for grad, _ in parts]).to(self.bias.dtype)
+        if not self.gradient_in_place:
+            gradients = [_weight_gradient(grad, x) for grad, x in parts]
+            return torch.cat(gradients).to(self.weight.dtype), bias_gradient
+        start = 0
+        for grad, x in parts:
+            here = self.weight.grad[start:start + grad.shape[1]]
+            if grad.dtype == here.dtype:
+                _weight_gradient(grad, x, add_to=here)
+            elif self.gradient_is_zero:
+                here.copy_(_weight_gradient(grad, x))
+            else:
+                here.add_(_weight_gradient(grad, x).to(here.dtype))
+            start += grad.shape[1]
+        self.gradient_is_zero = False
+        return None, bias_gradient
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """x Wᵀ + b: float32 (tokens, in), (out, in), (out,) → (tokens, out)."""
-    return _Linear.apply(x, weight, bias)
+def _weight_gradient(grad: torch.Tensor, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+    """gᵀ x: (tokens, out), (tokens, in) → (out, in). Measured: BLAS and oneDNN prefer a tall result to a wide one."""
+    if grad.shape[1] < x.shape[1]:
+        return _weight_gradient(x, grad, None if add_to is None else add_to.T).T
+    return grad.T @ x if add_to is None else add_to.addmm_(grad.T, x)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """a bᵀ + bias by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+def _by_onednn(x: torch.Tensor) -> bool:
+    return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype in _ONEDNN_DTYPES
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if _by_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: torch.Tensor):
-        """dx = g W, dW = gᵀ x, db = Σ g."""
-        x, weight = ctx.saved_tensors
-        tall = weight.shape[0] >= weight.shape[1]
-        # measured: BLAS is the faster one where its result is tall, and oneDNN where it would be wide
-        grad_x = grad @ weight if tall else _product(grad, weight.T.contiguous())
-        return grad_x, grad.T @ x if tall else (x.T @ grad).T, grad.sum(0)
+
+@contextmanager
+def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, the linear layers' products in `dtype` take one cast of their weights. Weights must not change there."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.dtype != dtype]
+    for layer in layers:
+        layer.cast = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.cast = None
+
+
+@contextmanager
+def weight_gradients_in_place(module: nn.Module) -> Iterator[None]:
+    """Inside, backward writes the linear layers' weight gradients straight into `.grad`, which must hold zeros."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+    for layer in layers:
+        layer.gradient_in_place = layer.gradient_is_zero = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_in_place = layer.gradient_is_zero = False

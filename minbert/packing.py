@@ -21,6 +21,8 @@ import torch
 
 # Neighbouring sentences share a padded block in attention while the shorter has this share of the longer's tokens.
 ALIKE = 0.75
+# … and while the group has at most this many attention weights a head, so that memory stays bounded.
+GROUP_WEIGHTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ class Packing:
         return self.mask.sum(1)
 
     @property
+    def starts(self) -> torch.Tensor:
+        """(batch,): where in the row each sentence begins; meaningless for an empty sentence."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def all_begin(self) -> bool:
+        """Whether every sentence has a token in column 0."""
+        return self.mask is None or bool(self.mask[:, 0].all())
+
+    @cached_property
+    def firsts(self) -> Packing:
+        """As many sentences of one token each."""
+        return Packing.from_lengths([1] * self.batch)
+
+    @property
     def position_ids(self) -> torch.Tensor:
         """(tokens,): the column of every real token, which is its position in the sentence."""
         return self.slots % self.seq
@@ -68,32 +85,33 @@ class Packing:
 
         Attention pads a run to its own longest sentence, not the batch's; after `by_length` the runs are few.
         """
-        if self.mask is None:
-            return [self]
         groups: list[list[int]] = []
         for length in self.lengths.tolist():
             if length:
                 group = groups[-1] if groups else [0]
-                if min(length, *group) >= ALIKE * max(length, *group):
+                longest = max(length, *group)
+                if min(length, *group) >= ALIKE * longest and (len(group) + 1) * longest**2 <= GROUP_WEIGHTS:
                     group.append(length)
                 else:
                     groups.append([length])
         return [Packing.from_lengths(group) for group in groups]
 
-    def by_length(self) -> tuple[torch.Tensor, torch.Tensor, Packing]:
-        """The same sentences, the longest first: (new row's tokens in the old row, the inverse, its packing).
+    def by_length(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Packing]:
+        """The same sentences, the longest first.
+
+        Returns (the new row's tokens in the old row, the inverse, the inverse for sentences, the new packing).
 
         Sentences must begin in column 0 for positions to survive; `slots` of the result say where tokens stand.
         """
-        lengths = self.lengths
+        lengths, starts = self.lengths, self.starts
         order = lengths.argsort(descending=True, stable=True)
-        starts = lengths.cumsum(0) - lengths
         lengths = lengths[order]
         shifts = starts[order] - (lengths.cumsum(0) - lengths)
         tokens = torch.arange(len(self.slots)) + shifts.repeat_interleave(lengths)
         row_shifts = (order - torch.arange(self.batch)).repeat_interleave(lengths) * self.seq
         mask = None if self.mask is None else self.mask[order]
-        return tokens, tokens.argsort(), Packing(self.batch, self.seq, self.slots[tokens] - row_shifts, mask)
+        packing = Packing(self.batch, self.seq, self.slots[tokens] - row_shifts, mask)
+        return tokens, tokens.argsort(), order.argsort(), packing
 
     def to(self, device: torch.device) -> Packing:
         mask = None if self.mask is None else self.mask.to(device)
@@ -104,6 +122,30 @@ class Packing:
         if self.mask is not None:
             row = _Scatter.apply(row, self.slots, self.batch * self.seq)
         return row.unflatten(0, (self.batch, self.seq))
+
+    def fill(self, row: torch.Tensor) -> torch.Tensor:
+        """`pad` without the zeros: at the padding stands some token's value. No derivative goes through it."""
+        if self.mask is not None:
+            row = row.index_select(0, self._sources)
+        return row.unflatten(0, (self.batch, self.seq))
+
+    @cached_property
+    def _sources(self) -> torch.Tensor:
+        """(batch · seq,): which token of the row stands in each slot; 0 at the padding."""
+        tokens = torch.arange(len(self.slots), device=self.slots.device)
+        return self.slots.new_zeros(self.batch * self.seq).index_copy_(0, self.slots, tokens)
+
+    def key_bias(self, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
+        """What is added to attention's scores: (batch · heads, 1, seq), the least number at padding, else 0."""
+        if self.mask is None:
+            return torch.zeros(1, 1, 1, dtype=dtype, device=self.slots.device)
+        if self._bias.shape[0] != self.batch * num_heads or self._bias.dtype != dtype:
+            bias = torch.zeros(self.mask.shape, dtype=dtype, device=self.slots.device)
+            bias = bias.masked_fill_(~self.mask, torch.finfo(dtype).min)
+            self.__dict__["_bias"] = bias.repeat_interleave(num_heads, 0)[:, None]
+        return self._bias
+
+    _bias = torch.empty(0)
 
     def unpad(self, grid: torch.Tensor) -> torch.Tensor:
         """(batch, seq, …) → (tokens, …), dropping what stands at the padding."""

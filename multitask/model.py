@@ -76,8 +76,8 @@ class MultitaskBert(nn.Module):
     def embed(self, batch: Batch) -> torch.Tensor:
         """A batch → (examples, hidden), or (examples, 2·hidden) where the sentences of a pair go in apart."""
         with autocast(self.precision, self.device):
-            row = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing)
-            pooled = self.encoder.pool(batch.packing.first_tokens(row)).float()   # (sequences, hidden)
+            first = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing, first_only=True)
+            pooled = self.encoder.pool(first).float()                             # (sequences, hidden)
         return pooled.reshape(len(pooled) // batch.sequences_each, -1)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -16,7 +16,6 @@ import torch
 from tqdm import tqdm
 
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer, Masking
-from minbert.attention import grouped_attention
 from minbert.pretrained import replacing
 from minbert.weights import SINGLE_FILE
 from optim import linear_decay
@@ -291,9 +290,6 @@ def build(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM, t
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
     set_dropout(model, settings.dropout)
-    if device.type == "cpu":  # measured at 128 tokens, without dropout too: a step is a quarter shorter
-        for layer in model.encoder.layers:
-            layer.self_attention.attend = grouped_attention
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip, precision)
     run = Pretraining(folder, settings, trainer, tokenizer, corpus, RunLog(folder), say)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to {settings.length} tokens, "

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from minbert.embeddings import sparse_embedding_gradients
+from minbert.linear import weight_gradients_in_place, weights_cast_once
 from optim import (
     SURGERY,
     AdamW,
@@ -22,6 +23,7 @@ from optim import (
 )
 
 from .batching import Batch
+from .device import PRODUCT_DTYPES
 from .model import MultitaskBert
 
 Surgery = Callable[..., torch.Tensor]  # (tasks, tasks) Gram matrix, generator=… → (tasks,) weights
@@ -83,7 +85,8 @@ class SurgeryTrainer:
         then.
         """
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
-        losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
+        with weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
+            losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
         gram = gram_matrix(self.gradients.matrix)
         for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
             if not math.isfinite(square):
@@ -99,7 +102,8 @@ class SurgeryTrainer:
     def _backward(self, row: int, name: str, batch: Batch) -> float:
         """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
         batch = batch.to(self.model.device)
-        with self.gradients.row(row), sparse_embedding_gradients(self.model.encoder):
+        encoder = self.model.encoder
+        with self.gradients.row(row), sparse_embedding_gradients(encoder), weight_gradients_in_place(encoder):
             loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
             loss.backward()
         return finite_loss(name, loss)

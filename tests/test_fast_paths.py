@@ -5,87 +5,177 @@ What a student reads is the plain form; each claim here is why the other one may
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from minbert import BertModel, Packing
-from minbert.attention import BertSelfAttention, attention, grouped_attention
-from minbert.dropout import Dropout, dropout, keep_mask
+from minbert.dropout import Dropout, drop_, keep_mask, rescale
 from minbert.embeddings import Embedding, sparse_embedding_gradients
-from minbert.linear import Linear, linear
+from minbert.layer import ACTIVATIONS, BertLayer
+from minbert.linear import Linear, weight_gradients_in_place, weights_cast_once
+from minbert.packing import GROUP_WEIGHTS
+
+HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)
+
+
+def layer_of(activation: str = "gelu", dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> BertLayer:
+    layer = BertLayer(HIDDEN, 3, 20, activation, 1e-12, dropout, dropout).to(dtype)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)  # far from a start at which biases and LayerNorm would say nothing
+    return layer
+
+
+def value_and_gradients(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool) -> list[torch.Tensor]:
+    """The layer's output, the gradient of x and those of all parameters, of a sum weighted unevenly."""
+    out = layer(x, packing, first_only)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_layer_by_hand_is_the_layer_in_value_and_every_gradient(activation, first_only):
+    layer, packing = layer_of(activation), Packing.from_lengths(LENGTHS)
+    x = torch.randn(sum(LENGTHS), HIDDEN, dtype=torch.float64, requires_grad=True)
+    fast = value_and_gradients(layer, x, packing, first_only)
+    layer.by_hand = False
+    plain = value_and_gradients(layer, x, packing, first_only)
+    assert len(fast) == 2 + 12
+    for ours, autograds in zip(fast, plain, strict=True):
+        # float64 rounding of numbers up to some hundreds
+        torch.testing.assert_close(ours, autograds, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_with_dropout_the_derivative_by_hand_is_that_of_the_masks_drawn(first_only):
+    """Finite differences, the seed set before each forward, so that all of them draw the same masks."""
+    layer, packing = layer_of("gelu", 0.3), Packing.from_lengths([3, 1, 2])
+    x = torch.randn(6, HIDDEN, dtype=torch.float64, requires_grad=True)
+
+    def forward(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        return layer(x, packing, first_only)
+
+    assert torch.autograd.gradcheck(forward, (x, *layer.parameters()), fast_mode=True)
+    torch.manual_seed(8)
+    assert not torch.equal(layer(x, packing), forward(x))  # there is something to draw
+
+
+def test_in_bf16_the_layer_by_hand_is_as_near_to_float32_as_autocast_is():
+    layer, packing = layer_of(dtype=torch.float32), Packing.from_lengths(LENGTHS)
+    x = torch.randn(sum(LENGTHS), HIDDEN, requires_grad=True)
+    exact = value_and_gradients(layer, x, packing, False)
+
+    def error(by_hand: bool) -> float:
+        layer.by_hand = by_hand
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = value_and_gradients(layer, x, packing, False)
+        assert all(value.dtype == torch.float32 for value in rough)
+        return max(float((a - b).norm() / b.norm()) for a, b in zip(rough, exact, strict=True))
+
+    # bf16 keeps 8 bits, and a dozen products follow one another; both forms round, at other places
+    assert 1e-4 < error(by_hand=True) < max(1.5 * error(by_hand=False), 0.02)
+
+
+def test_weights_cast_once_and_gradients_written_in_place_change_no_bit():
+    """In bf16 a gradient is rounded once, to bf16; whether it is then copied or added to zeros is all the same."""
+    layer, packing = layer_of(dtype=torch.float32), Packing.from_lengths(LENGTHS)
+    x = torch.randn(sum(LENGTHS), HIDDEN, requires_grad=True)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x, packing)
+        out.square().sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+
+    plain = gradients()
+    layer.zero_grad(set_to_none=False)
+    with weights_cast_once(layer, torch.bfloat16), weight_gradients_in_place(layer):
+        fast = gradients()
+        twice = gradients()  # the second backward adds
+    assert all(torch.equal(fast[name], plain[name]) for name in plain)
+    for name, value in twice.items():
+        torch.testing.assert_close(value, 2 * plain[name])
+
+
+def test_a_float32_gradient_is_added_in_place():
+    layer = layer_of(dtype=torch.float32)
+    x, packing = torch.randn(sum(LENGTHS), HIDDEN), Packing.from_lengths(LENGTHS)
+    layer(x, packing).square().sum().backward()
+    plain = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+    kept = layer.intermediate_dense.weight.grad
+    layer.zero_grad(set_to_none=False)
+    with weight_gradients_in_place(layer):
+        layer(x, packing).square().sum().backward()
+    assert layer.intermediate_dense.weight.grad is kept
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain[name])
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradient_again():
+    """As other implementations of gradient surgery need it."""
+    layer = layer_of()
+    loss = layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum()
+    first, again = (torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    layer = layer_of()
+    x = torch.randn(3, HIDDEN, dtype=torch.float64, requires_grad=True)
+    [first] = torch.autograd.grad(layer(x, Packing.from_lengths([3])).square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize(("rows", "width", "out"), [(7, 5, 11), (7, 11, 5), (1, 3, 3)])
-def test_the_linear_layer_is_torchs_own_in_value_and_gradient(rows, width, out):
-    inputs = [torch.randn(shape, requires_grad=True) for shape in ((rows, width), (out, width), (out,))]
-    upstream = torch.randn(rows, out)
-    ours, theirs = linear(*inputs), F.linear(*inputs)
-    # float32 rounding of sums of up to 11 products near 1
-    torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
-    for a, b in zip(torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(theirs, inputs, upstream),
-                    strict=True):
-        torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
-
-
-def test_other_dtypes_and_shapes_take_torchs_own_linear():
-    layer = Linear(3, 4)
-    assert layer(torch.randn(2, 5, 3)).shape == (2, 5, 4)
-    assert layer.double()(torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_in_grouped_products_equals_the_formula(masked):
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool() if masked else None
-    inputs = [torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    upstream = torch.randn(3, 2, 5, 4, dtype=torch.float64)
-    plain, fast = attention(*inputs, mask), grouped_attention(*inputs, mask)
-    torch.testing.assert_close(fast, plain, atol=1e-12, rtol=0)
-    for a, b in zip(torch.autograd.grad(fast, inputs, upstream), torch.autograd.grad(plain, inputs, upstream),
-                    strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-def test_grouped_attention_drops_weights_and_keeps_their_mean():
-    """Equal scores and values 1: an output is the share kept over (1 − p), its mean 1."""
-    zeros, ones = torch.zeros(64, 8, 16, 4), torch.ones(64, 8, 16, 4)
-    out = grouped_attention(zeros, zeros, ones, None, 0.5)[..., 0]
-    # 8,192 outputs of standard deviation 1/√16 = 0.25: the mean's standard error is 0.003
-    assert abs(float(out.mean()) - 1) < 0.015
-    assert abs(float(out.std()) - 0.25) < 0.02
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
+    layer = Linear(width, out, dtype=dtype)
+    x, upstream = torch.randn(rows, width, dtype=dtype, requires_grad=True), torch.randn(rows, out, dtype=dtype)
+    plain = F.linear(x, layer.weight, layer.bias)
+    gradients = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
+    by_hand = [layer.product(x.detach()), layer.input_gradient(upstream), *layer.take_gradients((upstream, x.detach()))]
+    for ours, theirs in zip(by_hand, [plain, *gradients], strict=True):
+        # float32 rounding of sums of up to 11 products near 1
+        torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
+    assert torch.equal(layer(x), plain)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.9])
 def test_the_share_dropped_is_right_and_what_stays_makes_up_for_it(share):
-    mask = keep_mask(torch.empty(1000, 1001), share)
-    kept = mask[mask > 0]
+    mask = keep_mask((1000, 1001), share)
+    assert mask.unique().tolist() == [-1, 0]
     # a million draws: the share's standard error is below 0.0005
-    assert abs(1 - len(kept) / mask.numel() - share) < 0.0025
-    assert kept.unique().numel() == 1
+    assert abs(float((mask == 0).double().mean()) - share) < 0.0025
     # the share is rounded to sixteen bits: 1 / (1 − share) is met to 2⁻¹⁷ / (1 − share)
-    assert kept[0].item() == pytest.approx(1 / (1 - share), rel=2**-17 / (1 - share) + 1e-6)
+    assert rescale(share) == pytest.approx(1 / (1 - share), rel=2**-17 / (1 - share) + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_mask_of_bits_keeps_a_number_whole_or_sets_it_to_zero(dtype):
+    x = torch.tensor([1.5, -0.0, -3e-5, 1e30, 7.0, float("inf")], dtype=dtype)
+    mask = torch.tensor([-1, -1, -1, -1, 0, 0], dtype=torch.int16)
+    assert torch.equal(drop_(x.clone(), mask), torch.cat([x[:4], x.new_zeros(2)]))
+    assert drop_(x, None) is x
 
 
 def test_neighbouring_draws_are_independent():
     """Four draws come out of one 64-bit number: no two positions within it may go together."""
-    kept = (keep_mask(torch.empty(250_000, 4), 0.5) > 0).double()
+    kept = -keep_mask((250_000, 4), 0.5).double()
     # 250,000 pairs: the standard error of a correlation is 0.002
     assert (torch.corrcoef(kept.T) - torch.eye(4)).abs().max() < 0.01
 
 
 def test_dropout_repeats_with_the_seed_and_its_gradient_uses_the_same_mask():
-    x, residual = torch.randn(5, 7, requires_grad=True), torch.randn(5, 7, requires_grad=True)
-    module = Dropout(0.4)
+    x, module = torch.randn(5, 7, requires_grad=True), Dropout(0.4)
     torch.manual_seed(3)
-    added = module.add(residual, x)
+    dropped = module(x)
     torch.manual_seed(3)
-    mask = keep_mask(x, 0.4)
-    torch.manual_seed(3)
-    assert torch.equal(dropout(x, 0.4), x * mask)
-    # addcmul may fuse product and sum into one rounding
-    torch.testing.assert_close(added, residual + x * mask, atol=1e-6, rtol=0)
-    grads = torch.autograd.grad(added.sum(), [residual, x])
-    assert torch.equal(grads[0], torch.ones(5, 7))
-    assert torch.equal(grads[1], mask)
-    assert torch.equal(module.eval().add(residual, x), residual + x)
+    factors = -keep_mask(x.shape, 0.4).float() * rescale(0.4)
+    assert torch.equal(dropped, x * factors)
+    assert torch.equal(torch.autograd.grad(dropped.sum(), [x])[0], factors)
+    assert torch.equal(module.eval()(x), x)
 
 
 def test_an_embedding_adds_the_same_gradient_to_one_that_waits():
@@ -115,14 +205,6 @@ def test_the_usual_loop_meets_dense_gradients_only(tiny_model: BertModel):
     assert not gradient.is_sparse
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    layer = Linear(3, 2)
-    x = torch.randn(4, 3, requires_grad=True)
-    [first] = torch.autograd.grad(layer(x).square().sum(), [x], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
-
-
 def test_a_batch_of_padding_alone_gives_an_empty_row(tiny_model: BertModel):
     mask = torch.zeros(2, 3, dtype=torch.long)
     for mode in (True, False):
@@ -133,21 +215,37 @@ def test_a_batch_of_padding_alone_gives_an_empty_row(tiny_model: BertModel):
 def test_groups_hold_every_token_once_and_neighbours_alike_in_length():
     packing = Packing.from_lengths([3, 9, 8, 2, 10])
     assert [group.lengths.tolist() for group in packing.groups] == [[3], [9, 8], [2], [10]]
-    tokens, back, by_length = packing.by_length()
+    tokens, back, sentences_back, by_length = packing.by_length()
     assert by_length.lengths.tolist() == [10, 9, 8, 3, 2]
     assert [group.lengths.tolist() for group in by_length.groups] == [[10, 9, 8], [3], [2]]
     assert torch.equal(tokens[back], torch.arange(32))
+    assert by_length.lengths[sentences_back].tolist() == [3, 9, 8, 2, 10]
+    assert by_length.starts.tolist() == [0, 10, 19, 27, 30]
     assert torch.equal(by_length.position_ids, packing.position_ids[tokens])
 
 
+def test_a_group_never_holds_more_attention_weights_than_memory_is_meant_for():
+    groups = Packing.from_lengths([512] * 5).groups
+    assert [group.batch for group in groups] == [1] * 5
+    assert 512**2 <= GROUP_WEIGHTS < 2 * 512**2
+
+
 def test_attention_in_groups_is_attention_over_the_whole_padded_batch():
-    module = BertSelfAttention(6, 3, 0.0).double()
-    packing = Packing.from_lengths([2, 9, 1, 8])
-    row = torch.randn(20, 6, dtype=torch.float64)
-    grouped = module(row, packing)
-    whole = Packing.from_lengths([2, 9, 1, 8])
+    layer, row = layer_of(), torch.randn(20, HIDDEN, dtype=torch.float64)
+    packing, whole = Packing.from_lengths([2, 9, 1, 8]), Packing.from_lengths([2, 9, 1, 8])
     whole.__dict__["groups"] = [whole]
-    torch.testing.assert_close(grouped, module(row, whole), atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer(row, packing), layer(row, whole), atol=1e-12, rtol=0)
+
+
+def test_the_first_token_alone_is_the_first_of_all(tiny_model: BertModel):
+    """Also where a sentence is empty or begins late: there the whole layer is computed, and zeros stand for it."""
+    ids, types = torch.randint(50, (9,)), torch.randint(2, (9,))
+    late = torch.tensor([[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
+    for packing in (Packing.from_lengths([2, 4, 3]), Packing.from_mask(late)):
+        first = tiny_model.encode_packed(ids, types, packing, first_only=True)
+        whole = tiny_model.encode_packed(ids, types, packing)
+        # float32 rounding
+        torch.testing.assert_close(first, packing.first_tokens(whole), atol=2e-6, rtol=0)
 
 
 def test_encoding_the_longest_first_gives_the_tokens_back_in_their_order(tiny_model: BertModel):
