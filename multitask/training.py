@@ -159,11 +159,19 @@ def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
 
 
 def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The reverse of `optimizer_state`; other tensors are passed over."""
+    """The reverse of `optimizer_state`; other tensors are passed over.
+
+    Raises ValueError for moments that do not fit the parameters.
+    """
     state = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".")
+            if key != "step" and value.shape != parameters[int(number)].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected "
+                                 f"{tuple(parameters[int(number)].shape)}: the checkpoint is of another model or "
+                                 "of an earlier version of this code; start that run anew")
             entry = state["state"].setdefault(int(number), {})
             entry[key] = int(value) if key == "step" else value.clone()
     optimizer.load_state_dict(state)

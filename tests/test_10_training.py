@@ -310,6 +310,15 @@ def test_state_saved_and_loaded_gives_the_same_next_steps_bit_for_bit():
     assert torch.equal(resumed.flat.vector, trainer.flat.vector)
 
 
+def test_moments_of_another_model_are_refused():
+    trainer = SurgeryTrainer(build(), "pcgrad", lr=1e-3)
+    trainer.step(batches(trainer.model))
+    state = trainer.state_dict()
+    state["optimizer.0.exp_avg"] = state["optimizer.0.exp_avg"].flatten()
+    with pytest.raises(ValueError, match=r"optimizer\.0\.exp_avg has shape \(\d+,\), expected \(\d+, 16\)"):
+        trainer.load_state_dict(state)
+
+
 def test_bf16_matrix_products_leave_weights_and_gradients_in_fp32_and_near():
     model = without_head_dropout(build())
     gradients = {}
