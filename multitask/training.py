@@ -16,8 +16,6 @@ from optim import (
     AdamW,
     FlatParameters,
     TaskGradients,
-    combine,
-    gram_matrix,
     norm_of_combination,
     split_decayed,
 )
@@ -25,6 +23,8 @@ from optim import (
 from .batching import Batch
 from .device import PRODUCT_DTYPES
 from .model import MultitaskBert
+
+TABLE = "embeddings.word_embeddings.weight"  # the encoder's parameter of which a step touches a few rows only
 
 Surgery = Callable[..., torch.Tensor]  # (tasks, tasks) Gram matrix, generator=… → (tasks,) weights
 
@@ -44,8 +44,9 @@ class StepResult:
 class SurgeryTrainer:
     """Batches of all tasks in, one AdamW step out.
 
-    The encoder's parameters are one vector, the tasks' gradients of it the rows of one matrix; surgery sees nothing
-    else. Each head's gradient is that of its own task, as backward leaves it.
+    The encoder's parameters are one vector, the tasks' gradients of it the rows of one matrix (and, for the word
+    embeddings, the few rows that were looked up); surgery sees nothing else. Each head's gradient is that of its own
+    task, as backward leaves it.
     """
 
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float, weight_decay: float = 0.0,
@@ -62,21 +63,15 @@ class SurgeryTrainer:
         self.generator = torch.Generator().manual_seed(seed)
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
-        self.gradients = TaskGradients(self.flat, len(self.tasks))
-        self.combined = torch.zeros_like(self.flat.vector)
-        self.optimizer = self._optimizer(sum(value.numel() for value in decayed.values()), weight_decay, lr,
-                                         lr if head_lr is None else head_lr)
-
-    def _optimizer(self, decayed_size: int, weight_decay: float, lr: float, head_lr: float) -> AdamW:
-        """Over two long vectors, the encoder's parameters with and without decay, and the heads' few tensors."""
-        vectors = []
-        for part in (slice(0, decayed_size), slice(decayed_size, None)):
-            vector = nn.Parameter(self.flat.vector[part])
-            vector.grad = self.combined[part]
-            vectors.append(vector)
-        return AdamW([{"params": [vectors[0]], "weight_decay": weight_decay, "base_lr": lr},
-                      {"params": [vectors[1]], "weight_decay": 0.0, "base_lr": lr},
-                      *head_groups(self.heads, weight_decay, head_lr)])
+        # only on a CPU does backward leave the table's gradient sparse (sparse_embedding_gradients)
+        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if model.device.type == "cpu" else None)
+        table = decayed.pop(TABLE)
+        first, *parts = self.flat.vector.split([sum(value.numel() for value in values) for values in (
+            [table], decayed.values(), undecayed.values())])
+        self.vectors = [nn.Parameter(part) for part in (first.view_as(table), *parts)]
+        self.optimizer = AdamW([{"params": self.vectors[:2], "weight_decay": weight_decay, "base_lr": lr},
+                                {"params": self.vectors[2:], "weight_decay": 0.0, "base_lr": lr},
+                                *head_groups(self.heads, weight_decay, lr if head_lr is None else head_lr)])
 
     def step(self, batches: Mapping[str, Batch], lr_scale: float = 1.0) -> StepResult:
         """One forward and backward for each task in turn, surgery, one update.
@@ -87,13 +82,13 @@ class SurgeryTrainer:
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
         with weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
             losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
-        gram = gram_matrix(self.gradients.matrix)
+        gram = self.gradients.gram()
         for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
             if not math.isfinite(square):
                 raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {losses[name]:.4g}")
         weights = self.surgery(gram, generator=self.generator)
         scale = self._clip_scale(norm_of_combination(gram, weights))
-        combine(self.gradients.matrix, weights * scale, out=self.combined)
+        self._take(*self.gradients.combine_(weights * scale))
         for parameter in self.heads.parameters():
             parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
@@ -107,6 +102,15 @@ class SurgeryTrainer:
             loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
             loss.backward()
         return finite_loss(name, loss)
+
+    def _take(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
+        """Makes the combined gradient that of the optimizer's vectors; `row` is without the table's part if that is
+        given."""
+        vectors = self.vectors
+        if table is not None:
+            vectors[0].grad, vectors = table, vectors[1:]
+        for vector, part in zip(vectors, row.split([vector.numel() for vector in vectors]), strict=True):
+            vector.grad = part.view_as(vector)
 
     def _clip_scale(self, encoder_norm: float) -> float:
         """min(1, clip / ‖gradient‖) over encoder and heads together (Pascanu et al. 2013)."""
@@ -159,11 +163,19 @@ def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
 
 
 def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The reverse of `optimizer_state`; other tensors are passed over."""
+    """The reverse of `optimizer_state`; other tensors are passed over.
+
+    Raises ValueError for moments that do not fit the parameters.
+    """
     state = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".")
+            if key != "step" and value.shape != parameters[int(number)].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected "
+                                 f"{tuple(parameters[int(number)].shape)}: the checkpoint is of another model or "
+                                 "of an earlier version of this code; start that run anew")
             entry = state["state"].setdefault(int(number), {})
             entry[key] = int(value) if key == "step" else value.clone()
     optimizer.load_state_dict(state)

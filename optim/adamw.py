@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from torch.optim import Optimizer
 
-# On the CPU a long vector with decay is updated in blocks of this many numbers: what one line of the update writes,
-# the next finds in the cache, and no temporary is as long as the vector.
-BLOCK = 1 << 16
+# On the CPU a long vector is updated in blocks of this many numbers where one pass over it is not enough: what one line
+# of the update writes, the next finds in the cache, and no temporary is as long as the vector.
+BLOCK = 1 << 18
 
 
 class AdamW(Optimizer):
@@ -27,7 +28,8 @@ class AdamW(Optimizer):
     they do not. `correct_bias=False` leaves α = lr, as the original BERT did.
 
     params: tensors, or groups as in any torch optimizer. A parameter whose grad is None is left alone, decay
-    included. Raises ValueError for hyperparameters out of range and for sparse gradients.
+    included. A sparse gradient, as an embedding may have, is what it stands for, zeros but for some rows: the other
+    rows' moments shrink and move them as ever. Raises ValueError for hyperparameters out of range.
     """
 
     def __init__(self, params: Iterable, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -58,23 +60,44 @@ class AdamW(Optimizer):
         return loss
 
     def _update(self, parameter: torch.Tensor, group: dict) -> None:
-        gradient = parameter.grad
-        if gradient.is_sparse:
-            raise ValueError("AdamW takes dense gradients only; build the embedding with sparse=False")
         state = self.state[parameter]
         if not state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["step"] += 1
-        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
-        if parameter.device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
-            _adamw(*tensors, state["step"], **group)
-        elif group["weight_decay"] or len({tensor.dtype for tensor in tensors}) > 1:
-            for block in zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True):
-                _adamw(*block, state["step"], **group)
-        else:
-            _one_pass_adamw(*tensors, state["step"], **group)
+        for block in _blocks(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], group["weight_decay"]):
+            on_cpu = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in block)
+            one_pass = on_cpu and len({tensor.dtype for tensor in block}) == 1
+            (_one_pass_adamw if one_pass else _adamw)(*block, state["step"], **group)
+
+
+def _blocks(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor,
+            weight_decay: float) -> Iterable[tuple[torch.Tensor, ...]]:
+    """θ, g, m and v, cut alike into the pieces that are best updated one after another; g is dense in each."""
+    if g.is_sparse and (g.device.type != "cpu" or g.sparse_dim() != 1):
+        g = g.to_dense()
+    if g.is_sparse:
+        rows = max(1, BLOCK // math.prod(theta.shape[1:]))
+        return zip(theta.split(rows), dense_blocks(g, rows), m.split(rows), v.split(rows), strict=True)
+    tensors = (theta, g, m, v)
+    if weight_decay and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
+        return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
+    return [tensors]
+
+
+def dense_blocks(gradient: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
+    """A sparse gradient, (all rows, …), as dense blocks of `rows` rows; all are views of one, so use each at once."""
+    gradient = gradient.coalesce()
+    touched, values = gradient.indices()[0], gradient.values()
+    block = values.new_zeros(rows, *values.shape[1:])
+    starts = range(0, len(gradient), rows)
+    borders = torch.searchsorted(touched, torch.tensor([*starts, len(gradient)])).tolist()
+    for start, (first, last) in zip(starts, pairwise(borders), strict=True):
+        here = touched[first:last] - start
+        block[here] = values[first:last]
+        yield block[:len(gradient) - start]
+        block[here] = 0
 
 
 def _adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, *, lr: float,
@@ -96,14 +119,19 @@ def _adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tenso
 
 
 def _one_pass_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, *, lr: float,
-                    betas: tuple[float, float], eps: float, correct_bias: bool, **_: object) -> None:
-    """`_adamw` without decay by torch's fused kernel, which reads and writes every number once.
+                    betas: tuple[float, float], eps: float, weight_decay: float, correct_bias: bool,
+                    **_: object) -> None:
+    """`_adamw` by torch's fused kernel, which reads and writes every number once.
 
     The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): the docstring's, where its eps is
-    ours / √(1 − β2ᵗ). tests/test_06_optimizer.py shows that both agree.
+    ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to that before θ moves.
+    tests/test_06_optimizer.py shows that both agree.
     """
     beta1, beta2 = betas
-    root = math.sqrt(1 - beta2**t)
-    torch._fused_adam_([theta], [g], [m], [v], [], [torch.tensor(float(t))], amsgrad=False, maximize=False,
-                       lr=lr if correct_bias else lr * (1 - beta1**t) / root, beta1=beta1, beta2=beta2,
-                       weight_decay=0.0, eps=eps / root)
+    root, decay = math.sqrt(1 - beta2**t), lr * weight_decay
+    change = torch.zeros_like(theta) if decay else theta
+    torch._fused_adam_([change], [g], [m], [v], [], [torch.tensor(float(t))], amsgrad=False, maximize=False,
+                       lr=(1 - decay) * (lr if correct_bias else lr * (1 - beta1**t) / root), beta1=beta1,
+                       beta2=beta2, weight_decay=0.0, eps=eps / root)
+    if decay:
+        theta.add_(change.sub_(theta, alpha=decay))

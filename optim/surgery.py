@@ -13,9 +13,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-# Products are summed in blocks of this many columns. On the CPU, T of them fit into a core's cache; an accelerator
-# wants few and large ones.
-BLOCK, ACCELERATOR_BLOCK = 1 << 16, 1 << 22
+# Gradients are read in pieces. Float32 products of SHORT columns are exact enough to be summed in float64; of MIDDLE
+# columns, T rows fit into a processor's cache; an accelerator wants few and LONG ones.
+SHORT, MIDDLE, LONG = 1 << 10, 1 << 18, 1 << 22
+
+# Squared norms from here on are not touched by what float32 loses of products under 1e-38: even 10¹⁰ of them are
+# 1e-28 together.
+LEAST_SQUARE = 1e-20
 
 # Where project_conflicting draws its order if none is passed in: a generator of its own, so that surgery never
 # moves the global one, on which dropout and shuffling depend.
@@ -25,14 +29,35 @@ _default_generator = torch.Generator().manual_seed(0)
 def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     """K = G Gᵀ, (tasks, params) → (tasks, tasks) in float64 on the CPU.
 
-    Products and sums are float64, so nothing overflows or cancels that float32 gradients can hold.
+    Products and sums are float64, so nothing overflows or cancels that float32 gradients can hold. Float32 gradients
+    on the CPU are multiplied in float32 first, 1,024 columns at a time, and those sums added in float64: then each
+    K_ij is within 1024 · 2⁻²⁴ ‖g_i‖ ‖g_j‖ = 6e-5 ‖g_i‖ ‖g_j‖ (Higham 2002, section 3.1), in practice a thousandth of
+    that; if a product has overflowed or could have vanished, all is done again in float64.
     """
     _check_matrix(gradients)
+    if gradients.device.type == "cpu" and gradients.dtype == torch.float32:
+        gram = _float32_gram_matrix(gradients)
+        if torch.isfinite(gram).all() and (gram.diagonal() >= LEAST_SQUARE).all():
+            return gram
+    return _float64_gram_matrix(gradients)
+
+
+def _float32_gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
+    """`gram_matrix` in a third of the time, where no product of two numbers leaves float32."""
+    pieces = gradients.shape[1] // SHORT
+    whole, rest = gradients.tensor_split([pieces * SHORT], dim=1)
+    batch = whole.unflatten(1, (pieces, SHORT)).transpose(0, 1)  # (pieces, tasks, SHORT)
+    products = gradients.new_empty(pieces, len(gradients), len(gradients))
+    torch.bmm(batch, batch.mT, out=products)  # with `out`, autocast does not make it bf16
+    return products.sum(0, dtype=torch.float64) + _float64_gram_matrix(rest)
+
+
+def _float64_gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
+    """`gram_matrix` as its first line says it."""
     if gradients.device.type == "mps":  # knows no float64
         gradients = gradients.cpu()
-    size = BLOCK if gradients.device.type == "cpu" else ACCELERATOR_BLOCK
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
-    for block in gradients.split(size, dim=1):
+    for block in gradients.split(MIDDLE if gradients.device.type == "cpu" else LONG, dim=1):
         block = block.double()
         gram.addmm_(block, block.T)
     return gram.cpu()
@@ -148,10 +173,13 @@ def project_paper(gradients: torch.Tensor) -> torch.Tensor:
 
 
 def combine(gradients: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given."""
-    out = torch.mul(gradients[0], float(weights[0]), out=out)
-    for gradient, weight in zip(gradients[1:], weights[1:].tolist(), strict=True):
-        out.add_(gradient, alpha=weight)
+    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given, which may be the first gradient."""
+    out = torch.empty_like(gradients[0]) if out is None else out
+    size = MIDDLE if out.device.type == "cpu" else LONG
+    for total, (first, *others) in zip(out.split(size), gradients.split(size, dim=1), strict=True):
+        torch.mul(first, float(weights[0]), out=total)
+        for gradient, weight in zip(others, weights[1:].tolist(), strict=True):
+            total.add_(gradient, alpha=weight)
     return out
 
 

@@ -59,6 +59,44 @@ def test_a_parameter_that_a_task_does_not_touch_has_gradient_zero():
     assert gradients.matrix.tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]
 
 
+def reader(sparse):
+    """A table of 9 words, of which a loss reads some, and a layer on top."""
+    torch.manual_seed(2)
+    return nn.ModuleDict({"table": nn.Embedding(9, 2, sparse=sparse), "top": nn.Linear(2, 2)})
+
+
+def test_a_table_kept_as_the_rows_looked_up_is_the_whole_matrix():
+    sentences = [[1, 4, 1], [4, 7], [], [4, 1]]  # repeated, shared, none at all
+    weights, ends = torch.tensor([1.5, 1.0, 2.0, 0.5], dtype=torch.float64), []
+    for sparse in (True, False):
+        model = reader(sparse)
+        gradients = TaskGradients(FlatParameters(model.named_parameters()), 4, "table.weight" if sparse else None)
+        for _ in range(2):  # twice: what an earlier step looked up is forgotten
+            for task, words in enumerate(sentences):
+                hidden = model["table"](torch.tensor(words)).sum(0) if words else torch.ones(2)
+                with gradients.row(task):
+                    (model["top"](hidden) * (task + 1)).sin().sum().backward()
+        gram = gradients.gram()
+        row, table = gradients.combine_(weights)
+        ends.append((gram, row if table is None else torch.cat([table.to_dense().flatten(), row])))
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert gradients.matrix.shape[1] == (6 if sparse else 24)
+    assert table is None
+    torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-12, rtol=0)  # float64 sums in another order
+    assert torch.equal(ends[0][1], ends[1][1])
+
+
+def test_a_table_must_be_first_and_its_gradient_sparse():
+    flat = FlatParameters(reader(False).named_parameters())
+    with pytest.raises(ValueError, match=r"first parameter, table\.weight, got top\.weight"):
+        TaskGradients(flat, 1, "top.weight")
+    model = reader(False)
+    gradients = TaskGradients(FlatParameters(model.named_parameters()), 1, "table.weight")
+    with pytest.raises(ValueError, match="sparse=True"), gradients.row(0):
+        model["table"](torch.tensor([1])).sum().backward()
+    assert model["table"].weight.grad is None
+
+
 def test_outside_a_row_no_gradient_is_left_behind():
     model = network()
     gradients = TaskGradients(FlatParameters(model.named_parameters()), tasks=1)

@@ -215,9 +215,64 @@ def test_float32_gradients_of_any_scale_are_projected_rightly(scale, method):
 
 
 def test_the_gram_matrix_is_exact_across_blocks(monkeypatch):
-    monkeypatch.setattr("optim.surgery.BLOCK", 7)
-    rows = torch.randn(3, 50)
+    monkeypatch.setattr("optim.surgery.MIDDLE", 7)
+    rows = torch.randn(3, 50)  # shorter than a piece of float32 products: float64 throughout
     torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)
+    rows = torch.randn(3, 50, dtype=torch.float64)
+    torch.testing.assert_close(gram_matrix(rows), rows @ rows.T, atol=1e-12, rtol=0)
+
+
+def long_gradients(kind):
+    """(3, 300,005) float32: what makes float32 sums go wrong."""
+    rows = torch.randn(3, 300_005, generator=torch.Generator().manual_seed(0))
+    if kind == "all of one sign":  # partial sums grow, and every rounding is of a large number
+        rows = rows.abs() + 10
+    elif kind == "nearly orthogonal":  # products of ±1e4 that cancel to almost nothing
+        rows[1] = rows[0].roll(1) * torch.tensor([100.0, -100.0]).repeat(150_003)[:300_005]
+    elif kind == "nearly opposed":  # K_01 is nearly −‖g‖²
+        rows[1] = rows[2] * 1e-3 - rows[0]
+    elif kind == "scales apart":  # a layer of large gradients, then of small ones
+        rows *= torch.logspace(-8, 8, 300_005)
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["random", "all of one sign", "nearly orthogonal", "nearly opposed", "scales apart"])
+def test_float32_products_are_within_their_bound_of_exact_ones(kind):
+    rows = long_gradients(kind)
+    exact = gram_matrix(rows.double())
+    norms = exact.diagonal().sqrt()
+    error = ((gram_matrix(rows) - exact) / (norms[:, None] * norms)).abs().max().item()
+    assert 0 < error < 1024 * 2**-24  # proven for any order of summation
+    assert error < 1e-6               # what pairwise or vectorised sums really do: √1024 roundings of 6e-8 at most
+    # a cosine's error moves a weight of PCGrad by as much: times the ratio of two norms, once for each other task
+    order = [[1, 2], [2, 0], [0, 1]]
+    torch.testing.assert_close(pcgrad_weights(gram_matrix(rows), order), pcgrad_weights(exact, order),
+                               atol=0, rtol=4 * 1e-6 * (norms.max() / norms.min()).item())
+
+
+@pytest.mark.parametrize("scales", [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-30, 1.0, 1e30), (1e-22, 1e-19, 0.0)])
+def test_long_gradients_of_any_scale_have_exact_products(scales):
+    """1e-30² is 0 in float32 and 1e30² is inf; each is noticed, and all is done again in float64."""
+    rows = torch.randn(3, 5000) * torch.tensor(scales)[:, None]
+    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=0, rtol=1e-10)
+
+
+def test_a_surrounding_autocast_changes_no_product():
+    rows = torch.randn(3, 5000)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gram_matrix(rows)
+    assert torch.equal(gram_matrix(rows), inside)
+
+
+def test_the_combination_may_take_the_place_of_the_first_gradient(monkeypatch):
+    monkeypatch.setattr("optim.surgery.MIDDLE", 7)
+    rows, weights = torch.randn(3, 50), torch.tensor([1.5, 1.0, 2.0], dtype=torch.float64)
+    expected = combine(rows, weights)
+    # float32 rounding of three terms near 1
+    torch.testing.assert_close(expected, (weights @ rows.double()).float(), atol=2e-6, rtol=0)
+    result = combine(rows, weights, out=rows[0])
+    assert result.data_ptr() == rows.data_ptr()
+    assert torch.equal(rows[0], expected)
 
 
 def test_the_norm_of_the_result_is_known_before_it_is_computed():

@@ -107,7 +107,8 @@ def test_dot_products_of_the_parts_add_up_to_the_whole(model):
     matrix = torch.randn(4, max(part.stop for part in slices.values()))
     parts = part_grams(matrix, slices)
     assert parts.shape == (4, 4, 4)
-    torch.testing.assert_close(parts.sum(0), gram_matrix(matrix), atol=1e-9, rtol=0)  # float64 sums of 10,000 terms
+    # squared norms of about 10,000, each of the two sums right to float32's 6e-8
+    torch.testing.assert_close(parts.sum(0), gram_matrix(matrix), atol=2e-3, rtol=0)
     assert not torch.allclose(torch.stack([cosines(gram) for gram in parts]).mean(0), cosines(parts.sum(0)), atol=1e-4)
 
 
