@@ -21,7 +21,8 @@ from optim import (
     split_decayed,
 )
 
-from .batching import Batch
+from .batching import Batch, Pieces
+from .distributed import ALONE, Ranks
 from .model import MultitaskBert
 
 Surgery = Callable[..., torch.Tensor]  # (tasks, tasks) Gram matrix, generator=… → (tasks,) weights
@@ -48,11 +49,12 @@ class SurgeryTrainer:
 
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float, weight_decay: float = 0.0,
                  clip: float = 0.0, seed: int = 0, tasks: Sequence[str] | None = None,
-                 head_lr: float | None = None) -> None:
+                 head_lr: float | None = None, ranks: Ranks = ALONE) -> None:
         """surgery: a name from optim.SURGERY, or a function of the Gram matrix like those. clip: the largest norm of
         the whole gradient, encoder and heads; 0 is off. seed: of surgery's order. tasks: those that are trained, in
         the order of the gradient matrix's rows; all of the model's if not given. head_lr: of the heads; `lr` if not
-        given."""
+        given. ranks: the processes that share each batch."""
+        self.ranks = ranks
         self.model, self.clip = model, clip
         self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
@@ -76,14 +78,23 @@ class SurgeryTrainer:
                       {"params": [vectors[1]], "weight_decay": 0.0, "base_lr": lr},
                       *head_groups(self.heads, weight_decay, head_lr)])
 
-    def step(self, batches: Mapping[str, Batch], lr_scale: float = 1.0) -> StepResult:
-        """One forward and backward for each task in turn, surgery, one update.
+    def step(self, batches: Mapping[str, Batch | Pieces], lr_scale: float = 1.0) -> StepResult:
+        """One forward and backward for each task in turn, surgery, one update, the same in every process.
+
+        A batch is whole, or what this process computes of it. While the next task is computed, a task's gradient is
+        summed over the processes.
 
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
         then.
         """
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
-        losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
+        values, waits = [], []
+        for row, name in enumerate(self.tasks):
+            values.append(self._backward(row, name, batches[name]))
+            waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
+        losses = self._losses(values)
+        for wait in waits:
+            wait()
         gram = gram_matrix(self.gradients.matrix)
         for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
             if not math.isfinite(square):
@@ -96,13 +107,32 @@ class SurgeryTrainer:
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses, gram, weights)
 
-    def _backward(self, row: int, name: str, batch: Batch) -> float:
-        """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
-        batch = batch.to(self.model.device)
+    def _backward(self, row: int, name: str, batch: Batch | Pieces) -> torch.Tensor:
+        """Fills row `row` of the gradient matrix; returns what the pieces add to the task's mean loss."""
+        pieces = Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
         with self.gradients.row(row), sparse_embedding_gradients(self.model.encoder):
-            loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
-            loss.backward()
-        return finite_loss(name, loss)
+            values = [self._backward_piece(name, piece, pieces.examples) for piece in pieces.batches]
+        return sum(values, torch.zeros((), device=self.model.device))
+
+    def _backward_piece(self, name: str, piece: Batch, examples: int) -> torch.Tensor:
+        """Adds the gradient of a piece's share of the mean over `examples`; its graph is gone when this returns."""
+        piece = piece.to(self.model.device)
+        mean = self.model.tasks[name].loss(self.model(name, piece), piece.labels)
+        loss = mean * (len(piece.labels) / examples)
+        loss.backward()
+        return loss.detach()
+
+    def _losses(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Completes the losses and the heads' gradients with those of the other processes.
+
+        Raises FloatingPointError, in every process, for a loss that is not finite.
+        """
+        losses = torch.stack(list(values))
+        for parameter in self.heads.parameters():
+            if parameter.grad is None:  # a process with no examples of a task
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.sum([losses, *(parameter.grad for parameter in self.heads.parameters())])
+        return {name: finite_loss(name, loss) for name, loss in zip(self.tasks, losses, strict=True)}
 
     def _clip_scale(self, encoder_norm: float) -> float:
         """min(1, clip / ‖gradient‖) over encoder and heads together (Pascanu et al. 2013)."""
