@@ -11,6 +11,7 @@ Everything here does its work alone too: `ALONE` is the one process there is wit
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -142,7 +143,7 @@ class Ranks:
 
     def check_same(self, what: str, text: str) -> None:
         """Ends as `together` does where the processes have come to different texts."""
-        texts = self.gather_texts(text)
+        texts = [text] if self.size == 1 else self.gather_texts(text)
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
                 self._refuse(f"process {rank} has not the same {what} as process {WRITER}")
@@ -252,5 +253,5 @@ def _connection() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).strip()).splitlines()[0].split(". ")[0]  # no file, no advice
         raise ProcessLost(f"another process has ended or does not answer ({reason})") from None

@@ -158,6 +158,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
     try:
         run.stage = Stage(run, settings.stages[0])
+        ranks.check_same("weights", checksum(model.parameters()))
     except BaseException:
         run.log.close()
         raise
@@ -184,6 +185,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
         run.stage.restore(saved)
+        ranks.check_same("weights", checksum(model.parameters()))
     except ValueError:
         run.log.close()
         raise
@@ -219,7 +221,6 @@ def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Datase
         ranks.check_same("data", fingerprint(dataset))
         lengths = [examples.lengths.sum() for splits in run.tokens.values() for examples in splits.values()]
         ranks.check_same("tokens", str(lengths))
-        ranks.check_same("weights", checksum(model.parameters()))
     return run
 
 
