@@ -132,7 +132,7 @@ def train(run: Run) -> int:
     """Runs to the end and says where the results are; returns the exit status."""
     folder, ranks = run.folder, run.ranks
     told_to_stop = "told to stop (SIGTERM), as all processes are when one has ended"
-    with last_words(ranks, lambda: stopped(run, told_to_stop, 1)):
+    with last_words(ranks, lambda: (stopped(run, told_to_stop, 1), run.log.close())):
         try:
             main_job.execute(run)
         except (KeyboardInterrupt, FloatingPointError) as error:  # which comes up in all processes
