@@ -141,9 +141,9 @@ class Ranks:
                 self._refuse(reason if rank == WRITER else f"process {rank}: {reason}")
         return result
 
-    def check_same(self, what: str, text: str) -> None:
-        """Ends as `together` does where the processes have come to different texts."""
-        texts = [text] if self.size == 1 else self.gather_texts(text)
+    def check_same(self, what: str, tell: Callable[[], str]) -> None:
+        """Ends as `together` does where `tell` returns different texts in different processes; not asked alone."""
+        texts = [] if self.size == 1 else self.gather_texts(tell())
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
                 self._refuse(f"process {rank} has not the same {what} as process {WRITER}")

@@ -158,7 +158,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
     try:
         run.stage = Stage(run, settings.stages[0])
-        ranks.check_same("weights", checksum(model.parameters()))
+        ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
         run.log.close()
         raise
@@ -185,7 +185,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
         run.stage.restore(saved)
-        ranks.check_same("weights", checksum(model.parameters()))
+        ranks.check_same("weights", lambda: checksum(model.parameters()))
     except ValueError:
         run.log.close()
         raise
@@ -217,10 +217,9 @@ def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Datase
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
     log = RunLog(folder, ranks.writes)
     run = Run(folder, settings, model.to(device), dataset, log, say, ranks, tokens or {})
-    if ranks.size > 1:
-        ranks.check_same("data", fingerprint(dataset))
-        lengths = [examples.lengths.sum() for splits in run.tokens.values() for examples in splits.values()]
-        ranks.check_same("tokens", str(lengths))
+    ranks.check_same("data", lambda: fingerprint(dataset))
+    ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
+                                            for examples in splits.values()]))
     return run
 
 

@@ -143,6 +143,16 @@ class Threads(Ranks):
             self.board.add(self.rank, tensor)
         return lambda: None
 
+    def gather(self, tensors):
+        self.board.slots[self.rank] = dict(tensors)
+        self.board.barrier.wait()
+        found = list(self.board.slots)
+        self.board.barrier.wait()
+        return found
+
+    def wait_for_writer(self):
+        """Nobody ends before the other here."""
+
 
 def in_two_threads(work) -> list:
     """What `work(ranks)` returns in each of two."""
@@ -203,6 +213,26 @@ def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(m
                                                       Embeddings(model, examples, "", ranks).batch(range(4)))):
         assert torch.equal(own, logits)
         assert torch.equal(encoded.embeddings, rows)
+
+
+def test_what_fails_in_one_process_ends_all_and_is_told_once():
+    def work(ranks) -> list[str]:
+        def read() -> str:
+            if ranks.rank == 1:
+                raise FileNotFoundError("no data here")
+            return "data"
+
+        outcomes = [ranks.from_writer(lambda: f"made by {ranks.rank}")]
+        for attempt in (lambda: ranks.together(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
+            with pytest.raises((ValueError, SystemExit)) as caught:
+                attempt()
+            outcomes.append(repr(caught.value))
+        return outcomes
+
+    assert in_two_threads(work) == [
+        ["made by 0", "ValueError('process 1: no data here')",
+         "ValueError('process 1 has not the same data as process 0')"],
+        ["made by 0", "SystemExit(2)", "SystemExit(2)"]]
 
 
 def test_each_process_draws_dropout_of_its_own_and_the_first_as_if_alone():
