@@ -6,6 +6,7 @@
     python train_multitask.py --arch concatB_al --nli --gs wrap --fl --data data
     python train_multitask.py --gs none --fl --start runs/concatB-wrap-1
     python train_multitask.py --resume runs/concatB-wrap-1
+    torchrun --nproc_per_node=2 train_multitask.py --batch-size 8
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import sys
 from pathlib import Path
 
 from heads import ARCHITECTURES
-from multitask import command
+from multitask import command, distributed
 from multitask import run as main_job
 from multitask.checkpoint import numbered
 from multitask.command import Parser
 from multitask.device import DEVICES, PRECISIONS
+from multitask.distributed import ProcessLost, last_words
 from multitask.sampling import BATCH_DIFFERENT, WRAP
 from multitask.settings import GS_CHOICES, NO_SURGERY_STAGE, Settings, parse_batch_sizes
 from multitask.stages import Run
@@ -55,9 +57,11 @@ def build_parser() -> Parser:
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
     add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
-        help="examples of each task a step, wrap, NLI and FL (default: 16, 16 and 8)")
+        help="examples of each task a step, wrap, NLI and FL (default: 16, 16 and 8); under torchrun, of each process")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
-        help="examples of each task a step, bd (default: by the paper's Eq. 6)")
+        help="examples of each task a step, bd (default: by the paper's Eq. 6); under torchrun, processes share them")
+    add("--accumulate", type=int, default=1, metavar="N",
+        help="compute the encoder's batches in N pieces whose gradients add up, for less memory (default: 1)")
     add("--warmup", type=float, default=0.0, metavar="SHARE", help="share of steps for linear warm-up (default: 0)")
     add("--schedule", choices=SCHEDULES, default="constant", help="learning rate afterwards (default: constant)")
     add("--clip", type=float, default=0.0, metavar="NORM", help="clip the gradient's norm (default: 0, off)")
@@ -80,6 +84,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} takes --batch-sizes")
     if arguments.surgery is not None and arguments.gs == NO_SURGERY_STAGE:
         raise ValueError(f"--surgery is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage there is none")
+    if arguments.accumulate > 1 and arguments.gs == NO_SURGERY_STAGE and not arguments.nli:
+        raise ValueError("--accumulate is for --gs and --nli: final layers have no large batches to cut")
     if arguments.start is not None and arguments.model is not None:
         raise ValueError("--start and --model both name what to start from; give one of them")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
@@ -103,12 +109,15 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
+    ranks = distributed.start()
     if arguments.resume is None:
-        return main_job.start(settings_of(arguments), arguments.out)
-    command.refuse_flags_beside_resume(argv)
-    run = main_job.resume(Path(arguments.resume))
+        settings = ranks.together(lambda: settings_of(arguments))
+        return main_job.start(settings, arguments.out, ranks.say, ranks=ranks)
+    ranks.together(lambda: command.refuse_flags_beside_resume(argv))
+    run = main_job.resume(Path(arguments.resume), ranks.say, ranks=ranks)
     if run is None:
-        print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
+        ranks.say(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
+        distributed.stop(ranks)
     return run
 
 
@@ -121,24 +130,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(run: Run) -> int:
     """Runs to the end and says where the results are; returns the exit status."""
-    folder = run.folder
-    try:
-        main_job.execute(run)
-    except KeyboardInterrupt:
-        if numbered(folder):
-            return failed(f"interrupted; go on with: python train_multitask.py --resume {folder}", 130)
-        return failed("interrupted before the first checkpoint, which comes after the first epoch; start again", 130)
-    except (FloatingPointError, OSError) as error:
-        return failed(error, 1)
-    finally:
-        run.log.close()
-    print(f"report: {folder / main_job.REPORT_FILE}")
-    if run.settings.stages == ("nli",):
-        print(f"its heads are untrained; go on with: python train_multitask.py --start {folder}")
-    else:
-        print(f"hand in: {folder / main_job.PREDICTIONS_FOLDER}\n"
-              f"try it: python -m multitask.predict {folder} --task sst \"A film worth seeing twice.\"")
+    folder, ranks = run.folder, run.ranks
+    told_to_stop = "told to stop (SIGTERM), as all processes are when one has ended"
+    with last_words(ranks, lambda: (stopped(run, told_to_stop, 1), run.log.close())):
+        try:
+            main_job.execute(run)
+        except (KeyboardInterrupt, FloatingPointError) as error:  # which comes up in all processes
+            if not ranks.writes:
+                ranks.wait_for_writer()
+                return 1
+            return failed(error, 1) if isinstance(error, FloatingPointError) else stopped(run, "interrupted", 130)
+        except ProcessLost as error:
+            return stopped(run, error, 1)
+        except OSError as error:
+            return failed(error, 1)
+        finally:
+            run.log.close()
+        ranks.say(f"report: {folder / main_job.REPORT_FILE}")
+        if run.settings.stages == ("nli",):
+            ranks.say(f"its heads are untrained; go on with: python train_multitask.py --start {folder}")
+        else:
+            ranks.say(f"hand in: {folder / main_job.PREDICTIONS_FOLDER}\n"
+                      f"try it: python -m multitask.predict {folder} --task sst \"A film worth seeing twice.\"")
+        distributed.stop(ranks)
     return 0
+
+
+def stopped(run: Run, reason: object, status: int) -> int:
+    """Says why training stopped, and how it goes on."""
+    if numbered(run.folder):
+        how = f"go on with: {run.ranks.command} train_multitask.py --resume {run.folder}"
+    else:
+        how = "there is no checkpoint yet, the first comes after the first epoch; start again"
+    process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""
+    return failed(f"{process}{reason}; {how}", status)
 
 
 def failed(reason: object, status: int) -> int:

@@ -38,6 +38,17 @@ class Batch:
                      self.sequences_each, labels)
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """One process's share of a task's batch, in pieces that are computed one after another.
+
+    batches: none where the share is empty. examples: of the whole batch, all processes' shares together.
+    """
+
+    batches: Sequence[Batch]
+    examples: int
+
+
 class TokenizedExamples:
     """Examples of one task as token ids, from which any batch is cut in microseconds.
 
@@ -76,6 +87,12 @@ class TokenizedExamples:
         labels = self.labels[list(indices)]
         return Batch(*pack([self._ids[row] for row in rows], [self._types[row] for row in rows]),
                      self.sequences_each, None if np.isnan(labels).any() else torch.from_numpy(labels))
+
+    def pieces(self, indices: Sequence[int], count: int, examples: int) -> Pieces:
+        """The examples at these indices in at most `count` pieces of like size; `examples`: see Pieces."""
+        count = min(count, len(indices))
+        return Pieces([self.batch(indices[len(indices) * k // count:len(indices) * (k + 1) // count])
+                       for k in range(count)], examples)
 
     def by_length(self, batch_size: int) -> list[list[int]]:
         """Indices in batches of similar length, the longest first, so that a want of memory shows at once."""

@@ -87,6 +87,11 @@ def load(run: Path) -> Checkpoint:
     return Checkpoint(tensors, values, folder)
 
 
+def random_part(rank: int) -> str:
+    """The part of a checkpoint that holds the random state of one of several processes."""
+    return f"random_{rank}" if rank else "random"
+
+
 def random_state() -> dict[str, torch.Tensor]:
     """The states of torch's global generators, on which dropout draws."""
     state = {"cpu": torch.get_rng_state()}

@@ -15,6 +15,7 @@ from minbert.pretrained import replacing
 from . import metrics
 from .batching import TokenizedExamples
 from .data import Example
+from .distributed import ALONE, Ranks
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -25,24 +26,30 @@ PREDICTIONS_FOLDER = "predictions"
 
 
 @torch.no_grad()
-def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples) -> torch.Tensor:
-    """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept."""
+def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE) -> torch.Tensor:
+    """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
+
+    ranks: the processes that share the batches, the same ones that one process would predict; all of them return all.
+    """
     was_training = model.training
     model.eval()
-    logits = torch.empty(len(examples), model.tasks[task].outputs)
+    logits = torch.zeros(len(examples), model.tasks[task].outputs)
+    batches = ranks.share(examples.by_length(EVALUATION_BATCH))
     try:
-        with tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1) as bar:
-            for indices in examples.by_length(EVALUATION_BATCH):
+        with tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
+                  disable=not ranks.writes) as bar:
+            for indices in batches:
                 logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
                 bar.update(len(indices))
     finally:
         model.train(was_training)
+    ranks.start_sum(logits)()  # of which each row is another's zeros
     return logits
 
 
-def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples) -> np.ndarray:
+def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples, ranks: Ranks = ALONE) -> np.ndarray:
     """(n,) predictions in the task's own terms: classes, 0/1, or scores in [0, 5]."""
-    return task.decode(predict_logits(model, task.name, examples)).numpy()
+    return task.decode(predict_logits(model, task.name, examples, ranks)).numpy()
 
 
 def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from optim import AdamW
 
 from .batching import TokenizedExamples
+from .distributed import ALONE, Ranks
 from .evaluation import EVALUATION_BATCH
 from .model import MultitaskBert
 from .training import StepResult, finite_loss, head_groups, load_optimizer_state, optimizer_state, scaled_step
@@ -35,11 +36,12 @@ class Embeddings:
     Memory: examples × hidden × 4 bytes, twice that where the sentences of a pair go in apart.
     """
 
-    def __init__(self, model: MultitaskBert, examples: TokenizedExamples, name: str) -> None:
-        """name: what the progress bar calls them."""
-        self.model, self.examples, self.name = model, examples, name
+    def __init__(self, model: MultitaskBert, examples: TokenizedExamples, name: str, ranks: Ranks = ALONE) -> None:
+        """name: what the progress bar calls them. ranks: the processes that share the encoding; all ask for the same
+        examples, and all have all outputs."""
+        self.model, self.examples, self.name, self.ranks = model, examples, name, ranks
         width = model.encoder.config.hidden_size * examples.sequences_each
-        self._rows = torch.empty(len(examples), width)
+        self._rows = torch.zeros(len(examples), width)
         self.calls = torch.zeros(len(examples), dtype=torch.int32)  # in which call of `compute`, from 1; 0: not yet
         self._labels = torch.from_numpy(examples.labels)
 
@@ -59,11 +61,17 @@ class Embeddings:
         was_training = self.model.training
         self.model.eval()
         order = missing[torch.from_numpy(-self.examples.lengths[missing.numpy()]).argsort(stable=True)]
-        with tqdm(total=len(order), desc=f"  encoding {self.name}", unit="ex", leave=False, delay=1) as bar:
-            for rows in order.split(EVALUATION_BATCH):
+        own = self.ranks.share(order.split(EVALUATION_BATCH))
+        with tqdm(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex", leave=False, delay=1,
+                  disable=not self.ranks.writes) as bar:
+            for rows in own:
                 batch = self.examples.batch(rows.tolist()).to(self.model.device)
                 self._rows[rows] = self.model.embed(batch).cpu()
                 bar.update(len(rows))
+        if self.ranks.size > 1:
+            encoded = self._rows[missing]  # of which each row is another's zeros
+            self.ranks.start_sum(encoded)()
+            self._rows[missing] = encoded
         self.calls[missing] = self.calls.max() + 1
         self.model.train(was_training)
 

@@ -19,8 +19,9 @@ from minbert.pretrained import replacing
 
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
-from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
+from .data import TEST_SPLIT, Dataset, Example, fingerprint, load_dataset, missing_files
 from .device import pick_device, pick_precision
+from .distributed import ALONE, Ranks, checksum
 from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
 from .log_statistics import conflict_statistics, speed
@@ -131,23 +132,33 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
 
 
 def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
-          dataset: Dataset | None = None, tokens: Tokens | None = None) -> Run:
+          dataset: Dataset | None = None, tokens: Tokens | None = None, ranks: Ranks = ALONE) -> Run:
     """A new run, ready for `execute`. Everything that the user can get wrong is checked before anything is written.
 
-    dataset, tokens: what `load_data` would read and Run.tokens would hold, where several runs share them.
+    dataset, tokens: what `load_data` would read and Run.tokens would hold, where several runs share them. ranks: the
+    processes that train the run, all of which start it.
     """
-    if out is not None:
-        check_run_folder(Path(out))
-    device = pick_device(settings.device)
-    dataset = dataset or load_data(settings)
-    say(f"data:  {describe_data(settings, dataset)}")
-    model = build_model(settings, dataset)
-    folder = make_run_folder(settings, out)
-    (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
-    settings.save(folder / CONFIG_FILE)
-    run = _run(folder, settings, model, dataset, device, say, tokens)
+
+    def read() -> tuple[torch.device, Dataset, MultitaskBert]:
+        if out is not None:
+            check_run_folder(Path(out))
+        device = ranks.own_device(pick_device(settings.device))
+        data = dataset or load_data(settings)
+        say(f"data:  {describe_data(settings, data)}")
+        return device, data, build_model(settings, data)
+
+    def make_folder() -> str:
+        folder = make_run_folder(settings, out)
+        (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
+        settings.save(folder / CONFIG_FILE)
+        return str(folder)
+
+    device, dataset, model = ranks.together(read)
+    folder = Path(ranks.from_writer(make_folder))
+    run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
     try:
         run.stage = Stage(run, settings.stages[0])
+        ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
         run.log.close()
         raise
@@ -155,21 +166,26 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
 
 
 def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
-           tokens: Tokens | None = None) -> Run | None:
-    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
-    settings = Settings.load(folder / CONFIG_FILE)
-    if (folder / METRICS_FILE).is_file():
+           tokens: Tokens | None = None, ranks: Ranks = ALONE) -> Run | None:
+    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished. The rest: see `start`."""
+
+    def read() -> tuple[torch.device, Dataset, MultitaskBert]:
+        device = ranks.own_device(pick_device(settings.device))
+        data = dataset or load_data(settings)
+        say(f"data:  {describe_data(settings, data)}")
+        return device, data, saved.build_model(settings.arch)
+
+    found = ranks.together(lambda: _saved(folder, ranks))
+    if found is None:
         return None
-    saved = checkpoint.load(folder)
-    dataset = dataset or load_data(settings)
-    say(f"data:  {describe_data(settings, dataset)}")
-    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say, tokens)
+    settings, saved = found
+    device, dataset, model = ranks.together(read)
+    run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
     try:
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
         run.stage.restore(saved)
+        ranks.check_same("weights", lambda: checksum(model.parameters()))
     except ValueError:
         run.log.close()
         raise
@@ -178,12 +194,33 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
     return run
 
 
+def _saved(folder: Path, ranks: Ranks) -> tuple[Settings, checkpoint.Checkpoint] | None:
+    """The settings and last checkpoint of a run; None if it is finished. Raises ValueError or OSError."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
+    settings = Settings.load(folder / CONFIG_FILE)
+    if (folder / METRICS_FILE).is_file():
+        return None
+    saved = checkpoint.load(folder)
+    before = saved.values.get("processes", 1)
+    if before != ranks.size:  # a batch is so many examples a process, and each has random numbers of its own
+        raise ValueError(f"--resume {folder}: it was trained by {before} process(es), and here are {ranks.size}; start "
+                         "as many as before (torchrun --nproc_per_node=N; python starts one)")
+    return settings, saved
+
+
 def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
-         say: Callable[[str], None], tokens: Tokens | None) -> Run:
+         say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
     model.precision = pick_precision(settings.precision, device)
+    processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
-    say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, tokens or {})
+    say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
+    log = RunLog(folder, ranks.writes)
+    run = Run(folder, settings, model.to(device), dataset, log, say, ranks, tokens or {})
+    ranks.check_same("data", lambda: fingerprint(dataset))
+    ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
+                                            for examples in splits.values()]))
+    return run
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:
@@ -206,7 +243,10 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
 
 
 def execute(run: Run) -> dict:
-    """Trains what is left of the stages, writes the predictions, metrics.json and report.html; returns the metrics."""
+    """Trains what is left of the stages, writes the predictions, metrics.json and report.html; returns the metrics.
+
+    Of several processes only the one that writes has metrics to return.
+    """
     stages = run.settings.stages
     while run.stage is not None:
         name = run.stage.name
@@ -225,6 +265,9 @@ def execute(run: Run) -> dict:
 def _conclude(run: Run) -> dict:
     result = run.finished[run.settings.stages[-1]]
     _predict_test(run)
+    _predict_dev(run)
+    if not run.ranks.writes:
+        return {}
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
@@ -238,13 +281,17 @@ def _analyse(run: Run) -> dict | None:
     """Where the last stage's best epoch succeeds and fails, kept in analysis.json; None if its heads are untrained."""
     if run.settings.stages[-1] == NLI.name:
         return None
-    if not run.logits:  # a resumed run whose best epoch another process saw
-        model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-        run.logits = {name: predict_logits(model, name, run.tokens[name]["dev"]) for name in TASKS}
     analysis = analyse(run.dataset, run.logits)
     with replacing(run.folder / ANALYSIS_FILE) as partial:
         partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
     return analysis
+
+
+def _predict_dev(run: Run) -> None:
+    """The dev logits of the last stage's best epoch, where a process before this one saw it."""
+    if not run.logits and run.settings.stages[-1] != NLI.name:
+        model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
+        run.logits = {name: predict_logits(model, name, run.tokens[name]["dev"], run.ranks) for name in TASKS}
 
 
 def _predict_test(run: Run) -> None:
@@ -254,9 +301,10 @@ def _predict_test(run: Run) -> None:
         return
     model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
     for task in wanted:
-        predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT])
-        write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[task.name][TEST_SPLIT],
-                          predictions)
+        predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT], run.ranks)
+        if run.ranks.writes:
+            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[task.name][TEST_SPLIT],
+                              predictions)
 
 
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
@@ -276,5 +324,5 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
-        "environment": environment(run.model.device, run.model.precision),
+        "environment": {**environment(run.model.device, run.model.precision), "processes": run.ranks.size},
     }

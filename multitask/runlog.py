@@ -14,11 +14,14 @@ LOG_FILE = "log.jsonl"
 
 
 class RunLog:
-    """Appends events to RUN/log.jsonl. `position` is saved with a checkpoint; `rewind` forgets what came after it."""
+    """Appends events to RUN/log.jsonl. `position` is saved with a checkpoint; `rewind` forgets what came after it.
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / LOG_FILE
-        self._file = self.path.open("a", encoding="utf-8")
+    writes: whether it does, or another process of the run does so alone.
+    """
+
+    def __init__(self, run: Path, writes: bool = True) -> None:
+        self.path, self.writes = run / LOG_FILE, writes
+        self._file = (self.path if writes else Path(os.devnull)).open("a", encoding="utf-8")
 
     def write(self, event: str, **values: object) -> None:
         self._file.write(json.dumps({"event": event, **values}) + "\n")
@@ -35,7 +38,8 @@ class RunLog:
         self._file.flush()
         if self.path.stat().st_size < position:
             raise ValueError(f"{self.path} has lost its end: {position} bytes were written before the checkpoint")
-        os.truncate(self.path, position)
+        if self.writes:
+            os.truncate(self.path, position)
 
     def events(self, event: str) -> Iterator[dict]:
         """All events of one kind, in order."""

@@ -27,7 +27,8 @@ class Settings:
     head_lr: of the heads, in every stage; None is `lr`.
     start: the run whose model, encoder and heads, is started from, in place of `model`.
     batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL. batch_sizes: task → size for bd; empty is the
-    paper's rule (Eq. 6).
+    paper's rule (Eq. 6). accumulate: in how many pieces the encoder's batches are computed.
+    Started by torchrun, each process takes batch_size examples of a task, and the processes share batch_sizes.
     """
 
     arch: str
@@ -43,6 +44,7 @@ class Settings:
     head_lr: float | None = None
     batch_size: int | None = None
     batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    accumulate: int = 1
     warmup: float = 0.0
     schedule: str = "constant"
     clip: float = 0.0
@@ -58,7 +60,7 @@ class Settings:
                               ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, flag) not in choices:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")
-        for flag in ("epochs", "batch_size", "max_steps", "eval_limit"):
+        for flag in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")

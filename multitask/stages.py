@@ -21,6 +21,7 @@ from optim import SCHEDULES, cosines
 from . import checkpoint
 from .batching import TokenizedExamples
 from .data import Dataset, fingerprint
+from .distributed import ALONE, Ranks, checksum
 from .evaluation import PREDICTIONS_FOLDER, predict_logits, scores_of, write_predictions
 from .final_layers import Embeddings, HeadTrainer
 from .log_statistics import pairs_of, upper_triangle
@@ -40,7 +41,7 @@ class Run:
     """What the stages of one run share. tokens[task][split]: the data, tokenized for this architecture.
 
     stage: the one that is under way. finished: stage → its result, once it has ended (`Stage.fit`). logits: the dev
-    logits of the last stage's best epoch, as far as this process has seen it.
+    logits of the last stage's best epoch, as far as this process has seen it. ranks: the processes that train it.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Run:
     dataset: Dataset
     log: RunLog
     say: Callable[[str], None] = print
+    ranks: Ranks = ALONE
     tokens: Tokens = field(default_factory=dict)
     stage: Stage | None = None
     finished: dict[str, dict] = field(default_factory=dict)
@@ -87,7 +89,7 @@ def plan_nli(run: Run) -> Plan:
     """Additional pretraining on MultiNLI: a three-way head of the architecture's own pair encoding and depth."""
     if NLI.name not in run.model.tasks:
         run.model.add_task(NLI)
-    return _train_encoder(run, [NLI.name], {NLI.name: run.settings.batch_size or 16}, ONCE)
+    return _train_encoder(run, [NLI.name], {NLI.name: (run.settings.batch_size or 16) * run.ranks.size}, ONCE)
 
 
 def plan_surgery(run: Run) -> Plan:
@@ -97,19 +99,21 @@ def plan_surgery(run: Run) -> Plan:
         lengths = {name: len(run.tokens[name]["train"]) for name in TASKS}
         sizes = settings.batch_sizes or batch_different_sizes(lengths)
     else:
-        sizes = dict.fromkeys(TASKS, settings.batch_size or 16)
+        sizes = dict.fromkeys(TASKS, (settings.batch_size or 16) * run.ranks.size)
     return _train_encoder(run, list(TASKS), sizes, settings.gs)
 
 
 def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
-    settings = run.settings
+    """sizes: task → examples a step, all processes' together. Each computes its share of them, in pieces."""
+    settings, ranks = run.settings, run.ranks
+    ranks.seed_apart(settings.seed)
     return Plan(
         tasks=tasks, scored=tasks,
         sampler=RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay, settings.clip,
-                               settings.seed, tasks, settings.head_lr),
-        fetch=lambda name, rows: run.tokens[name]["train"].batch(rows),
-        predict=lambda name: predict_logits(run.model, name, run.tokens[name]["dev"]))
+                               settings.seed, tasks, settings.head_lr, ranks),
+        fetch=lambda name, rows: run.tokens[name]["train"].pieces(ranks.share(rows), settings.accumulate, len(rows)),
+        predict=lambda name: predict_logits(run.model, name, run.tokens[name]["dev"], ranks))
 
 
 def plan_final_layers(run: Run) -> Plan:
@@ -123,16 +127,18 @@ def plan_baseline(run: Run) -> Plan:
 
 
 def _train_heads(run: Run, tasks: list[str]) -> Plan:
+    """Processes share the encoding. The heads' steps cost less than talking about them: each process makes them all,
+    on the same numbers, dropout's too."""
     settings = run.settings
-    train = {name: Embeddings(run.model, run.tokens[name]["train"], f"{name} train") for name in tasks}
-    dev = {name: Embeddings(run.model, run.tokens[name]["dev"], f"{name} dev") for name in TASKS}
+    train = {name: Embeddings(run.model, run.tokens[name]["train"], f"{name} train", run.ranks) for name in tasks}
+    dev = {name: Embeddings(run.model, run.tokens[name]["dev"], f"{name} dev", run.ranks) for name in TASKS}
 
     @torch.no_grad()
     def predict(name: str) -> torch.Tensor:
         run.model.eval()
         return run.model.heads[name](dev[name].batch(range(len(run.tokens[name]["dev"]))).embeddings).cpu()
 
-    size = settings.batch_size or 8
+    size = (settings.batch_size or 8) * run.ranks.size
     sampler = RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, dict.fromkeys(tasks, size), ONCE,
                          settings.seed)
 
@@ -194,7 +200,7 @@ class Stage:
             self.plan.sampler.load_state_dict(saved.part("sampler"))
             for name, embeddings in self.plan.embeddings.items():
                 embeddings.restore(saved.part("embeddings")[name])
-            checkpoint.restore_random_state(saved.part("random"))
+            checkpoint.restore_random_state(saved.part(checkpoint.random_part(self.run.ranks.rank)))
             self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
             self.run.log.rewind(saved.value("log"))
         except KeyError as error:
@@ -217,7 +223,8 @@ class Stage:
         self.plan.prepare(steps)
         self.run.model.train()
         smooth: dict[str, float] = {}
-        with tqdm(total=steps, desc=f"{self.name} epoch {self.epoch}/{epochs}", unit="step") as bar:
+        with tqdm(total=steps, desc=f"{self.name} epoch {self.epoch}/{epochs}", unit="step",
+                  disable=not self.run.ranks.writes) as bar:
             for _ in range(steps):
                 losses, examples_per_second = self._train_step()
                 smooth |= {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in losses.items()}
@@ -266,21 +273,33 @@ class Stage:
     def _keep(self, logits: dict[str, torch.Tensor], predictions: dict[str, np.ndarray]) -> None:
         """This epoch's model, and its dev predictions if they are what the run hands in."""
         run = self.run
-        run.model.save_pretrained(run.model_folder(self.name))
         if self.name == run.settings.stages[-1]:
             run.logits = logits
+        if not run.ranks.writes:
+            return
+        run.model.save_pretrained(run.model_folder(self.name))
+        if self.name == run.settings.stages[-1]:
             for name in TASKS.keys() & predictions.keys():
                 write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev", run.dataset[name]["dev"],
                                   predictions[name])
 
     def _save(self) -> None:
+        """Raises FloatingPointError if the processes, which all make the same steps, have come to different weights."""
         run, plan = self.run, self.plan
+        randoms = run.ranks.gather(checkpoint.random_state())
+        if run.ranks.size > 1 and not run.ranks.agree(checksum(run.model.parameters())):
+            raise FloatingPointError(f"step {self.steps}: the processes' weights are no longer the same to the last "
+                                     "bit; have all machines the same processors, devices and versions of torch?")
+        if not run.ranks.writes:
+            return
         parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
-                 "sampler": plan.sampler.state_dict(), "random": checkpoint.random_state(),
+                 "sampler": plan.sampler.state_dict(),
+                 **{checkpoint.random_part(rank): state for rank, state in enumerate(randoms)},
                  "embeddings": {name: embeddings.calls for name, embeddings in plan.embeddings.items()}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "best": self.best,
-                  "finished": run.finished, "log": run.log.position, "data": fingerprint(run.dataset)}
+                  "finished": run.finished, "log": run.log.position, "data": fingerprint(run.dataset),
+                  "processes": run.ranks.size}
         number = self.steps + sum(result["steps"] for result in run.finished.values())
         checkpoint.save(run.folder, number, run.model, tensors, values)
 

@@ -20,8 +20,9 @@ from optim import (
     split_decayed,
 )
 
-from .batching import Batch
+from .batching import Batch, Pieces
 from .device import PRODUCT_DTYPES
+from .distributed import ALONE, Ranks
 from .model import MultitaskBert
 
 TABLE = "embeddings.word_embeddings.weight"  # the encoder's parameter of which a step touches a few rows only
@@ -51,11 +52,12 @@ class SurgeryTrainer:
 
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float, weight_decay: float = 0.0,
                  clip: float = 0.0, seed: int = 0, tasks: Sequence[str] | None = None,
-                 head_lr: float | None = None) -> None:
+                 head_lr: float | None = None, ranks: Ranks = ALONE) -> None:
         """surgery: a name from optim.SURGERY, or a function of the Gram matrix like those. clip: the largest norm of
         the whole gradient, encoder and heads; 0 is off. seed: of surgery's order. tasks: those that are trained, in
         the order of the gradient matrix's rows; all of the model's if not given. head_lr: of the heads; `lr` if not
-        given."""
+        given. ranks: the processes that share each batch."""
+        self.ranks = ranks
         self.model, self.clip = model, clip
         self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
@@ -63,8 +65,10 @@ class SurgeryTrainer:
         self.generator = torch.Generator().manual_seed(seed)
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
-        # only on a CPU does backward leave the table's gradient sparse (sparse_embedding_gradients)
-        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if model.device.type == "cpu" else None)
+        # only on a CPU does backward leave the table's gradient sparse (sparse_embedding_gradients), and a sum over
+        # processes needs rows of one layout
+        compact = model.device.type == "cpu" and ranks.size == 1
+        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if compact else None)
         table = decayed.pop(TABLE)
         first, *parts = self.flat.vector.split([sum(value.numel() for value in values) for values in (
             [table], decayed.values(), undecayed.values())])
@@ -73,15 +77,24 @@ class SurgeryTrainer:
                                 {"params": self.vectors[2:], "weight_decay": 0.0, "base_lr": lr},
                                 *head_groups(self.heads, weight_decay, lr if head_lr is None else head_lr)])
 
-    def step(self, batches: Mapping[str, Batch], lr_scale: float = 1.0) -> StepResult:
-        """One forward and backward for each task in turn, surgery, one update.
+    def step(self, batches: Mapping[str, Batch | Pieces], lr_scale: float = 1.0) -> StepResult:
+        """One forward and backward for each task in turn, surgery, one update, the same in every process.
+
+        A batch is whole, or what this process computes of it. While the next task is computed, a task's gradient is
+        summed over the processes.
 
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
         then.
         """
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
+        values, waits = [], []
         with weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
-            losses = {name: self._backward(row, name, batches[name]) for row, name in enumerate(self.tasks)}
+            for row, name in enumerate(self.tasks):
+                values.append(self._backward(row, name, batches[name]))
+                waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
+        losses = self._losses(values)
+        for wait in waits:
+            wait()
         gram = self.gradients.gram()
         for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
             if not math.isfinite(square):
@@ -94,14 +107,33 @@ class SurgeryTrainer:
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses, gram, weights)
 
-    def _backward(self, row: int, name: str, batch: Batch) -> float:
-        """Fills row `row` of the gradient matrix; the graph is gone when this returns."""
-        batch = batch.to(self.model.device)
+    def _backward(self, row: int, name: str, batch: Batch | Pieces) -> torch.Tensor:
+        """Fills row `row` of the gradient matrix; returns what the pieces add to the task's mean loss."""
+        pieces = Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
         encoder = self.model.encoder
         with self.gradients.row(row), sparse_embedding_gradients(encoder), weight_gradients_in_place(encoder):
-            loss = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
-            loss.backward()
-        return finite_loss(name, loss)
+            values = [self._backward_piece(name, piece, pieces.examples) for piece in pieces.batches]
+        return sum(values, torch.zeros((), device=self.model.device))
+
+    def _backward_piece(self, name: str, piece: Batch, examples: int) -> torch.Tensor:
+        """Adds the gradient of a piece's share of the mean over `examples`; its graph is gone when this returns."""
+        piece = piece.to(self.model.device)
+        mean = self.model.tasks[name].loss(self.model(name, piece), piece.labels)
+        loss = mean * (len(piece.labels) / examples)
+        loss.backward()
+        return loss.detach()
+
+    def _losses(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Completes the losses and the heads' gradients with those of the other processes.
+
+        Raises FloatingPointError, in every process, for a loss that is not finite.
+        """
+        losses = torch.stack(list(values))
+        for parameter in self.heads.parameters():
+            if parameter.grad is None:  # a process with no examples of a task
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.sum([losses, *(parameter.grad for parameter in self.heads.parameters())])
+        return {name: finite_loss(name, loss) for name, loss in zip(self.tasks, losses, strict=True)}
 
     def _take(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
         """Makes the combined gradient that of the optimizer's vectors; `row` is without the table's part if that is

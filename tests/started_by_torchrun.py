@@ -1,0 +1,40 @@
+"""The main job as test_18 has torchrun start it, without its last pages, which other tests look at.
+
+NO_DROPOUT in the environment: the heads have none. WITNESS=PATH: after the second epoch of surgery, before its
+checkpoint, each process writes down its weights' checksum and its next random numbers. DIES=1: then process 1 dies.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import heads.layers
+import train_multitask
+from multitask import run
+from multitask.distributed import checksum
+from multitask.stages import Stage
+
+RANK = os.environ["RANK"]
+run.write_report = run._analyse = lambda *_: None
+if "NO_DROPOUT" in os.environ:
+    heads.layers.FIRST_DROPOUT = heads.layers.SECOND_DROPOUT = 0.0
+save = Stage._save
+
+
+def witness_and_save(self):
+    if "WITNESS" in os.environ and (self.name, self.epoch) == ("gs", 2):
+        state = torch.get_rng_state()
+        text = f"{checksum(self.run.model.parameters())} {torch.rand(3).tolist()}"
+        torch.set_rng_state(state)
+        Path(f"{os.environ['WITNESS']}.{RANK}").write_text(text)
+        if os.environ.get("DIES") == RANK:
+            os.kill(os.getpid(), signal.SIGKILL)
+    save(self)
+
+
+Stage._save = witness_and_save
+if __name__ == "__main__":
+    sys.exit(train_multitask.main())
