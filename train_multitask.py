@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from shlex import quote
 
 from heads import ARCHITECTURES
 from multitask import command
@@ -21,7 +23,7 @@ from multitask.checkpoint import numbered
 from multitask.command import Parser
 from multitask.device import DEVICES, PRECISIONS
 from multitask.sampling import BATCH_DIFFERENT, WRAP
-from multitask.settings import GS_CHOICES, NO_SURGERY_STAGE, Settings, parse_batch_sizes
+from multitask.settings import CHANGEABLE, GS_CHOICES, NO_SURGERY_STAGE, SKIP, STOP, Settings, parse_batch_sizes
 from multitask.stages import Run
 from optim import SCHEDULES, SURGERY
 
@@ -50,7 +52,7 @@ def build_parser() -> Parser:
              "scratch on the sample)")
     add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
-    add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
+    add("--resume", metavar="RUN", help="go on with an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
     add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
@@ -66,6 +68,10 @@ def build_parser() -> Parser:
     add("--seed", type=int, default=11711, metavar="N", help="(default: 11711)")
     add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: no limit)")
     add("--eval-limit", type=int, metavar="N", help="at most N dev and test examples a task (default: all)")
+    add("--on-nonfinite", choices=(STOP, SKIP), default=STOP,
+        help="a step with a loss or gradient that is not finite ends the run, or is left out (default: stop)")
+    add("--checkpoint-every", type=int, metavar="N",
+        help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of the time)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto",
         help="of the matrix products; auto is bf16 on a GPU that has it, else fp32 (default: auto)")
@@ -105,8 +111,12 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return main_job.start(settings_of(arguments), arguments.out)
-    command.refuse_flags_beside_resume(argv)
-    run = main_job.resume(Path(arguments.resume))
+    folder, given = Path(arguments.resume), command.given_flags(build_parser(), argv)
+    changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
+    started = dataclasses.asdict(main_job.settings_of_run(folder))
+    sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
+    command.refuse_other_settings(given, {**started, "batch_sizes": sizes, "out": arguments.resume})
+    run = main_job.resume(folder, changes=changes)
     if run is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
     return run
@@ -126,9 +136,12 @@ def train(run: Run) -> int:
         main_job.execute(run)
     except KeyboardInterrupt:
         if numbered(folder):
-            return failed(f"interrupted; go on with: python train_multitask.py --resume {folder}", 130)
-        return failed("interrupted before the first checkpoint, which comes after the first epoch; start again", 130)
-    except (FloatingPointError, OSError) as error:
+            return failed(f"interrupted; go on with: python train_multitask.py --resume {quote(str(folder))}", 130)
+        return failed("interrupted before the first checkpoint; start again", 130)
+    except FloatingPointError as error:
+        good = f"the last good checkpoint is {numbered(folder)[-1]}" if numbered(folder) else "there is no checkpoint"
+        return failed(f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, a lower --lr may avoid them", 1)
+    except OSError as error:
         return failed(error, 1)
     finally:
         run.log.close()

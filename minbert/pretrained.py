@@ -5,6 +5,7 @@ A checkpoint is a folder with config.json (the shape) and named tensors in one o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -167,7 +168,32 @@ def save(model: BertModel, folder: str | Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well."""
+    """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well.
+
+    The bytes are on the disk before the name is, and the name before this returns. What was written is removed if the
+    block fails, so that a full disk is not fuller than before.
+    """
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or the names in a folder, are on the disk."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some network disks know it of files only
+            raise
+    finally:
+        os.close(descriptor)

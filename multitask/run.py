@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,11 +23,12 @@ from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
 from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
+from .lock import check_free
 from .log_statistics import conflict_statistics, speed
 from .model import MultitaskBert
 from .multinli import load_multinli
 from .report import write_report
-from .runlog import LOG_FILE, RunLog
+from .runlog import RunLog
 from .sample import write_sample
 from .settings import Settings
 from .stages import STAGES, Run, Stage, Tokens, describe
@@ -138,52 +139,72 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     """
     if out is not None:
         check_run_folder(Path(out))
+        check_free(Path(out))
     device = pick_device(settings.device)
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
     model = build_model(settings, dataset)
     folder = make_run_folder(settings, out)
-    (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
-    settings.save(folder / CONFIG_FILE)
-    run = _run(folder, settings, model, dataset, device, say, tokens)
+    log = RunLog(folder)
     try:
+        check_run_folder(folder)  # again: another run may have come and gone
+        log.rewind(0)  # remains of a run that never came to a checkpoint
+        settings.save(folder / CONFIG_FILE)
+        run = _run(folder, settings, model, dataset, log, device, say, tokens)
         run.stage = Stage(run, settings.stages[0])
     except BaseException:
-        run.log.close()
+        log.close()
         raise
     return run
+
+
+def settings_of_run(folder: Path) -> Settings:
+    """What the run that --resume names was started with. Raises FileNotFoundError or ValueError if it is no run."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
+    return Settings.load(folder / CONFIG_FILE)
 
 
 def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
-           tokens: Tokens | None = None) -> Run | None:
-    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
-    settings = Settings.load(folder / CONFIG_FILE)
+           tokens: Tokens | None = None, changes: Mapping[str, object] | None = None) -> Run | None:
+    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished.
+
+    changes: new values of settings.CHANGEABLE, kept in config.json from now on.
+    """
+    settings = settings_of_run(folder)
     if (folder / METRICS_FILE).is_file():
         return None
-    saved = checkpoint.load(folder)
-    dataset = dataset or load_data(settings)
-    say(f"data:  {describe_data(settings, dataset)}")
-    run = _run(folder, settings, saved.build_model(settings.arch), dataset, pick_device(settings.device), say, tokens)
+    log = RunLog(folder)
     try:
+        if (folder / METRICS_FILE).is_file():  # finished by another process just now
+            log.close()
+            return None
+        saved = checkpoint.load(folder)
+        if changes:
+            settings = dataclasses.replace(settings, **changes)
+            settings.save(folder / CONFIG_FILE)
+        dataset = dataset or load_data(settings)
+        say(f"data:  {describe_data(settings, dataset)}")
+        run = _run(folder, settings, saved.build_model(settings.arch), dataset, log, pick_device(settings.device), say,
+                   tokens)
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
         run.stage.restore(saved)
-    except ValueError:
-        run.log.close()
+    except BaseException:
+        log.close()
         raise
     of_stage = f"{run.stage.name} " if len(settings.stages) > 1 else ""
-    say(f"resumed after {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
+    place = "after" if run.stage.evaluated == run.stage.epoch else "in"
+    say(f"resumed {place} {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
     return run
 
 
-def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
+def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, log: RunLog, device: torch.device,
          say: Callable[[str], None], tokens: Tokens | None) -> Run:
     model.precision = pick_precision(settings.precision, device)
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, tokens or {})
+    return Run(folder, settings, model.to(device), dataset, log, say, tokens or {})
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:
@@ -230,6 +251,7 @@ def _conclude(run: Run) -> dict:
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
     with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    checkpoint.drop_older(run.folder)
     run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
     return metrics
 
@@ -273,6 +295,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
         "examples_per_second": speed(surgery_steps or steps),
         **surgery,
+        "skipped_steps": sum(1 for _ in run.log.events("skipped")),
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},

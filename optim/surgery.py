@@ -148,7 +148,14 @@ def project_paper(gradients: torch.Tensor) -> torch.Tensor:
 
 
 def combine(gradients: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given."""
+    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given.
+
+    PCGrad's weights grow with the quotient of the gradients' lengths. One that the gradients' own dtype could not
+    hold is applied in float64; the product is then an ordinary number again.
+    """
+    if float(weights.abs().max()) > torch.finfo(gradients.dtype).max:
+        total = sum(gradient.double() * weight for gradient, weight in zip(gradients, weights.tolist(), strict=True))
+        return total.to(gradients.dtype) if out is None else out.copy_(total)
     out = torch.mul(gradients[0], float(weights[0]), out=out)
     for gradient, weight in zip(gradients[1:], weights[1:].tolist(), strict=True):
         out.add_(gradient, alpha=weight)
