@@ -220,6 +220,8 @@ class Pretraining:
         checkpoint.restore_random_state(saved.part("random"))
         self.step, self.evaluated = map(saved.value, ("step", "evaluated"))
         self.log.rewind(saved.value("log"))
+        for path in self.folder.glob(".tmp*"):  # what safetensors leaves of a file that it could not finish
+            path.unlink()
 
     def run(self) -> bool:
         """Trains to the last step, or until --max-minutes are over; whether it is finished. An interruption is saved

@@ -334,14 +334,8 @@ class Stage:
         The best model until now goes to the checkpoint before, which may have to be gone back to.
         """
         target = self.run.model_folder(self.name)
-        before = checkpoint.numbered(self.run.folder)[:-1]
-        if before and target.is_dir() and not (before[-1] / MODEL_FOLDER).exists():
-            fresh = target.with_name(target.name + ".fresh")
-            self.run.model.save_pretrained(fresh)
-            os.replace(target, before[-1] / MODEL_FOLDER)
-            os.replace(fresh, target)
-        else:
-            self.run.model.save_pretrained(target)
+        before = [folder / MODEL_FOLDER for folder in checkpoint.numbered(self.run.folder)[:-1]]
+        self.run.model.save_pretrained(target, aside=before[-1] if before and not before[-1].exists() else None)
 
     def _publish_predictions(self) -> None:
         """The best epoch's dev predictions, if they are what the run hands in."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._dynamo  # optimizers ask for it at their first step; once here is two seconds less in every fork
 
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -48,6 +49,7 @@ PLACES = {
     "log": ("multitask/runlog.py", "multitask/stages.py:_log_step"),
 }
 HALF, CLOCK, TERM = "half a checkpoint", "any moment", "SIGTERM"
+OUTSIDE = ("before", "after")  # of the stages, where one place is as good as another
 AGAIN = 1 / 3  # of the resumed runs are killed too
 
 
@@ -123,7 +125,7 @@ class Lines:
 
     def __init__(self, point: tuple[str, str] | None = None, number: int = 0) -> None:
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.point, self.number, self.stage, self.places = point, number, "before", {}
+        self.point, self.number, self.stage, self.places = point, number, OUTSIDE[0], {}
 
     def watch(self, work: Callable[[], int]) -> int:
         for owner in (stages.Stage, pretraining.Pretraining):
@@ -141,7 +143,7 @@ class Lines:
         def announced(job):
             self.stage = getattr(job, "name", "pretraining")
             result = inner(job)
-            self.stage = "after"
+            self.stage = OUTSIDE[1]
             return result
 
         setattr(owner, name, announced)
@@ -158,7 +160,7 @@ class Lines:
         return self.places[code]
 
     def _line(self, place: str) -> Callable:
-        key = self.stage, place
+        key = self.stage, place if self.stage not in OUTSIDE else "any line"
         self.counts[key] += 1
         if key == self.point and self.counts[key] == self.number:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -227,7 +229,8 @@ def left_by(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not name.startswith("checkpoint/") and path.suffix not in (".html", ".jsonl"):
+        # .lock: of a run that was killed when all was done
+        if path.is_file() and not name.startswith(("checkpoint/", ".lock")) and path.suffix not in (".html", ".jsonl"):
             content = path.read_bytes()
             if name == "metrics.json":
                 content = without(json.loads(content), "train_seconds", "examples_per_second", "tokens_per_second")
@@ -280,7 +283,7 @@ def trial(job: Job, known: Known, folder: Path, output: Path, chance: random.Ran
             history.append((point, struck(point, lambda work=work: work(folder), output)))
         else:
             status = forked(lambda work=work: work(folder), output)
-            history.append((("", "left alone", 0), status))
+            history.append((("then", "left alone", 0), status))
             if status:
                 return history, [f"status {status}: {output.read_text()[-500:]}"]
     left = left_by(folder)
@@ -308,7 +311,7 @@ def tried(points: int, seed: int, folder: Path, names: list[str]) -> Iterator[tu
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=50, metavar="N", help="that are hit (default: 50)")
+    parser.add_argument("--points", type=int, default=50, metavar="N", help="to be hit (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: 0)")
     parser.add_argument("--jobs", default="stages,baseline,pretraining", help="(default: all)")
     arguments = parser.parse_args(argv)
@@ -323,8 +326,9 @@ def main(argv: list[str] | None = None) -> int:
             for (stage, place, _), status in history:
                 if status in (-signal.SIGKILL, 130):
                     hits[name, stage, place] += 1
-            if differs:
-                print(f"{name}: {history}\n  differs in {differs[:5]} ({len(differs)} in all)", flush=True)
+            told = ", ".join(f"{stage} {place} {which:g}: {status}" for (stage, place, which), status in history)
+            result = f"differs in {len(differs)}, such as {differs[:5]}" if differs else "the same bytes"
+            print(f"{name}: {told}; {result}", flush=True)
     for (name, stage, place), count in sorted(hits.items()):
         print(f"{name:12} {stage:12} {place:18} {count}")
     print(f"{sum(hits.values())} points hit in {trials} runs; {spoilt} of these ended with other bytes")

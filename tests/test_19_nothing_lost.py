@@ -179,7 +179,7 @@ def test_flags_beside_resume_are_named_if_they_would_change_the_run(train, monke
         assert train(Path("run")) == 130
     capsys.readouterr()
     assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs", "bd") == 2
-    assert "--epochs 3, --gs bd would change the run" in capsys.readouterr().err
+    assert "with, and --gs bd, --epochs 3 would change the run" in capsys.readouterr().err
     assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every", 3) == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
