@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -171,15 +172,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well.
 
     The bytes are on the disk before the name is, and the name before this returns. What was written is removed if the
-    block fails, so that a full disk is not fuller than before.
+    block fails, so that a full disk is not fuller than before. Raises OSError where safetensors cannot write.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
         sync(partial)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path}: {error}") from None
         raise
     sync(path.parent)
 

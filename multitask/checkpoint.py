@@ -98,7 +98,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         os.replace(partial, target)
         for folder in (target.parent, run):
             sync(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         good = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier one"
         raise OSError(f"the checkpoint {target} could not be written ({error}); {good}") from None
@@ -108,10 +108,10 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor], values: dict) -> None:
-    """Raises OSError or SafetensorError if it cannot be written, or does not come back from the disk as it was."""
+    """Raises OSError if it cannot be written, or does not come back from the disk as it was."""
     path = folder / TENSORS_FILE
-    save_file(tensors, path)
-    sync(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
     _forget(path)
     saved = load_file(path)
     if saved.keys() != tensors.keys() or not all(torch.equal(_bytes(saved[name]), _bytes(value))

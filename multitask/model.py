@@ -16,7 +16,7 @@ from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
-from minbert.pretrained import sync
+from minbert.pretrained import replacing, sync
 
 from .batching import Batch, TokenizedExamples
 from .data import Example
@@ -97,9 +97,8 @@ class MultitaskBert(nn.Module):
                  if name.split(".")[0] in TASKS}
         # one entry, since the order of several would change from run to run
         about = json.dumps({"arch": self.arch, "precision": self.precision})
-        save_file(heads, fresh / HEADS_FILE, metadata={"multitask": about})
-        for path in (fresh / HEADS_FILE, fresh):
-            sync(path)
+        with replacing(fresh / HEADS_FILE) as partial:
+            save_file(heads, partial, metadata={"multitask": about})
         if folder.exists():
             os.replace(folder, stale)
         os.replace(fresh, folder)

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -286,30 +287,37 @@ def test_a_checkpoint_that_does_not_read_back_does_not_count(saved, encoder, mon
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
 
 
+@pytest.mark.parametrize(("method", "limit", "message", "kept"), [
+    ("_save", 60_000, r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
+    ("_publish", 20_000, r"run/model.new/model.safetensors: .*File too large", ["1", "2"]),
+])
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact_and_it_goes_on_when_there_is_room(
-        train, alone, monkeypatch, capsys):
-    """No file may grow beyond 60 kB, which the weights and moments of this model do."""
+        method, limit, message, kept, train, alone, monkeypatch, capsys):
+    """No file may grow beyond so many bytes: too few for the weights and moments, or for the weights."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = Stage._save
+    write = getattr(Stage, method)
+    scores = itertools.count()
+    monkeypatch.setattr("multitask.stages.scores_of", lambda *_: {"average": next(scores)})  # each epoch is better
 
     def full(self):
         if self.epoch == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
-        save(self)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        write(self)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Stage, "_save", full)
+            patch.setattr(Stage, method, full)
             assert train(Path("run")) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert "checkpoint/2 could not be written" in message
-    assert "File too large" in message
-    assert "the last good checkpoint is run/checkpoint/1" in message
-    assert [path.name for path in Path("run/checkpoint").iterdir()] == ["1"]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, said)
+    assert "File too large" in said
+    assert sorted(path.name for path in Path("run/checkpoint").iterdir()) == kept
     assert command_line("--resume", "run") == 0
-    assert left_by(Path("run")) == alone
+    assert checkpoint.load(Path("run")).part("model").keys() == {name[6:] for name in alone[3] if name[:6] == "model."}
+    assert all(value.tolist() == alone[3][f"model.{name}"]
+               for name, value in checkpoint.load(Path("run")).part("model").items())
 
 
 def test_a_file_is_on_the_disk_before_its_name_is_and_the_name_before_we_go_on(tmp_path, monkeypatch):
