@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from shlex import quote
 
 from heads import ARCHITECTURES
 from multitask import command, distributed
@@ -23,7 +25,7 @@ from multitask.command import Parser
 from multitask.device import DEVICES, PRECISIONS
 from multitask.distributed import ProcessLost, last_words
 from multitask.sampling import BATCH_DIFFERENT, WRAP
-from multitask.settings import GS_CHOICES, NO_SURGERY_STAGE, Settings, parse_batch_sizes
+from multitask.settings import CHANGEABLE, GS_CHOICES, NO_SURGERY_STAGE, SKIP, STOP, Settings, parse_batch_sizes
 from multitask.stages import Run
 from optim import SCHEDULES, SURGERY
 
@@ -52,7 +54,7 @@ def build_parser() -> Parser:
              "scratch on the sample)")
     add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
-    add("--resume", metavar="RUN", help="go on with an interrupted run; takes no other flag (default: a new run)")
+    add("--resume", metavar="RUN", help="go on with an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
     add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
     add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
@@ -70,6 +72,10 @@ def build_parser() -> Parser:
     add("--seed", type=int, default=11711, metavar="N", help="(default: 11711)")
     add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: no limit)")
     add("--eval-limit", type=int, metavar="N", help="at most N dev and test examples a task (default: all)")
+    add("--on-nonfinite", choices=(STOP, SKIP), default=STOP,
+        help="a step with a loss or gradient that is not finite ends the run, or is left out (default: stop)")
+    add("--checkpoint-every", type=int, metavar="N",
+        help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of the time)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto",
         help="of the matrix products; auto is bf16 on a GPU that has it, else fp32 (default: auto)")
@@ -113,12 +119,23 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     if arguments.resume is None:
         settings = ranks.together(lambda: settings_of(arguments))
         return main_job.start(settings, arguments.out, ranks.say, ranks=ranks)
-    ranks.together(lambda: command.refuse_flags_beside_resume(argv))
-    run = main_job.resume(Path(arguments.resume), ranks.say, ranks=ranks)
+    folder = Path(arguments.resume)
+    changes = ranks.together(lambda: changes_of(folder, argv))
+    run = main_job.resume(folder, ranks.say, ranks=ranks, changes=changes)
     if run is None:
         ranks.say(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
         distributed.stop(ranks)
     return run
+
+
+def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
+    """What the flags beside --resume change; raises ValueError for those that would make it another run."""
+    given = command.given_flags(build_parser(), argv)
+    changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
+    started = dataclasses.asdict(main_job.settings_of_run(folder))
+    sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
+    command.refuse_other_settings(given, {**started, "batch_sizes": sizes, "out": str(folder)})
+    return changes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,7 +156,7 @@ def train(run: Run) -> int:
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
-            return failed(error, 1) if isinstance(error, FloatingPointError) else stopped(run, "interrupted", 130)
+            return not_finite(run, error) if isinstance(error, FloatingPointError) else stopped(run, "interrupted", 130)
         except ProcessLost as error:
             return stopped(run, error, 1)
         except OSError as error:
@@ -156,12 +173,18 @@ def train(run: Run) -> int:
     return 0
 
 
+def not_finite(run: Run, error: FloatingPointError) -> int:
+    saved = numbered(run.folder)
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
+    return failed(f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, a lower --lr may avoid them", 1)
+
+
 def stopped(run: Run, reason: object, status: int) -> int:
     """Says why training stopped, and how it goes on."""
     if numbered(run.folder):
-        how = f"go on with: {run.ranks.command} train_multitask.py --resume {run.folder}"
+        how = f"go on with: {run.ranks.command} train_multitask.py --resume {quote(str(run.folder))}"
     else:
-        how = "there is no checkpoint yet, the first comes after the first epoch; start again"
+        how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""
     return failed(f"{process}{reason}; {how}", status)
 

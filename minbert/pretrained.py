@@ -5,6 +5,7 @@ A checkpoint is a folder with config.json (the shape) and named tensors in one o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -167,7 +169,34 @@ def save(model: BertModel, folder: str | Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well."""
+    """Yields a name beside `path` to write to; the file takes its place, at once, when the block ends well.
+
+    The bytes are on the disk before the name is, and the name before this returns. What was written is removed if the
+    block fails, so that a full disk is not fuller than before. Raises OSError where safetensors cannot write.
+    """
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path}: {error}") from None
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or the names in a folder, are on the disk."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some network disks know it of files only
+            raise
+    finally:
+        os.close(descriptor)

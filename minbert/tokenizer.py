@@ -151,7 +151,7 @@ class BertTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.no_truncation()
         with replacing(folder / "tokenizer.json") as partial:
-            self._tokenizer.save(str(partial))
+            partial.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")  # a full disk is an OSError so
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         with replacing(folder / "vocab.txt") as partial:

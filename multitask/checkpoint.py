@@ -1,14 +1,18 @@
-"""What it takes to go on after the last finished epoch: RUN/checkpoint/NUMBER/.
+"""What it takes to go on from where a run stood: RUN/checkpoint/NUMBER/, the newest and the one before it.
 
 Tensors stand in state.safetensors, everything else in state.json, the tokenizer and the encoder's config beside
-them, so a checkpoint needs nothing but itself and the data. No pickle is written or read.
+them, so a checkpoint needs nothing but itself and the data. sha256.json holds the checksum of each file. No pickle is
+written or read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.pretrained import replacing, sync
 
 from .model import MultitaskBert
 
 CHECKPOINT_FOLDER = "checkpoint"
+TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
+DAMAGED = ".damaged"
+# By default a checkpoint is due when training has gone on for this many times what the last one took: 1 % of the time.
+PATIENCE = 100.0
+FIRST_SECONDS = 60.0  # until one has been timed
 
 
 @dataclass(frozen=True)
@@ -43,48 +53,134 @@ class Checkpoint:
             raise ValueError(f"{self.folder} is damaged: it lacks {name!r}")
         return self.values[name]
 
+    def config(self) -> BertConfig:
+        return BertConfig.from_file(self.folder / "config.json")
+
+    def tokenizer(self) -> BertTokenizer:
+        return BertTokenizer.from_pretrained(self.folder)
+
     def build_model(self, arch: str) -> MultitaskBert:
         """A model of the checkpoint's shape; its weights come with the trainer's state."""
-        encoder = BertModel(BertConfig.from_file(self.folder / "config.json"))
-        return MultitaskBert(encoder, BertTokenizer.from_pretrained(self.folder), arch)
+        return MultitaskBert(BertModel(self.config()), self.tokenizer(), arch)
 
 
 def numbered(run: Path) -> list[Path]:
     """The complete checkpoints of a run, the oldest first."""
+    return sorted((path for path in _ours(run) if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _ours(run: Path) -> list[Path]:
+    """All that `save` and `load` have left: checkpoints, parts of one, damaged ones."""
     folder = run / CHECKPOINT_FOLDER
-    found = [path for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name))
+    return [path for path in folder.glob("*") if re.fullmatch(rf"\d+(\.partial|{re.escape(DAMAGED)})?", path.name)]
 
 
-def save(run: Path, number: int, model: MultitaskBert, tensors: dict[str, torch.Tensor], values: dict) -> None:
-    """Writes checkpoint `number` under another name, renames it when it is complete, then removes the one before."""
+def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: BertConfig,
+         tokenizer: BertTokenizer) -> Path:
+    """Writes the next checkpoint, reads it back from the disk, gives it its name, and only then removes older ones,
+    all but the one before it.
+
+    Raises OSError, naming the last good checkpoint, if it cannot be written: the disk may be full.
+    """
     older = numbered(run)
+    number = 1 + max((int(path.name.split(".")[0]) for path in _ours(run)), default=0)
     target = run / CHECKPOINT_FOLDER / str(number)
     partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps(values), encoding="utf-8")
-    (partial / "config.json").write_text(json.dumps(model.encoder.config.to_dict()), encoding="utf-8")
-    model.tokenizer.save_pretrained(partial)
-    os.replace(partial, target)
-    for path in older:
+    try:
+        partial.mkdir(parents=True)
+        _write(partial, {name: value.cpu().contiguous() for name, value in tensors.items()}, values)
+        with replacing(partial / "config.json") as path:
+            path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+        tokenizer.save_pretrained(partial)
+        sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        with replacing(partial / SUMS_FILE) as path:
+            path.write_text(json.dumps(sums), encoding="utf-8")
+        os.replace(partial, target)
+        for folder in (target.parent, run):
+            sync(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        good = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier one"
+        raise OSError(f"the checkpoint {target} could not be written ({error}); {good}") from None
+    for path in set(_ours(run)) - {target, *older[-1:]}:
         shutil.rmtree(path)
+    return target
+
+
+def _write(folder: Path, tensors: dict[str, torch.Tensor], values: dict) -> None:
+    """Raises OSError if it cannot be written, or does not come back from the disk as it was."""
+    path = folder / TENSORS_FILE
+    with replacing(path) as partial:
+        save_file(tensors, partial)
+    _forget(path)
+    saved = load_file(path)
+    if saved.keys() != tensors.keys() or not all(torch.equal(_bytes(saved[name]), _bytes(value))
+                                                 for name, value in tensors.items()):
+        raise OSError(f"{path} does not read back as it was written: the disk may be failing")
+    with replacing(folder / VALUES_FILE) as path:
+        path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Its memory, in which a NaN equals itself."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _forget(path: Path) -> None:
+    """Lets the system forget the file's content, so that reading it back asks the disk."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load(run: Path) -> Checkpoint:
-    """The newest complete checkpoint. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
-    paths = numbered(run)
-    if not paths:
-        raise FileNotFoundError(f"--resume {run}: there is no checkpoint yet (the first comes after the first epoch); "
-                                f"start it again with --out {run}")
-    folder = paths[-1]
+    """The newest whole checkpoint. A damaged one is named in a warning, set aside, and the one before it taken.
+
+    Raises FileNotFoundError if there is none, ValueError, naming the files, if all are damaged.
+    """
+    damage: dict[Path, ValueError] = {}
+    for folder in reversed(numbered(run)):
+        try:
+            saved = _read(folder)
+        except ValueError as error:
+            damage[folder] = error
+            continue
+        for damaged, error in damage.items():
+            os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
+            warnings.warn(f"{error}; going on from the checkpoint before it, {folder}", stacklevel=2)
+        return saved
+    if damage:
+        raise ValueError("; ".join(map(str, damage.values())))
+    raise FileNotFoundError(f"--resume {run}: there is no checkpoint yet; start it again with --out {run}")
+
+
+def _read(folder: Path) -> Checkpoint:
+    """Raises ValueError, naming the file that is not as it was written."""
+    path = folder / SUMS_FILE
     try:
-        tensors = load_file(folder / "state.safetensors")
-        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder} is damaged ({error})") from None
+        for name, expected in dict(json.loads(path.read_text(encoding="utf-8"))).items():
+            path = folder / name
+            if _sha256(path) != expected:
+                raise ValueError("its checksum is not the one it was written with")
+        tensors = load_file(folder / TENSORS_FILE)
+        values = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
     return Checkpoint(tensors, values, folder)
+
+
+def drop_older(run: Path) -> None:
+    """Leaves the newest checkpoint alone: a finished run does not go on."""
+    for path in set(_ours(run)) - set(numbered(run)[-1:]):
+        shutil.rmtree(path)
 
 
 def random_part(rank: int) -> str:

@@ -6,7 +6,9 @@ to end; [CLS] and [SEP] come only when a batch is cut.
 
 from __future__ import annotations
 
+import functools
 import gzip
+import hashlib
 import lzma
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +102,13 @@ class Corpus:
                 return cls(file.get_tensor("ids"), file.get_tensor("ends"))
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is missing or damaged ({error}); start again with another --out") from None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over ids and ends."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids))
+        digest.update(np.ascontiguousarray(self.ends))
+        return digest.hexdigest()
 
     def cut(self, passages: Sequence[int], length: int) -> np.ndarray:
         """Sequences of `length` tokens with [CLS] and [SEP], as (sequences, 2) int64: from where to where in `ids`.

@@ -6,6 +6,7 @@ epoch costs what the heads cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,17 @@ from .batching import TokenizedExamples
 from .distributed import ALONE, Ranks
 from .evaluation import EVALUATION_BATCH
 from .model import MultitaskBert
-from .training import StepResult, finite_loss, head_groups, load_optimizer_state, optimizer_state, scaled_step
+from .training import (
+    StepResult,
+    check_gradient,
+    check_length,
+    finite_loss,
+    head_groups,
+    load_optimizer_state,
+    optimizer_state,
+    scaled_step,
+    squared_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class HeadTrainer:
     def step(self, batches: Mapping[str, EmbeddedBatch], lr_scale: float = 1.0) -> StepResult:
         """One update of the heads that have a batch; the others rest, weight decay included.
 
-        Raises FloatingPointError, naming the task, for a loss that is not finite; nothing is updated then.
+        Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
+        then.
         """
         self.optimizer.zero_grad(set_to_none=True)  # without a gradient, AdamW leaves a head alone
         losses = {}
@@ -102,8 +114,13 @@ class HeadTrainer:
             loss = self.model.tasks[name].loss(self.heads[name](batch.embeddings), batch.labels)
             losses[name] = finite_loss(name, loss)
             loss.backward()
-            if self.clip:
-                nn.utils.clip_grad_norm_(self.heads[name].parameters(), self.clip)
+            square = squared_norm(self.heads[name])
+            check_gradient(name, losses[name], square)
+            scale = min(1.0, self.clip / max(math.sqrt(square), 1e-12)) if self.clip else 1.0
+            check_length(name, scale**2 * square)
+            if scale < 1:
+                for parameter in self.heads[name].parameters():
+                    parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
 

@@ -1,24 +1,19 @@
-"""What masked-language-model pretraining is made of: the step, held-out scores, the checkpoint."""
+"""What masked-language-model pretraining is made of: the step, held-out scores, what a checkpoint holds."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from minbert import BertForMaskedLM, Masked, Packing
 from minbert.attention import BertSelfAttention
 from minbert.dropout import Dropout
-from minbert.pretrained import replacing
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
 from .device import autocast
@@ -107,28 +102,15 @@ def evaluate(model: BertForMaskedLM, batches: Sequence[Batch], precision: str) -
     return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
 
 
-def save_checkpoint(path: Path, trainer: MaskedTrainer, random_state: dict[str, torch.Tensor], values: dict) -> None:
-    """Weights, moments, generators and JSON values in one safetensors file, written whole or not at all."""
-    tensors = {**{f"model.{name}": value for name, value in trainer.model.named_parameters()},
-               **optimizer_state(trainer.optimizer),
-               **{f"random.{name}": value for name, value in random_state.items()}}
-    with replacing(path) as partial:
-        save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, partial,
-                  metadata={"values": json.dumps(values)})
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """What `save_checkpoint` wrote: tensors and values. Raises ValueError, naming the file, if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
+def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:
+    """Weights and moments, by name, for a checkpoint."""
+    weights = {f"model.{name}": value.detach() for name, value in trainer.model.named_parameters()}
+    return {**weights, **optimizer_state(trainer.optimizer)}
 
 
 @torch.no_grad()
 def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
-    """Weights and moments as they were."""
+    """Weights and moments as they were when `state_of` was taken."""
     for name, value in trainer.model.named_parameters():
         value.copy_(tensors[f"model.{name}"])
     load_optimizer_state(trainer.optimizer, tensors)

@@ -16,6 +16,7 @@ from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
+from minbert.pretrained import replacing, sync
 
 from .batching import Batch, TokenizedExamples
 from .data import Example
@@ -80,13 +81,14 @@ class MultitaskBert(nn.Module):
             pooled = self.encoder.pool(first).float()                             # (sequences, hidden)
         return pooled.reshape(len(pooled) // batch.sequences_each, -1)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:
         """The encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
 
-        An older model in the folder is replaced only when the new one is complete.
+        An older model in the folder is replaced only when the new one is complete, and goes to `aside`, if that is
+        given; nothing may be there yet.
         """
         folder = Path(folder)
-        fresh, stale = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+        fresh, stale = folder.with_name(folder.name + ".new"), aside or folder.with_name(folder.name + ".old")
         for leftover in (fresh, stale):
             shutil.rmtree(leftover, ignore_errors=True)
         self.encoder.save_pretrained(fresh)
@@ -95,11 +97,14 @@ class MultitaskBert(nn.Module):
                  if name.split(".")[0] in TASKS}
         # one entry, since the order of several would change from run to run
         about = json.dumps({"arch": self.arch, "precision": self.precision})
-        save_file(heads, fresh / HEADS_FILE, metadata={"multitask": about})
+        with replacing(fresh / HEADS_FILE) as partial:
+            save_file(heads, partial, metadata={"multitask": about})
         if folder.exists():
             os.replace(folder, stale)
         os.replace(fresh, folder)
-        shutil.rmtree(stale, ignore_errors=True)
+        sync(folder.parent)
+        if aside is None:
+            shutil.rmtree(stale, ignore_errors=True)
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> MultitaskBert:

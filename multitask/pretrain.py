@@ -11,13 +11,17 @@ The text is plain UTF-8, .gz or .xz, blank lines between its passages (chapters,
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from shlex import quote
 
 from . import command
+from .checkpoint import numbered
 from .command import Parser
 from .device import DEVICES, PRECISIONS
-from .pretraining import CHECKPOINT_FILE, SAVE_DTYPES, Pretraining, PretrainingSettings, resume, start
+from .pretraining import SAVE_DTYPES, Pretraining, PretrainingSettings, resume, settings_of_run, start
+from .settings import SKIP, STOP
 
 NAME = "multitask.pretrain"
 FROM_DEFAULTS = {"lr": 5e-5}  # a checkpoint is not to forget what it knows
@@ -29,7 +33,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--text", metavar="FILE", help="plain text, .gz or .xz; required for a new run")
     add("--out", metavar="FOLDER", help="the run's folder, which then serves as --model; required for a new run")
-    add("--resume", metavar="FOLDER", help="go on with an interrupted run; takes no other flag (default: a new run)")
+    add("--resume", metavar="FOLDER", help="go on with an interrupted run; needs no other flag (default: a new run)")
     add("--from", dest="start", metavar="NAME_OR_FOLDER", help="a checkpoint to go on from (default: from scratch)")
     add("--layers", type=int, metavar="N", help="from scratch (default: 4)")
     add("--hidden", type=int, metavar="N", help="width, from scratch; feed-forward is 4 times it (default: 256)")
@@ -51,6 +55,8 @@ def build_parser() -> Parser:
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",
         help="steps from one evaluation and checkpoint to the next (default: 500)")
+    add("--on-nonfinite", choices=(STOP, SKIP),
+        help="a step with a loss or gradient that is not finite ends the run, or is left out (default: stop)")
     add("--seed", type=int, metavar="N", help="(default: 11711)")
     add("--device", choices=DEVICES, help="(default: auto)")
     add("--precision", choices=PRECISIONS, help="auto is bf16 on a GPU that has it, else fp32 (default: auto)")
@@ -79,8 +85,9 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
     """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
     if arguments.resume is None:
         return start(settings_of(arguments), Path(arguments.out))
-    command.refuse_flags_beside_resume(argv)
-    run = resume(Path(arguments.resume))
+    folder, given = Path(arguments.resume), command.given_flags(build_parser(), argv)
+    command.refuse_other_settings(given, {**dataclasses.asdict(settings_of_run(folder)), "out": arguments.resume})
+    run = resume(folder)
     if run is None:
         print(f"{arguments.resume} is finished; its scores are in metrics.json")
     return run
@@ -99,10 +106,13 @@ def train(run: Pretraining) -> int:
     try:
         finished = run.run()
     except KeyboardInterrupt:
-        if (folder / CHECKPOINT_FILE).is_file():
-            return failed(f"interrupted; go on with: python -m multitask.pretrain --resume {folder}", 130)
+        if numbered(folder):
+            return failed(f"interrupted; go on with: python -m multitask.pretrain --resume {quote(str(folder))}", 130)
         return failed("interrupted before the first checkpoint; start again", 130)
-    except (FloatingPointError, OSError) as error:
+    except FloatingPointError as error:
+        good = f"the last good checkpoint is {numbered(folder)[-1]}" if numbered(folder) else "there is no checkpoint"
+        return failed(f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, a lower --lr may avoid them", 1)
+    except OSError as error:
         return failed(error, 1)
     finally:
         run.log.close()

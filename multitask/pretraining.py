@@ -20,25 +20,26 @@ from minbert.pretrained import replacing
 from minbert.weights import SINGLE_FILE
 from optim import linear_decay
 
-from .checkpoint import random_state, restore_random_state
+from . import checkpoint
 from .corpus import Corpus, read_passages, split_passages
 from .device import DEVICES, PRECISIONS, pick_device, pick_precision
 from .environment import environment
+from .interruption import Interruption, whole
+from .lock import check_free
 from .masked_training import (
     Batch,
     MaskedTrainer,
     evaluate,
     generator_of,
-    read_checkpoint,
     restore,
-    save_checkpoint,
     set_dropout,
+    state_of,
     to_device,
 )
-from .runlog import LOG_FILE, RunLog
+from .runlog import RunLog
+from .settings import SKIP, STOP
 
-SETTINGS_FILE, CORPUS_FILE, CHECKPOINT_FILE, METRICS_FILE = (
-    "pretraining.json", "corpus.safetensors", "checkpoint.safetensors", "metrics.json")
+SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EVALUATION_BATCH = 64
 ORDER, MASKS, HELD_OUT_MASKS = range(3)  # what a generator is for: the first of its numbers
@@ -71,13 +72,15 @@ class PretrainingSettings:
     whole_words: bool = False
     held_out: float = 0.01
     checkpoint_every: int = 500
+    on_nonfinite: str = STOP
     seed: int = 11711
     device: str = "auto"
     precision: str = "auto"
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("device", DEVICES), ("precision", PRECISIONS), ("save_dtype", SAVE_DTYPES)):
+        for name, choices in (("device", DEVICES), ("precision", PRECISIONS), ("save_dtype", SAVE_DTYPES),
+                              ("on_nonfinite", (STOP, SKIP))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} {getattr(self, name)}: choose from {', '.join(choices)}")
         for name, least in (("layers", 1), ("hidden", 1), ("heads", 1), ("vocab_size", 6), ("length", 8),
@@ -120,7 +123,7 @@ def flag(name: str) -> str:
 
 @dataclass
 class Pretraining:
-    """A run between two steps. step: how many are done."""
+    """A run between two steps. step: how many are done; evaluated: how many were when it was last evaluated."""
 
     folder: Path
     settings: PretrainingSettings
@@ -130,6 +133,7 @@ class Pretraining:
     log: RunLog
     say: Callable[[str], None]
     step: int = 0
+    evaluated: int = -1
 
     def __post_init__(self) -> None:
         vocabulary = self.tokenizer.vocabulary
@@ -165,73 +169,119 @@ class Pretraining:
 
     def batch(self, step: int) -> Batch:
         """Sequences and masks of a step: a function of seed and step alone. Each epoch has an order of its own."""
+        row, packing = self.corpus.batch(self.sequences[self._sequences_of(step)], *self._brackets)
+        return self._masking(row, generator_of(MASKS, self.settings.seed, step)), packing
+
+    def _sequences_of(self, step: int) -> np.ndarray:
+        """(sequences,) int64: which of them make up a step."""
         epoch, place = divmod(step, self.steps_each_epoch)
         if epoch != self._epoch:
             generator = generator_of(ORDER, self.settings.seed, epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.sequences), generator=generator).numpy()
         size = self.settings.batch_size
-        row, packing = self.corpus.batch(self.sequences[self._order[place * size:(place + 1) * size]], *self._brackets)
-        return self._masking(row, generator_of(MASKS, self.settings.seed, step)), packing
+        return self._order[place * size:(place + 1) * size]
 
-    def evaluate(self) -> dict[str, float]:
-        """Scores on the held-out passages, logged and said."""
+    def evaluate(self) -> None:
+        """Scores on the held-out passages, logged and said, and a checkpoint."""
         scores = {**evaluate(self.trainer.model, self.held_out, self.trainer.precision),
                   "trivial_accuracy": self.trivial_accuracy}
-        self.log.write("evaluation", step=self.step, **scores)
-        self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {scores['perplexity']:.1f}, "
-                 f"masked accuracy {scores['masked_accuracy']:.3f} (always the most frequent piece: "
-                 f"{self.trivial_accuracy:.3f})")
-        return scores
+        with whole():
+            self.log.write("evaluation", step=self.step, **scores)
+            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {scores['perplexity']:.1f}, "
+                     f"masked accuracy {scores['masked_accuracy']:.3f} (always the most frequent piece: "
+                     f"{self.trivial_accuracy:.3f})")
+            self.evaluated = self.step
+            self.save()
 
     def save(self) -> None:
-        """The checkpoint to go on from, and the model as it stands."""
-        model = self.trainer.model
+        """The checkpoint to go on from, and the model as it stands. Raises FloatingPointError for weights that are not
+        finite: the last good checkpoint stays the last."""
+        model, flat = self.trainer.model, self.trainer.flat
+        if not torch.isfinite(flat.vector).all():
+            raise FloatingPointError(f"step {self.step}: the weights are no longer finite")
         if self.settings.start is None:
             # No segment 1 occurs here: fine-tuning finds it equal to segment 0, not at the noise it was drawn from.
             types = model.encoder.embeddings.token_type_embeddings.weight
             with torch.no_grad():
                 types[1:] = types[0]
-        save_checkpoint(self.folder / CHECKPOINT_FILE, self.trainer, random_state(),
-                        {"step": self.step, "log": self.log.position, "config": model.config.to_dict()})
-        model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
+        random = {f"random.{name}": value for name, value in checkpoint.random_state().items()}
+        values = {"step": self.step, "evaluated": self.evaluated, "log": self.log.position,
+                  "corpus": self.corpus.fingerprint}
+        with whole():
+            checkpoint.save(self.folder, state_of(self.trainer) | random, values, model.config, self.tokenizer)
+            model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Goes on from a checkpoint. Raises ValueError if it is damaged, or made with another text."""
+        if saved.value("corpus") != self.corpus.fingerprint:
+            raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} was made with")
+        restore(self.trainer, saved.tensors)
+        checkpoint.restore_random_state(saved.part("random"))
+        self.step, self.evaluated = map(saved.value, ("step", "evaluated"))
+        self.log.rewind(saved.value("log"))
+        for path in self.folder.glob(".tmp*"):  # what safetensors leaves of a file that it could not finish
+            path.unlink()
 
     def run(self) -> bool:
-        """Trains to the last step, or until --max-minutes are over; whether it is finished."""
+        """Trains to the last step, or until --max-minutes are over; whether it is finished. An interruption is saved
+        before it is passed on."""
+        try:
+            return self._run()
+        except Interruption:
+            self.save()
+            raise
+
+    def _run(self) -> bool:
         limit = None if self.settings.max_minutes is None else 60 * self.settings.max_minutes
         warmup_steps = round(self.settings.warmup * self.steps)
-        if not self.step:
-            self.evaluate()
-        begun = time.monotonic()
+        begun, is_last = time.monotonic(), False
         with tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step", smoothing=0.05) as bar:
-            while self.step < self.steps:
-                is_last = limit is not None and time.monotonic() - begun > limit
-                self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
-                if is_last or self.step == self.steps or self.step % self.settings.checkpoint_every == 0:
-                    scores = self.evaluate()
-                    self.save()
-                if is_last:
+            while True:
+                is_due = is_last or self.step == self.steps or self.step % self.settings.checkpoint_every == 0
+                if is_due and self.evaluated != self.step:
+                    self.evaluate()
+                if is_last or self.step == self.steps:
                     break
+                is_last = limit is not None and time.monotonic() - begun > limit
+                with whole():
+                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
         if self.step < self.steps:
             return False
         with replacing(self.folder / METRICS_FILE) as partial:  # last of all: it says that the run is finished
-            partial.write_text(json.dumps(self._metrics(scores), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(self._metrics(), indent=2) + "\n", encoding="utf-8")
+        checkpoint.drop_older(self.folder)
         return True
 
     def _train_step(self, lr_scale: float, bar: tqdm) -> None:
         start = time.perf_counter()
         batch = to_device(self.batch(self.step), self.trainer.device)
-        loss = self.trainer.step(batch, lr_scale)
-        seconds, tokens = time.perf_counter() - start, len(batch[0].input_ids)
+        tokens, loss = len(batch[0].input_ids), None
+        try:
+            loss = self.trainer.step(batch, lr_scale)
+        except FloatingPointError as error:
+            self._on_nonfinite(error)
         self.step += 1
-        self.log.write("step", step=self.step, loss=loss, lr=self.settings.lr * lr_scale, tokens=tokens,
-                       seconds=seconds)
-        bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+        seconds = time.perf_counter() - start
+        if loss is not None:
+            self.log.write("step", step=self.step, loss=loss, lr=self.settings.lr * lr_scale, tokens=tokens,
+                           seconds=seconds)
+            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update()
 
-    def _metrics(self, scores: dict[str, float]) -> dict:
+    def _on_nonfinite(self, error: FloatingPointError) -> None:
+        """Stops, or logs that the step is skipped, as --on-nonfinite says; nothing has been updated."""
+        sequences = sorted(self._sequences_of(self.step).tolist())
+        if self.settings.on_nonfinite == STOP:
+            raise FloatingPointError(f"step {self.step + 1}: {error}; its sequences are {sequences}") from None
+        self.log.write("skipped", step=self.step + 1, reason=str(error), sequences=sequences)
+
+    def _metrics(self) -> dict:
         steps = list(self.log.events("step"))
+        *_, last = self.log.events("evaluation")
+        scores = {name: value for name, value in last.items() if name not in ("event", "step")}
         piece = next(piece for piece, number in self.tokenizer.vocabulary.items() if number == self.frequent)
         return {**scores, "most_frequent_piece": piece, "steps": self.step,
+                "skipped_steps": sum(1 for _ in self.log.events("skipped")),
                 "tokens": sum(step["tokens"] for step in steps),
                 "train_seconds": sum(step["seconds"] for step in steps),
                 "tokens_per_second": statistics.median(step["tokens"] / step["seconds"] for step in steps),
@@ -244,6 +294,7 @@ class Pretraining:
 def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining:
     """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
     check_folder(folder)
+    check_free(folder)
     pick_device(settings.device)
     passages = read_passages(Path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
@@ -255,43 +306,52 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     Masking.of(tokenizer)  # has it [MASK]?
     corpus = Corpus.tokenize(passages, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
-    settings.save(folder / SETTINGS_FILE)
-    tokenizer.save_pretrained(folder)
-    corpus.save(folder / CORPUS_FILE)
-    return build(folder, settings, model, tokenizer, corpus, say)
+    log = RunLog(folder)
+    try:
+        check_folder(folder)  # again: another run may have come and gone
+        log.rewind(0)  # remains of a run that never came to a checkpoint
+        settings.save(folder / SETTINGS_FILE)
+        tokenizer.save_pretrained(folder)
+        corpus.save(folder / CORPUS_FILE)
+        return build(folder, settings, model, tokenizer, corpus, log, say)
+    except BaseException:
+        log.close()
+        raise
+
+
+def settings_of_run(folder: Path) -> PretrainingSettings:
+    """What the run that --resume names was started with. Raises FileNotFoundError or ValueError if it is no run."""
+    if not (folder / SETTINGS_FILE).is_file():
+        raise FileNotFoundError(f"--resume {folder}: no {SETTINGS_FILE} there, so it is no pretraining run's folder")
+    return PretrainingSettings.load(folder / SETTINGS_FILE)
 
 
 def resume(folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining | None:
     """The run in `folder`, ready to go on from its last checkpoint; None if it is finished. The text is not needed."""
-    if not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: no {SETTINGS_FILE} there, so it is no pretraining run's folder")
-    settings = PretrainingSettings.load(folder / SETTINGS_FILE)
+    settings = settings_of_run(folder)
     if (folder / METRICS_FILE).is_file():
         return None
-    if not (folder / CHECKPOINT_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: there is no checkpoint yet (the first comes after "
-                                f"{settings.checkpoint_every} steps); start it again with --out {folder}")
-    tensors, values = read_checkpoint(folder / CHECKPOINT_FILE)
-    run = build(folder, settings, BertForMaskedLM(BertConfig.from_dict(values["config"])),
-                BertTokenizer.from_pretrained(folder), Corpus.load(folder / CORPUS_FILE), say)
-    restore(run.trainer, tensors)
-    restore_random_state({name.removeprefix("random."): value for name, value in tensors.items()
-                          if name.startswith("random.")})
-    run.step = values["step"]
-    run.log.rewind(values["log"])
+    log = RunLog(folder)
+    try:
+        saved = checkpoint.load(folder)
+        run = build(folder, settings, BertForMaskedLM(saved.config()), saved.tokenizer(),
+                    Corpus.load(folder / CORPUS_FILE), log, say)
+        run.restore(saved)
+    except BaseException:
+        log.close()
+        raise
     say(f"resumed after step {run.step:,} of {run.steps:,}")
     return run
 
 
 def build(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM, tokenizer: BertTokenizer,
-          corpus: Corpus, say: Callable[[str], None]) -> Pretraining:
+          corpus: Corpus, log: RunLog, say: Callable[[str], None]) -> Pretraining:
     """The run of these parts, at step 0."""
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip, precision)
-    run = Pretraining(folder, settings, trainer, tokenizer, corpus, RunLog(folder), say)
+    run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to {settings.length} tokens, "
         f"{len(run.sequences):,} sequences; seed {settings.seed}, {device}, {precision})")
     return run
@@ -337,7 +397,7 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"--out {folder} is a file; name a folder")
     if (folder / METRICS_FILE).exists():
         raise ValueError(f"--out {folder} holds a finished run; name another folder")
-    if (folder / CHECKPOINT_FILE).exists():
+    if checkpoint.numbered(folder):
         raise ValueError(f"--out {folder} holds a checkpoint; go on with --resume {folder}, or name another folder")
     if (folder / SINGLE_FILE).exists():
         raise ValueError(f"--out {folder} holds a model; name another folder")

@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,16 +19,17 @@ from minbert.pretrained import replacing
 
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
-from .data import TEST_SPLIT, Dataset, Example, fingerprint, load_dataset, missing_files
+from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
 from .device import pick_device, pick_precision
 from .distributed import ALONE, Ranks, checksum
 from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
+from .lock import check_free
 from .log_statistics import conflict_statistics, speed
 from .model import MultitaskBert
 from .multinli import load_multinli
 from .report import write_report
-from .runlog import LOG_FILE, RunLog
+from .runlog import RunLog
 from .sample import write_sample
 from .settings import Settings
 from .stages import STAGES, Run, Stage, Tokens, describe
@@ -142,32 +143,43 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     def read() -> tuple[torch.device, Dataset, MultitaskBert]:
         if out is not None:
             check_run_folder(Path(out))
+            check_free(Path(out))
         device = ranks.own_device(pick_device(settings.device))
         data = dataset or load_data(settings)
         say(f"data:  {describe_data(settings, data)}")
         return device, data, build_model(settings, data)
 
-    def make_folder() -> str:
-        folder = make_run_folder(settings, out)
-        (folder / LOG_FILE).unlink(missing_ok=True)  # remains of a run that never came to a checkpoint
-        settings.save(folder / CONFIG_FILE)
-        return str(folder)
-
     device, dataset, model = ranks.together(read)
-    folder = Path(ranks.from_writer(make_folder))
-    run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
+    folder = Path(ranks.from_writer(lambda: str(make_run_folder(settings, out))))
+    log = ranks.together(lambda: _new_log(folder, settings, ranks))
     try:
+        run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
-        run.log.close()
+        log.close()
         raise
     return run
 
 
+def settings_of_run(folder: Path) -> Settings:
+    """What the run that --resume names was started with. Raises FileNotFoundError or ValueError if it is no run."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
+    return Settings.load(folder / CONFIG_FILE)
+
+
 def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
-           tokens: Tokens | None = None, ranks: Ranks = ALONE) -> Run | None:
-    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished. The rest: see `start`."""
+           tokens: Tokens | None = None, ranks: Ranks = ALONE,
+           changes: Mapping[str, object] | None = None) -> Run | None:
+    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished. The rest: see `start`.
+
+    changes: new values of settings.CHANGEABLE, kept in config.json from now on.
+    """
+    settings = ranks.together(lambda: settings_of_run(folder))
+    if (folder / METRICS_FILE).is_file():
+        return None
+    log = ranks.together(lambda: RunLog(folder, ranks.writes))
 
     def read() -> tuple[torch.device, Dataset, MultitaskBert]:
         device = ranks.own_device(pick_device(settings.device))
@@ -175,49 +187,67 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
         say(f"data:  {describe_data(settings, data)}")
         return device, data, saved.build_model(settings.arch)
 
-    found = ranks.together(lambda: _saved(folder, ranks))
-    if found is None:
-        return None
-    settings, saved = found
-    device, dataset, model = ranks.together(read)
-    run = _run(folder, settings, model, dataset, device, say, tokens, ranks)
     try:
+        if (folder / METRICS_FILE).is_file():  # finished by another process just now
+            log.close()
+            return None
+        saved = _saved(folder, ranks)
+        if changes:
+            settings = dataclasses.replace(settings, **changes)
+            ranks.from_writer(lambda: settings.save(folder / CONFIG_FILE) or "")
+        device, dataset, model = ranks.together(read)
+        run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
         run.finished = saved.value("finished")
         run.stage = Stage(run, saved.value("stage"))
         run.stage.restore(saved)
         ranks.check_same("weights", lambda: checksum(model.parameters()))
-    except ValueError:
-        run.log.close()
+    except BaseException:
+        log.close()
         raise
     of_stage = f"{run.stage.name} " if len(settings.stages) > 1 else ""
-    say(f"resumed after {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
+    place = "after" if run.stage.evaluated == run.stage.epoch else "in"
+    say(f"resumed {place} {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
     return run
 
 
-def _saved(folder: Path, ranks: Ranks) -> tuple[Settings, checkpoint.Checkpoint] | None:
-    """The settings and last checkpoint of a run; None if it is finished. Raises ValueError or OSError."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
-    settings = Settings.load(folder / CONFIG_FILE)
-    if (folder / METRICS_FILE).is_file():
-        return None
-    saved = checkpoint.load(folder)
-    before = saved.values.get("processes", 1)
-    if before != ranks.size:  # a batch is so many examples a process, and each has random numbers of its own
-        raise ValueError(f"--resume {folder}: it was trained by {before} process(es), and here are {ranks.size}; start "
-                         "as many as before (torchrun --nproc_per_node=N; python starts one)")
-    return settings, saved
+def _new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:
+    """The log of a new run, and with it the folder's lock; config.json beside it."""
+    log = RunLog(folder, ranks.writes)
+    try:
+        if ranks.writes:
+            check_run_folder(folder)  # again: another run may have come and gone
+            log.rewind(0)  # remains of a run that never came to a checkpoint
+            settings.save(folder / CONFIG_FILE)
+    except BaseException:
+        log.close()
+        raise
+    return log
 
 
-def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, device: torch.device,
+def _saved(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
+    """The newest whole checkpoint. Raises ValueError or OSError."""
+    loaded: list[checkpoint.Checkpoint] = []
+
+    def saved() -> checkpoint.Checkpoint:
+        found = loaded[0] if loaded else checkpoint.load(folder)
+        before = found.values.get("processes", 1)
+        if before != ranks.size:  # a batch is so many examples a process, and each has random numbers of its own
+            raise ValueError(f"--resume {folder}: it was trained by {before} process(es), and here are {ranks.size}; "
+                             "start as many as before (torchrun --nproc_per_node=N; python starts one)")
+        return found
+
+    ranks.from_writer(lambda: loaded.append(checkpoint.load(folder)) or "")  # first: it sets aside a damaged one
+    return ranks.together(saved)
+
+
+def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, log: RunLog, device: torch.device,
          say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
     model.precision = pick_precision(settings.precision, device)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
-    log = RunLog(folder, ranks.writes)
     run = Run(folder, settings, model.to(device), dataset, log, say, ranks, tokens or {})
-    ranks.check_same("data", lambda: fingerprint(dataset))
+    ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
     return run
@@ -273,6 +303,7 @@ def _conclude(run: Run) -> dict:
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
     with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    checkpoint.drop_older(run.folder)
     run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
     return metrics
 
@@ -321,6 +352,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
         "examples_per_second": speed(surgery_steps or steps),
         **surgery,
+        "skipped_steps": sum(1 for _ in run.log.events("skipped")),
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .lock import FolderLock
 
 LOG_FILE = "log.jsonl"
 
@@ -16,22 +19,40 @@ LOG_FILE = "log.jsonl"
 class RunLog:
     """Appends events to RUN/log.jsonl. `position` is saved with a checkpoint; `rewind` forgets what came after it.
 
+    Who writes the log has the folder's lock: see lock.FolderLock for what is raised where another process has it.
     writes: whether it does, or another process of the run does so alone.
     """
 
     def __init__(self, run: Path, writes: bool = True) -> None:
+        self._lock = FolderLock(run) if writes else None
         self.path, self.writes = run / LOG_FILE, writes
-        self._file = (self.path if writes else Path(os.devnull)).open("a", encoding="utf-8")
+        try:
+            self._file = (self.path if writes else Path(os.devnull)).open("a", encoding="utf-8")
+        except OSError:
+            if self._lock is not None:
+                self._lock.release()
+            raise
 
     def write(self, event: str, **values: object) -> None:
-        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        """Raises OSError, naming the file, if the disk is full."""
+        with self._named():
+            self._file.write(json.dumps({"event": event, **values}) + "\n")
 
     @property
     def position(self) -> int:
-        """Bytes written so far, all of them on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Bytes written so far, all of them on the disk. Raises OSError, naming the file, if the disk is full."""
+        if self.writes:
+            with self._named():
+                self._file.flush()
+                os.fsync(self._file.fileno())
         return self.path.stat().st_size
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def rewind(self, position: int) -> None:
         """Raises ValueError if the log is shorter than that."""
@@ -51,4 +72,8 @@ class RunLog:
                     yield values
 
     def close(self) -> None:
-        self._file.close()
+        """Gives up the folder's lock too."""
+        with suppress(OSError):  # a full disk: what is lost came after the last checkpoint
+            self._file.close()
+        if self._lock is not None:
+            self._lock.release()

@@ -17,6 +17,8 @@ from .tasks import TASKS
 
 NO_SURGERY_STAGE = "none"
 GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
+STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
+CHANGEABLE = ("on_nonfinite", "checkpoint_every")  # by --resume: they leave all that has been computed as it is
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Settings:
     head_lr: of the heads, in every stage; None is `lr`.
     start: the run whose model, encoder and heads, is started from, in place of `model`.
     batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL. batch_sizes: task → size for bd; empty is the
-    paper's rule (Eq. 6). accumulate: in how many pieces the encoder's batches are computed.
+    paper's rule (Eq. 6). accumulate: in how many pieces the encoder's batches are computed. checkpoint_every: steps;
+    None is as often as it costs a hundredth of the time.
     Started by torchrun, each process takes batch_size examples of a task, and the processes share batch_sizes.
     """
 
@@ -52,15 +55,18 @@ class Settings:
     seed: int = 11711
     max_steps: int | None = None
     eval_limit: int | None = None
+    on_nonfinite: str = STOP
+    checkpoint_every: int | None = None
     device: str = "auto"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
-                              ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS)):
+                              ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS),
+                              ("on_nonfinite", (STOP, SKIP))):
             if getattr(self, flag) not in choices:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")
-        for flag in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit"):
+                raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: choose from {', '.join(choices)}")
+        for flag in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit", "checkpoint_every"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")

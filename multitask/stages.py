@@ -6,13 +6,16 @@ and saved after each, and leaves its own best epoch behind. STAGES says what the
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -24,11 +27,12 @@ from .data import Dataset, fingerprint
 from .distributed import ALONE, Ranks, checksum
 from .evaluation import PREDICTIONS_FOLDER, predict_logits, scores_of, write_predictions
 from .final_layers import Embeddings, HeadTrainer
+from .interruption import Interruption, whole
 from .log_statistics import pairs_of, upper_triangle
 from .model import MODEL_FOLDER, MultitaskBert
 from .runlog import RunLog
 from .sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
-from .settings import Settings
+from .settings import STOP, Settings
 from .tasks import NLI, TASKS
 from .training import StepResult, SurgeryTrainer
 
@@ -59,6 +63,11 @@ class Run:
     def __post_init__(self) -> None:
         self.tokens = self.tokens or {name: {split: self.model.tokenize(examples) for split, examples in splits.items()}
                        for name, splits in self.dataset.items()}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the data: see data.fingerprint."""
+        return fingerprint(self.dataset)
 
     def model_folder(self, stage: str) -> Path:
         """Where a stage's best epoch is kept: RUN/model for the last one, RUN/stages/NAME for those before it."""
@@ -168,7 +177,11 @@ STAGES = {
 
 
 class Stage:
-    """One stage of a run: epochs, each evaluated and saved; the one with the best dev average is kept."""
+    """One stage of a run: epochs, each evaluated and saved; the one with the best dev average is kept.
+
+    epoch: the one under way, or the last; evaluated: how many are done with; seconds: of training, of that epoch.
+    best: the "epoch" event of the best epoch; logits: task → its dev logits there.
+    """
 
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
@@ -176,15 +189,23 @@ class Stage:
         self.plan = STAGES[name].plan(run)
         self.steps_per_epoch = self.plan.sampler.steps_per_epoch
         self.total_steps = min(run.settings.epochs * self.steps_per_epoch, run.settings.max_steps or math.inf)
-        self.epoch = self.steps = 0
-        self.best: dict | None = None  # the "epoch" event of the best epoch
+        self.epoch = self.steps = self.evaluated = 0
+        self.seconds = 0.0
+        self.best: dict | None = None
+        self.logits: dict[str, torch.Tensor] = {}
+        self.next_save = time.monotonic() + checkpoint.FIRST_SECONDS
 
     def fit(self) -> dict:
-        """Trains to the end from wherever it stands; returns {"dev", "best_epoch", "steps"}."""
-        while self.steps < self.total_steps:
-            seconds = self._train_epoch()
-            self._evaluate(seconds)
-            self._save()
+        """Trains to the end from wherever it stands; returns {"dev", "best_epoch", "steps"}. An interruption is saved
+        before it is passed on."""
+        try:
+            while self.evaluated < self.epoch or self.steps < self.total_steps:
+                self._train_epoch()
+                self._evaluate()
+        except Interruption:
+            if self.run.ranks.size == 1:  # several are not interrupted at the same step
+                self._save()
+            raise
         return {"dev": self.best["dev"], "best_epoch": self.best["epoch"], "steps": self.steps}
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -192,8 +213,12 @@ class Stage:
 
         Raises ValueError if it is damaged, or if the data are not those it was made with.
         """
-        if saved.value("data") != fingerprint(self.run.dataset):
+        if saved.value("data") != self.run.fingerprint:
             raise ValueError(f"{saved.folder} was made with other training examples: the data have changed since")
+        if saved.value("threads") != torch.get_num_threads():
+            warnings.warn(f"{saved.folder} was made with {saved.value('threads')} threads, now there are "
+                          f"{torch.get_num_threads()}: sums come in another order, so last digits will differ",
+                          stacklevel=2)
         try:
             self._load_model(saved.part("model"))
             self.plan.trainer.load_state_dict(saved.part("trainer"))
@@ -202,9 +227,23 @@ class Stage:
                 embeddings.restore(saved.part("embeddings")[name])
             checkpoint.restore_random_state(saved.part(checkpoint.random_part(self.run.ranks.rank)))
             self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
+            self.evaluated, self.seconds = map(saved.value, ("evaluated", "seconds"))
+            self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
             self.run.log.rewind(saved.value("log"))
         except KeyError as error:
             raise ValueError(f"{saved.folder} is damaged: it lacks {error}") from None
+        self._recover_best(saved.folder)
+
+    def _recover_best(self, folder: Path) -> None:
+        """Makes the model's folder that of the best epoch known here, wherever between two steps the run was killed."""
+        kept, target = folder / MODEL_FOLDER, self.run.model_folder(self.name)
+        if self.best is not None and (self.best["step"], self.best["epoch"]) == (self.steps, self.evaluated):
+            self._publish()
+        elif self.best is not None and self.run.ranks.writes and kept.is_dir():
+            # the checkpoint after this one had a better epoch, and is lost
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(kept, target)
+        self._publish_predictions()
 
     def _load_model(self, weights: dict[str, torch.Tensor]) -> None:
         try:
@@ -213,43 +252,70 @@ class Stage:
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint does not fit this model: {reason}") from None
 
-    def _train_epoch(self) -> float:
-        """Returns its seconds."""
-        started = time.perf_counter()
-        self.epoch += 1
-        self.plan.sampler.start_epoch()
+    def _train_epoch(self) -> None:
+        """A new epoch, or what is left of the one under way."""
+        if self.evaluated == self.epoch:
+            with whole():
+                self.epoch, self.seconds = self.epoch + 1, 0.0
+                self.plan.sampler.start_epoch()
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        steps = min(self.steps_per_epoch, self.total_steps - self.steps)
+        end = min(self.epoch * self.steps_per_epoch, self.total_steps)
+        steps = end - (self.epoch - 1) * self.steps_per_epoch
+        started = time.perf_counter()
         self.plan.prepare(steps)
+        self.seconds += time.perf_counter() - started
         self.run.model.train()
         smooth: dict[str, float] = {}
-        with tqdm(total=steps, desc=f"{self.name} epoch {self.epoch}/{epochs}", unit="step",
-                  disable=not self.run.ranks.writes) as bar:
-            for _ in range(steps):
-                losses, examples_per_second = self._train_step()
+        with tqdm(total=steps, initial=steps - (end - self.steps), desc=f"{self.name} epoch {self.epoch}/{epochs}",
+                  unit="step", disable=not self.run.ranks.writes) as bar:
+            while self.steps < end:
+                with whole():
+                    losses, examples_per_second = self._train_step()
                 smooth |= {name: 0.95 * smooth.get(name, loss) + 0.05 * loss for name, loss in losses.items()}
                 bar.set_postfix_str(" ".join(f"{name} {loss:.3f}" for name, loss in smooth.items())
                                     + f", {examples_per_second:.0f} ex/s", refresh=False)
                 bar.update()
-        return time.perf_counter() - started
+                if self.steps < end and self._is_due():
+                    self._save()
+
+    def _is_due(self) -> bool:
+        """Is it time for a checkpoint within the epoch? When they are written changes nothing in what is computed."""
+        every, ranks = self.run.settings.checkpoint_every, self.run.ranks
+        if every is not None:
+            return self.steps % every == 0
+        if ranks.size == 1:
+            return time.monotonic() >= self.next_save
+        # one process decides for all, and is asked now and then
+        return self.steps % 10 == 0 and bool(ranks.from_writer(
+            lambda: "due" if time.monotonic() >= self.next_save else ""))
 
     def _train_step(self) -> tuple[dict[str, float], float]:
-        """One step, logged: the tasks' losses, and examples a second."""
+        """One step, logged: the tasks' losses, and examples a second; no losses where it was skipped."""
         settings, started = self.run.settings, time.perf_counter()
         indices = self.plan.sampler.next_step()
         batches = {name: self.plan.fetch(name, rows) for name, rows in indices.items()}
         lr_scale = SCHEDULES[settings.schedule](self.steps, round(settings.warmup * self.total_steps),
                                                 self.total_steps)
+        examples = sum(len(rows) for rows in indices.values())
+        result = None
         try:
             result = self.plan.trainer.step(batches, lr_scale)
         except FloatingPointError as error:
-            ids = {name: [self.run.dataset[name]["train"][row].id for row in rows] for name, rows in indices.items()}
-            raise FloatingPointError(f"step {self.steps + 1}: {error}; its examples are {ids}") from None
+            self._on_nonfinite(error, indices)
         self.steps += 1
         seconds = time.perf_counter() - started
-        examples = sum(len(rows) for rows in indices.values())
-        self._log_step(result, seconds, examples)
-        return result.losses, examples / seconds
+        self.seconds += seconds
+        if result is not None:
+            self._log_step(result, seconds, examples)
+        return {} if result is None else result.losses, examples / seconds
+
+    def _on_nonfinite(self, error: FloatingPointError, indices: dict[str, list[int]]) -> None:
+        """Stops, or logs that the step is skipped, as --on-nonfinite says; nothing has been updated."""
+        ids = {name: [self.run.dataset[name]["train"][row].id for row in rows] for name, rows in indices.items()}
+        if self.run.settings.on_nonfinite == STOP:
+            raise FloatingPointError(f"{self.name}, step {self.steps + 1}: {error}; its examples are {ids}") from None
+        self.run.log.write("skipped", stage=self.name, epoch=self.epoch, step=self.steps + 1, reason=str(error),
+                           examples=ids)
 
     def _log_step(self, result: StepResult, seconds: float, examples: int) -> None:
         self.run.log.write(
@@ -257,35 +323,56 @@ class Stage:
             losses=_rounded(result.losses), **_conflicts(self.plan.tasks, result), examples=examples,
             seconds=round(seconds, 6))
 
-    def _evaluate(self, seconds: float) -> None:
+    def _evaluate(self) -> None:
         run, tasks = self.run, {name: self.run.model.tasks[name] for name in self.plan.scored}
         logits = {name: self.plan.predict(name) for name in tasks}
         predictions = {name: task.decode(logits[name]).numpy() for name, task in tasks.items()}
         dev = scores_of(tasks, predictions, {name: run.tokens[name]["dev"].labels for name in tasks})
         event = {"stage": self.name, "epoch": self.epoch, "step": self.steps, "dev": dev}
-        run.log.write("epoch", **event, seconds=round(seconds, 3))
-        better = self.best is None or dev["average"] > self.best["dev"]["average"]
-        run.say(f"  epoch {self.epoch}: dev {describe(dev)}{'  (best so far)' if better else ''}")
-        if better:
-            self.best = event
-            self._keep(logits, predictions)
+        with whole():
+            run.log.write("epoch", **event, seconds=round(self.seconds, 3))
+            self.evaluated = self.epoch
+            better = self.best is None or dev["average"] > self.best["dev"]["average"]
+            run.say(f"  epoch {self.epoch}: dev {describe(dev)}{'  (best so far)' if better else ''}")
+            if better:
+                self.best, self.logits = event, logits
+            self._save()
+            if better:
+                self._publish()
+                self._publish_predictions()
 
-    def _keep(self, logits: dict[str, torch.Tensor], predictions: dict[str, np.ndarray]) -> None:
-        """This epoch's model, and its dev predictions if they are what the run hands in."""
-        run = self.run
-        if self.name == run.settings.stages[-1]:
-            run.logits = logits
-        if not run.ranks.writes:
+    def _publish(self) -> None:
+        """The best epoch's model, where others find it.
+
+        Always after the checkpoint that knows of it: a run killed in between writes it again from that checkpoint.
+        The best model until now goes to the checkpoint before, which may have to be gone back to.
+        """
+        if not self.run.ranks.writes:
             return
-        run.model.save_pretrained(run.model_folder(self.name))
-        if self.name == run.settings.stages[-1]:
-            for name in TASKS.keys() & predictions.keys():
-                write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev", run.dataset[name]["dev"],
-                                  predictions[name])
+        target = self.run.model_folder(self.name)
+        before = [folder / MODEL_FOLDER for folder in checkpoint.numbered(self.run.folder)[:-1]]
+        self.run.model.save_pretrained(target, aside=before[-1] if before and not before[-1].exists() else None)
+
+    def _publish_predictions(self) -> None:
+        """The best epoch's dev predictions, if they are what the run hands in."""
+        run = self.run
+        if self.best is None or self.name != run.settings.stages[-1]:
+            return
+        run.logits = self.logits
+        for name in TASKS.keys() & self.logits.keys() if run.ranks.writes else ():
+            write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev", run.dataset[name]["dev"],
+                              TASKS[name].decode(self.logits[name]).numpy())
 
     def _save(self) -> None:
-        """Raises FloatingPointError if the processes, which all make the same steps, have come to different weights."""
-        run, plan = self.run, self.plan
+        """A checkpoint of where the stage stands, between two steps; all processes come here together.
+
+        Raises FloatingPointError for weights that are not finite, or that differ from process to process, which all
+        make the same steps: the last good one stays the last.
+        """
+        run, plan, started = self.run, self.plan, time.monotonic()
+        for name, value in run.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError(f"{self.name}, step {self.steps}: the weights {name} are no longer finite")
         randoms = run.ranks.gather(checkpoint.random_state())
         if run.ranks.size > 1 and not run.ranks.agree(checksum(run.model.parameters())):
             raise FloatingPointError(f"step {self.steps}: the processes' weights are no longer the same to the last "
@@ -293,15 +380,17 @@ class Stage:
         if not run.ranks.writes:
             return
         parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
-                 "sampler": plan.sampler.state_dict(),
+                 "sampler": plan.sampler.state_dict(), "logits": self.logits,
                  **{checkpoint.random_part(rank): state for rank, state in enumerate(randoms)},
                  "embeddings": {name: embeddings.calls for name, embeddings in plan.embeddings.items()}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "best": self.best,
-                  "finished": run.finished, "log": run.log.position, "data": fingerprint(run.dataset),
-                  "processes": run.ranks.size}
-        number = self.steps + sum(result["steps"] for result in run.finished.values())
-        checkpoint.save(run.folder, number, run.model, tensors, values)
+        values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "evaluated": self.evaluated,
+                  "seconds": self.seconds, "best": self.best, "finished": run.finished, "log": run.log.position,
+                  "data": run.fingerprint, "threads": torch.get_num_threads(), "processes": run.ranks.size}
+        with whole():
+            checkpoint.save(run.folder, tensors, values, run.model.encoder.config, run.model.tokenizer)
+        finished = time.monotonic()
+        self.next_save = finished + checkpoint.PATIENCE * (finished - started)
 
 
 def _conflicts(tasks: Sequence[str], result: StepResult) -> dict:

@@ -92,15 +92,17 @@ class SurgeryTrainer:
             for row, name in enumerate(self.tasks):
                 values.append(self._backward(row, name, batches[name]))
                 waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
-        losses = self._losses(values)
         for wait in waits:
             wait()
+        losses = self._losses(values)
         gram = self.gradients.gram()
-        for name, square in zip(self.tasks, gram.diagonal().tolist(), strict=True):
-            if not math.isfinite(square):
-                raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {losses[name]:.4g}")
+        squares = {name: squared_norm(head) for name, head in self.heads.items()}
+        for row, name in enumerate(self.tasks):
+            check_gradient(name, losses[name], float(gram[row, row]), squares[name])
         weights = self.surgery(gram, generator=self.generator)
-        scale = self._clip_scale(norm_of_combination(gram, weights))
+        norm = norm_of_combination(gram, weights)
+        scale = self._clip_scale(norm, squares)
+        check_length("all tasks together", (scale * norm)**2, *(scale**2 * square for square in squares.values()))
         self._take(*self.gradients.combine_(weights * scale))
         for parameter in self.heads.parameters():
             parameter.grad.mul_(scale)
@@ -144,12 +146,11 @@ class SurgeryTrainer:
         for vector, part in zip(vectors, row.split([vector.numel() for vector in vectors]), strict=True):
             vector.grad = part.view_as(vector)
 
-    def _clip_scale(self, encoder_norm: float) -> float:
+    def _clip_scale(self, encoder_norm: float, head_squares: Mapping[str, float]) -> float:
         """min(1, clip / ‖gradient‖) over encoder and heads together (Pascanu et al. 2013)."""
         if not self.clip:
             return 1.0
-        squares = sum(float(parameter.grad.square().sum()) for parameter in self.heads.parameters())
-        return min(1.0, self.clip / max(math.sqrt(encoder_norm**2 + squares), 1e-12))
+        return min(1.0, self.clip / max(math.sqrt(encoder_norm**2 + sum(head_squares.values())), 1e-12))
 
     @property
     def learning_rate(self) -> float:
@@ -186,6 +187,25 @@ def finite_loss(name: str, loss: torch.Tensor) -> float:
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss of {name} is {value}")
     return value
+
+
+def squared_norm(module: nn.Module) -> float:
+    """‖gradient‖² in float64, where the square of a number that float32 holds never overflows."""
+    return float(sum(parameter.grad.double().square().sum() for parameter in module.parameters()))
+
+
+def check_gradient(name: str, loss: float, *squares: float) -> None:
+    """Raises FloatingPointError, naming the task, for a squared norm that is not finite."""
+    if not all(map(math.isfinite, squares)):
+        raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {loss:.4g}")
+
+
+def check_length(name: str, *squares: float) -> None:
+    """Raises FloatingPointError for a gradient whose square AdamW's second moment, in float32, cannot hold: the
+    moment would be infinite, and the parameters would stand still from then on without a word."""
+    if not max(squares) <= torch.finfo(torch.float32).max:
+        raise FloatingPointError(f"the gradient of {name} has length {math.sqrt(max(squares)):.3g}, whose square "
+                                 "float32 does not hold; --clip shortens it")
 
 
 def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:

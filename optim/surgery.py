@@ -173,10 +173,19 @@ def project_paper(gradients: torch.Tensor) -> torch.Tensor:
 
 
 def combine(gradients: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given, which may be the first gradient."""
+    """Σ_k w_k g_k: (tasks, params), (tasks,) → (params,), into `out` if given, which may be the first gradient.
+
+    PCGrad's weights grow with the quotient of the gradients' lengths. One that the gradients' own dtype could not
+    hold is applied in float64; the product is then an ordinary number again.
+    """
     out = torch.empty_like(gradients[0]) if out is None else out
     size = MIDDLE if out.device.type == "cpu" else LONG
+    too_large = float(weights.abs().max()) > torch.finfo(gradients.dtype).max
     for total, (first, *others) in zip(out.split(size), gradients.split(size, dim=1), strict=True):
+        if too_large:
+            wide = zip((first, *others), weights.tolist(), strict=True)
+            total.copy_(sum(gradient.double() * weight for gradient, weight in wide))
+            continue
         torch.mul(first, float(weights[0]), out=total)
         for gradient, weight in zip(others, weights[1:].tolist(), strict=True):
             total.add_(gradient, alpha=weight)

@@ -1,0 +1,62 @@
+"""One process writes into a run folder, and a second is told which one does.
+
+The lock is the operating system's, so it ends with its process, however that ends. Beside it stands who took it: what a
+killed process has left is known as such.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import warnings
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK_FILE, HOLDER_FILE = ".lock", ".lock.json"
+
+
+class FolderLock:
+    """Held from the moment it is made until `release` or the end of the process."""
+
+    def __init__(self, run: Path) -> None:
+        """Raises ValueError, naming the process, if another one holds it. Warns if a process died with it."""
+        self._lock = FileLock(run / LOCK_FILE)
+        self._holder = run / HOLDER_FILE
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil it; name another "
+                             "folder, or end that one first") from None
+        if self._holder.exists():
+            warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; taken over", stacklevel=2)
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self._holder.write_text(json.dumps(about), encoding="utf-8")
+
+    def release(self) -> None:
+        """Removes its traces too. A second call does nothing."""
+        if self._lock.is_locked:
+            self._holder.unlink(missing_ok=True)
+            (self._holder.parent / LOCK_FILE).unlink(missing_ok=True)
+            self._lock.release()
+
+
+def check_free(run: Path) -> None:
+    """Raises ValueError if another process is at work in the folder. Writes nothing."""
+    if (run / LOCK_FILE).exists():
+        try:
+            with FileLock(run / LOCK_FILE, timeout=0):
+                pass
+        except Timeout:
+            raise ValueError(f"{run} is in use by {describe(run / HOLDER_FILE)}; name another folder") from None
+
+
+def describe(holder: Path) -> str:
+    """process 4242 on that host, since then."""
+    try:
+        about = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {about['pid']} on {about['host']}, since {about['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"

@@ -1,0 +1,339 @@
+"""Kills runs at points drawn at random, resumes them, and compares their bytes with those of a run left alone.
+
+    OMP_NUM_THREADS=1 python tests/kill_points.py --points 50 --seed 0
+
+A point is a line of our own code, the n-th that is executed in a place such as the forward pass of a stage; or half a
+checkpoint on the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the resumed runs are killed again.
+Every run is a fork of this process, which computes nothing itself. Ends with status 1 if a byte differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch._dynamo  # optimizers ask for it at their first step; once here is two seconds less in every fork
+
+import train_multitask
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask import checkpoint, pretrain, pretraining, run, stages
+from multitask.sample import write_sample
+
+ROOT = Path(__file__).parent.parent
+# place → the files, and functions where a file is in several places, whose lines belong to it
+PLACES = {
+    "data": ("multitask/data.py", "multitask/multinli.py", "multitask/batching.py", "multitask/sampling.py",
+             "multitask/corpus.py"),
+    "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/linear.py",
+                "minbert/dropout.py", "minbert/mlm.py", "heads/layers.py"),
+    "backward": ("multitask/training.py:_backward", "optim/flat.py:row", "multitask/final_layers.py:step",
+                 "multitask/masked_training.py:step"),
+    "surgery": ("optim/surgery.py",),
+    "optimizer": ("optim/adamw.py", "multitask/training.py:scaled_step"),
+    "evaluation": ("multitask/evaluation.py", "multitask/metrics.py", "multitask/masked_training.py:evaluate"),
+    "checkpoint": ("multitask/checkpoint.py", "minbert/pretrained.py:replacing", "minbert/pretrained.py:sync"),
+    "publishing": ("multitask/model.py:save_pretrained", "multitask/stages.py:_publish", "minbert/pretrained.py:save"),
+    "log": ("multitask/runlog.py", "multitask/stages.py:_log_step"),
+}
+HALF, CLOCK, TERM = "half a checkpoint", "any moment", "SIGTERM"
+OUTSIDE = ("before", "after")  # of the stages, where one place is as good as another
+AGAIN = 1 / 3  # of the resumed runs are killed too
+
+
+# ------------------------------------------------------------------------------------------- what is run
+
+
+@dataclass(frozen=True)
+class Job:
+    """main: of the command. stages: what its points are counted under."""
+
+    main: Callable[[list[str]], int]
+    arguments: list[str]
+
+    def start(self, folder: Path) -> int:
+        return self.main([*self.arguments, "--out", str(folder)])
+
+    def resume(self, folder: Path) -> int:
+        return self.main(["--resume", str(folder)])
+
+
+def jobs(folder: Path) -> dict[str, Job]:
+    """All three stages of the main job, the baseline, and pretraining: a tiny encoder on some dozens of examples."""
+    shape = ["--data", str(folder / "data"), "--model", str(folder / "encoder"), "--lr", "1e-3", "--batch-size", "8",
+             "--epochs", "2", "--checkpoint-every", "2", "--warmup", "0.1", "--schedule", "linear", "--clip", "1",
+             "--weight-decay", "0.01"]
+    return {
+        "stages": Job(train_multitask.main, [*shape, "--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl"]),
+        "baseline": Job(train_multitask.main, [*shape, "--gs", "none"]),
+        "pretraining": Job(pretrain.main, [
+            "--text", str(folder / "text.txt"), "--layers", "1", "--hidden", "16", "--heads", "2", "--vocab-size",
+            "150", "--length", "24", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4", "--dropout",
+            "0.1", "--held-out", "0.1"]),
+    }
+
+
+def prepare(folder: Path) -> int:
+    """Data, encoder and text for `jobs`."""
+    data = write_sample(folder / "data")
+    for path in [*data.glob("*.csv"), *data.glob("multinli/*.jsonl")]:
+        path.write_text("\n".join(path.read_text().splitlines()[:33]) + "\n")
+    texts = [example.sentences[0] for example in run.load_dataset(data)["sst"]["train"]]
+    torch.manual_seed(0)
+    tokenizer = BertTokenizer.train(texts, 200)
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=32)).save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    (folder / "text.txt").write_text("\n\n".join(texts * 3))
+    return 0
+
+
+def forked(work: Callable[[], int], output: Path, watch: Callable[[int], None] = lambda child: None) -> int:
+    """The exit status of `work` in a fork, or minus the signal that ended it; what it prints goes to `output`."""
+    child = os.fork()
+    if not child:
+        status = 70
+        try:
+            with output.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+                warnings.simplefilter("ignore")
+                status = work()
+        finally:
+            os._exit(status)
+    watch(child)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# ------------------------------------------------------------------------------------------- points
+
+
+class Lines:
+    """Counts the lines executed in each (stage, place), and kills its process at one of them."""
+
+    def __init__(self, point: tuple[str, str] | None = None, number: int = 0) -> None:
+        self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.point, self.number, self.stage, self.places = point, number, OUTSIDE[0], {}
+
+    def watch(self, work: Callable[[], int]) -> int:
+        for owner in (stages.Stage, pretraining.Pretraining):
+            self._announce(owner)
+        sys.settrace(self._call)
+        try:
+            return work()
+        finally:
+            sys.settrace(None)
+
+    def _announce(self, owner: type) -> None:
+        name = "fit" if owner is stages.Stage else "run"
+        inner = getattr(owner, name)
+
+        def announced(job):
+            self.stage = getattr(job, "name", "pretraining")
+            result = inner(job)
+            self.stage = OUTSIDE[1]
+            return result
+
+        setattr(owner, name, announced)
+
+    def _call(self, frame, event: str, argument: object):
+        place = self._place(frame.f_code)
+        return None if place is None else lambda *_: self._line(place)
+
+    def _place(self, code) -> str | None:
+        if code not in self.places:
+            path, name = code.co_filename.removeprefix(f"{ROOT}/"), code.co_name
+            self.places[code] = next((place for place, parts in PLACES.items() for part in parts
+                                      if part in (path, f"{path}:{name}")), None)
+        return self.places[code]
+
+    def _line(self, place: str) -> Callable:
+        key = self.stage, place if self.stage not in OUTSIDE else "any line"
+        self.counts[key] += 1
+        if key == self.point and self.counts[key] == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lambda *_: self._line(place)
+
+
+def killed_half_way(number: int, work: Callable[[], int]) -> int:
+    """Dies when half of the number-th checkpoint's tensors are on the disk."""
+    written, save_file = 0, checkpoint.save_file
+
+    def half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        nonlocal written
+        written += 1
+        save_file(tensors, path)
+        if written == number:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save_file = half
+    return work()
+
+
+def after(seconds: float, number: int) -> Callable[[int], None]:
+    """Sends the signal when so much time is over."""
+    def send(child: int) -> None:
+        time.sleep(seconds)
+        os.kill(child, number)  # a child that has ended is not waited for yet, so its number is not another's
+
+    return send
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of a job that is left alone: what it leaves, its lines by (stage, place), its checkpoints, its seconds."""
+
+    left: dict[str, str]
+    counts: dict[tuple[str, str], int]
+    checkpoints: int
+    seconds: float
+
+
+def draw(known: Known, chance: random.Random) -> tuple[str, str, float]:
+    """(stage, place, which): each (stage, place) is as likely as any other."""
+    stage, place = chance.choice([*sorted(known.counts), ("any", HALF), ("any", CLOCK), ("any", TERM)])
+    if place == HALF:
+        return stage, place, chance.randint(1, known.checkpoints)
+    if place in (CLOCK, TERM):
+        return stage, place, chance.uniform(0, known.seconds)
+    return stage, place, chance.randint(1, known.counts[stage, place])
+
+
+def struck(point: tuple[str, str, float], work: Callable[[], int], output: Path) -> int:
+    stage, place, which = point
+    if place in (CLOCK, TERM):
+        return forked(work, output, after(which, signal.SIGTERM if place == TERM else signal.SIGKILL))
+    if place == HALF:
+        return forked(lambda: killed_half_way(which, work), output)
+    return forked(lambda: Lines((stage, place), which).watch(work), output)
+
+
+# ------------------------------------------------------------------------------------------- what is left
+
+
+def left_by(folder: Path) -> dict[str, str]:
+    """Everything a run leaves, as checksums, but the seconds it took and what hangs on them."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        # .lock: of a run that was killed when all was done
+        if path.is_file() and not name.startswith(("checkpoint/", ".lock")) and path.suffix not in (".html", ".jsonl"):
+            content = path.read_bytes()
+            if name == "metrics.json":
+                content = without(json.loads(content), "train_seconds", "examples_per_second", "tokens_per_second")
+            found[name] = checksum(content)
+    for number, line in enumerate((folder / "log.jsonl").read_text().splitlines()):
+        found[f"log {number}"] = checksum(without(json.loads(line), "seconds"))
+    last = checkpoint.load(folder)
+    found |= {f"checkpoint {name}": checksum(checkpoint._bytes(value).numpy().tobytes())
+              for name, value in last.tensors.items()}
+    return found | {"checkpoint values": checksum(without(last.values, "seconds", "log"))}
+
+
+def without(values: dict, *names: str) -> bytes:
+    return json.dumps({name: value for name, value in values.items() if name not in names}).encode()
+
+
+def checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def learn(job: Job, folder: Path, output: Path) -> Known:
+    """Runs the job twice, alone: for its time and what it leaves, and for its lines."""
+    started = time.monotonic()
+    assert forked(lambda: job.start(folder / "alone"), output) == 0, output.read_text()
+    seconds = time.monotonic() - started
+    counts = folder / "counts.json"
+
+    def count() -> int:
+        lines = Lines()
+        status = lines.watch(lambda: job.start(folder / "counted"))
+        counts.write_text(json.dumps([[*key, number] for key, number in lines.counts.items()]))
+        return status
+
+    assert forked(count, output) == 0, output.read_text()
+    lines = {(stage, place): number for stage, place, number in json.loads(counts.read_text())}
+    left = left_by(folder / "alone")
+    assert left == left_by(folder / "counted"), "two runs that were left alone differ"
+    [last] = checkpoint.numbered(folder / "alone")
+    return Known(left, lines, int(last.name), seconds)
+
+
+def trial(job: Job, known: Known, folder: Path, output: Path, chance: random.Random) -> tuple[list, list[str]]:
+    """Kills the run, perhaps more than once, lets it end; the points, with their exit statuses, and what differs."""
+    point = draw(known, chance)
+    history = [(point, struck(point, lambda: job.start(folder), output))]
+    while not (folder / run.METRICS_FILE).is_file() or history[-1][1]:
+        work = job.resume if checkpoint.numbered(folder) else job.start
+        if len(history) < 4 and chance.random() < AGAIN:
+            point = draw(known, chance)
+            history.append((point, struck(point, lambda work=work: work(folder), output)))
+        else:
+            status = forked(lambda work=work: work(folder), output)
+            history.append((("then", "left alone", 0), status))
+            if status:
+                return history, [f"status {status}: {output.read_text()[-500:]}"]
+    left = left_by(folder)
+    return history, sorted(name for name in left.keys() | known.left.keys() if left.get(name) != known.left.get(name))
+
+
+def tried(points: int, seed: int, folder: Path, names: list[str]) -> Iterator[tuple[str, list, list[str]]]:
+    """(job, history, what differs) of trial after trial, until so many points have been hit."""
+    output, chance, hit = folder / "output.txt", random.Random(seed), 0
+    assert forked(lambda: prepare(folder), output) == 0, output.read_text()
+    all_jobs = jobs(folder)
+    known = {}
+    for name in names:
+        (folder / name).mkdir()
+        known[name] = learn(all_jobs[name], folder / name, output)
+    number = 0
+    while hit < points:
+        # the three stages have many more points than the others
+        name = chance.choices(names, [len(known[name].counts) for name in names])[0]
+        number += 1
+        history, differs = trial(all_jobs[name], known[name], folder / name / str(number), output, chance)
+        hit += sum(status in (-signal.SIGKILL, 130) for _, status in history)
+        yield name, history, differs
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=50, metavar="N", help="to be hit (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the points (default: 0)")
+    parser.add_argument("--jobs", default="stages,baseline,pretraining", help="(default: all)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    run.write_report = lambda path, *_: path.write_text("")  # drawing takes longer than all the rest
+    hits: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    trials = spoilt = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, history, differs in tried(arguments.points, arguments.seed, Path(folder), arguments.jobs.split(",")):
+            trials += 1
+            spoilt += bool(differs)
+            for (stage, place, _), status in history:
+                if status in (-signal.SIGKILL, 130):
+                    hits[name, stage, place] += 1
+            told = ", ".join(f"{stage} {place} {which:g}: {status}" for (stage, place, which), status in history)
+            result = f"differs in {len(differs)}, such as {differs[:5]}" if differs else "the same bytes"
+            print(f"{name}: {told}; {result}", flush=True)
+    for (name, stage, place), count in sorted(hits.items()):
+        print(f"{name:12} {stage:12} {place:18} {count}")
+    print(f"{sum(hits.values())} points hit in {trials} runs; {spoilt} of these ended with other bytes")
+    return 1 if spoilt else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
