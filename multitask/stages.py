@@ -340,6 +340,7 @@ class Stage:
             if better:
                 self._publish()
                 self._publish_predictions()
+            run.ranks.wait_for_writer()  # the next stage reads what was published
 
     def _publish(self) -> None:
         """The best epoch's model, where others find it.
