@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
+from minbert.untrusted import one_line
 
 from .batching import Batch, TokenizedExamples
 from .data import Example
@@ -115,13 +116,17 @@ class MultitaskBert(nn.Module):
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["multitask"])
                 arch, precision = about["arch"], about["precision"]
+                if arch not in tuple(ARCHITECTURES) or precision not in ("fp32", "bf16"):
+                    raise ValueError(f"arch {arch!r}, precision {precision!r}")
                 heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({error})") from None
+        except Exception as error:  # torch and safetensors raise many kinds
+            reason = one_line(error)
+            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({reason})") from None
         model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch, precision)
-        expected = {name: value.shape for name, value in model.heads.state_dict().items()}
-        if {name: value.shape for name, value in heads.items()} != expected:
-            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names or shapes")
+        expected = {name: (value.shape, value.dtype) for name, value in model.heads.state_dict().items()}
+        if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
+            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names, shapes or "
+                             "types")
         model.heads.load_state_dict(heads)
         return model.eval()
 
