@@ -135,9 +135,9 @@ def _open_pickled(file: Path) -> Readers:
 
 def _refuse_packed(file: Path) -> None:
     """torch packs nothing into its zip: an entry that would unpack to more than the file holds is none of its."""
-    if not is_zipfile(file):
-        return
     try:
+        if not is_zipfile(file):
+            return
         with ZipFile(file) as archive:
             entries = archive.infolist()
     except (BadZipFile, ValueError, NotImplementedError, OSError) as error:

@@ -25,16 +25,21 @@ PREDICTIONS_FOLDER = "predictions"
 
 
 @torch.no_grad()
-def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples) -> torch.Tensor:
-    """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept."""
+def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples,
+                   bar: tqdm | None = None) -> torch.Tensor:
+    """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
+
+    bar: a progress bar to move on; without one, its own appears if it takes long.
+    """
     was_training = model.training
     model.eval()
     logits = torch.empty(len(examples), model.tasks[task].outputs)
     try:
-        with tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1) as bar:
+        own = tqdm(total=len(examples), desc=f"  {task}", unit="ex", leave=False, delay=1, disable=bar is not None)
+        with own:
             for indices in examples.by_length(EVALUATION_BATCH):
                 logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
-                bar.update(len(indices))
+                (own if bar is None else bar).update(len(indices))
     finally:
         model.train(was_training)
     return logits

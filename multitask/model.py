@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
@@ -142,11 +143,11 @@ class MultitaskBert(nn.Module):
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
         return self.answer("sts", _sequence(pairs))
 
-    def answer(self, task: str, sentences: Sequence[tuple[str, ...]]) -> np.ndarray:
+    def answer(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> np.ndarray:
         """(n,) answers of any task in its own terms, in input order: what the predict_… methods return."""
-        return self.tasks[task].answer(self.predict(task, sentences)).numpy()
+        return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
 
-    def predict(self, task: str, sentences: Sequence[tuple[str, ...]]) -> torch.Tensor:
+    def predict(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> torch.Tensor:
         """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""
         width = len(self.tasks[task].text_columns)
         for number, texts in enumerate(sentences):
@@ -156,7 +157,7 @@ class MultitaskBert(nn.Module):
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
             return torch.zeros(0, self.tasks[task].outputs)
-        return predict_logits(self, task, self.tokenize(examples))
+        return predict_logits(self, task, self.tokenize(examples), bar)
 
 
 def _sequence(items: Sequence) -> Sequence:

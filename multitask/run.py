@@ -183,7 +183,21 @@ def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Datase
     model.precision = pick_precision(settings.precision, device)
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision})")
-    return Run(folder, settings, model.to(device), dataset, RunLog(folder), say, tokens or {})
+    run = Run(folder, settings, model.to(device), dataset, RunLog(folder), say, tokens or {})
+    if told := describe_truncated(run):
+        say(f"note:  {told}")
+    return run
+
+
+def describe_truncated(run: Run) -> str:
+    """How many examples lose their end to the model's limit, and whose; empty if none does."""
+    cut = {f"{name} {split}": tokens.truncated for name, splits in run.tokens.items()
+           for split, tokens in splits.items() if tokens.truncated}
+    limit = run.model.encoder.config.max_position_embeddings
+    if not cut:
+        return ""
+    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end ("
+                    + ", ".join(f"{name} {count:,}" for name, count in cut.items()) + ")")
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:
@@ -276,5 +290,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
+        "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
+                      for name, splits in run.tokens.items()},
         "environment": environment(run.model.device, run.model.precision),
     }
