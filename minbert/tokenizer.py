@@ -63,7 +63,9 @@ class BertTokenizer:
             path = folder / "tokenizer.json"
             try:
                 return cls(Tokenizer.from_file(str(path)))
-            except Exception as error:  # the package raises bare Exception for a file that it cannot read
+            except BaseException as error:  # the package raises bare Exception, or a panic, which is not even that
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
                 raise ValueError(f"{path}: {one_line(error)}") from None
         if (folder / "vocab.txt").is_file():
             path = folder / "tokenizer_config.json"
