@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +69,8 @@ class Settings:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
         for flag in ("lr", "head_lr", "clip", "weight_decay"):
             value = getattr(self, flag)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be 0 or more")
+            if value is not None and not 0 <= value <= sys.float_info.max:
+                raise ValueError(f"--{flag.replace('_', '-')} {reprlib.repr(value)}: must be 0 or more, and finite")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
         if not 0 <= self.seed < 2**63:

@@ -290,7 +290,7 @@ def test_a_json_file_of_an_unlikely_size_is_not_read(tmp_path, monkeypatch):
     ({"epochs": 1.5}, "--epochs 1.5: expected int"), ({"lr": "x"}, "--lr 'x': expected float"),
     ({"nli": 1}, "--nli 1: expected bool"), ({"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
     ({"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
-    ({"seed": None}, "--seed None: expected int"),
+    ({"seed": None}, "--seed None: expected int"), ({"clip": 10**400}, "--clip 1000.*: must be 0 or more"),
 ])
 def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, message):
     (tmp_path / "config.json").write_text(json.dumps({"arch": "concatB", "gs": "wrap", **value}))
