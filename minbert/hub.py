@@ -21,7 +21,6 @@ download.py has those of the connection: HF_HUB_OFFLINE, proxies, certificates.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from .download import HubError, Wanted, disk_trouble, fetch, is_offline, locked, shown
+from .untrusted import one_line, read_object
 
 __all__ = ["HubError", "resolve"]
 
@@ -247,14 +247,15 @@ def _parts(weights: Path) -> list[str]:
     if ".index.json" not in weights.name:
         return []
     try:
-        names = sorted(set(json.loads(weights.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = sorted(set(read_object(weights)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
         names = []
     if not names:
         raise ValueError("it is no index from tensors to files")
     for name in names:  # about to become paths: they must not lead elsewhere
         if not _PART.fullmatch(str(name)):
-            raise ValueError(f"it names {name!r}, where a plain file name ending in .safetensors or .bin was expected")
+            raise ValueError(f"it names {one_line(repr(name))}, where a plain file name ending in .safetensors or .bin "
+                             "was expected")
     return names
 
 

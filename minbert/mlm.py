@@ -19,7 +19,7 @@ from .linear import Linear
 from .masking import Masked
 from .model import BertModel
 from .packing import Packing
-from .pretrained import CONFIG_FILE, file_names, replacing
+from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
 from .weights import SINGLE_FILE, find_weights, open_weights
 
 # Our parameter of the head → the file's tensor.
@@ -105,14 +105,13 @@ class BertForMaskedLM(nn.Module):
                 raise ValueError(f"{path} lacks {len(missing)} tensors of the masked-language-model head, among them "
                                  f"{missing[0]}")
             for copy, original in TIED_NAMES.items():
-                if copy in readers and not torch.equal(readers[copy](), readers[original]()):
-                    raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
+                if copy in readers:
+                    value = readers[original]()
+                    if not torch.equal(read_tensor(readers[copy], copy, value.shape, path).float(), value.float()):
+                        raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
             for name, file_name in HEAD_NAMES.items():
-                target, value = self.get_parameter(name), readers[file_name]()
-                if value.shape != target.shape:
-                    raise ValueError(f"{path}: tensor {file_name} has shape {tuple(value.shape)}, but {CONFIG_FILE} "
-                                     f"asks for {tuple(target.shape)}")
-                target.copy_(value)
+                target = self.get_parameter(name)
+                target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes config.json and model.safetensors, which transformers.BertForMaskedLM and our BertModel open.

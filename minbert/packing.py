@@ -169,7 +169,7 @@ def reordered(row: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def pack(ids: Sequence[np.ndarray], types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
     """Sentences' token ids and token types → input_ids (tokens,), token_type_ids (tokens,), and their packing."""
     packing = Packing.from_lengths([len(sentence) for sentence in ids])
-    return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(types)), packing
+    return (*(torch.from_numpy(np.concatenate(rows, dtype=np.int64)) for rows in (ids, types)), packing)
 
 
 class _Scatter(torch.autograd.Function):

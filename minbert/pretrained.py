@@ -22,7 +22,8 @@ from torch import nn
 
 from . import hub
 from .config import BertConfig
-from .weights import SINGLE_FILE, Readers, find_weights, open_weights
+from .untrusted import one_line
+from .weights import SINGLE_FILE, Readers, find_weights, open_weights, refuse_claims_beyond
 
 if TYPE_CHECKING:
     from .model import BertModel
@@ -96,6 +97,7 @@ def load(model_class: type[BertModel], name_or_folder: str | Path, revision: str
         model = model_class(config)
     with open_weights(path) as readers:
         sources = match(dict(model.named_parameters()), readers, path)
+        refuse_claims_beyond([tensor for tensors in sources.values() for tensor in tensors], path)
         for name, tensors in sources.items():  # memory is taken here, after all names and shapes were found right
             _fill(model, name, torch.cat(tensors).float())  # copied from the mapped file; fp16 and bf16 become fp32
     if OPTIONAL[0] not in sources:
@@ -125,13 +127,16 @@ def match(parameters: dict[str, torch.Tensor], readers: Readers, path: Path) -> 
     sources = {}
     for parameter, names in wanted.items():
         targets = parameters[parameter].chunk(len(names))
-        sources[parameter] = [_read(readers[name], name, target.shape, path)
+        sources[parameter] = [read_tensor(readers[name], name, target.shape, path)
                               for name, target in zip(names, targets, strict=True)]
     return sources
 
 
-def _read(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size, path: Path) -> torch.Tensor:
+def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size, path: Path) -> torch.Tensor:
+    """Raises ValueError, naming file and tensor, unless it is of this shape, of floating-point numbers, and whole."""
     tensor = reader()
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ValueError(f"{path}: tensor {name} is {tensor.layout} on {tensor.device}, expected plain numbers")
     if tensor.shape != shape:
         raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, but {CONFIG_FILE} asks for "
                          f"{tuple(shape)}")
@@ -144,12 +149,12 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
     missing = [name for name in wanted if name not in present]
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} tensors of the encoder that {CONFIG_FILE} describes, "
-                         f"among them {missing[0]}")
+                         f"among them {one_line(missing[0])}")
     unknown = sorted(name for name in present - set(wanted)
                      if not any(re.fullmatch(pattern, name) for pattern in IGNORED))
     if unknown:
         raise ValueError(f"{path} holds {len(unknown)} tensors that this encoder does not know, among them "
-                         f"{unknown[0]}: is {CONFIG_FILE} the one that belongs to it?")
+                         f"{one_line(unknown[0])}: is {CONFIG_FILE} the one that belongs to it?")
 
 
 def save(model: BertModel, folder: str | Path) -> None:

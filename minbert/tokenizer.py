@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from tokenizers.trainers import WordPieceTrainer
 
 from . import hub
 from .pretrained import replacing
+from .untrusted import one_line, read_object
 
+# What tokenizer_config.json may say, true or false, and what holds if it does not; None is "as do_lower_case".
+OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -30,13 +34,20 @@ class BertTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes a configured Tokenizer; its own truncation and padding, if any, are switched off."""
+        """Takes a configured Tokenizer; its own truncation and padding, if any, are switched off.
+
+        Raises ValueError unless it is WordPiece and puts [CLS] and [SEP] where a BERT was trained to find them.
+        """
+        if not isinstance(tokenizer.model, WordPiece):
+            raise ValueError(f"its model is {type(tokenizer.model).__name__}, but a BERT's is WordPiece")
         for token in SPECIAL_TOKENS[:4]:
             if tokenizer.token_to_id(token) is None:
                 raise ValueError(f"the vocabulary lacks {token}: it is not a BERT vocabulary")
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        _check_layout(tokenizer)
         self._tokenizer = tokenizer
+        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1  # more than there are pieces, if it has holes
         self.pad_token_id: int = tokenizer.token_to_id("[PAD]")
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
 
@@ -52,18 +63,18 @@ class BertTokenizer:
             path = folder / "tokenizer.json"
             try:
                 return cls(Tokenizer.from_file(str(path)))
-            except Exception as error:  # the package raises bare Exception for a file that it cannot read
-                raise ValueError(f"{path}: {error}") from None
+            except BaseException as error:  # the package raises bare Exception, or a panic, which is not even that
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
+                raise ValueError(f"{path}: {one_line(error)}") from None
         if (folder / "vocab.txt").is_file():
             path = folder / "tokenizer_config.json"
-            config: dict = {}
-            if path.is_file():
-                try:
-                    config = dict(json.loads(path.read_text(encoding="utf-8")))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"{path} is not a JSON object ({error})") from None
-            return cls.from_vocabulary(folder / "vocab.txt", config.get("do_lower_case", True),
-                                       config.get("strip_accents"), config.get("tokenize_chinese_chars", True))
+            config = read_object(path) if path.is_file() else {}
+            options = {name: config.get(name, default) for name, default in OPTIONS.items()}
+            for name, value in options.items():
+                if not (isinstance(value, bool) or value is OPTIONS[name]):
+                    raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
+            return cls.from_vocabulary(folder / "vocab.txt", *options.values())
         raise FileNotFoundError(f"{folder} has no vocabulary: expected tokenizer.json or vocab.txt")
 
     @classmethod
@@ -72,7 +83,7 @@ class BertTokenizer:
         """Reads vocab.txt: one piece a line, its line number is its id. strip_accents: None is as `lowercase`."""
         path = Path(path)
         try:
-            pieces = path.read_text(encoding="utf-8").split("\n")
+            pieces = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error})") from None
         vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
@@ -99,10 +110,6 @@ class BertTokenizer:
         return cls(_word_piece(tokenizer.get_vocab(), lowercase))
 
     @property
-    def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size()
-
-    @property
     def vocabulary(self) -> dict[str, int]:
         """Piece → id."""
         return self._tokenizer.get_vocab()
@@ -111,7 +118,8 @@ class BertTokenizer:
                max_length: int | None = None) -> list[Encoding]:
         """One `tokenizers.Encoding` (ids, type_ids, tokens, offsets) for each sentence or pair, without padding.
 
-        max_length counts [CLS] and [SEP]; what is longer loses tokens from the longer sentence first.
+        max_length counts [CLS] and [SEP]; what is longer loses tokens from the longer sentence first, and its
+        encoding's `overflowing` is not empty.
         """
         special = 2 if pairs is None else 3
         if max_length is not None and max_length < special:
@@ -120,12 +128,29 @@ class BertTokenizer:
             raise ValueError("expected a list of sentences, got one string: put it in a list")
         if pairs is not None and len(pairs) != len(sentences):
             raise ValueError(f"{len(sentences)} sentences, but {len(pairs)} pair sentences")
-        if max_length is None:
-            self._tokenizer.no_truncation()
-        else:
+        self._tokenizer.no_truncation()
+        if max_length is not None:
+            sentences = [self._beginning(sentence, max_length) for sentence in sentences]
+            pairs = None if pairs is None else [self._beginning(sentence, max_length) for sentence in pairs]
             self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         inputs = list(sentences) if pairs is None else list(zip(sentences, pairs, strict=True))
         return self._tokenizer.encode_batch(inputs)
+
+    def _beginning(self, sentence: str, tokens: int) -> str:
+        """As many of the sentence's words as hold this number of tokens, or all of it if it has fewer.
+
+        What the package cuts off a pair it keeps, every part of one sentence beside every part of the other: two
+        sentences of 10,000 words would take gigabytes.
+        """
+        if not isinstance(sentence, str) or len(sentence) <= tokens:
+            return sentence
+        encoding = self._tokenizer.encode(sentence, add_special_tokens=False)
+        if len(encoding.ids) <= tokens:
+            return sentence
+        words, last = encoding.word_ids, tokens - 1
+        while last + 1 < len(words) and words[last + 1] == words[last]:
+            last += 1
+        return sentence[:encoding.offsets[last][1]]
 
     def __call__(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
                  max_length: int | None = None) -> dict[str, torch.Tensor]:
@@ -163,6 +188,18 @@ class BertTokenizer:
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
         with replacing(folder / "tokenizer_config.json") as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_layout(tokenizer: Tokenizer) -> None:
+    """Tries it on an unknown character: what comes out cannot be told from the parts of a tokenizer.json."""
+    words = tokenizer.encode("\u2603", add_special_tokens=False).tokens
+    single, pair = tokenizer.encode("\u2603"), tokenizer.encode("\u2603", "\u2603")
+    first, second = ["[CLS]", *words, "[SEP]"], [*words, "[SEP]"]
+    for found, tokens, types in ((single, first, [0] * len(first)),
+                                 (pair, first + second, [0] * len(first) + [1] * len(second))):
+        if (found.tokens, found.type_ids) != (tokens, types):
+            raise ValueError(f"it makes {one_line(found.tokens)} with token types {one_line(found.type_ids)} of what "
+                             f"must be {one_line(tokens)} with {one_line(types)}")
 
 
 def _word_piece(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None,

@@ -13,16 +13,17 @@ Names are brought to one form: without the prefix `bert.` that models with a hea
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from .untrusted import one_line, read_object
 
 SINGLE_FILE = "model.safetensors"
 WEIGHTS_FILES = (SINGLE_FILE, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -57,7 +58,7 @@ def open_weights(path: Path) -> Iterator[Readers]:
             missing = expected - set(found)
             if missing:
                 raise ValueError(f"{file} lacks {len(missing)} tensors that {path.name} says it holds, among them "
-                                 f"{min(missing)}")
+                                 f"{one_line(min(missing))}")
             readers |= found
         yield _one_form(readers, path)
 
@@ -77,7 +78,7 @@ def _one_form(readers: Readers, path: Path) -> Readers:
     if len(renamed) < len(readers):
         names = [canonical_name(name) for name in readers]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path} holds {twice} twice, once under another name: keep one of them")
+        raise ValueError(f"{path} holds {one_line(twice)} twice, once under another name: keep one of them")
     return renamed
 
 
@@ -86,40 +87,73 @@ def _parts(path: Path) -> dict[Path, set[str]]:
     if path.suffix != ".json":
         return {path: set()}
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"].items()
+        places = read_object(path)["weight_map"].items()
         parts: dict[Path, set[str]] = {}
         for tensor, name in places:
             if not re.fullmatch(r"\w[\w.-]*", name):
-                raise ValueError(f"{name!r} is not a file's name")
+                raise ValueError(f"{one_line(repr(name))} is not a file's name")
             parts.setdefault(path.with_name(name), set()).add(tensor)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path} is not an index of weights ({type(error).__name__}: {one_line(error)})") from None
     absent = [part.name for part in parts if not part.is_file()]
     if absent or not parts:
-        raise FileNotFoundError(f"{path} names {len(parts)} files, but {(absent or ['any'])[0]} is not there")
+        raise FileNotFoundError(f"{path} names {len(parts)} files, but {one_line((absent or ['any'])[0])} is not there")
     return parts
 
 
 def _open_safetensors(file: Path, stack: ExitStack) -> Readers:
     try:
         opened = stack.enter_context(safe_open(file, framework="pt"))
-        return {name: partial(opened.get_tensor, name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        return {name: partial(_tensor_of, opened, name, file) for name in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a readable safetensors file ({error}); fetch it again") from None
+        raise ValueError(f"{file} is not a readable safetensors file ({one_line(error)}); fetch it again") from None
+
+
+def _tensor_of(opened: safe_open, name: str, file: Path) -> torch.Tensor:
+    try:
+        return opened.get_tensor(name)
+    except Exception as error:  # a number format that this torch does not have, among others
+        raise ValueError(f"{file}: tensor {one_line(name)} cannot be read ({one_line(error)})") from None
 
 
 def _open_pickled(file: Path) -> Readers:
     """Never anything but weights_only, which knows tensors and containers and runs nothing of the file's own."""
+    _refuse_packed(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except Exception as error:  # whatever a broken or hostile pickle makes torch raise
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} is refused: it is damaged or wants to run code of its own ({reason}); "
+        raise ValueError(f"{file} is refused: it is damaged or wants to run code of its own ({one_line(error)}); "
                          f"take a checkpoint that comes as {SINGLE_FILE}") from None
     if not isinstance(loaded, dict):
         raise ValueError(f"{file} must hold named tensors, found {type(loaded).__name__}")
     for name, value in loaded.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{file} must hold named tensors only, but {name!r} is a {type(value).__name__}: is it a "
-                             "training checkpoint? save the model's state_dict alone")
+        if not isinstance(value, torch.Tensor) or not isinstance(name, str):
+            raise ValueError(f"{file} must hold named tensors only, but {one_line(repr(name))} is a "
+                             f"{type(value).__name__}: is it a training checkpoint? save the model's state_dict alone")
     return {name: partial(loaded.__getitem__, name) for name in loaded}
+
+
+def _refuse_packed(file: Path) -> None:
+    """torch packs nothing into its zip: an entry that would unpack to more than the file holds is none of its."""
+    try:
+        if not is_zipfile(file):
+            return
+        with ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({one_line(error)}); fetch it again") from None
+    claimed = sum(entry.file_size for entry in entries)
+    if claimed > file.stat().st_size or any(entry.compress_type != ZIP_STORED for entry in entries):
+        raise ValueError(f"{file} is refused: it would unpack to {claimed:,} bytes, more than it has; torch.save packs "
+                         f"nothing, so take a checkpoint that comes as {SINGLE_FILE}")
+
+
+def refuse_claims_beyond(tensors: list[torch.Tensor], path: Path) -> None:
+    """Raises ValueError if the tensors claim more bytes than their files have: before memory is taken for them.
+
+    A pickle can show one stored number as a tensor of any size, or the same numbers as many tensors.
+    """
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    held = sum(part.stat().st_size for part in _parts(path))
+    if claimed > held:
+        raise ValueError(f"{path} is refused: its tensors claim {claimed:,} bytes, but only {held:,} are there")

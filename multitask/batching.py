@@ -54,23 +54,28 @@ class TokenizedExamples:
 
     A pair becomes one sequence [CLS] a [SEP] b [SEP] or two sequences [CLS] a [SEP], [CLS] b [SEP], as the
     architecture says; never a padded first sentence with a second behind the padding.
+
+    truncated: how many examples were longer than max_length and lost their end. All ids stand in one int32 array, since
+    there may be millions of examples.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: BertTokenizer, architecture: Architecture,
                  max_length: int) -> None:
         self.sequences_each = architecture.sequences(len(examples[0].sentences)) if examples else 1
-        ids: list[np.ndarray] = []
-        types: list[np.ndarray] = []
+        ids, types, tokens = [np.empty(0, np.int32)], [np.empty(0, np.uint8)], [0]
+        self.truncated = 0
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
             sentences = [example.sentences for example in examples[start:start + TOKENIZE_AT_ONCE]]
-            for encoding in self._encode(sentences, tokenizer, max_length):
-                ids.append(np.asarray(encoding.ids, dtype=np.int64))
-                types.append(np.asarray(encoding.type_ids, dtype=np.int64))
-        self._ids, self._types = ids, types
+            encodings = self._encode(sentences, tokenizer, max_length)
+            ids.append(np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]))
+            types.append(np.concatenate([np.array(encoding.type_ids, np.uint8) for encoding in encodings]))
+            tokens += [len(encoding) for encoding in encodings]
+            cut = [bool(encoding.overflowing) for encoding in encodings]
+            self.truncated += int(np.reshape(cut, (-1, self.sequences_each)).any(1).sum())
+        self._ids, self._types, self._ends = np.concatenate(ids), np.concatenate(types), np.cumsum(tokens)
         self.labels = np.array([np.nan if example.label is None else example.label for example in examples],
                                dtype=np.float32)
-        tokens = np.array([len(sequence) for sequence in ids], dtype=np.int64)
-        self.lengths = tokens.reshape(-1, self.sequences_each).sum(1)  # tokens of each example
+        self.lengths = np.diff(self._ends).reshape(-1, self.sequences_each).sum(1)  # tokens of each example
 
     def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer, max_length: int) -> list:
         if self.sequences_each > 1 or len(sentences[0]) == 1:
@@ -84,8 +89,9 @@ class TokenizedExamples:
     def batch(self, indices: Sequence[int]) -> Batch:
         """The examples at these indices, in this order."""
         rows = [index * self.sequences_each + k for index in indices for k in range(self.sequences_each)]
+        spans = [slice(*self._ends[row:row + 2]) for row in rows]
         labels = self.labels[list(indices)]
-        return Batch(*pack([self._ids[row] for row in rows], [self._types[row] for row in rows]),
+        return Batch(*pack([self._ids[span] for span in spans], [self._types[span] for span in spans]),
                      self.sequences_each, None if np.isnan(labels).any() else torch.from_numpy(labels))
 
     def pieces(self, indices: Sequence[int], count: int, examples: int) -> Pieces:

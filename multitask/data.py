@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import reprlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from minbert.untrusted import bounded_lines, one_line
 
 from .tasks import TASKS, Task
 
@@ -19,7 +22,7 @@ REQUIRED_SPLITS = ("train", "dev")
 TEST_SPLIT = "test-student"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there may be millions
 class Example:
     """One line of a file: its id, its sentence or pair, and its label (None in a test file)."""
 
@@ -75,62 +78,105 @@ def load_dataset(folder: str | Path) -> Dataset:
 
 
 def read_examples(path: str | Path, task: Task, labelled: bool = True) -> list[Example]:
-    """One file → examples in file order. Rows with a blank label are left out and counted in a warning.
+    """One file → examples in file order. Rows with a blank label are left out and counted in a warning; so are ids that
+    stand more than once, but all of their rows are kept. Empty sentences are kept: [CLS] [SEP].
 
     Raises ValueError naming file and line for a missing column, a short row, an unusable label, or no rows at all.
     """
     columns = ["id", *task.text_columns, *([task.label_column] if labelled else [])]
     examples, blank = [], 0
+    first_lines: dict[str, int] = {}
+    repeated: dict[str, int] = {}
     for line, row in read_rows(Path(path), columns):
+        if first_lines.setdefault(row["id"], line) != line:
+            repeated.setdefault(row["id"], line)
+        if len(f"{row['id']}.".splitlines()) > 1:
+            raise ValueError(f"{path}, line {line}: id is {reprlib.repr(row['id'])}, expected one line: it names a "
+                             "line of the prediction file")
         text = row[task.label_column].strip() if labelled else ""
         try:
             label = task.parse_label(text) if text else None
         except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {task.label_column} is {text!r}, {error}") from None
+            raise ValueError(f"{path}, line {line}: {task.label_column} is {reprlib.repr(text)}, {error}") from None
         if labelled and label is None:
             blank += 1
         else:
             examples.append(Example(row["id"], tuple(row[column] for column in task.text_columns), label))
     if blank:
         warnings.warn(f"{path}: left out {blank} rows with a blank {task.label_column}", stacklevel=2)
+    if repeated:
+        name, line = next(iter(repeated.items()))
+        warnings.warn(f"{path}: {len(repeated)} ids stand more than once, among them {reprlib.repr(name)} in lines "
+                      f"{first_lines[name]} and {line}; all rows are kept", stacklevel=2)
     if not examples:
         raise ValueError(f"{path} holds no usable rows: expected a header and at least one line below it")
     return examples
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields line number and row, as column → field, of a tab-separated file with a header that has these columns.
+    """Yields the line a row begins in and the row, as column → field, of a tab-separated file with these columns.
 
     Raises ValueError naming file and line for a missing column, a row with too few or too many fields, or no text.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
+        # strict: else a quotation mark inside a field is dropped, and what follows one joined to it, without a word
+        reader = csv.reader(bounded_lines(file, str(path)), delimiter="\t", strict=True)
+        line = 1
         try:
-            _check_header(reader.fieldnames, columns, path)
-            for row in reader:
-                if None in row:
-                    raise ValueError(f"{path}, line {reader.line_num}: more fields than the header has; is a tab or a "
-                                     "quotation mark amiss?")
-                short = [column for column in columns if row[column] is None]
-                if short:
-                    raise ValueError(f"{path}, line {reader.line_num}: no field for column {short[0]!r}; is a tab or a "
-                                     "quotation mark amiss?")
-                yield reader.line_num, row
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}); "
-                             "save the file as UTF-8") from None
+            header = next(reader, None)
+            _check_header(header, columns, path)
+            places = [(column, header.index(column)) for column in columns]
+            line = reader.line_num + 1
+            for fields in reader:
+                if fields:
+                    _check_fields(fields, header, places, f"{path}, line {line}")
+                    yield line, {column: fields[place] for column, place in places}
+                line = reader.line_num + 1
+        except UnicodeDecodeError:
+            raise ValueError(_not_utf8(path)) from None
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+            reason = str(error).replace("\t", "\\t")
+            raise ValueError(f"{path}, line {line}: {reason}; is a quotation mark amiss? A field that begins with one "
+                             "ends with one, and those inside it are doubled") from None
+
+
+def _check_fields(fields: list[str], header: list[str], places: list[tuple[str, int]], where: str) -> None:
+    if len(fields) > len(header):
+        raise ValueError(f"{where}: more fields than the header has, {len(fields)} for {len(header)}; is a tab or a "
+                         "quotation mark amiss?")
+    for column, place in places:
+        if place >= len(fields):
+            raise ValueError(f"{where}: no field for column {column!r}, only {len(fields)} for {len(header)}; is a tab "
+                             "or a quotation mark amiss?")
+        if "\t" in fields[place] and ("\n" in fields[place] or "\r" in fields[place]):
+            raise ValueError(f"{where}: {column} goes on over tabs and lines, {reprlib.repr(fields[place])}; is a "
+                             "quotation mark amiss? Those inside a quoted field are doubled")
+
+
+def _not_utf8(path: Path) -> str:
+    """Which line and byte it is, which the decoder, that reads in blocks, cannot say."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(1 << 22), b""), start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return (f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1} of the "
+                        "line); save the file as UTF-8")
+    return f"{path}: not UTF-8; save the file as UTF-8"  # a line of many MB, cut within a character
 
 
 def _check_header(header: Sequence[str] | None, columns: Sequence[str], path: Path) -> None:
     if header is None:
         raise ValueError(f"{path} is empty: expected a header with the columns {', '.join(columns)}")
-    missing = [column for column in columns if column not in header]
-    if missing:
-        found = ", ".join(repr(name) for name in header)
-        raise ValueError(f"{path}, line 1: no column {missing[0]!r}; expected tab-separated columns "
-                         f"{', '.join(columns)}, found {found}")
+    found = one_line(", ".join(map(repr, header)))
+    for column in columns:
+        if column not in header:
+            hint = "; is it a test file, which has no labels?" if column == columns[-1] and len(columns) > 2 else ""
+            raise ValueError(f"{path}, line 1: no column {column!r}; expected tab-separated columns "
+                             f"{', '.join(columns)}, found {found}{hint}")
+        if header.count(column) > 1:
+            raise ValueError(f"{path}, line 1: {column!r} names {header.count(column)} columns, found {found}; rename "
+                             "the one that is not meant")
 
 
 if __name__ == "__main__":  # python -m multitask.data --download data

@@ -26,21 +26,24 @@ PREDICTIONS_FOLDER = "predictions"
 
 
 @torch.no_grad()
-def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE) -> torch.Tensor:
+def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
+                   bar: tqdm | None = None) -> torch.Tensor:
     """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
 
     ranks: the processes that share the batches, the same ones that one process would predict; all of them return all.
+    bar: a progress bar to move on; without one, its own appears if it takes long.
     """
     was_training = model.training
     model.eval()
     logits = torch.zeros(len(examples), model.tasks[task].outputs)
     batches = ranks.share(examples.by_length(EVALUATION_BATCH))
     try:
-        with tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
-                  disable=not ranks.writes) as bar:
+        own = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
+                   disable=bar is not None or not ranks.writes)
+        with own:
             for indices in batches:
                 logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
-                bar.update(len(indices))
+                (own if bar is None else bar).update(len(indices))
     finally:
         model.train(was_training)
     ranks.start_sum(logits)()  # of which each row is another's zeros

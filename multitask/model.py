@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
 from minbert.pretrained import replacing, sync
+from minbert.untrusted import one_line
 
 from .batching import Batch, TokenizedExamples
 from .data import Example
@@ -120,13 +122,17 @@ class MultitaskBert(nn.Module):
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["multitask"])
                 arch, precision = about["arch"], about["precision"]
+                if arch not in tuple(ARCHITECTURES) or precision not in ("fp32", "bf16"):
+                    raise ValueError(f"arch {arch!r}, precision {precision!r}")
                 heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({error})") from None
+        except Exception as error:  # torch and safetensors raise many kinds
+            reason = one_line(error)
+            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({reason})") from None
         model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch, precision)
-        expected = {name: value.shape for name, value in model.heads.state_dict().items()}
-        if {name: value.shape for name, value in heads.items()} != expected:
-            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names or shapes")
+        expected = {name: (value.shape, value.dtype) for name, value in model.heads.state_dict().items()}
+        if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
+            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names, shapes or "
+                             "types")
         model.heads.load_state_dict(heads)
         return model.eval()
 
@@ -142,11 +148,11 @@ class MultitaskBert(nn.Module):
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
         return self.answer("sts", _sequence(pairs))
 
-    def answer(self, task: str, sentences: Sequence[tuple[str, ...]]) -> np.ndarray:
+    def answer(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> np.ndarray:
         """(n,) answers of any task in its own terms, in input order: what the predict_… methods return."""
-        return self.tasks[task].answer(self.predict(task, sentences)).numpy()
+        return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
 
-    def predict(self, task: str, sentences: Sequence[tuple[str, ...]]) -> torch.Tensor:
+    def predict(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> torch.Tensor:
         """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""
         width = len(self.tasks[task].text_columns)
         for number, texts in enumerate(sentences):
@@ -156,7 +162,7 @@ class MultitaskBert(nn.Module):
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
             return torch.zeros(0, self.tasks[task].outputs)
-        return predict_logits(self, task, self.tokenize(examples))
+        return predict_logits(self, task, self.tokenize(examples), bar)
 
 
 def _sequence(items: Sequence) -> Sequence:

@@ -6,7 +6,8 @@ DATA/multinli/multinli_1.0_train.jsonl and …_dev_matched.jsonl, or multinli_1.
 from __future__ import annotations
 
 import io
-import json
+import reprlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from minbert.untrusted import bounded_lines, one_line, parse
+
 from .data import Example
 from .tasks import NLI
 
 FOLDER, ZIP_FILE = "multinli", "multinli_1.0.zip"
 FILES = {"train": "multinli_1.0_train.jsonl", "dev": "multinli_1.0_dev_matched.jsonl"}
+MEMBER_LIMIT = 1 << 30  # bytes; no file of MultiNLI is half as large
 NO_CONSENSUS = "-"  # the annotators disagreed; such pairs are left out, as the corpus's authors do
 
 
@@ -28,19 +32,23 @@ def load_multinli(data: str | Path) -> dict[str, list[Example]]:
 
 
 def read_multinli(data: Path, name: str) -> list[Example]:
-    """One file's pairs with a label, in file order; pairs without consensus ('-') are left out."""
-    examples = []
+    """One file's pairs with a label, in file order; pairs without consensus ('-') are left out, as are blank labels,
+    which a warning counts."""
+    examples, blank = [], 0
     with open_file(data, name) as (file, where):
         for line, row in read_rows(file, where):
             text = row[NLI.label_column]
-            if text == NO_CONSENSUS:
+            if text == NO_CONSENSUS or not text.strip():
+                blank += not text.strip()
                 continue
             try:
                 label = NLI.parse_label(text)
             except ValueError as error:
-                raise ValueError(f"{where}, line {line}: {NLI.label_column} is {text!r}, {error}") from None
+                raise ValueError(f"{where}, line {line}: {NLI.label_column} is {reprlib.repr(text)}, {error}") from None
             sentences = tuple(row[column] for column in NLI.text_columns)
-            examples.append(Example(str(row.get("pairID", line)), sentences, label))
+            examples.append(Example(one_line(row.get("pairID", line)), sentences, label))
+    if blank:
+        warnings.warn(f"{where}: left out {blank} pairs with a blank {NLI.label_column}", stacklevel=2)
     if not examples:
         raise ValueError(f"{where} holds no pair with a label: expected one JSON object a line")
     return examples
@@ -50,13 +58,11 @@ def read_rows(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
     """Yields line number and JSON object; blank lines do no harm."""
     line = 0
     try:
-        for line, text in enumerate(file, start=1):
+        for line, text in enumerate(bounded_lines(file, where), start=1):
             if text.strip():
-                yield line, _checked(json.loads(text), where, line)
+                yield line, _checked(parse(text, f"{where}, line {line}: not one JSON object a line, it"), where, line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason})") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}, line {line}: not one JSON object a line ({error})") from None
+        raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where} is damaged ({error}); fetch it again") from None
 
@@ -65,6 +71,9 @@ def _checked(row: object, where: str, line: int) -> dict:
     for column in (NLI.label_column, *NLI.text_columns):
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             raise ValueError(f"{where}, line {line}: expected a JSON object with a string {column!r}")
+        if any("\ud800" <= character <= "\udfff" for character in row[column]):
+            raise ValueError(f"{where}, line {line}: {column} holds half a character, \\ud800 to \\udfff in pairs "
+                             "only; save the file anew")
     return row
 
 
@@ -93,9 +102,14 @@ def _member(archive: Path, name: str) -> Iterator[io.BufferedIOBase]:
                      if entry.rsplit("/", 1)[-1] == name and not entry.startswith("__MACOSX")]
             if len(found) != 1:
                 raise ValueError(f"{archive} holds {len(found)} files {name}; expected the official zip with one")
-            if package.getinfo(found[0]).flag_bits & 1:
-                raise ValueError(f"{archive} is encrypted; the official zip is not: fetch it again")
-            with package.open(found[0]) as file:
+            info = package.getinfo(found[0])
+            if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{archive} is encrypted or packed in an unusual way; the official zip is not: fetch "
+                                 "it again")
+            if info.file_size > MEMBER_LIMIT:
+                raise ValueError(f"{archive}: {name} would unpack to {info.file_size:,} bytes, where at most "
+                                 f"{MEMBER_LIMIT:,} are expected; fetch it again")
+            with package.open(info) as file:
                 yield file
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is no zip file ({error}); fetch it again") from None
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise ValueError(f"{archive} is no zip file ({one_line(error)}); fetch it again") from None

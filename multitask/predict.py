@@ -4,7 +4,8 @@
     python -m multitask.predict RUN --task sts "A dog runs." "A dog is running."
     python -m multitask.predict RUN --task para --input pairs.tsv --output answers.tsv
 
-An input file is tab-separated with a header; its columns are found by name: sentence, or sentence1 and sentence2.
+An input file is tab-separated with a header; its columns are found by name: sentence, or sentence1 and sentence2. It
+may be of any length: it is read, answered and written a few thousand lines at a time, in its order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+
+from tqdm import tqdm
 
 from minbert.pretrained import replacing
 
@@ -22,24 +27,30 @@ from .data import read_rows
 from .model import MultitaskBert
 from .tasks import TASKS, Task
 
+AT_ONCE = 4096  # lines: enough to find sentences of like length, few enough for memory
 
-def read_items(path: Path, task: Task) -> list[tuple[str, ...]]:
+
+def read_items(path: Path, task: Task) -> Iterator[tuple[str, ...]]:
     """The sentences or pairs of a file, in its order. Raises ValueError naming file and line."""
-    return [tuple(row[column] for column in task.text_columns) for _, row in read_rows(path, task.text_columns)]
+    return (tuple(row[column] for column in task.text_columns) for _, row in read_rows(path, task.text_columns))
 
 
-def answer(model: MultitaskBert, task: Task, items: list[tuple[str, ...]]) -> list[str]:
-    """One answer an item, as it is printed: a class as a whole number, anything else with four digits."""
-    return [f"{value:.4f}" if isinstance(value, float) else str(value)
-            for value in model.answer(task.name, items).tolist()]
+def answers(model: MultitaskBert, task: Task, items: Iterable[tuple[str, ...]],
+            total: int | None = None) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Item and answer, in order: a class as a whole number, anything else with four digits. A bar if it takes long."""
+    items = iter(items)
+    with tqdm(total=total, desc=task.name, unit="ex", delay=1) as bar:
+        while some := list(islice(items, AT_ONCE)):
+            for texts, value in zip(some, model.answer(task.name, some, bar).tolist(), strict=True):
+                yield texts, f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def write_answers(path: Path, task: Task, items: list[tuple[str, ...]], answers: list[str]) -> None:
+def write_answers(path: Path, task: Task, answered: Iterable[tuple[tuple[str, ...], str]]) -> None:
     """The input's sentences with one more column, written whole or not at all."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow([*task.text_columns, task.label_column])
-        writer.writerows([*texts, value] for texts, value in zip(items, answers, strict=True))
+        writer.writerows([*texts, value] for texts, value in answered)
 
 
 def build_parser() -> Parser:
@@ -53,18 +64,21 @@ def build_parser() -> Parser:
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    task = TASKS[arguments.task]
+    task, total = TASKS[arguments.task], 1
     if arguments.input is not None and not arguments.sentences:
         items = read_items(arguments.input, task)
+        # a first pass, so that line 90,000 is refused before line 1 is answered; a pipe can be read only once
+        total = sum(1 for _ in read_items(arguments.input, task)) if arguments.input.is_file() else None
     elif arguments.input is None and len(arguments.sentences) == len(task.text_columns):
-        items = [tuple(arguments.sentences)]
+        items = iter([tuple(arguments.sentences)])
     else:
         raise ValueError(f"--task {task.name} takes {len(task.text_columns)} sentence(s), or --input FILE")
-    answers = answer(MultitaskBert.from_pretrained(arguments.run), task, items)
+    answered = answers(MultitaskBert.from_pretrained(arguments.run), task, items, total)
     if arguments.output is not None:
-        write_answers(arguments.output, task, items, answers)
+        write_answers(arguments.output, task, answered)
     else:
-        print("\n".join(answers))
+        for _, value in answered:
+            print(value)
     return 0
 
 

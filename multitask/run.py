@@ -250,7 +250,20 @@ def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Datase
     ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
+    if told := describe_truncated(run):
+        say(f"note:  {told}")
     return run
+
+
+def describe_truncated(run: Run) -> str:
+    """How many examples lose their end to the model's limit, and whose; empty if none does."""
+    cut = {f"{name} {split}": tokens.truncated for name, splits in run.tokens.items()
+           for split, tokens in splits.items() if tokens.truncated}
+    limit = run.model.encoder.config.max_position_embeddings
+    if not cut:
+        return ""
+    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end ("
+                    + ", ".join(f"{name} {count:,}" for name, count in cut.items()) + ")")
 
 
 def describe_data(settings: Settings, dataset: Dataset) -> str:
@@ -356,5 +369,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
+        "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
+                      for name, splits in run.tokens.items()},
         "environment": {**environment(run.model.device, run.model.precision), "processes": run.ranks.size},
     }

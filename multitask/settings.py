@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from heads import ARCHITECTURES
 from minbert.pretrained import replacing
+from minbert.untrusted import one_line, read_object
 from optim import SCHEDULES, SURGERY
 
 from .device import DEVICES, PRECISIONS
@@ -61,6 +64,8 @@ class Settings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
         for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
                               ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS),
                               ("on_nonfinite", (STOP, SKIP))):
@@ -72,8 +77,8 @@ class Settings:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
         for flag in ("lr", "head_lr", "clip", "weight_decay"):
             value = getattr(self, flag)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be 0 or more")
+            if value is not None and not 0 <= value <= sys.float_info.max:
+                raise ValueError(f"--{flag.replace('_', '-')} {reprlib.repr(value)}: must be 0 or more, and finite")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
         if not 0 <= self.seed < 2**63:
@@ -96,9 +101,20 @@ class Settings:
     def load(cls, path: Path) -> Settings:
         """Raises FileNotFoundError or ValueError, naming the file."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**read_object(path))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the config.json of a run ({error})") from None
+            raise ValueError(f"{path} is not the config.json of a run ({one_line(error)})") from None
+
+
+def _check_type(name: str, value: object, declared: str) -> None:
+    """Refuses what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
+    kind, _, otherwise = declared.partition(" | ")
+    accepted = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}[kind]
+    right = isinstance(value, accepted) and isinstance(value, bool) == (kind == "bool")
+    if right and isinstance(value, dict):
+        right = all(isinstance(size, int) and not isinstance(size, bool) for size in value.values())
+    if not right and not (otherwise and value is None):
+        raise ValueError(f"--{name.replace('_', '-')} {reprlib.repr(value)}: expected {declared}")
 
 
 def parse_batch_sizes(text: str) -> dict[str, int]:

@@ -23,9 +23,11 @@ from tqdm import tqdm
 from minbert.download import SILENT_BYTES, HubError, disk_trouble, is_offline, sha256_of, shown
 from minbert.download import download as download_file
 from minbert.pretrained import replacing
+from minbert.untrusted import one_line
 
 from .command import Parser
 from .data import TEST_SPLIT, file_of, read_examples
+from .multinli import MEMBER_LIMIT
 from .tasks import PARA, SST, STS, Task
 
 # The hand-out of winter 2023, whose Quora split is the paper's; a commit's files never change.
@@ -35,7 +37,6 @@ MULTINLI_URL = "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip"
 MULTINLI_SHA256 = "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822"
 MULTINLI_KEYS = {"gold_label", "sentence1", "sentence2"}
 
-MEMBER_LIMIT = 1 << 30  # bytes; no file of MultiNLI is half as large
 BLOCK_BYTES = 1 << 20
 
 TERMS = {  # as far as their publishers state them
@@ -246,17 +247,21 @@ def _members(rows: list[Source], archive: Path) -> dict[Source, zipfile.ZipInfo]
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = {info.filename: info for info in opened.infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{archive.name} is no zip archive ({error})") from error
+            for info in entries.values():
+                if info.filename in {row.member for row in rows} and not info.flag_bits & 1:
+                    opened.open(info).close()  # what its header claims is checked here, not while it is unpacked
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise ValueError(f"{archive.name} is no zip archive ({one_line(error)})") from error
     for row in rows:
         info = entries.get(row.member)
         if info is None:
-            raise ValueError(f"the archive has no {row.member}; it has {', '.join(list(entries)[:5]) or 'nothing'}")
+            found = one_line(", ".join(list(entries)[:5])) or "nothing"
+            raise ValueError(f"{archive.name}: the archive has no {row.member}; it has {found}")
         if info.file_size > MEMBER_LIMIT:
-            raise ValueError(f"{row.member} would unpack to {info.file_size:,} bytes, where at most {MEMBER_LIMIT:,} "
-                             "are expected")
+            raise ValueError(f"{archive.name}: {row.member} would unpack to {info.file_size:,} bytes, where at most "
+                             f"{MEMBER_LIMIT:,} are expected")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{row.member} is encrypted or packed in an unusual way")
+            raise ValueError(f"{archive.name}: {row.member} is encrypted or packed in an unusual way")
     return {row: entries[row.member] for row in rows}
 
 

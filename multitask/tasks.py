@@ -107,7 +107,7 @@ def one_of(*names: str) -> Callable[[str], float]:
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(text) if "_" not in text else float("nan")  # Python reads 1_0 as 10
     except ValueError:
         return None
     return value if np.isfinite(value) else None

@@ -16,7 +16,7 @@ import hub_server
 import pytest
 from hub_server import NAME, TINY_BERT, VOCABULARY, WEB_PAGE, WEIGHTS, redirects, sentence, sha256, status, weights_path
 
-from minbert import hub
+from minbert import BertTokenizer, hub
 from minbert.hub import HubError, resolve
 
 COMMIT, OTHER_COMMIT = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -403,6 +403,46 @@ def test_of_several_processes_one_downloads_and_the_others_wait(server, cached):
     assert printed == [str(cached)] * 3
     assert len(server.asked("model.safetensors")) == 1
     assert contents(cached) == TINY_BERT
+    assert sorted(path.name for path in cached.parent.iterdir()) == [".main.lock", "main"]
+
+
+OPENERS = """
+import os, sys, hashlib
+import torch
+from minbert import BertModel, BertTokenizer
+
+def opened():
+    model, tokenizer = BertModel.from_pretrained(sys.argv[1]), BertTokenizer.from_pretrained(sys.argv[1])
+    digest = hashlib.sha256(repr(tokenizer.encode(["a good film"])[0].ids).encode())
+    for value in model.parameters():
+        digest.update(value.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+# forked, so that torch is imported once; a line in one write, lest two be mixed
+children = [os.fork() or os._exit(os.write(1, f"{opened()}\\n".encode()) and 0) for _ in range(8)]
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_eight_processes_open_one_name_at_once(server, cached, tiny_model, tmp_path):
+    """From an empty cache: one fetches, all open the same weights and vocabulary, and the folder is whole."""
+    tiny_model.save_pretrained(tmp_path / "published")
+    BertTokenizer.train(["a good film"], 50).save_pretrained(tmp_path / "published")
+    server.publish({path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()})
+
+    def slow(handler):
+        time.sleep(0.5)  # long enough for the others to arrive
+        handler.serve()
+
+    server.fail(weights_path(), slow)
+    done = subprocess.run([sys.executable, "-c", OPENERS, NAME], capture_output=True, text=True, timeout=120,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    digests = done.stdout.split()
+    assert len(digests) == 8
+    assert len(set(digests)) == 1
+    assert len(server.asked("model.safetensors")) == 1
+    assert (cached / "model.safetensors").read_bytes() == (tmp_path / "published" / "model.safetensors").read_bytes()
     assert sorted(path.name for path in cached.parent.iterdir()) == [".main.lock", "main"]
 
 
