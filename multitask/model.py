@@ -162,7 +162,7 @@ class MultitaskBert(nn.Module):
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
             return torch.zeros(0, self.tasks[task].outputs)
-        return predict_logits(self, task, self.tokenize(examples), bar)
+        return predict_logits(self, task, self.tokenize(examples), bar=bar)
 
 
 def _sequence(items: Sequence) -> Sequence:
