@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.pretrained import replacing, sync
+from minbert.untrusted import one_line, read_object
 
 from .model import MultitaskBert
 
@@ -32,6 +35,44 @@ DAMAGED = ".damaged"
 # By default a checkpoint is due when training has gone on for this many times what the last one took: 1 % of the time.
 PATIENCE = 100.0
 FIRST_SECONDS = 60.0  # until one has been timed
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # and so neither infinite nor a NaN
+
+
+def _is_scores(value: object) -> bool:
+    """What evaluation.scores_of gives: {"sst": {"accuracy": …}, …, "average": …, "overall": …}; None is undefined."""
+    return isinstance(value, dict) and _is_number(value.get("average")) and all(
+        _is_number(score) or (isinstance(score, dict) and score and all(found is None or _is_number(found)
+                                                                        for found in score.values()))
+        for score in value.values())
+
+
+def _is_epoch(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("stage"), str) and all(
+        _is_count(value.get(name)) for name in ("epoch", "step")) and _is_scores(value.get("dev")))
+
+
+def _is_results(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(result, dict) and _is_scores(result.get("dev"))
+        and all(_is_count(result.get(name)) for name in ("best_epoch", "steps")) for result in value.values())
+
+
+# What stands in state.json: value → is it of the kind that is written there, and in words. A checksum says that a file
+# is as somebody wrote it, not who.
+VALUES = {
+    **dict.fromkeys(("epoch", "steps", "evaluated", "step", "log", "threads", "processes"), (_is_count, "a count")),
+    **dict.fromkeys(("stage", "data", "corpus"), (lambda value: isinstance(value, str), "text")),
+    "seconds": (lambda value: _is_number(value) and value >= 0, "a number of seconds"),
+    "best": (_is_epoch, "an epoch with its scores, or null"),
+    "finished": (_is_results, "the results of the stages before"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +91,7 @@ class Checkpoint:
     def value(self, name: str) -> Any:
         """Raises ValueError if it is not there."""
         if name not in self.values:
-            raise ValueError(f"{self.folder} is damaged: it lacks {name!r}")
+            raise ValueError(f"{self.folder / VALUES_FILE} is damaged: it lacks {name!r}")
         return self.values[name]
 
     def config(self) -> BertConfig:
@@ -166,15 +207,46 @@ def _read(folder: Path) -> Checkpoint:
     """Raises ValueError, naming the file that is not as it was written."""
     path = folder / SUMS_FILE
     try:
-        for name, expected in dict(json.loads(path.read_text(encoding="utf-8"))).items():
+        sums = read_object(path)
+        if odd := {name for name in sums if Path(name).name != name} | {TENSORS_FILE, VALUES_FILE} - sums.keys():
+            raise ValueError(f"{one_line(sorted(odd)[0])!r} is no file's name or lacks a checksum")
+        for name, expected in sums.items():
             path = folder / name
             if _sha256(path) != expected:
                 raise ValueError("its checksum is not the one it was written with")
-        tensors = load_file(folder / TENSORS_FILE)
-        values = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
+        path = folder / TENSORS_FILE
+        tensors = load_file(path)
+        path = folder / VALUES_FILE
+        values = read_object(path)
+        for name, (is_right, kind) in VALUES.items():
+            if name in values and not is_right(values[name]):
+                raise ValueError(f"{name} is {reprlib.repr(values[name])}, expected {kind}")
+    # a number format that torch does not have is a KeyError or an AttributeError of safetensors
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)})") from None
     return Checkpoint(tensors, values, folder)
+
+
+def check_like(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError unless all that is expected is found, of the same shape and type, and finite."""
+    for name, like in expected.items():
+        if name not in found:
+            raise ValueError(f"it lacks {name}")
+        value = found[name]
+        if value.shape != like.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(like.shape)}: it is of another "
+                             "model, of other data or of an earlier version of this code; start that run anew")
+        if value.dtype != like.dtype or not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds {value.dtype}, expected {like.dtype}, all of it finite")
+
+
+def set_generator(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Raises ValueError for what is no state of such a generator."""
+    check_like({"a random state": state}, {"a random state": generator.get_state()})
+    try:
+        generator.set_state(state)
+    except RuntimeError as error:
+        raise ValueError(f"a random state is none ({one_line(error)})") from None
 
 
 def drop_older(run: Path) -> None:
@@ -199,7 +271,8 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
+    """Raises KeyError or ValueError for what `random_state` did not give."""
+    set_generator(torch.default_generator, state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from optim import AdamW
 
 from .batching import TokenizedExamples
+from .checkpoint import check_like
 from .distributed import ALONE, Ranks
 from .evaluation import EVALUATION_BATCH
 from .model import MultitaskBert
@@ -87,7 +88,14 @@ class Embeddings:
         self.model.train(was_training)
 
     def restore(self, calls: torch.Tensor) -> None:
-        """Encodes again what `calls` says had been encoded, in the same batches: others would give other last bits."""
+        """Encodes again what `calls` says had been encoded, in the same batches: others would give other last bits.
+
+        Raises ValueError if it says what no calls leave: each encodes at least one example.
+        """
+        check_like({"calls": calls}, {"calls": self.calls})
+        if not 0 <= calls.min() <= calls.max() <= len(calls):
+            raise ValueError(f"the calls that encoded {self.name} are said to be {int(calls.min())} to "
+                             f"{int(calls.max())}, expected 0 to {len(calls)} at most")
         for call in range(1, int(calls.max()) + 1):
             self.compute(torch.nonzero(calls == call).flatten())
 

@@ -16,6 +16,7 @@ from minbert.attention import BertSelfAttention
 from minbert.dropout import Dropout
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
+from .checkpoint import check_like
 from .device import autocast
 from .training import finite_loss, load_optimizer_state, optimizer_state, scaled_step
 
@@ -110,7 +111,8 @@ def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
-    """Weights and moments as they were when `state_of` was taken."""
+    """Weights and moments as they were when `state_of` was taken. Raises ValueError for those of another model."""
+    check_like(tensors, {f"model.{name}": value for name, value in trainer.model.named_parameters()})
     for name, value in trainer.model.named_parameters():
         value.copy_(tensors[f"model.{name}"])
     load_optimizer_state(trainer.optimizer, tensors)

@@ -215,9 +215,18 @@ class Pretraining:
         """Goes on from a checkpoint. Raises ValueError if it is damaged, or made with another text."""
         if saved.value("corpus") != self.corpus.fingerprint:
             raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} was made with")
-        restore(self.trainer, saved.tensors)
-        checkpoint.restore_random_state(saved.part("random"))
+        path = saved.folder / checkpoint.TENSORS_FILE
+        try:
+            restore(self.trainer, saved.tensors)
+            checkpoint.restore_random_state(saved.part("random"))
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: it lacks {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path} does not fit this run: {error}") from None
         self.step, self.evaluated = map(saved.value, ("step", "evaluated"))
+        if not self.evaluated <= self.step <= self.steps:
+            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of step {self.step}, evaluated at "
+                             f"{self.evaluated}, of {self.steps} steps")
         self.log.rewind(saved.value("log"))
         for path in self.folder.glob(".tmp*"):  # what safetensors leaves of a file that it could not finish
             path.unlink()

@@ -16,6 +16,7 @@ import torch
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.hub import HubError
 from minbert.pretrained import replacing
+from minbert.untrusted import one_line
 
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
@@ -198,7 +199,11 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
         device, dataset, model = ranks.together(read)
         run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
         run.finished = saved.value("finished")
-        run.stage = Stage(run, saved.value("stage"))
+        name, known = saved.value("stage"), settings.stages
+        if name not in known or run.finished.keys() != set(known[:known.index(name)]):
+            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of stage {one_line(repr(name), 100)} after "
+                             f"{one_line(sorted(run.finished), 100)}, but the run has {', '.join(known)}")
+        run.stage = Stage(run, name)
         run.stage.restore(saved)
         ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 
 import torch
 
+from .checkpoint import check_like, set_generator
+
 WRAP, BATCH_DIFFERENT = "wrap", "bd"
 ROUND_ROBINS = (WRAP, BATCH_DIFFERENT)
 ONCE = "once"
@@ -110,10 +112,17 @@ class RoundRobin:
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Raises ValueError if the state belongs to other data."""
+        """Raises ValueError if the state belongs to other data, or is none."""
         for name, length in self.lengths.items():
             if f"order.{name}" not in state or len(state[f"order.{name}"]) != length:
                 raise ValueError(f"the saved order of {name} does not fit its {length} examples: the data have changed")
-        self.generator.set_state(state["generator"])
+        check_like(state, self.state_dict())
+        for name, length in self.lengths.items():
+            if not torch.equal(state[f"order.{name}"].sort().values, torch.arange(length)):
+                raise ValueError(f"the saved order of {name} does not hold each of its {length} examples once")
+            if not 0 <= state[f"position.{name}"] <= length:
+                raise ValueError(f"the saved position of {name} is {int(state[f'position.{name}'])}, expected 0 to "
+                                 f"{length}")
+        set_generator(self.generator, state["generator"])
         self.orders = {name: state[f"order.{name}"].clone() for name in self.lengths}
         self.positions = {name: int(state[f"position.{name}"]) for name in self.lengths}

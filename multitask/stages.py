@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import reprlib
 import shutil
 import time
 import warnings
@@ -219,20 +220,47 @@ class Stage:
             warnings.warn(f"{saved.folder} was made with {saved.value('threads')} threads, now there are "
                           f"{torch.get_num_threads()}: sums come in another order, so last digits will differ",
                           stacklevel=2)
+        self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
+        self.evaluated, self.seconds = map(saved.value, ("evaluated", "seconds"))
+        self._check_place(saved.folder / checkpoint.VALUES_FILE)
         try:
-            self._load_model(saved.part("model"))
-            self.plan.trainer.load_state_dict(saved.part("trainer"))
-            self.plan.sampler.load_state_dict(saved.part("sampler"))
-            for name, embeddings in self.plan.embeddings.items():
-                embeddings.restore(saved.part("embeddings")[name])
-            checkpoint.restore_random_state(saved.part(checkpoint.random_part(self.run.ranks.rank)))
-            self.epoch, self.steps, self.best = map(saved.value, ("epoch", "steps", "best"))
-            self.evaluated, self.seconds = map(saved.value, ("evaluated", "seconds"))
-            self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
-            self.run.log.rewind(saved.value("log"))
+            self._load_tensors(saved)
         except KeyError as error:
-            raise ValueError(f"{saved.folder} is damaged: it lacks {error}") from None
+            raise ValueError(f"{saved.folder / checkpoint.TENSORS_FILE} is damaged: it lacks {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{saved.folder / checkpoint.TENSORS_FILE} does not fit this run: {error}") from None
+        self.run.log.rewind(saved.value("log"))
         self._recover_best(saved.folder)
+
+    def _check_place(self, path: Path) -> None:
+        """Raises ValueError for a place in the stage where no checkpoint is made."""
+        place = f"epoch {self.epoch}, {self.evaluated} evaluated, step {self.steps}"
+        first, last = (min(epoch * self.steps_per_epoch, self.total_steps) for epoch in (self.evaluated, self.epoch))
+        if not (self.epoch - 1 <= self.evaluated <= self.epoch and first <= self.steps <= last):
+            raise ValueError(f"{path} is of {place}, but an epoch has {self.steps_per_epoch} steps and all have "
+                             f"{self.total_steps}")
+        best = self.best
+        is_right = self.evaluated == 0 if best is None else (
+            best["stage"] == self.name and best["dev"].keys() - {"average", "overall"} == set(self.plan.scored)
+            and 1 <= best["epoch"] <= self.evaluated and best["step"] <= self.steps)
+        if not is_right:
+            raise ValueError(f"{path} says of the best epoch what cannot be at {place} of {self.name}: "
+                             f"{reprlib.repr(best)}")
+
+    def _load_tensors(self, saved: checkpoint.Checkpoint) -> None:
+        """Raises KeyError or ValueError for tensors that are not of this stage."""
+        run, plan, weights = self.run, self.plan, saved.part("model")
+        checkpoint.check_like(weights, run.model.state_dict())
+        run.model.load_state_dict({name: weights[name] for name in run.model.state_dict()})
+        plan.trainer.load_state_dict(saved.part("trainer"))
+        plan.sampler.load_state_dict(saved.part("sampler"))
+        self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
+        names = () if self.best is None else plan.scored
+        sizes = {name: (len(run.dataset[name]["dev"]), run.model.tasks[name].outputs) for name in names}
+        checkpoint.check_like(self.logits, {name: torch.zeros(size) for name, size in sizes.items()})
+        for name, embeddings in plan.embeddings.items():
+            embeddings.restore(saved.part("embeddings")[name])
+        checkpoint.restore_random_state(saved.part(checkpoint.random_part(run.ranks.rank)))
 
     def _recover_best(self, folder: Path) -> None:
         """Makes the model's folder that of the best epoch known here, wherever between two steps the run was killed."""
@@ -244,13 +272,6 @@ class Stage:
             shutil.rmtree(target, ignore_errors=True)
             os.replace(kept, target)
         self._publish_predictions()
-
-    def _load_model(self, weights: dict[str, torch.Tensor]) -> None:
-        try:
-            self.run.model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the checkpoint does not fit this model: {reason}") from None
 
     def _train_epoch(self) -> None:
         """A new epoch, or what is left of the one under way."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from minbert.embeddings import sparse_embedding_gradients
 from minbert.linear import weight_gradients_in_place, weights_cast_once
+from minbert.untrusted import one_line
 from optim import (
     SURGERY,
     AdamW,
@@ -21,6 +22,7 @@ from optim import (
 )
 
 from .batching import Batch, Pieces
+from .checkpoint import check_like, set_generator
 from .device import PRODUCT_DTYPES
 from .distributed import ALONE, Ranks
 from .model import MultitaskBert
@@ -164,7 +166,7 @@ class SurgeryTrainer:
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)
-        self.generator.set_state(state["surgery.generator"])
+        set_generator(self.generator, state["surgery.generator"])
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
@@ -208,6 +210,11 @@ def check_length(name: str, *squares: float) -> None:
                                  "float32 does not hold; --clip shortens it")
 
 
+# what AdamW keeps of a parameter, and what it is like
+STATE = {"step": lambda parameter: torch.tensor(0), "exp_avg": lambda parameter: parameter,
+         "exp_avg_sq": lambda parameter: parameter}
+
+
 def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
     """optimizer.NUMBER.KEY → tensor, for each parameter's moments and step."""
     return {f"optimizer.{number}.{key}": torch.as_tensor(value)
@@ -221,13 +228,18 @@ def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) 
     """
     state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            if key != "step" and value.shape != parameters[int(number)].shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected "
-                                 f"{tuple(parameters[int(number)].shape)}: the checkpoint is of another model or "
-                                 "of an earlier version of this code; start that run anew")
-            entry = state["state"].setdefault(int(number), {})
-            entry[key] = int(value) if key == "step" else value.clone()
+    left = {name for name in tensors if name.startswith("optimizer.")}
+    for number, parameter in enumerate(parameters):
+        start = f"optimizer.{number}."
+        if any(name.startswith(start) for name in left):  # a parameter without a gradient so far has none
+            found = {key: tensors[start + key] for key in STATE if start + key in tensors}
+            check_like({start + key: value for key, value in found.items()},
+                       {start + key: like(parameter) for key, like in STATE.items()})
+            if found["step"] < 1:
+                raise ValueError(f"{start}step is {int(found['step'])}, expected at least 1")
+            state["state"][number] = {key: int(value) if key == "step" else value.clone()
+                                      for key, value in found.items()}
+            left -= {start + key for key in STATE}
+    if left:
+        raise ValueError(f"{one_line(sorted(left)[0])} belongs to no parameter: it is of another model")
     optimizer.load_state_dict(state)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
+import dataclasses
 import functools
+import hashlib
 import io
 import json
 import multiprocessing
@@ -32,20 +34,23 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, hub
-from multitask import MultitaskBert, sources
+from multitask import MultitaskBert, checkpoint, sources
 from multitask import run as main_job
 from multitask.data import Example, read_examples, read_rows
+from multitask.distributed import ALONE
 from multitask.multinli import read_multinli
+from multitask.runlog import RunLog
 from multitask.settings import Settings
 from multitask.stages import Stage
 from multitask.tasks import PARA, SST, STS
@@ -358,7 +363,7 @@ def files_of_a_run() -> dict[str, bytes]:
         try:
             run.stage = Stage(run, "gs")
             run.stage._train_epoch()
-            run.stage._evaluate(0.0)
+            run.stage._evaluate()
             run.stage._save()
         finally:
             run.log.close()
@@ -381,7 +386,8 @@ def small_run(folder: Path) -> main_job.Run:
     chosen = Settings(arch="concatB", gs="wrap", model="scratch", epochs=2, batch_size=3, max_steps=3, seed=1)
     chosen.save(folder / "config.json")
     model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
-    return main_job._run(folder, chosen, model, small_data(), torch.device("cpu"), lambda text: None, None)
+    return main_job._run(folder, chosen, model, small_data(), RunLog(folder), torch.device("cpu"), lambda text: None,
+                         None, ALONE)
 
 
 @functools.cache
@@ -490,9 +496,55 @@ def use_run(folder: Path) -> None:
     main_job_run = main_job.resume(folder, lambda text: None, dataset=small_data())
     if main_job_run is not None:
         try:
-            main_job_run.stage.fit()
+            with suppress(FloatingPointError):  # weights of 1e38 may be saved; training with them is stopped by name
+                main_job_run.stage.fit()
         finally:
             main_job_run.log.close()
+
+
+CHECKPOINT = "checkpoint/2"
+
+
+def sum_anew(folder: Path) -> None:
+    """As somebody would who changes a checkpoint on purpose."""
+    files = [path for path in (folder / CHECKPOINT).iterdir() if path.name != checkpoint.SUMS_FILE]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / CHECKPOINT / checkpoint.SUMS_FILE).write_text(json.dumps(sums))
+
+
+def with_one_checkpoint() -> dict[str, bytes]:
+    """Without the one before it, which would be gone on from."""
+    return {name: content for name, content in files_of_a_run().items() if not name.startswith("checkpoint/1")}
+
+
+def files_of_the_checkpoint() -> list[bytes]:
+    """Each behind a line with its name."""
+    return [Path(name).name.encode() + b"\n" + content for name, content in files_of_a_run().items()
+            if name.startswith(CHECKPOINT)]
+
+
+def mutate_named(rng: random.Random, data: bytes) -> bytes:
+    name, content = data.split(b"\n", 1)
+    return name + b"\n" + mutate_bytes(rng, content)
+
+
+def put_damage(folder: Path) -> None:
+    name, content = (folder / DAMAGE).read_bytes().split(b"\n", 1)
+    (folder / DAMAGE).unlink()
+    (folder / CHECKPOINT / name.decode()).write_bytes(content)
+
+
+DAMAGE = "damage"
+
+
+def use_damaged(folder: Path) -> None:
+    """A checkpoint that is loaded is as it was written, the damaged one or the one before it."""
+    sound, found = files_of_a_run(), checkpoint.load(folder)
+    name = str(found.folder.relative_to(folder))
+    assert found.values == json.loads(sound[f"{name}/{checkpoint.VALUES_FILE}"])
+    for key, value in load_tensors(sound[f"{name}/{checkpoint.TENSORS_FILE}"]).items():
+        assert torch.equal(found.tensors[key], value)
+    use_run(folder)
 
 
 def use_heads(folder: Path) -> None:
@@ -550,7 +602,8 @@ def use_index(folder: Path) -> None:
 @dataclass(frozen=True)
 class Target:
     """share: of the inputs, in thousandths. file: what is mutated, in the folder. around: the sound files beside it.
-    seeds: the sound contents. mutate: one of them, changed. use: reads the folder and uses what it found."""
+    seeds: the sound contents. mutate: one of them, changed. use: reads the folder and uses what it found. prepare:
+    what is done to the folder once the file is in it."""
 
     share: int
     file: str
@@ -558,6 +611,7 @@ class Target:
     seeds: Callable[[], list[bytes]]
     mutate: Callable[[random.Random, bytes], bytes]
     use: Callable[[Path], None]
+    prepare: Callable[[Path], None] = lambda folder: None
 
 
 def nothing() -> dict[str, bytes]:
@@ -621,13 +675,15 @@ TARGETS = {
                                model_file("tokenizer_config.json"), mutate_json, use_tokenizer),
     "heads": Target(8, "model/heads.safetensors", lambda: files_of_a_run(), run_file("heads.safetensors"),
                     mutate_safetensors, use_heads),
-    "checkpoint_tensors": Target(4, "checkpoint/2/state.safetensors", lambda: files_of_a_run(),
-                                 run_file("state.safetensors"), mutate_safetensors, use_run),
-    "checkpoint_values": Target(4, "checkpoint/2/state.json", lambda: files_of_a_run(), run_file("state.json"),
-                                mutate_json, use_run),
+    "checkpoint_tensors": Target(4, f"{CHECKPOINT}/state.safetensors", with_one_checkpoint,
+                                 run_file(f"{CHECKPOINT}/state.safetensors"), mutate_safetensors, use_run, sum_anew),
+    "checkpoint_values": Target(4, f"{CHECKPOINT}/state.json", with_one_checkpoint,
+                                run_file(f"{CHECKPOINT}/state.json"), mutate_json, use_run, sum_anew),
+    "checkpoint_damage": Target(4, DAMAGE, lambda: files_of_a_run(), files_of_the_checkpoint, mutate_named,
+                                use_damaged, put_damage),
     "run_config": Target(6, "config.json", lambda: files_of_a_run(), lambda: [files_of_a_run()["config.json"]],
                          mutate_json, use_run),
-    "course": Target(330, "course.csv", nothing, course_files, mutate_course, use_course),
+    "course": Target(326, "course.csv", nothing, course_files, mutate_course, use_course),
     "test_file": Target(120, "course.csv", nothing, test_files, mutate_course, use_test_file),
     "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", nothing, lambda: [multinli_file()], mutate_jsonl,
                        use_multinli),
@@ -665,10 +721,11 @@ def lay_out(folder: Path, files: dict[str, bytes]) -> None:
 
 def verdict(target: Target, folder: Path, content: bytes) -> str:
     """"accepted", "refused", or what is wrong, as one line that is the same for the same fault."""
-    if target.use is use_run or not folder.exists():  # a resumed run writes; all others leave the folder as it is
+    if target.use in (use_run, use_damaged) or not folder.exists():  # a resumed run writes, others leave it as it is
         shutil.rmtree(folder, ignore_errors=True)
         lay_out(folder, target.around())
     lay_out(folder, {target.file: content})
+    target.prepare(folder)
     before = _peak()
     try:
         with seconds_limited(), warnings.catch_warnings():
@@ -689,8 +746,8 @@ def verdict(target: Target, folder: Path, content: bytes) -> str:
 
 
 def _clear(message: str, target: Target, error: Exception) -> str:
-    names = {Path(target.file).name, Path(target.file).parent.name,
-                                          *(Path(name).name for name in target.around())} - {""}
+    names = {Path(target.file).name, str(Path(target.file).parent),
+             *(Path(name).name for name in target.around())} - {".", DAMAGE}
     if not any(name in message for name in names):
         return f"no file named: {_described(error)}"
     if not message.isprintable():
@@ -717,7 +774,7 @@ def fuzz(name: str, inputs: int, folder: Path, last: Path | None = None, first_s
     target, counts, kept = TARGETS[name], collections.Counter(), {}
     seeds = target.seeds()
     around = target.around()
-    target = Target(target.share, target.file, lambda: around, target.seeds, target.mutate, target.use)
+    target = dataclasses.replace(target, around=lambda: around)
     started, before, slowest = time.process_time(), _peak(), 0.0
 
     def one(rng: random.Random) -> None:

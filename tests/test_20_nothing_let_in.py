@@ -9,6 +9,7 @@ or cut off is counted and said. fuzz.py makes a hundred thousand wrong files; a 
 import io
 import json
 import os
+import re
 import threading
 import tracemalloc
 import types
@@ -17,14 +18,15 @@ import zipfile
 import fuzz
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_report import METRICS, SETTINGS, Reader, small_analysis, written
 
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer, untrusted
-from multitask import MultitaskBert, multinli, predict
+from multitask import MultitaskBert, checkpoint, multinli, predict
 from multitask.batching import TokenizedExamples
 from multitask.data import Example, read_examples, read_rows
+from multitask.final_layers import Embeddings
 from multitask.run import describe_truncated
 from multitask.sample import write_sample
 from multitask.settings import Settings
@@ -32,11 +34,9 @@ from multitask.tasks import PARA, SST, STS
 
 # one step may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-# Those of a checkpoint are for whoever mends checkpoint.py.
-FUZZED = [name for name in fuzz.TARGETS if not name.startswith("checkpoint")]
 
 
-@pytest.mark.parametrize("name", FUZZED)
+@pytest.mark.parametrize("name", fuzz.TARGETS)
 def test_a_mutated_file_is_read_right_or_refused_in_one_line_that_names_it(name, tmp_path):
     """The same few inputs every time; python tests/fuzz.py makes more, in processes of limited memory."""
     result = fuzz.fuzz(name, 25, tmp_path / "case")
@@ -298,6 +298,79 @@ def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, messa
         Settings.load(tmp_path / "config.json")
 
 
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def changed_checkpoint(folder, name, change):
+    """A run with one checkpoint; its file `name` is changed, and its checksum made anew to agree."""
+    fuzz.lay_out(folder, fuzz.with_one_checkpoint())
+    path = folder / fuzz.CHECKPOINT / name
+    if name == "state.json":
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    else:
+        save_file(change(load_file(path)), path)
+    fuzz.sum_anew(folder)
+    return pytest.raises(ValueError, match=rf"checkpoint/2/{name}")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"stage": "x"}, r"is of stage 'x' after \[\], but the run has gs"),
+    ({"stage": "fl"}, "is of stage 'fl'"),
+    ({"finished": {"gs": {"dev": {"average": 0.5}, "best_epoch": 1, "steps": 2}}}, r"after \['gs'\], but the run has"),
+    ({"finished": {"gs": 1}}, "finished is .*, expected the results of the stages before"),
+    ({"steps": "2"}, "steps is '2', expected a count"),
+    ({"steps": 3}, "is of epoch 1, 1 evaluated, step 3, but an epoch has 2 steps and all have 3"),
+    ({"epoch": 10**400}, "epoch is 1000.*, expected a count"),
+    ({"evaluated": 0}, "says of the best epoch what cannot be"),
+    ({"seconds": float("nan")}, "seconds is nan"),
+    ({"log": -1}, "log is -1"),
+    ({"best": {"stage": "gs", "epoch": 1, "step": 2, "dev": {"average": None}}}, "best is .*, expected an epoch"),
+])
+def test_a_checkpoint_changed_on_purpose_checksum_and_all_is_refused_by_its_file(change, message, tmp_path):
+    with changed_checkpoint(tmp_path, "state.json", lambda values: {**values, **change}) as caught:
+        fuzz.use_run(tmp_path)
+    assert re.search(message, str(caught.value))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("trainer.optimizer.0.exp_avg_sq", None, "lacks optimizer.0.exp_avg_sq"),
+    ("trainer.optimizer.0.step", lambda value: -value, "optimizer.0.step is -2, expected at least 1"),
+    ("trainer.optimizer.99.step", lambda value: torch.tensor(1), "optimizer.99.step belongs to no parameter"),
+    ("trainer.surgery.generator", torch.zeros_like, "random state is none"),
+    ("random.cpu", lambda value: value[:-1], "random state has shape"),
+    ("model.heads.sst.1.bias", lambda value: value.long(), r"holds torch\.int64, expected torch\.float32"),
+    ("model.heads.sst.1.bias", lambda value: value / 0, "all of it finite"),
+    ("sampler.order.sst", torch.zeros_like, "order of sst does not hold each of its 6 examples once"),
+    ("sampler.position.sst", lambda value: value + 7, "position of sst is .*, expected 0 to 6"),
+    ("logits.sts", None, "lacks sts"),
+])
+def test_its_tensors_are_those_of_this_run_or_refused(name, change, message, tmp_path):
+    def of(tensors):
+        value = tensors.pop(name, torch.tensor(0))
+        return tensors if change is None else {**tensors, name: change(value)}
+
+    with changed_checkpoint(tmp_path, "state.safetensors", of) as caught:
+        fuzz.use_run(tmp_path)
+    assert re.search(message, str(caught.value))
+
+
+def test_no_encoding_is_repeated_two_thousand_million_times():
+    """What a checkpoint claims of a frozen encoder's outputs is at most one call an example."""
+    model = MultitaskBert(BertModel(fuzz.config()), fuzz.tokenizer(), "concatB")
+    embeddings = Embeddings(model, model.tokenize([Example("1", ("a",), 1.0)]), "sst train")
+    with pytest.raises(ValueError, match="are said to be 2147483647 to 2147483647, expected 0 to 1 at most"):
+        embeddings.restore(torch.tensor([2**31 - 1], dtype=torch.int32))
+
+
+def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path):
+    fuzz.lay_out(tmp_path, fuzz.with_one_checkpoint())
+    for sums in ({"../../config.json": "0"}, {"state.json": "0"}):
+        (tmp_path / fuzz.CHECKPOINT / "sha256.json").write_text(json.dumps(sums))
+        with pytest.raises(ValueError, match=r"2/sha256\.json is damaged .*no file's name or lacks a checksum"):
+            checkpoint.load(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ tokenizers
 
 
@@ -371,6 +444,7 @@ def test_what_is_cut_off_is_counted_an_example_at_a_time():
 
 def test_a_run_says_and_keeps_how_many_it_cut(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    monkeypatch.setattr("multitask.run.write_report", lambda *_: None)  # the slowest part
     data = write_sample(tmp_path / "data")
     for path in data.glob("*.csv"):
         lines = path.read_text().splitlines()[:17]
