@@ -237,8 +237,8 @@ def _saved(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
         found = loaded[0] if loaded else checkpoint.load(folder)
         before = found.values.get("processes", 1)
         if before != ranks.size:  # a batch is so many examples a process, and each has random numbers of its own
-            raise ValueError(f"--resume {folder}: by {found.folder / checkpoint.VALUES_FILE} it was trained by {before} "
-                             f"process(es), and here are {ranks.size}; start as many as before "
+            raise ValueError(f"--resume {folder}: by {found.folder / checkpoint.VALUES_FILE} it was trained by "
+                             f"{before} process(es), and here are {ranks.size}; start as many as before "
                              "(torchrun --nproc_per_node=N; python starts one)")
         return found
 

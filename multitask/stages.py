@@ -241,7 +241,7 @@ class Stage:
                              f"{self.total_steps}")
         best = self.best
         is_right = self.evaluated == 0 if best is None else (
-            best["stage"] == self.name and best["dev"].keys() - {"average", "overall"} == set(self.plan.scored)
+            best["stage"] == self.name and best["dev"].keys() <= {*self.plan.scored, "average", "overall"}
             and 1 <= best["epoch"] <= self.evaluated and best["step"] <= self.steps)
         if not is_right:
             raise ValueError(f"{path} says of the best epoch what cannot be at {place} of {self.name}: "
