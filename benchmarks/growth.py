@@ -56,6 +56,7 @@ class Point(NamedTuple):
 class Axis(NamedTuple):
     """A table and a panel; logarithmic says which of x and y are."""
 
+    what: str
     name: str
     column: str
     logarithmic: str
@@ -120,20 +121,23 @@ def surgery_point(rows: torch.Tensor, copy: torch.Tensor) -> Point:
 
 def axes_of(precision: str) -> list[Axis]:
     generator, trainer = np.random.default_rng(0), random_trainer(SMALL_SHAPE, precision)
-    longer = [step_point(trainer, f"3 × {count}: ", [lengths_like_sentences(count, generator) for _ in TASKS])
+    by_batch = [step_point(trainer, f"3 × {count}: ", [lengths_like_sentences(count, generator) for _ in TASKS])
               for count in SEQUENCES]
-    farther = [step_point(trainer, f"{length}: ", [[length] * (TOKENS_EACH // length) for _ in TASKS], length)
+    by_length = [step_point(trainer, f"{length}: ", [[length] * (TOKENS_EACH // length) for _ in TASKS], length)
                for length in LENGTHS]
     matrix = torch.randn(ROWS, PARAMS, generator=torch.Generator().manual_seed(0)).mul_(1e-3)
     copy = torch.zeros(PARAMS)
     four = [lengths_like_sentences(4, generator) for _ in TASKS]
     models = [step_point(trainer if shape is SMALL_SHAPE else random_trainer(shape, precision), f"{name}, ", four, x)
               for name, shape, x in (("22.7 M", SMALL_SHAPE, 22.7), ("bert-base, 109.5 M", BASE_SHAPE, 109.5))]
-    return [Axis("a step, by tokens a step", "tokens a step", "xy", longer),
-            Axis(f"a step of 3 × {TOKENS_EACH:,} tokens, by sequence length", "tokens a sequence", "x", farther),
-            Axis(f"surgery alone on {PARAMS / 1e6:.1f} M numbers a task, by tasks", "tasks", "",
-                 [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]),
-            Axis("a step of 3 × 4 sequences, by model", "parameters, millions", "xy", models)]
+    surgery = [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]
+    return [
+        Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy", by_batch),
+        Axis("step", f"a step of 3 × {TOKENS_EACH:,} tokens, by sequence length",
+             f"tokens a sequence, 3 × {TOKENS_EACH:,} a step", "x", by_length),
+        Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers a task, by tasks",
+             f"tasks, {PARAMS / 1e6:.1f} M numbers each", "", surgery),
+        Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences", "xy", models)]
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -181,7 +185,7 @@ def draw_panel(panel: Axes, axis: Axis, results: Sequence[dict]) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(x, [f"{value:,g}" for value in x])
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    panel.set(xlabel=axis.column, ylabel="surgery, ms" if axis.column == "tasks" else "a step, ms")
+    panel.set(xlabel=axis.column, ylabel=f"{axis.what}, ms")
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.3, linewidth=0.6)
     legend(panel, 2)
@@ -204,8 +208,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="the numbers of tables and figure")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    about = (f"{arguments.precision}, {arguments.threads} thread{'s'[:arguments.threads > 1]}, torch "
-             f"{torch.__version__}, median and range of n = {arguments.repeat}")
+    about = (f"{arguments.precision}, {arguments.threads} threads, torch {torch.__version__}, "
+             f"median and range of n = {arguments.repeat}")
     print(about)
     measured = []
     for axis in axes_of(arguments.precision):
@@ -213,7 +217,7 @@ def main() -> None:
         print_table(*measured[-1])
     if arguments.plot:
         with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
-            draw(measured, about).savefig(arguments.plot)
+            draw(measured, about).savefig(arguments.plot, metadata={"Date": None})
     if arguments.json:
         figures = {axis.name: results for axis, results in measured}
         arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n", encoding="utf-8")
