@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.utils import _pytree as pytree
 
 from .dropout import drop_, keep_mask, rescale
 from .packing import Packing
@@ -53,14 +54,20 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, layer: BertLayer, packing: Packing, dtype: torch.dtype, first_only: bool, x: torch.Tensor,
                 *parameters):
-        output, ctx.kept = _forward(layer, x, packing, dtype, first_only)
+        output, kept = _forward(layer, x, packing, dtype, first_only)
+        leaves, ctx.structure = pytree.tree_flatten(kept)
+        # tensors that autograd keeps are freed by backward, however long the graph is held
+        ctx.save_for_backward(*(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)))
+        ctx.others = [None if isinstance(leaf, torch.Tensor) else (leaf,) for leaf in leaves]
         ctx.layer = layer
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_output: torch.Tensor):
-        return None, None, None, None, *_backward(ctx.layer, ctx.kept, d_output)
+        saved = iter(ctx.saved_tensors)
+        leaves = [next(saved) if other is None else other[0] for other in ctx.others]
+        return None, None, None, None, *_backward(ctx.layer, pytree.tree_unflatten(leaves, ctx.structure), d_output)
 
 
 class _Normed(NamedTuple):

@@ -120,6 +120,15 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_again():
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_what_backward_needed_is_freed_with_it_though_the_loss_is_held():
+    """In the usual loop the last step's loss still stands while the next forward runs: its activations must not."""
+    layer = layer_of()
+    loss = layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.grad_fn.next_functions[0][0].saved_tensors  # noqa: B018
+
+
 def test_a_second_derivative_is_refused_rather_than_wrong():
     layer = layer_of()
     x = torch.randn(3, HIDDEN, dtype=torch.float64, requires_grad=True)
