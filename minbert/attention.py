@@ -43,6 +43,30 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
+def ragged_applies(tensor: torch.Tensor, head_dim: int) -> bool:
+    """Where torch has kernels that `ragged_attention` can call: on CUDA, for heads of whole 16 bytes and more."""
+    return tensor.device.type == "cuda" and head_dim % 8 == 0
+
+
+def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, longest: int,
+                     dropout: float = 0.0) -> torch.Tensor:
+    """`attention` within each sentence of a packed row on a CUDA device, where no padding is computed.
+
+    query, key, value: (tokens, heads, head_dim). bounds: (batch + 1,) int32, where in the row the sentences begin and
+    end. longest: no sentence has more tokens. Returns (tokens, heads, head_dim). In half precision by the kernel of
+    Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux et al. 2022 (xFormers), both as torch has them; their
+    ATen names are called, since torch's public form of the first, `varlen_attn`, has no dropout.
+    tests/test_accelerator.py shows that values and gradients equal `attention`.
+    """
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    if is_half and torch.cuda.get_device_capability(query.device) >= (8, 0):
+        return torch.ops.aten._flash_attention_forward(query, key, value, bounds, bounds, longest, longest, dropout,
+                                                       False, False)[0]
+    row = torch.ops.aten._efficient_attention_forward(query[None], key[None], value[None], None, bounds, bounds,
+                                                      longest, longest, dropout, 0, True)[0]
+    return row[0]
+
+
 class BertSelfAttention(nn.Module):
     """Every token looks at every token of its own sentence, in several heads at once.
 
@@ -60,9 +84,13 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden): the heads' outputs side by side."""
-        query, key, value = self._heads(self.query_key_value(hidden_states), packing)  # (batch, heads, seq, head_dim)
-        context = (self.attend or fused_attention)(query, key, value, packing.mask,
-                                                   self.dropout if self.training else 0.0)
+        mixed = self.query_key_value(hidden_states)
+        dropout = self.dropout if self.training else 0.0
+        if self.attend is None and ragged_applies(mixed, self.head_dim):
+            heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(1)  # each (tokens, heads, head_dim)
+            return ragged_attention(*heads, packing.bounds, packing.seq, dropout).flatten(1)
+        query, key, value = self._heads(mixed, packing)                                # (batch, heads, seq, head_dim)
+        context = (self.attend or fused_attention)(query, key, value, packing.mask, dropout)
         return packing.unpad(context.transpose(1, 2).flatten(2))  # the heads side by side again
 
     def weights(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:

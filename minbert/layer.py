@@ -51,11 +51,11 @@ class BertLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden); with first_only, of each sentence's first token: (batch, hidden)."""
-        if first_only and not (fast_layer.applies(self, hidden_states) and packing.all_begin):
-            return packing.first_tokens(self(hidden_states, packing))
-        if fast_layer.applies(self, hidden_states):
+        if fast_layer.applies(self, hidden_states) and (not first_only or packing.all_begin):
             return fast_layer.forward(self, hidden_states, packing, first_only)
-        attended = self.attention_dense(self.self_attention(hidden_states, packing))
-        hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
+        context = self.self_attention(hidden_states, packing)
+        if first_only:
+            hidden_states, context = packing.first_tokens(hidden_states), packing.first_tokens(context)
+        hidden_states = self.attention_layer_norm(hidden_states + self.dropout(self.attention_dense(context)))
         expanded = self.activation(self.intermediate_dense(hidden_states))  # (tokens, intermediate)
         return self.output_layer_norm(hidden_states + self.dropout(self.output_dense(expanded)))

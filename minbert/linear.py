@@ -87,8 +87,10 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 
 @contextmanager
 def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, the linear layers' products in `dtype` take one cast of their weights. Weights must not change there."""
-    layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.dtype != dtype]
+    """Inside, on a CPU, the linear layers' products in `dtype` take one cast of their weights. Weights must not change
+    there."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.device.type == "cpu"
+              and layer.weight.dtype != dtype]
     for layer in layers:
         layer.cast = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
     try:

@@ -154,10 +154,11 @@ class BertModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, sentences: Sequence[str], tokenizer: BertTokenizer, pooling: str = "mean",
-               batch_size: int = 64) -> torch.Tensor:
+               batch_size: int | None = None) -> torch.Tensor:
         """One vector a sentence, (n, hidden) float32 on the CPU, in input order; a progress bar if it takes long.
 
         pooling: "mean" over a sentence's tokens, "cls", the last hidden state of [CLS], or "pooler", pooler_output.
+        batch_size: 64 on a CPU, 512 elsewhere, if not given.
         Sentences of like length go together, without dropout and gradients; the model's mode is kept. What is longer
         than max_position_embeddings is truncated. Raises ValueError for another pooling, one string for a list, or a
         tokenizer that knows more pieces than the model.
@@ -171,6 +172,7 @@ class BertModel(nn.Module):
         order = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
         vectors = torch.empty(len(encodings), self.config.hidden_size)
         device, was_training = self.pooler_dense.weight.device, self.training
+        batch_size = batch_size or (64 if device.type == "cpu" else 512)
         self.eval()
         try:
             with tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False) as bar:

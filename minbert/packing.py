@@ -18,6 +18,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 # Neighbouring sentences share a padded block in attention while the shorter has this share of the longer's tokens.
 ALIKE = 0.75
@@ -63,6 +64,11 @@ class Packing:
     def starts(self) -> torch.Tensor:
         """(batch,): where in the row each sentence begins; meaningless for an empty sentence."""
         return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """(batch + 1,) int32: sentence b stands in the row from bounds[b] to bounds[b + 1]."""
+        return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
     @property
     def all_begin(self) -> bool:
@@ -113,6 +119,12 @@ class Packing:
         packing = Packing(self.batch, self.seq, self.slots[tokens] - row_shifts, mask)
         return tokens, tokens.argsort(), order.argsort(), packing
 
+    def followed_by(self, more: Sequence[int], seq: int) -> Packing:
+        """With more sentences, of these lengths, in a grid of this width, and with a mask in any case."""
+        lengths = torch.cat([self.lengths, self.lengths.new_tensor(more)])
+        mask = torch.arange(seq, device=lengths.device) < lengths[:, None]
+        return Packing(len(lengths), seq, mask.flatten().nonzero().squeeze(1), mask)
+
     def to(self, device: torch.device) -> Packing:
         mask = None if self.mask is None else self.mask.to(device)
         return Packing(self.batch, self.seq, self.slots.to(device), mask)
@@ -154,7 +166,10 @@ class Packing:
 
     def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, …): the token in column 0 of every sentence, [CLS]; zeros where that is padding."""
-        return self.pad(row)[:, 0]
+        if self.mask is None:
+            return row[::self.seq]
+        first = row.index_select(0, self.starts.clamp(max=len(row) - 1))
+        return first.where(self.mask[:, :1].view(-1, *[1] * (row.dim() - 1)), 0)
 
     def mean_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden) → (batch, hidden): the mean over each sentence's real tokens, [CLS] and [SEP] included."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from heads import Architecture
 from minbert import BertTokenizer, Packing, pack
@@ -22,6 +23,7 @@ class Batch:
 
     input_ids, token_type_ids: (tokens,) int64. packing: which tokens make up a sequence. sequences_each: an example
     is one sequence or, where the sentences of a pair go in apart, two in a row. labels: (examples,) float32, or None.
+    fillers: how many sequences at the end belong to no example.
     """
 
     input_ids: torch.Tensor
@@ -29,13 +31,29 @@ class Batch:
     packing: Packing
     sequences_each: int
     labels: torch.Tensor | None
+    fillers: int = 0
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         labels = None if self.labels is None else self.labels.to(device)
         return Batch(self.input_ids.to(device), self.token_type_ids.to(device), self.packing.to(device),
-                     self.sequences_each, labels)
+                     self.sequences_each, labels, self.fillers)
+
+    def filled(self, tokens: int, seq: int, fillers: int) -> Batch:
+        """The same with `fillers` more sequences, of token 0 and about alike in length, that make the row `tokens` long
+        and the grid `seq` wide."""
+        missing = tokens - len(self.input_ids)
+        lengths = [missing * (k + 1) // fillers - missing * k // fillers for k in range(fillers)]
+        return Batch(F.pad(self.input_ids, (0, missing)), F.pad(self.token_type_ids, (0, missing)),
+                     self.packing.followed_by(lengths, seq), self.sequences_each, self.labels, self.fillers + fillers)
+
+    def copy_(self, other: Batch) -> None:
+        """Takes over the numbers of a batch of the same shape, wherever it is."""
+        for own, new in ((self.input_ids, other.input_ids), (self.token_type_ids, other.token_type_ids),
+                         (self.packing.slots, other.packing.slots), (self.packing.mask, other.packing.mask),
+                         (self.labels, other.labels)):
+            own.copy_(new)
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,9 @@ class HeadTrainer:
         losses = {}
         for name, batch in batches.items():
             loss = self.model.tasks[name].loss(self.heads[name](batch.embeddings), batch.labels)
-            losses[name] = finite_loss(name, loss)
+            losses[name] = finite_loss(name, loss.item())
             loss.backward()
-            square = squared_norm(self.heads[name])
+            square = squared_norm(self.heads[name]).item()
             check_gradient(name, losses[name], square)
             scale = min(1.0, self.clip / max(math.sqrt(square), 1e-12)) if self.clip else 1.0
             check_length(name, scale**2 * square)

@@ -73,7 +73,7 @@ class MaskedTrainer:
             with autocast(self.precision, self.device):
                 loss = self.model.masked_loss(masked, packing)
             loss.backward()
-        value, norm = finite_loss("masked tokens", loss), gradient.norm().item()
+        value, norm = finite_loss("masked tokens", loss.item()), gradient.norm().item()
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite, at a loss of {value:.4g}")
         if self.clip and norm > self.clip:

@@ -80,7 +80,7 @@ class MultitaskBert(nn.Module):
         """A batch → (examples, hidden), or (examples, 2·hidden) where the sentences of a pair go in apart."""
         with autocast(self.precision, self.device):
             first = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing, first_only=True)
-            pooled = self.encoder.pool(first).float()                             # (sequences, hidden)
+            pooled = self.encoder.pool(first[:len(first) - batch.fillers]).float()  # (sequences, hidden)
         return pooled.reshape(len(pooled) // batch.sequences_each, -1)
 
     def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:

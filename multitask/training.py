@@ -25,6 +25,7 @@ from .batching import Batch, Pieces
 from .checkpoint import check_like, set_generator
 from .device import PRODUCT_DTYPES
 from .distributed import ALONE, Ranks
+from .graphs import LEAST, BackwardGraphs
 from .model import MultitaskBert
 
 TABLE = "embeddings.word_embeddings.weight"  # the encoder's parameter of which a step touches a few rows only
@@ -65,6 +66,8 @@ class SurgeryTrainer:
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
         self.surgery = SURGERY[surgery] if isinstance(surgery, str) else surgery
         self.generator = torch.Generator().manual_seed(seed)
+        graphed = model.device.type == "cuda" and model.encoder.config.max_position_embeddings >= LEAST
+        self._graphs = BackwardGraphs(self._backward_pieces, self.heads) if graphed else None
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         # only on a CPU does backward leave the table's gradient sparse (sparse_embedding_gradients), and a sum over
@@ -96,9 +99,9 @@ class SurgeryTrainer:
                 waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
         for wait in waits:
             wait()
+        gram = self.gradients.gram()  # first of all that a GPU's answer is waited for
         losses = self._losses(values)
-        gram = self.gradients.gram()
-        squares = {name: squared_norm(head) for name, head in self.heads.items()}
+        squares = dict(zip(self.tasks, torch.stack([*map(squared_norm, self.heads.values())]).tolist(), strict=True))
         for row, name in enumerate(self.tasks):
             check_gradient(name, losses[name], float(gram[row, row]), squares[name])
         weights = self.surgery(gram, generator=self.generator)
@@ -114,6 +117,11 @@ class SurgeryTrainer:
     def _backward(self, row: int, name: str, batch: Batch | Pieces) -> torch.Tensor:
         """Fills row `row` of the gradient matrix; returns what the pieces add to the task's mean loss."""
         pieces = Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
+        if self._graphs is not None and len(pieces.batches) == 1:
+            return self._graphs(row, name, *pieces.batches, pieces.examples)
+        return self._backward_pieces(row, name, pieces)
+
+    def _backward_pieces(self, row: int, name: str, pieces: Pieces) -> torch.Tensor:
         encoder = self.model.encoder
         with self.gradients.row(row), sparse_embedding_gradients(encoder), weight_gradients_in_place(encoder):
             values = [self._backward_piece(name, piece, pieces.examples) for piece in pieces.batches]
@@ -137,7 +145,7 @@ class SurgeryTrainer:
             if parameter.grad is None:  # a process with no examples of a task
                 parameter.grad = torch.zeros_like(parameter)
         self.ranks.sum([losses, *(parameter.grad for parameter in self.heads.parameters())])
-        return {name: finite_loss(name, loss) for name, loss in zip(self.tasks, losses, strict=True)}
+        return {name: finite_loss(name, loss) for name, loss in zip(self.tasks, losses.tolist(), strict=True)}
 
     def _take(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
         """Makes the combined gradient that of the optimizer's vectors; `row` is without the table's part if that is
@@ -183,17 +191,16 @@ def scaled_step(optimizer: AdamW, lr_scale: float) -> None:
     optimizer.step()
 
 
-def finite_loss(name: str, loss: torch.Tensor) -> float:
-    """The loss as a number. Raises FloatingPointError, naming the task, if it is not finite."""
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the loss of {name} is {value}")
-    return value
+def finite_loss(name: str, loss: float) -> float:
+    """The loss. Raises FloatingPointError, naming the task, if it is not finite."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss of {name} is {loss}")
+    return loss
 
 
-def squared_norm(module: nn.Module) -> float:
-    """‖gradient‖² in float64, where the square of a number that float32 holds never overflows."""
-    return float(sum(parameter.grad.double().square().sum() for parameter in module.parameters()))
+def squared_norm(module: nn.Module) -> torch.Tensor:
+    """‖gradient‖², a number in float64, where the square of one that float32 holds never overflows."""
+    return sum(parameter.grad.double().square().sum() for parameter in module.parameters())
 
 
 def check_gradient(name: str, loss: float, *squares: float) -> None:

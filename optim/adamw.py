@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 # On the CPU a long vector is updated in blocks of this many numbers where one pass over it is not enough: what one line
 # of the update writes, the next finds in the cache, and no temporary is as long as the vector.
 BLOCK = 1 << 18
+FUSED = ("cpu", "cuda")  # where torch has its one-pass kernel
 
 
 class AdamW(Optimizer):
@@ -67,8 +68,8 @@ class AdamW(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["step"] += 1
         for block in _blocks(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], group["weight_decay"]):
-            on_cpu = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in block)
-            one_pass = on_cpu and len({tensor.dtype for tensor in block}) == 1
+            fusible = all(tensor.device.type in FUSED and tensor.is_contiguous() for tensor in block)
+            one_pass = fusible and len({tensor.dtype for tensor in block}) == 1
             (_one_pass_adamw if one_pass else _adamw)(*block, state["step"], **group)
 
 
@@ -130,7 +131,8 @@ def _one_pass_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: to
     beta1, beta2 = betas
     root, decay = math.sqrt(1 - beta2**t), lr * weight_decay
     change = torch.zeros_like(theta) if decay else theta
-    torch._fused_adam_([change], [g], [m], [v], [], [torch.tensor(float(t))], amsgrad=False, maximize=False,
+    step = torch.full((), float(t), device=theta.device)
+    torch._fused_adam_([change], [g], [m], [v], [], [step], amsgrad=False, maximize=False,
                        lr=(1 - decay) * (lr if correct_bias else lr * (1 - beta1**t) / root), beta1=beta1,
                        beta2=beta2, weight_decay=0.0, eps=eps / root)
     if decay:

@@ -27,15 +27,15 @@ _default_generator = torch.Generator().manual_seed(0)
 
 
 def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
-    """K = G Gᵀ, (tasks, params) → (tasks, tasks) in float64 on the CPU.
+    """K = G Gᵀ, (tasks, params) → (tasks, tasks) in float64, in the CPU's memory wherever the gradients are.
 
     Products and sums are float64, so nothing overflows or cancels that float32 gradients can hold. Float32 gradients
-    on the CPU are multiplied in float32 first, 1,024 columns at a time, and those sums added in float64: then each
-    K_ij is within 1024 · 2⁻²⁴ ‖g_i‖ ‖g_j‖ = 6e-5 ‖g_i‖ ‖g_j‖ (Higham 2002, section 3.1), in practice a thousandth of
-    that; if a product has overflowed or could have vanished, all is done again in float64.
+    on a CPU or CUDA are multiplied in float32 first, 1,024 columns at a time, and those sums added in float64. Each
+    K_ij is then within 1024 · 2⁻²⁴ ‖g_i‖ ‖g_j‖ = 6e-5 ‖g_i‖ ‖g_j‖ (Higham 2002, section 3.1), in practice a
+    thousandth of that; if a product has overflowed or could have vanished, all is done again in float64.
     """
     _check_matrix(gradients)
-    if gradients.device.type == "cpu" and gradients.dtype == torch.float32:
+    if gradients.device.type in ("cpu", "cuda") and gradients.dtype == torch.float32:
         gram = _float32_gram_matrix(gradients)
         if torch.isfinite(gram).all() and (gram.diagonal() >= LEAST_SQUARE).all():
             return gram
@@ -49,7 +49,7 @@ def _float32_gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     batch = whole.unflatten(1, (pieces, SHORT)).transpose(0, 1)  # (pieces, tasks, SHORT)
     products = gradients.new_empty(pieces, len(gradients), len(gradients))
     torch.bmm(batch, batch.mT, out=products)  # with `out`, autocast does not make it bf16
-    return products.sum(0, dtype=torch.float64) + _float64_gram_matrix(rest)
+    return products.sum(0, dtype=torch.float64).cpu() + _float64_gram_matrix(rest)
 
 
 def _float64_gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
@@ -179,7 +179,7 @@ def combine(gradients: torch.Tensor, weights: torch.Tensor, out: torch.Tensor | 
     hold is applied in float64; the product is then an ordinary number again.
     """
     out = torch.empty_like(gradients[0]) if out is None else out
-    size = MIDDLE if out.device.type == "cpu" else LONG
+    size = MIDDLE if out.device.type == "cpu" else len(out)
     too_large = float(weights.abs().max()) > torch.finfo(gradients.dtype).max
     for total, (first, *others) in zip(out.split(size), gradients.split(size, dim=1), strict=True):
         if too_large:

@@ -1,0 +1,256 @@
+"""One training step, dev evaluation and encode on a GPU, ours against the usual stack, as Markdown tables.
+
+    python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER] [--profile]
+
+The usual stack is that of benchmarks/step.py, with its batches sent to the GPU as padded grids. Encoders of two sizes
+with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the same ones, in turn, in one process. A
+number is a median of milliseconds between two moments at which the GPU was done. Peak memory is what torch had
+allocated at most. The share of the peak counts 6 operations a weight and token (2 forward, 4 backward) of all layers,
+and those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import transformers
+from step import Usual, data_folder
+from torch import nn
+from torchjd.aggregation import PCGrad
+
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask import MultitaskBert
+from multitask.batching import Batch
+from multitask.data import file_of, read_examples
+from multitask.device import autocast
+from multitask.evaluation import predict_logits
+from multitask.tasks import TASKS
+from multitask.training import SurgeryTrainer
+from optim import AdamW, FlatParameters, TaskGradients, pcgrad_weights, project_conflicting
+
+CUDA, BATCH, BATCHES, LR = torch.device("cuda"), 16, 20, 5e-5
+SHAPES = {  # name → layers, hidden, heads
+    "22.7 M": (6, 384, 12),
+    "bert-base": (12, 768, 12),
+}
+
+
+class UsualOnGPU(Usual):
+    """The same with random weights, on the GPU."""
+
+    def __init__(self, model: MultitaskBert, precision: str) -> None:
+        config = transformers.BertConfig(**{name: value for name, value in model.encoder.config.to_dict().items()
+                                            if name != "model_type"}, attn_implementation="sdpa")
+        self.encoder = transformers.BertModel(config).to(CUDA).train()
+        self.heads, self.precision = copy.deepcopy(model.heads), precision
+        self.shared = list(self.encoder.parameters())
+        parameters = [*self.shared, *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
+        self.surgery = PCGrad()
+
+    def logits(self, name: str, batch: Batch) -> torch.Tensor:
+        pad = batch.packing.pad
+        grids = {"input_ids": pad(batch.input_ids), "token_type_ids": pad(batch.token_type_ids),
+                 "attention_mask": pad(torch.ones_like(batch.input_ids))}
+        with autocast(self.precision, CUDA):
+            pooled = self.encoder(**{key: grid.to(CUDA) for key, grid in grids.items()}).pooler_output
+        return self.heads[name](pooled.float())
+
+    def step(self, batches: dict[str, Batch]) -> None:
+        super().step({name: _OnGPU(batch) for name, batch in batches.items()})
+
+    @torch.no_grad()
+    def encode(self, sentences: list[str], tokenizer: BertTokenizer) -> None:
+        for start in range(0, len(sentences), 32):
+            inputs = {name: value.to(CUDA) for name, value in tokenizer(sentences[start:start + 32]).items()}
+            mask = inputs["attention_mask"][:, :, None]
+            with autocast(self.precision, CUDA):
+                states = self.encoder(**inputs).last_hidden_state
+            ((states * mask).sum(1) / mask.sum(1)).float().cpu()
+
+
+class _OnGPU:
+    """A batch whose labels are on the GPU."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.input_ids, self.token_type_ids, self.packing = batch.input_ids, batch.token_type_ids, batch.packing
+        self.labels = batch.labels.to(CUDA)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
+def compare(title: str, ways: dict[str, Callable[[], object]], repeat: int, units: int = 1) -> list[float]:
+    """Runs the ways in turn, the first two rounds not counted, prints a line, returns the medians, of one unit each."""
+    rounds = [[milliseconds(way) / units for way in ways.values()] for _ in range(repeat + 2)][2:]
+    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    ratios = [f"{theirs / medians[0]:.2f}" for theirs in medians[1:]]
+    print(f"| {title} | {' | '.join(f'{value:,.2f}' for value in medians)} | {' | '.join(ratios)} |", flush=True)
+    return medians
+
+
+def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert:
+    layers, hidden, heads = SHAPES[shape]
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=30522, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+                        intermediate_size=4 * hidden)
+    model = MultitaskBert(BertModel(config), tokenizer, "concatB", precision).to(CUDA)
+    return model.train()
+
+
+def peak_memory(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> float:
+    """MB above what lies there between the steps of the other side; the graphs' own pool is counted."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for batch in batches:
+        step(batch)
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def matrix_peak() -> float:
+    """Operations a second of a large bf16 product."""
+    a, b = (torch.randn(8192, 8192, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
+    times = [milliseconds(lambda: a @ b) for _ in range(13)][3:]
+    return 2 * 8192**3 / (statistics.median(times) / 1e3)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written."""
+    a = torch.randn(1 << 28, device=CUDA)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / (statistics.median([milliseconds(lambda: b.copy_(a)) for _ in range(13)][3:]) / 1e3)
+
+
+def operations(model: MultitaskBert, batches: list[dict[str, Batch]]) -> float:
+    """Of a step, on the average: of the layers' weights and of attention, on real tokens only."""
+    config = model.encoder.config
+    weights = sum(value.numel() for value in model.encoder.layers.parameters() if value.dim() > 1)
+    lengths = torch.cat([batch.packing.lengths for step in batches for batch in step.values()]).double()
+    attention = 4 * config.hidden_size * config.num_hidden_layers * (lengths**2).sum()
+    return float(6 * weights * lengths.sum() + 3 * attention) / len(batches)
+
+
+def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, peak: float) -> None:
+    folder = data_folder(arguments.data)
+    draw = np.random.default_rng(0)
+    train = {name: read_examples(file_of(folder, task, "train"), task)[:5000] for name, task in TASKS.items()}
+    for precision in ("bf16", "fp32"):
+        model = build(shape, tokenizer, precision)
+        tokens = {name: model.tokenize(examples) for name, examples in train.items()}
+        batches = [{name: items.batch(draw.choice(len(items), BATCH, replace=False).tolist())
+                    for name, items in tokens.items()} for _ in range(BATCHES)]
+        usual, ours = UsualOnGPU(model, precision), SurgeryTrainer(model, "pcgrad", LR)
+        by_hand = SurgeryTrainer(copy.deepcopy(model), "pcgrad", LR)
+        by_hand._graphs = None
+        median, *_ = compare(f"training step, {shape}, {precision}", {
+            name: (lambda step=step: [step(batch) for batch in batches])  # noqa: B023
+            for name, step in (("ours", ours.step), ("without graphs", by_hand.step), ("usual", usual.step))},
+            arguments.repeat, BATCHES)
+        work = operations(model, batches)
+        print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} T/s, "
+              f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs {len(ours._graphs.captured)}")
+        if arguments.profile and precision == "bf16":
+            profile(ours.step, batches)
+        del by_hand, ours
+        torch.cuda.empty_cache()
+        usual_peak = peak_memory(usual.step, batches)
+        state = torch.cuda.memory_allocated() / 1e6
+        evaluate(shape, precision, model, usual, folder, arguments)
+        del usual
+        torch.cuda.empty_cache()
+        ours_peak = peak_memory(SurgeryTrainer(model, "pcgrad", LR).step, batches)
+        print(f"  peak memory of {BATCHES} steps, MB: ours {ours_peak:,.0f}, usual {usual_peak:,.0f} "
+              f"(with a second model of ours beside it; {state:,.0f} between steps)")
+
+
+def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> None:
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        for batch in batches:
+            step(batch)
+        torch.cuda.synchronize()
+    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+
+
+def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU, folder, arguments) -> None:
+    model.eval()
+    usual.encoder.eval()
+    usual.heads.eval()
+    dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)) for name, task in TASKS.items()}
+    compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}", {
+        "ours": lambda: [predict_logits(model, name, items) for name, items in dev.items()], "": lambda: None,
+        "usual": lambda: [usual.evaluate(name, items) for name, items in dev.items()]}, 2)
+    texts = [text for task in ("sst", "sts", "para") for example in
+             read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000] for text in example.sentences]
+    texts = texts[:10_000]
+
+    def ours() -> None:
+        with autocast(precision, CUDA):
+            model.encoder.encode(texts, model.tokenizer)
+
+    compare(f"encode, {len(texts):,} sentences, {shape}, {precision}", {
+        "ours": ours, "": lambda: None, "usual": lambda: usual.encode(texts, model.tokenizer)}, 2)
+    model.train()
+    usual.encoder.train()
+    usual.heads.train()
+
+
+def surgery(params: int, repeat: int) -> None:
+    """Three gradients of this length: surgery alone, and with the update."""
+    rows = torch.randn(3, params, device=CUDA).mul_(1e-3)
+    theta = nn.Parameter(rows[0] * 50)
+    theta.grad = rows[0]
+    theirs = torch.optim.AdamW([theta], lr=LR, weight_decay=0.0, fused=True)
+    ours = AdamW([theta], lr=LR)
+    flat = FlatParameters([("theta", nn.Parameter(theta.detach().clone()))])
+    gradients = TaskGradients(flat, 3)
+    gradients.matrix.copy_(rows)
+
+    def both() -> None:
+        weights = pcgrad_weights(gradients.gram())
+        theta.grad, _ = gradients.combine_(weights)
+        ours.step()
+
+    floor = 7 * params * 4 / copy_rate() * 1e3
+    aggregator = PCGrad()
+    alone = compare(f"surgery alone, 3 × {params / 1e6:.1f} M", {
+        "ours": lambda: project_conflicting(rows), "": lambda: None, "torchjd": lambda: aggregator(rows)}, repeat)
+    with_update = compare("surgery + AdamW", {"ours": both, "": lambda: None, "torch AdamW(fused) alone": theirs.step},
+                          repeat)
+    print(f"  the floor of surgery is {floor:.2f} ms: {alone[0] / floor:.2f} of it; with the update "
+          f"{with_update[0] / with_update[2]:.2f} of torch's update alone")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches a task")
+    parser.add_argument("--tokenizer", default="minbert-mini")
+    parser.add_argument("--data")
+    parser.add_argument("--profile", action="store_true", help="also print what the steps' kernels take")
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    peak = matrix_peak()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}; "
+          f"bf16 peak {peak / 1e12:.0f} T/s, copies {copy_rate() / 1e12:.2f} TB/s\n\n"
+          "| milliseconds | ours | ours without graphs | usual stack | without graphs / ours | usual / ours |\n"
+          "| --- | --- | --- | --- | --- | --- |")
+    tokenizer = BertTokenizer.from_pretrained(arguments.tokenizer)
+    for shape in SHAPES:
+        steps(shape, arguments, tokenizer, peak)
+    surgery(109_482_240, arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()
