@@ -304,7 +304,8 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
     check_folder(folder)
     check_free(folder)
-    pick_device(settings.device)
+    precision = pick_precision(settings.precision, pick_device(settings.device))
+    settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
     passages = read_passages(Path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
     torch.manual_seed(settings.seed)

@@ -21,7 +21,7 @@ from minbert.untrusted import one_line
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
 from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
-from .device import pick_device, pick_precision
+from .device import BF16_NOTE, pick_device, pick_precision
 from .distributed import ALONE, Ranks, checksum
 from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
@@ -151,10 +151,15 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
         return device, data, build_model(settings, data)
 
     device, dataset, model = ranks.together(read)
+    asked = settings.precision
+    settings = dataclasses.replace(settings, precision=pick_precision(asked, device))  # for good: --resume takes it too
+    ranks.check_same("precision", lambda: settings.precision)
     folder = Path(ranks.from_writer(lambda: str(make_run_folder(settings, out))))
     log = ranks.together(lambda: _new_log(folder, settings, ranks))
     try:
         run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
+        if (asked, settings.precision) == ("auto", "bf16"):
+            say(BF16_NOTE)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
