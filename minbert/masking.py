@@ -28,7 +28,7 @@ class Masking:
 
     special: (vocab,) bool, the pieces that are never chosen. continues: (vocab,) bool, the pieces that belong to the
     word before them and are chosen with it; all False if every piece is chosen on its own. mask_id: of [MASK].
-    vocab_size: random pieces are drawn from it.
+    vocab_size: random pieces are drawn from it. share: of the tokens that may be chosen, how many are.
 
     >>> tokenizer = BertTokenizer.train(["a film as good as a film can be"], vocab_size=50)
     >>> row = torch.tensor(tokenizer.encode(["as good a film as can be"])[0].ids)
@@ -41,9 +41,10 @@ class Masking:
     continues: torch.Tensor
     mask_id: int
     vocab_size: int
+    share: float = CHOSEN
 
     @classmethod
-    def of(cls, tokenizer: BertTokenizer, whole_words: bool = False) -> Masking:
+    def of(cls, tokenizer: BertTokenizer, whole_words: bool = False, share: float = CHOSEN) -> Masking:
         """whole_words: the pieces of a word are chosen together. Raises ValueError for a vocabulary without [MASK]."""
         vocabulary = tokenizer.vocabulary
         if "[MASK]" not in vocabulary:
@@ -53,7 +54,7 @@ class Masking:
         special[[vocabulary[token] for token in SPECIAL_TOKENS if token in vocabulary]] = True
         if whole_words:
             continues[[number for piece, number in vocabulary.items() if piece.startswith("##")]] = True
-        return cls(special, continues, vocabulary["[MASK]"], len(special))
+        return cls(special, continues, vocabulary["[MASK]"], len(special), share)
 
     def __call__(self, input_ids: torch.Tensor, generator: torch.Generator) -> Masked:
         """input_ids: (tokens,) int64 on the CPU, left as it is. Chooses at least one token, if any may be chosen."""
@@ -65,7 +66,7 @@ class Masking:
         return Masked(input_ids.index_copy(0, positions, shown), positions, labels)
 
     def choose(self, input_ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Words in random order until their tokens are CHOSEN of all that may be: (tokens,) → (masked,), ascending.
+        """Words in random order until their tokens are `share` of all that may be: (tokens,) → (masked,), ascending.
 
         Without whole words that is exactly the share, rounded; with them the last word may exceed it.
         """
@@ -78,7 +79,7 @@ class Masking:
         sizes = torch.bincount(words[free])                   # (words,)
         order = torch.rand(len(sizes), generator=generator).argsort()
         before = sizes[order].cumsum(0) - sizes[order]        # tokens chosen before each word's turn
-        wanted = max(1, round(CHOSEN * int(free.sum())))
+        wanted = max(1, round(self.share * int(free.sum())))
         chosen = torch.zeros(len(sizes), dtype=torch.bool)
         chosen[order] = before < wanted
         return (free & chosen[words]).nonzero().squeeze(1)

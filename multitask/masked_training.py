@@ -21,6 +21,7 @@ from .device import autocast
 from .training import finite_loss, load_optimizer_state, optimizer_state, scaled_step
 
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
+EPS = 1e-9  # a small BERT's queries and keys have gradients of 3e-7 a weight: at AdamW's 1e-6 they would hardly move
 
 Batch = tuple[Masked, Packing]
 
@@ -29,6 +30,26 @@ def generator_of(*numbers: int) -> torch.Generator:
     """A generator of its own for each tuple of numbers, so that a step's draws do not hang on the steps before it."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(seed >> 1)
+
+
+@torch.no_grad()
+def draw_attentive(model: BertForMaskedLM) -> None:
+    """Weights of a new model from which guessing tokens is soon learnt; the rest as `init_weights` drew it.
+
+    As Devlin et al. draw them, N(0, 0.02²) all, every token of a narrow model looks at all others alike, what it sees
+    hardly reaches its output, and training stays for many million tokens at what a bag of words tells (docs/log.md 19).
+    So queries and keys are drawn such that scores have a deviation of about 3: tokens differ in what they look at. And
+    values, attention's output and the head's transform begin at a multiple of the identity: what is looked at is
+    guessed. Both after the idea of Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
+    """
+    hidden = model.config.hidden_size
+    identity = torch.eye(hidden, device=model.decoder_bias.device)
+    for layer in model.encoder.layers:
+        queries_keys, values = layer.self_attention.query_key_value.weight.split([2 * hidden, hidden])
+        queries_keys.normal_(std=1.7 / math.sqrt(hidden))  # inputs have a deviation of 1, so queries and keys of 1.7
+        values.add_(identity, alpha=0.7)
+        layer.attention_dense.weight.add_(identity, alpha=0.7)
+    model.transform_dense.weight.add_(identity)
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
@@ -60,7 +81,7 @@ class MaskedTrainer:
             vector = nn.Parameter(self.flat.vector[part])
             vector.grad = self.gradients.matrix[0][part]
             groups.append({"params": [vector], "weight_decay": decay, "base_lr": lr})
-        self.optimizer = AdamW(groups, betas=BETAS)
+        self.optimizer = AdamW(groups, betas=BETAS, eps=EPS)
 
     def step(self, batch: Batch, lr_scale: float = 1.0) -> float:
         """The mean loss of the batch, before the update.

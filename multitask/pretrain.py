@@ -52,6 +52,7 @@ def build_parser() -> Parser:
     add("--dropout", type=float, metavar="SHARE",
         help="while pretraining; fine-tuning takes config.json's own (default: 0)")
     add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
+    add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",
         help="steps from one evaluation and checkpoint to the next (default: 500)")

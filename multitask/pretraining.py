@@ -29,6 +29,7 @@ from .lock import check_free
 from .masked_training import (
     Batch,
     MaskedTrainer,
+    draw_attentive,
     evaluate,
     generator_of,
     restore,
@@ -70,6 +71,7 @@ class PretrainingSettings:
     clip: float = 1.0
     dropout: float = 0.0
     whole_words: bool = False
+    mask_share: float = 0.15
     held_out: float = 0.01
     checkpoint_every: int = 500
     on_nonfinite: str = STOP
@@ -94,6 +96,8 @@ class PretrainingSettings:
         for name in ("warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} {getattr(self, name)}: a share, from 0 to below 1")
+        if not 0 < self.mask_share < 1:
+            raise ValueError(f"--mask-share {self.mask_share}: a share of the tokens, above 0 and below 1")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out}: a share of the passages, above 0 and below 1")
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -138,7 +142,7 @@ class Pretraining:
     def __post_init__(self) -> None:
         vocabulary = self.tokenizer.vocabulary
         self._brackets = vocabulary["[CLS]"], vocabulary["[SEP]"]
-        self._masking = Masking.of(self.tokenizer, self.settings.whole_words)
+        self._masking = Masking.of(self.tokenizer, self.settings.whole_words, self.settings.mask_share)
         self._epoch, self._order = -1, torch.empty(0)
         train, held_out = split_passages(len(self.corpus.ends), self.settings.held_out)
         self.sequences = self.corpus.cut(train, self.settings.length)
@@ -378,6 +382,7 @@ def scratch(settings: PretrainingSettings, passages: list[list[str]],
         vocab_size=tokenizer.vocab_size, hidden_size=settings.hidden, num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads, intermediate_size=4 * settings.hidden,
         max_position_embeddings=settings.length))  # a position that is never trained would be noise
+    draw_attentive(model)
     say(f"model: from scratch ({size(model)}, {tokenizer.vocab_size:,} pieces); its pooler stays random, since "
         "guessing tokens does not train it; --from CHECKPOINT goes on with another")
     return model, tokenizer
