@@ -142,7 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
-    return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
+    try:
+        return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
+    finally:
+        distributed.leave()
 
 
 def train(run: Run) -> int:

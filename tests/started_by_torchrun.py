@@ -2,8 +2,10 @@
 
 NO_DROPOUT in the environment: the heads have none. WITNESS=PATH: after the second epoch of surgery, before its
 checkpoint, each process writes down its weights' checksum and its next random numbers. DIES=1: then process 1 dies.
+THREADS=PATH: when all is done, each process writes down the names of its threads, as the system knows them.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -35,6 +37,13 @@ def witness_and_save(self):
     save(self)
 
 
+def write_threads():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+    Path(f"{os.environ['THREADS']}.{RANK}").write_text(" ".join(names))
+
+
 Stage._save = witness_and_save
+if "THREADS" in os.environ:
+    atexit.register(write_threads)
 if __name__ == "__main__":
     sys.exit(train_multitask.main())
