@@ -1,7 +1,8 @@
 """The main job as test_18 has torchrun start it, without its last pages, which other tests look at.
 
 NO_DROPOUT in the environment: the heads have none. WITNESS=PATH: after the second epoch of surgery, before its
-checkpoint, each process writes down its weights' checksum and its next random numbers. DIES=1: then process 1 dies.
+checkpoint, each process writes down its weights' checksum and its next random numbers. SIGKILL=1: then process 1 is
+sent that signal, and so on with the names of others.
 THREADS=PATH: when all is done, each process writes down the names of its threads, as the system knows them.
 """
 
@@ -32,8 +33,9 @@ def witness_and_save(self):
         text = f"{checksum(self.run.model.parameters())} {torch.rand(3).tolist()}"
         torch.set_rng_state(state)
         Path(f"{os.environ['WITNESS']}.{RANK}").write_text(text)
-        if os.environ.get("DIES") == RANK:
-            os.kill(os.getpid(), signal.SIGKILL)
+        for number in signal.Signals:
+            if os.environ.get(number.name) == RANK:
+                os.kill(os.getpid(), number)
     save(self)
 
 

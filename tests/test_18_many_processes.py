@@ -345,7 +345,7 @@ CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst
 def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
     """A run whose second process was killed after the second epoch of surgery, before its checkpoint; and stderr."""
     folder = tmp_path_factory.mktemp("killed")
-    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", DIES="1",
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", SIGKILL="1",
                     WITNESS=str(folder / "before"))
     assert done.returncode != 0
     return folder / "run", done.stderr
@@ -366,6 +366,15 @@ def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list
     """What came of going on with that run, its log before that, and where its processes left word of themselves."""
     word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
     return torchrun("--resume", killed[0], WITNESS=str(word / "after"), THREADS=str(word / "threads")), before, word
+
+
+def test_a_ctrl_c_that_reaches_one_process_ends_all_with_what_goes_on(tiny, tmp_path):
+    """The writer is at a later step by then, where it waits for a sum: nothing else may be said to it."""
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8, "--epochs", 50, "--out",
+                    tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
+    assert done.returncode != 0
+    assert f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
+    assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 
 def test_another_number_of_processes_does_not_go_on(killed, capsys, monkeypatch):
