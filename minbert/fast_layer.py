@@ -37,18 +37,23 @@ def applies(layer: BertLayer, x: torch.Tensor) -> bool:
     """On a CPU, where weights and input are float32 or float64 alike and the layer is as it was built: no part of it
     replaced, pruned or parametrized, none with hooks or a `forward` of its own."""
     return (layer.by_hand and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-            and layer.activation_derivative is not None and _is_as_built(layer)
+            and _is_as_built(layer) and layer.activation_derivative is not None
             and layer.self_attention.attend is None and max(layer.self_attention.dropout, layer.dropout.p) < 1
             and all(parameter is not None and parameter.dtype == x.dtype for parameter in _parameters_of(layer)))
 
 
 def _is_as_built(layer: BertLayer) -> bool:
-    parts = [(layer.self_attention, BertSelfAttention), (layer.dropout, Dropout)]
-    parts += [(getattr(layer, name), kind) for name, kind in PARTS.items()]
-    if type(layer.self_attention) is BertSelfAttention:
-        parts.append((layer.self_attention.query_key_value, Linear))
-    return all(type(part) is kind and "forward" not in vars(part)
-               and not any(getattr(part, name) for name in CALLED) for part, kind in parts)
+    # by __dict__, since a module looks up its parts slowly, and this is asked at each call
+    parts = layer._modules
+    attention = parts["self_attention"]
+    return (_is_plain(attention, BertSelfAttention) and _is_plain(attention._modules["query_key_value"], Linear)
+            and _is_plain(parts["dropout"], Dropout)
+            and all(_is_plain(parts[name], kind) for name, kind in PARTS.items()))
+
+
+def _is_plain(part: nn.Module, kind: type) -> bool:
+    own = part.__dict__
+    return type(part) is kind and "forward" not in own and not any(map(own.__getitem__, CALLED))
 
 
 # in the order in which `_backward` gives their parameters' gradients; before them comes query_key_value
@@ -57,8 +62,8 @@ PARTS = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "inter
 
 
 def _parameters_of(layer: BertLayer) -> list[nn.Parameter]:
-    parts = (layer.self_attention.query_key_value, *(getattr(layer, name) for name in PARTS))
-    return [parameter for part in parts for parameter in (part.weight, part.bias)]
+    parts = (layer.self_attention.query_key_value, *(layer._modules[name] for name in PARTS))
+    return [part._parameters[name] for part in parts for name in ("weight", "bias")]
 
 
 def forward(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:

@@ -64,10 +64,12 @@ class BertLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden); with first_only, of each sentence's first token: (batch, hidden)."""
-        if first_only and not (fast_layer.applies(self, hidden_states) and packing.all_begin):
-            return packing.first_tokens(self(hidden_states, packing))
+        if first_only and not packing.all_begin:
+            return packing.first_tokens(self.forward(hidden_states, packing))  # a call would run the hooks once more
         if fast_layer.applies(self, hidden_states):
             return fast_layer.forward(self, hidden_states, packing, first_only)
+        if first_only:
+            return packing.first_tokens(self.forward(hidden_states, packing))
         attended = self.attention_dense(self.self_attention(hidden_states, packing))
         hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.activation(self.intermediate_dense(hidden_states))  # (tokens, intermediate)

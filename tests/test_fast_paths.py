@@ -185,6 +185,17 @@ def test_a_layer_that_was_changed_computes_what_its_plain_form_would(change):
         torch.testing.assert_close(ours, autograds, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("lengths", [[[1, 1, 1]], [[0, 1, 1]]])  # the second begins late
+def test_a_hook_on_the_layer_runs_once_where_only_first_tokens_are_asked_for(by_hand, lengths):
+    layer, calls = layer_of(), []
+    layer.by_hand = by_hand
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    packing = Packing.from_mask(torch.tensor(lengths))
+    assert layer(torch.randn(len(packing.slots), HIDDEN, dtype=torch.float64), packing, True).shape == (1, HIDDEN)
+    assert calls == [1]
+
+
 def test_dropout_in_an_evaluated_model_is_drawn_where_its_modules_train():
     """Monte Carlo dropout (Gal and Ghahramani 2016)."""
     layer, x = layer_of(dropout=0.5).eval(), torch.randn(3, HIDDEN, dtype=torch.float64)
