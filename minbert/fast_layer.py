@@ -5,6 +5,7 @@ and gradients. By hand, because autograd would cast, copy and add where one pass
 of the moment on weights cast once, sums and LayerNorm in the weights' own, dropout needs two bytes a number, attention
 sees groups of sentences alike in length, and weight gradients go straight to where they are kept. And the last layer
 need not say what nobody asks: the pooler reads [CLS] alone, so only [CLS] looks at the sentence there (`first_only`).
+Where somebody has changed a part of the layer, the plain form runs (`applies`).
 
 Names: x → attention → context → attended → hidden → expanded, activated → output. d_x is the derivative of the loss
 with respect to x.
