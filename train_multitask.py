@@ -142,7 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
-    return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
+    try:
+        return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
+    finally:
+        distributed.leave()
 
 
 def train(run: Run) -> int:
@@ -152,11 +155,13 @@ def train(run: Run) -> int:
     with last_words(ranks, lambda: (stopped(run, told_to_stop, 1), run.log.close())):
         try:
             main_job.execute(run)
-        except (KeyboardInterrupt, FloatingPointError) as error:  # which comes up in all processes
+        except KeyboardInterrupt:  # in each process at another step, so they have no more to say to one another
+            return stopped(run, "interrupted", 130) if ranks.writes else 130
+        except FloatingPointError as error:  # in all processes at the same step
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
-            return not_finite(run, error) if isinstance(error, FloatingPointError) else stopped(run, "interrupted", 130)
+            return not_finite(run, error)
         except ProcessLost as error:
             return stopped(run, error, 1)
         except OSError as error:

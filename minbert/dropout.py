@@ -1,7 +1,8 @@
 """Dropout from cheap random bits: on the CPU, torch's own draws one Bernoulli number at a time.
 
-Sixteen random bits decide for each number, so a share p is kept to within 2⁻¹⁷ (0.1 becomes 0.100006), and what stays
-is divided by the share that really stays. All bits come from torch's global generator.
+Sixteen random bits decide for each number, so a share p is kept to within 2⁻¹⁷ (0.1 becomes 0.100006; one below 2⁻¹⁷
+becomes 2⁻¹⁶, so that something can be dropped), and what stays is divided by the share that really stays. All bits come
+from torch's global generator.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number
 
 def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
     """int16 in this shape: 0 with probability `share`, else -1, which is all bits set."""
-    size, dropped = torch.Size(shape).numel(), round(share * LEVELS)
+    size, dropped = torch.Size(shape).numel(), _dropped(share)
     bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)  # four draws in each
     levels = bits.view(torch.int16)[:size].view(shape)  # -LEVELS/2 … LEVELS/2 - 1, all equally likely
     below = dropped - LEVELS // 2 - 1                   # the highest level that is dropped
@@ -27,7 +28,12 @@ def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
 
 def rescale(share: float) -> float:
     """What the numbers that stay are multiplied by: the reciprocal of the share of levels that stay."""
-    return LEVELS / (LEVELS - round(share * LEVELS))
+    return LEVELS / (LEVELS - _dropped(share)) if share else 1.0
+
+
+def _dropped(share: float) -> int:
+    """How many of the levels are dropped: for a share between 0 and 1 not none, and not all."""
+    return min(max(round(share * LEVELS), 1), LEVELS - 1)
 
 
 def drop_(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -59,4 +65,4 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
-        return drop_(grad * ctx.scale, *ctx.saved_tensors), None, None
+        return _Dropout.apply(grad, *ctx.saved_tensors, ctx.scale), None, None  # itself differentiable in turn

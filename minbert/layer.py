@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +30,12 @@ def gelu_new(x: torch.Tensor) -> torch.Tensor:
 
 # hidden_act of config.json → function
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": F.relu}
+# function → its derivative, (d_y, x) → d_x, for fast_layer.py
+DERIVATIVES = {
+    gelu: lambda d_y, x: torch.ops.aten.gelu_backward(d_y, x),
+    gelu_new: lambda d_y, x: torch.ops.aten.gelu_backward(d_y, x, approximate="tanh"),
+    F.relu: lambda d_y, x: torch.ops.aten.threshold_backward(d_y, x, 0),
+}
 
 
 class BertLayer(nn.Module):
@@ -43,11 +51,16 @@ class BertLayer(nn.Module):
         self.attention_dense = Linear(hidden_size, hidden_size)
         self.attention_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.intermediate_dense = Linear(hidden_size, intermediate_size)
-        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         self.output_dense = Linear(intermediate_size, hidden_size)
         self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
         self.by_hand = True  # on a CPU, fast_layer.py's form of `forward`: the same numbers
+
+    @property
+    def activation_derivative(self) -> Callable[..., torch.Tensor] | None:
+        """(d_y, x) → d_x; None for an activation that is not of ACTIVATIONS."""
+        return DERIVATIVES.get(self.activation)
 
     def forward(self, hidden_states: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
         """(tokens, hidden) → (tokens, hidden); with first_only, of each sentence's first token: (batch, hidden)."""

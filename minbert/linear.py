@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +18,19 @@ _ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
 ALL = slice(None)
 
 
+class Cast(NamedTuple):
+    """Weight and bias in another dtype; and of which weight, in which of torch's versions of it."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    source: torch.Tensor
+    version: int
+
+    def stands_for(self, weight: torch.Tensor, dtype: torch.dtype) -> bool:
+        return (self.weight.dtype == dtype and self.source.data_ptr() == weight.data_ptr()
+                and self.version == weight._version)
+
+
 class Linear(nn.Linear):
     """nn.Linear with its products and gradients as functions of their own.
 
@@ -24,13 +38,13 @@ class Linear(nn.Linear):
     weight's `.grad` is there and holds zeros, so that the gradient may be written into it, not added.
     """
 
-    cast: tuple[torch.Tensor, torch.Tensor] | None = None
+    cast: Cast | None = None
     gradient_in_place = gradient_is_zero = False
 
     def in_dtype(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias, without their graph."""
-        if self.cast is not None and self.cast[0].dtype == dtype:
-            return self.cast
+        if self.cast is not None and self.cast.stands_for(self.weight, dtype):
+            return self.cast.weight, self.cast.bias
         return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
 
     def product(self, x: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
@@ -38,9 +52,10 @@ class Linear(nn.Linear):
         weight, bias = self.in_dtype(x.dtype)
         return _product(x, weight[rows], bias[rows])
 
-    def input_gradient(self, grad: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
-        """dL/dx = g W: (tokens, out) → (tokens, in); of some rows of W only."""
-        weight = self.in_dtype(grad.dtype)[0][rows]
+    def input_gradient(self, grad: torch.Tensor, weight: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
+        """dL/dx = g W: (tokens, out) → (tokens, in); of some rows of W only. weight: W as it was in `product`."""
+        is_cast = self.cast is not None and self.cast.stands_for(weight, grad.dtype)
+        weight = (self.cast.weight if is_cast else weight.to(grad.dtype))[rows]
         if weight.shape[0] >= weight.shape[1] or not _by_onednn(grad):
             return grad @ weight
         return _product(grad, weight.T.contiguous())  # measured: faster than BLAS where the result is wide
@@ -88,11 +103,13 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 @contextmanager
 def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, on a CPU, the linear layers' products in `dtype` take one cast of their weights. Weights must not change
-    there."""
+    there but in ways that torch counts, such as load_state_dict or its optimizers: those are cast anew for each product.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.device.type == "cpu"
               and layer.weight.dtype != dtype]
     for layer in layers:
-        layer.cast = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
+        weight = layer.weight.detach()
+        layer.cast = Cast(weight.to(dtype), layer.bias.detach().to(dtype), weight, weight._version)
     try:
         yield
     finally:
@@ -102,8 +119,12 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def weight_gradients_in_place(module: nn.Module) -> Iterator[None]:
-    """Inside, backward writes the linear layers' weight gradients straight into `.grad`, which must hold zeros."""
-    layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+    """Inside, backward writes the linear layers' weight gradients straight into `.grad`, which must hold zeros.
+
+    A weight that is frozen or has a hook is left to autograd, which looks at such things.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.requires_grad
+              and not (layer.weight._backward_hooks or layer.weight._post_accumulate_grad_hooks)]
     for layer in layers:
         layer.gradient_in_place = layer.gradient_is_zero = True
     try:

@@ -130,27 +130,35 @@ class BertTokenizer:
             raise ValueError(f"{len(sentences)} sentences, but {len(pairs)} pair sentences")
         self._tokenizer.no_truncation()
         if max_length is not None:
-            sentences = [self._beginning(sentence, max_length) for sentence in sentences]
-            pairs = None if pairs is None else [self._beginning(sentence, max_length) for sentence in pairs]
+            if pairs is None:
+                sentences = [self._beginnings((sentence,), max_length)[0] for sentence in sentences]
+            else:
+                both = [self._beginnings(pair, max_length) for pair in zip(sentences, pairs, strict=True)]
+                sentences, pairs = [first for first, _ in both], [second for _, second in both]
             self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         inputs = list(sentences) if pairs is None else list(zip(sentences, pairs, strict=True))
         return self._tokenizer.encode_batch(inputs)
 
-    def _beginning(self, sentence: str, tokens: int) -> str:
-        """As many of the sentence's words as hold this number of tokens, or all of it if it has fewer.
+    def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
+        """Of one sentence or two as many words as hold this number of tokens, or all if there are fewer.
 
         What the package cuts off a pair it keeps, every part of one sentence beside every part of the other: two
-        sentences of 10,000 words would take gigabytes.
+        sentences of 10,000 words would take gigabytes. Of an odd number of tokens it gives the longer sentence one
+        more, and of two alike the second: so the longer one stays the longer.
         """
-        if not isinstance(sentence, str) or len(sentence) <= tokens:
-            return sentence
-        encoding = self._tokenizer.encode(sentence, add_special_tokens=False)
-        if len(encoding.ids) <= tokens:
-            return sentence
-        words, last = encoding.word_ids, tokens - 1
-        while last + 1 < len(words) and words[last + 1] == words[last]:
-            last += 1
-        return sentence[:encoding.offsets[last][1]]
+        if not all(isinstance(sentence, str) for sentence in sentences) or max(map(len, sentences)) <= tokens:
+            return sentences
+        encodings = [self._tokenizer.encode(sentence, add_special_tokens=False) for sentence in sentences]
+        beginnings, least = list(sentences), tokens
+        for number in sorted(range(len(sentences)), key=lambda number: (len(encodings[number].ids), number)):
+            words = encodings[number].word_ids
+            kept = min(least, len(words))
+            while kept < len(words) and words[kept] == words[kept - 1]:
+                kept += 1
+            if kept < len(words):
+                beginnings[number] = sentences[number][:encodings[number].offsets[kept - 1][1]]
+            least = max(least, kept + number)  # of the longer one: more than of a second, as many as of a first
+        return tuple(beginnings)
 
     def __call__(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
                  max_length: int | None = None) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ Everything here does its work alone too: `ALONE` is the one process there is wit
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -194,6 +195,9 @@ def start() -> Ranks:
     """
     if not all(name in os.environ for name in LAUNCHER_VARIABLES) or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
+    # Its functions hold the group that there is at its import, as a default, to the end of the interpreter; torch.optim
+    # imports it. So that nothing holds ours, it comes first.
+    importlib.import_module("torch.distributed.nn.functional")
     with _connection():
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
@@ -205,8 +209,17 @@ def start() -> Ranks:
 
 def stop(ranks: Ranks) -> None:
     """Parts from the others after a run that ended well: all at once, since the writer is done last."""
-    if ranks.size > 1:
-        ranks.wait_for_writer()
+    ranks.wait_for_writer()
+    leave()
+
+
+def leave() -> None:
+    """Ends the connection, if there is one, and its threads; the others need not be there for it.
+
+    A thread of gloo's that lets go of a tensor while the interpreter shuts down takes the process with it (SIGABRT,
+    "terminate called without an active exception"), even after all has gone well: none may be left by then.
+    """
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -238,13 +251,15 @@ def last_words(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
             sys.stdout.flush()
             os._exit(1)
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before[1])
         signal.signal(signal.SIGTERM, before[0])
         os.close(writing)  # the thread ends
+        listener.join()
 
 
 @contextmanager

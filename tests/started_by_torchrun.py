@@ -1,9 +1,12 @@
 """The main job as test_18 has torchrun start it, without its last pages, which other tests look at.
 
 NO_DROPOUT in the environment: the heads have none. WITNESS=PATH: after the second epoch of surgery, before its
-checkpoint, each process writes down its weights' checksum and its next random numbers. DIES=1: then process 1 dies.
+checkpoint, each process writes down its weights' checksum and its next random numbers. SIGKILL=1: then process 1 is
+sent that signal, and so on with the names of others.
+THREADS=PATH: when all is done, each process writes down the names of its threads, as the system knows them.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -30,11 +33,19 @@ def witness_and_save(self):
         text = f"{checksum(self.run.model.parameters())} {torch.rand(3).tolist()}"
         torch.set_rng_state(state)
         Path(f"{os.environ['WITNESS']}.{RANK}").write_text(text)
-        if os.environ.get("DIES") == RANK:
-            os.kill(os.getpid(), signal.SIGKILL)
+        for number in signal.Signals:
+            if os.environ.get(number.name) == RANK:
+                os.kill(os.getpid(), number)
     save(self)
 
 
+def write_threads():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+    Path(f"{os.environ['THREADS']}.{RANK}").write_text(" ".join(names))
+
+
 Stage._save = witness_and_save
+if "THREADS" in os.environ:
+    atexit.register(write_threads)
 if __name__ == "__main__":
     sys.exit(train_multitask.main())

@@ -397,6 +397,11 @@ WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP
 @given(st.lists(st.tuples(WILD, WILD), min_size=1, max_size=4), st.booleans(), st.sampled_from([None, 3, 8, 13]))
 @example([("", "")], True, None)
 @example([("x" * 101, "ﬁ Ⅷ İ ß \U0001f468\u200d\U0001f469")], False, 8)
+@example([("0:0:0:0:0", "0:0:0:0:")], False, 8)  # longer than max_length, both or one: who gets the odd token?
+@example([("0:0:0:0:", "0:0:0:0:0")], False, 8)
+@example([("0:0:0:0:0", "1:1:1:1:1")], False, 8)
+@example([("0 " * 30, "0 " * 7 + "étude" * 9 + " 0")], False, 8)
+@example([("0 " * 7 + "étude" * 9 + " 0", "0 " * 30)], False, 8)
 def test_any_unicode_gets_the_references_ids_types_and_offsets(word_pieces, pairs, lowercase, max_length):
     """Cased and uncased, single sentences and pairs, truncated or not.
 

@@ -345,7 +345,7 @@ CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst
 def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
     """A run whose second process was killed after the second epoch of surgery, before its checkpoint; and stderr."""
     folder = tmp_path_factory.mktemp("killed")
-    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", DIES="1",
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", SIGKILL="1",
                     WITNESS=str(folder / "before"))
     assert done.returncode != 0
     return folder / "run", done.stderr
@@ -361,20 +361,36 @@ def test_a_killed_process_ends_the_others_with_a_message_and_a_checkpoint_to_go_
     assert [path.name for path in numbered(folder)] == ["2", "3"]  # two epochs of MultiNLI, one of surgery
 
 
+@pytest.fixture(scope="module")
+def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
+    """What came of going on with that run, its log before that, and where its processes left word of themselves."""
+    word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
+    return torchrun("--resume", killed[0], WITNESS=str(word / "after"), THREADS=str(word / "threads")), before, word
+
+
+def test_a_ctrl_c_that_reaches_one_process_ends_all_with_what_goes_on(tiny, tmp_path):
+    """The writer is at a later step by then, where it waits for a sum: nothing else may be said to it."""
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8, "--epochs", 50, "--out",
+                    tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
+    assert done.returncode != 0
+    assert f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
+    assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
+
+
 def test_another_number_of_processes_does_not_go_on(killed, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     assert train_multitask.main(["--resume", str(killed[0])]) == 2
     assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
 
 
-def test_as_many_processes_go_on_bit_for_bit(killed, tmp_path):
+def test_as_many_processes_go_on_bit_for_bit(killed, resumed):
     """The second epoch again, dropout on, each process with random numbers of its own; then the last stage."""
     folder = killed[0]
-    before, whole = folder.parent / "before", log(folder)
-    done = torchrun("--resume", folder, WITNESS=str(tmp_path / "after"))
+    done, whole, word = resumed
     assert done.returncode == 0, done.stderr
     assert "resumed after gs epoch 1, step 4" in done.stdout
-    witnesses = [Path(f"{path}.{rank}").read_text() for rank in range(2) for path in (before, tmp_path / "after")]
+    witnesses = [Path(f"{path}.{rank}").read_text() for rank in range(2)
+                 for path in (folder.parent / "before", word / "after")]
     assert witnesses[0] == witnesses[1]
     assert witnesses[2] == witnesses[3]
     assert witnesses[0].split()[0] == witnesses[2].split()[0]  # the same weights in both processes
@@ -383,3 +399,12 @@ def test_as_many_processes_go_on_bit_for_bit(killed, tmp_path):
     assert log(folder)[:len(whole)] == whole
     assert json.loads((folder / "metrics.json").read_text())["stages"].keys() == {"nli", "gs", "fl"}
     assert len(list((folder / "predictions").iterdir())) == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell threads' names")
+def test_no_thread_of_the_connection_is_left_when_the_interpreter_shuts_down(resumed):
+    """One that lets go of a tensor then would end a process that has done all its work with SIGABRT."""
+    for rank in range(2):
+        names = Path(f"{resumed[2] / 'threads'}.{rank}").read_text()
+        assert "python" in names
+        assert "gloo" not in names, names

@@ -6,7 +6,9 @@ What a student reads is the plain form; each claim here is why the other one may
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 
 from minbert import BertModel, Packing
 from minbert.dropout import Dropout, drop_, keep_mask, rescale
@@ -137,6 +139,127 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
         first.sum().backward()
 
 
+def replaced_by_torchs_own(layer: BertLayer) -> None:
+    layer.output_dense = nn.Linear(20, HIDDEN, dtype=torch.float64)
+
+
+def without_a_bias(layer: BertLayer) -> None:
+    layer.output_layer_norm = nn.LayerNorm(HIDDEN, bias=False, dtype=torch.float64)
+
+
+def with_an_adapter(layer: BertLayer) -> None:
+    layer.adapter = nn.Linear(HIDDEN, HIDDEN, dtype=torch.float64)
+    layer.register_forward_hook(lambda layer, _, out: out + layer.adapter(out))
+
+
+# What people do to a layer, and whether fast_layer.py still stands in for it.
+CHANGES = {
+    "a hook on a part": lambda layer: layer.output_dense.register_forward_hook(lambda *given: 3 * given[-1]),
+    "a forward of its own": lambda layer: vars(layer.self_attention).update(forward=lambda x, _: 2 * x),
+    "pruned": lambda layer: prune.l1_unstructured(layer.output_dense, "weight", 0.5),
+    "parametrized": lambda layer: parametrizations.weight_norm(layer.attention_dense),
+    "replaced": replaced_by_torchs_own,
+    "no dropout module": lambda layer: setattr(layer, "dropout", nn.Identity()),
+    "no bias": without_a_bias,
+    "all dropped": lambda layer: setattr(layer.dropout, "p", 1.0),
+    "an activation of theirs": lambda layer: setattr(layer, "activation", F.silu),
+    "an adapter": with_an_adapter,
+    "dropout switched off": lambda layer: (setattr(layer.dropout, "p", 0.5), layer.dropout.eval()),
+    "frozen": lambda layer: layer.intermediate_dense.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_layer_that_was_changed_computes_what_its_plain_form_would(change):
+    layer, packing = layer_of(), Packing.from_lengths(LENGTHS)
+    torch.manual_seed(4)
+    CHANGES[change](layer)
+    x, results = torch.randn(sum(LENGTHS), HIDDEN, dtype=torch.float64), []
+    for layer.by_hand in (True, False):
+        layer.zero_grad()
+        out = layer(x, packing)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        results.append([out.detach(), *(parameter.grad for parameter in layer.parameters())])
+    for ours, autograds in zip(*results, strict=True):
+        # float64 rounding of numbers up to some hundreds
+        torch.testing.assert_close(ours, autograds, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("lengths", [[[1, 1, 1]], [[0, 1, 1]]])  # the second begins late
+def test_a_hook_on_the_layer_runs_once_where_only_first_tokens_are_asked_for(by_hand, lengths):
+    layer, calls = layer_of(), []
+    layer.by_hand = by_hand
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    packing = Packing.from_mask(torch.tensor(lengths))
+    assert layer(torch.randn(len(packing.slots), HIDDEN, dtype=torch.float64), packing, True).shape == (1, HIDDEN)
+    assert calls == [1]
+
+
+def test_dropout_in_an_evaluated_model_is_drawn_where_its_modules_train():
+    """Monte Carlo dropout (Gal and Ghahramani 2016)."""
+    layer, x = layer_of(dropout=0.5).eval(), torch.randn(3, HIDDEN, dtype=torch.float64)
+    assert torch.equal(layer(x, Packing.from_lengths([3])), layer(x, Packing.from_lengths([3])))
+    layer.dropout.train()
+    assert not torch.equal(layer(x, Packing.from_lengths([3])), layer(x, Packing.from_lengths([3])))
+
+
+def test_a_backward_through_weights_that_have_changed_since_is_refused():
+    """With the new weights, the gradient would be that of no function at all."""
+    layer = layer_of()
+    loss = layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum()
+    layer.load_state_dict(layer_of().state_dict())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_weights_lent_for_one_call_get_the_gradient_of_that_call():
+    """torch.func.functional_call puts others in the place of the layer's own, and takes them away before backward."""
+    layer, packing = layer_of(), Packing.from_lengths(LENGTHS)
+    x, gradients = torch.randn(sum(LENGTHS), HIDDEN, dtype=torch.float64), []
+    lent = {name: (value.detach() + 0.1).requires_grad_() for name, value in layer.named_parameters()}
+    for layer.by_hand in (True, False):
+        loss = functional_call(layer, lent, (x, packing)).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(lent.values())))
+    for ours, autograds in zip(*gradients, strict=True):
+        # float64 rounding of numbers up to some hundreds
+        torch.testing.assert_close(ours, autograds, atol=1e-10, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_around_backward_changes_nothing_and_float64_stays_what_it_is(dtype):
+    """Autocast casts float32 alone, and what a backward computes in is settled by its forward."""
+    layer, packing = layer_of(dtype=dtype), Packing.from_lengths(LENGTHS)
+    x = torch.randn(sum(LENGTHS), HIDDEN, dtype=dtype, requires_grad=True)
+    plain = value_and_gradients(layer, x, packing, False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float64):
+        out = layer(x, packing)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *layer.parameters()])]
+    assert all(torch.equal(a, b) for a, b in zip(cast, plain, strict=True))
+
+
+def test_weights_that_change_while_their_cast_is_kept_are_cast_anew():
+    layer, other = layer_of(dtype=torch.float32), layer_of(dtype=torch.float32)
+    x, packing = torch.randn(sum(LENGTHS), HIDDEN), Packing.from_lengths(LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16), weights_cast_once(layer, torch.bfloat16):
+        layer.load_state_dict(other.state_dict())
+        assert torch.equal(layer(x, packing), other(x, packing))
+
+
+def test_a_weight_that_is_frozen_or_has_a_hook_gets_no_gradient_in_place():
+    layer = layer_of()
+    layer.output_dense.weight.requires_grad_(False)
+    layer.attention_dense.weight.register_hook(torch.zeros_like)
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with weight_gradients_in_place(layer):
+        layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum().backward()
+    zero = {name for name, parameter in layer.named_parameters() if not parameter.grad.any()}
+    assert zero == {"output_dense.weight", "attention_dense.weight"}
+
+
 @pytest.mark.parametrize(("rows", "width", "out"), [(7, 5, 11), (7, 11, 5), (1, 3, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
@@ -144,7 +267,8 @@ def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
     x, upstream = torch.randn(rows, width, dtype=dtype, requires_grad=True), torch.randn(rows, out, dtype=dtype)
     plain = F.linear(x, layer.weight, layer.bias)
     gradients = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
-    by_hand = [layer.product(x.detach()), layer.input_gradient(upstream), *layer.take_gradients((upstream, x.detach()))]
+    by_hand = [layer.product(x.detach()), layer.input_gradient(upstream, layer.weight.detach()),
+               *layer.take_gradients((upstream, x.detach()))]
     for ours, theirs in zip(by_hand, [plain, *gradients], strict=True):
         # float32 rounding of sums of up to 11 products near 1
         torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
@@ -159,6 +283,25 @@ def test_the_share_dropped_is_right_and_what_stays_makes_up_for_it(share):
     assert abs(float((mask == 0).double().mean()) - share) < 0.0025
     # the share is rounded to sixteen bits: 1 / (1 − share) is met to 2⁻¹⁷ / (1 − share)
     assert rescale(share) == pytest.approx(1 / (1 - share), rel=2**-17 / (1 - share) + 1e-6)
+
+
+@pytest.mark.parametrize("share", [1e-6, 1 - 1e-6])
+def test_a_share_of_almost_nothing_or_almost_all_can_be_drawn(share):
+    mask = keep_mask((1000, 1000), share)
+    # 2⁻¹⁶ of a million draws is 15, with a standard deviation of 4
+    assert min((mask == 0).sum(), (mask == -1).sum()) < 50
+    assert rescale(share) == pytest.approx(1 / (1 - share), rel=2**-16) or rescale(share) == 2**16
+    assert rescale(0.0) == 1
+
+
+def test_the_derivative_of_dropouts_derivative_uses_the_same_mask():
+    """As a penalty on gradients needs it: dropout is linear, so each further derivative is the mask again."""
+    x, upstream = (torch.ones(5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    dropped = Dropout(0.5)(x)
+    [first] = torch.autograd.grad(dropped, [x], upstream, create_graph=True)
+    [second] = torch.autograd.grad(first.sum(), [upstream])
+    assert torch.equal(first, dropped)
+    assert torch.equal(second, dropped)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
