@@ -103,7 +103,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 @contextmanager
 def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, on a CPU, the linear layers' products in `dtype` take one cast of their weights. Weights must not change
-    there but in ways that torch counts, such as load_state_dict or its optimizers: those are cast anew for each product.
+    there but in ways that torch counts, as by load_state_dict or its optimizers: those are cast anew for each product.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.device.type == "cpu"
               and layer.weight.dtype != dtype]

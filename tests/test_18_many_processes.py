@@ -304,7 +304,7 @@ def last_state(run: Path) -> dict[str, torch.Tensor]:
 
 def test_two_processes_with_batches_of_8_train_as_one_with_16(tiny, tmp_path, monkeypatch):
     """20 steps at the paper's learning rate without dropout, the two processes in two pieces a batch besides."""
-    flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5"]
+    flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5", "--precision", "fp32"]
     done = torchrun(*flags, "--batch-size", 8, "--accumulate", 2, "--out", tmp_path / "two", NO_DROPOUT="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1  # one speaks
