@@ -65,7 +65,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            check_type(field.name, getattr(self, field.name), field.type)
         for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
                               ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS),
                               ("on_nonfinite", (STOP, SKIP))):
@@ -106,8 +106,8 @@ class Settings:
             raise ValueError(f"{path} is not the config.json of a run ({one_line(error)})") from None
 
 
-def _check_type(name: str, value: object, declared: str) -> None:
-    """Refuses what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
+def check_type(name: str, value: object, declared: str) -> None:
+    """Raises ValueError for what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
     kind, _, otherwise = declared.partition(" | ")
     accepted = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}[kind]
     right = isinstance(value, accepted) and isinstance(value, bool) == (kind == "bool")

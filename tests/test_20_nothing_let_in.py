@@ -16,8 +16,11 @@ import types
 import zipfile
 
 import fuzz
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from test_report import METRICS, SETTINGS, Reader, small_analysis, written
 
@@ -369,6 +372,46 @@ def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path
         (tmp_path / fuzz.CHECKPOINT / "sha256.json").write_text(json.dumps(sums))
         with pytest.raises(ValueError, match=r"2/sha256\.json is damaged .*no file's name or lacks a checksum"):
             checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"batch_size": 2.0}, "--batch-size 2.0: expected int"), ({"steps": "6"}, "--steps '6': expected int | None"),
+    ({"epochs": 10**400}, "--epochs 1000.*: must be at least 1, and below"), ({"clip": 10**400}, "--clip 1000.*finite"),
+    ({"length": 17}, "says --length 17, but the model in .*checkpoint/2 takes sequences of up to 16 tokens"),
+    ({"text": "a\nb", "held_out": 0.001, "x": 1}, "unexpected keyword argument 'x'"),
+])
+def test_the_settings_of_a_pretraining_are_those_that_flags_give_and_fit_its_model(change, message, tmp_path):
+    fuzz.lay_out(tmp_path, fuzz.pretraining_run())
+    path = tmp_path / "pretraining.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"pretraining\.json .*{message}") as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda ids, ends: (ids.astype(np.float32), ends), "ids are float32 of shape .*, expected a row of uint16"),
+    (lambda ids, ends: (ids[None], ends), r"ids are uint16 of shape \(1, "),
+    (lambda ids, ends: (ids, ends[::-1]), "the ends of its 8 passages are not 2 or more places in order"),
+    (lambda ids, ends: (ids, ends[-1:]), "the ends of its 1 passages"),
+    (lambda ids, ends: (ids[:-1], ends), "places in order, the last at"),
+    # whose differences, in int64, are none of them below 0
+    (lambda ids, ends: (ids, np.array([2**63 - 1, -2**63, len(ids)])), "the ends of its 3 passages"),
+    (lambda ids, ends: (ids, np.array([-5, len(ids)])), "the ends of its 2 passages"),
+    (lambda ids, ends: (np.full_like(ids, 80), ends), "pieces are 80 to 80, but the vocabulary has 80"),
+    (lambda ids, ends: (ids[:0], ends * 0), "make up no run .*nothing is left to train on"),
+])
+def test_a_corpus_is_passages_of_the_vocabularys_pieces_or_refused(change, message, tmp_path):
+    """With checkpoint and checksums made to agree with it, as by somebody who knows how."""
+    fuzz.lay_out(tmp_path, fuzz.pretraining_run())
+    path = tmp_path / "corpus.safetensors"
+    sound = load_arrays(path.read_bytes())
+    ids, ends = change(sound["ids"], sound["ends"])
+    save_arrays({"ids": np.ascontiguousarray(ids), "ends": np.ascontiguousarray(ends)}, path)
+    fuzz.as_if_its_text(tmp_path)
+    with pytest.raises(ValueError, match=rf"corpus\.safetensors .*{message}") as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert str(caught.value).isprintable()
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers
