@@ -6,7 +6,6 @@ import dataclasses
 import json
 import reprlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from .masked_training import (
     to_device,
 )
 from .runlog import RunLog
-from .settings import SKIP, STOP, check_type
+from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -93,8 +92,9 @@ class PretrainingSettings:
             if value is not None and not least <= value < 2**53:
                 raise ValueError(f"{flag(name)} {reprlib.repr(value)}: must be at least {least}, and below 2^53")
         for name in ("lr", "weight_decay", "clip"):
-            if not 0 <= getattr(self, name) <= sys.float_info.max:
-                raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: must be 0 or more, and finite")
+            if not 0 <= getattr(self, name) <= LARGEST:
+                raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: must be 0 or more, and at most "
+                                 f"{LARGEST:g}")
         for name in ("warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: a share, from 0 to below 1")
