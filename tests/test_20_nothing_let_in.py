@@ -293,6 +293,7 @@ def test_a_json_file_of_an_unlikely_size_is_not_read(tmp_path, monkeypatch):
     ({"epochs": 1.5}, "--epochs 1.5: expected int"), ({"lr": "x"}, "--lr 'x': expected float"),
     ({"nli": 1}, "--nli 1: expected bool"), ({"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
     ({"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
+    ({"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),  # torch: a traceback at the first step
     ({"seed": None}, "--seed None: expected int"), ({"clip": 10**400}, "--clip 1000.*: must be 0 or more"),
 ])
 def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, message):
@@ -376,7 +377,9 @@ def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"batch_size": 2.0}, "--batch-size 2.0: expected int"), ({"steps": "6"}, "--steps '6': expected int | None"),
-    ({"epochs": 10**400}, "--epochs 1000.*: must be at least 1, and below"), ({"clip": 10**400}, "--clip 1000.*finite"),
+    ({"epochs": 10**400}, "--epochs 1000.*: must be at least 1, and below"),
+    ({"clip": 10**400}, "--clip 1000.*at most"),
+    ({"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
     ({"length": 17}, "says --length 17, but the model in .*checkpoint/2 takes sequences of up to 16 tokens"),
     ({"text": "a\nb", "held_out": 0.001, "x": 1}, "unexpected keyword argument 'x'"),
 ])
@@ -500,6 +503,36 @@ def test_a_run_says_and_keeps_how_many_it_cut(tmp_path, capsys, monkeypatch):
     assert "note:  1 examples are longer than 512 tokens and lose their end (sts train 1)\n" in capsys.readouterr().out
     truncated = json.loads((tmp_path / "run" / "metrics.json").read_text())["truncated"]
     assert truncated["sts"] == {"train": 1, "dev": 0, "test-student": 0}
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_run_says_and_keeps_how_many_rows_had_no_label(tmp_path, monkeypatch, capsys):
+    """Of the whole file, though --eval-limit takes a few of its rows; no consensus counts as no label."""
+    monkeypatch.setattr("multitask.run.write_report", lambda *_: None)
+    data = write_sample(tmp_path / "data")
+    for path in [*data.glob("*.csv"), *data.glob("multinli/*.jsonl")]:
+        path.write_text("\n".join(path.read_text().splitlines()[:17]) + "\n")
+    for name, lines in (("quora-dev.csv", (3, 9)), ("ids-sst-train.csv", (5,))):
+        rows = (data / name).read_text().splitlines()
+        for line in lines:
+            rows[line] = rows[line].rsplit("\t", 1)[0] + "\t"
+        (data / name).write_text("\n".join(rows) + "\n")
+    path = data / "multinli" / "multinli_1.0_train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    before = sum(row["gold_label"] == "-" for row in rows)
+    rows[0]["gold_label"], rows[1]["gold_label"] = "-", ""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train_multitask.main(["--data", str(data), "--model", "scratch", "--nli", "--max-steps", "1", "--eval-limit",
+                                 "4", "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().err
+    for words in ("quora-dev.csv: left out 2 rows", "ids-sst-train.csv: left out 1 rows", "left out 1 pairs"):
+        assert words in told
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["examples"]["para"]["dev"] == 4
+    assert metrics["left_out"] == {"sst": {"train": 1, "dev": 0, "test-student": 0},
+                                   "para": {"train": 0, "dev": 2, "test-student": 0},
+                                   "sts": {"train": 0, "dev": 0, "test-student": 0},
+                                   "nli": {"train": 2 + before, "dev": metrics["left_out"]["nli"]["dev"]}}
 
 
 # ------------------------------------------------------------------------------------------------ any number of answers
