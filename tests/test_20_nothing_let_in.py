@@ -305,9 +305,9 @@ def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, messa
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def changed_checkpoint(folder, name, change):
+def changed_checkpoint(folder, name, change, run=fuzz.with_one_checkpoint):
     """A run with one checkpoint; its file `name` is changed, and its checksum made anew to agree."""
-    fuzz.lay_out(folder, fuzz.with_one_checkpoint())
+    fuzz.lay_out(folder, run())
     path = folder / fuzz.CHECKPOINT / name
     if name == "state.json":
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -378,6 +378,7 @@ def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path
 @pytest.mark.parametrize(("change", "message"), [
     ({"batch_size": 2.0}, "--batch-size 2.0: expected int"), ({"steps": "6"}, "--steps '6': expected int | None"),
     ({"epochs": 10**400}, "--epochs 1000.*: must be at least 1, and below"),
+    ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
     ({"clip": 10**400}, "--clip 1000.*at most"),
     ({"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
     ({"length": 17}, "says --length 17, but the model in .*checkpoint/2 takes sequences of up to 16 tokens"),
@@ -390,6 +391,32 @@ def test_the_settings_of_a_pretraining_are_those_that_flags_give_and_fit_its_mod
     with pytest.raises(ValueError, match=rf"pretraining\.json .*{message}") as caught:
         fuzz.use_pretraining(tmp_path)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"step": 7, "evaluated": 7}, "is of step 7, evaluated at 7, of 6 steps"),
+    ({"evaluated": 3}, "is of step 2, evaluated at 3, of 6 steps"),
+    ({"log": 1}, "no line that ends at 1 bytes, as the checkpoint says"),
+    ({"corpus": "of another text"}, r"corpus\.safetensors is not the text that .*checkpoint/2 was made with"),
+])
+def test_the_place_of_a_pretraining_is_one_of_this_run_and_its_text_the_runs_own(change, message, tmp_path):
+    changed_checkpoint(tmp_path, "state.json", lambda values: {**values, **change}, fuzz.pretraining_run)
+    with pytest.raises(ValueError, match=message):
+        fuzz.use_pretraining(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("random.cpu", "is damaged: it lacks 'cpu'"),
+    ("optimizer.0.step", "does not fit this run: it lacks optimizer.0.step"),
+    ("model.decoder_bias", "does not fit this run: it lacks model.decoder_bias"),
+])
+def test_a_tensor_that_a_pretrainings_checkpoint_lacks_is_named(name, message, tmp_path):
+    def without(tensors):
+        return {key: value for key, value in tensors.items() if key != name}
+
+    with changed_checkpoint(tmp_path, "state.safetensors", without, fuzz.pretraining_run) as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert re.search(message, str(caught.value))
 
 
 @pytest.mark.parametrize(("change", "message"), [
