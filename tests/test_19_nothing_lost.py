@@ -332,15 +332,16 @@ def test_every_value_of_another_kind_is_named_with_what_is_expected(name, saved)
         checkpoint._read(folder).value("epoch")
 
 
-def one_number(dtype: str, size: int) -> bytes:
-    header = json.dumps({"x": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode()
+def numbers(dtype: str, size: int, count: int = 2) -> bytes:
+    """A file of these that claims to take so many bytes, and does."""
+    header = json.dumps({"x": {"dtype": dtype, "shape": [count], "data_offsets": [0, size]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(size)
 
 
 @pytest.mark.parametrize(("name", "content"), [
-    ("state.safetensors", b""), ("state.safetensors", one_number("F32", 7)),
-    ("state.safetensors", one_number("F6_E2M3", 2)), ("state.safetensors", one_number("C64", 16)[:-1]),
-    ("state.safetensors", one_number("F31", 8)), ("state.json", b"[]"), ("state.json", b"\xff"), ("sha256.json", b"{"),
+    ("state.safetensors", b""), ("state.safetensors", numbers("F32", 7)),
+    ("state.safetensors", numbers("F6_E2M3", 3, 4)), ("state.safetensors", numbers("C64", 16)[:-1]),
+    ("state.safetensors", numbers("F31", 8)), ("state.json", b"[]"), ("state.json", b"\xff"), ("sha256.json", b"{"),
 ])
 def test_what_no_checkpoint_of_ours_holds_is_refused_by_its_file_whatever_its_checksum(name, content, saved):
     folder = saved / "checkpoint" / "2"

@@ -6,6 +6,7 @@ that are there before memory is taken for it, a pickle never runs, a sentence ne
 or cut off is counted and said. fuzz.py makes a hundred thousand wrong files; a few hundred of them are made here.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -369,7 +370,9 @@ def test_no_encoding_is_repeated_two_thousand_million_times():
 
 def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path):
     fuzz.lay_out(tmp_path, fuzz.with_one_checkpoint())
-    for sums in ({"../../config.json": "0"}, {"state.json": "0"}):
+    sums = json.loads((tmp_path / fuzz.CHECKPOINT / "sha256.json").read_text())
+    outside = {"../../config.json": hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest()}
+    for sums in ({**sums, **outside}, {"state.json": "0"}, {"state.safetensors": "0"}):
         (tmp_path / fuzz.CHECKPOINT / "sha256.json").write_text(json.dumps(sums))
         with pytest.raises(ValueError, match=r"2/sha256\.json is damaged .*no file's name or lacks a checksum"):
             checkpoint.load(tmp_path)
