@@ -370,9 +370,9 @@ def test_no_encoding_is_repeated_two_thousand_million_times():
 
 def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path):
     fuzz.lay_out(tmp_path, fuzz.with_one_checkpoint())
-    sums = json.loads((tmp_path / fuzz.CHECKPOINT / "sha256.json").read_text())
+    sound = json.loads((tmp_path / fuzz.CHECKPOINT / "sha256.json").read_text())
     outside = {"../../config.json": hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest()}
-    for sums in ({**sums, **outside}, {"state.json": "0"}, {"state.safetensors": "0"}):
+    for sums in ({**sound, **outside}, {"state.json": "0"}, {"state.safetensors": "0"}):
         (tmp_path / fuzz.CHECKPOINT / "sha256.json").write_text(json.dumps(sums))
         with pytest.raises(ValueError, match=r"2/sha256\.json is damaged .*no file's name or lacks a checksum"):
             checkpoint.load(tmp_path)
@@ -425,12 +425,15 @@ def test_a_tensor_that_a_pretrainings_checkpoint_lacks_is_named(name, message, t
 @pytest.mark.parametrize(("change", "message"), [
     (lambda ids, ends: (ids.astype(np.float32), ends), "ids are float32 of shape .*, expected a row of uint16"),
     (lambda ids, ends: (ids[None], ends), r"ids are uint16 of shape \(1, "),
+    (lambda ids, ends: (ids, ends.astype(np.float64)), "and ends float64 of shape"),
+    (lambda ids, ends: (ids, ends[:, None]), r"and ends int64 of shape \(8, 1\)"),
     (lambda ids, ends: (ids, ends[::-1]), "the ends of its 8 passages are not 2 or more places in order"),
     (lambda ids, ends: (ids, ends[-1:]), "the ends of its 1 passages"),
     (lambda ids, ends: (ids[:-1], ends), "places in order, the last at"),
     # whose differences, in int64, are none of them below 0
     (lambda ids, ends: (ids, np.array([2**63 - 1, -2**63, len(ids)])), "the ends of its 3 passages"),
     (lambda ids, ends: (ids, np.array([-5, len(ids)])), "the ends of its 2 passages"),
+    (lambda ids, ends: (-ids.astype(np.int32), ends), "pieces are -[0-9]+ to .*, but the vocabulary has 80"),
     (lambda ids, ends: (np.full_like(ids, 80), ends), "pieces are 80 to 80, but the vocabulary has 80"),
     (lambda ids, ends: (ids[:0], ends * 0), "make up no run .*nothing is left to train on"),
 ])
