@@ -29,6 +29,7 @@ import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer, untrusted
 from multitask import MultitaskBert, checkpoint, multinli, predict
 from multitask.batching import TokenizedExamples
+from multitask.corpus import Corpus
 from multitask.data import Example, read_examples, read_rows
 from multitask.final_layers import Embeddings
 from multitask.run import describe_truncated
@@ -448,6 +449,22 @@ def test_a_corpus_is_passages_of_the_vocabularys_pieces_or_refused(change, messa
     with pytest.raises(ValueError, match=rf"corpus\.safetensors .*{message}") as caught:
         fuzz.use_pretraining(tmp_path)
     assert str(caught.value).isprintable()
+
+
+def of_dtype(name: str, size: int) -> bytes:
+    """A corpus of two pieces of this number format."""
+    header = json.dumps({"ids": {"dtype": name, "shape": [2], "data_offsets": [0, size]},
+                         "ends": {"dtype": "I64", "shape": [2], "data_offsets": [size, size + 16]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size + 16)
+
+
+@pytest.mark.parametrize("content", [None, b"", of_dtype("U16", 4)[:-1], of_dtype("BF16", 4), of_dtype("F8_E8M0", 2),
+                                     of_dtype("F4", 1), of_dtype("F31", 2)])
+def test_a_corpus_that_is_gone_cut_or_of_numbers_that_numpy_lacks_is_named(content, tmp_path):
+    if content is not None:
+        (tmp_path / "corpus.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"corpus\.safetensors is missing or damaged .*start again with another --out"):
+        Corpus.load(tmp_path / "corpus.safetensors", 80)
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers
