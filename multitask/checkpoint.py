@@ -67,7 +67,8 @@ def _is_results(value: object) -> bool:
 # What stands in state.json: value → is it of the kind that is written there, and in words. A checksum says that a file
 # is as somebody wrote it, not who.
 VALUES = {
-    **dict.fromkeys(("epoch", "steps", "evaluated", "step", "log", "threads", "processes"), (_is_count, "a count")),
+    **dict.fromkeys(("epoch", "steps", "step", "log", "threads", "processes"), (_is_count, "a count")),
+    "evaluated": (lambda value: _is_count(value) or (type(value) is int and value == -1), "a count, or -1 for never"),
     **dict.fromkeys(("stage", "data", "corpus"), (lambda value: isinstance(value, str), "text")),
     "seconds": (lambda value: _is_number(value) and value >= 0, "a number of seconds"),
     "best": (_is_epoch, "an epoch with its scores, or null"),

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from minbert import BertTokenizer, Packing
 from minbert.pretrained import replacing
+from minbert.untrusted import one_line
 
 TOKENIZE_AT_ONCE = 4096  # lines; bounds the memory of the tokenizer's own, bulky results
 HELD_OUT_SEED = 0        # of the choice of passages: the same in every run, whatever its seed
@@ -95,13 +96,29 @@ class Corpus:
             save_file({"ids": self.ids, "ends": self.ends}, partial)
 
     @classmethod
-    def load(cls, path: Path) -> Corpus:
-        """Raises ValueError, naming the file, if it is missing or damaged."""
+    def load(cls, path: Path, vocab_size: int) -> Corpus:
+        """Raises ValueError, naming the file, if it is missing, damaged, or not of a vocabulary of that size."""
         try:
             with safe_open(path, framework="numpy") as file:
-                return cls(file.get_tensor("ids"), file.get_tensor("ends"))
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is missing or damaged ({error}); start again with another --out") from None
+                corpus = cls(file.get_tensor("ids"), file.get_tensor("ends"))
+            corpus.check(vocab_size)
+        # a number format that numpy does not have is a KeyError, a TypeError or an AttributeError of safetensors
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise ValueError(f"{path} is missing or damaged ({one_line(error)}); start again with another "
+                             "--out") from None
+        return corpus
+
+    def check(self, vocab_size: int) -> None:
+        """Raises ValueError unless these are passages, one after another, of pieces of such a vocabulary."""
+        ids, ends = self.ids, self.ends
+        if ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64 or ids.ndim != 1 or ends.ndim != 1:
+            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of shape {ends.shape}, "
+                             "expected a row of uint16 or int32 and a row of int64")
+        if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
+            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in order, the last at "
+                             f"{len(ids)}")
+        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+            raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has {vocab_size}")
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -31,8 +31,20 @@ class Example:
     label: float | None
 
 
-# dataset[task][split] → examples
+class Examples(list[Example]):
+    """A file's examples, in its order. left_out: how many of its rows are not among them for want of a label."""
+
+    left_out: int = 0
+
+
+# dataset[task][split] → examples; a list of one's own making serves as well
 Dataset = dict[str, dict[str, list[Example]]]
+
+
+def left_out(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """task → split → how many rows of its file had no label; 0 for a list that was not read from a file."""
+    return {name: {split: getattr(examples, "left_out", 0) for split, examples in splits.items()}
+            for name, splits in dataset.items()}
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -77,14 +89,14 @@ def load_dataset(folder: str | Path) -> Dataset:
     return dataset
 
 
-def read_examples(path: str | Path, task: Task, labelled: bool = True) -> list[Example]:
+def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Examples:
     """One file → examples in file order. Rows with a blank label are left out and counted in a warning; so are ids that
     stand more than once, but all of their rows are kept. Empty sentences are kept: [CLS] [SEP].
 
     Raises ValueError naming file and line for a missing column, a short row, an unusable label, or no rows at all.
     """
     columns = ["id", *task.text_columns, *([task.label_column] if labelled else [])]
-    examples, blank = [], 0
+    examples = Examples()
     first_lines: dict[str, int] = {}
     repeated: dict[str, int] = {}
     for line, row in read_rows(Path(path), columns):
@@ -99,11 +111,11 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> list[E
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {task.label_column} is {reprlib.repr(text)}, {error}") from None
         if labelled and label is None:
-            blank += 1
+            examples.left_out += 1
         else:
             examples.append(Example(row["id"], tuple(row[column] for column in task.text_columns), label))
-    if blank:
-        warnings.warn(f"{path}: left out {blank} rows with a blank {task.label_column}", stacklevel=2)
+    if examples.left_out:
+        warnings.warn(f"{path}: left out {examples.left_out} rows with a blank {task.label_column}", stacklevel=2)
     if repeated:
         name, line = next(iter(repeated.items()))
         warnings.warn(f"{path}: {len(repeated)} ids stand more than once, among them {reprlib.repr(name)} in lines "

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from minbert.untrusted import bounded_lines, one_line, parse
 
-from .data import Example
+from .data import Example, Examples
 from .tasks import NLI
 
 FOLDER, ZIP_FILE = "multinli", "multinli_1.0.zip"
@@ -26,20 +26,21 @@ MEMBER_LIMIT = 1 << 30  # bytes; no file of MultiNLI is half as large
 NO_CONSENSUS = "-"  # the annotators disagreed; such pairs are left out, as the corpus's authors do
 
 
-def load_multinli(data: str | Path) -> dict[str, list[Example]]:
+def load_multinli(data: str | Path) -> dict[str, Examples]:
     """{"train": examples, "dev": examples}. Raises FileNotFoundError or ValueError, naming file and line."""
     return {split: read_multinli(Path(data), name) for split, name in FILES.items()}
 
 
-def read_multinli(data: Path, name: str) -> list[Example]:
+def read_multinli(data: Path, name: str) -> Examples:
     """One file's pairs with a label, in file order; pairs without consensus ('-') are left out, as are blank labels,
     which a warning counts."""
-    examples, blank = [], 0
+    examples, blank = Examples(), 0
     with open_file(data, name) as (file, where):
         for line, row in read_rows(file, where):
             text = row[NLI.label_column]
             if text == NO_CONSENSUS or not text.strip():
                 blank += not text.strip()
+                examples.left_out += 1
                 continue
             try:
                 label = NLI.parse_label(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import reprlib
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer, Masking
 from minbert.pretrained import replacing
+from minbert.untrusted import one_line, read_object
 from minbert.weights import SINGLE_FILE
 from optim import linear_decay
 
@@ -38,7 +39,7 @@ from .masked_training import (
     to_device,
 )
 from .runlog import RunLog
-from .settings import SKIP, STOP
+from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -81,6 +82,8 @@ class PretrainingSettings:
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_type(field.name, getattr(self, field.name), field.type)
         for name, choices in (("device", DEVICES), ("precision", PRECISIONS), ("save_dtype", SAVE_DTYPES),
                               ("on_nonfinite", (STOP, SKIP))):
             if getattr(self, name) not in choices:
@@ -88,22 +91,22 @@ class PretrainingSettings:
         for name, least in (("layers", 1), ("hidden", 1), ("heads", 1), ("vocab_size", 6), ("length", 8),
                             ("batch_size", 1), ("epochs", 1), ("steps", 1), ("checkpoint_every", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{flag(name)} {value}: must be at least {least}")
+            if value is not None and not least <= value < 2**53:
+                raise ValueError(f"{flag(name)} {reprlib.repr(value)}: must be at least {least}, and below 2^53")
         for name in ("lr", "weight_decay", "clip"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: must be 0 or more")
+            if not 0 <= getattr(self, name) <= LARGEST:
+                raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: must be 0 or more, and at most "
+                                 f"{LARGEST:g}")
         for name in ("warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: a share, from 0 to below 1")
-        if not 0 < self.mask_share < 1:
-            raise ValueError(f"--mask-share {self.mask_share}: a share of the tokens, above 0 and below 1")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out {self.held_out}: a share of the passages, above 0 and below 1")
+                raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: a share, from 0 to below 1")
+        for name in ("mask_share", "held_out"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{flag(name)} {reprlib.repr(getattr(self, name))}: a share, above 0 and below 1")
         if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ValueError(f"--max-minutes {self.max_minutes}: must be above 0")
+            raise ValueError(f"--max-minutes {reprlib.repr(self.max_minutes)}: must be above 0")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
+            raise ValueError(f"--seed {reprlib.repr(self.seed)}: must be from 0 to 2^63 - 1")
         if self.start is None and self.hidden % self.heads:
             raise ValueError(f"--hidden {self.hidden} is not divisible by --heads {self.heads}")
 
@@ -115,9 +118,9 @@ class PretrainingSettings:
     def load(cls, path: Path) -> PretrainingSettings:
         """Raises FileNotFoundError or ValueError, naming the file."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**read_object(path))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold the settings of a pretraining run ({error})") from None
+            raise ValueError(f"{path} does not hold the settings of a pretraining run ({one_line(error)})") from None
 
 
 def flag(name: str) -> str:
@@ -148,8 +151,8 @@ class Pretraining:
         self.sequences = self.corpus.cut(train, self.settings.length)
         held_out_sequences = self.corpus.cut(held_out, self.settings.length)
         if not len(self.sequences) or not len(held_out_sequences):
-            raise ValueError(f"--text {self.settings.text}: nothing is left to train on or to hold out; give more "
-                             "text")
+            raise ValueError(f"--text {one_line(self.settings.text)}: nothing is left to train on or to hold out; give "
+                             "more text")
         self.held_out = self._held_out_batches(held_out_sequences)
         self.frequent = self._most_frequent()
         labels = torch.cat([masked.labels for masked, _ in self.held_out])
@@ -348,8 +351,15 @@ def resume(folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining
     log = RunLog(folder)
     try:
         saved = checkpoint.load(folder)
-        run = build(folder, settings, BertForMaskedLM(saved.config()), saved.tokenizer(),
-                    Corpus.load(folder / CORPUS_FILE), log, say)
+        config, tokenizer = saved.config(), saved.tokenizer()
+        if settings.length > config.max_position_embeddings:
+            raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but the model in "
+                             f"{saved.folder} takes sequences of up to {config.max_position_embeddings} tokens")
+        corpus = Corpus.load(folder / CORPUS_FILE, tokenizer.vocab_size)
+        try:
+            run = build(folder, settings, BertForMaskedLM(config), tokenizer, corpus, log, say)
+        except ValueError as error:
+            raise ValueError(f"{folder / SETTINGS_FILE} and {CORPUS_FILE} make up no run ({one_line(error)})") from None
         run.restore(saved)
     except BaseException:
         log.close()

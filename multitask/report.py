@@ -357,6 +357,10 @@ def facts(settings: dict, metrics: dict) -> str:
     rows = {key: "default" if value is None else value for key, value in settings.items()}
     for name, splits in metrics.get("examples", {}).items():
         rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
+        without = {split: n for split, n in metrics.get("left_out", {}).get(name, {}).items() if n}
+        if without:
+            rows[f"rows without a label, {name}"] = (", ".join(f"{split} {n:,}" for split, n in without.items())
+                                                     + ": left out")
     rows["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
     if metrics.get("train_seconds") is not None:
         rows["train_seconds"] = f"{metrics['train_seconds']:,.1f} ({duration(metrics['train_seconds'])})"

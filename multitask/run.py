@@ -20,7 +20,7 @@ from minbert.untrusted import one_line
 
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
-from .data import TEST_SPLIT, Dataset, Example, load_dataset, missing_files
+from .data import TEST_SPLIT, Dataset, Example, Examples, left_out, load_dataset, missing_files
 from .device import BF16_NOTE, pick_device, pick_precision
 from .distributed import ALONE, Ranks, checksum
 from .environment import environment
@@ -69,7 +69,10 @@ def limited(examples: list[Example], limit: int | None) -> list[Example]:
     """At most `limit` of them, in their order: the same choice in every run, whatever its seed."""
     if limit is None or len(examples) <= limit:
         return examples
-    return [examples[index] for index in sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))]
+    chosen = sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))
+    found = Examples(examples[index] for index in chosen)
+    found.left_out = getattr(examples, "left_out", 0)
+    return found
 
 
 def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
@@ -380,6 +383,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
+        "left_out": left_out(run.dataset),
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
         "environment": {**environment(run.model.device, run.model.precision), "processes": run.ranks.size},

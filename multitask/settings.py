@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from .tasks import TASKS
 NO_SURGERY_STAGE = "none"
 GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
+LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two such
 CHANGEABLE = ("on_nonfinite", "checkpoint_every")  # by --resume: they leave all that has been computed as it is
 
 
@@ -65,7 +65,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            check_type(field.name, getattr(self, field.name), field.type)
         for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
                               ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS),
                               ("on_nonfinite", (STOP, SKIP))):
@@ -77,8 +77,9 @@ class Settings:
                 raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
         for flag in ("lr", "head_lr", "clip", "weight_decay"):
             value = getattr(self, flag)
-            if value is not None and not 0 <= value <= sys.float_info.max:
-                raise ValueError(f"--{flag.replace('_', '-')} {reprlib.repr(value)}: must be 0 or more, and finite")
+            if value is not None and not 0 <= value <= LARGEST:
+                raise ValueError(f"--{flag.replace('_', '-')} {reprlib.repr(value)}: must be 0 or more, and at most "
+                                 f"{LARGEST:g}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
         if not 0 <= self.seed < 2**63:
@@ -106,8 +107,8 @@ class Settings:
             raise ValueError(f"{path} is not the config.json of a run ({one_line(error)})") from None
 
 
-def _check_type(name: str, value: object, declared: str) -> None:
-    """Refuses what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
+def check_type(name: str, value: object, declared: str) -> None:
+    """Raises ValueError for what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
     kind, _, otherwise = declared.partition(" | ")
     accepted = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}[kind]
     right = isinstance(value, accepted) and isinstance(value, bool) == (kind == "bool")

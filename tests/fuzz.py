@@ -41,12 +41,15 @@ from pathlib import Path
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, hub
-from multitask import MultitaskBert, checkpoint, sources
+from multitask import MultitaskBert, checkpoint, pretraining, sources
 from multitask import run as main_job
+from multitask.corpus import Corpus
 from multitask.data import Example, read_examples, read_rows
 from multitask.distributed import ALONE
 from multitask.multinli import read_multinli
@@ -297,6 +300,26 @@ def mutate_safetensors(rng: random.Random, data: bytes) -> bytes:
     return made if rng.randint(0, 2) else made[:-4] + rng.choice(INTERESTING[-2:])[-4:]
 
 
+NUMBERS = [b"\0" * 8, b"\1" + b"\0" * 7, b"\xff" * 8, b"\xff" * 3 + b"\x7f" * 5, b"\0\0\xc0\x7f" * 2,
+           b"\xff\xff\x7f\x7f" * 2, b"\0\0\0\x80" * 2]
+
+
+def mutate_numbers(rng: random.Random, data: bytes) -> bytes:
+    """As mutate_safetensors, or the header is let be and numbers of a tensor or two are others."""
+    if rng.randint(0, 1):
+        return mutate_safetensors(rng, data)
+    header, body = split_safetensors(data)
+    start = len(data) - len(body)
+    spans = [about["data_offsets"] for about in header.values() if "data_offsets" in about]
+    for _ in range(rng.randint(1, 3)):
+        begin, end = rng.choice(spans)
+        begin = rng.choice([begin, rng.randint(begin, end)])
+        words = rng.choice([*NUMBERS, rng.randbytes(8)]) * (1 if rng.randint(0, 3) else end)
+        words = words[:max(1, end - begin)] if rng.randint(0, 1) else words[:rng.choice([1, 2, 4, 8])]
+        data = data[:start + begin] + words + data[start + begin + len(words):]
+    return data[:start + len(body)]
+
+
 def rezipped(entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive, warnings.catch_warnings():
@@ -354,14 +377,17 @@ def config() -> BertConfig:
 
 
 @functools.cache
-def files_of_a_run() -> dict[str, bytes]:
-    """The files of a run stopped after its first epoch, model and checkpoint, by their names in the run's folder."""
+def files_of_a_run(stage: str = "gs") -> dict[str, bytes]:
+    """The files of a run stopped after its first epoch, model and checkpoint, by their names in the run's folder.
+
+    stage: gs, or fl, whose checkpoint says which of the frozen encoder's outputs are there.
+    """
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a Pearson of constant predictions
         folder = Path(name)
-        run = small_run(folder / "run")
+        run = small_run(folder / "run", stage)
         try:
-            run.stage = Stage(run, "gs")
+            run.stage = Stage(run, stage)
             run.stage._train_epoch()
             run.stage._evaluate()
             run.stage._save()
@@ -380,14 +406,37 @@ def small_data() -> dict:
     return dataset
 
 
-def small_run(folder: Path) -> main_job.Run:
+def small_run(folder: Path, stage: str) -> main_job.Run:
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = Settings(arch="concatB", gs="wrap", model="scratch", epochs=2, batch_size=3, max_steps=3, seed=1)
+    stages = {"gs": "none", "fl": True} if stage == "fl" else {"gs": "wrap"}
+    chosen = Settings(arch="concatB", **stages, model="scratch", epochs=2, batch_size=3, max_steps=3, seed=1)
     chosen.save(folder / "config.json")
     model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
     return main_job._run(folder, chosen, model, small_data(), RunLog(folder), torch.device("cpu"), lambda text: None,
                          None, ALONE)
+
+
+PASSAGES = "\n\n".join(SENTENCES[k % 5] + "\n" + SENTENCES[-k % 5] for k in range(8)) + "\n"
+
+
+@functools.cache
+def files_of_a_pretraining() -> dict[str, bytes]:
+    """The files of a run of pretraining stopped after its second step, by their names in the run's folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text.txt").write_text(PASSAGES)
+        run = pretraining.start(pretraining.PretrainingSettings(
+            str(folder / "text.txt"), layers=1, hidden=8, heads=2, vocab_size=80, length=16, batch_size=2, steps=6,
+            held_out=0.2, checkpoint_every=1), folder / "run", lambda text: None)
+        try:
+            for _ in range(2):
+                run._train_step(1.0, tqdm(disable=True))
+                run.evaluate()
+        finally:
+            run.log.close()
+        return {str(path.relative_to(folder / "run")): path.read_bytes()
+                for path in (folder / "run").rglob("*") if path.is_file()}
 
 
 @functools.cache
@@ -502,7 +551,30 @@ def use_run(folder: Path) -> None:
             main_job_run.log.close()
 
 
+def use_pretraining(folder: Path) -> None:
+    """A step and an evaluation: how many there are in all is the settings' own claim."""
+    run = pretraining.resume(folder, lambda text: None)
+    if run is not None:
+        try:
+            with suppress(FloatingPointError):
+                if run.step < run.steps:
+                    run._train_step(1.0, tqdm(disable=True))
+                run.evaluate()
+        finally:
+            run.log.close()
+
+
 CHECKPOINT = "checkpoint/2"
+
+
+def as_if_its_text(folder: Path) -> None:
+    """The checkpoint says that this corpus is the one it was made with."""
+    path = folder / CHECKPOINT / checkpoint.VALUES_FILE
+    with suppress(Exception):
+        found = load_arrays((folder / pretraining.CORPUS_FILE).read_bytes())
+        print_of_it = Corpus(found["ids"], found["ends"]).fingerprint
+        path.write_text(json.dumps({**json.loads(path.read_text()), "corpus": print_of_it}))
+    sum_anew(folder)
 
 
 def sum_anew(folder: Path) -> None:
@@ -512,9 +584,17 @@ def sum_anew(folder: Path) -> None:
     (folder / CHECKPOINT / checkpoint.SUMS_FILE).write_text(json.dumps(sums))
 
 
-def with_one_checkpoint() -> dict[str, bytes]:
+def with_one_checkpoint(files: Callable[[], dict[str, bytes]] = files_of_a_run) -> dict[str, bytes]:
     """Without the one before it, which would be gone on from."""
-    return {name: content for name, content in files_of_a_run().items() if not name.startswith("checkpoint/1")}
+    return {name: content for name, content in files().items() if not name.startswith("checkpoint/1")}
+
+
+def final_layers() -> dict[str, bytes]:
+    return with_one_checkpoint(functools.partial(files_of_a_run, "fl"))
+
+
+def pretraining_run() -> dict[str, bytes]:
+    return with_one_checkpoint(files_of_a_pretraining)
 
 
 def files_of_the_checkpoint() -> list[bytes]:
@@ -656,6 +736,7 @@ def run_file(ending: str) -> Callable[[], list[bytes]]:
     return lambda: [content for name, content in files_of_a_run().items() if name.endswith(ending)]
 
 
+WRITING = (use_run, use_damaged, use_pretraining)  # a resumed run writes into its folder, others leave it as it is
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 TARGETS = {
     "safetensors": Target(50, "model.safetensors", model_without(*WEIGHTS), model_file("model.safetensors"),
@@ -681,9 +762,23 @@ TARGETS = {
                                 run_file(f"{CHECKPOINT}/state.json"), mutate_json, use_run, sum_anew),
     "checkpoint_damage": Target(4, DAMAGE, lambda: files_of_a_run(), files_of_the_checkpoint, mutate_named,
                                 use_damaged, put_damage),
+    "final_layers": Target(4, f"{CHECKPOINT}/state.safetensors", final_layers,
+                           lambda: [final_layers()[f"{CHECKPOINT}/state.safetensors"]], mutate_numbers, use_run,
+                           sum_anew),
+    "pretraining_settings": Target(4, "pretraining.json", pretraining_run,
+                                   lambda: [pretraining_run()["pretraining.json"]], mutate_json, use_pretraining),
+    "pretraining_corpus": Target(4, "corpus.safetensors", pretraining_run,
+                                 lambda: [pretraining_run()["corpus.safetensors"]], mutate_numbers, use_pretraining,
+                                 as_if_its_text),
+    "pretraining_tensors": Target(4, f"{CHECKPOINT}/state.safetensors", pretraining_run,
+                                  lambda: [pretraining_run()[f"{CHECKPOINT}/state.safetensors"]], mutate_numbers,
+                                  use_pretraining, sum_anew),
+    "pretraining_values": Target(4, f"{CHECKPOINT}/state.json", pretraining_run,
+                                 lambda: [pretraining_run()[f"{CHECKPOINT}/state.json"]], mutate_json,
+                                 use_pretraining, sum_anew),
     "run_config": Target(6, "config.json", lambda: files_of_a_run(), lambda: [files_of_a_run()["config.json"]],
                          mutate_json, use_run),
-    "course": Target(326, "course.csv", nothing, course_files, mutate_course, use_course),
+    "course": Target(306, "course.csv", nothing, course_files, mutate_course, use_course),
     "test_file": Target(120, "course.csv", nothing, test_files, mutate_course, use_test_file),
     "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", nothing, lambda: [multinli_file()], mutate_jsonl,
                        use_multinli),
@@ -721,7 +816,7 @@ def lay_out(folder: Path, files: dict[str, bytes]) -> None:
 
 def verdict(target: Target, folder: Path, content: bytes) -> str:
     """"accepted", "refused", or what is wrong, as one line that is the same for the same fault."""
-    if target.use in (use_run, use_damaged) or not folder.exists():  # a resumed run writes, others leave it as it is
+    if target.use in WRITING or not folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
         lay_out(folder, target.around())
     lay_out(folder, {target.file: content})

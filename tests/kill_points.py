@@ -4,20 +4,24 @@
 
 A point is a line of our own code, the n-th that is executed in a place such as the forward pass of a stage; or half a
 checkpoint on the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the resumed runs are killed again.
-Every run is a fork of this process, which computes nothing itself. Ends with status 1 if a byte differs.
+Every run is a fork of this process, which computes nothing itself; with --jobs processes it is two processes that
+torchrun starts, of which one is killed. Ends with status 1 if a byte differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import hashlib
 import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,6 +53,8 @@ PLACES = {
     "log": ("multitask/runlog.py", "multitask/stages.py:_log_step"),
 }
 HALF, CLOCK, TERM = "half a checkpoint", "any moment", "SIGTERM"
+PROCESSES, TASK = 2, "KILL_POINTS_TASK"
+Point = tuple[str, str, float]  # stage, place, and which line, checkpoint or second
 OUTSIDE = ("before", "after")  # of the stages, where one place is as good as another
 AGAIN = 1 / 3  # of the resumed runs are killed too
 
@@ -58,25 +64,105 @@ AGAIN = 1 / 3  # of the resumed runs are killed too
 
 @dataclass(frozen=True)
 class Job:
-    """main: of the command. stages: what its points are counted under."""
+    """A command in a fork of this process. main: of the command."""
 
     main: Callable[[list[str]], int]
     arguments: list[str]
+    anywhere = (HALF, CLOCK, TERM)  # points that belong to no place of the code
 
-    def start(self, folder: Path) -> int:
-        return self.main([*self.arguments, "--out", str(folder)])
+    def start(self, folder: Path) -> list[str]:
+        return [*self.arguments, "--out", str(folder)]
 
-    def resume(self, folder: Path) -> int:
-        return self.main(["--resume", str(folder)])
+    def resume(self, folder: Path) -> list[str]:
+        return ["--resume", str(folder)]
+
+    def run(self, arguments: list[str], output: Path, point: Point | None = None) -> int:
+        """The exit status, or minus the signal of a point that was reached."""
+        work = functools.partial(self.main, arguments)
+        if point is None:
+            return forked(work, output)
+        stage, place, which = point
+        if place in (CLOCK, TERM):
+            return forked(work, output, after(which, signal.SIGTERM if place == TERM else signal.SIGKILL))
+        if place == HALF:
+            return forked(lambda: killed_half_way(which, work), output)
+        return forked(lambda: Lines((stage, place), which).watch(work), output)
+
+    def count(self, arguments: list[str], output: Path) -> dict[tuple[str, str], int]:
+        """(stage, place) → how many lines are executed there."""
+        counts = output.with_name("counts.json")
+
+        def work() -> int:
+            lines = Lines()
+            status = lines.watch(lambda: self.main(arguments))
+            lines.write(counts)
+            return status
+
+        assert forked(work, output) == 0, output.read_text()
+        return read_counts(counts)
 
 
-def jobs(folder: Path) -> dict[str, Job]:
-    """All three stages of the main job, the baseline, and pretraining: a tiny encoder on some dozens of examples."""
+@dataclass(frozen=True)
+class Processes:
+    """The main job, by two processes that torchrun starts; a point is in one of them, which alone is killed."""
+
+    arguments: list[str]
+    anywhere = tuple(f"process {rank}: {CLOCK}" for rank in range(PROCESSES))
+    start, resume = Job.start, Job.resume
+
+    def run(self, arguments: list[str], output: Path, point: Point | None = None) -> int:
+        struck = output.with_name("struck")
+        struck.unlink(missing_ok=True)
+        status = self._torchrun(arguments, output, point=point, struck=str(struck))
+        return -signal.SIGKILL if struck.exists() else status
+
+    def count(self, arguments: list[str], output: Path) -> dict[tuple[str, str], int]:
+        counts = output.with_name("counts.json")
+        assert self._torchrun(arguments, output, counts=str(counts)) == 0, output.read_text()
+        return {(stage, f"process {rank}: {place}"): number for rank in range(PROCESSES)
+                for (stage, place), number in read_counts(Path(f"{counts}.{rank}")).items()}
+
+    def _torchrun(self, arguments: list[str], output: Path, **task: object) -> int:
+        with output.open("w") as file:
+            return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                                   f"--nproc_per_node={PROCESSES}", __file__, *arguments], stdout=file, stderr=file,
+                                  env={**os.environ, "PYTHONPATH": str(ROOT), TASK: json.dumps(task)},
+                                  check=False).returncode
+
+
+def one_of_several(task: dict, arguments: list[str]) -> int:
+    """What torchrun starts: counts its lines, or dies at its point, after it has left a sign that it did."""
+    rank, point = os.environ["RANK"], task.get("point")
+
+    def die() -> None:
+        Path(task["struck"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    lines = Lines()
+    if point is not None and point[1].startswith(f"process {rank}: "):
+        stage, place, which = point[0], point[1].partition(": ")[2], point[2]
+        if place == CLOCK:
+            timer = threading.Timer(which, die)
+            timer.daemon = True
+            timer.start()
+        else:
+            lines = Lines((stage, place), which, die)
+    status = lines.watch(lambda: train_multitask.main(arguments))
+    if "counts" in task:
+        lines.write(Path(f"{task['counts']}.{rank}"))
+    return status
+
+
+def jobs(folder: Path) -> dict[str, Job | Processes]:
+    """All three stages of the main job, the same by two processes, the baseline, and pretraining: a tiny encoder on
+    some dozens of examples."""
     shape = ["--data", str(folder / "data"), "--model", str(folder / "encoder"), "--lr", "1e-3", "--batch-size", "8",
              "--epochs", "2", "--checkpoint-every", "2", "--warmup", "0.1", "--schedule", "linear", "--clip", "1",
              "--weight-decay", "0.01"]
+    stages = [*shape, "--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl"]
     return {
-        "stages": Job(train_multitask.main, [*shape, "--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl"]),
+        "stages": Job(train_multitask.main, stages),
+        "processes": Processes([*stages, "--batch-size", "4"]),
         "baseline": Job(train_multitask.main, [*shape, "--gs", "none"]),
         "pretraining": Job(pretrain.main, [
             "--text", str(folder / "text.txt"), "--layers", "1", "--hidden", "16", "--heads", "2", "--vocab-size",
@@ -123,9 +209,14 @@ def forked(work: Callable[[], int], output: Path, watch: Callable[[int], None] =
 class Lines:
     """Counts the lines executed in each (stage, place), and kills its process at one of them."""
 
-    def __init__(self, point: tuple[str, str] | None = None, number: int = 0) -> None:
+    def __init__(self, point: tuple[str, str] | None = None, number: int = 0,
+                 die: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.point, self.number, self.stage, self.places = point, number, OUTSIDE[0], {}
+        self.point, self.number, self.die, self.stage, self.places = point, number, die, OUTSIDE[0], {}
+
+    def write(self, path: Path) -> None:
+        """What `read_counts` reads."""
+        path.write_text(json.dumps([[*key, number] for key, number in self.counts.items()]))
 
     def watch(self, work: Callable[[], int]) -> int:
         for owner in (stages.Stage, pretraining.Pretraining):
@@ -163,8 +254,12 @@ class Lines:
         key = self.stage, place if self.stage not in OUTSIDE else "any line"
         self.counts[key] += 1
         if key == self.point and self.counts[key] == self.number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.die()
         return lambda *_: self._line(place)
+
+
+def read_counts(path: Path) -> dict[tuple[str, str], int]:
+    return {(stage, place): number for stage, place, number in json.loads(path.read_text())}
 
 
 def killed_half_way(number: int, work: Callable[[], int]) -> int:
@@ -202,30 +297,21 @@ class Known:
     seconds: float
 
 
-def draw(known: Known, chance: random.Random) -> tuple[str, str, float]:
-    """(stage, place, which): each (stage, place) is as likely as any other."""
-    stage, place = chance.choice([*sorted(known.counts), ("any", HALF), ("any", CLOCK), ("any", TERM)])
+def draw(job: Job | Processes, known: Known, chance: random.Random) -> Point:
+    """Each (stage, place) is as likely as any other."""
+    stage, place = chance.choice([*sorted(known.counts), *(("any", place) for place in job.anywhere)])
     if place == HALF:
         return stage, place, chance.randint(1, known.checkpoints)
-    if place in (CLOCK, TERM):
+    if stage == "any":
         return stage, place, chance.uniform(0, known.seconds)
     return stage, place, chance.randint(1, known.counts[stage, place])
-
-
-def struck(point: tuple[str, str, float], work: Callable[[], int], output: Path) -> int:
-    stage, place, which = point
-    if place in (CLOCK, TERM):
-        return forked(work, output, after(which, signal.SIGTERM if place == TERM else signal.SIGKILL))
-    if place == HALF:
-        return forked(lambda: killed_half_way(which, work), output)
-    return forked(lambda: Lines((stage, place), which).watch(work), output)
 
 
 # ------------------------------------------------------------------------------------------- what is left
 
 
 def left_by(folder: Path) -> dict[str, str]:
-    """Everything a run leaves, as checksums, but the seconds it took and what hangs on them."""
+    """Everything a run leaves, as checksums, but the seconds it took, what hangs on them, and the commit."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -233,7 +319,9 @@ def left_by(folder: Path) -> dict[str, str]:
         if path.is_file() and not name.startswith(("checkpoint/", ".lock")) and path.suffix not in (".html", ".jsonl"):
             content = path.read_bytes()
             if name == "metrics.json":
-                content = without(json.loads(content), "train_seconds", "examples_per_second", "tokens_per_second")
+                values = json.loads(content)
+                values["environment"].pop("commit", None)  # somebody may commit meanwhile
+                content = without(values, "train_seconds", "examples_per_second", "tokens_per_second")
             found[name] = checksum(content)
     for number, line in enumerate((folder / "log.jsonl").read_text().splitlines()):
         found[f"log {number}"] = checksum(without(json.loads(line), "seconds"))
@@ -251,38 +339,30 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def learn(job: Job, folder: Path, output: Path) -> Known:
+def learn(job: Job | Processes, folder: Path, output: Path) -> Known:
     """Runs the job twice, alone: for its time and what it leaves, and for its lines."""
     started = time.monotonic()
-    assert forked(lambda: job.start(folder / "alone"), output) == 0, output.read_text()
+    assert job.run(job.start(folder / "alone"), output) == 0, output.read_text()
     seconds = time.monotonic() - started
-    counts = folder / "counts.json"
-
-    def count() -> int:
-        lines = Lines()
-        status = lines.watch(lambda: job.start(folder / "counted"))
-        counts.write_text(json.dumps([[*key, number] for key, number in lines.counts.items()]))
-        return status
-
-    assert forked(count, output) == 0, output.read_text()
-    lines = {(stage, place): number for stage, place, number in json.loads(counts.read_text())}
+    counts = job.count(job.start(folder / "counted"), output)
     left = left_by(folder / "alone")
     assert left == left_by(folder / "counted"), "two runs that were left alone differ"
     [last] = checkpoint.numbered(folder / "alone")
-    return Known(left, lines, int(last.name), seconds)
+    return Known(left, counts, int(last.name), seconds)
 
 
-def trial(job: Job, known: Known, folder: Path, output: Path, chance: random.Random) -> tuple[list, list[str]]:
+def trial(job: Job | Processes, known: Known, folder: Path, output: Path,
+          chance: random.Random) -> tuple[list, list[str]]:
     """Kills the run, perhaps more than once, lets it end; the points, with their exit statuses, and what differs."""
-    point = draw(known, chance)
-    history = [(point, struck(point, lambda: job.start(folder), output))]
+    point = draw(job, known, chance)
+    history = [(point, job.run(job.start(folder), output, point))]
     while not (folder / run.METRICS_FILE).is_file() or history[-1][1]:
-        work = job.resume if checkpoint.numbered(folder) else job.start
+        arguments = (job.resume if checkpoint.numbered(folder) else job.start)(folder)
         if len(history) < 4 and chance.random() < AGAIN:
-            point = draw(known, chance)
-            history.append((point, struck(point, lambda work=work: work(folder), output)))
+            point = draw(job, known, chance)
+            history.append((point, job.run(arguments, output, point)))
         else:
-            status = forked(lambda work=work: work(folder), output)
+            status = job.run(arguments, output)
             history.append((("then", "left alone", 0), status))
             if status:
                 return history, [f"status {status}: {output.read_text()[-500:]}"]
@@ -313,10 +393,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=50, metavar="N", help="to be hit (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: 0)")
-    parser.add_argument("--jobs", default="stages,baseline,pretraining", help="(default: all)")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--jobs", default="stages,baseline,pretraining", help="and processes (default: %(default)s)")
     torch.set_num_threads(1)
     run.write_report = lambda path, *_: path.write_text("")  # drawing takes longer than all the rest
+    if TASK in os.environ:
+        return one_of_several(json.loads(os.environ[TASK]), sys.argv[1:])
+    arguments = parser.parse_args(argv)
     hits: collections.Counter[tuple[str, str, str]] = collections.Counter()
     trials = spoilt = 0
     with tempfile.TemporaryDirectory() as folder:

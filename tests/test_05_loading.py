@@ -478,7 +478,7 @@ def word_pieces(real_checkpoint, tmp_path_factory):
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer"}))
         tokenizers[lowercase] = (BertTokenizer.from_pretrained(folder),
-                                 transformers.BertTokenizer.from_pretrained(folder))
+                                 transformers.BertTokenizerFast.from_pretrained(folder))
     return tokenizers
 
 

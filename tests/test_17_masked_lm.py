@@ -11,6 +11,7 @@ import json
 import lzma
 import math
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -303,7 +304,7 @@ def test_tokenized_passages_are_the_tokenizers_own_and_come_back_from_the_disk(t
     tokenizer = BertTokenizer.train([line for passage in passages for line in passage], vocab_size=60)
     corpus = Corpus.tokenize(passages, tokenizer)
     corpus.save(tmp_path / "corpus.safetensors")
-    again = Corpus.load(tmp_path / "corpus.safetensors")
+    again = Corpus.load(tmp_path / "corpus.safetensors", tokenizer.vocab_size)
     for found in (corpus, again):
         for number, passage in enumerate(passages):
             start = found.ends[number - 1] if number else 0
@@ -394,6 +395,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, 
     for kind, key in (("step", "loss"), ("evaluation", "perplexity")):
         assert [event[key] for event in events(tmp_path / "run", kind)] == [
             event[key] for event in events(finished, kind)]
+
+
+def test_a_run_interrupted_before_its_first_score_goes_on_too(text, tmp_path, monkeypatch):
+    """The checkpoint of an interruption says that nothing has been evaluated yet."""
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "1"]) == 130
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
 
 
 def test_a_finished_run_says_so(finished, capsys):

@@ -5,6 +5,7 @@ before the one before it goes, how gradients of any length meet without a word b
 writer.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -280,12 +281,125 @@ def test_the_next_checkpoint_clears_away_what_was_left_and_keeps_the_one_before(
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "4"]
 
 
-def test_a_checkpoint_that_does_not_read_back_does_not_count(saved, encoder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_file", lambda path: {"x": torch.zeros(1000)})
+@pytest.mark.parametrize("found", [{"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}],
+                         ids=["other numbers", "nothing", "more"])
+def test_a_checkpoint_that_does_not_read_back_does_not_count(found, saved, encoder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_file", lambda path: found)
     with pytest.raises(OSError, match=r"does not read back as it was written.*last good checkpoint is .*2$"):
         checkpoint.save(saved, {"x": torch.ones(1000)}, {}, BertConfig.from_file(encoder / "config.json"),
                         BertTokenizer.from_pretrained(encoder))
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
+
+
+DEV = {"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.5, "overall": 0.5}
+BEST = {"stage": "gs", "epoch": 1, "step": 2, "dev": DEV}
+RESULT = {"dev": DEV, "best_epoch": 1, "steps": 2}
+NO_SCORES = [None, 0.5, {}, {"sst": {"accuracy": 0.5}}, {**DEV, "average": None}, {**DEV, "average": float("inf")},
+             {**DEV, "sst": None}, {**DEV, "sst": {}}, {**DEV, "sst": {"accuracy": "0.5"}}, {**DEV, "overall": True}]
+# what stands in state.json → what is none of it
+WRONG = {
+    **dict.fromkeys(("epoch", "steps", "step", "log", "threads", "processes"), (None, True, "1", 1.0, -1, 2**53)),
+    "evaluated": [None, True, -1.0, -2, 2**53],
+    **dict.fromkeys(("stage", "data", "corpus"), (None, 1, ["gs"])),
+    "seconds": [None, "1", True, -1, 1e300, float("inf"), float("nan"), 10**400],
+    "best": [1, {}, {**BEST, "stage": 1}, {**BEST, "epoch": -1}, {**BEST, "step": None},
+             *({**BEST, "dev": dev} for dev in NO_SCORES)],
+    "finished": [None, 1, [], {"gs": None}, {"gs": {**RESULT, "best_epoch": -1}}, {"gs": {**RESULT, "steps": 2.0}},
+                 *({"gs": {**RESULT, "dev": dev}} for dev in NO_SCORES)],
+}
+RIGHT = {"epoch": 0, "evaluated": -1, "seconds": 0, "stage": "gs", "best": None, "finished": {"gs": RESULT}}
+
+
+def rewritten(folder: Path, name: str, content: bytes) -> None:
+    """By somebody who makes the checksum anew."""
+    sums = json.loads((folder / "sha256.json").read_text())
+    (folder / "sha256.json").write_text(json.dumps({**sums, name: hashlib.sha256(content).hexdigest()}))
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_value_of_another_kind_is_named_with_what_is_expected(name, saved):
+    assert WRONG.keys() == checkpoint.VALUES.keys()
+    folder = saved / "checkpoint" / "2"
+    for value in WRONG[name]:
+        rewritten(folder, "state.json", json.dumps({name: value}).encode())
+        kind = checkpoint.VALUES[name][1]
+        with pytest.raises(ValueError, match=rf"2/state\.json is damaged \({name} is .*, expected {kind}"):
+            checkpoint._read(folder)
+    for value in [RIGHT, {**RIGHT, "best": BEST, "evaluated": 3}, {"something": "else"}]:
+        rewritten(folder, "state.json", json.dumps(value).encode())
+        assert checkpoint._read(folder).values == value
+    with pytest.raises(ValueError, match=r"2/state\.json is damaged: it lacks 'epoch'"):
+        checkpoint._read(folder).value("epoch")
+
+
+def numbers(dtype: str, size: int, count: int = 2) -> bytes:
+    """A file of these that claims to take so many bytes, and does."""
+    header = json.dumps({"x": {"dtype": dtype, "shape": [count], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("state.safetensors", b""), ("state.safetensors", numbers("F32", 7)),
+    ("state.safetensors", numbers("F6_E2M3", 3, 4)), ("state.safetensors", numbers("C64", 16)[:-1]),
+    ("state.safetensors", numbers("F31", 8)), ("state.json", b"[]"), ("state.json", b"\xff"), ("sha256.json", b"{"),
+])
+def test_what_no_checkpoint_of_ours_holds_is_refused_by_its_file_whatever_its_checksum(name, content, saved):
+    folder = saved / "checkpoint" / "2"
+    rewritten(folder, name, content)
+    with pytest.raises(ValueError, match=rf"2/{name} is damaged"):
+        checkpoint._read(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "state.safetensors", "sha256.json"])
+def test_a_file_that_is_gone_is_named(name, saved):
+    (saved / "checkpoint" / "2" / name).unlink()
+    with pytest.raises(ValueError, match=rf"2/{name} is damaged"):
+        checkpoint._read(saved / "checkpoint" / "2")
+
+
+def test_tensors_are_all_there_of_their_shape_and_type_and_finite_or_refused():
+    like = {"a": torch.zeros(2), "b": torch.zeros(3, dtype=torch.int64)}
+    checkpoint.check_like({**like, "more": torch.ones(1)}, like)
+    for wrong, message in (
+        ({"a": like["a"]}, "it lacks b"), ({**like, "a": torch.zeros(3)}, r"a has shape \(3,\), expected \(2,\)"),
+        ({**like, "a": torch.zeros(2, 1)}, "a has shape"),
+        ({**like, "a": torch.zeros(2).double()}, "a holds torch.float64"),
+        ({**like, "b": torch.zeros(3, dtype=torch.int32)}, r"b holds torch\.int32, expected torch\.int64"),
+        *(({**like, "a": torch.tensor([0, odd])}, "all of it finite") for odd in (torch.inf, -torch.inf, torch.nan)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.check_like(wrong, like)
+
+
+def test_checkpoints_are_numbered_as_numbers_and_what_is_not_ours_stays(saved, encoder):
+    parts = BertConfig.from_file(encoder / "config.json"), BertTokenizer.from_pretrained(encoder)
+    (saved / "checkpoint" / "notes").mkdir()
+    for name in ("9", "10", "11.partial", "12.damaged"):
+        (saved / "checkpoint" / name).mkdir()
+    assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2", "9", "10"]
+    checkpoint.save(saved, {}, {}, *parts)
+    assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "10", "13"}
+    checkpoint.drop_older(saved)
+    assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "13"}
+
+
+def test_a_checkpoint_is_read_from_the_disk_and_its_name_is_there_before_older_ones_go(saved, encoder, monkeypatch):
+    """What has been written need not have left the system's memory; nor has a new name."""
+    happened, forgotten = [], []
+    sync, rmtree, fadvise = checkpoint.sync, shutil.rmtree, getattr(os, "posix_fadvise", None)
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (happened.append(path), sync(path)))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (happened.append("removed"), rmtree(path)))
+    if fadvise is not None:
+        monkeypatch.setattr(os, "posix_fadvise", lambda *given: (forgotten.append(given[3]), fadvise(*given)))
+    values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True), "none": torch.zeros(0, 3)}
+    checkpoint.save(saved, values, {}, BertConfig.from_file(encoder / "config.json"),
+                    BertTokenizer.from_pretrained(encoder))
+    assert happened == [saved / "checkpoint", saved, "removed"]  # checkpoint 1; 2 is the one before
+    assert forgotten == ([] if fadvise is None else [os.POSIX_FADV_DONTNEED])
+    found = checkpoint.load(saved).tensors
+    assert found.keys() == values.keys()
+    assert all(torch.equal(checkpoint._bytes(found[name]), checkpoint._bytes(value)) for name, value in values.items())
 
 
 @pytest.mark.parametrize(("method", "limit", "message", "kept"), [

@@ -6,6 +6,7 @@ that are there before memory is taken for it, a pickle never runs, a sentence ne
 or cut off is counted and said. fuzz.py makes a hundred thousand wrong files; a few hundred of them are made here.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -16,8 +17,11 @@ import types
 import zipfile
 
 import fuzz
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from test_report import METRICS, SETTINGS, Reader, small_analysis, written
 
@@ -25,6 +29,7 @@ import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer, untrusted
 from multitask import MultitaskBert, checkpoint, multinli, predict
 from multitask.batching import TokenizedExamples
+from multitask.corpus import Corpus
 from multitask.data import Example, read_examples, read_rows
 from multitask.final_layers import Embeddings
 from multitask.run import describe_truncated
@@ -290,6 +295,7 @@ def test_a_json_file_of_an_unlikely_size_is_not_read(tmp_path, monkeypatch):
     ({"epochs": 1.5}, "--epochs 1.5: expected int"), ({"lr": "x"}, "--lr 'x': expected float"),
     ({"nli": 1}, "--nli 1: expected bool"), ({"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
     ({"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
+    ({"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),  # torch: a traceback at the first step
     ({"seed": None}, "--seed None: expected int"), ({"clip": 10**400}, "--clip 1000.*: must be 0 or more"),
 ])
 def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, message):
@@ -301,9 +307,9 @@ def test_a_runs_settings_are_of_the_types_that_flags_give(tmp_path, value, messa
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def changed_checkpoint(folder, name, change):
+def changed_checkpoint(folder, name, change, run=fuzz.with_one_checkpoint):
     """A run with one checkpoint; its file `name` is changed, and its checksum made anew to agree."""
-    fuzz.lay_out(folder, fuzz.with_one_checkpoint())
+    fuzz.lay_out(folder, run())
     path = folder / fuzz.CHECKPOINT / name
     if name == "state.json":
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -365,10 +371,100 @@ def test_no_encoding_is_repeated_two_thousand_million_times():
 
 def test_a_list_of_checksums_leads_nowhere_else_and_covers_what_is_read(tmp_path):
     fuzz.lay_out(tmp_path, fuzz.with_one_checkpoint())
-    for sums in ({"../../config.json": "0"}, {"state.json": "0"}):
+    sound = json.loads((tmp_path / fuzz.CHECKPOINT / "sha256.json").read_text())
+    outside = {"../../config.json": hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest()}
+    for sums in ({**sound, **outside}, {"state.json": "0"}, {"state.safetensors": "0"}):
         (tmp_path / fuzz.CHECKPOINT / "sha256.json").write_text(json.dumps(sums))
         with pytest.raises(ValueError, match=r"2/sha256\.json is damaged .*no file's name or lacks a checksum"):
             checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"batch_size": 2.0}, "--batch-size 2.0: expected int"), ({"steps": "6"}, "--steps '6': expected int | None"),
+    ({"epochs": 10**400}, "--epochs 1000.*: must be at least 1, and below"),
+    ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+    ({"clip": 10**400}, "--clip 1000.*at most"),
+    ({"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
+    ({"length": 17}, "says --length 17, but the model in .*checkpoint/2 takes sequences of up to 16 tokens"),
+    ({"text": "a\nb", "held_out": 0.001, "x": 1}, "unexpected keyword argument 'x'"),
+])
+def test_the_settings_of_a_pretraining_are_those_that_flags_give_and_fit_its_model(change, message, tmp_path):
+    fuzz.lay_out(tmp_path, fuzz.pretraining_run())
+    path = tmp_path / "pretraining.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"pretraining\.json .*{message}") as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"step": 7, "evaluated": 7}, "is of step 7, evaluated at 7, of 6 steps"),
+    ({"evaluated": 3}, "is of step 2, evaluated at 3, of 6 steps"),
+    ({"log": 1}, "no line that ends at 1 bytes, as the checkpoint says"),
+    ({"corpus": "of another text"}, r"corpus\.safetensors is not the text that .*checkpoint/2 was made with"),
+])
+def test_the_place_of_a_pretraining_is_one_of_this_run_and_its_text_the_runs_own(change, message, tmp_path):
+    changed_checkpoint(tmp_path, "state.json", lambda values: {**values, **change}, fuzz.pretraining_run)
+    with pytest.raises(ValueError, match=message):
+        fuzz.use_pretraining(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("random.cpu", "is damaged: it lacks 'cpu'"),
+    ("optimizer.0.step", "does not fit this run: it lacks optimizer.0.step"),
+    ("model.decoder_bias", "does not fit this run: it lacks model.decoder_bias"),
+])
+def test_a_tensor_that_a_pretrainings_checkpoint_lacks_is_named(name, message, tmp_path):
+    def without(tensors):
+        return {key: value for key, value in tensors.items() if key != name}
+
+    with changed_checkpoint(tmp_path, "state.safetensors", without, fuzz.pretraining_run) as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert re.search(message, str(caught.value))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda ids, ends: (ids.astype(np.float32), ends), "ids are float32 of shape .*, expected a row of uint16"),
+    (lambda ids, ends: (ids[None], ends), r"ids are uint16 of shape \(1, "),
+    (lambda ids, ends: (ids, ends.astype(np.float64)), "and ends float64 of shape"),
+    (lambda ids, ends: (ids, ends[:, None]), r"and ends int64 of shape \(8, 1\)"),
+    (lambda ids, ends: (ids, ends[::-1]), "the ends of its 8 passages are not 2 or more places in order"),
+    (lambda ids, ends: (ids, ends[-1:]), "the ends of its 1 passages"),
+    (lambda ids, ends: (ids[:-1], ends), "places in order, the last at"),
+    # whose differences, in int64, are none of them below 0
+    (lambda ids, ends: (ids, np.array([2**63 - 1, -2**63, len(ids)])), "the ends of its 3 passages"),
+    (lambda ids, ends: (ids, np.array([-5, len(ids)])), "the ends of its 2 passages"),
+    (lambda ids, ends: (-ids.astype(np.int32), ends), "pieces are -[0-9]+ to .*, but the vocabulary has 80"),
+    (lambda ids, ends: (np.full_like(ids, 80), ends), "pieces are 80 to 80, but the vocabulary has 80"),
+    (lambda ids, ends: (ids[:0], ends * 0), "make up no run .*nothing is left to train on"),
+])
+def test_a_corpus_is_passages_of_the_vocabularys_pieces_or_refused(change, message, tmp_path):
+    """With checkpoint and checksums made to agree with it, as by somebody who knows how."""
+    fuzz.lay_out(tmp_path, fuzz.pretraining_run())
+    path = tmp_path / "corpus.safetensors"
+    sound = load_arrays(path.read_bytes())
+    ids, ends = change(sound["ids"], sound["ends"])
+    save_arrays({"ids": np.ascontiguousarray(ids), "ends": np.ascontiguousarray(ends)}, path)
+    fuzz.as_if_its_text(tmp_path)
+    with pytest.raises(ValueError, match=rf"corpus\.safetensors .*{message}") as caught:
+        fuzz.use_pretraining(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def of_dtype(name: str, size: int) -> bytes:
+    """A corpus of two pieces of this number format."""
+    header = json.dumps({"ids": {"dtype": name, "shape": [2], "data_offsets": [0, size]},
+                         "ends": {"dtype": "I64", "shape": [2], "data_offsets": [size, size + 16]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size + 16)
+
+
+@pytest.mark.parametrize("content", [None, b"", of_dtype("U16", 4)[:-1], of_dtype("BF16", 4), of_dtype("F8_E8M0", 2),
+                                     of_dtype("F4", 1), of_dtype("F31", 2)])
+def test_a_corpus_that_is_gone_cut_or_of_numbers_that_numpy_lacks_is_named(content, tmp_path):
+    if content is not None:
+        (tmp_path / "corpus.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"corpus\.safetensors is missing or damaged .*start again with another --out"):
+        Corpus.load(tmp_path / "corpus.safetensors", 80)
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers
@@ -457,6 +553,36 @@ def test_a_run_says_and_keeps_how_many_it_cut(tmp_path, capsys, monkeypatch):
     assert "note:  1 examples are longer than 512 tokens and lose their end (sts train 1)\n" in capsys.readouterr().out
     truncated = json.loads((tmp_path / "run" / "metrics.json").read_text())["truncated"]
     assert truncated["sts"] == {"train": 1, "dev": 0, "test-student": 0}
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_run_says_and_keeps_how_many_rows_had_no_label(tmp_path, monkeypatch, capsys):
+    """Of the whole file, though --eval-limit takes a few of its rows; no consensus counts as no label."""
+    monkeypatch.setattr("multitask.run.write_report", lambda *_: None)
+    data = write_sample(tmp_path / "data")
+    for path in [*data.glob("*.csv"), *data.glob("multinli/*.jsonl")]:
+        path.write_text("\n".join(path.read_text().splitlines()[:17]) + "\n")
+    for name, lines in (("quora-dev.csv", (3, 9)), ("ids-sst-train.csv", (5,))):
+        rows = (data / name).read_text().splitlines()
+        for line in lines:
+            rows[line] = rows[line].rsplit("\t", 1)[0] + "\t"
+        (data / name).write_text("\n".join(rows) + "\n")
+    path = data / "multinli" / "multinli_1.0_train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    before = sum(row["gold_label"] == "-" for row in rows)
+    rows[0]["gold_label"], rows[1]["gold_label"] = "-", ""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train_multitask.main(["--data", str(data), "--model", "scratch", "--nli", "--max-steps", "1", "--eval-limit",
+                                 "4", "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().err
+    for words in ("quora-dev.csv: left out 2 rows", "ids-sst-train.csv: left out 1 rows", "left out 1 pairs"):
+        assert words in told
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["examples"]["para"]["dev"] == 4
+    assert metrics["left_out"] == {"sst": {"train": 1, "dev": 0, "test-student": 0},
+                                   "para": {"train": 0, "dev": 2, "test-student": 0},
+                                   "sts": {"train": 0, "dev": 0, "test-student": 0},
+                                   "nli": {"train": 2 + before, "dev": metrics["left_out"]["nli"]["dev"]}}
 
 
 # ------------------------------------------------------------------------------------------------ any number of answers

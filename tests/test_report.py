@@ -93,6 +93,13 @@ def whole(tmp_path_factory) -> str:
     return written(tmp_path_factory.mktemp("whole"), analysis=small_analysis())
 
 
+def test_rows_left_out_are_told_where_there_are_any(tmp_path):
+    counts = {"sst": {"train": 0, "dev": 0}, "para": {"train": 1200, "dev": 2}}
+    text = Reader(written(tmp_path, metrics={**METRICS, "left_out": counts})).text
+    assert re.search(r"rows without a label, para\s*train 1,200, dev 2: left out", text)
+    assert "rows without a label, sst" not in text
+
+
 def test_the_page_is_well_formed_and_needs_nothing_else(whole):
     reader = Reader(whole)
     assert reader.open == []
