@@ -91,13 +91,19 @@ def milliseconds(work: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def compare(title: str, ways: dict[str, Callable[[], object]], repeat: int, units: int = 1) -> list[float]:
-    """Runs the ways in turn, the first two rounds not counted, prints a line, returns the medians, of one unit each."""
-    rounds = [[milliseconds(way) / units for way in ways.values()] for _ in range(repeat + 2)][2:]
-    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    ratios = [f"{theirs / medians[0]:.2f}" for theirs in medians[1:]]
-    print(f"| {title} | {' | '.join(f'{value:,.2f}' for value in medians)} | {' | '.join(ratios)} |", flush=True)
-    return medians
+def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], repeat: int, units: int = 1,
+            by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
+    """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and theirs' medians.
+
+    units: how many of what is told one call does. by_hand: ours without graphs, where that is another way.
+    """
+    ways = {"ours": ours, "by hand": by_hand, "usual": usual}
+    rounds = [{name: milliseconds(way) / units for name, way in ways.items() if way} for _ in range(repeat + 2)][2:]
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    told = [f"{medians[name]:,.2f}" if name in medians else "–" for name in ways]
+    told += [f"{medians[name] / medians['ours']:.2f}" if name in medians else "–" for name in ("by hand", "usual")]
+    print(f"| {title} | {' | '.join(told)} |", flush=True)
+    return medians["ours"], medians["usual"]
 
 
 def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert:
@@ -154,10 +160,9 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         usual, ours = UsualOnGPU(model, precision), SurgeryTrainer(model, "pcgrad", LR)
         by_hand = SurgeryTrainer(copy.deepcopy(model), "pcgrad", LR)
         by_hand._graphs = None
-        median, *_ = compare(f"training step, {shape}, {precision}", {
-            name: (lambda step=step: [step(batch) for batch in batches])  # noqa: B023
-            for name, step in (("ours", ours.step), ("without graphs", by_hand.step), ("usual", usual.step))},
-            arguments.repeat, BATCHES)
+        ways = [lambda step=step: [step(batch) for batch in batches]  # noqa: B023
+                for step in (ours.step, usual.step, by_hand.step)]
+        median, _ = compare(f"training step, {shape}, {precision}", *ways[:2], arguments.repeat, BATCHES, ways[2])
         work = operations(model, batches)
         print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} T/s, "
               f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs {len(ours._graphs.captured)}")
@@ -189,9 +194,9 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU
     usual.encoder.eval()
     usual.heads.eval()
     dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)) for name, task in TASKS.items()}
-    compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}", {
-        "ours": lambda: [predict_logits(model, name, items) for name, items in dev.items()], "": lambda: None,
-        "usual": lambda: [usual.evaluate(name, items) for name, items in dev.items()]}, 2)
+    compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}",
+            lambda: [predict_logits(model, name, items) for name, items in dev.items()],
+            lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
     texts = [text for task in ("sst", "sts", "para") for example in
              read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000] for text in example.sentences]
     texts = texts[:10_000]
@@ -200,8 +205,8 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU
         with autocast(precision, CUDA):
             model.encoder.encode(texts, model.tokenizer)
 
-    compare(f"encode, {len(texts):,} sentences, {shape}, {precision}", {
-        "ours": ours, "": lambda: None, "usual": lambda: usual.encode(texts, model.tokenizer)}, 2)
+    compare(f"encode, {len(texts):,} sentences, {shape}, {precision}", ours,
+            lambda: usual.encode(texts, model.tokenizer), 2)
     model.train()
     usual.encoder.train()
     usual.heads.train()
@@ -225,12 +230,11 @@ def surgery(params: int, repeat: int) -> None:
 
     floor = 7 * params * 4 / copy_rate() * 1e3
     aggregator = PCGrad()
-    alone = compare(f"surgery alone, 3 × {params / 1e6:.1f} M", {
-        "ours": lambda: project_conflicting(rows), "": lambda: None, "torchjd": lambda: aggregator(rows)}, repeat)
-    with_update = compare("surgery + AdamW", {"ours": both, "": lambda: None, "torch AdamW(fused) alone": theirs.step},
-                          repeat)
-    print(f"  the floor of surgery is {floor:.2f} ms: {alone[0] / floor:.2f} of it; with the update "
-          f"{with_update[0] / with_update[2]:.2f} of torch's update alone")
+    alone, _ = compare(f"surgery alone, 3 × {params / 1e6:.1f} M, against torchjd's",
+                       lambda: project_conflicting(rows), lambda: aggregator(rows), repeat)
+    whole, update = compare("surgery + AdamW, against torch's fused AdamW alone", both, theirs.step, repeat)
+    print(f"  the floor of surgery is {floor:.2f} ms: {alone / floor:.2f} of it; with the update "
+          f"{whole / update:.2f} of torch's update alone")
 
 
 def main() -> None:

@@ -91,9 +91,10 @@ def replay_by_hand(heads):
 
 
 def steps_of_changing_shape(trainer, model):
+    """All examples of each task, or all but one, from another one on in each step: → (steps, tasks) losses."""
     tokens = {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
-    return [list(trainer.step({name: items.batch(range(1 + step % 2, len(items))) for name, items in tokens.items()})
-                 .losses.values()) for step in range(5)]
+    return [list(trainer.step({name: items.batch([(step + k) % len(items) for k in range(len(items) - step % 2)])
+                               for name, items in tokens.items()}).losses.values()) for step in range(5)]
 
 
 def test_steps_with_graphs_are_the_steps_without():
