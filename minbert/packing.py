@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 # Neighbouring sentences share a padded block in attention while the shorter has this share of the longer's tokens.
 ALIKE = 0.75
+# Blocks are a multiple of this wide: a library of products prepares anew for each shape, and keeps so many shapes only.
+WIDTH = 8
 # … and while the group has at most this many attention weights a head, so that memory stays bounded.
 GROUP_WEIGHTS = 1 << 18
 
@@ -48,10 +50,10 @@ class Packing:
         return cls(batch, seq, slots, None if len(slots) == batch * seq else mask)
 
     @classmethod
-    def from_lengths(cls, lengths: Sequence[int]) -> Packing:
-        """Sentences of these lengths, each starting at column 0."""
+    def from_lengths(cls, lengths: Sequence[int], seq: int | None = None) -> Packing:
+        """Sentences of these lengths, each starting at column 0, in a grid as wide as the longest, or as told."""
         length = torch.tensor(lengths, dtype=torch.int64)
-        return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
+        return cls.from_mask(torch.arange(int(length.max()) if seq is None else seq) < length[:, None])
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -100,7 +102,7 @@ class Packing:
                     group.append(length)
                 else:
                     groups.append([length])
-        return [Packing.from_lengths(group) for group in groups]
+        return [Packing.from_lengths(group, -(-max(group) // WIDTH) * WIDTH) for group in groups]
 
     def by_length(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Packing]:
         """The same sentences, the longest first.
