@@ -78,7 +78,7 @@ def build_parser() -> Parser:
         help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of the time)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto",
-        help="of the matrix products; auto is bf16 where the hardware has it, else fp32 (default: auto)")
+        help="of the matrix products; auto is bf16 on a GPU that has it, else fp32 (default: auto)")
     return parser
 
 

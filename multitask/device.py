@@ -22,25 +22,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto: bf16 where the hardware multiplies it, which is faster there and as good (docs/performance.md), else fp32.
-
-    That is CUDA from Ampere on, and x86 processors with AVX512-BF16 or AMX; others are not measured.
-    """
+    """auto: bf16 on a CUDA device that has it in hardware, fp32 elsewhere; why not on a CPU: docs/performance.md."""
     if name != "auto":
         return name
-    return "bf16" if IN_HARDWARE.get(device.type, lambda device: False)(device) else "fp32"
+    in_hardware = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and newer
+    return "bf16" if in_hardware else "fp32"
 
 
-def _processor_has_bf16(device: torch.device) -> bool:
-    # torch's own names, which older releases lack: there, fp32 is taken
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(is_supported() for is_supported in asked if is_supported is not None)
-
-
-# kind of device → whether it multiplies bf16 in hardware
-IN_HARDWARE = {"cpu": _processor_has_bf16, "cuda": lambda device: torch.cuda.get_device_capability(device) >= (8, 0)}
-BF16_NOTE = ("note:  matrix products in bf16, which this hardware makes faster, and as good; --precision fp32 takes "
-             "them in full")
+BF16_NOTE = "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

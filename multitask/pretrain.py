@@ -60,7 +60,7 @@ def build_parser() -> Parser:
         help="a step with a loss or gradient that is not finite ends the run, or is left out (default: stop)")
     add("--seed", type=int, metavar="N", help="(default: 11711)")
     add("--device", choices=DEVICES, help="(default: auto)")
-    add("--precision", choices=PRECISIONS, help="auto is bf16 where the hardware has it, else fp32 (default: auto)")
+    add("--precision", choices=PRECISIONS, help="auto is bf16 on a GPU that has it, else fp32 (default: auto)")
     add("--save-dtype", choices=SAVE_DTYPES, help="of the saved model's weights (default: fp32)")
     return parser
 

@@ -14,6 +14,7 @@ from test_10_training import EXAMPLES, build, without_head_dropout
 from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing
 from minbert.attention import attention, ragged_attention
 from multitask import MultitaskBert
+from multitask.device import pick_precision
 from multitask.evaluation import predict_logits
 from multitask.graphs import LEAST, BackwardGraphs, rounded
 from multitask.training import SurgeryTrainer
@@ -141,6 +142,13 @@ def test_the_kernels_for_packed_rows_are_there_with_their_derivatives(dtype, mon
     assert (row.shape, row.dtype) == ((105, 4, 32), dtype)
     row.sum().backward()
     assert rows.grad.shape == rows.shape
+
+def test_bf16_is_taken_where_a_gpu_has_it_and_on_no_cpu(monkeypatch):
+    assert pick_precision("auto", torch.device("cpu")) == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert pick_precision("auto", CUDA) == expected
+        assert pick_precision("fp32", CUDA) == "fp32"
 
 
 # ------------------------------------------------------------------------------------------------ with CUDA
