@@ -7,6 +7,7 @@ THREADS=PATH: when all is done, each process writes down the names of its thread
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -40,7 +41,10 @@ def witness_and_save(self):
 
 
 def write_threads():
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            names.append((task / "comm").read_text().strip())
     Path(f"{os.environ['THREADS']}.{RANK}").write_text(" ".join(names))
 
 
