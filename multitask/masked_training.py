@@ -22,6 +22,7 @@ from .training import finite_loss, load_optimizer_state, optimizer_state, scaled
 
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
 EPS = 1e-9  # a small BERT's queries and keys have gradients of 3e-7 a weight: at AdamW's 1e-6 they would hardly move
+SHARPNESS = 1.7  # of 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
 
 Batch = tuple[Masked, Packing]
 
@@ -37,10 +38,12 @@ def draw_attentive(model: BertForMaskedLM) -> None:
     """Weights of a new model from which guessing tokens is soon learnt; the rest as `init_weights` drew it.
 
     As Devlin et al. draw them, N(0, 0.02²) all, every token of a narrow model looks at all others alike, what it sees
-    hardly reaches its output, and training stays for many million tokens at what a bag of words tells (docs/log.md 19).
-    So queries and keys are drawn such that scores have a deviation of about 3: tokens differ in what they look at. And
-    values, attention's output and the head's transform begin at a multiple of the identity: what is looked at is
-    guessed. Both after the idea of Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
+    hardly reaches its output, and training stays for many million tokens at what a bag of words tells. So the heads of
+    the first layer begin by looking at a neighbour each (`look_at_neighbours`). In the others, queries and keys are
+    drawn such that scores have a deviation of about 3: tokens differ in what they look at. And values, attention's
+    output and the head's transform begin at a multiple of the identity: what is looked at is guessed. The last two
+    after the idea of Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"; docs/log.md 19 and
+    22 measure what each of them gives.
     """
     hidden = model.config.hidden_size
     identity = torch.eye(hidden, device=model.decoder_bias.device)
@@ -50,6 +53,43 @@ def draw_attentive(model: BertForMaskedLM) -> None:
         values.add_(identity, alpha=0.7)
         layer.attention_dense.weight.add_(identity, alpha=0.7)
     model.transform_dense.weight.add_(identity)
+    look_at_neighbours(model)
+
+
+@torch.no_grad()
+def look_at_neighbours(model: BertForMaskedLM) -> None:
+    """The heads of the first layer look at the tokens 1 before, 1 after, 2 before, 2 after and so on.
+
+    Positions p are embedded as sines and cosines, sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies.
+    Queries read the one, turned by ω times the head's shift s, and keys the other, so that the score of tokens p and
+    p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. From one copy, which also holds a part of each word,
+    every token would match itself best, and [MASK] every other [MASK].
+    """
+    config, embeddings = model.config, model.encoder.embeddings
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4)  # radians a position
+    count, turned = len(frequencies), frequencies[:config.head_dim // 2]
+    angles = torch.arange(config.max_position_embeddings).unsqueeze(1) * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
+    # a deviation of 1.5 times that of the words, so that both are seen
+    embeddings.position_embeddings.weight[:, :4 * count] = 1.5 * math.sqrt(2) * config.initializer_range * waves
+    embeddings.token_type_embeddings.weight.zero_()  # what all tokens have in common
+
+    attention = model.encoder.layers[0].self_attention
+    queries, keys, _ = attention.query_key_value.weight.chunk(3)
+    queries.normal_(std=config.initializer_range)
+    keys.normal_(std=config.initializer_range)
+    sines = torch.arange(len(turned))  # of a head's rows and, in four blocks of `count`, of the hidden dimensions
+    cosines = sines + len(turned)
+    for head in range(config.num_attention_heads):
+        shift = (head // 2 + 1) * (-1 if head % 2 == 0 else 1)
+        of_head = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        query, key = queries[of_head], keys[of_head]
+        query[sines, sines] += SHARPNESS * (turned * shift).cos()
+        query[sines, sines + count] += SHARPNESS * (turned * shift).sin()
+        query[cosines, sines] -= SHARPNESS * (turned * shift).sin()
+        query[cosines, sines + count] += SHARPNESS * (turned * shift).cos()
+        key[sines, sines + 2 * count] += SHARPNESS
+        key[cosines, sines + 3 * count] += SHARPNESS
 
 
 def set_dropout(model: nn.Module, share: float) -> None:

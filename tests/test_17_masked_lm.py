@@ -171,6 +171,32 @@ def test_a_model_drawn_attentive_learns_at_once_to_look_at_its_neighbours():
     assert loss_on_doubled_tokens(attentive, 140) < 3.2
 
 
+def test_heads_of_the_first_layer_drawn_attentive_look_at_a_neighbour_each_masked_tokens_too():
+    """At the tokens 1 before, 1 after, 2 before, 2 after, and not at themselves; a third of the row is [MASK]."""
+    length, drawn = 64, torch.Generator().manual_seed(0)
+    config = BertConfig(vocab_size=500, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
+                        intermediate_size=128, max_position_embeddings=length)
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config).eval()
+    draw_attentive(model)
+    row = torch.randint(5, 500, (1, length), generator=drawn)
+    row[torch.rand(1, length, generator=drawn) < 1 / 3] = 4
+    weights = model.encoder(row, output_attentions=True).attentions[0][0].detach()
+    inner = torch.arange(4, length - 4)
+    for head, shift in enumerate([-1, 1, -2, 2]):
+        assert float(weights[head, inner, inner + shift].mean()) > 0.9
+        assert float(weights[head, inner, inner].mean()) < 0.1
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(1, 1), (3, 1), (6, 2), (30, 3), (10, 10)])
+def test_any_shape_can_be_drawn_attentive(hidden, heads):
+    config = BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1, num_attention_heads=heads,
+                        intermediate_size=8, max_position_embeddings=8)
+    model = BertForMaskedLM(config)
+    draw_attentive(model)
+    assert all(bool(value.isfinite().all()) for value in model.parameters())
+
+
 # ------------------------------------------------------------------------------------------------------------ masking
 
 VOCABULARY = 1000
