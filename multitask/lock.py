@@ -23,7 +23,8 @@ class FolderLock:
 
     def __init__(self, run: Path) -> None:
         """Raises ValueError, naming the process, if another one holds it. Warns if a process died with it."""
-        self._lock = FileLock(run / LOCK_FILE)
+        # by default the lock is the thread's that took it, and another one could not give it up (distributed.last_words)
+        self._lock = FileLock(run / LOCK_FILE, thread_local=False)
         self._holder = run / HOLDER_FILE
         try:
             self._lock.acquire(timeout=0)

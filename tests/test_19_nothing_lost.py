@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -583,6 +584,15 @@ def test_two_runs_that_both_found_the_folder_free_do_not_both_get_it(tmp_path):
     with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
         FolderLock(tmp_path)
     lock.release()
+
+
+def test_another_thread_than_the_one_that_took_the_lock_can_give_it_up(tmp_path):
+    """As the one does that answers SIGTERM while the main thread waits for a process that is gone."""
+    lock = FolderLock(tmp_path)
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    FolderLock(tmp_path).release()  # neither refused nor, with a warning, taken over
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_and_said_so(tmp_path):
