@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from minbert.linear import MULTIPLIES_BF16
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
@@ -29,7 +31,13 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if in_hardware else "fp32"
 
 
-BF16_NOTE = "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
+def precision_note(asked: str, taken: str, device: torch.device) -> str:
+    """What the first lines say of --precision: bf16 taken unasked, or asked for in vain; empty otherwise."""
+    if (asked, taken) == ("auto", "bf16"):
+        return "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
+    if taken == "bf16" and device.type == "cpu" and not MULTIPLIES_BF16:
+        return "note:  this processor has no bf16: its products are many times slower than with --precision fp32"
+    return ""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

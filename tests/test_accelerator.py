@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_10_training import EXAMPLES, build, without_head_dropout
 
-from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing
+from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing, linear
 from minbert.attention import attention, ragged_attention
+from minbert.linear import Linear
 from multitask import MultitaskBert
-from multitask.device import pick_precision
+from multitask import device as devices
+from multitask.device import pick_precision, precision_note
 from multitask.evaluation import predict_logits
 from multitask.graphs import LEAST, BackwardGraphs, rounded
 from multitask.training import SurgeryTrainer
@@ -149,6 +151,24 @@ def test_bf16_is_taken_where_a_gpu_has_it_and_on_no_cpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
         assert pick_precision("auto", CUDA) == expected
         assert pick_precision("fp32", CUDA) == "fp32"
+
+
+def test_the_first_lines_say_where_bf16_was_taken_and_where_it_is_in_vain(monkeypatch):
+    assert "in hardware" in precision_note("auto", "bf16", CUDA)
+    assert precision_note("bf16", "bf16", CUDA) == precision_note("auto", "fp32", torch.device("cpu")) == ""
+    for has_bf16 in (True, False):
+        monkeypatch.setattr(devices, "MULTIPLIES_BF16", has_bf16)
+        assert ("has no bf16" in precision_note("bf16", "bf16", torch.device("cpu"))) is not has_bf16
+
+
+def test_without_bf16_in_the_processor_a_bf16_product_is_left_to_torch(monkeypatch):
+    """oneDNN refuses it there with an error of its own."""
+    layer, x = Linear(3, 2), torch.randn(4, 3)
+    monkeypatch.setattr(linear, "_ONEDNN_DTYPES", (torch.float32,))
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    product = layer.product(x.bfloat16())
+    expected = x.bfloat16() @ layer.weight.bfloat16().T + layer.bias.bfloat16()
+    assert torch.allclose(product, expected, atol=2**-6)  # two roundings of numbers up to 4
 
 
 # ------------------------------------------------------------------------------------------------ with CUDA
