@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .masking import Masked
 from .model import BertModel
 from .packing import Packing
 from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
+from .tokenizer import BertTokenizer
 from .weights import SINGLE_FILE, find_weights, open_weights
 
 # Our parameter of the head → the file's tensor.
@@ -146,6 +148,26 @@ class BertForMaskedLM(nn.Module):
         if labels is None:
             return MaskedLMOutput(logits)
         return MaskedLMOutput(logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL))
+
+    @torch.no_grad()
+    def fill_masks(self, sentences: Sequence[str], tokenizer: BertTokenizer,
+                   count: int = 5) -> list[list[list[tuple[str, float]]]]:
+        """The likeliest pieces for each [MASK] that stands in the sentences, to read what has been learnt.
+
+        Returns for each sentence, for each of its masks, `count` pairs of a piece and its probability, likeliest first.
+        Call it in eval mode. Raises ValueError for a sentence without [MASK].
+        """
+        pieces = {number: piece for piece, number in tokenizer.vocabulary.items()}
+        inputs = tokenizer(list(sentences))
+        is_mask = inputs["input_ids"] == tokenizer.vocabulary.get("[MASK]", -1)
+        for sentence, found in zip(sentences, is_mask, strict=True):
+            if not found.any():
+                raise ValueError(f"nothing to guess in {sentence!r}: put [MASK] where a word is wanted")
+        likely = self(**inputs).logits.softmax(-1).topk(min(count, self.config.vocab_size))
+        return [[[(pieces.get(number, "?"), share) for number, share in zip(numbers, shares, strict=True)]
+                 for numbers, shares in zip(likely.indices[row, found].tolist(), likely.values[row, found].tolist(),
+                                            strict=True)]
+                for row, found in enumerate(is_mask)]
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""

@@ -178,6 +178,15 @@ class BertTokenizer:
             batch["token_type_ids"][row, :length] = torch.tensor(encoding.type_ids)
         return batch
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these pieces, in lower case where the tokenizer lowers it; special tokens stand as they are.
+
+        >>> tokenizer = BertTokenizer.train(["a film as good as a film can be"], vocab_size=50)
+        >>> tokenizer.decode(tokenizer.encode(["As good as a film"])[0].ids)
+        '[CLS] as good as a film [SEP]'
+        """
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers.AutoTokenizer opens."""
         folder = Path(folder)

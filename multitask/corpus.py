@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import lzma
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,10 @@ from minbert import BertTokenizer, Packing
 from minbert.pretrained import replacing
 from minbert.untrusted import one_line
 
+from .data import file_of, read_examples
+from .multinli import FILES, read_multinli
+from .tasks import TASKS
+
 TOKENIZE_AT_ONCE = 4096  # lines; bounds the memory of the tokenizer's own, bulky results
 HELD_OUT_SEED = 0        # of the choice of passages: the same in every run, whatever its seed
 
@@ -35,10 +40,14 @@ OPENERS: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 def read_passages(path: Path) -> list[list[str]]:
     """The file's passages, each a list of its lines without the empty ones. Plain UTF-8 text, .gz or .xz.
 
+    A folder stands for the course's data in it: see `training_passages`.
     Raises FileNotFoundError or ValueError, naming the file, for one that cannot be read or has less than two passages.
     """
+    if path.is_dir():
+        return training_passages(path)
     if not path.is_file():
-        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz")
+        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, or a folder with the "
+                                "course's data")
     passages: list[list[str]] = [[]]
     try:
         with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
@@ -56,6 +65,22 @@ def read_passages(path: Path) -> list[list[str]]:
         raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, one of them held "
                          "out: separate them by blank lines")
     return passages
+
+
+def training_passages(folder: Path) -> list[list[str]]:
+    """The sentences that the tasks are trained on, each example's a passage: of MultiNLI too, if it is there; never of
+    dev or test files. Raises FileNotFoundError or ValueError, naming the file."""
+    files = [file_of(folder, task, "train") for task in TASKS.values()]
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"--text {folder}: {missing[0]} is missing; name a text, or a folder with the course's "
+                                "data")
+    examples = [example for path, task in zip(files, TASKS.values(), strict=True)
+                for example in read_examples(path, task)]
+    with suppress(FileNotFoundError):
+        examples += read_multinli(folder, FILES["train"])
+    passages = [[sentence.strip() for sentence in example.sentences if sentence.strip()] for example in examples]
+    return [passage for passage in passages if passage]
 
 
 def split_passages(count: int, held_out: float) -> tuple[list[int], list[int]]:

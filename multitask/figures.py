@@ -73,14 +73,18 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
         axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour, linestyle=dashes,
                   linewidth=1.6, label=name)
     if log_scale:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        low, high = axes.get_ylim()
-        few = high / low < 30  # less than a decade and a half: name values between the powers of ten
-        axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if few else NullFormatter())
+        _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     legend(axes, len(series))
     return figure
+
+
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axes.get_ylim()
+    few = high / low < 30  # less than a decade and a half: name values between the powers of ten
+    axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if few else NullFormatter())
 
 
 def _one_two_five(value: float, _: int) -> str:
@@ -135,6 +139,23 @@ def weight_curves(steps: Sequence[dict]) -> Figure:
 def norm_curves(steps: Sequence[dict]) -> Figure:
     series = {name: [step["gradient_norms"][name] for step in steps] for name in TASKS}
     return curves(_numbers(steps), series, "norm of the gradient, log scale", styles_of(list(TASKS)), log_scale=True)
+
+
+def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
+    """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out text."""
+    seen = np.cumsum([step["tokens"] for step in steps])
+    tokens_at = {0: 0, **{step["step"]: int(total) for step, total in zip(steps, seen, strict=True)}}
+    window = max(1, len(steps) // 100)
+    training = np.exp(moving_average([step["loss"] for step in steps], window))
+    shown = np.unique(np.linspace(window - 1, len(steps) - 1, POINTS).astype(int))
+    known = [(tokens_at[row["step"]], row["perplexity"]) for row in evaluations if row["step"] in tokens_at]
+    figure, axes = empty("millions of tokens", "perplexity of masked tokens, log scale")
+    axes.plot(seen[shown] / 1e6, training[shown], color=ORANGE, linewidth=1.2, label=f"training (mean of {window})")
+    axes.plot([tokens / 1e6 for tokens, _ in known], [perplexity for _, perplexity in known], color=BLUE, marker="o",
+              markersize=5, label="held out")
+    _log_scale(axes)
+    legend(axes, 2)
+    return figure
 
 
 def _numbers(steps: Sequence[dict]) -> list[int]:

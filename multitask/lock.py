@@ -23,7 +23,7 @@ class FolderLock:
 
     def __init__(self, run: Path) -> None:
         """Raises ValueError, naming the process, if another one holds it. Warns if a process died with it."""
-        # by default the lock is the thread's that took it, and another one could not give it up (distributed.last_words)
+        # not the thread's that takes it: another one may give it up (distributed.last_words)
         self._lock = FileLock(run / LOCK_FILE, thread_local=False)
         self._holder = run / HOLDER_FILE
         try:

@@ -2,6 +2,7 @@
 
     python -m multitask.pretrain --text books.txt.xz --out my-bert
     python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased --epochs 5
+    python -m multitask.pretrain --text data --out my-bert --from minbert-mini --epochs 1
     python -m multitask.pretrain --resume my-bert
     python train_multitask.py --model my-bert
 
@@ -31,7 +32,8 @@ SHAPE = ("layers", "hidden", "heads", "vocab_size")
 def build_parser() -> Parser:
     parser = Parser(f"python -m {NAME}", __doc__)
     add = parser.add_argument
-    add("--text", metavar="FILE", help="plain text, .gz or .xz; required for a new run")
+    add("--text", metavar="FILE", help="plain text, .gz or .xz, or a folder with the course's data, whose training "
+        "sentences are then the text; required for a new run")
     add("--out", metavar="FOLDER", help="the run's folder, which then serves as --model; required for a new run")
     add("--resume", metavar="FOLDER", help="go on with an interrupted run; needs no other flag (default: a new run)")
     add("--from", dest="start", metavar="NAME_OR_FOLDER", help="a checkpoint to go on from (default: from scratch)")

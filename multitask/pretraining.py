@@ -23,7 +23,7 @@ from optim import linear_decay
 
 from . import checkpoint
 from .corpus import Corpus, read_passages, split_passages
-from .device import DEVICES, PRECISIONS, pick_device, pick_precision
+from .device import DEVICES, PRECISIONS, autocast, pick_device, pick_precision, precision_note
 from .environment import environment
 from .interruption import Interruption, whole
 from .lock import check_free
@@ -38,12 +38,15 @@ from .masked_training import (
     state_of,
     to_device,
 )
+from .pretraining_report import Guess, write_pretraining_report
 from .runlog import RunLog
 from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
+REPORT_FILE = "report.html"
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EVALUATION_BATCH = 64
+GUESSES, GUESSES_SAID, LIKELY, AROUND = 30, 3, 3, 8  # of the report, of these printed; pieces guessed, pieces around
 ORDER, MASKS, HELD_OUT_MASKS = range(3)  # what a generator is for: the first of its numbers
 
 
@@ -263,10 +266,44 @@ class Pretraining:
                     self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
         if self.step < self.steps:
             return False
-        with replacing(self.folder / METRICS_FILE) as partial:  # last of all: it says that the run is finished
-            partial.write_text(json.dumps(self._metrics(), indent=2) + "\n", encoding="utf-8")
-        checkpoint.drop_older(self.folder)
+        self._conclude()
         return True
+
+    def _conclude(self) -> None:
+        """Some guesses to read, report.html, metrics.json."""
+        metrics, guesses = self._metrics(), self.guesses(GUESSES)
+        for guess in guesses[:GUESSES_SAID]:
+            self.say(str(guess))
+        write_pretraining_report(self.folder / REPORT_FILE, dataclasses.asdict(self.settings), metrics,
+                                 list(self.log.events("step")), list(self.log.events("evaluation")), guesses)
+        with replacing(self.folder / METRICS_FILE) as partial:  # last of all: it says that the run is finished
+            partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        checkpoint.drop_older(self.folder)
+
+    @torch.no_grad()
+    def guesses(self, count: int) -> list[Guess]:
+        """What the model puts in the place of one hidden piece in each of the first sequences held out."""
+        device = self.trainer.device
+        masked, packing = self.held_out[0]
+        self.trainer.model.eval()
+        with autocast(self.trainer.precision, device):
+            scores = self.trainer.model.masked_logits(*to_device((masked, packing), device))
+        likely, row, decode = scores.softmax(1).topk(LIKELY), masked.input_ids, self.tokenizer.decode
+        found, start = [], 0
+        for length in packing.lengths.tolist()[:count]:
+            first, last = start + 1, start + length - 1  # between [CLS] and [SEP]
+            start += length
+            inside = (masked.positions >= first) & (masked.positions < last)
+            hidden = (inside & (row[masked.positions] == self._masking.mask_id)).nonzero().squeeze(1).tolist()
+            if hidden:
+                number = hidden[len(hidden) // 2]
+                place = int(masked.positions[number])
+                pieces = [(decode([piece]), share) for piece, share in zip(
+                    likely.indices[number].tolist(), likely.values[number].tolist(), strict=True)]
+                found.append(Guess(decode(row[max(first, place - AROUND):place].tolist()),
+                                   decode(masked.labels[number:number + 1].tolist()),
+                                   decode(row[place + 1:min(last, place + 1 + AROUND)].tolist()), pieces))
+        return found
 
     def _train_step(self, lr_scale: float, bar: tqdm) -> None:
         start = time.perf_counter()
@@ -311,8 +348,10 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
     check_folder(folder)
     check_free(folder)
-    precision = pick_precision(settings.precision, pick_device(settings.device))
-    settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
+    asked, device = settings.precision, pick_device(settings.device)
+    settings = dataclasses.replace(settings, precision=pick_precision(asked, device))  # for good: --resume takes it too
+    if note := precision_note(asked, settings.precision, device):
+        say(note)
     passages = read_passages(Path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
     torch.manual_seed(settings.seed)

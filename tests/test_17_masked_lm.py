@@ -11,6 +11,8 @@ import json
 import lzma
 import math
 import random
+import re
+import shutil
 import signal
 
 import numpy as np
@@ -26,9 +28,12 @@ from minbert.mlm import HEAD_NAMES, NO_LABEL
 from minbert.pretrained import file_names
 from multitask import pretrain, pretraining
 from multitask.corpus import Corpus, read_passages, split_passages
+from multitask.data import read_examples
 from multitask.masked_training import MaskedTrainer, draw_attentive, set_dropout
+from multitask.multinli import FILES, read_multinli
 from multitask.run import build_model
 from multitask.settings import Settings
+from multitask.tasks import STS, TASKS
 
 # ---------------------------------------------------------------------------------------------------------- the model
 
@@ -124,6 +129,23 @@ def test_half_precision_halves_the_file_and_rounds_each_weight_once(model, tmp_p
     assert sizes[0] - sizes[1] == pytest.approx(weights / 2, abs=8)  # the header is filled up to 8 bytes
     again = BertForMaskedLM.from_pretrained(tmp_path / "fp16")
     assert torch.equal(again.decoder_bias, model.decoder_bias.half().float())
+
+
+def test_masks_are_filled_with_what_the_logits_say():
+    """Each [MASK] of each sentence, padded or not, in the order of probability."""
+    tokenizer = BertTokenizer.train(["a dog runs and two cats sleep"], 60)
+    model = BertForMaskedLM(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
+                                       num_attention_heads=3, intermediate_size=40, initializer_range=0.3)).eval()
+    sentences = ["a [MASK] runs", "two [MASK] and a [MASK] sleep"]
+    filled = model.fill_masks(sentences, tokenizer, count=2)
+    assert [len(of_sentence) for of_sentence in filled] == [1, 2]
+    alone = model(**tokenizer(sentences[:1])).logits[0, 2].detach().softmax(0)
+    piece, share = filled[0][0][0]
+    assert tokenizer.vocabulary[piece] == int(alone.argmax())
+    assert share == pytest.approx(float(alone.max()), abs=1e-6)  # padding changes sums only by rounding
+    assert filled[0][0][0][1] >= filled[0][0][1][1]
+    with pytest.raises(ValueError, match=r"nothing to guess in 'a dog'"):
+        model.fill_masks(["a dog"], tokenizer)
 
 
 def test_scores_at_masked_places_alone_give_the_loss_and_gradients_of_scoring_everything(model):
@@ -300,6 +322,23 @@ def test_plain_gz_and_xz_give_the_same_passages(tmp_path):
         assert read_passages(path) == expected
 
 
+def test_a_folder_of_the_courses_data_is_its_training_sentences_an_examples_together(small_data, tmp_path):
+    """MultiNLI's too where it is there; of dev and test files none."""
+    passages = read_passages(small_data)
+    counts = {name: len(read_examples(small_data / f"{task.file}-train.csv", task)) for name, task in TASKS.items()}
+    assert len(passages) == sum(counts.values()) + len(read_multinli(small_data, FILES["train"]))
+    assert {len(passage) for passage in passages[:counts["sst"]]} == {1}
+    assert {len(passage) for passage in passages[counts["sst"]:]} == {2}
+    text = " ".join(sentence for passage in passages for sentence in passage)
+    assert not any(example.sentences[0] in text for example in read_examples(small_data / "sts-dev.csv", STS))
+    without = shutil.copytree(small_data, tmp_path / "data")
+    shutil.rmtree(without / "multinli")
+    assert len(read_passages(without)) == sum(counts.values())
+    (without / "sts-train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"sts-train\.csv is missing; name a text, or a folder"):
+        read_passages(without)
+
+
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(8, 20), st.floats(0.01, 0.9))
 @settings(max_examples=60, deadline=None)
 def test_packing_loses_no_token_and_mixes_no_passages(sizes, length, held_out):
@@ -382,6 +421,23 @@ def test_a_tiny_model_learns_a_repetitive_text(finished):
     losses = [step["loss"] for step in events(finished, "step")]
     assert len(losses) == metrics["steps"] == 60
     assert max(losses[-10:]) < 0.25 * losses[0]
+
+
+def test_guesses_of_held_out_text_are_printed_and_shown_in_the_report(finished, text, tmp_path, capsys):
+    """What was hidden is a word of the text, and what is guessed there for the most part the right one."""
+    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "again"), *TINY]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "guesses:" in line]
+    assert len(printed) == 3
+    page = (finished / "report.html").read_text()
+    right = 0
+    for line in printed:
+        hidden, likeliest = re.search(r"<(\w+)> .*guesses: (\w+) ", line).groups()
+        assert hidden in text.read_text()
+        assert f"<td>{hidden}</td>" in page
+        right += hidden == likeliest
+    assert right >= 2
+    assert page.count("<svg") == 1
+    assert "On text that was held out, perplexity 1." in page
 
 
 def test_always_guessing_the_most_frequent_piece_is_right_as_often_as_it_stands_there(finished, text):
