@@ -18,6 +18,7 @@ from pathlib import Path
 from shlex import quote
 
 from heads import ARCHITECTURES
+from minbert.hub import EMBEDDED
 from multitask import command, distributed
 from multitask import run as main_job
 from multitask.checkpoint import numbered
@@ -31,9 +32,9 @@ from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
-# The sample is small: fewer epochs, larger steps, and larger still where the encoder starts from random weights.
-SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
-SCRATCH_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-4}
+# The sample is small: fewer epochs, larger steps, and larger still where the encoder is small, or starts from noise.
+SAMPLE_DEFAULTS = {main_job.SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 2, "lr": 2e-4}}
+OTHERS_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 
 
 def build_parser() -> Parser:
@@ -51,7 +52,7 @@ def build_parser() -> Parser:
     add("--start", metavar="RUN", help="start from the model of a run, its encoder and heads (default: --model)")
     add("--model", metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {main_job.DEFAULT_MODEL} on real data, "
-             "scratch on the sample)")
+             f"{EMBEDDED} on the sample)")
     add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
     add("--resume", metavar="RUN", help="go on with an interrupted run; needs no other flag (default: a new run)")
@@ -96,12 +97,11 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ValueError("--start and --model both name what to start from; give one of them")
     data = main_job.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
     before = None if arguments.start is None else main_job.run_started_from(Path(arguments.start))
-    model = arguments.model or (main_job.SCRATCH if data is None else main_job.DEFAULT_MODEL)
+    model = arguments.model or (EMBEDDED if data is None else main_job.DEFAULT_MODEL)
     if data is not None:
         defaults = PAPER_DEFAULTS
     else:
-        from_scratch = (model if before is None else before.model) == main_job.SCRATCH
-        defaults = SCRATCH_ON_SAMPLE_DEFAULTS if from_scratch else SAMPLE_DEFAULTS
+        defaults = SAMPLE_DEFAULTS.get(model if before is None else before.model, OTHERS_ON_SAMPLE_DEFAULTS)
     given = {name: value for name, value in vars(arguments).items()
              if name not in ("out", "resume", "data") and value is not None}
     if arguments.batch_sizes is not None:

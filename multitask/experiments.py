@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from heads import ARCHITECTURES
+from minbert.hub import EMBEDDED
 from minbert.pretrained import replacing
 
 from . import claims, command, question, run, table
@@ -293,7 +294,7 @@ def about(grid: Grid, seeds: list[int]) -> str:
 def answer(arguments: argparse.Namespace) -> int:
     """The grid or the question, as asked for."""
     data = run.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
-    model = arguments.model or (run.SCRATCH if data is None else run.DEFAULT_MODEL)
+    model = arguments.model or (EMBEDDED if data is None else run.DEFAULT_MODEL)
     given = {"model": model, "data": data, "device": arguments.device, "precision": arguments.precision}
     if arguments.question:
         out = arguments.out or Path("experiments") / arguments.question

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
-from minbert.hub import HubError
+from minbert.hub import EMBEDDED, HubError
 from minbert.pretrained import replacing
 from minbert.untrusted import one_line
 
 from . import checkpoint
 from .analysis import ANALYSIS_FILE, analyse
 from .data import TEST_SPLIT, Dataset, Example, Examples, left_out, load_dataset, missing_files
-from .device import BF16_NOTE, pick_device, pick_precision
+from .device import pick_device, pick_precision, precision_note
 from .distributed import ALONE, Ranks, checksum
 from .environment import environment
 from .evaluation import PREDICTIONS_FOLDER, predict, predict_logits, write_predictions
@@ -39,7 +39,7 @@ from .tasks import NLI, TASKS
 CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
 SCRATCH = "scratch"
 EVAL_SEED = 0  # of --eval-limit's choice
-DEFAULT_MODEL = "bert-base-uncased"
+DEFAULT_MODEL = "bert-base-uncased"  # on real data; the sample, as it runs offline, is taken with the EMBEDDED one
 # --model scratch: small enough to learn the embedded sample within minutes on a laptop
 SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 SCRATCH_VOCABULARY = 4096
@@ -92,7 +92,7 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
             encoder = BertModel.from_pretrained(settings.model)
             tokenizer = BertTokenizer.from_pretrained(settings.model)
         except HubError as error:
-            raise HubError(f"{error}; or --model {SCRATCH}, random weights", error.status) from None
+            raise HubError(f"{error}; for example --model {EMBEDDED}", error.status) from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
 
 
@@ -161,8 +161,8 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     log = ranks.together(lambda: _new_log(folder, settings, ranks))
     try:
         run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
-        if (asked, settings.precision) == ("auto", "bf16"):
-            say(BF16_NOTE)
+        if note := precision_note(asked, settings.precision, device):
+            say(note)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
@@ -294,6 +294,9 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
     if settings.model == SCRATCH:
         return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
                 f"{DEFAULT_MODEL} or a checkpoint's folder")
+    if settings.model == EMBEDDED:
+        return (f"{EMBEDDED}, a small BERT pretrained on books that comes with minbert ({parameters}); --model takes a "
+                f"larger one: {DEFAULT_MODEL} or a checkpoint's folder")
     if settings.start is not None:
         return f"{settings.start} ({parameters}), its encoder and its heads"
     return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"

@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import minbert
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, Masked, Masking, Packing
+from minbert.hub import resolve
 from minbert.mlm import HEAD_NAMES, NO_LABEL
 from minbert.pretrained import file_names
 from multitask import pretrain, pretraining
@@ -624,3 +627,65 @@ def test_every_flag_tells_its_default_and_it_is_the_settings_own():
         if value not in (None, False, dataclasses.MISSING):
             said = action.help.rsplit("default: ", 1)[1].rstrip(")").split(";")[0]
             assert (float(said) == value) if isinstance(value, (int, float)) else (said == value), action.dest
+
+
+# ------------------------------------------------------------------------------------------------ minbert-mini
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """With warnings as errors: none says that a head or a pooler is missing."""
+    return BertForMaskedLM.from_pretrained("minbert-mini"), BertTokenizer.from_pretrained("minbert-mini")
+
+
+def test_minbert_mini_comes_with_the_package_small_and_in_fp16(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = resolve("minbert-mini")
+    assert folder.parent == Path(minbert.__file__).parent
+    assert (folder / "model.safetensors").stat().st_size <= 12e6
+    assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    bert = BertModel.from_pretrained("minbert-mini")
+    assert 5e6 < sum(value.numel() for value in bert.parameters()) < 6e6
+    assert not bert.training
+
+
+def test_transformers_opens_minbert_mini_with_the_same_vectors(mini):
+    """5e-5: numbers up to about 4 through four layers of float32."""
+    _, tokenizer = mini
+    folder, sentences = resolve("minbert-mini"), ["She went to the window.", "No."]
+    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
+    ours = tokenizer(sentences)
+    assert torch.equal(ours["input_ids"], inputs["input_ids"])
+    expected = theirs(**inputs).last_hidden_state[inputs["attention_mask"] == 1]
+    found = BertModel.from_pretrained("minbert-mini")(**ours).last_hidden_state[ours["attention_mask"] == 1]
+    assert torch.allclose(found, expected, atol=5e-5)
+
+
+def test_minbert_mini_uses_the_order_of_words(mini):
+    """It is no bag of words: of the same words in another order it makes a worse guess, on average by far."""
+    model, tokenizer = mini
+    hidden = [("He shook his [MASK] and said nothing.", "head"), ("She opened the [MASK] and went out.", "door"),
+              ("It was the first [MASK] I had ever seen him.", "time"), ("They sat down at the [MASK].", "table"),
+              ("I do not know what you [MASK].", "mean"), ("He came back to the [MASK] of the house.", "door"),
+              ("I am very glad to [MASK] you.", "see"), ("There was no one in the [MASK].", "room")]
+    shuffled, order = [], random.Random(0)
+    for sentence, _ in hidden:
+        words = sentence.rstrip(".").split()
+        order.shuffle(words)
+        shuffled.append(" ".join(words) + ".")
+
+    def surprise(sentences):
+        filled = model.fill_masks(sentences, tokenizer, count=model.config.vocab_size)
+        return [-math.log(dict(guesses[0])[word]) for guesses, (_, word) in zip(filled, hidden, strict=True)]
+
+    in_order, out_of_order = surprise([sentence for sentence, _ in hidden]), surprise(shuffled)
+    assert sum(in_order) / len(hidden) < math.log(150)  # as unsure as between 150 pieces of 8,192
+    assert sum(out_of_order) / len(hidden) > sum(in_order) / len(hidden) + 0.5
+
+
+def test_minbert_mini_is_gone_on_with(text, tmp_path):
+    """On a text of one's own, from the name alone."""
+    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), "--from", "minbert-mini", "--length",
+                          "32", "--batch-size", "4", "--steps", "2", "--precision", "fp32"]) == 0
+    assert BertModel.from_pretrained(tmp_path / "run").config == BertModel.from_pretrained("minbert-mini").config

@@ -345,7 +345,9 @@ def test_real_data_take_the_papers_defaults(small_data):
     assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
     assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
     on_sample = train_multitask.settings_of(parse([]))
-    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "scratch", 5e-4, 5)
+    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "minbert-mini", 2e-4, 2)
+    scratch = train_multitask.settings_of(parse(["--model", "scratch"]))
+    assert (scratch.lr, scratch.epochs) == (5e-4, 5)
     assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
     assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
 
@@ -362,14 +364,14 @@ def test_without_data_the_sample_is_taken_and_the_first_lines_say_so(tmp_path):
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith("data:  the embedded sample")
     assert "--data FOLDER" in first
-    assert second.startswith("model: scratch")
-    assert "--model takes a real one" in second
+    assert second.startswith("model: minbert-mini, a small BERT pretrained on books that comes with minbert")
+    assert "--model takes a larger one: bert-base-uncased or a checkpoint's folder" in second
     assert (tmp_path / "runs" / "concatB-wrap-1" / "report.html").is_file()
 
 
 def test_an_epoch_of_the_sample_is_learnt_visibly_and_not_by_heart():
-    """250 steps; the trivial scores are .25 (most frequent class), .57 (no duplicate) and 0."""
-    assert run("--epochs", 1, "--out", "epoch") == 0
+    """250 steps from noise; the trivial scores are .25 (most frequent class), .57 (no duplicate) and 0."""
+    assert run("--model", "scratch", "--epochs", 1, "--out", "epoch") == 0
     dev = json.loads(Path("epoch/metrics.json").read_text())["dev"]
     assert 0.35 < dev["sst"]["accuracy"] < 0.98
     assert 0.70 < dev["para"]["accuracy"] < 0.98

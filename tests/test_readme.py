@@ -32,10 +32,10 @@ def test_surgery_in_ones_own_loop_runs_and_learns():
     assert sum(names["losses"]()).item() < 0.2
 
 
-def test_the_notebook_lines_run(real_checkpoint, capsys):
+def test_the_notebook_lines_run(capsys):
     code = next(block for block in blocks("python") if "BertModel.from_pretrained" in block)
-    exec(code.replace('"bert-base-uncased"', repr(str(real_checkpoint))), {})
-    assert "torch.Size([2, 384])" in capsys.readouterr().out
+    exec(code, {})
+    assert "torch.Size([2, 256])" in capsys.readouterr().out
 
 
 def test_every_flag_of_the_readme_exists_and_every_flag_tells_its_default():

@@ -1,0 +1,105 @@
+"""What pretraining is worth: encoders that start from other weights, one recipe, the same seeds; dev scores as a table.
+
+    python benchmarks/pretrained.py --data data --out FOLDER random= mini=minbert-mini further=BERT real=CHECKPOINT
+
+An arm is a name and what --model takes; without a model it is minbert-mini's shape and vocabulary with weights drawn
+anew for each seed. Every run is a process of its own, with one thread; what is finished is not run again. Scores are
+means over the seeds with half of a 95 % t interval; differences are paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from minbert import BertModel, BertTokenizer
+from multitask.statistics import mean_interval, paired_difference
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ["--arch", "concatB", "--gs", "wrap", "--batch-size", "8", "--lr", "2e-4", "--head-lr", "1e-3", "--warmup",
+          "0.1", "--schedule", "linear", "--clip", "1"]
+FIRST_SEED = 11711
+SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"), "STS Pearson": ("sts", "pearson"),
+          "average": ("average",)}
+
+
+def random_encoder(folder: Path, seed: int) -> Path:
+    """minbert-mini as it was before it was pretrained, but for the start that `draw_attentive` gave it."""
+    torch.manual_seed(seed)
+    BertModel(BertModel.from_pretrained("minbert-mini").config).save_pretrained(folder)
+    BertTokenizer.from_pretrained("minbert-mini").save_pretrained(folder)
+    return folder
+
+
+def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dict:
+    """The dev scores of one run."""
+    out = arguments.out / f"{arm}-{seed}"
+    metrics = out / "metrics.json"
+    if not metrics.is_file():
+        source = model or random_encoder(arguments.out / f"{arm}-{seed}-start", seed)
+        command = [sys.executable, ROOT / "train_multitask.py", *RECIPE, "--model", source, "--data", arguments.data,
+                   "--out", out, "--seed", seed, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit,
+                   "--precision", "fp32"]
+        if out.is_dir():
+            command = [sys.executable, ROOT / "train_multitask.py", "--resume", out]
+        done = subprocess.run(list(map(str, command)), env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{arm}, seed {seed}: {done.stderr[-500:]}")
+    dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
+    print(f"{arm}, seed {seed}: " + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),
+          flush=True)
+    return dev
+
+
+def value_of(dev: dict, path: tuple[str, ...]) -> float:
+    """0 for a correlation that is undefined."""
+    found = dev
+    for key in path:
+        found = found[key]
+    return found or 0.0
+
+
+def shown(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
+    return f"{mean:{sign}.3f}" + ("" if low is None or high is None else f" ± {(high - low) / 2:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("arms", nargs="+", metavar="NAME=MODEL")
+    add("--data", type=Path, required=True)
+    add("--out", type=Path, required=True, help="where the runs go")
+    add("--seeds", type=int, default=3, help="(default: 3)")
+    add("--steps", type=int, default=500, help="of 8 examples a task (default: 500)")
+    add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
+    add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
+    arguments = parser.parse_args()
+    arms = dict(arm.split("=", 1) for arm in arguments.arms)
+    seeds = [FIRST_SEED + number for number in range(arguments.seeds)]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = {(arm, seed): pool.submit(train, arm, model, seed, arguments)
+                for seed in seeds for arm, model in arms.items()}
+    dev = {key: run.result() for key, run in runs.items()}
+    scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
+              for score, path in SCORES.items()}
+    print(f"\n{arguments.steps} steps, {len(seeds)} seeds, torch {torch.__version__}\n")
+    print(f"| from | {' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}")
+    for arm in arms:
+        print(f"| {arm} | " + " | ".join(shown(*mean_interval(scores[arm, score])) for score in SCORES) + " |")
+    first, *others = arms
+    for arm in others:
+        differences = (paired_difference(scores[arm, score], scores[first, score]) for score in SCORES)
+        print(f"| {arm} − {first} | " + " | ".join(shown(d.mean, d.low, d.high, "+") for d in differences) + " |")
+
+
+if __name__ == "__main__":
+    main()
