@@ -56,8 +56,10 @@ def build_parser() -> Parser:
     add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
     add("--resume", metavar="RUN", help="go on with an interrupted run; needs no other flag (default: a new run)")
-    add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; 5 on the sample)")
-    add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, from scratch 5e-4)")
+    add("--epochs", type=int, metavar="N", help="epochs of each stage (default: 10; on the sample 5, "
+        f"with {EMBEDDED} {SAMPLE_DEFAULTS[EMBEDDED]['epochs']})")
+    add("--lr", type=float, metavar="X", help="learning rate (default: 1e-5; on the sample 5e-5, "
+        f"with {EMBEDDED} {SAMPLE_DEFAULTS[EMBEDDED]['lr']:g}, from scratch 5e-4)")
     add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
         help="examples of each task a step, wrap, NLI and FL (default: 16, 16 and 8); under torchrun, of each process")

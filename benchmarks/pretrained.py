@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from minbert import BertModel, BertTokenizer
+from multitask.checkpoint import numbered
 from multitask.statistics import mean_interval, paired_difference
 
 ROOT = Path(__file__).parent.parent
@@ -43,14 +44,14 @@ def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dic
     out = arguments.out / f"{arm}-{seed}"
     metrics = out / "metrics.json"
     if not metrics.is_file():
-        source = model or random_encoder(arguments.out / f"{arm}-{seed}-start", seed)
-        command = [sys.executable, ROOT / "train_multitask.py", *RECIPE, "--model", source, "--data", arguments.data,
-                   "--out", out, "--seed", seed, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit,
-                   "--precision", "fp32"]
-        if out.is_dir():
-            command = [sys.executable, ROOT / "train_multitask.py", "--resume", out]
-        done = subprocess.run(list(map(str, command)), env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-                              capture_output=True, text=True)
+        if numbered(out):
+            flags = ["--resume", out]
+        else:
+            source = model or random_encoder(arguments.out / f"{arm}-{seed}-start", seed)
+            flags = [*RECIPE, "--model", source, "--data", arguments.data, "--out", out, "--seed", seed, "--max-steps",
+                     arguments.steps, "--eval-limit", arguments.eval_limit, "--precision", "fp32"]
+        done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{arm}, seed {seed}: {done.stderr[-500:]}")
     dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
@@ -82,7 +83,7 @@ def main() -> None:
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
-    arms = dict(arm.split("=", 1) for arm in arguments.arms)
+    arms = {name: model for name, _, model in (arm.partition("=") for arm in arguments.arms)}
     seeds = [FIRST_SEED + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -1,7 +1,7 @@
 """A checkpoint by its name: in a folder, in this package, in a cache on the disk, or on the hub; fetched once and kept.
 
-`resolve` turns a name into a folder in HuggingFace's layout. It looks in this order and stops at the first: the folder
-of that name, `minbert-mini`, which comes with this package, HuggingFace's own cache, our cache, the hub.
+`resolve` turns a name into a folder in HuggingFace's layout. It looks in this order and stops at the first:
+`minbert-mini`, which comes with this package, the folder of that name, HuggingFace's own cache, our cache, the hub.
 
 Our cache has one folder a model and revision, `<cache>/<org>--<name>/<revision>/`. It appears when all its files are
 there; until then they are in `.<revision>.unfinished/` beside it. A branch is not asked for again: delete the folder to
@@ -49,8 +49,7 @@ WEIGHTS = (  # in order of preference; an index stands for the parts it names
     "pytorch_model.bin.index.json",
 )
 COMMIT_NOTE = ".commit"  # in our folders: the commit that the files are of, if the server told it
-WITHOUT_NETWORK = (f"without a network, take {EMBEDDED!r}, which comes with minbert, or pass a folder that holds "
-                   "config.json, model.safetensors and vocab.txt")
+WITHOUT_NETWORK = "without a network, pass a folder that holds config.json, model.safetensors and vocab.txt"
 
 # The hub's alphabet, for what becomes a path; "--" stands for "/" in caches.
 _NAME = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
@@ -69,20 +68,20 @@ _BEGINNINGS = {
 def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     """A name becomes a folder with a BERT checkpoint in HuggingFace's layout, downloaded only if it must be.
 
-    name_or_folder: a folder (returned as it is), `minbert-mini`, or a hub name, `bert-base-uncased` or `org/name`.
-    revision: a branch, tag or commit; only used with a name.
+    name_or_folder: `minbert-mini`, a folder (returned as it is), or a hub name, `bert-base-uncased` or `org/name`.
+    revision: a branch, tag or commit; only used with a hub name.
     Returns the folder; unless it was given, config.json, weights and a vocabulary are in it.
     Raises ValueError for what is neither a folder nor a name, HubError if the checkpoint cannot be had.
 
     >>> str(resolve("."))
     '.'
     """
+    if name_or_folder == EMBEDDED:
+        return Path(__file__).parent / "mini"
     path = os.path.expanduser(name_or_folder)
     if os.path.isdir(path):
         return Path(path)
     name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
-    if name == EMBEDDED:
-        return Path(__file__).parent / "mini"
     _check_name(name, revision)
     flat = name.replace("/", "--")
     theirs = _folder("HF_HUB_CACHE", _folder("HF_HOME", _cache_home() / "huggingface") / "hub") / f"models--{flat}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Sequence
@@ -154,20 +155,28 @@ class BertForMaskedLM(nn.Module):
                    count: int = 5) -> list[list[list[tuple[str, float]]]]:
         """The likeliest pieces for each [MASK] that stands in the sentences, to read what has been learnt.
 
+        sentences: all in one batch. count: how many pieces, at least 1. Call it in eval mode.
         Returns for each sentence, for each of its masks, `count` pairs of a piece and its probability, likeliest first.
-        Call it in eval mode. Raises ValueError for a sentence without [MASK].
+        Raises ValueError for a sentence without [MASK], or a tokenizer that does not know it.
+
+        >>> model, tokenizer = (kind.from_pretrained("minbert-mini") for kind in (BertForMaskedLM, BertTokenizer))
+        >>> [[guesses]] = model.fill_masks(["He opened the [MASK] and went in."], tokenizer, count=1)
+        >>> [piece for piece, probability in guesses]
+        ['door']
         """
+        mask_id = tokenizer.vocabulary.get("[MASK]")
+        if mask_id is None:
+            raise ValueError("the vocabulary lacks [MASK], so nothing can be guessed with it")
+        inputs = {name: value.to(self.decoder_bias.device) for name, value in tokenizer(sentences).items()}
+        is_mask = inputs["input_ids"] == mask_id
+        counts = is_mask.sum(1).tolist()
+        if 0 in counts:
+            raise ValueError(f"nothing to guess in {sentences[counts.index(0)]!r}: put [MASK] where a word is wanted")
+        likely = self.score(self.encoder(**inputs).last_hidden_state[is_mask]).softmax(-1).topk(count)
         pieces = {number: piece for piece, number in tokenizer.vocabulary.items()}
-        inputs = tokenizer(list(sentences))
-        is_mask = inputs["input_ids"] == tokenizer.vocabulary.get("[MASK]", -1)
-        for sentence, found in zip(sentences, is_mask, strict=True):
-            if not found.any():
-                raise ValueError(f"nothing to guess in {sentence!r}: put [MASK] where a word is wanted")
-        likely = self(**inputs).logits.softmax(-1).topk(min(count, self.config.vocab_size))
-        return [[[(pieces.get(number, "?"), share) for number, share in zip(numbers, shares, strict=True)]
-                 for numbers, shares in zip(likely.indices[row, found].tolist(), likely.values[row, found].tolist(),
-                                            strict=True)]
-                for row, found in enumerate(is_mask)]
+        guesses = iter([[(pieces.get(number, "?"), share) for number, share in zip(*row, strict=True)]
+                        for row in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)])
+        return [list(itertools.islice(guesses, masks)) for masks in counts]
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""

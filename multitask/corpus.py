@@ -43,11 +43,17 @@ def read_passages(path: Path) -> list[list[str]]:
     A folder stands for the course's data in it: see `training_passages`.
     Raises FileNotFoundError or ValueError, naming the file, for one that cannot be read or has less than two passages.
     """
-    if path.is_dir():
-        return training_passages(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, or a folder with the "
                                 "course's data")
+    passages = training_passages(path) if path.is_dir() else _passages_of_file(path)
+    if len(passages) < 2:
+        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, one of them held "
+                         "out: separate them by blank lines")
+    return passages
+
+
+def _passages_of_file(path: Path) -> list[list[str]]:
     passages: list[list[str]] = [[]]
     try:
         with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
@@ -60,16 +66,15 @@ def read_passages(path: Path) -> list[list[str]]:
         raise ValueError(f"--text {path} is not UTF-8 ({error}); convert it, for example with iconv") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(f"--text {path} cannot be read ({error}); is it whole, and is its ending right?") from None
-    passages = [passage for passage in passages if passage]
-    if len(passages) < 2:
-        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, one of them held "
-                         "out: separate them by blank lines")
-    return passages
+    return [passage for passage in passages if passage]
 
 
 def training_passages(folder: Path) -> list[list[str]]:
     """The sentences that the tasks are trained on, each example's a passage: of MultiNLI too, if it is there; never of
-    dev or test files. Raises FileNotFoundError or ValueError, naming the file."""
+    dev or test files. A sentence that comes again is left out: what is held out is then never trained on.
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
     files = [file_of(folder, task, "train") for task in TASKS.values()]
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -79,7 +84,12 @@ def training_passages(folder: Path) -> list[list[str]]:
                 for example in read_examples(path, task)]
     with suppress(FileNotFoundError):
         examples += read_multinli(folder, FILES["train"])
-    passages = [[sentence.strip() for sentence in example.sentences if sentence.strip()] for example in examples]
+    met = {""}
+    passages = []
+    for example in examples:
+        passage = [sentence for sentence in dict.fromkeys(map(str.strip, example.sentences)) if sentence not in met]
+        met.update(passage)
+        passages.append(passage)
     return [passage for passage in passages if passage]
 
 

@@ -31,13 +31,13 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if in_hardware else "fp32"
 
 
-def precision_note(asked: str, taken: str, device: torch.device) -> str:
-    """What the first lines say of --precision: bf16 taken unasked, or asked for in vain; empty otherwise."""
-    if (asked, taken) == ("auto", "bf16"):
-        return "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
-    if taken == "bf16" and device.type == "cpu" and not MULTIPLIES_BF16:
-        return "note:  this processor has no bf16: its products are many times slower than with --precision fp32"
-    return ""
+def precision_note(precision: str, device: torch.device) -> str:
+    """What a run's first lines say of its precision: that it is bf16, and where that is in vain; empty for fp32."""
+    if precision != "bf16":
+        return ""
+    if device.type == "cpu" and not MULTIPLIES_BF16:
+        return "note:  this processor has no bf16 products that torch knows of: --precision fp32 is many times faster"
+    return "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -26,6 +26,7 @@ WIDTH, HEIGHT = 4.4, 3.2  # inches; shown at about 96 pixels an inch, so that 9 
 SMALL = 8
 POINTS = 300  # of a curve
 SCATTER_POINTS = 2000
+LARGEST_LOG = 50.0  # of a perplexity that is drawn: a run that went astray has those that no axis takes
 
 
 def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -143,16 +144,16 @@ def norm_curves(steps: Sequence[dict]) -> Figure:
 
 def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
     """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out text."""
-    seen = np.cumsum([step["tokens"] for step in steps])
-    tokens_at = {0: 0, **{step["step"]: int(total) for step, total in zip(steps, seen, strict=True)}}
+    seen = np.cumsum([0, *(step["tokens"] for step in steps)]) / 1e6
     window = max(1, len(steps) // 100)
-    training = np.exp(moving_average([step["loss"] for step in steps], window))
+    training = np.exp(np.minimum(moving_average([step["loss"] for step in steps], window), LARGEST_LOG))
     shown = np.unique(np.linspace(window - 1, len(steps) - 1, POINTS).astype(int))
-    known = [(tokens_at[row["step"]], row["perplexity"]) for row in evaluations if row["step"] in tokens_at]
+    # of each evaluation, how many steps were taken before: some may have been skipped
+    before = np.searchsorted(_numbers(steps), [row["step"] for row in evaluations], side="right")
+    held_out = np.minimum([row["perplexity"] for row in evaluations], np.exp(LARGEST_LOG))
     figure, axes = empty("millions of tokens", "perplexity of masked tokens, log scale")
-    axes.plot(seen[shown] / 1e6, training[shown], color=ORANGE, linewidth=1.2, label=f"training (mean of {window})")
-    axes.plot([tokens / 1e6 for tokens, _ in known], [perplexity for _, perplexity in known], color=BLUE, marker="o",
-              markersize=5, label="held out")
+    axes.plot(seen[shown + 1], training[shown], color=ORANGE, linewidth=1.2, label=f"training (mean of {window})")
+    axes.plot(seen[before], held_out, color=BLUE, marker="o", markersize=5, label="held out")
     _log_scale(axes)
     legend(axes, 2)
     return figure

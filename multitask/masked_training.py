@@ -65,10 +65,10 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. From one copy, which also holds a part of each word,
     every token would match itself best, and [MASK] every other [MASK].
     """
-    config, embeddings = model.config, model.encoder.embeddings
-    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4)  # radians a position
+    config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4, device=device)  # a position
     count, turned = len(frequencies), frequencies[:config.head_dim // 2]
-    angles = torch.arange(config.max_position_embeddings).unsqueeze(1) * frequencies
+    angles = torch.arange(config.max_position_embeddings, device=device).unsqueeze(1) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
     # a deviation of 1.5 times that of the words, so that both are seen
     embeddings.position_embeddings.weight[:, :4 * count] = 1.5 * math.sqrt(2) * config.initializer_range * waves

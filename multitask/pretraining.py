@@ -348,10 +348,8 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
     check_folder(folder)
     check_free(folder)
-    asked, device = settings.precision, pick_device(settings.device)
-    settings = dataclasses.replace(settings, precision=pick_precision(asked, device))  # for good: --resume takes it too
-    if note := precision_note(asked, settings.precision, device):
-        say(note)
+    precision = pick_precision(settings.precision, pick_device(settings.device))
+    settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
     passages = read_passages(Path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
     torch.manual_seed(settings.seed)
@@ -417,6 +415,8 @@ def build(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM, t
     run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to {settings.length} tokens, "
         f"{len(run.sequences):,} sequences; seed {settings.seed}, {device}, {precision})")
+    if note := precision_note(precision, device):
+        say(note)
     return run
 
 

@@ -36,7 +36,8 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
     drawn = figure("perplexity", pretraining_curves(steps, evaluations), "Perplexity by tokens seen",
                    "How many pieces a guess is torn between: e to the mean cross entropy over hidden pieces.")
     facts = {**{name: "default" if value is None else value for name, value in settings.items()},
-             **{name: f"{metrics[name]:,}" for name in ("steps", "tokens", "parameters", "sequences",
+             "start": settings["start"] or "scratch",
+             **{f"{name} in all": f"{metrics[name]:,}" for name in ("steps", "tokens", "parameters", "sequences",
                                                         "held_out_tokens_masked", "skipped_steps")},
              "train_seconds": f"{metrics['train_seconds']:,.1f} ({duration(metrics['train_seconds'])})",
              **metrics["environment"]}
@@ -48,8 +49,9 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
                       f"{metrics['most_frequent_piece']!r}, the most frequent piece: "
                       f"{metrics['trivial_accuracy']:.1%}."),
             heading("Perplexity"), drawn,
-            heading("Guesses"), paragraph("Held-out text with the model's likeliest pieces for one that was hidden "
-                                          "from it; others were hidden at the same time.", note=True),
+            heading("Guesses"),
+            paragraph("Held-out text with the model's likeliest pieces for one that was hidden from it; around it are "
+                      "others that are hidden or replaced, as in training.", note=True),
             table(["before", "hidden", "after", "guesses, with their probabilities"],
                   [[guess.before, guess.hidden, guess.after, guess.guesses] for guess in guesses], text=True),
             heading("What was run"), table(["setting", "value"], list(facts.items()), text=True),

@@ -92,7 +92,7 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
             encoder = BertModel.from_pretrained(settings.model)
             tokenizer = BertTokenizer.from_pretrained(settings.model)
         except HubError as error:
-            raise HubError(f"{error}; for example --model {EMBEDDED}", error.status) from None
+            raise HubError(f"{error}; or --model {EMBEDDED}, which comes with minbert", error.status) from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
 
 
@@ -154,15 +154,13 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
         return device, data, build_model(settings, data)
 
     device, dataset, model = ranks.together(read)
-    asked = settings.precision
-    settings = dataclasses.replace(settings, precision=pick_precision(asked, device))  # for good: --resume takes it too
+    # for good: --resume takes it too
+    settings = dataclasses.replace(settings, precision=pick_precision(settings.precision, device))
     ranks.check_same("precision", lambda: settings.precision)
     folder = Path(ranks.from_writer(lambda: str(make_run_folder(settings, out))))
     log = ranks.together(lambda: _new_log(folder, settings, ranks))
     try:
         run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
-        if note := precision_note(asked, settings.precision, device):
-            say(note)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(model.parameters()))
     except BaseException:
@@ -260,6 +258,8 @@ def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Datase
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
+    if note := precision_note(model.precision, device):
+        say(note)
     run = Run(folder, settings, model.to(device), dataset, log, say, ranks, tokens or {})
     ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()

@@ -395,7 +395,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: 0)")
     parser.add_argument("--jobs", default="stages,baseline,pretraining", help="and processes (default: %(default)s)")
     torch.set_num_threads(1)
-    run.write_report = lambda path, *_: path.write_text("")  # drawing takes longer than all the rest
+    # drawing takes longer than all the rest
+    run.write_report = pretraining.write_pretraining_report = lambda path, *_: path.write_text("")
     if TASK in os.environ:
         return one_of_several(json.loads(os.environ[TASK]), sys.argv[1:])
     arguments = parser.parse_args(argv)

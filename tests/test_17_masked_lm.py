@@ -7,6 +7,7 @@ how running text becomes sequences, and that a run goes on after an interruption
 
 import dataclasses
 import gzip
+import io
 import json
 import lzma
 import math
@@ -32,6 +33,7 @@ from minbert.pretrained import file_names
 from multitask import pretrain, pretraining
 from multitask.corpus import Corpus, read_passages, split_passages
 from multitask.data import read_examples
+from multitask.figures import pretraining_curves
 from multitask.masked_training import MaskedTrainer, draw_attentive, set_dropout
 from multitask.multinli import FILES, read_multinli
 from multitask.run import build_model
@@ -325,18 +327,21 @@ def test_plain_gz_and_xz_give_the_same_passages(tmp_path):
         assert read_passages(path) == expected
 
 
-def test_a_folder_of_the_courses_data_is_its_training_sentences_an_examples_together(small_data, tmp_path):
-    """MultiNLI's too where it is there; of dev and test files none."""
+def test_a_folder_of_the_courses_data_is_its_training_sentences_each_once(small_data, tmp_path):
+    """An example's are a passage; MultiNLI's too where it is there; of dev and test files none."""
     passages = read_passages(small_data)
-    counts = {name: len(read_examples(small_data / f"{task.file}-train.csv", task)) for name, task in TASKS.items()}
-    assert len(passages) == sum(counts.values()) + len(read_multinli(small_data, FILES["train"]))
-    assert {len(passage) for passage in passages[:counts["sst"]]} == {1}
-    assert {len(passage) for passage in passages[counts["sst"]:]} == {2}
-    text = " ".join(sentence for passage in passages for sentence in passage)
-    assert not any(example.sentences[0] in text for example in read_examples(small_data / "sts-dev.csv", STS))
+    examples = [example for task in TASKS.values()
+                for example in read_examples(small_data / f"{task.file}-train.csv", task)]
+    of_nli = read_multinli(small_data, FILES["train"])
+    every = [sentence for passage in passages for sentence in passage]
+    assert set(every) == {sentence for example in [*examples, *of_nli] for sentence in example.sentences}
+    assert len(every) == len(set(every))  # what is held out is not trained on in another example
+    assert list(examples[-1].sentences) in passages
+    assert set(every).isdisjoint(example.sentences[0] for example in read_examples(small_data / "sts-dev.csv", STS))
     without = shutil.copytree(small_data, tmp_path / "data")
     shutil.rmtree(without / "multinli")
-    assert len(read_passages(without)) == sum(counts.values())
+    assert {sentence for passage in read_passages(without) for sentence in passage} == {
+        sentence for example in examples for sentence in example.sentences}
     (without / "sts-train.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"sts-train\.csv is missing; name a text, or a folder"):
         read_passages(without)
@@ -441,6 +446,19 @@ def test_guesses_of_held_out_text_are_printed_and_shown_in_the_report(finished, 
     assert right >= 2
     assert page.count("<svg") == 1
     assert "On text that was held out, perplexity 1." in page
+
+
+def test_the_curve_stands_where_steps_were_skipped_and_where_the_loss_went_astray():
+    """Of 4 steps the last was left out; the perplexity of the third is what evaluation reports at most."""
+    steps = [{"step": step, "loss": 800.0, "tokens": 100} for step in (1, 2, 3)]
+    evaluations = [{"step": 0, "perplexity": 50.0}, {"step": 3, "perplexity": math.exp(700)},
+                   {"step": 4, "perplexity": 60.0}]
+    figure = pretraining_curves(steps, evaluations)
+    figure.savefig(io.BytesIO(), format="svg")
+    training, held_out = figure.axes[0].lines
+    assert held_out.get_xdata().tolist() == pytest.approx([0, 3e-4, 3e-4])  # millions of tokens
+    assert held_out.get_ydata().tolist() == pytest.approx([50, math.exp(50), 60])
+    assert training.get_xdata().tolist() == pytest.approx([1e-4, 2e-4, 3e-4])
 
 
 def test_always_guessing_the_most_frequent_piece_is_right_as_often_as_it_stands_there(finished, text):
@@ -653,7 +671,7 @@ def test_transformers_opens_minbert_mini_with_the_same_vectors(mini):
     """5e-5: numbers up to about 4 through four layers of float32."""
     _, tokenizer = mini
     folder, sentences = resolve("minbert-mini"), ["She went to the window.", "No."]
-    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    theirs = transformers.AutoModel.from_pretrained(folder).float().eval()  # the file is fp16
     inputs = transformers.AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
     ours = tokenizer(sentences)
     assert torch.equal(ours["input_ids"], inputs["input_ids"])

@@ -20,8 +20,7 @@ from minbert import BertTokenizer, hub
 from minbert.hub import HubError, resolve
 
 COMMIT, OTHER_COMMIT = "0123456789abcdef" * 2, "fedcba9876543210" * 2
-FOLDER_HINT = ("without a network, take 'minbert-mini', which comes with minbert, or pass a folder that holds "
-               "config.json, model.safetensors and vocab.txt")
+FOLDER_HINT = "without a network, pass a folder that holds config.json, model.safetensors and vocab.txt"
 
 
 def index_of(*parts):
