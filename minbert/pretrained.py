@@ -181,7 +181,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.unlink(missing_ok=True)  # what a killed process has left
+        partial.touch()
+        mode = partial.stat().st_mode  # as the umask has it; safetensors puts files there that only their owner reads
         yield partial
+        partial.chmod(mode)
         sync(partial)
         os.replace(partial, path)
     except BaseException as error:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -584,6 +585,19 @@ def test_two_runs_that_both_found_the_folder_free_do_not_both_get_it(tmp_path):
     with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
         FolderLock(tmp_path)
     lock.release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_weights_may_be_read_by_whoever_may_read_the_other_files(tmp_path):
+    """safetensors puts its files there for their owner alone, which a colleague finds out. A stale one says nothing."""
+    (tmp_path / "model.safetensors.partial").touch(0o600)
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "model.safetensors") as partial:
+            save_file({"x": torch.ones(1)}, partial)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_another_thread_than_the_one_that_took_the_lock_can_give_it_up(tmp_path):
