@@ -43,7 +43,7 @@ def draw_attentive(model: BertForMaskedLM) -> None:
     drawn such that scores have a deviation of about 3: tokens differ in what they look at. And values, attention's
     output and the head's transform begin at a multiple of the identity: what is looked at is guessed. The last two
     after the idea of Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"; docs/log.md 19 and
-    22 measure what each of them gives.
+    22 tell what was tried and measured.
     """
     hidden = model.config.hidden_size
     identity = torch.eye(hidden, device=model.decoder_bias.device)
@@ -66,7 +66,8 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     every token would match itself best, and [MASK] every other [MASK].
     """
     config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
-    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4, device=device)  # a position
+    # radians a position
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4, device=device)
     count, turned = len(frequencies), frequencies[:config.head_dim // 2]
     angles = torch.arange(config.max_position_embeddings, device=device).unsqueeze(1) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
