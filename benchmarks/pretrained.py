@@ -32,7 +32,7 @@ SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accura
 
 
 def random_encoder(folder: Path, seed: int) -> Path:
-    """minbert-mini as it was before it was pretrained, but for the start that `draw_attentive` gave it."""
+    """Of minbert-mini's shape and vocabulary, N(0, 0.02²): without the start of `draw_attentive`."""
     torch.manual_seed(seed)
     BertModel(BertModel.from_pretrained("minbert-mini").config).save_pretrained(folder)
     BertTokenizer.from_pretrained("minbert-mini").save_pretrained(folder)
