@@ -1,10 +1,11 @@
 """What pretraining is worth: encoders that start from other weights, one recipe, the same seeds; dev scores as a table.
 
-    python benchmarks/pretrained.py --data data --out FOLDER random= mini=minbert-mini further=BERT real=CHECKPOINT
+    python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE mini=minbert-mini
 
-An arm is a name and what --model takes; without a model it is minbert-mini's shape and vocabulary with weights drawn
-anew for each seed. Every run is a process of its own, with one thread; what is finished is not run again. Scores are
-means over the seeds with half of a 95 % t interval; differences are paired by seed.
+An arm is a name and what --model takes, or a way to draw weights of minbert-mini's shape, anew for each seed: RANDOM as
+Devlin et al. drew them, ATTENTIVE as pretraining starts. Every run is a process of its own, on a CPU with one thread;
+what is finished is not run again. Scores are means over the seeds with half of a 95 % t interval; differences from the
+first arm are paired by seed.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ from pathlib import Path
 
 import torch
 
-from minbert import BertModel, BertTokenizer
+from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from multitask.checkpoint import numbered
+from multitask.masked_training import draw_attentive
 from multitask.statistics import mean_interval, paired_difference
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ["--arch", "concatB", "--gs", "wrap", "--batch-size", "8", "--lr", "2e-4", "--head-lr", "1e-3", "--warmup",
-          "0.1", "--schedule", "linear", "--clip", "1"]
-FIRST_SEED = 11711
+RECIPE = ["--arch", "concatB", "--gs", "wrap", "--batch-size", "8", "--head-lr", "1e-3", "--warmup", "0.1",
+          "--schedule", "linear", "--clip", "1", "--precision", "fp32"]
+RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
 SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"), "STS Pearson": ("sts", "pearson"),
           "average": ("average",)}
 
 
-def random_encoder(folder: Path, seed: int) -> Path:
-    """Of minbert-mini's shape and vocabulary, N(0, 0.02²): without the start of `draw_attentive`."""
+def drawn(how: str, folder: Path, seed: int) -> Path:
+    """An untrained encoder of minbert-mini's shape and vocabulary."""
     torch.manual_seed(seed)
-    BertModel(BertModel.from_pretrained("minbert-mini").config).save_pretrained(folder)
+    model = BertForMaskedLM(BertModel.from_pretrained("minbert-mini").config)
+    if how == ATTENTIVE:
+        draw_attentive(model)
+    model.encoder.save_pretrained(folder)
     BertTokenizer.from_pretrained("minbert-mini").save_pretrained(folder)
     return folder
 
@@ -47,9 +52,11 @@ def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dic
         if numbered(out):
             flags = ["--resume", out]
         else:
-            source = model or random_encoder(arguments.out / f"{arm}-{seed}-start", seed)
-            flags = [*RECIPE, "--model", source, "--data", arguments.data, "--out", out, "--seed", seed, "--max-steps",
-                     arguments.steps, "--eval-limit", arguments.eval_limit, "--precision", "fp32"]
+            if model in (RANDOM, ATTENTIVE):
+                model = drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
+            flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr",
+                     arguments.lr, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit, "--device",
+                     arguments.device]
         done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
@@ -79,12 +86,15 @@ def main() -> None:
     add("--data", type=Path, required=True)
     add("--out", type=Path, required=True, help="where the runs go")
     add("--seeds", type=int, default=3, help="(default: 3)")
+    add("--first-seed", type=int, default=11711, help="(default: 11711)")
+    add("--lr", default="2e-4", help="highest learning rate of the encoder (default: 2e-4)")
+    add("--device", default="cpu", help="(default: cpu)")
     add("--steps", type=int, default=500, help="of 8 examples a task (default: 500)")
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
     arms = {name: model for name, _, model in (arm.partition("=") for arm in arguments.arms)}
-    seeds = [FIRST_SEED + number for number in range(arguments.seeds)]
+    seeds = [arguments.first_seed + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = {(arm, seed): pool.submit(train, arm, model, seed, arguments)

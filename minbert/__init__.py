@@ -5,12 +5,12 @@
 
 from .config import BertConfig
 from .masking import Masked, Masking
-from .mlm import BertForMaskedLM, MaskedLMOutput
+from .mlm import BertForMaskedLM, BertForPreTraining, MaskedLMOutput, PreTrainingOutput
 from .model import BertModel, BertOutput
 from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
 __all__ = [
-    "BertConfig", "BertForMaskedLM", "BertModel", "BertOutput", "BertTokenizer", "Masked", "MaskedLMOutput", "Masking",
-    "Packing", "pack",
+    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer", "Masked",
+    "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
 ]

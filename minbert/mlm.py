@@ -1,4 +1,8 @@
-"""BertForMaskedLM: the encoder with the head that guesses hidden tokens (Devlin et al. 2018, section 3.1, task 1)."""
+"""The encoder with the heads that it is pretrained by (Devlin et al. 2018, section 3.1).
+
+BertForMaskedLM has the first task's, which guesses hidden tokens; BertForPreTraining the second's too, which tells
+whether the second segment belongs behind the first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -25,13 +30,17 @@ from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
 from .tokenizer import BertTokenizer
 from .weights import SINGLE_FILE, find_weights, open_weights
 
-# Our parameter of the head → the file's tensor.
+# Our parameters of the heads → the file's tensors.
 HEAD_NAMES = {
     "transform_dense.weight": "cls.predictions.transform.dense.weight",
     "transform_dense.bias": "cls.predictions.transform.dense.bias",
     "transform_layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
     "transform_layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
     "decoder_bias": "cls.predictions.bias",
+}
+SEGMENTS_HEAD_NAMES = {
+    "seq_relationship.weight": "cls.seq_relationship.weight",
+    "seq_relationship.bias": "cls.seq_relationship.bias",
 }
 # Where a file stores what is tied twice: the copy → what it must equal.
 TIED_NAMES = {
@@ -57,6 +66,19 @@ class MaskedLMOutput:
         return getattr(self, key)
 
 
+@dataclass
+class PreTrainingOutput:
+    """What BertForPreTraining returns, by attribute.
+
+    prediction_logits: (batch, seq, vocab), values at padding unspecified. seq_relationship_logits: (batch, 2), column
+    0 for segments that belong together. loss: a number, the sum of both tasks'; None without both labels.
+    """
+
+    prediction_logits: torch.Tensor
+    seq_relationship_logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
 class BertForMaskedLM(nn.Module):
     """Scores every piece of the vocabulary for every token, equal to transformers' BertForMaskedLM to 1e-5.
 
@@ -70,6 +92,9 @@ class BertForMaskedLM(nn.Module):
     >>> BertForMaskedLM(config).eval()(torch.tensor([[2, 4, 3]])).logits.shape
     torch.Size([1, 3, 10])
     """
+
+    # what stands on the encoder: its name → our parameters → the file's tensors
+    heads: ClassVar[dict[str, dict[str, str]]] = {"masked-language-model": HEAD_NAMES}
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
         """Random weights as in BertModel, but for an encoder that is given. In training mode, like any module."""
@@ -94,43 +119,44 @@ class BertForMaskedLM(nn.Module):
             warnings.filterwarnings("ignore", message=".* has no pooler")  # nothing here looks at it
             encoder = BertModel.from_pretrained(folder)
         model = cls(encoder.config, encoder)
-        model._load_head(find_weights(folder))
+        model._load_heads(find_weights(folder))
         return model.eval()
 
     @torch.no_grad()
-    def _load_head(self, path: Path) -> None:
+    def _load_heads(self, path: Path) -> None:
         with open_weights(path) as readers:
-            missing = [name for name in HEAD_NAMES.values() if name not in readers]
-            if len(missing) == len(HEAD_NAMES):
-                warnings.warn(f"{path} has no masked-language-model head: it starts from random weights", stacklevel=3)
-                return
-            if missing:
-                raise ValueError(f"{path} lacks {len(missing)} tensors of the masked-language-model head, among them "
-                                 f"{missing[0]}")
             for copy, original in TIED_NAMES.items():
-                if copy in readers:
+                if copy in readers and original in readers:
                     value = readers[original]()
                     if not torch.equal(read_tensor(readers[copy], copy, value.shape, path).float(), value.float()):
                         raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
-            for name, file_name in HEAD_NAMES.items():
-                target = self.get_parameter(name)
-                target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
+            for head, names in self.heads.items():
+                missing = [name for name in names.values() if name not in readers]
+                if len(missing) == len(names):
+                    warnings.warn(f"{path} has no {head} head: it starts from random weights", stacklevel=3)
+                    continue
+                if missing:
+                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, among them {missing[0]}")
+                for name, file_name in names.items():
+                    target = self.get_parameter(name)
+                    target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes config.json and model.safetensors, which transformers.BertForMaskedLM and our BertModel open.
+        """Writes config.json and model.safetensors, which our BertModel opens, and transformers' class of this name.
 
         dtype: of the tensors in the file; fp16 halves it. Each file is written whole or not at all.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {file_name: self.get_parameter(name) for name, file_name in HEAD_NAMES.items()}
+        tensors = {file_name: self.get_parameter(name) for names in self.heads.values()
+                   for name, file_name in names.items()}
         for parameter, value in self.encoder.named_parameters():
             names = file_names(parameter)
             tensors.update((f"bert.{name}", rows) for name, rows in zip(names, value.chunk(len(names)), strict=True))
         with replacing(folder / SINGLE_FILE) as partial:
             save_file({name: value.detach().to("cpu", dtype, copy=True).contiguous() for name, value in
                        tensors.items()}, partial, metadata={"format": "pt"})  # transformers asks for this key
-        config = {**self.config.to_dict(), "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
+        config = {**self.config.to_dict(), "architectures": [type(self).__name__], "tie_word_embeddings": True}
         with replacing(folder / CONFIG_FILE) as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -192,6 +218,47 @@ class BertForMaskedLM(nn.Module):
         states = self.encoder.encode_packed(masked.input_ids, torch.zeros_like(masked.input_ids), packing)
         return self.score(states[masked.positions]).float()
 
-    def masked_loss(self, masked: Masked, packing: Packing) -> torch.Tensor:
-        """The mean cross entropy over what is to be guessed in a packed row."""
-        return F.cross_entropy(self.masked_logits(masked, packing), masked.labels)
+
+class BertForPreTraining(BertForMaskedLM):
+    """Both tasks of Devlin et al. 2018, equal to transformers' BertForPreTraining to 1e-5.
+
+    The second task's logits are two numbers a sequence, a linear layer on the pooler's output, so that is trained too.
+
+    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    ...                     intermediate_size=16)
+    >>> out = BertForPreTraining(config).eval()(torch.tensor([[2, 4, 3, 5, 3]]))
+    >>> out.prediction_logits.shape, out.seq_relationship_logits.shape
+    (torch.Size([1, 5, 10]), torch.Size([1, 2]))
+    """
+
+    heads: ClassVar[dict[str, dict[str, str]]] = {**BertForMaskedLM.heads, "next-sentence": SEGMENTS_HEAD_NAMES}
+
+    def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
+        super().__init__(config, encoder)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.encoder.init_weights(self.seq_relationship)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+                next_sentence_label: torch.Tensor | None = None) -> PreTrainingOutput:
+        """As BertForMaskedLM.forward. next_sentence_label: (batch,) int64, 0 for segments that belong together."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        packing = Packing.from_mask(attention_mask)
+        out = self.encoder(input_ids, attention_mask, token_type_ids)
+        logits = packing.pad(self.score(packing.unpad(out.last_hidden_state)))
+        relationship = self.seq_relationship(out.pooler_output)
+        if labels is None or next_sentence_label is None:
+            return PreTrainingOutput(logits, relationship)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+        return PreTrainingOutput(logits, relationship, loss + F.cross_entropy(relationship, next_sentence_label))
+
+    def packed_logits(self, masked: Masked, packing: Packing,
+                      token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`masked_logits` for sequences of two segments, and `seq_relationship_logits`: (masked, vocab), (batch, 2).
+
+        token_type_ids: (tokens,) int64. Both float32.
+        """
+        states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
+        relationship = self.seq_relationship(self.encoder.pool(packing.first_tokens(states)))
+        return self.score(states[masked.positions]).float(), relationship.float()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minbert import BertForMaskedLM, Masked, Packing
+from minbert import BertForMaskedLM, BertForPreTraining, Masked, Packing
 from minbert.attention import BertSelfAttention
 from minbert.dropout import Dropout
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
@@ -22,9 +23,28 @@ from .training import finite_loss, load_optimizer_state, optimizer_state, scaled
 
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
 EPS = 1e-9  # a small BERT's queries and keys have gradients of 3e-7 a weight: at AdamW's 1e-6 they would hardly move
+LOSSES = {"loss": "masked tokens", "segment_loss": "segments"}  # what each is of
 SHARPNESS = 1.7  # of 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
 
-Batch = tuple[Masked, Packing]
+
+class Segments(NamedTuple):
+    """Of sequences of two. token_type_ids: (tokens,) int64. labels: (batch,) int64, 0: they belong together."""
+
+    token_type_ids: torch.Tensor
+    labels: torch.Tensor
+
+
+class Batch(NamedTuple):
+    """segments: None where a sequence is one piece of running text."""
+
+    masked: Masked
+    packing: Packing
+    segments: Segments | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        masked = Masked(*(getattr(self.masked, field.name).to(device) for field in dataclasses.fields(self.masked)))
+        segments = self.segments and Segments(*(value.to(device) for value in self.segments))
+        return Batch(masked, self.packing.to(device), segments)
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -105,13 +125,14 @@ def set_dropout(model: nn.Module, share: float) -> None:
 class MaskedTrainer:
     """A batch in, one AdamW step out: clipped by the norm of the whole gradient, biases and LayerNorm not decayed.
 
-    All that is trained is one vector, its gradient another. The pooler, which has no gradient, is left out, so that
+    All that is trained is one vector, its gradient another. The pooler is left out where it has no gradient, so that
     weight decay does not shrink it.
     """
 
     def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float, precision: str) -> None:
         self.model, self.clip, self.precision = model, clip, precision
-        decayed, undecayed = ({name: value for name, value in group.items() if "pooler" not in name}
+        trains_pooler = isinstance(model, BertForPreTraining)
+        decayed, undecayed = ({name: value for name, value in group.items() if trains_pooler or "pooler" not in name}
                               for group in split_decayed(model))
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         self.gradients = TaskGradients(self.flat, tasks=1)
@@ -124,45 +145,62 @@ class MaskedTrainer:
             groups.append({"params": [vector], "weight_decay": decay, "base_lr": lr})
         self.optimizer = AdamW(groups, betas=BETAS, eps=EPS)
 
-    def step(self, batch: Batch, lr_scale: float = 1.0) -> float:
-        """The mean loss of the batch, before the update.
+    def step(self, batch: Batch, lr_scale: float = 1.0) -> dict[str, float]:
+        """The mean losses of the batch before the update, as `losses` has them; their sum is what is lowered.
 
         Raises FloatingPointError for a loss or a gradient that is not finite; nothing is updated then.
         """
-        masked, packing = batch
         self.model.train()
         with self.gradients.row(0) as gradient:
             with autocast(self.precision, self.device):
-                loss = self.model.masked_loss(masked, packing)
-            loss.backward()
-        value, norm = finite_loss("masked tokens", loss.item()), gradient.norm().item()
+                found = losses(self.model, batch)
+            sum(found.values()).backward()
+        values = {name: finite_loss(LOSSES[name], loss.item()) for name, loss in found.items()}
+        norm = gradient.norm().item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite, at a loss of {value:.4g}")
+            raise FloatingPointError(f"the gradient is not finite, at a loss of {sum(values.values()):.4g}")
         if self.clip and norm > self.clip:
             gradient.mul_(self.clip / norm)
         scaled_step(self.optimizer, lr_scale)
-        return value
+        return values
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    masked, packing = batch
-    return Masked(*(getattr(masked, field.name).to(device) for field in dataclasses.fields(masked))), packing.to(device)
+def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits of the hidden tokens, (masked, vocab), and of what the segments are to each other, (batch, 2)."""
+    if batch.segments is None:
+        return model.masked_logits(batch.masked, batch.packing), None
+    return model.packed_logits(batch.masked, batch.packing, batch.segments.token_type_ids)
+
+
+def losses(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
+    """Mean cross entropies: "loss" over hidden tokens; over sequences of two segments "segment_loss"."""
+    logits, relationship = scores(model, batch)
+    found = {"loss": F.cross_entropy(logits, batch.masked.labels)}
+    if relationship is not None:
+        found["segment_loss"] = F.cross_entropy(relationship, batch.segments.labels)
+    return found
 
 
 @torch.no_grad()
 def evaluate(model: BertForMaskedLM, batches: Sequence[Batch], precision: str) -> dict[str, float]:
-    """Over all masked tokens of the batches: perplexity, e to the mean cross entropy, and accuracy, without dropout."""
+    """Without dropout: over all masked tokens of the batches perplexity, e to the mean cross entropy, and accuracy;
+    over all sequences of two segments "segment_accuracy"."""
     model.eval()
     device = model.decoder_bias.device
-    loss, right, count = 0.0, 0, 0
+    loss, right, count, segments_right, sequences = 0.0, 0, 0, 0, 0
     for batch in batches:
-        masked, packing = to_device(batch, device)
+        batch = batch.to(device)
+        labels = batch.masked.labels
         with autocast(precision, device):
-            logits = model.masked_logits(masked, packing)
-        loss += F.cross_entropy(logits, masked.labels, reduction="sum").item()
-        right += int((logits.argmax(1) == masked.labels).sum())
-        count += len(masked.labels)
-    return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
+            logits, relationship = scores(model, batch)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+        if relationship is not None:
+            segments_right += int((relationship.argmax(1) == batch.segments.labels).sum())
+            sequences += len(relationship)
+    found = {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
+    return found | ({"segment_accuracy": segments_right / sequences} if sequences else {})
 
 
 def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
-"""Pretrain a BERT as a masked-language model on a text, or go on with a checkpoint on a text of your own domain.
+"""Pretrain a BERT on a text, as a masked-language model, or go on with a checkpoint on a text of your own domain.
 
-    python -m multitask.pretrain --text books.txt.xz --out my-bert
+    python -m multitask.pretrain --text books.txt.xz --out my-bert --second-segment next
     python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased --epochs 5
     python -m multitask.pretrain --text data --out my-bert --from minbert-mini --epochs 1
     python -m multitask.pretrain --resume my-bert
@@ -22,6 +22,7 @@ from .checkpoint import numbered
 from .command import Parser
 from .device import DEVICES, PRECISIONS
 from .pretraining import SAVE_DTYPES, Pretraining, PretrainingSettings, resume, settings_of_run, start
+from .segments import SECOND_SEGMENTS
 from .settings import SKIP, STOP
 
 NAME = "multitask.pretrain"
@@ -54,6 +55,9 @@ def build_parser() -> Parser:
     add("--dropout", type=float, metavar="SHARE",
         help="while pretraining; fine-tuning takes config.json's own (default: 0)")
     add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
+    add("--second-segment", choices=SECOND_SEGMENTS, help="a sequence is two segments, and [CLS] with the pooler "
+        "learns to tell which belong together: next, the second comes from another passage half of the time; order, "
+        "the two are swapped half of the time; none, a sequence is one piece of running text (default: none)")
     add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",

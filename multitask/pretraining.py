@@ -1,4 +1,4 @@
-"""A run of masked-language-model pretraining: settings, text and model → steps → a folder that serves as --model."""
+"""A run of pretraining: settings, text and model → steps → a folder that serves as --model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import reprlib
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minbert import BertConfig, BertForMaskedLM, BertTokenizer, Masking
+from minbert import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, Masking
 from minbert.pretrained import replacing
 from minbert.untrusted import one_line, read_object
 from minbert.weights import SINGLE_FILE
@@ -34,12 +35,13 @@ from .masked_training import (
     evaluate,
     generator_of,
     restore,
+    scores,
     set_dropout,
     state_of,
-    to_device,
 )
 from .pretraining_report import Guess, write_pretraining_report
 from .runlog import RunLog
+from .segments import NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, sequences_of
 from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
@@ -47,7 +49,8 @@ REPORT_FILE = "report.html"
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EVALUATION_BATCH = 64
 GUESSES, GUESSES_SAID, LIKELY, AROUND = 30, 3, 3, 8  # of the report, of these printed; pieces guessed, pieces around
-ORDER, MASKS, HELD_OUT_MASKS = range(3)  # what a generator is for: the first of its numbers
+# what a generator is for: the first of its numbers
+ORDER, MASKS, HELD_OUT_MASKS, SEGMENTS, HELD_OUT_SEGMENTS = range(5)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class PretrainingSettings:
     clip: float = 1.0
     dropout: float = 0.0
     whole_words: bool = False
+    second_segment: str = NONE
     mask_share: float = 0.15
     held_out: float = 0.01
     checkpoint_every: int = 500
@@ -88,7 +92,7 @@ class PretrainingSettings:
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
         for name, choices in (("device", DEVICES), ("precision", PRECISIONS), ("save_dtype", SAVE_DTYPES),
-                              ("on_nonfinite", (STOP, SKIP))):
+                              ("on_nonfinite", (STOP, SKIP)), ("second_segment", SECOND_SEGMENTS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} {getattr(self, name)}: choose from {', '.join(choices)}")
         for name, least in (("layers", 1), ("hidden", 1), ("heads", 1), ("vocab_size", 6), ("length", 8),
@@ -146,30 +150,32 @@ class Pretraining:
     evaluated: int = -1
 
     def __post_init__(self) -> None:
-        vocabulary = self.tokenizer.vocabulary
-        self._brackets = vocabulary["[CLS]"], vocabulary["[SEP]"]
-        self._masking = Masking.of(self.tokenizer, self.settings.whole_words, self.settings.mask_share)
-        self._epoch, self._order = -1, torch.empty(0)
-        train, held_out = split_passages(len(self.corpus.ends), self.settings.held_out)
-        self.sequences = self.corpus.cut(train, self.settings.length)
-        held_out_sequences = self.corpus.cut(held_out, self.settings.length)
-        if not len(self.sequences) or not len(held_out_sequences):
-            raise ValueError(f"--text {one_line(self.settings.text)}: nothing is left to train on or to hold out; give "
+        settings = self.settings
+        self._masking = Masking.of(self.tokenizer, settings.whole_words, settings.mask_share)
+        self._shuffled = -1, np.empty(0)           # the last epoch that was asked for, and its order
+        self._ahead: tuple[int, Future] = -1, Future()  # a step, and its batch, made before it is asked for
+        self._text, held_out = (
+            sequences_of(settings.second_segment, self.corpus, passages, settings.length, self.tokenizer)
+            for passages in split_passages(len(self.corpus.ends), settings.held_out))
+        self.sequences = self._text.sequences
+        if not len(self.sequences) or not len(held_out.sequences):
+            raise ValueError(f"--text {one_line(settings.text)}: nothing is left to train on or to hold out; give "
                              "more text")
-        self.held_out = self._held_out_batches(held_out_sequences)
+        self.held_out = self._held_out_batches(held_out)
         self.frequent = self._most_frequent()
-        labels = torch.cat([masked.labels for masked, _ in self.held_out])
+        labels = torch.cat([batch.masked.labels for batch in self.held_out])
         self.trivial_accuracy = float((labels == self.frequent).double().mean())
-        self.steps_each_epoch = max(1, len(self.sequences) // self.settings.batch_size)
-        self.steps = self.settings.steps or self.settings.epochs * self.steps_each_epoch
+        self.steps_each_epoch = max(1, len(self.sequences) // settings.batch_size)
+        self.steps = settings.steps or settings.epochs * self.steps_each_epoch
 
-    def _held_out_batches(self, spans: np.ndarray) -> list[Batch]:
+    def _held_out_batches(self, text: RunningText | SegmentPairs) -> list[Batch]:
         """Held-out text with one masking for good, piece by piece even where words are trained on whole."""
-        masking, generator = Masking.of(self.tokenizer), generator_of(HELD_OUT_MASKS)
-        batches = []
-        for start in range(0, len(spans), EVALUATION_BATCH):
-            row, packing = self.corpus.batch(spans[start:start + EVALUATION_BATCH], *self._brackets)
-            batches.append((masking(row, generator), packing))
+        masking, masks = Masking.of(self.tokenizer), generator_of(HELD_OUT_MASKS)
+        draws, batches = np.random.default_rng(HELD_OUT_SEGMENTS), []
+        for start in range(0, len(text.sequences), EVALUATION_BATCH):
+            chosen = np.arange(start, min(start + EVALUATION_BATCH, len(text.sequences)))
+            row, packing, segments = text.batch(chosen, draws)
+            batches.append(Batch(masking(row, masks), packing, segments))
         return batches
 
     def _most_frequent(self) -> int:
@@ -179,27 +185,33 @@ class Pretraining:
 
     def batch(self, step: int) -> Batch:
         """Sequences and masks of a step: a function of seed and step alone. Each epoch has an order of its own."""
-        row, packing = self.corpus.batch(self.sequences[self._sequences_of(step)], *self._brackets)
-        return self._masking(row, generator_of(MASKS, self.settings.seed, step)), packing
+        seed = self.settings.seed
+        row, packing, segments = self._text.batch(self._sequences_of(step),
+                                                  np.random.default_rng((SEGMENTS, seed, step)))
+        return Batch(self._masking(row, generator_of(MASKS, seed, step)), packing, segments)
 
     def _sequences_of(self, step: int) -> np.ndarray:
         """(sequences,) int64: which of them make up a step."""
         epoch, place = divmod(step, self.steps_each_epoch)
-        if epoch != self._epoch:
-            generator = generator_of(ORDER, self.settings.seed, epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.sequences), generator=generator).numpy()
         size = self.settings.batch_size
-        return self._order[place * size:(place + 1) * size]
+        return self._order(epoch)[place * size:(place + 1) * size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._shuffled[0] != epoch:
+            generator = generator_of(ORDER, self.settings.seed, epoch)
+            self._shuffled = epoch, torch.randperm(len(self.sequences), generator=generator).numpy()
+        return self._shuffled[1]
 
     def evaluate(self) -> None:
         """Scores on the held-out passages, logged and said, and a checkpoint."""
-        scores = {**evaluate(self.trainer.model, self.held_out, self.trainer.precision),
-                  "trivial_accuracy": self.trivial_accuracy}
+        found = {**evaluate(self.trainer.model, self.held_out, self.trainer.precision),
+                 "trivial_accuracy": self.trivial_accuracy}
         with whole():
-            self.log.write("evaluation", step=self.step, **scores)
-            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {scores['perplexity']:.1f}, "
-                     f"masked accuracy {scores['masked_accuracy']:.3f} (always the most frequent piece: "
-                     f"{self.trivial_accuracy:.3f})")
+            self.log.write("evaluation", step=self.step, **found)
+            segments = f", of segments {found['segment_accuracy']:.3f}" if "segment_accuracy" in found else ""
+            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {found['perplexity']:.1f}, "
+                     f"masked accuracy {found['masked_accuracy']:.3f} (always the most frequent piece: "
+                     f"{self.trivial_accuracy:.3f}){segments}")
             self.evaluated = self.step
             self.save()
 
@@ -209,7 +221,7 @@ class Pretraining:
         model, flat = self.trainer.model, self.trainer.flat
         if not torch.isfinite(flat.vector).all():
             raise FloatingPointError(f"step {self.step}: the weights are no longer finite")
-        if self.settings.start is None:
+        if self.settings.start is None and self.settings.second_segment == NONE:
             # No segment 1 occurs here: fine-tuning finds it equal to segment 0, not at the noise it was drawn from.
             types = model.encoder.embeddings.token_type_embeddings.weight
             with torch.no_grad():
@@ -254,7 +266,8 @@ class Pretraining:
         limit = None if self.settings.max_minutes is None else 60 * self.settings.max_minutes
         warmup_steps = round(self.settings.warmup * self.steps)
         begun, is_last = time.monotonic(), False
-        with tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step", smoothing=0.05) as bar:
+        with (tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step", smoothing=0.05) as bar,
+              ThreadPoolExecutor(1) as ahead):
             while True:
                 is_due = is_last or self.step == self.steps or self.step % self.settings.checkpoint_every == 0
                 if is_due and self.evaluated != self.step:
@@ -263,7 +276,7 @@ class Pretraining:
                     break
                 is_last = limit is not None and time.monotonic() - begun > limit
                 with whole():
-                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
+                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar, ahead)
         if self.step < self.steps:
             return False
         self._conclude()
@@ -284,11 +297,11 @@ class Pretraining:
     def guesses(self, count: int) -> list[Guess]:
         """What the model puts in the place of one hidden piece in each of the first sequences held out."""
         device = self.trainer.device
-        masked, packing = self.held_out[0]
+        masked, packing, _ = self.held_out[0]
         self.trainer.model.eval()
         with autocast(self.trainer.precision, device):
-            scores = self.trainer.model.masked_logits(*to_device((masked, packing), device))
-        likely, row, decode = scores.softmax(1).topk(LIKELY), masked.input_ids, self.tokenizer.decode
+            logits, _ = scores(self.trainer.model, self.held_out[0].to(device))
+        likely, row, decode = logits.softmax(1).topk(LIKELY), masked.input_ids, self.tokenizer.decode
         found, start = [], 0
         for length in packing.lengths.tolist()[:count]:
             first, last = start + 1, start + length - 1  # between [CLS] and [SEP]
@@ -305,21 +318,30 @@ class Pretraining:
                                    decode(row[place + 1:min(last, place + 1 + AROUND)].tolist()), pieces))
         return found
 
-    def _train_step(self, lr_scale: float, bar: tqdm) -> None:
+    def _train_step(self, lr_scale: float, bar: tqdm, ahead: ThreadPoolExecutor) -> None:
         start = time.perf_counter()
-        batch = to_device(self.batch(self.step), self.trainer.device)
-        tokens, loss = len(batch[0].input_ids), None
+        batch = self._next_batch(ahead).to(self.trainer.device)
+        tokens, losses = len(batch.masked.input_ids), None
         try:
-            loss = self.trainer.step(batch, lr_scale)
+            losses = self.trainer.step(batch, lr_scale)
         except FloatingPointError as error:
             self._on_nonfinite(error)
         self.step += 1
         seconds = time.perf_counter() - start
-        if loss is not None:
-            self.log.write("step", step=self.step, loss=loss, lr=self.settings.lr * lr_scale, tokens=tokens,
+        if losses is not None:
+            self.log.write("step", step=self.step, **losses, lr=self.settings.lr * lr_scale, tokens=tokens,
                            seconds=seconds)
-            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(f"loss {losses['loss']:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update()
+
+    def _next_batch(self, ahead: ThreadPoolExecutor) -> Batch:
+        """This step's batch. On a GPU the next one is made meanwhile, which on a CPU would slow the step down."""
+        if self.trainer.device.type == "cpu":
+            return self.batch(self.step)
+        step, future = self._ahead
+        batch = future.result() if step == self.step else self.batch(self.step)
+        self._ahead = self.step + 1, ahead.submit(self.batch, self.step + 1)
+        return batch
 
     def _on_nonfinite(self, error: FloatingPointError) -> None:
         """Stops, or logs that the step is skipped, as --on-nonfinite says; nothing has been updated."""
@@ -340,7 +362,7 @@ class Pretraining:
                 "tokens_per_second": statistics.median(step["tokens"] / step["seconds"] for step in steps),
                 "parameters": sum(value.numel() for value in self.trainer.model.parameters()),
                 "sequences": len(self.sequences),
-                "held_out_tokens_masked": sum(len(m.labels) for m, _ in self.held_out),
+                "held_out_tokens_masked": sum(len(batch.masked.labels) for batch in self.held_out),
                 "environment": environment(self.trainer.device, self.trainer.precision)}
 
 
@@ -394,7 +416,7 @@ def resume(folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining
                              f"{saved.folder} takes sequences of up to {config.max_position_embeddings} tokens")
         corpus = Corpus.load(folder / CORPUS_FILE, tokenizer.vocab_size)
         try:
-            run = build(folder, settings, BertForMaskedLM(config), tokenizer, corpus, log, say)
+            run = build(folder, settings, model_class(settings)(config), tokenizer, corpus, log, say)
         except ValueError as error:
             raise ValueError(f"{folder / SETTINGS_FILE} and {CORPUS_FILE} make up no run ({one_line(error)})") from None
         run.restore(saved)
@@ -427,19 +449,21 @@ def scratch(settings: PretrainingSettings, passages: list[list[str]],
     lines = [line for number in train for line in passages[number]]
     say(f"vocabulary: learning {settings.vocab_size:,} pieces from {len(lines):,} lines (some minutes for 100 MB)")
     tokenizer = BertTokenizer.train(lines, settings.vocab_size)
-    model = BertForMaskedLM(BertConfig(
+    model = model_class(settings)(BertConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=settings.hidden, num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads, intermediate_size=4 * settings.hidden,
         max_position_embeddings=settings.length))  # a position that is never trained would be noise
     draw_attentive(model)
-    say(f"model: from scratch ({size(model)}, {tokenizer.vocab_size:,} pieces); its pooler stays random, since "
-        "guessing tokens does not train it; --from CHECKPOINT goes on with another")
+    pooler = ("; its pooler stays random, since guessing tokens does not train it" if settings.second_segment == NONE
+              else "")
+    say(f"model: from scratch ({size(model)}, {tokenizer.vocab_size:,} pieces){pooler}; --from CHECKPOINT goes on with "
+        "another")
     return model, tokenizer
 
 
 def pretrained(settings: PretrainingSettings, say: Callable[[str], None]) -> tuple[BertForMaskedLM, BertTokenizer]:
     """--from's model and tokenizer. Raises ValueError if they do not fit each other or --length."""
-    model = BertForMaskedLM.from_pretrained(settings.start)
+    model = model_class(settings).from_pretrained(settings.start)
     tokenizer = BertTokenizer.from_pretrained(settings.start)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"--from {settings.start}: the tokenizer knows {tokenizer.vocab_size} pieces, the model "
@@ -447,8 +471,13 @@ def pretrained(settings: PretrainingSettings, say: Callable[[str], None]) -> tup
     if settings.length > model.config.max_position_embeddings:
         raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up to "
                          f"{model.config.max_position_embeddings} tokens")
-    say(f"model: {settings.start} ({size(model)}), its vocabulary and its pooler as they are")
+    pooler = " and its pooler" if settings.second_segment == NONE else ""
+    say(f"model: {settings.start} ({size(model)}), its vocabulary{pooler} as they are")
     return model, tokenizer
+
+
+def model_class(settings: PretrainingSettings) -> type[BertForMaskedLM]:
+    return BertForMaskedLM if settings.second_segment == NONE else BertForPreTraining
 
 
 def size(model: BertForMaskedLM) -> str:

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 # place → the files, and functions where a file is in several places, whose lines belong to it
 PLACES = {
     "data": ("multitask/data.py", "multitask/multinli.py", "multitask/batching.py", "multitask/sampling.py",
-             "multitask/corpus.py"),
+             "multitask/corpus.py", "multitask/segments.py"),
     "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/linear.py",
                 "minbert/dropout.py", "minbert/mlm.py", "heads/layers.py"),
     "backward": ("multitask/training.py:_backward", "optim/flat.py:row", "multitask/final_layers.py:step",

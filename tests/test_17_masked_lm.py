@@ -26,7 +26,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minbert
-from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, Masked, Masking, Packing
+from minbert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    BertTokenizer,
+    Masked,
+    Masking,
+    Packing,
+)
 from minbert.hub import resolve
 from minbert.mlm import HEAD_NAMES, NO_LABEL
 from minbert.pretrained import file_names
@@ -34,9 +43,10 @@ from multitask import pretrain, pretraining
 from multitask.corpus import Corpus, read_passages, split_passages
 from multitask.data import read_examples
 from multitask.figures import pretraining_curves
-from multitask.masked_training import MaskedTrainer, draw_attentive, set_dropout
+from multitask.masked_training import Batch, MaskedTrainer, draw_attentive, losses, set_dropout
 from multitask.multinli import FILES, read_multinli
 from multitask.run import build_model
+from multitask.segments import NEXT, ORDER, SegmentPairs
 from multitask.settings import Settings
 from multitask.tasks import STS, TASKS
 
@@ -162,12 +172,12 @@ def test_scores_at_masked_places_alone_give_the_loss_and_gradients_of_scoring_ev
     labels = torch.full((26,), NO_LABEL).index_copy(0, positions, masked.labels)
     every = model(packing.pad(row), packing.mask, labels=packing.pad(labels + 100) - 100).loss
     expected = torch.autograd.grad(every, [model.get_parameter(name) for name in names])
-    loss = model.masked_loss(masked, packing)
+    loss = losses(model, Batch(masked, packing))["loss"]
     # float32 rounding
     torch.testing.assert_close(loss, every, atol=1e-6, rtol=0)
     set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
     trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
-    trainer.step((masked, packing))
+    trainer.step(Batch(masked, packing))
     gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]), strict=True))
     assert set(names) == set(gradients)
     for name, gradient in zip(names, expected, strict=True):
@@ -178,12 +188,13 @@ def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
     """Of the last 20 steps, on rows x x y y z z …: a hidden token is known to whoever looks at its neighbour."""
     set_dropout(model, 0.0)
     trainer = MaskedTrainer(model, lr=1e-3, weight_decay=0.01, clip=1.0, precision="fp32")
-    masking, generator, losses = dataclasses.replace(PLAIN, vocab_size=50), torch.Generator().manual_seed(1), []
+    masking, generator, found = dataclasses.replace(PLAIN, vocab_size=50), torch.Generator().manual_seed(1), []
     for step in range(steps):
         row = torch.randint(5, 50, (16, 8), generator=generator).repeat_interleave(2, 1).flatten()
         masked = masking(row, generator)
-        losses.append(trainer.step((masked, Packing.from_lengths([16] * 16)), min(1, (step + 1) / 20)))
-    return sum(losses[-20:]) / 20
+        batch = Batch(masked, Packing.from_lengths([16] * 16))
+        found.append(trainer.step(batch, min(1, (step + 1) / 20))["loss"])
+    return sum(found[-20:]) / 20
 
 
 def test_a_model_drawn_attentive_learns_at_once_to_look_at_its_neighbours():
@@ -222,6 +233,51 @@ def test_any_shape_can_be_drawn_attentive(hidden, heads):
     model = BertForMaskedLM(config)
     draw_attentive(model)
     assert all(bool(value.isfinite().all()) for value in model.parameters())
+
+
+def test_both_tasks_logits_loss_and_gradients_are_those_of_transformers(tiny_config, padded, tmp_path):
+    model = BertForPreTraining(tiny_config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(tmp_path)
+    theirs = transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    padded["next_sentence_label"] = torch.tensor([1, 0])
+    ours, reference = model(**padded), theirs(**padded)
+    real = padded["attention_mask"].bool()
+    # float32 rounding through two layers
+    torch.testing.assert_close(ours.prediction_logits[real], reference.prediction_logits[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.seq_relationship_logits, reference.seq_relationship_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.loss, reference.loss, atol=1e-5, rtol=0)
+    ours.loss.backward()
+    reference.loss.backward()
+    torch.testing.assert_close(model.seq_relationship.weight.grad, theirs.cls.seq_relationship.weight.grad, atol=1e-5,
+                               rtol=0)
+    torch.testing.assert_close(model.encoder.pooler_dense.weight.grad, theirs.bert.pooler.dense.weight.grad, atol=1e-5,
+                               rtol=0)
+    again = BertForPreTraining.from_pretrained(tmp_path)
+    assert torch.equal(again(**padded).seq_relationship_logits, ours.seq_relationship_logits)
+    del padded["next_sentence_label"]
+    assert torch.equal(BertForMaskedLM.from_pretrained(tmp_path)(**padded).logits, ours.prediction_logits)
+
+
+def test_both_tasks_in_a_packed_row_are_those_of_the_padded_grid(tiny_config, padded):
+    model = BertForPreTraining(tiny_config).eval()
+    ids, types, mask = (padded[name] for name in ("input_ids", "token_type_ids", "attention_mask"))
+    packing = Packing.from_mask(mask)
+    out = model(ids, mask, types)
+    masked = Masked(packing.unpad(ids), torch.tensor([1, 4, 11]), torch.tensor([7, 8, 9]))
+    logits, relationship = model.packed_logits(masked, packing, packing.unpad(types))
+    # float32 rounding
+    torch.testing.assert_close(logits, packing.unpad(out.prediction_logits)[masked.positions], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(relationship, out.seq_relationship_logits, atol=1e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_without_the_second_tasks_head_starts_from_a_random_one_and_says_so(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no next-sentence head") as warnings:
+        BertForPreTraining.from_pretrained(tmp_path)
+    assert len(warnings) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ masking
@@ -385,6 +441,82 @@ def test_tokenized_passages_are_the_tokenizers_own_and_come_back_from_the_disk(t
             assert found.ids[start:found.ends[number]].tolist() == inner
 
 
+PIECES = BertTokenizer.train([". ! ? a"], 20)
+FIRST = 100  # ids of the corpora below: a piece's place in the corpus and this, unless it is a full stop
+
+
+def numbered_corpus(sizes: list[int], stops: list[int]) -> Corpus:
+    ids = np.arange(sum(sizes)) + FIRST
+    ids[[stop % len(ids) for stop in stops]] = PIECES.vocabulary["."]
+    return Corpus(ids.astype(np.uint16), np.cumsum(sizes))
+
+
+def place(corpus: Corpus, pieces: list[int]) -> tuple[int, int] | None:
+    """From where to where a segment stands in the corpus; None if it is of full stops alone."""
+    start = next((piece - FIRST - number for number, piece in enumerate(pieces) if piece >= FIRST), None)
+    if start is None:
+        return None
+    assert corpus.ids[start:start + len(pieces)].tolist() == pieces
+    return start, start + len(pieces)
+
+
+@given(st.lists(st.integers(0, 60), min_size=3, max_size=8), st.lists(st.integers(0, 500), max_size=30),
+       st.integers(8, 30), st.sampled_from([NEXT, ORDER]), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_the_second_segment_follows_the_first_or_is_from_elsewhere_as_its_label_says(sizes, stops, length, kind, seed):
+    corpus = numbered_corpus([size + 2 for size in sizes], stops)
+    text = SegmentPairs(corpus, range(1, len(sizes)), length, PIECES, kind)  # the first passage is not among them
+    chosen, cls, sep = np.arange(len(text.sequences)), PIECES.vocabulary["[CLS]"], PIECES.vocabulary["[SEP]"]
+    row, packing, (types, labels) = text.batch(chosen, np.random.default_rng(seed))
+    passage_of = np.repeat(np.arange(len(sizes)), [size + 2 for size in sizes])
+    for sequence, sequence_types, label in zip(row.split(packing.lengths.tolist()), types.split(
+            packing.lengths.tolist()), labels.tolist(), strict=True):
+        pieces = sequence.tolist()
+        assert len(pieces) <= length
+        middle = pieces.index(sep)
+        assert (pieces[0], pieces[-1], pieces.count(sep)) == (cls, sep, 2)
+        assert sequence_types.tolist() == [0] * (middle + 1) + [1] * (len(pieces) - middle - 1)
+        first, second = place(corpus, pieces[1:middle]), place(corpus, pieces[middle + 1:-1])
+        assert min(middle - 1, len(pieces) - middle - 2) >= 1
+        if first is None or second is None:
+            continue
+        for start, end in (first, second):
+            assert len(set(passage_of[start:end])) == 1
+            assert passage_of[start] > 0
+        if label == 0:
+            assert first[1] == second[0]
+        elif kind == ORDER:
+            assert second[1] == first[0]
+        else:
+            assert passage_of[first[0]] != passage_of[second[0]]
+
+
+def test_segments_begin_with_a_sentence_where_there_is_one_and_are_other_ones_each_time():
+    """Sentences of 7 pieces, the last a full stop; sequences hold 57 pieces at most, so never less than one end."""
+    corpus = numbered_corpus([700, 700], list(range(6, 1400, 7)))
+    text = SegmentPairs(corpus, [0, 1], 60, PIECES, NEXT)
+    seen, labels, short = set(), [], 0
+    for seed in range(40):
+        row, packing, segments = text.batch(np.arange(24), np.random.default_rng(seed))
+        labels += segments.labels.tolist()
+        short += int((packing.lengths < 60).sum())
+        for sequence in row.split(packing.lengths.tolist()):
+            pieces = sequence.tolist()
+            start, _ = place(corpus, pieces[pieces.index(PIECES.vocabulary["[SEP]"]) + 1:-1]) or (0, 0)
+            seen.add(start)
+            assert start % 7 == 0 or len(pieces) < 60  # a sequence cut short may hold no end of a sentence
+    assert len(seen) > 150  # of 200 beginnings of sentences
+    # four standard deviations of a binomial share of 960: 0.065; and of 880 full sequences cut short, 0.04
+    assert sum(labels) / len(labels) == pytest.approx(0.5, abs=0.065)
+    assert 0.05 < short / len(labels) < 0.25  # a passage's last sequences and what ends with it are short too
+
+
+def test_text_of_another_passage_needs_one():
+    with pytest.raises(ValueError, match=r"from another passage, but there is one only.*--held-out"):
+        SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES, NEXT)
+    SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES, ORDER)
+
+
 # ------------------------------------------------------------------------------------------------------------ the run
 
 TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
@@ -500,6 +632,60 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, 
             event[key] for event in events(finished, kind)]
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A run on 80 passages of two sentences each, whose order is to be told; and its flags."""
+    folder = tmp_path_factory.mktemp("pairs")
+    choose = random.Random(0).choice
+    (folder / "text").write_text("\n\n".join(
+        f"dawn comes and a {choose(list(SOUNDS))} wakes.\nnight falls and a {choose(list(SOUNDS))} sleeps."
+        for _ in range(80)))
+    flags = ["--text", str(folder / "text"), *TINY, "--second-segment", "order"]
+    assert pretrain.main([*flags, "--out", str(folder / "run")]) == 0
+    return folder / "run", flags
+
+
+def test_the_second_task_is_learnt(pairs):
+    """Dawn first, or night first: who looks at what stands behind [CLS] knows, but for sequences cut so short that
+    they were split within the first sentence: a tenth, at most."""
+    folder, _ = pairs
+    losses = [step["segment_loss"] for step in events(folder, "step")]
+    assert losses[0] == pytest.approx(math.log(2), abs=0.1)
+    assert sum(losses[-20:]) / 20 < 0.3
+    assert json.loads((folder / "metrics.json").read_text())["segment_accuracy"] > 0.7  # of 8 sequences
+    assert "segment_accuracy" in events(folder, "evaluation")[0]
+
+
+def test_two_segments_train_the_pooler_and_both_token_types(pairs):
+    folder, _ = pairs
+    theirs = transformers.BertForPreTraining.from_pretrained(folder).eval()
+    ours = BertForPreTraining.from_pretrained(folder)
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)("dawn comes.", "night falls.", return_tensors="pt")
+    found = ours(inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]).seq_relationship_logits
+    # float32 rounding
+    torch.testing.assert_close(found, theirs(**inputs).seq_relationship_logits, atol=1e-4, rtol=0)
+    types = ours.encoder.embeddings.token_type_embeddings.weight
+    assert not torch.equal(types[0], types[1])
+    assert float(ours.encoder.pooler_dense.bias.detach().abs().max()) > 1e-3  # 0 when drawn
+
+
+def test_a_run_on_two_segments_goes_on_to_the_same_bytes(pairs, tmp_path, monkeypatch):
+    straight, flags = pairs
+    step, taken = MaskedTrainer.step, []
+
+    def interrupted(self, batch, lr_scale):
+        taken.append(lr_scale)
+        if len(taken) == 40:
+            raise KeyboardInterrupt
+        return step(self, batch, lr_scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedTrainer, "step", interrupted)
+        assert pretrain.main([*flags, "--out", str(tmp_path / "run")]) == 130
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+
+
 def test_a_run_interrupted_before_its_first_score_goes_on_too(text, tmp_path, monkeypatch):
     """The checkpoint of an interruption says that nothing has been evaluated yet."""
     with monkeypatch.context() as patch:
@@ -537,7 +723,7 @@ def test_each_epoch_has_every_sequence_once_in_an_order_of_its_own_and_held_out_
     for epoch in range(2):
         tokens = []
         for step in range(run.steps_each_epoch):
-            masked, _ = run.batch(epoch * run.steps_each_epoch + step)
+            masked = run.batch(epoch * run.steps_each_epoch + step).masked
             whole = masked.input_ids.index_copy(0, masked.positions, masked.labels)
             tokens.append(whole)
         seen.append(torch.cat(tokens))
@@ -585,9 +771,10 @@ def test_bf16_trains_to_nearly_the_same_loss(model):
     row, packing = torch.randint(5, 50, (40,)), Packing.from_lengths([20, 20])
     masked = Masked(row, torch.arange(1, 19, 3), row[torch.arange(1, 19, 3)])
     set_dropout(model, 0.0)
-    losses = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step((masked, packing)) for precision in ("fp32", "bf16")]
+    found = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step(Batch(masked, packing))["loss"]
+             for precision in ("fp32", "bf16")]
     # bf16 keeps 8 bits: 0.4 % of numbers of size 1, and a loss of 4 is the difference of such
-    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert found[0] == pytest.approx(found[1], abs=0.05)
 
 
 def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it_and_a_shorter_one_stays(model):
@@ -597,7 +784,7 @@ def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it_and_a_shorter_o
     norms = []
     for clip in (0.0, 1e-3, 1e3):
         trainer = MaskedTrainer(model, 0.0, 0.0, clip, "fp32")
-        trainer.step((masked, packing))
+        trainer.step(Batch(masked, packing))
         norms.append(float(trainer.gradients.matrix.norm()))
     assert norms[0] > 1e-2
     assert norms[1:] == pytest.approx([1e-3, norms[0]])  # relative 1e-6, float32 rounding of a norm
