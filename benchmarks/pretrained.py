@@ -27,7 +27,7 @@ from multitask.statistics import mean_interval, paired_difference
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ["--arch", "concatB", "--gs", "wrap", "--batch-size", "8", "--head-lr", "1e-3", "--warmup", "0.1",
-          "--schedule", "linear", "--clip", "1", "--precision", "fp32"]
+          "--schedule", "linear", "--clip", "1"]
 RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
 SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"), "STS Pearson": ("sts", "pearson"),
           "average": ("average",)}
@@ -56,11 +56,11 @@ def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dic
                 model = drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
             flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr",
                      arguments.lr, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit, "--device",
-                     arguments.device]
+                     arguments.device, "--precision", arguments.precision]
         done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{arm}, seed {seed}: {done.stderr[-500:]}")
+            raise SystemExit(f"{arm}, seed {seed}: {done.stderr.splitlines()[-1][:500]}")
     dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
     print(f"{arm}, seed {seed}: " + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),
           flush=True)
@@ -89,6 +89,7 @@ def main() -> None:
     add("--first-seed", type=int, default=11711, help="(default: 11711)")
     add("--lr", default="2e-4", help="highest learning rate of the encoder (default: 2e-4)")
     add("--device", default="cpu", help="(default: cpu)")
+    add("--precision", default="fp32", help="(default: fp32)")
     add("--steps", type=int, default=500, help="of 8 examples a task (default: 500)")
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")

@@ -3,7 +3,7 @@
 A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor takes longer to launch
 one than the GPU to run it. A graph holds for one shape only, so the row of tokens is filled up to the next of a few
 lengths (`rounded`) by more sentences, which nobody asks about; tests/test_accelerator.py shows that nothing else
-changes. No GPU has run this yet: `captured` is written after torch's documentation, the rest is tested on a CPU.
+changes. All graphs take their memory from one pool, so that what one has left there is the next one's to write on.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
 
 @dataclass(frozen=True)
 class _Captured:
-    """batch: where the next one's numbers go. loss, gradients: where they stand after a replay, the head's."""
+    """batch: where the next one's numbers go. loss, gradients: where they stand after a replay, the head's, until
+    another graph is replayed."""
 
     batch: Batch
     replay: Replay
@@ -85,7 +86,7 @@ class BackwardGraphs:
         self._works = True
 
     def __call__(self, row: int, name: str, piece: Batch, examples: int) -> torch.Tensor:
-        """What `backward` does, and returns; the loss stays where it is until the next batch of that shape."""
+        """What `backward` does, and returns."""
         tokens, longest = rounded(len(piece.input_ids)), rounded(piece.packing.seq)
         key = row, name, len(piece.labels), examples, tokens, longest
         if key not in self.captured and not (self._works and len(self.captured) < LIMIT):
@@ -104,8 +105,8 @@ class BackwardGraphs:
         made.batch.copy_(filled)
         made.replay()
         for parameter, gradient in zip(self._heads[name].parameters(), made.gradients, strict=True):
-            parameter.grad = gradient
-        return made.loss
+            parameter.grad = gradient.clone()
+        return made.loss.clone()
 
     def _made(self, row: int, name: str, batch: Batch, examples: int) -> _Captured:
         head, pieces = self._heads[name], Pieces([batch], examples)

@@ -5,18 +5,20 @@ The first part runs everywhere. The second needs CUDA, and then is the proof tha
 
 import copy
 import json
+import random
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_10_training import EXAMPLES, build, without_head_dropout
+from test_10_training import EXAMPLES, SENTENCES, build, without_head_dropout
 
 from minbert import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, Masked, Packing, linear
 from minbert.attention import attention, ragged_attention
 from minbert.linear import Linear
 from multitask import MultitaskBert, pretrain
 from multitask import device as devices
+from multitask.data import Example
 from multitask.device import pick_precision, precision_note
 from multitask.evaluation import predict_logits
 from multitask.graphs import LEAST, BackwardGraphs, rounded
@@ -79,14 +81,20 @@ def test_bounds_are_where_sentences_begin_and_end():
 
 
 def replay_by_hand(heads):
-    """In place of a CUDA graph: does the work anew and puts the results where the first ones stand."""
+    """In place of a CUDA graph: does the work anew and puts the results where the first ones stand. What other graphs
+    have left is then lost, since all have their memory from one pool."""
+    results = []
+
     def capture(work, pool):
         before = {parameter: parameter.grad for parameter in heads.parameters()}
         loss = work()
         made = {parameter: parameter.grad for parameter in heads.parameters()
                 if parameter.grad is not before[parameter]}
+        results.extend([loss, *made.values()])
 
         def replay():
+            for result in results:
+                result.detach().fill_(float("nan"))
             loss.copy_(work())
             for parameter, gradient in made.items():
                 gradient.copy_(parameter.grad)
@@ -247,6 +255,29 @@ def test_graphs_compute_what_launching_by_hand_does():
         vectors.append(trainer.flat.vector)
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=2e-4)
+
+
+@needs_cuda
+def test_many_graphs_from_one_pool_do_not_write_on_each_others_results():
+    """Sentences of 1 to 100 words, so that steps meet graphs made before and after one another in any order."""
+    rng = random.Random(0)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(SENTENCES[0].split(), k=rng.randint(1, 50)))
+
+    examples = {"sst": [Example(str(i), (sentence(),), float(i % 5)) for i in range(40)],
+                "para": [Example(str(i), (sentence(), sentence()), float(i % 2)) for i in range(40)],
+                "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in range(40)]}
+    model, losses = without_head_dropout(build_long()), []
+    for graphed in (True, False):
+        each = on_cuda(model)
+        trainer, draw = SurgeryTrainer(each, "pcgrad", lr=1e-4), random.Random(1)
+        if not graphed:
+            trainer._graphs = None
+        tokens = {name: each.tokenize(items) for name, items in examples.items()}
+        losses.append([list(trainer.step({name: items.batch(draw.sample(range(40), 4)) for name, items in
+                                          tokens.items()}).losses.values()) for _ in range(30)])
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-4)
 
 
 @needs_cuda
