@@ -56,8 +56,8 @@ def build_parser() -> Parser:
         help="while pretraining; fine-tuning takes config.json's own (default: 0)")
     add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
     add("--second-segment", choices=SECOND_SEGMENTS, help="a sequence is two segments, and [CLS] with the pooler "
-        "learns to tell which belong together: next, the second comes from another passage half of the time; order, "
-        "the two are swapped half of the time; none, a sequence is one piece of running text (default: none)")
+        "learns to tell which belong together: next, the second comes from another passage half of the time; none, a "
+        "sequence is one piece of running text (default: none)")
     add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",

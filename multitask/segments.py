@@ -1,10 +1,8 @@
 """What a sequence of pretraining is: running text, or two segments, [CLS] a [SEP] b [SEP] (Devlin et al. 2018, 3.1).
 
 What a pair of sentences looks like in fine-tuning, a [SEP] in the middle, token type 1, and [CLS] with its pooler, is
-thereby met and used in pretraining. In half of the sequences b is what follows a in the text. In the others
-
-    next    b comes from another passage: task 2 of Devlin et al. 2018
-    order   a and b are swapped: Lan et al. 2020, section 3.1
+thereby met and used in pretraining. In half of the sequences b is what follows a in the text, in the others it comes
+from another passage.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from minbert import BertTokenizer, Packing
 from .corpus import Corpus
 from .masked_training import Segments
 
-NONE, NEXT, ORDER = "none", "next", "order"
-SECOND_SEGMENTS = (NONE, NEXT, ORDER)
+NONE, NEXT = "none", "next"
+SECOND_SEGMENTS = (NONE, NEXT)
 BRACKETS = 3           # [CLS], [SEP], [SEP]
 SENTENCE_ENDS = ".!?"
 SHORT = 0.1            # of the sequences are cut short, as in the code of Devlin et al.: fine-tuning has short ones
@@ -45,14 +43,13 @@ class SegmentPairs:
     """Sequences of two segments each, split elsewhere at every call.
 
     sequences: (n, 2) int64, from where to where in the corpus. Every token of the passages is in one, but for a single
-    token that a passage may have left. kind: NEXT or ORDER. Raises ValueError for NEXT if all is of one passage.
+    token that a passage may have left. Raises ValueError if all is of one passage.
     """
 
-    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer,
-                 kind: str) -> None:
+    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
         spans = corpus.cut(passages, length - BRACKETS + 2)  # `cut` leaves room for two tokens more
         self.sequences = spans[spans @ (-1, 1) >= 2]
-        self.corpus, self.kind = corpus, kind
+        self.corpus = corpus
         self._cls, self._sep = tokenizer.vocabulary["[CLS]"], tokenizer.vocabulary["[SEP]"]
         ends = [tokenizer.vocabulary[piece] for piece in SENTENCE_ENDS if piece in tokenizer.vocabulary]
         self._breaks = np.append(np.flatnonzero(np.isin(corpus.ids, ends)) + 1, len(corpus.ids) + 1)
@@ -60,28 +57,25 @@ class SegmentPairs:
         self._first = np.searchsorted(passage, passage, side="left")  # of a sequence's passage, the first sequence …
         self._last = np.searchsorted(passage, passage, side="right")  # … and the one after the last
         self._passage_ends = corpus.ends[passage]
-        if kind == NEXT and len(self.sequences) and self._last[0] == len(self.sequences):
+        if len(self.sequences) and self._last[0] == len(self.sequences):
             raise ValueError("--second-segment next takes text from another passage, but there is one only; give more "
-                             "passages, or hold out more of them (--held-out), or take --second-segment order")
+                             "passages, or hold out more of them (--held-out)")
 
     def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, Segments]:
         """These sequences in one row, (tokens,) int64. chosen: (batch,), numbers of sequences."""
         starts, ends = self.sequences[chosen].T
         ends = np.where(draws.random(len(chosen)) < SHORT, draws.integers(starts + 2, ends, endpoint=True), ends)
         middles = self._split(starts, ends, draws)
-        first, second = np.stack([starts, middles], 1), np.stack([middles, ends], 1)
-        is_together = (draws.random(len(chosen)) < 0.5)[:, None]
-        if self.kind == ORDER:
-            first, second = np.where(is_together, first, second), np.where(is_together, second, first)
-        else:
-            second = np.where(is_together, second, self._elsewhere(chosen, ends - middles, draws))
+        is_next = (draws.random(len(chosen)) < 0.5)[:, None]
+        first = np.stack([starts, middles], 1)
+        second = np.where(is_next, np.stack([middles, ends], 1), self._elsewhere(chosen, ends - middles, draws))
         parts: list[Sequence[int]] = []
         for (a, a_end), (b, b_end) in zip(first.tolist(), second.tolist(), strict=True):
             ids = self.corpus.ids
             parts += [self._cls], ids[a:a_end], [self._sep], ids[b:b_end], [self._sep]
         lengths = np.stack([first @ (-1, 1) + 2, second @ (-1, 1) + 1], 1)
         types = np.repeat(np.arange(lengths.size) % 2, lengths.flatten())
-        segments = Segments(torch.from_numpy(types), torch.from_numpy(1 - is_together[:, 0]))
+        segments = Segments(torch.from_numpy(types), torch.from_numpy(1 - is_next[:, 0]))
         return torch.from_numpy(np.concatenate(parts, dtype=np.int64)), Packing.from_lengths(lengths.sum(1)), segments
 
     def _split(self, starts: np.ndarray, ends: np.ndarray, draws: np.random.Generator) -> np.ndarray:
@@ -102,6 +96,5 @@ class SegmentPairs:
 def sequences_of(kind: str, corpus: Corpus, passages: Sequence[int], length: int,
                  tokenizer: BertTokenizer) -> RunningText | SegmentPairs:
     """Sequences of up to `length` tokens, special ones included. kind: one of SECOND_SEGMENTS."""
-    if kind == NONE:
-        return RunningText(corpus, passages, length, tokenizer)
-    return SegmentPairs(corpus, passages, length, tokenizer, kind)
+    maker = SegmentPairs if kind == NEXT else RunningText
+    return maker(corpus, passages, length, tokenizer)

@@ -46,7 +46,7 @@ from multitask.figures import pretraining_curves
 from multitask.masked_training import Batch, MaskedTrainer, draw_attentive, losses, set_dropout
 from multitask.multinli import FILES, read_multinli
 from multitask.run import build_model
-from multitask.segments import NEXT, ORDER, SegmentPairs
+from multitask.segments import SegmentPairs
 from multitask.settings import Settings
 from multitask.tasks import STS, TASKS
 
@@ -461,11 +461,11 @@ def place(corpus: Corpus, pieces: list[int]) -> tuple[int, int] | None:
 
 
 @given(st.lists(st.integers(0, 60), min_size=3, max_size=8), st.lists(st.integers(0, 500), max_size=30),
-       st.integers(8, 30), st.sampled_from([NEXT, ORDER]), st.integers(0, 2**32))
+       st.integers(8, 30), st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
-def test_the_second_segment_follows_the_first_or_is_from_elsewhere_as_its_label_says(sizes, stops, length, kind, seed):
+def test_the_second_segment_follows_the_first_or_is_from_elsewhere_as_its_label_says(sizes, stops, length, seed):
     corpus = numbered_corpus([size + 2 for size in sizes], stops)
-    text = SegmentPairs(corpus, range(1, len(sizes)), length, PIECES, kind)  # the first passage is not among them
+    text = SegmentPairs(corpus, range(1, len(sizes)), length, PIECES)  # the first passage is not among them
     chosen, cls, sep = np.arange(len(text.sequences)), PIECES.vocabulary["[CLS]"], PIECES.vocabulary["[SEP]"]
     row, packing, (types, labels) = text.batch(chosen, np.random.default_rng(seed))
     passage_of = np.repeat(np.arange(len(sizes)), [size + 2 for size in sizes])
@@ -485,8 +485,6 @@ def test_the_second_segment_follows_the_first_or_is_from_elsewhere_as_its_label_
             assert passage_of[start] > 0
         if label == 0:
             assert first[1] == second[0]
-        elif kind == ORDER:
-            assert second[1] == first[0]
         else:
             assert passage_of[first[0]] != passage_of[second[0]]
 
@@ -494,7 +492,7 @@ def test_the_second_segment_follows_the_first_or_is_from_elsewhere_as_its_label_
 def test_segments_begin_with_a_sentence_where_there_is_one_and_are_other_ones_each_time():
     """Sentences of 7 pieces, the last a full stop; sequences hold 57 pieces at most, so never less than one end."""
     corpus = numbered_corpus([700, 700], list(range(6, 1400, 7)))
-    text = SegmentPairs(corpus, [0, 1], 60, PIECES, NEXT)
+    text = SegmentPairs(corpus, [0, 1], 60, PIECES)
     seen, labels, short = set(), [], 0
     for seed in range(40):
         row, packing, segments = text.batch(np.arange(24), np.random.default_rng(seed))
@@ -513,8 +511,7 @@ def test_segments_begin_with_a_sentence_where_there_is_one_and_are_other_ones_ea
 
 def test_text_of_another_passage_needs_one():
     with pytest.raises(ValueError, match=r"from another passage, but there is one only.*--held-out"):
-        SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES, NEXT)
-    SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES, ORDER)
+        SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES)
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
@@ -633,34 +630,49 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """A run on 80 passages of two sentences each, whose order is to be told; and its flags."""
-    folder = tmp_path_factory.mktemp("pairs")
-    choose = random.Random(0).choice
-    (folder / "text").write_text("\n\n".join(
-        f"dawn comes and a {choose(list(SOUNDS))} wakes.\nnight falls and a {choose(list(SOUNDS))} sleeps."
-        for _ in range(80)))
-    flags = ["--text", str(folder / "text"), *TINY, "--second-segment", "order"]
-    assert pretrain.main([*flags, "--out", str(folder / "run")]) == 0
-    return folder / "run", flags
+def pairs(text, tmp_path_factory):
+    """A run on two segments, and its flags."""
+    folder = tmp_path_factory.mktemp("pairs") / "run"
+    flags = ["--text", str(text), *TINY, "--second-segment", "next"]
+    assert pretrain.main([*flags, "--out", str(folder)]) == 0
+    return folder, flags
 
 
-def test_the_second_task_is_learnt(pairs):
-    """Dawn first, or night first: who looks at what stands behind [CLS] knows, but for sequences cut so short that
-    they were split within the first sentence: a tenth, at most."""
+def test_both_tasks_are_logged_and_scored(pairs):
+    """At first by lot: a loss of ln 2."""
     folder, _ = pairs
     losses = [step["segment_loss"] for step in events(folder, "step")]
     assert losses[0] == pytest.approx(math.log(2), abs=0.1)
-    assert sum(losses[-20:]) / 20 < 0.3
-    assert json.loads((folder / "metrics.json").read_text())["segment_accuracy"] > 0.7  # of 8 sequences
-    assert "segment_accuracy" in events(folder, "evaluation")[0]
+    metrics, scores = json.loads((folder / "metrics.json").read_text()), events(folder, "evaluation")
+    assert metrics["segment_accuracy"] == scores[-1]["segment_accuracy"]
+    assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3  # sentences begin anywhere: places tell no words
+
+
+def test_what_belongs_together_is_learnt_by_heart():
+    """Twelve sequences, seen again and again."""
+    tokenizer = BertTokenizer.train(["red sky. blue sea. a green leaf."], 60)
+    words = [["red sky.", "blue sea."] * 20, ["a green leaf."] * 40]
+    corpus = Corpus.tokenize(words, tokenizer)
+    row, packing, segments = SegmentPairs(corpus, [0, 1], 16, tokenizer).batch(np.arange(12), np.random.default_rng(0))
+    torch.manual_seed(0)
+    model = BertForPreTraining(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2,
+                                          num_attention_heads=2, intermediate_size=64, max_position_embeddings=16))
+    draw_attentive(model)
+    set_dropout(model, 0.0)
+    trainer = MaskedTrainer(model, lr=1e-2, weight_decay=0.0, clip=1.0, precision="fp32")
+    batch = Batch(Masking.of(tokenizer)(row, torch.Generator().manual_seed(0)), packing, segments)
+    found = [trainer.step(batch)["segment_loss"] for _ in range(60)]
+    assert 0 < int(segments.labels.sum()) < 12
+    assert found[0] > 0.5
+    assert found[-1] < 0.1
 
 
 def test_two_segments_train_the_pooler_and_both_token_types(pairs):
     folder, _ = pairs
     theirs = transformers.BertForPreTraining.from_pretrained(folder).eval()
     ours = BertForPreTraining.from_pretrained(folder)
-    inputs = transformers.AutoTokenizer.from_pretrained(folder)("dawn comes.", "night falls.", return_tensors="pt")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer("in the garden", "a cow always moos", return_tensors="pt")
     found = ours(inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]).seq_relationship_logits
     # float32 rounding
     torch.testing.assert_close(found, theirs(**inputs).seq_relationship_logits, atol=1e-4, rtol=0)
