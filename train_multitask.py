@@ -33,7 +33,7 @@ from optim import SCHEDULES, SURGERY
 NAME = "train_multitask.py"
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
 # The sample is small: fewer epochs, larger steps, and larger still where the encoder is small, or starts from noise.
-SAMPLE_DEFAULTS = {main_job.SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 2, "lr": 2e-4}}
+SAMPLE_DEFAULTS = {main_job.SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 1, "lr": 4e-4}}
 OTHERS_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 
 

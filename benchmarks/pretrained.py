@@ -3,8 +3,8 @@
     python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE mini=minbert-mini
 
 An arm is a name and what --model takes, or a way to draw weights of minbert-mini's shape, anew for each seed: RANDOM as
-Devlin et al. drew them, ATTENTIVE as pretraining starts. Every run is a process of its own, on a CPU with one thread;
-what is finished is not run again. Scores are means over the seeds with half of a 95 % t interval; differences from the
+Devlin et al. drew them, ATTENTIVE as pretraining starts. Every run is a process of its own with one thread; what is
+finished is not run again. Scores are means over the seeds with half of a 95 % t interval; differences from the
 first arm are paired by seed.
 """
 
@@ -44,7 +44,7 @@ def drawn(how: str, folder: Path, seed: int) -> Path:
     return folder
 
 
-def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dict:
+def train(arm: str, model: str | Path, seed: int, arguments: argparse.Namespace) -> dict:
     """The dev scores of one run."""
     out = arguments.out / f"{arm}-{seed}"
     metrics = out / "metrics.json"
@@ -52,15 +52,13 @@ def train(arm: str, model: str, seed: int, arguments: argparse.Namespace) -> dic
         if numbered(out):
             flags = ["--resume", out]
         else:
-            if model in (RANDOM, ATTENTIVE):
-                model = drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
             flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr",
                      arguments.lr, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit, "--device",
                      arguments.device, "--precision", arguments.precision]
         done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{arm}, seed {seed}: {done.stderr.splitlines()[-1][:500]}")
+            raise SystemExit(f"{arm}, seed {seed}: {(done.stderr.splitlines() or ['killed'])[-1][:500]}")
     dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
     print(f"{arm}, seed {seed}: " + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),
           flush=True)
@@ -97,9 +95,12 @@ def main() -> None:
     arms = {name: model for name, _, model in (arm.partition("=") for arm in arguments.arms)}
     seeds = [arguments.first_seed + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
+    # here, not in the threads, which share a generator
+    starts = {(arm, seed): drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
+              if model in (RANDOM, ATTENTIVE) else model for arm, model in arms.items() for seed in seeds}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = {(arm, seed): pool.submit(train, arm, model, seed, arguments)
-                for seed in seeds for arm, model in arms.items()}
+        runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], seed, arguments)
+                for seed in seeds for arm in arms}
     dev = {key: run.result() for key, run in runs.items()}
     scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
               for score, path in SCORES.items()}

@@ -28,7 +28,7 @@ from .model import BertModel
 from .packing import Packing
 from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
 from .tokenizer import BertTokenizer
-from .weights import SINGLE_FILE, find_weights, open_weights
+from .weights import SINGLE_FILE, Readers, find_weights, open_weights
 
 # Our parameters of the heads → the file's tensors.
 HEAD_NAMES = {
@@ -50,8 +50,17 @@ TIED_NAMES = {
 NO_LABEL = -100  # in `labels`: a position that is not to be guessed, as in transformers
 
 
+class _ByKey:
+    """A dataclass's fields by key, too."""
+
+    def __getitem__(self, key: str) -> torch.Tensor | None:
+        if key not in vars(self):
+            raise KeyError(f"{key!r}: {type(self).__name__} has {', '.join(vars(self))}")
+        return getattr(self, key)
+
+
 @dataclass
-class MaskedLMOutput:
+class MaskedLMOutput(_ByKey):
     """What BertForMaskedLM returns, by attribute or by key.
 
     logits: (batch, seq, vocab); values at padding positions are unspecified. loss: a number; None without labels.
@@ -60,15 +69,10 @@ class MaskedLMOutput:
     logits: torch.Tensor
     loss: torch.Tensor | None = None
 
-    def __getitem__(self, key: str) -> torch.Tensor | None:
-        if key not in ("logits", "loss"):
-            raise KeyError(f"{key!r}: MaskedLMOutput has logits, loss")
-        return getattr(self, key)
-
 
 @dataclass
-class PreTrainingOutput:
-    """What BertForPreTraining returns, by attribute.
+class PreTrainingOutput(_ByKey):
+    """What BertForPreTraining returns, by attribute or by key.
 
     prediction_logits: (batch, seq, vocab), values at padding unspecified. seq_relationship_logits: (batch, 2), column
     0 for segments that belong together. loss: a number, the sum of both tasks'; None without both labels.
@@ -77,6 +81,15 @@ class PreTrainingOutput:
     prediction_logits: torch.Tensor
     seq_relationship_logits: torch.Tensor
     loss: torch.Tensor | None = None
+
+
+def check_tied(readers: Readers, path: Path) -> None:
+    """Raises ValueError if what TIED_NAMES lists is there twice and differs."""
+    for copy, original in TIED_NAMES.items():
+        if copy in readers:
+            value = readers[original]()
+            if not torch.equal(read_tensor(readers[copy], copy, value.shape, path).float(), value.float()):
+                raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
 
 
 class BertForMaskedLM(nn.Module):
@@ -95,6 +108,7 @@ class BertForMaskedLM(nn.Module):
 
     # what stands on the encoder: its name → our parameters → the file's tensors
     heads: ClassVar[dict[str, dict[str, str]]] = {"masked-language-model": HEAD_NAMES}
+    uses_pooler: ClassVar[bool] = False
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
         """Random weights as in BertModel, but for an encoder that is given. In training mode, like any module."""
@@ -116,7 +130,8 @@ class BertForMaskedLM(nn.Module):
         """
         folder = hub.resolve(name_or_folder, revision)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* has no pooler")  # nothing here looks at it
+            if not cls.uses_pooler:
+                warnings.filterwarnings("ignore", message=".* has no pooler")
             encoder = BertModel.from_pretrained(folder)
         model = cls(encoder.config, encoder)
         model._load_heads(find_weights(folder))
@@ -125,11 +140,6 @@ class BertForMaskedLM(nn.Module):
     @torch.no_grad()
     def _load_heads(self, path: Path) -> None:
         with open_weights(path) as readers:
-            for copy, original in TIED_NAMES.items():
-                if copy in readers and original in readers:
-                    value = readers[original]()
-                    if not torch.equal(read_tensor(readers[copy], copy, value.shape, path).float(), value.float()):
-                        raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
             for head, names in self.heads.items():
                 missing = [name for name in names.values() if name not in readers]
                 if len(missing) == len(names):
@@ -137,6 +147,8 @@ class BertForMaskedLM(nn.Module):
                     continue
                 if missing:
                     raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, among them {missing[0]}")
+                if names is HEAD_NAMES:
+                    check_tied(readers, path)
                 for name, file_name in names.items():
                     target = self.get_parameter(name)
                     target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
@@ -232,6 +244,7 @@ class BertForPreTraining(BertForMaskedLM):
     """
 
     heads: ClassVar[dict[str, dict[str, str]]] = {**BertForMaskedLM.heads, "next-sentence": SEGMENTS_HEAD_NAMES}
+    uses_pooler: ClassVar[bool] = True
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
         super().__init__(config, encoder)

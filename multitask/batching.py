@@ -15,6 +15,22 @@ from minbert import BertTokenizer, Packing, pack
 from .data import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
+LEAST = 64  # tokens: lengths are rounded up to a multiple of this; also, the most that a sequence of fillers has
+
+
+def rounded(length: int) -> int:
+    """The next of the lengths that a row may have.
+
+    >>> [rounded(length) for length in (1, 64, 65, 1000, 1024, 1025)]
+    [64, 64, 128, 1024, 1024, 1152]
+    """
+    step = step_at(length)
+    return -(-length // step) * step
+
+
+def step_at(length: int) -> int:
+    """From one rounded length to the next: an eighth of the length at most, or LEAST."""
+    return max(LEAST, 1 << max(0, (length - 1).bit_length() - 4))
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,14 @@ class Batch:
         lengths = [missing * (k + 1) // fillers - missing * k // fillers for k in range(fillers)]
         return Batch(F.pad(self.input_ids, (0, missing)), F.pad(self.token_type_ids, (0, missing)),
                      self.packing.followed_by(lengths, seq), self.sequences_each, self.labels, self.fillers + fillers)
+
+    def in_few_shapes(self, seq: int | None = None) -> Batch:
+        """The same with the row filled up to the next `rounded` length. seq: width of the grid.
+
+        A sequence of fillers has LEAST tokens at most, and so many positions the encoder must have.
+        """
+        tokens = rounded(len(self.input_ids))
+        return self.filled(tokens, seq or max(LEAST, self.packing.seq), step_at(tokens) // LEAST)
 
     def copy_(self, other: Batch) -> None:
         """Takes over the numbers of a batch of the same shape, wherever it is."""

@@ -2,8 +2,8 @@
 
 A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor takes longer to launch
 one than the GPU to run it. A graph holds for one shape only, so the row of tokens is filled up to the next of a few
-lengths (`rounded`) by more sentences, which nobody asks about; tests/test_accelerator.py shows that nothing else
-changes. All graphs take their memory from one pool, so that what one has left there is the next one's to write on.
+lengths by more sentences, which nobody asks about (`Batch.in_few_shapes`); tests/test_accelerator.py shows that nothing
+else changes. All graphs take their memory from one pool: what one has left there is the next one's to write on.
 """
 
 from __future__ import annotations
@@ -15,28 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .batching import Batch, Pieces
+from .batching import Batch, Pieces, rounded
 
 LIMIT = 64  # graphs kept; a batch of yet another shape is launched by hand
-LEAST = 64  # tokens: lengths are rounded up to a multiple of this; also, the most that a sentence of fillers has
 
 Work = Callable[[], torch.Tensor]
 Replay = Callable[[], None]
-
-
-def rounded(length: int) -> int:
-    """The next of the lengths that a row may have.
-
-    >>> [rounded(length) for length in (1, 64, 65, 1000, 1024, 1025)]
-    [64, 64, 128, 1024, 1024, 1152]
-    """
-    step = step_at(length)
-    return -(-length // step) * step
-
-
-def step_at(length: int) -> int:
-    """From one rounded length to the next: an eighth of the length at most, or LEAST."""
-    return max(LEAST, 1 << max(0, (length - 1).bit_length() - 4))
 
 
 def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
@@ -91,7 +75,7 @@ class BackwardGraphs:
         key = row, name, len(piece.labels), examples, tokens, longest
         if key not in self.captured and not (self._works and len(self.captured) < LIMIT):
             return self._backward(row, name, Pieces([piece], examples))
-        filled = piece.filled(tokens, longest, step_at(tokens) // LEAST)
+        filled = piece.in_few_shapes(longest)
         if key not in self.captured:
             try:
                 self.captured[key] = self._made(row, name, filled.to(self._device), examples)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minbert import BertForMaskedLM, BertForPreTraining, Masked, Packing
+from minbert import BertForMaskedLM, Masked, Packing
 from minbert.attention import BertSelfAttention
 from minbert.dropout import Dropout
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
@@ -131,9 +131,8 @@ class MaskedTrainer:
 
     def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float, precision: str) -> None:
         self.model, self.clip, self.precision = model, clip, precision
-        trains_pooler = isinstance(model, BertForPreTraining)
-        decayed, undecayed = ({name: value for name, value in group.items() if trains_pooler or "pooler" not in name}
-                              for group in split_decayed(model))
+        decayed, undecayed = ({name: value for name, value in group.items()
+                               if model.uses_pooler or "pooler" not in name} for group in split_decayed(model))
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         self.gradients = TaskGradients(self.flat, tasks=1)
         self.device = self.flat.vector.device
@@ -146,14 +145,14 @@ class MaskedTrainer:
         self.optimizer = AdamW(groups, betas=BETAS, eps=EPS)
 
     def step(self, batch: Batch, lr_scale: float = 1.0) -> dict[str, float]:
-        """The mean losses of the batch before the update, as `losses` has them; their sum is what is lowered.
+        """The mean losses of the batch before the update, as `losses_of` has them; their sum is what is lowered.
 
         Raises FloatingPointError for a loss or a gradient that is not finite; nothing is updated then.
         """
         self.model.train()
         with self.gradients.row(0) as gradient:
             with autocast(self.precision, self.device):
-                found = losses(self.model, batch)
+                found = losses_of(self.model, batch)
             sum(found.values()).backward()
         values = {name: finite_loss(LOSSES[name], loss.item()) for name, loss in found.items()}
         norm = gradient.norm().item()
@@ -172,7 +171,7 @@ def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Te
     return model.packed_logits(batch.masked, batch.packing, batch.segments.token_type_ids)
 
 
-def losses(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
+def losses_of(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
     """Mean cross entropies: "loss" over hidden tokens; over sequences of two segments "segment_loss"."""
     logits, relationship = scores(model, batch)
     found = {"loss": F.cross_entropy(logits, batch.masked.labels)}

@@ -1,6 +1,6 @@
 """Pretrain a BERT on a text, as a masked-language model, or go on with a checkpoint on a text of your own domain.
 
-    python -m multitask.pretrain --text books.txt.xz --out my-bert --second-segment next
+    python -m multitask.pretrain --text books.txt.xz --out my-bert
     python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased --epochs 5
     python -m multitask.pretrain --text data --out my-bert --from minbert-mini --epochs 1
     python -m multitask.pretrain --resume my-bert

@@ -41,7 +41,7 @@ from .masked_training import (
 )
 from .pretraining_report import Guess, write_pretraining_report
 from .runlog import RunLog
-from .segments import NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, sequences_of
+from .segments import NEXT, NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, sequences_of
 from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
@@ -153,7 +153,8 @@ class Pretraining:
         settings = self.settings
         self._masking = Masking.of(self.tokenizer, settings.whole_words, settings.mask_share)
         self._shuffled = -1, np.empty(0)           # the last epoch that was asked for, and its order
-        self._ahead: tuple[int, Future] = -1, Future()  # a step, and its batch, made before it is asked for
+        self._ahead: tuple[int, Future] = -1, Future()  # a step, and its batch, made before it is asked for …
+        self._maker: ThreadPoolExecutor | None = None   # … by this
         self._text, held_out = (
             sequences_of(settings.second_segment, self.corpus, passages, settings.length, self.tokenizer)
             for passages in split_passages(len(self.corpus.ends), settings.held_out))
@@ -197,10 +198,12 @@ class Pretraining:
         return self._order(epoch)[place * size:(place + 1) * size]
 
     def _order(self, epoch: int) -> np.ndarray:
-        if self._shuffled[0] != epoch:
+        known, order = self._shuffled
+        if known != epoch:
             generator = generator_of(ORDER, self.settings.seed, epoch)
-            self._shuffled = epoch, torch.randperm(len(self.sequences), generator=generator).numpy()
-        return self._shuffled[1]
+            order = torch.randperm(len(self.sequences), generator=generator).numpy()
+            self._shuffled = epoch, order
+        return order
 
     def evaluate(self) -> None:
         """Scores on the held-out passages, logged and said, and a checkpoint."""
@@ -267,7 +270,9 @@ class Pretraining:
         warmup_steps = round(self.settings.warmup * self.steps)
         begun, is_last = time.monotonic(), False
         with (tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step", smoothing=0.05) as bar,
-              ThreadPoolExecutor(1) as ahead):
+              ThreadPoolExecutor(1) as maker):
+            # on a CPU it would slow the step down
+            self._maker = None if self.trainer.device.type == "cpu" else maker
             while True:
                 is_due = is_last or self.step == self.steps or self.step % self.settings.checkpoint_every == 0
                 if is_due and self.evaluated != self.step:
@@ -276,7 +281,7 @@ class Pretraining:
                     break
                 is_last = limit is not None and time.monotonic() - begun > limit
                 with whole():
-                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar, ahead)
+                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
         if self.step < self.steps:
             return False
         self._conclude()
@@ -318,9 +323,9 @@ class Pretraining:
                                    decode(row[place + 1:min(last, place + 1 + AROUND)].tolist()), pieces))
         return found
 
-    def _train_step(self, lr_scale: float, bar: tqdm, ahead: ThreadPoolExecutor) -> None:
+    def _train_step(self, lr_scale: float, bar: tqdm) -> None:
         start = time.perf_counter()
-        batch = self._next_batch(ahead).to(self.trainer.device)
+        batch = self._next_batch().to(self.trainer.device)
         tokens, losses = len(batch.masked.input_ids), None
         try:
             losses = self.trainer.step(batch, lr_scale)
@@ -334,13 +339,12 @@ class Pretraining:
             bar.set_postfix_str(f"loss {losses['loss']:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update()
 
-    def _next_batch(self, ahead: ThreadPoolExecutor) -> Batch:
-        """This step's batch. On a GPU the next one is made meanwhile, which on a CPU would slow the step down."""
-        if self.trainer.device.type == "cpu":
-            return self.batch(self.step)
+    def _next_batch(self) -> Batch:
+        """This step's batch; where there is a maker, the next step's is made during this one."""
         step, future = self._ahead
         batch = future.result() if step == self.step else self.batch(self.step)
-        self._ahead = self.step + 1, ahead.submit(self.batch, self.step + 1)
+        if self._maker is not None and self.step + 1 < self.steps:
+            self._ahead = self.step + 1, self._maker.submit(self.batch, self.step + 1)
         return batch
 
     def _on_nonfinite(self, error: FloatingPointError) -> None:
@@ -373,6 +377,9 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     precision = pick_precision(settings.precision, pick_device(settings.device))
     settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
     passages = read_passages(Path(settings.text))
+    if settings.second_segment == NEXT and min(map(len, split_passages(len(passages), settings.held_out))) < 2:
+        raise ValueError("--second-segment next takes text from another passage, so it needs two to train on and two "
+                         "that are held out; give a text of more passages, or another --held-out")
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
     torch.manual_seed(settings.seed)
     if settings.start is None:

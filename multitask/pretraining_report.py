@@ -47,7 +47,9 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
             paragraph(f"On text that was held out, perplexity {metrics['perplexity']:.1f}, and "
                       f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always guessing "
                       f"{metrics['most_frequent_piece']!r}, the most frequent piece: "
-                      f"{metrics['trivial_accuracy']:.1%}."),
+                      f"{metrics['trivial_accuracy']:.1%}."
+                      + (f" Of pairs of segments {metrics['segment_accuracy']:.1%} were told right, by lot half."
+                         if "segment_accuracy" in metrics else "")),
             heading("Perplexity"), drawn,
             heading("Guesses"),
             paragraph("Held-out text with the model's likeliest pieces for one that was hidden from it; around it are "

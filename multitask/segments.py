@@ -43,13 +43,13 @@ class SegmentPairs:
     """Sequences of two segments each, split elsewhere at every call.
 
     sequences: (n, 2) int64, from where to where in the corpus. Every token of the passages is in one, but for a single
-    token that a passage may have left. Raises ValueError if all is of one passage.
+    token that a passage may have left. passages: ascending. Raises ValueError if all is of one passage.
     """
 
     def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
         spans = corpus.cut(passages, length - BRACKETS + 2)  # `cut` leaves room for two tokens more
         self.sequences = spans[spans @ (-1, 1) >= 2]
-        self.corpus = corpus
+        self.corpus, self._room = corpus, length - BRACKETS
         self._cls, self._sep = tokenizer.vocabulary["[CLS]"], tokenizer.vocabulary["[SEP]"]
         ends = [tokenizer.vocabulary[piece] for piece in SENTENCE_ENDS if piece in tokenizer.vocabulary]
         self._breaks = np.append(np.flatnonzero(np.isin(corpus.ids, ends)) + 1, len(corpus.ids) + 1)
@@ -58,17 +58,19 @@ class SegmentPairs:
         self._last = np.searchsorted(passage, passage, side="right")  # … and the one after the last
         self._passage_ends = corpus.ends[passage]
         if len(self.sequences) and self._last[0] == len(self.sequences):
-            raise ValueError("--second-segment next takes text from another passage, but there is one only; give more "
-                             "passages, or hold out more of them (--held-out)")
+            raise ValueError("--second-segment next takes text from another passage, but all the text is of one")
 
     def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, Segments]:
         """These sequences in one row, (tokens,) int64. chosen: (batch,), numbers of sequences."""
         starts, ends = self.sequences[chosen].T
-        ends = np.where(draws.random(len(chosen)) < SHORT, draws.integers(starts + 2, ends, endpoint=True), ends)
+        is_short = draws.random(len(chosen)) < SHORT
+        ends = np.where(is_short, draws.integers(starts + 2, ends, endpoint=True), ends)
         middles = self._split(starts, ends, draws)
         is_next = (draws.random(len(chosen)) < 0.5)[:, None]
         first = np.stack([starts, middles], 1)
-        second = np.where(is_next, np.stack([middles, ends], 1), self._elsewhere(chosen, ends - middles, draws))
+        # a short passage leaves room: text from elsewhere then ends with its passage too, so that ends tell nothing
+        room = np.where(is_short, ends - middles, self._room - (middles - starts))
+        second = np.where(is_next, np.stack([middles, ends], 1), self._elsewhere(chosen, room, draws))
         parts: list[Sequence[int]] = []
         for (a, a_end), (b, b_end) in zip(first.tolist(), second.tolist(), strict=True):
             ids = self.corpus.ids
@@ -84,13 +86,13 @@ class SegmentPairs:
         between = self._breaks[draws.integers(low, np.maximum(high, low + 1))]
         return np.where(high > low, between, draws.integers(starts + 1, ends))
 
-    def _elsewhere(self, chosen: np.ndarray, lengths: np.ndarray, draws: np.random.Generator) -> np.ndarray:
-        """(n, 2): text of these lengths from other passages, from between two sentences on; less at a passage's end."""
+    def _elsewhere(self, chosen: np.ndarray, room: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+        """(n, 2): text of other passages, from between two sentences on, to its passage's end if there is room."""
         first, last = self._first[chosen], self._last[chosen]
         other = draws.integers(0, len(self.sequences) - (last - first))
         other += np.where(other >= first, last - first, 0)  # none of its own passage
         begin = self._split(*self.sequences[other].T, draws)
-        return np.stack([begin, np.minimum(begin + lengths, self._passage_ends[other])], 1)
+        return np.stack([begin, np.minimum(begin + room, self._passage_ends[other])], 1)
 
 
 def sequences_of(kind: str, corpus: Corpus, passages: Sequence[int], length: int,

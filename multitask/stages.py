@@ -30,7 +30,6 @@ from .evaluation import PREDICTIONS_FOLDER, predict_logits, scores_of, write_pre
 from .final_layers import Embeddings, HeadTrainer
 from .interruption import Interruption, whole
 from .log_statistics import pairs_of, upper_triangle
-from .memory import give_back_freed_memory
 from .model import MODEL_FOLDER, MultitaskBert
 from .runlog import RunLog
 from .sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
@@ -396,7 +395,6 @@ class Stage:
         for name, value in run.model.state_dict().items():
             if not torch.isfinite(value).all():
                 raise FloatingPointError(f"{self.name}, step {self.steps}: the weights {name} are no longer finite")
-        give_back_freed_memory()  # now and then is enough
         randoms = run.ranks.gather(checkpoint.random_state())
         if run.ranks.size > 1 and not run.ranks.agree(checksum(run.model.parameters())):
             raise FloatingPointError(f"step {self.steps}: the processes' weights are no longer the same to the last "

@@ -21,11 +21,11 @@ from optim import (
     split_decayed,
 )
 
-from .batching import Batch, Pieces
+from .batching import LEAST, Batch, Pieces
 from .checkpoint import check_like, set_generator
 from .device import PRODUCT_DTYPES
 from .distributed import ALONE, Ranks
-from .graphs import LEAST, BackwardGraphs
+from .graphs import BackwardGraphs
 from .model import MultitaskBert
 
 TABLE = "embeddings.word_embeddings.weight"  # the encoder's parameter of which a step touches a few rows only
@@ -66,8 +66,10 @@ class SurgeryTrainer:
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
         self.surgery = SURGERY[surgery] if isinstance(surgery, str) else surgery
         self.generator = torch.Generator().manual_seed(seed)
-        graphed = model.device.type == "cuda" and model.encoder.config.max_position_embeddings >= LEAST
-        self._graphs = BackwardGraphs(self._backward_pieces, self.heads) if graphed else None
+        fills, device = model.encoder.config.max_position_embeddings >= LEAST, model.device.type
+        self._graphs = BackwardGraphs(self._backward_pieces, self.heads) if fills and device == "cuda" else None
+        # the library of products keeps memory for each shape that it has met, and holes are left by ever other sizes
+        self._fills = fills and device == "cpu"
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         # only on a CPU does backward leave the table's gradient sparse (sparse_embedding_gradients), and a sum over
@@ -129,7 +131,7 @@ class SurgeryTrainer:
 
     def _backward_piece(self, name: str, piece: Batch, examples: int) -> torch.Tensor:
         """Adds the gradient of a piece's share of the mean over `examples`; its graph is gone when this returns."""
-        piece = piece.to(self.model.device)
+        piece = piece.in_few_shapes() if self._fills else piece.to(self.model.device)
         mean = self.model.tasks[name].loss(self.model(name, piece), piece.labels)
         loss = mean * (len(piece.labels) / examples)
         loss.backward()

@@ -167,7 +167,7 @@ def jobs(folder: Path) -> dict[str, Job | Processes]:
         "pretraining": Job(pretrain.main, [
             "--text", str(folder / "text.txt"), "--layers", "1", "--hidden", "16", "--heads", "2", "--vocab-size",
             "150", "--length", "24", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4", "--dropout",
-            "0.1", "--held-out", "0.1"]),
+            "0.1", "--held-out", "0.1", "--second-segment", "next"]),
     }
 
 

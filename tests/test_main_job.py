@@ -345,7 +345,7 @@ def test_real_data_take_the_papers_defaults(small_data):
     assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
     assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
     on_sample = train_multitask.settings_of(parse([]))
-    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "minbert-mini", 2e-4, 2)
+    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "minbert-mini", 4e-4, 1)
     scratch = train_multitask.settings_of(parse(["--model", "scratch"]))
     assert (scratch.lr, scratch.epochs) == (5e-4, 5)
     assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
