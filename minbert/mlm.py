@@ -24,7 +24,7 @@ from .config import BertConfig
 from .layer import ACTIVATIONS
 from .linear import Linear
 from .masking import Masked
-from .model import BertModel
+from .model import BertModel, BertOutput
 from .packing import Packing
 from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
 from .tokenizer import BertTokenizer
@@ -81,6 +81,11 @@ class PreTrainingOutput(_ByKey):
     prediction_logits: torch.Tensor
     seq_relationship_logits: torch.Tensor
     loss: torch.Tensor | None = None
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean cross entropy over the positions that have a label."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
 
 
 def check_tied(readers: Readers, path: Path) -> None:
@@ -181,12 +186,13 @@ class BertForMaskedLM(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        logits = self._real_logits(self.encoder(input_ids, attention_mask, token_type_ids), attention_mask)
+        return MaskedLMOutput(logits, None if labels is None else _loss(logits, labels))
+
+    def _real_logits(self, out: BertOutput, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, seq, vocab), scored at real tokens alone."""
         packing = Packing.from_mask(attention_mask)
-        states = packing.unpad(self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state)
-        logits = packing.pad(self.score(states))
-        if labels is None:
-            return MaskedLMOutput(logits)
-        return MaskedLMOutput(logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL))
+        return packing.pad(self.score(packing.unpad(out.last_hidden_state)))
 
     @torch.no_grad()
     def fill_masks(self, sentences: Sequence[str], tokenizer: BertTokenizer,
@@ -257,14 +263,13 @@ class BertForPreTraining(BertForMaskedLM):
         """As BertForMaskedLM.forward. next_sentence_label: (batch,) int64, 0 for segments that belong together."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        packing = Packing.from_mask(attention_mask)
         out = self.encoder(input_ids, attention_mask, token_type_ids)
-        logits = packing.pad(self.score(packing.unpad(out.last_hidden_state)))
+        logits = self._real_logits(out, attention_mask)
         relationship = self.seq_relationship(out.pooler_output)
         if labels is None or next_sentence_label is None:
             return PreTrainingOutput(logits, relationship)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
-        return PreTrainingOutput(logits, relationship, loss + F.cross_entropy(relationship, next_sentence_label))
+        loss = _loss(logits, labels) + F.cross_entropy(relationship, next_sentence_label)
+        return PreTrainingOutput(logits, relationship, loss)
 
     def packed_logits(self, masked: Masked, packing: Packing,
                       token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

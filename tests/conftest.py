@@ -1,8 +1,9 @@
-"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data where they are."""
+"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data, an interruption."""
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data import missing_files
+from multitask.masked_training import MaskedTrainer
 from multitask.sample import write_sample
 
 collect_ignore = ["started_by_torchrun.py"]  # a program, which changes the main job when it is imported
@@ -67,3 +69,25 @@ def course_data() -> Path:
     if missing_files(folder):
         pytest.skip(f"{folder} does not hold the course's files: put them there or point MINBERT_DATA to them")
     return folder
+
+
+@pytest.fixture
+def interrupted_in_step_40(monkeypatch):
+    """Makes contexts in which pretraining is interrupted as by Ctrl-C."""
+    step = MaskedTrainer.step
+
+    @contextmanager
+    def interrupting():
+        taken = []
+
+        def interrupted(self, batch, lr_scale):
+            taken.append(lr_scale)
+            if len(taken) == 40:
+                raise KeyboardInterrupt
+            return step(self, batch, lr_scale)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MaskedTrainer, "step", interrupted)
+            yield
+
+    return interrupting

@@ -613,20 +613,10 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_the_last_step(fin
     assert rates[3:] == pytest.approx([1e-2 * (60 - step) / 57 for step in range(3, 60)])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, text, tmp_path, interrupted_in_step_40):
     """Stopped in step 40, resumed from step 30: weights and losses are those of the straight run."""
-    step = MaskedTrainer.step
-    taken = []
-
-    def interrupted(self, batch, lr_scale):
-        taken.append(lr_scale)
-        if len(taken) == 40:
-            raise KeyboardInterrupt
-        return step(self, batch, lr_scale)
-
     flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY]
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskedTrainer, "step", interrupted)
+    with interrupted_in_step_40():
         assert pretrain.main(flags) == 130
     assert pretrain.main(flags) == 2  # what is there is not overwritten
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
@@ -689,18 +679,9 @@ def test_two_segments_train_the_pooler_and_both_token_types(pairs):
     assert float(ours.encoder.pooler_dense.bias.detach().abs().max()) > 1e-3  # 0 when drawn
 
 
-def test_a_run_on_two_segments_goes_on_to_the_same_bytes(pairs, tmp_path, monkeypatch):
+def test_a_run_on_two_segments_goes_on_to_the_same_bytes(pairs, tmp_path, interrupted_in_step_40):
     straight, flags = pairs
-    step, taken = MaskedTrainer.step, []
-
-    def interrupted(self, batch, lr_scale):
-        taken.append(lr_scale)
-        if len(taken) == 40:
-            raise KeyboardInterrupt
-        return step(self, batch, lr_scale)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskedTrainer, "step", interrupted)
+    with interrupted_in_step_40():
         assert pretrain.main([*flags, "--out", str(tmp_path / "run")]) == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()

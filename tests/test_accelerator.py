@@ -23,7 +23,7 @@ from multitask.data import Example
 from multitask.device import pick_precision, precision_note
 from multitask.evaluation import predict_logits
 from multitask.graphs import BackwardGraphs
-from multitask.masked_training import Batch, MaskedTrainer, Segments, losses_of
+from multitask.masked_training import Batch, Segments, losses_of
 from multitask.training import SurgeryTrainer
 from optim import AdamW, combine, gram_matrix
 
@@ -408,7 +408,7 @@ def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu(kind):
 
 
 @needs_cuda
-def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path, monkeypatch):
+def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path, interrupted_in_step_40):
     """In bf16, which is what auto takes on a GPU of today, the next batch made ahead."""
     text = tmp_path / "text"
     text.write_text("\n\n".join(f"the {animal} {sound}. the {animal} always {sound}. " * 30 for animal, sound in (
@@ -416,16 +416,7 @@ def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path, m
     flags = ["--text", str(text), "--out", str(tmp_path / "run"), "--layers", "2", "--hidden", "64", "--heads", "2",
              "--vocab-size", "60", "--length", "32", "--steps", "60", "--held-out", "0.3", "--batch-size", "16",
              "--lr", "1e-2", "--second-segment", "next", "--checkpoint-every", "20"]
-    step, taken = MaskedTrainer.step, []
-
-    def interrupted(self, batch, lr_scale):
-        taken.append(lr_scale)
-        if len(taken) == 40:
-            raise KeyboardInterrupt
-        return step(self, batch, lr_scale)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskedTrainer, "step", interrupted)
+    with interrupted_in_step_40():
         assert pretrain.main(flags) == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
