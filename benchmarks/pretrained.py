@@ -3,9 +3,9 @@
     python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE mini=minbert-mini
 
 An arm is a name and what --model takes, or a way to draw weights of minbert-mini's shape, anew for each seed: RANDOM as
-Devlin et al. drew them, ATTENTIVE as pretraining starts. Every run is a process of its own with one thread; what is
-finished is not run again. Scores are means over the seeds with half of a 95 % t interval; differences from the
-first arm are paired by seed.
+Devlin et al. drew them, ATTENTIVE as pretraining starts; behind an @, the encoder's learning rate, if not that of --lr.
+Every run is a process of its own with one thread; what is finished is not run again. Scores are means over the seeds
+with half of a 95 % t interval; differences from the first arm are paired by seed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from multitask.masked_training import draw_attentive
 from multitask.statistics import mean_interval, paired_difference
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ["--arch", "concatB", "--gs", "wrap", "--batch-size", "8", "--head-lr", "1e-3", "--warmup", "0.1",
-          "--schedule", "linear", "--clip", "1"]
+RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", "0.1", "--schedule", "linear",
+          "--clip", "1"]
 RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
 SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"), "STS Pearson": ("sts", "pearson"),
           "average": ("average",)}
@@ -44,7 +44,7 @@ def drawn(how: str, folder: Path, seed: int) -> Path:
     return folder
 
 
-def train(arm: str, model: str | Path, seed: int, arguments: argparse.Namespace) -> dict:
+def train(arm: str, model: str | Path, lr: str, seed: int, arguments: argparse.Namespace) -> dict:
     """The dev scores of one run."""
     out = arguments.out / f"{arm}-{seed}"
     metrics = out / "metrics.json"
@@ -52,9 +52,9 @@ def train(arm: str, model: str | Path, seed: int, arguments: argparse.Namespace)
         if numbered(out):
             flags = ["--resume", out]
         else:
-            flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr",
-                     arguments.lr, "--max-steps", arguments.steps, "--eval-limit", arguments.eval_limit, "--device",
-                     arguments.device, "--precision", arguments.precision]
+            flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr", lr,
+                     "--batch-size", arguments.batch_size, "--max-steps", arguments.steps, "--eval-limit",
+                     arguments.eval_limit, "--device", arguments.device, "--precision", arguments.precision]
         done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
@@ -80,7 +80,7 @@ def shown(mean: float, low: float | None, high: float | None, sign: str = "") ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("arms", nargs="+", metavar="NAME=MODEL")
+    add("arms", nargs="+", metavar="NAME=MODEL[@LR]")
     add("--data", type=Path, required=True)
     add("--out", type=Path, required=True, help="where the runs go")
     add("--seeds", type=int, default=3, help="(default: 3)")
@@ -88,23 +88,25 @@ def main() -> None:
     add("--lr", default="2e-4", help="highest learning rate of the encoder (default: 2e-4)")
     add("--device", default="cpu", help="(default: cpu)")
     add("--precision", default="fp32", help="(default: fp32)")
-    add("--steps", type=int, default=500, help="of 8 examples a task (default: 500)")
+    add("--steps", type=int, default=500, help="(default: 500)")
+    add("--batch-size", type=int, default=8, help="examples of each task a step (default: 8)")
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
-    arms = {name: model for name, _, model in (arm.partition("=") for arm in arguments.arms)}
+    arms = {name: model.partition("@") for name, _, model in (arm.partition("=") for arm in arguments.arms)}
     seeds = [arguments.first_seed + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     # here, not in the threads, which share a generator
     starts = {(arm, seed): drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
-              if model in (RANDOM, ATTENTIVE) else model for arm, model in arms.items() for seed in seeds}
+              if model in (RANDOM, ATTENTIVE) else model for arm, (model, *_) in arms.items() for seed in seeds}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], seed, arguments)
-                for seed in seeds for arm in arms}
+        runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], lr or arguments.lr, seed, arguments)
+                for seed in seeds for arm, (_, _, lr) in arms.items()}
     dev = {key: run.result() for key, run in runs.items()}
     scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
               for score, path in SCORES.items()}
-    print(f"\n{arguments.steps} steps, {len(seeds)} seeds, torch {torch.__version__}\n")
+    print(f"\n{arguments.steps} steps of {arguments.batch_size} examples a task, {len(seeds)} seeds, "
+          f"torch {torch.__version__}\n")
     print(f"| from | {' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}")
     for arm in arms:
         print(f"| {arm} | " + " | ".join(shown(*mean_interval(scores[arm, score])) for score in SCORES) + " |")
