@@ -5,14 +5,15 @@
 The usual stack is that of benchmarks/step.py, with its batches sent to the GPU as padded grids. Encoders of two sizes
 with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the same ones, in turn, in one process. A
 number is a median of milliseconds between two moments at which the GPU was done. Peak memory is what torch had
-allocated at most. The share of the peak counts 6 operations a weight and token (2 forward, 4 backward) of all layers,
-and those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
+allocated at most, each side alone. The share of the peak counts 6 operations a weight and token (2 forward, 4 backward)
+of all layers, and those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -115,14 +116,20 @@ def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert
     return model.train()
 
 
-def peak_memory(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> float:
-    """MB above what lies there between the steps of the other side; the graphs' own pool is counted."""
+def peak_memory(build: Callable[[], Callable[[dict[str, Batch]], object]], batches: list[dict[str, Batch]]) -> float:
+    """MB above what was there before, of a model and what trains it and of steps, those that make graphs among them.
+
+    build: makes both, returns the step.
+    """
+    gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
+    step = build()
     for batch in batches:
         step(batch)
-    return torch.cuda.max_memory_allocated() / 1e6
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 def matrix_peak() -> float:
@@ -168,16 +175,12 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
               f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs {len(ours._graphs.captured)}")
         if arguments.profile and precision == "bf16":
             profile(ours.step, batches)
-        del by_hand, ours
-        torch.cuda.empty_cache()
-        usual_peak = peak_memory(usual.step, batches)
-        state = torch.cuda.memory_allocated() / 1e6
         evaluate(shape, precision, model, usual, folder, arguments)
-        del usual
-        torch.cuda.empty_cache()
-        ours_peak = peak_memory(SurgeryTrainer(model, "pcgrad", LR).step, batches)
-        print(f"  peak memory of {BATCHES} steps, MB: ours {ours_peak:,.0f}, usual {usual_peak:,.0f} "
-              f"(with a second model of ours beside it; {state:,.0f} between steps)")
+        del model, usual, ours, by_hand, ways
+        peaks = [peak_memory(build_one, batches) for build_one in (
+            lambda: SurgeryTrainer(build(shape, tokenizer, precision), "pcgrad", LR).step,  # noqa: B023
+            lambda: UsualOnGPU(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
+        print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}", flush=True)
 
 
 def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> None:

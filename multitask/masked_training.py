@@ -28,23 +28,23 @@ SHARPNESS = 1.7  # of 4 heads of 64 in 256 dimensions: nine tenths of the attent
 
 
 class Segments(NamedTuple):
-    """Of sequences of two. token_type_ids: (tokens,) int64. labels: (batch,) int64, 0: they belong together."""
+    """token_type_ids: (tokens,) int64. labels: (batch,) int64, 0 if a sequence's two segments belong together; None
+    where that is not asked."""
 
     token_type_ids: torch.Tensor
-    labels: torch.Tensor
+    labels: torch.Tensor | None
 
 
 class Batch(NamedTuple):
-    """segments: None where a sequence is one piece of running text."""
-
     masked: Masked
     packing: Packing
-    segments: Segments | None = None
+    segments: Segments
 
     def to(self, device: torch.device) -> Batch:
         masked = Masked(*(getattr(self.masked, field.name).to(device) for field in dataclasses.fields(self.masked)))
-        segments = self.segments and Segments(*(value.to(device) for value in self.segments))
-        return Batch(masked, self.packing.to(device), segments)
+        types, labels = self.segments
+        return Batch(masked, self.packing.to(device),
+                     Segments(types.to(device), None if labels is None else labels.to(device)))
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -166,9 +166,10 @@ class MaskedTrainer:
 
 def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits of the hidden tokens, (masked, vocab), and of what the segments are to each other, (batch, 2)."""
-    if batch.segments is None:
-        return model.masked_logits(batch.masked, batch.packing), None
-    return model.packed_logits(batch.masked, batch.packing, batch.segments.token_type_ids)
+    types, labels = batch.segments
+    if labels is None:
+        return model.masked_logits(batch.masked, batch.packing, types), None
+    return model.packed_logits(batch.masked, batch.packing, types)
 
 
 def losses_of(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:

@@ -55,9 +55,10 @@ def build_parser() -> Parser:
     add("--dropout", type=float, metavar="SHARE",
         help="while pretraining; fine-tuning takes config.json's own (default: 0)")
     add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
-    add("--second-segment", choices=SECOND_SEGMENTS, help="a sequence is two segments, and [CLS] with the pooler "
-        "learns to tell which belong together: next, the second comes from another passage half of the time; none, a "
-        "sequence is one piece of running text (default: none)")
+    add("--second-segment", choices=SECOND_SEGMENTS, help="none: a sequence is one piece of running text. again: "
+        "half of them are two segments, nearly the same text twice. next: all are two segments, the second from "
+        "another passage half of the time, and [CLS] with the pooler learns to tell which belong together "
+        "(default: none)")
     add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",

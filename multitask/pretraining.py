@@ -461,7 +461,7 @@ def scratch(settings: PretrainingSettings, passages: list[list[str]],
         num_attention_heads=settings.heads, intermediate_size=4 * settings.hidden,
         max_position_embeddings=settings.length))  # a position that is never trained would be noise
     draw_attentive(model)
-    pooler = ("; its pooler stays random, since guessing tokens does not train it" if settings.second_segment == NONE
+    pooler = ("; its pooler stays random, since guessing tokens does not train it" if settings.second_segment != NEXT
               else "")
     say(f"model: from scratch ({size(model)}, {tokenizer.vocab_size:,} pieces){pooler}; --from CHECKPOINT goes on with "
         "another")
@@ -478,13 +478,13 @@ def pretrained(settings: PretrainingSettings, say: Callable[[str], None]) -> tup
     if settings.length > model.config.max_position_embeddings:
         raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up to "
                          f"{model.config.max_position_embeddings} tokens")
-    pooler = " and its pooler" if settings.second_segment == NONE else ""
+    pooler = " and its pooler" if settings.second_segment != NEXT else ""
     say(f"model: {settings.start} ({size(model)}), its vocabulary{pooler} as they are")
     return model, tokenizer
 
 
 def model_class(settings: PretrainingSettings) -> type[BertForMaskedLM]:
-    return BertForMaskedLM if settings.second_segment == NONE else BertForPreTraining
+    return BertForPreTraining if settings.second_segment == NEXT else BertForMaskedLM
 
 
 def size(model: BertForMaskedLM) -> str:

@@ -1,8 +1,10 @@
 """What a sequence of pretraining is: running text, or two segments, [CLS] a [SEP] b [SEP] (Devlin et al. 2018, 3.1).
 
-What a pair of sentences looks like in fine-tuning, a [SEP] in the middle, token type 1, and [CLS] with its pooler, is
-thereby met and used in pretraining. In half of the sequences b is what follows a in the text, in the others it comes
-from another passage.
+What a pair of sentences looks like in fine-tuning, a [SEP] in the middle and token type 1, is met in pretraining where
+there are two segments. `next`: in half of the sequences b is what follows a in the text, in the others it comes from
+another passage, and the pooler is asked which (Devlin et al.'s second task). `again`: in half of the sequences b is
+nearly the same text as a, and nothing is asked but the hidden tokens, of which many stand in the other segment: to find
+them there is to compare two sentences.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from minbert import BertTokenizer, Packing
 from .corpus import Corpus
 from .masked_training import Segments
 
-NONE, NEXT = "none", "next"
-SECOND_SEGMENTS = (NONE, NEXT)
+NONE, NEXT, AGAIN = "none", "next", "again"
+SECOND_SEGMENTS = (NONE, NEXT, AGAIN)
 BRACKETS = 3           # [CLS], [SEP], [SEP]
 SENTENCE_ENDS = ".!?"
+MOST_LOST = 0.4        # of the tokens of a window on text that comes twice
+NARROWEST = 4          # tokens of such a window, if there are as many
 SHORT = 0.1            # of the sequences are cut short, as in the code of Devlin et al.: fine-tuning has short ones
 
 
@@ -34,9 +38,10 @@ class RunningText:
         self.corpus, self.sequences = corpus, corpus.cut(passages, length)
         self._cls, self._sep = tokenizer.vocabulary["[CLS]"], tokenizer.vocabulary["[SEP]"]
 
-    def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, None]:
+    def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, Segments]:
         """These sequences in one row, (tokens,) int64. chosen: (batch,), numbers of sequences. Nothing is drawn."""
-        return *self.corpus.batch(self.sequences[chosen], self._cls, self._sep), None
+        row, packing = self.corpus.batch(self.sequences[chosen], self._cls, self._sep)
+        return row, packing, Segments(torch.zeros_like(row), None)
 
 
 class SegmentPairs:
@@ -76,9 +81,7 @@ class SegmentPairs:
             ids = self.corpus.ids
             parts += [self._cls], ids[a:a_end], [self._sep], ids[b:b_end], [self._sep]
         lengths = np.stack([first @ (-1, 1) + 2, second @ (-1, 1) + 1], 1)
-        types = np.repeat(np.arange(lengths.size) % 2, lengths.flatten())
-        segments = Segments(torch.from_numpy(types), torch.from_numpy(1 - is_next[:, 0]))
-        return torch.from_numpy(np.concatenate(parts, dtype=np.int64)), Packing.from_lengths(lengths.sum(1)), segments
+        return _row(parts, lengths, torch.from_numpy(1 - is_next[:, 0]))
 
     def _split(self, starts: np.ndarray, ends: np.ndarray, draws: np.random.Generator) -> np.ndarray:
         """(n,): of each piece of text a place between two of its sentences; if it is of one only, any place."""
@@ -95,8 +98,57 @@ class SegmentPairs:
         return np.stack([begin, np.minimum(begin + room, self._passage_ends[other])], 1)
 
 
+class TextTwice(RunningText):
+    """Half of the sequences running text, half two windows on one piece of text, as two segments.
+
+    The second window begins up to half its length after the first, or before it, and each loses some of its tokens, a
+    share drawn for every pair. So what is hidden in one segment often stands in the other, at no fixed distance.
+    """
+
+    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
+        super().__init__(corpus, passages, length, tokenizer)
+        self._widest = (length - BRACKETS) // 2
+
+    def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, Segments]:
+        """These sequences in one row, (tokens,) int64. chosen: (batch,), numbers of sequences."""
+        parts: list[Sequence[int]] = []
+        lengths = []
+        for start, end in self.sequences[chosen].tolist():
+            if draws.random() < 0.5:
+                text = self.corpus.ids[start:end]
+                parts += [self._cls], text, [self._sep]
+                lengths.append((len(text) + 2, 0))
+            else:
+                first, second = self._windows(start, end, draws)
+                parts += [self._cls], first, [self._sep], second, [self._sep]
+                lengths.append((len(first) + 2, len(second) + 1))
+        return _row(parts, np.array(lengths), labels=None)
+
+    def _windows(self, start: int, end: int, draws: np.random.Generator) -> list[np.ndarray]:
+        """Two pieces of the text from start to end; one may be empty where it is of a few tokens."""
+        widest = min(self._widest, end - start)
+        width = int(draws.integers(min(NARROWEST, widest), widest, endpoint=True))
+        shift = int(draws.integers(0, min(width // 2, end - start - width), endpoint=True))
+        begin = int(draws.integers(start, end - width - shift, endpoint=True))
+        share = draws.uniform(0, MOST_LOST)
+        windows = [self.corpus.ids[at:at + width] for at in (begin, begin + shift)]
+        if draws.random() < 0.5:
+            windows.reverse()
+        return [window[draws.random(width) >= share] for window in windows]
+
+
+MAKERS = {NONE: RunningText, NEXT: SegmentPairs, AGAIN: TextTwice}
+
+
 def sequences_of(kind: str, corpus: Corpus, passages: Sequence[int], length: int,
                  tokenizer: BertTokenizer) -> RunningText | SegmentPairs:
     """Sequences of up to `length` tokens, special ones included. kind: one of SECOND_SEGMENTS."""
-    maker = SegmentPairs if kind == NEXT else RunningText
-    return maker(corpus, passages, length, tokenizer)
+    return MAKERS[kind](corpus, passages, length, tokenizer)
+
+
+def _row(parts: Sequence[Sequence[int]], lengths: np.ndarray,
+         labels: torch.Tensor | None) -> tuple[torch.Tensor, Packing, Segments]:
+    """Sequences as one row. lengths: (batch, 2), of both segments, brackets included."""
+    types = np.repeat(np.arange(lengths.size) % 2, lengths.flatten())
+    return (torch.from_numpy(np.concatenate(parts, dtype=np.int64)), Packing.from_lengths(lengths.sum(1)),
+            Segments(torch.from_numpy(types), labels))

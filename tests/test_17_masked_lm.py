@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,10 +46,10 @@ from multitask import pretrain, pretraining
 from multitask.corpus import Corpus, read_passages, split_passages
 from multitask.data import read_examples
 from multitask.figures import pretraining_curves
-from multitask.masked_training import Batch, MaskedTrainer, draw_attentive, losses_of, set_dropout
+from multitask.masked_training import Batch, MaskedTrainer, Segments, draw_attentive, losses_of, set_dropout
 from multitask.multinli import FILES, read_multinli
 from multitask.run import build_model
-from multitask.segments import SegmentPairs
+from multitask.segments import SegmentPairs, TextTwice
 from multitask.settings import Settings
 from multitask.tasks import STS, TASKS
 
@@ -72,6 +73,11 @@ def padded() -> dict[str, torch.Tensor]:
     labels[0, [1, 4]], labels[1, 2] = torch.tensor([7, 8]), 9
     return {"input_ids": torch.randint(5, 50, (2, 9)), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3]),
             "token_type_ids": torch.tensor([[0] * 5 + [1] * 4] * 2), "labels": labels}
+
+
+def running(masked: Masked, packing: Packing) -> Batch:
+    """All of token type 0."""
+    return Batch(masked, packing, Segments(torch.zeros_like(masked.input_ids), None))
 
 
 def opened_by_transformers(model: BertForMaskedLM, folder) -> transformers.BertForMaskedLM:
@@ -172,14 +178,16 @@ def test_scores_at_masked_places_alone_give_the_loss_and_gradients_of_scoring_ev
     names = [name for name, _ in model.named_parameters() if "pooler" not in name]
     masked, packing = Masked(row, positions, torch.tensor([6, 7, 8, 9, 10])), Packing.from_lengths(lengths)
     labels = torch.full((26,), NO_LABEL).index_copy(0, positions, masked.labels)
-    every = model(packing.pad(row), packing.mask, labels=packing.pad(labels + 100) - 100).loss
+    types = torch.randint(0, 2, (26,))
+    every = model(packing.pad(row), packing.mask, packing.pad(types), packing.pad(labels + 100) - 100).loss
     expected = torch.autograd.grad(every, [model.get_parameter(name) for name in names])
-    loss = losses_of(model, Batch(masked, packing))["loss"]
+    batch = Batch(masked, packing, Segments(types, None))
+    loss = losses_of(model, batch)["loss"]
     # float32 rounding
     torch.testing.assert_close(loss, every, atol=1e-6, rtol=0)
     set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
     trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
-    trainer.step(Batch(masked, packing))
+    trainer.step(batch)
     gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]), strict=True))
     assert set(names) == set(gradients)
     for name, gradient in zip(names, expected, strict=True):
@@ -194,7 +202,7 @@ def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
     for step in range(steps):
         row = torch.randint(5, 50, (16, 8), generator=generator).repeat_interleave(2, 1).flatten()
         masked = masking(row, generator)
-        batch = Batch(masked, Packing.from_lengths([16] * 16))
+        batch = running(masked, Packing.from_lengths([16] * 16))
         found.append(trainer.step(batch, min(1, (step + 1) / 20))["loss"])
     return sum(found[-20:]) / 20
 
@@ -522,6 +530,53 @@ def test_text_of_another_passage_needs_one():
         SegmentPairs(numbered_corpus([40, 40], []), [1], 12, PIECES)
 
 
+@given(st.lists(st.integers(0, 60), max_size=8), st.integers(8, 30), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_a_sequence_is_running_text_or_two_windows_on_one_piece_of_it(sizes, length, seed):
+    sizes = [7, 1, *sizes, 9]  # others may be empty
+    text = TextTwice(numbered_corpus(sizes, []), range(1, len(sizes)), length, PIECES)
+    row, packing, (types, labels) = text.batch(np.arange(len(text.sequences)), np.random.default_rng(seed))
+    assert labels is None
+    sep, lengths = PIECES.vocabulary["[SEP]"], packing.lengths.tolist()
+    for sequence, its_types, span in zip(row.split(lengths), types.split(lengths), text.sequences.tolist(),
+                                         strict=True):
+        pieces, whole = sequence.tolist(), [FIRST + number for number in range(*span)]
+        assert len(pieces) <= length
+        assert (pieces[0], pieces[-1]) == (PIECES.vocabulary["[CLS]"], sep)
+        middle = pieces.index(sep)
+        assert its_types.tolist() == [0] * (middle + 1) + [1] * (len(pieces) - middle - 1)
+        if middle == len(pieces) - 1:
+            assert pieces[1:-1] == whole
+            continue
+        assert pieces.count(sep) == 2
+        for window in (pieces[1:middle], pieces[middle + 1:-1]):
+            assert window == [piece for piece in whole if piece in window]  # in order, some left out
+
+
+def test_what_is_missing_from_one_segment_often_stands_in_the_other():
+    """Windows of w tokens, one w/4 later on average, each without a fifth of its tokens: .75 · .8 = .6 are in both."""
+    text = TextTwice(numbered_corpus([3000] * 20, []), range(20), 60, PIECES)
+    shares, first_begins, lost, pairs = [], [], [], 0
+    count = len(text.sequences)
+    row, packing, _ = text.batch(np.arange(count), np.random.default_rng(0))
+    for sequence in row.split(packing.lengths.tolist()):
+        pieces = sequence.tolist()
+        middle = pieces.index(PIECES.vocabulary["[SEP]"])
+        first, second = pieces[1:middle], pieces[middle + 1:-1]
+        pairs += middle < len(pieces) - 1
+        if len(first) > 9 and len(second) > 9:
+            shares.append(len(set(first) & set(second)) / len(first))
+            first_begins.append(first[0] < second[0])
+            lost.append(1 - (len(first) - 2) / (first[-1] - first[0] - 1))  # between its ends, which are there
+    # four standard deviations, of 1,000 sequences and of the 300 that have two long segments
+    assert count > 1000
+    assert pairs / count == pytest.approx(0.5, abs=0.06)
+    assert len(shares) > 300
+    assert statistics.mean(first_begins) == pytest.approx(0.5, abs=0.12)
+    assert statistics.mean(shares) == pytest.approx(0.6, abs=0.04)
+    assert statistics.mean(lost) == pytest.approx(0.2, abs=0.04)
+
+
 # ------------------------------------------------------------------------------------------------------------ the run
 
 TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
@@ -644,6 +699,24 @@ def test_both_tasks_are_logged_and_scored(pairs):
     metrics, scores = json.loads((folder / "metrics.json").read_text()), events(folder, "evaluation")
     assert metrics["segment_accuracy"] == scores[-1]["segment_accuracy"]
     assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3  # sentences begin anywhere: places tell no words
+
+
+def test_text_that_comes_twice_trains_both_token_types_and_no_pooler(text, tmp_path, interrupted_in_step_40):
+    """And an interrupted run of it goes on to the same bytes."""
+    flags = ["--text", str(text), *TINY, "--second-segment", "again"]
+    straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
+    assert pretrain.main([*flags, "--out", str(straight)]) == 0
+    with interrupted_in_step_40():
+        assert pretrain.main([*flags, "--out", str(interrupted)]) == 130
+    assert pretrain.main(["--resume", str(interrupted)]) == 0
+    assert (interrupted / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert "segment_loss" not in events(straight, "step")[-1]
+    scores = events(straight, "evaluation")
+    assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3
+    model = BertForMaskedLM.from_pretrained(straight)
+    types = model.encoder.embeddings.token_type_embeddings.weight
+    assert not torch.equal(types[0], types[1])
+    assert not model.encoder.pooler_dense.bias.any()  # as drawn
 
 
 def test_what_belongs_together_is_learnt_by_heart():
@@ -795,7 +868,7 @@ def test_bf16_trains_to_nearly_the_same_loss(model):
     row, packing = torch.randint(5, 50, (40,)), Packing.from_lengths([20, 20])
     masked = Masked(row, torch.arange(1, 19, 3), row[torch.arange(1, 19, 3)])
     set_dropout(model, 0.0)
-    found = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step(Batch(masked, packing))["loss"]
+    found = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step(running(masked, packing))["loss"]
              for precision in ("fp32", "bf16")]
     # bf16 keeps 8 bits: 0.4 % of numbers of size 1, and a loss of 4 is the difference of such
     assert found[0] == pytest.approx(found[1], abs=0.05)
@@ -808,7 +881,7 @@ def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it_and_a_shorter_o
     norms = []
     for clip in (0.0, 1e-3, 1e3):
         trainer = MaskedTrainer(model, 0.0, 0.0, clip, "fp32")
-        trainer.step(Batch(masked, packing))
+        trainer.step(running(masked, packing))
         norms.append(float(trainer.gradients.matrix.norm()))
     assert norms[0] > 1e-2
     assert norms[1:] == pytest.approx([1e-3, norms[0]])  # relative 1e-6, float32 rounding of a norm
@@ -914,6 +987,26 @@ def test_minbert_mini_uses_the_order_of_words(mini):
     in_order, out_of_order = surprise([sentence for sentence, _ in hidden]), surprise(shuffled)
     assert sum(in_order) / len(hidden) < math.log(150)  # as unsure as between 150 pieces of 8,192
     assert sum(out_of_order) / len(hidden) > sum(in_order) / len(hidden) + 0.5
+
+
+def test_minbert_mini_finds_a_hidden_word_in_a_sentence_that_says_nearly_the_same(mini):
+    """That is what text that comes twice has taught it."""
+    model, tokenizer = mini
+    hidden = [("A [MASK] stood upon the table.", "lamp"), ("We heard a [MASK] in the forest.", "wolf"),
+              ("He wrote a long [MASK] to his brother.", "letter"), ("The old man sold his [MASK].", "horse"),
+              ("The [MASK] came to see her in the evening.", "doctor"), ("They lost a [MASK] in the storm.", "ship"),
+              ("She gave the child an [MASK].", "apple"), ("The soldier drew his [MASK] at once.", "sword")]
+    mask = tokenizer.vocabulary["[MASK]"]
+
+    def surprise(batch: dict[str, torch.Tensor]) -> float:
+        likely = model(**batch).logits[batch["input_ids"] == mask].log_softmax(-1)
+        return -likely[range(len(hidden)), [tokenizer.vocabulary[word] for _, word in hidden]].mean().item()
+
+    alone = surprise(tokenizer([sentence for sentence, _ in hidden]))
+    retold = [sentence.split(" ", 1)[1].replace("[MASK]", word).replace(" the ", " ") for sentence, word in hidden]
+    again = surprise(tokenizer([(sentence, other) for (sentence, _), other in zip(hidden, retold, strict=True)]))
+    assert alone > 3  # nats: with no other sentence, each has a probability of 5 % or less on average
+    assert again < 0.1  # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
 
 
 def test_minbert_mini_is_gone_on_with(text, tmp_path):

@@ -396,9 +396,10 @@ def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu(kind):
     model = kind(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                             intermediate_size=64)).eval()
     ids = torch.randint(5, 50, (25,))
-    segments = Segments(torch.tensor([0] * 5 + [1] * 4 + [0] * 4 + [0] * 3 + [1] * 9), torch.tensor([0, 1, 1]))
+    segments = Segments(torch.tensor([0] * 5 + [1] * 4 + [0] * 4 + [0] * 3 + [1] * 9),
+                        torch.tensor([0, 1, 1]) if kind is BertForPreTraining else None)
     batch = Batch(Masked(ids, torch.tensor([1, 10, 20]), torch.tensor([7, 8, 9])), Packing.from_lengths([9, 4, 12]),
-                  segments if kind is BertForPreTraining else None)
+                  segments)
     theirs = on_cuda(model)
     sum(losses_of(model, batch).values()).backward()
     sum(losses_of(theirs, batch.to(CUDA)).values()).backward()
