@@ -23,7 +23,7 @@ from multitask import command, distributed
 from multitask import run as main_job
 from multitask.checkpoint import numbered
 from multitask.command import Parser
-from multitask.device import DEVICES, PRECISIONS
+from multitask.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.distributed import ProcessLost, last_words
 from multitask.sampling import BATCH_DIFFERENT, WRAP
 from multitask.settings import CHANGEABLE, GS_CHOICES, NO_SURGERY_STAGE, SKIP, STOP, Settings, parse_batch_sizes
@@ -80,8 +80,7 @@ def build_parser() -> Parser:
     add("--checkpoint-every", type=int, metavar="N",
         help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of the time)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
-    add("--precision", choices=PRECISIONS, default="auto",
-        help="of the matrix products; auto is bf16 on a GPU that has it, else fp32 (default: auto)")
+    add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
     return parser
 
 

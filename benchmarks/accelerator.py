@@ -116,17 +116,17 @@ def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert
     return model.train()
 
 
-def peak_memory(build: Callable[[], Callable[[dict[str, Batch]], object]], batches: list[dict[str, Batch]]) -> float:
+def peak_memory(make: Callable[[], Callable[[dict[str, Batch]], object]], batches: list[dict[str, Batch]]) -> float:
     """MB above what was there before, of a model and what trains it and of steps, those that make graphs among them.
 
-    build: makes both, returns the step.
+    make: makes both, returns the step.
     """
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    step = build()
+    step = make()
     for batch in batches:
         step(batch)
     return (torch.cuda.max_memory_allocated() - before) / 1e6
@@ -177,7 +177,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
             profile(ours.step, batches)
         evaluate(shape, precision, model, usual, folder, arguments)
         del model, usual, ours, by_hand, ways
-        peaks = [peak_memory(build_one, batches) for build_one in (
+        peaks = [peak_memory(make, batches) for make in (
             lambda: SurgeryTrainer(build(shape, tokenizer, precision), "pcgrad", LR).step,  # noqa: B023
             lambda: UsualOnGPU(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
         print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}", flush=True)

@@ -29,7 +29,7 @@ from . import claims, command, question, run, table
 from .checkpoint import CHECKPOINT_FOLDER, numbered
 from .command import Parser
 from .data import TEST_SPLIT, Dataset, read_examples
-from .device import DEVICES, PRECISIONS
+from .device import DEVICES, PRECISION_HELP, PRECISIONS
 from .evaluation import PREDICTIONS_FOLDER, read_predictions
 from .grid_report import write_grid_report
 from .hand_in import hand_in
@@ -355,7 +355,7 @@ def build_parser() -> Parser:
     add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: the preset's)")
     add("--eval-limit", type=int, metavar="N", help="at most N dev examples a task (default: the preset's)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
-    add("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
+    add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
     add("--test-labels", type=Path, metavar="FOLDER",
         help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
     return parser

@@ -165,7 +165,8 @@ class MaskedTrainer:
 
 
 def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits of the hidden tokens, (masked, vocab), and of what the segments are to each other, (batch, 2)."""
+    """Logits of the hidden tokens, (masked, vocab), and of what the segments are to each other, (batch, 2); None where
+    that is not asked."""
     types, labels = batch.segments
     if labels is None:
         return model.masked_logits(batch.masked, batch.packing, types), None
@@ -173,7 +174,7 @@ def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def losses_of(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
-    """Mean cross entropies: "loss" over hidden tokens; over sequences of two segments "segment_loss"."""
+    """Mean cross entropies: "loss" over hidden tokens; "segment_loss" over sequences, where the batch has labels."""
     logits, relationship = scores(model, batch)
     found = {"loss": F.cross_entropy(logits, batch.masked.labels)}
     if relationship is not None:
@@ -184,7 +185,7 @@ def losses_of(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def evaluate(model: BertForMaskedLM, batches: Sequence[Batch], precision: str) -> dict[str, float]:
     """Without dropout: over all masked tokens of the batches perplexity, e to the mean cross entropy, and accuracy;
-    over all sequences of two segments "segment_accuracy"."""
+    over all sequences "segment_accuracy", where the batches have labels."""
     model.eval()
     device = model.decoder_bias.device
     loss, right, count, segments_right, sequences = 0.0, 0, 0, 0, 0

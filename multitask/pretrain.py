@@ -2,7 +2,7 @@
 
     python -m multitask.pretrain --text books.txt.xz --out my-bert
     python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased --epochs 5
-    python -m multitask.pretrain --text data --out my-bert --from minbert-mini --epochs 1
+    python -m multitask.pretrain --text data --out my-bert --from minbert-mini --second-segment again --epochs 1
     python -m multitask.pretrain --resume my-bert
     python train_multitask.py --model my-bert
 
@@ -20,7 +20,7 @@ from shlex import quote
 from . import command
 from .checkpoint import numbered
 from .command import Parser
-from .device import DEVICES, PRECISIONS
+from .device import DEVICES, PRECISION_HELP, PRECISIONS
 from .pretraining import SAVE_DTYPES, Pretraining, PretrainingSettings, resume, settings_of_run, start
 from .segments import SECOND_SEGMENTS
 from .settings import SKIP, STOP
@@ -55,10 +55,10 @@ def build_parser() -> Parser:
     add("--dropout", type=float, metavar="SHARE",
         help="while pretraining; fine-tuning takes config.json's own (default: 0)")
     add("--whole-words", action="store_true", default=None, help="mask all pieces of a word together (default: off)")
-    add("--second-segment", choices=SECOND_SEGMENTS, help="none: a sequence is one piece of running text. again: "
-        "half of them are two segments, nearly the same text twice. next: all are two segments, the second from "
-        "another passage half of the time, and [CLS] with the pooler learns to tell which belong together "
-        "(default: none)")
+    add("--second-segment", choices=SECOND_SEGMENTS, help="none: a sequence is one piece of running text. again: half "
+        "of them are two segments, nearly the same text twice, which helps with pairs of sentences. next: all are two "
+        "segments, the second from another passage half of the time, and [CLS] with the pooler learns to tell which "
+        "belong together (default: none)")
     add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE", help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",
@@ -67,7 +67,7 @@ def build_parser() -> Parser:
         help="a step with a loss or gradient that is not finite ends the run, or is left out (default: stop)")
     add("--seed", type=int, metavar="N", help="(default: 11711)")
     add("--device", choices=DEVICES, help="(default: auto)")
-    add("--precision", choices=PRECISIONS, help="auto is bf16 on a GPU that has it, else fp32 (default: auto)")
+    add("--precision", choices=PRECISIONS, help=PRECISION_HELP)
     add("--save-dtype", choices=SAVE_DTYPES, help="of the saved model's weights (default: fp32)")
     return parser
 

@@ -41,7 +41,7 @@ from .masked_training import (
 )
 from .pretraining_report import Guess, write_pretraining_report
 from .runlog import RunLog
-from .segments import NEXT, NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, sequences_of
+from .segments import NEXT, NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, TextTwice, sequences_of
 from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
@@ -169,7 +169,7 @@ class Pretraining:
         self.steps_each_epoch = max(1, len(self.sequences) // settings.batch_size)
         self.steps = settings.steps or settings.epochs * self.steps_each_epoch
 
-    def _held_out_batches(self, text: RunningText | SegmentPairs) -> list[Batch]:
+    def _held_out_batches(self, text: RunningText | SegmentPairs | TextTwice) -> list[Batch]:
         """Held-out text with one masking for good, piece by piece even where words are trained on whole."""
         masking, masks = Masking.of(self.tokenizer), generator_of(HELD_OUT_MASKS)
         draws, batches = np.random.default_rng(HELD_OUT_SEGMENTS), []
@@ -374,8 +374,7 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
     check_folder(folder)
     check_free(folder)
-    precision = pick_precision(settings.precision, pick_device(settings.device))
-    settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
+    device = pick_device(settings.device)
     passages = read_passages(Path(settings.text))
     if settings.second_segment == NEXT and min(map(len, split_passages(len(passages), settings.held_out))) < 2:
         raise ValueError("--second-segment next takes text from another passage, so it needs two to train on and two "
@@ -387,6 +386,8 @@ def start(settings: PretrainingSettings, folder: Path, say: Callable[[str], None
     else:
         model, tokenizer = pretrained(settings, say)
     Masking.of(tokenizer)  # has it [MASK]?
+    precision = pick_precision(settings.precision, device, model.config.hidden_size)
+    settings = dataclasses.replace(settings, precision=precision)  # for good: --resume takes it too
     corpus = Corpus.tokenize(passages, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder)
@@ -438,7 +439,7 @@ def build(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM, t
           corpus: Corpus, log: RunLog, say: Callable[[str], None]) -> Pretraining:
     """The run of these parts, at step 0."""
     device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device)
+    precision = pick_precision(settings.precision, device, model.config.hidden_size)
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip, precision)
     run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)

@@ -11,6 +11,7 @@ from minbert.pretrained import replacing
 from .figures import pretraining_curves
 from .page import figure, heading, page, paragraph, table
 from .report import duration
+from .segments import AGAIN
 
 
 class Guess(NamedTuple):
@@ -53,7 +54,9 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
             heading("Perplexity"), drawn,
             heading("Guesses"),
             paragraph("Held-out text with the model's likeliest pieces for one that was hidden from it; around it are "
-                      "others that are hidden or replaced, as in training.", note=True),
+                      "others that are hidden or replaced, as in training."
+                      + (" In half of this text everything comes twice, so what is hidden may stand further on."
+                         if settings["second_segment"] == AGAIN else ""), note=True),
             table(["before", "hidden", "after", "guesses, with their probabilities"],
                   [[guess.before, guess.hidden, guess.after, guess.guesses] for guess in guesses], text=True),
             heading("What was run"), table(["setting", "value"], list(facts.items()), text=True),

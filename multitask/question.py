@@ -139,7 +139,8 @@ class Training:
         settings = question.settings(seed)
         self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
         self.model: MultitaskBert = run.build_model(settings, dataset).to(run.pick_device(settings.device))
-        self.model.precision = run.pick_precision(settings.precision, self.model.device)
+        self.model.precision = run.pick_precision(settings.precision, self.model.device,
+                                                  self.model.encoder.config.hidden_size)
         # drawn for all tasks, whichever are trained: every arm of a seed meets the same batches
         self.sampler = RoundRobin({name: len(tokens[name]["train"]) for name in TASKS},
                                   dict.fromkeys(TASKS, question.batch_size), WRAP, seed)

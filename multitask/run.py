@@ -155,7 +155,8 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
 
     device, dataset, model = ranks.together(read)
     # for good: --resume takes it too
-    settings = dataclasses.replace(settings, precision=pick_precision(settings.precision, device))
+    settings = dataclasses.replace(settings, precision=pick_precision(settings.precision, device,
+                                                                      model.encoder.config.hidden_size))
     ranks.check_same("precision", lambda: settings.precision)
     folder = Path(ranks.from_writer(lambda: str(make_run_folder(settings, out))))
     log = ranks.together(lambda: _new_log(folder, settings, ranks))
@@ -254,7 +255,7 @@ def _saved(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
 
 def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, log: RunLog, device: torch.device,
          say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
-    model.precision = pick_precision(settings.precision, device)
+    model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")

@@ -2,9 +2,9 @@
 
 What a pair of sentences looks like in fine-tuning, a [SEP] in the middle and token type 1, is met in pretraining where
 there are two segments. `next`: in half of the sequences b is what follows a in the text, in the others it comes from
-another passage, and the pooler is asked which (Devlin et al.'s second task). `again`: in half of the sequences b is
-nearly the same text as a, and nothing is asked but the hidden tokens, of which many stand in the other segment: to find
-them there is to compare two sentences.
+another passage, and the pooler is asked which (Devlin et al.'s second task). `again`: in half of the sequences the
+same text comes twice, nearly, as a and as b, and nothing is asked but the hidden tokens, of which many stand in the
+other segment: to find them there is to compare two sentences.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from .corpus import Corpus
 from .masked_training import Segments
 
 NONE, NEXT, AGAIN = "none", "next", "again"
-SECOND_SEGMENTS = (NONE, NEXT, AGAIN)
 BRACKETS = 3           # [CLS], [SEP], [SEP]
 SENTENCE_ENDS = ".!?"
-MOST_LOST = 0.4        # of the tokens of a window on text that comes twice
-NARROWEST = 4          # tokens of such a window, if there are as many
+NARROWEST = 4          # tokens of a window on text that comes twice, if there are as many …
+LEFT_OUT = 0.4         # … of which each is left out with this probability at most
 SHORT = 0.1            # of the sequences are cut short, as in the code of Devlin et al.: fine-tuning has short ones
 
 
@@ -98,15 +97,17 @@ class SegmentPairs:
         return np.stack([begin, np.minimum(begin + room, self._passage_ends[other])], 1)
 
 
-class TextTwice(RunningText):
-    """Half of the sequences running text, half two windows on one piece of text, as two segments.
+class TextTwice:
+    """Half of the sequences running text, half the same text twice: two windows on one piece of it, as two segments.
 
-    The second window begins up to half its length after the first, or before it, and each loses some of its tokens, a
-    share drawn for every pair. So what is hidden in one segment often stands in the other, at no fixed distance.
+    The windows are of one width. The later one begins up to half of it after the other and comes first half of the
+    time; each token of either is left out with a probability that is drawn for every pair. So what is hidden in one
+    segment often stands in the other, at no fixed distance. sequences: as of RunningText.
     """
 
     def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
-        super().__init__(corpus, passages, length, tokenizer)
+        self.corpus, self.sequences = corpus, corpus.cut(passages, length)
+        self._cls, self._sep = tokenizer.vocabulary["[CLS]"], tokenizer.vocabulary["[SEP]"]
         self._widest = (length - BRACKETS) // 2
 
     def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, Segments]:
@@ -124,24 +125,28 @@ class TextTwice(RunningText):
                 lengths.append((len(first) + 2, len(second) + 1))
         return _row(parts, np.array(lengths), labels=None)
 
-    def _windows(self, start: int, end: int, draws: np.random.Generator) -> list[np.ndarray]:
-        """Two pieces of the text from start to end; one may be empty where it is of a few tokens."""
+    def _windows(self, start: int, end: int, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Two windows on the text from start to end, of at least one token each."""
         widest = min(self._widest, end - start)
         width = int(draws.integers(min(NARROWEST, widest), widest, endpoint=True))
         shift = int(draws.integers(0, min(width // 2, end - start - width), endpoint=True))
         begin = int(draws.integers(start, end - width - shift, endpoint=True))
-        share = draws.uniform(0, MOST_LOST)
-        windows = [self.corpus.ids[at:at + width] for at in (begin, begin + shift)]
-        if draws.random() < 0.5:
-            windows.reverse()
-        return [window[draws.random(width) >= share] for window in windows]
+        left_out = draws.uniform(0, LEFT_OUT)
+        begins = (begin, begin + shift) if draws.random() >= 0.5 else (begin + shift, begin)
+        return self._thinned(begins[0], width, left_out, draws), self._thinned(begins[1], width, left_out, draws)
+
+    def _thinned(self, begin: int, width: int, left_out: float, draws: np.random.Generator) -> np.ndarray:
+        kept = draws.random(width) >= left_out
+        kept[0] |= not kept.any()
+        return self.corpus.ids[begin:begin + width][kept]
 
 
 MAKERS = {NONE: RunningText, NEXT: SegmentPairs, AGAIN: TextTwice}
+SECOND_SEGMENTS = tuple(MAKERS)
 
 
 def sequences_of(kind: str, corpus: Corpus, passages: Sequence[int], length: int,
-                 tokenizer: BertTokenizer) -> RunningText | SegmentPairs:
+                 tokenizer: BertTokenizer) -> RunningText | SegmentPairs | TextTwice:
     """Sequences of up to `length` tokens, special ones included. kind: one of SECOND_SEGMENTS."""
     return MAKERS[kind](corpus, passages, length, tokenizer)
 

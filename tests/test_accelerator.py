@@ -6,6 +6,7 @@ The first part runs everywhere. The second needs CUDA, and then is the proof tha
 import copy
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,19 +172,37 @@ def test_the_kernels_for_packed_rows_are_there_with_their_derivatives(dtype, mon
     row.sum().backward()
     assert rows.grad.shape == rows.shape
 
-def test_bf16_is_taken_where_a_gpu_has_it_and_on_no_cpu(monkeypatch):
-    assert pick_precision("auto", torch.device("cpu")) == "fp32"
+def test_bf16_is_taken_where_a_gpu_has_it(monkeypatch):
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
-        assert pick_precision("auto", CUDA) == expected
-        assert pick_precision("fp32", CUDA) == "fp32"
+        assert pick_precision("auto", CUDA, hidden_size=128) == expected
+        assert pick_precision("fp32", CUDA, hidden_size=128) == "fp32"
+
+
+@pytest.mark.parametrize(("has_bf16", "hidden_size", "expected"), [
+    (True, 384, "bf16"), (True, 256, "fp32"), (False, 768, "fp32")])
+def test_bf16_is_taken_on_a_cpu_that_has_it_for_wide_encoders(monkeypatch, has_bf16, hidden_size, expected):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
+    assert pick_precision("auto", torch.device("cpu"), hidden_size) == expected
+    for name in ("fp32", "bf16"):
+        assert pick_precision(name, torch.device("cpu"), hidden_size) == name
+
+
+def test_a_processor_has_bf16_where_linux_says_so(monkeypatch):
+    flags = Path("/proc/cpuinfo")
+    if not flags.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
+        pytest.skip("no /proc/cpuinfo here, or a torch that does not know")
+    monkeypatch.setattr(devices, "MULTIPLIES_BF16", True)
+    assert devices.cpu_has_bf16() == ("avx512_bf16" in flags.read_text())
+    monkeypatch.setattr(devices, "MULTIPLIES_BF16", False)
+    assert not devices.cpu_has_bf16()
 
 
 def test_the_first_lines_say_where_bf16_was_taken_and_where_it_is_in_vain(monkeypatch):
     assert "in hardware" in precision_note("bf16", CUDA)
     assert precision_note("fp32", CUDA) == precision_note("fp32", torch.device("cpu")) == ""
-    for has_bf16, expected in ((True, "in hardware"), (False, "many times faster")):
-        monkeypatch.setattr(devices, "MULTIPLIES_BF16", has_bf16)
+    for has_bf16, expected in ((True, "in hardware"), (False, "fp32 is faster")):
+        monkeypatch.setattr(devices, "cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
         assert expected in precision_note("bf16", torch.device("cpu"))
 
 
