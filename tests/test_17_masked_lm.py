@@ -828,8 +828,8 @@ def test_a_batch_made_ahead_is_the_steps_own(text, tmp_path):
             assert torch.equal(made.masked.input_ids, own.masked.input_ids)
             assert torch.equal(made.segments.labels, own.segments.labels)
             assert run._ahead[0] == step + 1
+        run._ahead[1].result()  # made before what follows
         run._sequences_of = lambda step: 1 / 0
-        run._ahead[1].result()  # made before that
         run.step += 1
         run._next_batch()
         run.step += 1
