@@ -5,8 +5,8 @@
 The usual stack: transformers with torch's fused attention on padded batches, a backward for each task, torchjd's
 PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process, and as in a training run no batch
 comes twice. A number is a median of wall seconds, and in brackets the processor's own seconds, which a busy machine
-changes less. Peak memory is of a process of its own (Linux only). All of it takes half an hour; with --dev 200
---sentences 512, some minutes.
+changes less. Peak memory is of a process of its own, which loads what its side needs (Linux only). All of it takes half
+an hour; with --dev 200 --sentences 512, some minutes.
 Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: the checkpoint of the test extra.
 """
 
@@ -23,11 +23,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import transformers
-from torchjd.aggregation import PCGrad
 
 from minbert import BertModel, BertTokenizer, linear
 from multitask import MultitaskBert
@@ -38,6 +37,9 @@ from multitask.evaluation import predict_logits
 from multitask.sample import write_sample
 from multitask.tasks import TASKS
 from multitask.training import SurgeryTrainer
+
+if TYPE_CHECKING:
+    import transformers
 
 BATCH, LR = 16, 5e-5
 WARM_UP = 3  # steps that are not counted
@@ -56,6 +58,9 @@ class Usual:
     """What one would write with the well-known libraries."""
 
     def __init__(self, model: MultitaskBert, precision: str) -> None:
+        import transformers  # both here: what they take of memory is not ours
+        from torchjd.aggregation import PCGrad
+
         self.encoder = transformers.BertModel.from_pretrained(checkpoint(), attn_implementation="sdpa").train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
         self.shared = list(self.encoder.parameters())
@@ -179,14 +184,19 @@ def main() -> None:
     if arguments.peak:
         side, precision = arguments.peak
         model = build(precision)
+        batches = training_batches(model, folder, PEAK_STEPS)
+        if side == "usual":
+            del model.encoder  # it has one of its own
         step = stepper(side, precision, model)
-        for batches in training_batches(model, folder, PEAK_STEPS):
-            step(batches)
+        for batch in batches:
+            step(batch)
         # getrusage would answer with the parent's peak where that is higher; Linux keeps this process's own here
         status = Path("/proc/self/status").read_text(encoding="ascii")
         print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024)
         return
     texts = sentences(folder, arguments.sentences)
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {arguments.threads} threads\n\n"
           "| milliseconds, wall (processor) | ours | usual stack | ratio |\n| --- | --- | --- | --- |")
