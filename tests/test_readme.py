@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import train_multitask
-from multitask import experiments, predict, sources
+from multitask import experiments, predict, pretrain, sources
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_notebook_lines_run(capsys):
 
 
 def test_every_flag_of_the_readme_exists_and_every_flag_tells_its_default():
-    parsers = [module.build_parser() for module in (train_multitask, predict, experiments, sources)]
+    parsers = [module.build_parser() for module in (train_multitask, predict, experiments, pretrain, sources)]
     text = "".join(parser.format_help() for parser in parsers)
     for flag in set(re.findall(r"--[a-z][a-z-]+", README)):
         assert flag in text, flag
