@@ -11,7 +11,7 @@ from minbert.linear import MULTIPLIES_BF16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 WIDE = 384  # hidden size of an encoder for which bf16 was measured to be faster on a CPU; with 128 it was slower
-PRECISION_HELP = (f"of the matrix products; auto is bf16 on a GPU that has it, and on a processor that has it for "
+PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor that has it for "
                   f"encoders of hidden size {WIDE} and more, else fp32 (default: auto)")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
 

@@ -41,7 +41,7 @@ from .masked_training import (
 )
 from .pretraining_report import Guess, write_pretraining_report
 from .runlog import RunLog
-from .segments import NEXT, NONE, SECOND_SEGMENTS, RunningText, SegmentPairs, TextTwice, sequences_of
+from .segments import MAKERS, NEXT, NONE, SECOND_SEGMENTS, Text
 from .settings import LARGEST, SKIP, STOP, check_type
 
 SETTINGS_FILE, CORPUS_FILE, METRICS_FILE = "pretraining.json", "corpus.safetensors", "metrics.json"
@@ -156,7 +156,7 @@ class Pretraining:
         self._ahead: tuple[int, Future] = -1, Future()  # a step, and its batch, made before it is asked for …
         self._maker: ThreadPoolExecutor | None = None   # … by this
         self._text, held_out = (
-            sequences_of(settings.second_segment, self.corpus, passages, settings.length, self.tokenizer)
+            MAKERS[settings.second_segment](self.corpus, passages, settings.length, self.tokenizer)
             for passages in split_passages(len(self.corpus.ends), settings.held_out))
         self.sequences = self._text.sequences
         if not len(self.sequences) or not len(held_out.sequences):
@@ -169,7 +169,7 @@ class Pretraining:
         self.steps_each_epoch = max(1, len(self.sequences) // settings.batch_size)
         self.steps = settings.steps or settings.epochs * self.steps_each_epoch
 
-    def _held_out_batches(self, text: RunningText | SegmentPairs | TextTwice) -> list[Batch]:
+    def _held_out_batches(self, text: Text) -> list[Batch]:
         """Held-out text with one masking for good, piece by piece even where words are trained on whole."""
         masking, masks = Masking.of(self.tokenizer), generator_of(HELD_OUT_MASKS)
         draws, batches = np.random.default_rng(HELD_OUT_SEGMENTS), []

@@ -141,14 +141,10 @@ class TextTwice:
         return self.corpus.ids[begin:begin + width][kept]
 
 
+Text = RunningText | SegmentPairs | TextTwice
+# --second-segment → its maker, of (corpus, passages, length, tokenizer): sequences of up to `length` tokens
 MAKERS = {NONE: RunningText, NEXT: SegmentPairs, AGAIN: TextTwice}
 SECOND_SEGMENTS = tuple(MAKERS)
-
-
-def sequences_of(kind: str, corpus: Corpus, passages: Sequence[int], length: int,
-                 tokenizer: BertTokenizer) -> RunningText | SegmentPairs | TextTwice:
-    """Sequences of up to `length` tokens, special ones included. kind: one of SECOND_SEGMENTS."""
-    return MAKERS[kind](corpus, passages, length, tokenizer)
 
 
 def _row(parts: Sequence[Sequence[int]], lengths: np.ndarray,

@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import statistics
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -975,9 +976,16 @@ def test_transformers_opens_minbert_mini_with_the_same_vectors(mini):
     assert max(ours_off, theirs_off) < 2e-5  # of numbers up to 10; 1.1e-5 and 0.9e-5 when this was written
 
 
+def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequence[str]) -> float:
+    """The mean of -ln of the probability that the model gives a word where its text, or pair, has [MASK]."""
+    model, tokenizer = mini
+    batch = tokenizer(list(texts))
+    likely = model(**batch).logits[batch["input_ids"] == tokenizer.vocabulary["[MASK]"]].log_softmax(-1)
+    return -likely[range(len(words)), [tokenizer.vocabulary[word] for word in words]].mean().item()
+
+
 def test_minbert_mini_uses_the_order_of_words(mini):
     """It is no bag of words: of the same words in another order it makes a worse guess, on average by far."""
-    model, tokenizer = mini
     hidden = [("He shook his [MASK] and said nothing.", "head"), ("She opened the [MASK] and went out.", "door"),
               ("It was the first [MASK] I had ever seen him.", "time"), ("They sat down at the [MASK].", "table"),
               ("I do not know what you [MASK].", "mean"), ("He came back to the [MASK] of the house.", "door"),
@@ -988,31 +996,21 @@ def test_minbert_mini_uses_the_order_of_words(mini):
         order.shuffle(words)
         shuffled.append(" ".join(words) + ".")
 
-    def surprise(sentences):
-        filled = model.fill_masks(sentences, tokenizer, count=model.config.vocab_size)
-        return [-math.log(dict(guesses[0])[word]) for guesses, (_, word) in zip(filled, hidden, strict=True)]
-
-    in_order, out_of_order = surprise([sentence for sentence, _ in hidden]), surprise(shuffled)
-    assert sum(in_order) / len(hidden) < math.log(150)  # as unsure as between 150 pieces of 8,192
-    assert sum(out_of_order) / len(hidden) > sum(in_order) / len(hidden) + 0.5
+    sentences, words = zip(*hidden, strict=True)
+    in_order, out_of_order = surprise(mini, sentences, words), surprise(mini, shuffled, words)
+    assert in_order < math.log(150)  # as unsure as between 150 pieces of 8,192
+    assert out_of_order > in_order + 0.5
 
 
 def test_minbert_mini_finds_a_hidden_word_in_a_sentence_that_says_nearly_the_same(mini):
     """That is what text that comes twice has taught it."""
-    model, tokenizer = mini
     hidden = [("A [MASK] stood upon the table.", "lamp"), ("We heard a [MASK] in the forest.", "wolf"),
               ("He wrote a long [MASK] to his brother.", "letter"), ("The old man sold his [MASK].", "horse"),
               ("The [MASK] came to see her in the evening.", "doctor"), ("They lost a [MASK] in the storm.", "ship"),
               ("She gave the child an [MASK].", "apple"), ("The soldier drew his [MASK] at once.", "sword")]
-    mask = tokenizer.vocabulary["[MASK]"]
-
-    def surprise(batch: dict[str, torch.Tensor]) -> float:
-        likely = model(**batch).logits[batch["input_ids"] == mask].log_softmax(-1)
-        return -likely[range(len(hidden)), [tokenizer.vocabulary[word] for _, word in hidden]].mean().item()
-
-    alone = surprise(tokenizer([sentence for sentence, _ in hidden]))
+    sentences, words = zip(*hidden, strict=True)
     retold = [sentence.split(" ", 1)[1].replace("[MASK]", word).replace(" the ", " ") for sentence, word in hidden]
-    again = surprise(tokenizer([(sentence, other) for (sentence, _), other in zip(hidden, retold, strict=True)]))
+    alone, again = surprise(mini, sentences, words), surprise(mini, list(zip(sentences, retold, strict=True)), words)
     assert alone > 3  # nats: with no other sentence, each has a probability of 5 % or less on average
     assert again < 0.1  # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
 
