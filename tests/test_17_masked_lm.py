@@ -726,6 +726,7 @@ def test_text_that_comes_twice_trains_both_token_types_and_no_pooler(text, tmp_p
     types = model.encoder.embeddings.token_type_embeddings.weight
     assert not torch.equal(types[0], types[1])
     assert not model.encoder.pooler_dense.bias.any()  # as drawn
+    assert not any("seq_relationship" in name for name in load_file(straight / "model.safetensors"))
 
 
 def test_what_belongs_together_is_learnt_by_heart():
