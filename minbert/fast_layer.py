@@ -3,7 +3,7 @@
 The same equations as BertLayer.forward, which is the form to read first; tests/test_fast_paths.py shows equal values
 and gradients. By hand, because autograd would cast, copy and add where one pass does: products run in the precision
 of the moment on weights cast once, sums and LayerNorm in the weights' own, dropout needs two bytes a number, attention
-sees groups of sentences alike in length, and weight gradients go straight to where they are kept. And the last layer
+sees blocks of sentences alike in length, and gradients go straight to where they are kept. And the last layer
 need not say what nobody asks: the pooler reads [CLS] alone, so only [CLS] looks at the sentence there (`first_only`).
 Where somebody has changed a part of the layer, the plain form runs (`applies`).
 
@@ -14,6 +14,8 @@ with respect to x.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,8 +24,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from .attention import BertSelfAttention
+from .blocks import Blocks
 from .dropout import Dropout, drop_, keep_mask, rescale
-from .linear import Linear
+from .linear import ALL, Linear, put_product
 from .packing import Packing
 
 if TYPE_CHECKING:
@@ -47,24 +50,55 @@ def _is_as_built(layer: BertLayer) -> bool:
     # by __dict__, since a module looks up its parts slowly, and this is asked at each call
     parts = layer._modules
     attention = parts["self_attention"]
-    return (_is_plain(attention, BertSelfAttention) and _is_plain(attention._modules["query_key_value"], Linear)
-            and _is_plain(parts["dropout"], Dropout)
-            and all(_is_plain(parts[name], kind) for name, kind in PARTS.items()))
+    return (is_plain(attention, BertSelfAttention) and is_plain(attention._modules["query_key_value"], Linear)
+            and is_plain(parts["dropout"], Dropout)
+            and all(is_plain(parts[name], kind) for name, kind in PARTS.items()))
 
 
-def _is_plain(part: nn.Module, kind: type) -> bool:
+def is_plain(part: nn.Module, kind: type) -> bool:
+    """Whether it is of this very class, without hooks and a `forward` of its own."""
     own = part.__dict__
     return type(part) is kind and "forward" not in own and not any(map(own.__getitem__, CALLED))
 
 
-# in the order in which `_backward` gives their parameters' gradients; before them comes query_key_value
+MIX = "self_attention.query_key_value"
 PARTS = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "intermediate_dense": Linear,
          "output_dense": Linear, "output_layer_norm": nn.LayerNorm}
+PARAMETERS = [f"{part}.{name}" for part in (MIX, *PARTS) for name in ("weight", "bias")]
 
 
 def _parameters_of(layer: BertLayer) -> list[nn.Parameter]:
+    """Those of PARAMETERS, in their order."""
     parts = (layer.self_attention.query_key_value, *(layer._modules[name] for name in PARTS))
     return [part._parameters[name] for part in parts for name in ("weight", "bias")]
+
+
+@contextmanager
+def gradients_in_place(layers: Iterable[BertLayer], places: Sequence[Mapping[nn.Parameter, torch.Tensor]],
+                       ) -> Iterator[None]:
+    """Inside, where the form by hand runs, backward puts the gradients of the layers' parameters into these tensors
+    instead of giving them to autograd.
+
+    places: parameter → tensor of its shape, which holds zeros; one mapping, or one for each of `Packing.parts`, whose
+    tokens' gradient goes there. A parameter that is frozen or has a hook is left to autograd, which looks at such
+    things, though not at parts.
+    """
+    layers = list(layers)
+    for layer in layers:
+        named = {name: parameter for name, parameter in layer.named_parameters()
+                 if name in PARAMETERS and parameter in places[0] and parameter.requires_grad
+                 and not has_hook(parameter)}
+        layer.gradient_places = [{name: place[parameter] for name, parameter in named.items()} for place in places]
+        layer.places_are_zero = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_places, layer.places_are_zero = [{}], False
+
+
+def has_hook(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def forward(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
@@ -111,17 +145,42 @@ class _Normed(NamedTuple):
     bias: torch.Tensor
 
 
-class _Kept(NamedTuple):
-    """What backward needs of a forward; masks are None without dropout.
+class _Mix(NamedTuple):
+    """A product of query_key_value on x, (tokens, hidden), with some rows of its weight, and the blocks of its heads.
 
-    starts: the tokens that ask, (batch,), with first_only; None for all. asking: x, at these tokens. weights: the
-    linear layers', by name, so that autograd refuses a backward through weights that have changed since.
+    makes: how many of queries, keys and values. counts: of x, the tokens of each of the packing's parts.
     """
 
     x: torch.Tensor
-    asking: torch.Tensor
+    rows: slice
+    makes: int
+    blocks: Blocks
+    counts: list[int]
+
+
+class _Heads(NamedTuple):
+    """Attention in one block of sentences; all but scale are (sentences · heads, width, …), the mask None without
+    dropout."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    weights: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class _Kept(NamedTuple):
+    """What backward needs of a forward; masks are None without dropout.
+
+    starts: the tokens that ask, (batch,), with first_only; None for all. mixes: of the tokens that ask, and last of all
+    tokens. weights: the linear layers', by name, so that autograd refuses a backward through weights that have changed
+    since.
+    """
+
     starts: torch.Tensor | None
+    mixes: list[_Mix]
     heads: list[_Heads]
+    attention_scale: float
     context: torch.Tensor
     attended_mask: torch.Tensor | None
     hidden_norm: _Normed
@@ -137,14 +196,14 @@ class _Kept(NamedTuple):
 def _forward(layer: BertLayer, x: torch.Tensor, packing: Packing, dtype: torch.dtype,
              first_only: bool) -> tuple[torch.Tensor, _Kept]:
     share = layer.dropout.p if layer.dropout.training else 0.0
+    attention = layer.self_attention
+    attention_share = attention.dropout if attention.training else 0.0
     starts = packing.starts if first_only else None
-    x_in = x.to(dtype)
-    residual, asking = (x, x_in) if starts is None else (x.index_select(0, starts), x_in.index_select(0, starts))
-    queries, keys_values = _parts(x.shape[1])
-    mix = layer.self_attention.query_key_value
-    weights = {"mix": mix.weight.detach(), **{name: getattr(layer, name).weight.detach()
-                                              for name, kind in PARTS.items() if kind is Linear}}
-    context, heads = _attend(layer, mix.product(asking, queries), mix.product(x_in, keys_values), packing, first_only)
+    residual = x if starts is None else x.index_select(0, starts)
+    mixes = _mixes(x.to(dtype), residual.to(dtype), packing, attention.num_heads, first_only)
+    weights = {"self_attention.query_key_value": attention.query_key_value.weight.detach(),
+               **{name: getattr(layer, name).weight.detach() for name, kind in PARTS.items() if kind is Linear}}
+    context, heads = _attend(attention, mixes, attention_share)
     summed, attended_mask = _add_dropped(residual, layer.attention_dense.product(context), share)
     hidden, hidden_norm = _normalise(layer.attention_layer_norm, summed)
     hidden_in = hidden.to(dtype)
@@ -152,48 +211,98 @@ def _forward(layer: BertLayer, x: torch.Tensor, packing: Packing, dtype: torch.d
     activated = layer.activation(expanded)
     summed, output_mask = _add_dropped(hidden, layer.output_dense.product(activated), share)
     output, output_norm = _normalise(layer.output_layer_norm, summed)
-    return output, _Kept(x_in, asking, starts, heads, context, attended_mask, hidden_norm, hidden_in, expanded,
-                         activated, output_mask, output_norm, rescale(share), weights)
+    return output, _Kept(starts, mixes, heads, rescale(attention_share), context, attended_mask, hidden_norm,
+                         hidden_in, expanded, activated, output_mask, output_norm, rescale(share), weights)
 
 
-def _parts(hidden_size: int) -> tuple[slice, slice]:
-    """The rows of query_key_value.weight that make the queries, and those that make keys and values."""
-    return slice(0, hidden_size), slice(hidden_size, 3 * hidden_size)
+def _mixes(x: torch.Tensor, asking: torch.Tensor, packing: Packing, num_heads: int, first_only: bool) -> list[_Mix]:
+    """Queries, keys and values in one product; or queries of the tokens that ask, keys and values of all."""
+    hidden, blocks = x.shape[1], packing.blocks(num_heads)
+    if not first_only:
+        return [_Mix(x, ALL, 3, blocks, packing.part_tokens)]
+    return [_Mix(asking, slice(0, hidden), 1, blocks.firsts, list(packing.parts or [packing.batch])),
+            _Mix(x, slice(hidden, 3 * hidden), 2, blocks, packing.part_tokens)]
 
 
 def _backward(layer: BertLayer, kept: _Kept, d_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """d_x, and the gradients of `_parameters_of` in their order."""
-    dtype, parameter_gradients = kept.x.dtype, []
+    """d_x, and of PARAMETERS the gradients that have no place of their own."""
+    dtype, gradients, asking = kept.context.dtype, _Gradients(layer), kept.mixes[0].counts
 
     def through(name: str, d_product: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        linear = getattr(layer, name)
-        parameter_gradients[:0] = linear.take_gradients((d_product, x))
-        return linear.input_gradient(d_product, kept.weights[name])
+        gradients.of_linear(name, d_product, x, asking)
+        return getattr(layer, name).input_gradient(d_product, kept.weights[name])
 
-    def through_norm(normed: _Normed, d_normed: torch.Tensor) -> torch.Tensor:
-        d_summed, *gradients = torch.ops.aten.native_layer_norm_backward(
-            d_normed.contiguous(), normed.summed, normed.weight.shape, normed.mean, normed.inverse_deviation,
-            normed.weight, normed.bias, [True, True, True])
-        parameter_gradients[:0] = gradients
-        return d_summed
+    def through_norm(name: str, normed: _Normed, d_normed: torch.Tensor) -> torch.Tensor:
+        return gradients.of_norm(name, d_normed.contiguous(), normed, asking)
 
     def through_dropout(d_summed: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return d_summed.to(dtype) if mask is None else drop_((d_summed * kept.scale).to(dtype), mask)
 
-    d_summed = through_norm(kept.output_norm, d_output)
+    d_summed = through_norm("output_layer_norm", kept.output_norm, d_output)
     d_activated = through("output_dense", through_dropout(d_summed, kept.output_mask), kept.activated)
     d_expanded = layer.activation_derivative(d_activated, kept.expanded)
     d_hidden = d_summed.add_(through("intermediate_dense", d_expanded, kept.hidden).to(d_summed.dtype))
-    d_summed = through_norm(kept.hidden_norm, d_hidden)
+    d_summed = through_norm("attention_layer_norm", kept.hidden_norm, d_hidden)
     d_context = through("attention_dense", through_dropout(d_summed, kept.attended_mask), kept.context)
-    d_query, d_key_value = _attend_backward(kept.heads, d_context)
-    queries, keys_values = _parts(d_query.shape[1])
-    mix, weight = layer.self_attention.query_key_value, kept.weights["mix"]
-    parameter_gradients[:0] = mix.take_gradients((d_query, kept.asking), (d_key_value, kept.x))
-    d_x = mix.input_gradient(d_key_value, weight, keys_values).to(d_summed.dtype)
-    d_asking = d_summed.add_(mix.input_gradient(d_query, weight, queries).to(d_summed.dtype))
-    d_x = d_x.add_(d_asking) if kept.starts is None else d_x.index_add_(0, kept.starts, d_asking)
-    return d_x, *parameter_gradients
+    d_rows = []
+    for mix, d_mixed in zip(kept.mixes, _attend_backward(kept, d_context), strict=True):
+        gradients.of_linear(MIX, d_mixed, mix.x, mix.counts, mix.rows)
+        d_row = layer.self_attention.query_key_value.input_gradient(d_mixed, kept.weights[MIX], mix.rows)
+        d_rows.append(d_row.to(d_summed.dtype))
+    layer.places_are_zero = False
+    if kept.starts is None:
+        return d_summed.add_(d_rows[0]), *gradients.left()
+    d_asking, d_x = d_rows
+    return d_x.index_add_(0, kept.starts, d_summed.add_(d_asking)), *gradients.left()
+
+
+class _Gradients:
+    """Of a layer's parameters, as they come up: into the places of `gradients_in_place`, part by part, or kept for
+    autograd."""
+
+    def __init__(self, layer: BertLayer) -> None:
+        self._parameters = dict(zip(PARAMETERS, _parameters_of(layer), strict=True))
+        self._places, self._are_zero = layer.gradient_places, layer.places_are_zero
+        self._left: dict[str, torch.Tensor] = {}
+
+    def left(self) -> list[torch.Tensor | None]:
+        """What autograd is to have, in the order of PARAMETERS."""
+        return [self._left.get(name) for name in PARAMETERS]
+
+    def of_linear(self, name: str, grad: torch.Tensor, x: torch.Tensor, counts: list[int], rows: slice = ALL) -> None:
+        """dL/dW = gᵀ x and dL/db = Σ g, of each part's tokens; of some rows of W and b only."""
+        for part, (g, x_part) in enumerate(self._split(counts, grad, x)):
+            place, is_zero = self._place(f"{name}.weight", part)
+            put_product(place[rows], g, x_part, is_zero)
+            self._put(f"{name}.bias", part, g.sum(0), rows)
+
+    def of_norm(self, name: str, d_normed: torch.Tensor, normed: _Normed, counts: list[int]) -> torch.Tensor:
+        """LayerNorm's derivative: returns that of its input, (tokens, hidden)."""
+        d_summed = []
+        rows = self._split(counts, d_normed, normed.summed, normed.mean, normed.inverse_deviation)
+        for part, (d_part, summed, mean, inverse_deviation) in enumerate(rows):
+            d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+                d_part, summed, normed.weight.shape, mean, inverse_deviation, normed.weight, normed.bias, [True] * 3)
+            self._put(f"{name}.weight", part, d_weight)
+            self._put(f"{name}.bias", part, d_bias)
+            d_summed.append(d_x)
+        return torch.cat(d_summed) if len(d_summed) > 1 else d_summed[0]
+
+    def _split(self, counts: list[int], *rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Rows of all tokens → those of each part; of all together where there is one place for all."""
+        return zip(*(row.split(counts) for row in rows), strict=True) if len(self._places) > 1 else iter([rows])
+
+    def _place(self, name: str, part: int) -> tuple[torch.Tensor, bool]:
+        """Where a gradient goes, and whether what is there now counts for nothing."""
+        if name in self._places[part]:
+            return self._places[part][name], self._are_zero
+        if name not in self._left:
+            self._left[name] = torch.empty_like(self._parameters[name])
+        return self._left[name], True
+
+    def _put(self, name: str, part: int, gradient: torch.Tensor, rows: slice = ALL) -> None:
+        place, is_zero = self._place(name, part)
+        place[rows].copy_(gradient) if is_zero else place[rows].add_(gradient)
 
 
 def _add_dropped(residual: torch.Tensor, x: torch.Tensor,
@@ -211,65 +320,39 @@ def _normalise(norm: torch.nn.LayerNorm, summed: torch.Tensor) -> tuple[torch.Te
     return normed, _Normed(summed, mean, inverse_deviation, norm.weight.detach(), norm.bias.detach())
 
 
-class _Heads(NamedTuple):
-    """Attention in one group of sentences; the first four are (batch · heads, seq, …)."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    weights: torch.Tensor
-    mask: torch.Tensor | None
-    scale: float
-    asking: Packing
-    asked: Packing
-    num_heads: int
-
-
-def _attend(layer: BertLayer, queries: torch.Tensor, keys_values: torch.Tensor, packing: Packing,
-            first_only: bool) -> tuple[torch.Tensor, list[_Heads]]:
-    """softmax(Q Kᵀ / √d) V for every head: (asking, hidden), (tokens, 2·hidden) → (asking, hidden).
-
-    The softmax is in float32 at least.
-    """
-    attention = layer.self_attention
-    share = attention.dropout if attention.training else 0.0
-    scale = rescale(share)
-    groups = [(group.firsts if first_only else group, group) for group in packing.groups]
-    rows = zip(groups, queries.split([len(asking.slots) for asking, _ in groups]),
-               keys_values.split([len(asked.slots) for _, asked in groups]), strict=True)
-    contexts, kept = [queries[:0]], []
-    for (asking, asked), query_row, key_value_row in rows:
-        [query] = _split_heads(asking.fill(query_row), 1, asking, attention.num_heads)
-        key, value = _split_heads(asked.fill(key_value_row), 2, asked, attention.num_heads)
-        scores = torch.bmm(query, key.transpose(1, 2))
-        wide = torch.promote_types(scores.dtype, torch.float32)
-        scores = torch.add(asked.key_bias(attention.num_heads, wide), scores.to(wide),
-                           alpha=1 / math.sqrt(attention.head_dim))
-        weights = scores.softmax(-1).to(query.dtype)
+def _attend(attention: BertSelfAttention, mixes: list[_Mix], share: float) -> tuple[torch.Tensor, list[_Heads]]:
+    """softmax(Q Kᵀ / √d) V for every head, the softmax in float32 at least: (asking, hidden), and what is kept."""
+    asking, asked, linear = mixes[0].blocks, mixes[-1].blocks, attention.query_key_value
+    query, key, value = (part for mix in mixes for part in mix.blocks.split(linear.product(mix.x, mix.rows), mix.makes))
+    wide = torch.promote_types(query.dtype, torch.float32)
+    context, kept = torch.empty_like(query), []
+    for q, k, v, bias, out in zip(asking.blocks(query), asked.blocks(key), asked.blocks(value), asked.biases(wide),
+                                  asking.blocks(context), strict=True):
+        scores = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).to(wide), alpha=1 / math.sqrt(attention.head_dim))
+        weights = scores.softmax(-1).to(q.dtype)
         mask = keep_mask(weights.shape, share) if share else None
-        context = _scaled_product(_dropped(weights, mask), value, scale)
-        contexts.append(asking.unpad(_merge_heads(context[None], asking)))
-        kept.append(_Heads(query, key, value, weights, mask, scale, asking, asked, attention.num_heads))
-    return torch.cat(contexts), kept
+        _scaled_product(_dropped(weights, mask), v, rescale(share), out)
+        kept.append(_Heads(q, k, v, weights, mask))
+    return asking.join(context[None]), kept
 
 
-def _attend_backward(kept: list[_Heads], d_context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(asking, hidden) → (asking, hidden), (tokens, 2·hidden)."""
-    d_queries, d_keys_values = [d_context[:0]], [d_context.new_empty(0, 2 * d_context.shape[1])]
-    for heads, row in zip(kept, d_context.split([len(heads.asking.slots) for heads in kept]), strict=True):
-        query, key, value, weights, mask, scale, asking, asked, num_heads = heads
-        [d_out] = _split_heads(asking.pad(row), 1, asking, num_heads)
+def _attend_backward(kept: _Kept, d_context: torch.Tensor) -> list[torch.Tensor]:
+    """(asking, hidden) → the derivative of each mix's product."""
+    asking, asked, scale = kept.mixes[0].blocks, kept.mixes[-1].blocks, kept.attention_scale
+    d_context = asking.split_padded(d_context)
+    d_mixes = [mix.blocks.empty(d_context, mix.makes) for mix in kept.mixes]
+    d_query, d_key, d_value = (part for d_mixed in d_mixes for part in d_mixed)
+    for (query, key, value, weights, mask), d_out, d_q, d_k, d_v in zip(
+            kept.heads, asking.blocks(d_context), asking.blocks(d_query), asked.blocks(d_key), asked.blocks(d_value),
+            strict=True):
         d_weights = drop_(_scaled_product(d_out, value.transpose(1, 2), scale), mask)
         wide = torch.promote_types(weights.dtype, torch.float32)
         d_scores = torch._softmax_backward_data(d_weights.to(wide), weights.to(wide), -1, wide).to(weights.dtype)
         alpha = 1 / math.sqrt(query.shape[-1])
-        d_query = _scaled_product(d_scores, key, alpha)
-        d_key_value = key.new_empty(2, *key.shape)
-        _scaled_product(d_scores.transpose(1, 2), query, alpha, out=d_key_value[0])
-        _scaled_product(_dropped(weights, mask).transpose(1, 2), d_out, scale, out=d_key_value[1])
-        d_queries.append(asking.unpad(_merge_heads(d_query[None], asking)))
-        d_keys_values.append(asked.unpad(_merge_heads(d_key_value, asked)))
-    return torch.cat(d_queries), torch.cat(d_keys_values)
+        _scaled_product(d_scores, key, alpha, d_q)
+        _scaled_product(d_scores.transpose(1, 2), query, alpha, d_k)
+        _scaled_product(_dropped(weights, mask).transpose(1, 2), d_out, scale, d_v)
+    return [mix.blocks.join(d_mixed) for mix, d_mixed in zip(kept.mixes, d_mixes, strict=True)]
 
 
 def _scaled_product(a: torch.Tensor, b: torch.Tensor, scale: float, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -279,15 +362,3 @@ def _scaled_product(a: torch.Tensor, b: torch.Tensor, scale: float, out: torch.T
 
 def _dropped(weights: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return weights if mask is None else drop_(weights.clone(), mask)
-
-
-def _split_heads(grid: torch.Tensor, parts: int, group: Packing, num_heads: int) -> torch.Tensor:
-    """(batch, seq, parts·hidden) → (parts, batch·heads, seq, head_dim)."""
-    split = grid.view(group.batch, group.seq, parts, num_heads, -1).permute(2, 0, 3, 1, 4)
-    return split.reshape(parts, group.batch * num_heads, group.seq, -1)
-
-
-def _merge_heads(heads: torch.Tensor, group: Packing) -> torch.Tensor:
-    """(parts, batch·heads, seq, head_dim) → (batch, seq, parts·hidden)."""
-    merged = heads.view(len(heads), group.batch, -1, group.seq, heads.shape[-1]).permute(1, 3, 0, 2, 4)
-    return merged.reshape(group.batch, group.seq, -1)

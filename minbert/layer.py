@@ -56,6 +56,7 @@ class BertLayer(nn.Module):
         self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
         self.by_hand = True  # on a CPU, fast_layer.py's form of `forward`: the same numbers
+        self.gradient_places, self.places_are_zero = [{}], False  # see fast_layer.gradients_in_place
 
     @property
     def activation_derivative(self) -> Callable[..., torch.Tensor] | None:

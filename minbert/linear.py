@@ -1,6 +1,6 @@
 """x Wᵀ + b and its derivative, as fast as a CPU has them: by oneDNN where torch has it, weights cast once a step.
 
-To everyone else a Linear is torch's own; minbert/fast_layer.py calls `product`, `input_gradient`, `take_gradients`.
+To everyone else a Linear is torch's own; minbert/fast_layer.py calls `product`, `input_gradient`, `put_product`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ class Cast(NamedTuple):
 class Linear(nn.Linear):
     """nn.Linear with its products and gradients as functions of their own.
 
-    cast: weight and bias in the dtype of the products, where `weights_cast_once` made them ahead. gradient_is_zero: the
-    weight's `.grad` is there and holds zeros, so that the gradient may be written into it, not added.
+    cast: weight and bias in the dtype of the products, where `weights_cast_once` made them ahead.
     """
 
     cast: Cast | None = None
-    gradient_in_place = gradient_is_zero = False
 
     def in_dtype(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias, without their graph."""
@@ -62,34 +60,18 @@ class Linear(nn.Linear):
             return grad @ weight
         return _product(grad, weight.T.contiguous())  # measured: faster than BLAS where the result is wide
 
-    def take_gradients(self, *parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """dL/dW = gᵀ x and dL/db = Σ g, summed over tokens, for autograd to add; None for what is written already.
 
-        parts: (g, x) for the rows of W from the first to the last; one pair where all rows met the same x.
-        """
-        bias_gradient = torch.cat([grad.sum(0) for grad, _ in parts]).to(self.bias.dtype)
-        if not self.gradient_in_place:
-            gradients = [_weight_gradient(grad, x) for grad, x in parts]
-            return torch.cat(gradients).to(self.weight.dtype), bias_gradient
-        start = 0
-        for grad, x in parts:
-            here = self.weight.grad[start:start + grad.shape[1]]
-            if grad.dtype == here.dtype:
-                _weight_gradient(grad, x, add_to=here)
-            elif self.gradient_is_zero:
-                here.copy_(_weight_gradient(grad, x))
-            else:
-                here.add_(_weight_gradient(grad, x).to(here.dtype))
-            start += grad.shape[1]
-        self.gradient_is_zero = False
-        return None, bias_gradient
-
-
-def _weight_gradient(grad: torch.Tensor, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
-    """gᵀ x: (tokens, out), (tokens, in) → (out, in). Measured: BLAS and oneDNN prefer a tall result to a wide one."""
+def put_product(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor, is_zero: bool) -> None:
+    """Adds a weight's gradient gᵀ x, (tokens, out), (tokens, in) → (out, in), to what is in its place already, which
+    with is_zero is passed over. Measured: BLAS and oneDNN prefer a tall result to a wide one."""
     if grad.shape[1] < x.shape[1]:
-        return _weight_gradient(x, grad, None if add_to is None else add_to.T).T
-    return grad.T @ x if add_to is None else add_to.addmm_(grad.T, x)
+        place, grad, x = place.T, x, grad
+    if grad.dtype == place.dtype:
+        place.addmm_(grad.T, x, beta=0 if is_zero else 1)
+    elif is_zero:
+        place.copy_(grad.T @ x)
+    else:
+        place.add_(grad.T @ x)
 
 
 def _by_onednn(x: torch.Tensor) -> bool:
@@ -117,20 +99,3 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.cast = None
-
-
-@contextmanager
-def weight_gradients_in_place(module: nn.Module) -> Iterator[None]:
-    """Inside, backward writes the linear layers' weight gradients straight into `.grad`, which must hold zeros.
-
-    A weight that is frozen or has a hook is left to autograd, which looks at such things.
-    """
-    layers = [layer for layer in module.modules() if isinstance(layer, Linear) and layer.weight.requires_grad
-              and not (layer.weight._backward_hooks or layer.weight._post_accumulate_grad_hooks)]
-    for layer in layers:
-        layer.gradient_in_place = layer.gradient_is_zero = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.gradient_in_place = layer.gradient_is_zero = False

@@ -15,7 +15,7 @@ from . import pretrained
 from .config import BertConfig
 from .embeddings import BertEmbeddings
 from .layer import BertLayer
-from .packing import Packing, pack, reordered
+from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
 # How encode makes one vector of a sentence: (model, row of tokens, packing) → (batch, hidden). All but the mean are
@@ -135,18 +135,17 @@ class BertModel(nn.Module):
         the first token alone, [CLS], which is all that the pooler reads: (batch, hidden). On a CPU the last layer then
         leaves out what nobody asks for, five sixths of its work.
         """
-        back = None
-        if layer_inputs is None and packing.mask is not None and input_ids.device.type == "cpu":
-            # like lengths side by side, so that attention computes little padding; undone at the end
-            tokens, back, sentences_back, packing = packing.by_length()
-            input_ids, token_type_ids = input_ids[tokens], token_type_ids[tokens]
-            back = sentences_back if first_only else back
-        hidden_states = self.embeddings(input_ids, token_type_ids, packing.position_ids)
+        return self.layers_packed(self.embeddings(input_ids, token_type_ids, packing.position_ids), packing,
+                                  layer_inputs=layer_inputs, first_only=first_only)
+
+    def layers_packed(self, hidden_states: torch.Tensor, packing: Packing, *,
+                      layer_inputs: list[torch.Tensor] | None = None, first_only: bool = False) -> torch.Tensor:
+        """What `encode_packed` does after the embeddings: (tokens, hidden) → (tokens, hidden), or (batch, hidden)."""
         for layer in self.layers:
             if layer_inputs is not None:
                 layer_inputs.append(hidden_states)
             hidden_states = layer(hidden_states, packing, first_only and layer is self.layers[-1])
-        return hidden_states if back is None else reordered(hidden_states, back)
+        return hidden_states
 
     def pool(self, cls_states: torch.Tensor) -> torch.Tensor:
         """tanh(W h_[CLS] + b): (batch, hidden) → (batch, hidden)."""

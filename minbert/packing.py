@@ -13,19 +13,14 @@ Only attention needs to know which tokens share a sentence; `Packing.pad` and `P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-# Neighbouring sentences share a padded block in attention while the shorter has this share of the longer's tokens.
-ALIKE = 0.75
-# Blocks are a multiple of this wide: a library of products prepares anew for each shape, and keeps so many shapes only.
-WIDTH = 8
-# … and while the group has at most this many attention weights a head, so that memory stays bounded.
-GROUP_WEIGHTS = 1 << 18
+from .blocks import Blocks
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,14 @@ class Packing:
 
     slots: (tokens,) int64, row · seq + column of every real token, ascending.
     mask:  (batch, seq) bool, True where a token is real; None when there is no padding at all.
+    parts: how many sentences in a row belong together, as those of one task; one part of all if not given.
     """
 
     batch: int
     seq: int
     slots: torch.Tensor
     mask: torch.Tensor | None
+    parts: tuple[int, ...] = ()
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
@@ -55,6 +52,12 @@ class Packing:
         length = torch.tensor(lengths, dtype=torch.int64)
         return cls.from_mask(torch.arange(int(length.max()) if seq is None else seq) < length[:, None])
 
+    @classmethod
+    def joined(cls, packings: Sequence[Packing]) -> Packing:
+        """The sentences of all, one after another, each packing a part; all of them as if they began in column 0."""
+        joined = cls.from_lengths(torch.cat([packing.lengths for packing in packings]).tolist())
+        return replace(joined, parts=tuple(packing.batch for packing in packings))
+
     @property
     def lengths(self) -> torch.Tensor:
         """(batch,): how many real tokens each sentence has."""
@@ -68,6 +71,11 @@ class Packing:
         return self.lengths.cumsum(0) - self.lengths
 
     @cached_property
+    def part_tokens(self) -> list[int]:
+        """How many tokens each part has."""
+        return [int(lengths.sum()) for lengths in self.lengths.split(list(self.parts or [self.batch]))]
+
+    @cached_property
     def bounds(self) -> torch.Tensor:
         """(batch + 1,) int32: sentence b stands in the row from bounds[b] to bounds[b + 1]."""
         return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
@@ -77,49 +85,18 @@ class Packing:
         """Whether every sentence has a token in column 0."""
         return self.mask is None or bool(self.mask[:, 0].all())
 
-    @cached_property
-    def firsts(self) -> Packing:
-        """As many sentences of one token each."""
-        return Packing.from_lengths([1] * self.batch)
-
     @property
     def position_ids(self) -> torch.Tensor:
         """(tokens,): the column of every real token, which is its position in the sentence."""
         return self.slots % self.seq
 
-    @cached_property
-    def groups(self) -> list[Packing]:
-        """The same sentences in runs of neighbours alike in length, each run a packing of its own.
+    def blocks(self, num_heads: int) -> Blocks:
+        """The sentences as attention on a CPU takes them, those alike in length together."""
+        if self._blocks is None or self._blocks.num_heads != num_heads:
+            self.__dict__["_blocks"] = Blocks(self.lengths.tolist(), num_heads)
+        return self._blocks
 
-        Attention pads a run to its own longest sentence, not the batch's; after `by_length` the runs are few.
-        """
-        groups: list[list[int]] = []
-        for length in self.lengths.tolist():
-            if length:
-                group = groups[-1] if groups else [0]
-                longest = max(length, *group)
-                if min(length, *group) >= ALIKE * longest and (len(group) + 1) * longest**2 <= GROUP_WEIGHTS:
-                    group.append(length)
-                else:
-                    groups.append([length])
-        return [Packing.from_lengths(group, -(-max(group) // WIDTH) * WIDTH) for group in groups]
-
-    def by_length(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Packing]:
-        """The same sentences, the longest first.
-
-        Returns (the new row's tokens in the old row, the inverse, the inverse for sentences, the new packing).
-
-        Sentences must begin in column 0 for positions to survive; `slots` of the result say where tokens stand.
-        """
-        lengths, starts = self.lengths, self.starts
-        order = lengths.argsort(descending=True, stable=True)
-        lengths = lengths[order]
-        shifts = starts[order] - (lengths.cumsum(0) - lengths)
-        tokens = torch.arange(len(self.slots)) + shifts.repeat_interleave(lengths)
-        row_shifts = (order - torch.arange(self.batch)).repeat_interleave(lengths) * self.seq
-        mask = None if self.mask is None else self.mask[order]
-        packing = Packing(self.batch, self.seq, self.slots[tokens] - row_shifts, mask)
-        return tokens, tokens.argsort(), order.argsort(), packing
+    _blocks = None
 
     def followed_by(self, more: Sequence[int], seq: int) -> Packing:
         """With more sentences, of these lengths, in a grid of this width, and with a mask in any case."""
@@ -137,30 +114,6 @@ class Packing:
             row = _Scatter.apply(row, self.slots, self.batch * self.seq)
         return row.unflatten(0, (self.batch, self.seq))
 
-    def fill(self, row: torch.Tensor) -> torch.Tensor:
-        """`pad` without the zeros: at the padding stands some token's value. No derivative goes through it."""
-        if self.mask is not None:
-            row = row.index_select(0, self._sources)
-        return row.unflatten(0, (self.batch, self.seq))
-
-    @cached_property
-    def _sources(self) -> torch.Tensor:
-        """(batch · seq,): which token of the row stands in each slot; 0 at the padding."""
-        tokens = torch.arange(len(self.slots), device=self.slots.device)
-        return self.slots.new_zeros(self.batch * self.seq).index_copy_(0, self.slots, tokens)
-
-    def key_bias(self, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
-        """What is added to attention's scores: (batch · heads, 1, seq), the least number at padding, else 0."""
-        if self.mask is None:
-            return torch.zeros(1, 1, 1, dtype=dtype, device=self.slots.device)
-        if self._bias.shape[0] != self.batch * num_heads or self._bias.dtype != dtype:
-            bias = torch.zeros(self.mask.shape, dtype=dtype, device=self.slots.device)
-            bias = bias.masked_fill_(~self.mask, torch.finfo(dtype).min)
-            self.__dict__["_bias"] = bias.repeat_interleave(num_heads, 0)[:, None]
-        return self._bias
-
-    _bias = torch.empty(0)
-
     def unpad(self, grid: torch.Tensor) -> torch.Tensor:
         """(batch, seq, …) → (tokens, …), dropping what stands at the padding."""
         flat = grid.flatten(0, 1)
@@ -176,11 +129,6 @@ class Packing:
     def mean_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden) → (batch, hidden): the mean over each sentence's real tokens, [CLS] and [SEP] included."""
         return self.pad(row).sum(1) / self.lengths.clamp(min=1)[:, None]
-
-
-def reordered(row: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """row[order] for a permutation `order`, where backward need not add."""
-    return _Gather.apply(row, order)
 
 
 def pack(ids: Sequence[np.ndarray], types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:

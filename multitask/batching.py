@@ -15,22 +15,23 @@ from minbert import BertTokenizer, Packing, pack
 from .data import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
-LEAST = 64  # tokens: lengths are rounded up to a multiple of this; also, the most that a sequence of fillers has
+LEAST = 64  # tokens: on a GPU lengths are rounded up to a multiple of this; also, the most that a filler has
+LEAST_ON_CPU = 16
 
 
-def rounded(length: int) -> int:
+def rounded(length: int, least: int = LEAST) -> int:
     """The next of the lengths that a row may have.
 
     >>> [rounded(length) for length in (1, 64, 65, 1000, 1024, 1025)]
     [64, 64, 128, 1024, 1024, 1152]
     """
-    step = step_at(length)
+    step = step_at(length, least)
     return -(-length // step) * step
 
 
-def step_at(length: int) -> int:
-    """From one rounded length to the next: an eighth of the length at most, or LEAST."""
-    return max(LEAST, 1 << max(0, (length - 1).bit_length() - 4))
+def step_at(length: int, least: int = LEAST) -> int:
+    """From one rounded length to the next: an eighth of the length at most, or `least`."""
+    return max(least, 1 << max(0, (length - 1).bit_length() - 4))
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,19 @@ class Batch:
         return Batch(F.pad(self.input_ids, (0, missing)), F.pad(self.token_type_ids, (0, missing)),
                      self.packing.followed_by(lengths, seq), self.sequences_each, self.labels, self.fillers + fillers)
 
-    def in_few_shapes(self, seq: int | None = None) -> Batch:
-        """The same with the row filled up to the next `rounded` length. seq: width of the grid.
+    def in_few_shapes(self, seq: int) -> Batch:
+        """The same with the row filled up to the next `rounded` length by as many fillers as any row of that length
+        gets, of which some may be empty. seq: width of the grid.
 
-        A sequence of fillers has LEAST tokens at most, and so many positions the encoder must have.
+        A filler has LEAST tokens at most, and so many positions the encoder must have.
         """
         tokens = rounded(len(self.input_ids))
-        return self.filled(tokens, seq or max(LEAST, self.packing.seq), step_at(tokens) // LEAST)
+        return self.filled(tokens, seq, step_at(tokens) // LEAST)
+
+    def in_few_lengths(self) -> Batch:
+        """`in_few_shapes` for a CPU: in smaller steps, and with as few fillers as it takes, of which none is empty."""
+        missing = rounded(len(self.input_ids), LEAST_ON_CPU) - len(self.input_ids)
+        return self.filled(len(self.input_ids) + missing, max(LEAST, self.packing.seq), -(-missing // LEAST))
 
     def copy_(self, other: Batch) -> None:
         """Takes over the numbers of a batch of the same shape, wherever it is."""

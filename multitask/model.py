@@ -80,7 +80,12 @@ class MultitaskBert(nn.Module):
         """A batch → (examples, hidden), or (examples, 2·hidden) where the sentences of a pair go in apart."""
         with autocast(self.precision, self.device):
             first = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing, first_only=True)
-            pooled = self.encoder.pool(first[:len(first) - batch.fillers]).float()  # (sequences, hidden)
+        return self.pool(first, batch)
+
+    def pool(self, first: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The last hidden states of a batch's first tokens, (sequences, hidden) → what `embed` returns."""
+        with autocast(self.precision, self.device):
+            pooled = self.encoder.pool(first[:len(first) - batch.fillers]).float()
         return pooled.reshape(len(pooled) // batch.sequences_each, -1)
 
     def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from minbert.embeddings import sparse_embedding_gradients
-from minbert.linear import weight_gradients_in_place, weights_cast_once
+from minbert.fast_layer import gradients_in_place
+from minbert.linear import weights_cast_once
 from minbert.untrusted import one_line
 from optim import (
     SURGERY,
@@ -21,6 +22,7 @@ from optim import (
     split_decayed,
 )
 
+from . import together
 from .batching import LEAST, Batch, Pieces
 from .checkpoint import check_like, set_generator
 from .device import PRODUCT_DTYPES
@@ -94,13 +96,8 @@ class SurgeryTrainer:
         then.
         """
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
-        values, waits = [], []
         with weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
-            for row, name in enumerate(self.tasks):
-                values.append(self._backward(row, name, batches[name]))
-                waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
-        for wait in waits:
-            wait()
+            values = self._backward([_pieces(batches[name]) for name in self.tasks])
         gram = self.gradients.gram()  # first of all that a GPU's answer is waited for
         losses = self._losses(values)
         squares = dict(zip(self.tasks, torch.stack([*map(squared_norm, self.heads.values())]).tolist(), strict=True))
@@ -116,26 +113,39 @@ class SurgeryTrainer:
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses, gram, weights)
 
-    def _backward(self, row: int, name: str, batch: Batch | Pieces) -> torch.Tensor:
-        """Fills row `row` of the gradient matrix; returns what the pieces add to the task's mean loss."""
-        pieces = Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
-        if self._graphs is not None and len(pieces.batches) == 1:
-            return self._graphs(row, name, *pieces.batches, pieces.examples)
-        return self._backward_pieces(row, name, pieces)
+    def _backward(self, shares: Sequence[Pieces]) -> list[torch.Tensor]:
+        """Fills the gradient matrix from each task's share; returns what the shares add to the tasks' mean losses."""
+        if self.ranks.size == 1 and self._graphs is None and all(len(pieces.batches) == 1 for pieces in shares):
+            wholes = {name: self._prepared(*pieces.batches) for name, pieces in zip(self.tasks, shares, strict=True)}
+            if together.applies(self.model, wholes):
+                return together.backward(self.model, self.gradients, wholes)
+        values, waits = [], []
+        for row, (name, pieces) in enumerate(zip(self.tasks, shares, strict=True)):
+            whole = self._graphs is not None and len(pieces.batches) == 1
+            values.append(self._graphs(row, name, *pieces.batches, pieces.examples) if whole else
+                          self._backward_pieces(row, name, pieces))
+            waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
+        for wait in waits:
+            wait()
+        return values
 
     def _backward_pieces(self, row: int, name: str, pieces: Pieces) -> torch.Tensor:
         encoder = self.model.encoder
-        with self.gradients.row(row), sparse_embedding_gradients(encoder), weight_gradients_in_place(encoder):
+        with (self.gradients.row(row), sparse_embedding_gradients(encoder),
+              gradients_in_place(encoder.layers, [self.gradients.views(row)])):
             values = [self._backward_piece(name, piece, pieces.examples) for piece in pieces.batches]
         return sum(values, torch.zeros((), device=self.model.device))
 
     def _backward_piece(self, name: str, piece: Batch, examples: int) -> torch.Tensor:
         """Adds the gradient of a piece's share of the mean over `examples`; its graph is gone when this returns."""
-        piece = piece.in_few_shapes() if self._fills else piece.to(self.model.device)
+        piece = self._prepared(piece)
         mean = self.model.tasks[name].loss(self.model(name, piece), piece.labels)
         loss = mean * (len(piece.labels) / examples)
         loss.backward()
         return loss.detach()
+
+    def _prepared(self, piece: Batch) -> Batch:
+        return piece.in_few_lengths() if self._fills else piece.to(self.model.device)
 
     def _losses(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
         """Completes the losses and the heads' gradients with those of the other processes.
@@ -177,6 +187,10 @@ class SurgeryTrainer:
         """Goes on exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)
         set_generator(self.generator, state["surgery.generator"])
+
+
+def _pieces(batch: Batch | Pieces) -> Pieces:
+    return Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:

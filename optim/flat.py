@@ -92,15 +92,33 @@ class TaskGradients:
                        for row in self.matrix]
         self._table_gradients: list[torch.Tensor | None] = [None] * tasks
 
+    def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
+        """Parameter → its part of row `task`; the table is not among them."""
+        return dict(zip(self._dense, self._views[task], strict=True))
+
+    def zero_(self, task: int) -> None:
+        """Row `task` starts from zero again."""
+        self.matrix[task].zero_()
+        self._table_gradients[task] = None
+
     @contextmanager
     def row(self, task: int) -> Iterator[torch.Tensor]:
         """Inside, backward accumulates into row `task`, which starts from zero; yields that row of the matrix."""
-        self.matrix[task].zero_()
-        for parameter, view in zip(self._dense, self._views[task], strict=True):
+        self.zero_(task)
+        with self.adding(task) as row:
+            yield row
+
+    @contextmanager
+    def adding(self, task: int) -> Iterator[torch.Tensor]:
+        """`row` without the zeros: inside, backward adds to what row `task` holds."""
+        views = self.views(task)
+        for parameter, view in views.items():
             parameter.grad = view
+        if self.table is not None:
+            self.table.grad = self._table_gradients[task]
         try:
             yield self.matrix[task]
-            for parameter, view in zip(self._dense, self._views[task], strict=True):
+            for parameter, view in views.items():
                 assert parameter.grad is view, "backward must add into the row, not replace it"
             if self.table is not None:
                 self._table_gradients[task] = _coalesced(self.table)

@@ -17,8 +17,9 @@ from oracle import reference
 from torch.nn import functional as F
 
 from heads import ARCHITECTURES, TwoLayerHead
-from minbert import BertConfig, BertModel, BertTokenizer
-from multitask import MultitaskBert
+from minbert import BertConfig, BertModel, BertTokenizer, Packing
+from multitask import MultitaskBert, together
+from multitask.batching import Pieces
 from multitask.data import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import TABLE, SurgeryTrainer
@@ -51,6 +52,12 @@ def without_head_dropout(model: MultitaskBert) -> MultitaskBert:
 
 def batches(model):
     return {name: model.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+
+
+@pytest.fixture
+def task_by_task(monkeypatch):
+    """One task's forward and backward after another, as where a step has many tokens."""
+    monkeypatch.setattr(together, "MOST_TOKENS", 0)
 
 
 # ------------------------------------------------------------------------------------------------ how a pair goes in
@@ -233,7 +240,7 @@ def test_word_embeddings_as_looked_up_rows_train_as_a_whole_matrix_does(arch, su
     torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-6, rtol=0)
 
 
-def test_each_tasks_graph_is_freed_before_the_next_tasks_forward():
+def test_each_tasks_graph_is_freed_before_the_next_tasks_forward(task_by_task):
     """What autograd saves for backward is wrapped here, so that we can count what is alive."""
 
     class Saved:
@@ -255,6 +262,89 @@ def test_each_tasks_graph_is_freed_before_the_next_tasks_forward():
         kept = model("sst", batches(model)["sst"])
         assert len(alive) > 10  # the count does count
         del kept
+
+
+# ----------------------------------------------------------------------------------- all tasks at once, and one by one
+
+
+def gradients_of_a_step(model, at_once: bool, monkeypatch) -> dict[str, torch.Tensor]:
+    """What a step's forwards and backwards leave: losses, each task's gradient of the encoder and of its head."""
+    monkeypatch.setattr(together, "MOST_TOKENS", 4096 if at_once else 0)
+    calls = []
+    backward = together.backward
+    monkeypatch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
+    losses = trainer._backward([Pieces([batch], len(batch.labels)) for batch in batches(model).values()])
+    monkeypatch.setattr(together, "backward", backward)
+    return {"at once": torch.tensor(len(calls)), "losses": torch.stack(losses), "rows": trainer.gradients.matrix,
+            "looked up": torch.cat([*map(torch.Tensor.flatten, trainer.gradients._looked_up())]),
+            "heads": torch.cat([parameter.grad.flatten() for parameter in model.heads.parameters()])}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_all_tasks_at_once_give_each_task_the_gradient_it_has_alone(arch, monkeypatch):
+    found = [gradients_of_a_step(without_head_dropout(build(arch)), at_once, monkeypatch) for at_once in (True, False)]
+    assert [one.pop("at once") for one in found] == [1, 0]
+    for name, ours in found[0].items():
+        # float32 rounding of sums in another order
+        torch.testing.assert_close(ours, found[1][name], atol=2e-6, rtol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
+    assert all(row.any() for row in found[0]["rows"])
+
+
+def test_with_dropout_each_task_has_the_gradient_of_its_own_loss_under_the_masks_drawn(monkeypatch):
+    """The same draws again, and autograd asked for one loss after another through the layers of all."""
+    model = build(dropout=0.3)
+    torch.manual_seed(5)
+    found = gradients_of_a_step(model, True, monkeypatch)
+    torch.manual_seed(5)
+    each, encoder = batches(model), model.encoder
+    row = torch.cat([encoder.embeddings(batch.input_ids, batch.token_type_ids, batch.packing.position_ids)
+                     for batch in each.values()])
+    packing = Packing.joined([batch.packing for batch in each.values()])
+    firsts = encoder.layers_packed(row, packing, first_only=True).split(packing.parts)
+    losses = [TASKS[name].loss(model.heads[name](model.pool(first, batch)), batch.labels)
+              for first, (name, batch) in zip(firsts, each.items(), strict=True)]
+    assert torch.equal(torch.stack(losses), found["losses"])
+    decayed, undecayed = split_decayed(encoder)
+    decayed.pop(TABLE)
+    for loss, row in zip(losses, found["rows"], strict=True):
+        expected = torch.autograd.grad(loss, [*decayed.values(), *undecayed.values()], retain_graph=True)
+        # float32 rounding of sums in another order
+        torch.testing.assert_close(row, torch.cat([one.flatten() for one in expected]), atol=2e-6, rtol=1e-5)
+
+
+def adapted(model):
+    layer = model.encoder.layers[0]
+    layer.adapter = torch.nn.Linear(16, 16)
+    layer.register_forward_hook(lambda layer, _, out: out + layer.adapter(out))
+
+
+# What a user may do to the model → whether tasks are still computed at once
+LIBERTIES = {
+    "a hook on a weight": (lambda model: model.encoder.layers[1].output_dense.weight.register_hook(lambda g: 2 * g), 0),
+    "an adapter behind a layer": (adapted, 0),
+    "a layer in its plain form": (lambda model: setattr(model.encoder.layers[1], "by_hand", False), 0),
+    "a part replaced": (lambda model: setattr(model.encoder.layers[0], "output_dense", torch.nn.Linear(32, 16)), 0),
+    "a forward of its own": (lambda model: setattr(model, "forward", lambda name, batch: MultitaskBert.forward(
+        model, name, batch)), 0),
+    "a hook on the pooler": (lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 1),
+    "a frozen weight": (lambda model: model.encoder.layers[1].output_dense.requires_grad_(False), 1),
+    "frozen embeddings": (lambda model: model.encoder.embeddings.requires_grad_(False), 1),
+}
+
+
+@pytest.mark.parametrize("liberty", LIBERTIES)
+def test_what_was_changed_is_obeyed_as_it_is_task_by_task(liberty, monkeypatch):
+    change, expected = LIBERTIES[liberty]
+    found = []
+    for at_once in (True, False):
+        model = without_head_dropout(build())
+        change(model)
+        found.append(gradients_of_a_step(model, at_once, monkeypatch))
+    assert [int(one.pop("at once")) for one in found] == [expected, 0]
+    for name, ours in found[0].items():
+        # float32 rounding of sums in another order
+        torch.testing.assert_close(ours, found[1][name], atol=2e-6, rtol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
 
 
 @pytest.mark.parametrize("surgery", ["pcgrad", "paper", "sum"])

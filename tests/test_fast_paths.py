@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from minbert import BertModel, Packing
+from minbert.blocks import BLOCK_WEIGHTS, Blocks, alike
 from minbert.dropout import Dropout, drop_, keep_mask, rescale
 from minbert.embeddings import Embedding, sparse_embedding_gradients
+from minbert.fast_layer import gradients_in_place
 from minbert.layer import ACTIVATIONS, BertLayer
-from minbert.linear import Linear, weight_gradients_in_place, weights_cast_once
-from minbert.packing import GROUP_WEIGHTS
+from minbert.linear import Linear, put_product, weights_cast_once
 
 HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)
 
@@ -25,6 +26,11 @@ def layer_of(activation: str = "gelu", dropout: float = 0.0, dtype: torch.dtype 
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)  # far from a start at which biases and LayerNorm would say nothing
     return layer
+
+
+def grads_of(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
+    """Where `gradients_in_place` is to put them: into the parameters' own `.grad`."""
+    return {parameter: parameter.grad for parameter in module.parameters()}
 
 
 def value_and_gradients(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool) -> list[torch.Tensor]:
@@ -92,7 +98,7 @@ def test_weights_cast_once_and_gradients_written_in_place_change_no_bit():
 
     plain = gradients()
     layer.zero_grad(set_to_none=False)
-    with weights_cast_once(layer, torch.bfloat16), weight_gradients_in_place(layer):
+    with weights_cast_once(layer, torch.bfloat16), gradients_in_place([layer], [grads_of(layer)]):
         fast = gradients()
         twice = gradients()  # the second backward adds
     assert all(torch.equal(fast[name], plain[name]) for name in plain)
@@ -107,7 +113,7 @@ def test_a_float32_gradient_is_added_in_place():
     plain = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
     kept = layer.intermediate_dense.weight.grad
     layer.zero_grad(set_to_none=False)
-    with weight_gradients_in_place(layer):
+    with gradients_in_place([layer], [grads_of(layer)]):
         layer(x, packing).square().sum().backward()
     assert layer.intermediate_dense.weight.grad is kept
     for name, parameter in layer.named_parameters():
@@ -254,7 +260,7 @@ def test_a_weight_that_is_frozen_or_has_a_hook_gets_no_gradient_in_place():
     layer.attention_dense.weight.register_hook(torch.zeros_like)
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with weight_gradients_in_place(layer):
+    with gradients_in_place([layer], [grads_of(layer)]):
         layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum().backward()
     zero = {name for name, parameter in layer.named_parameters() if not parameter.grad.any()}
     assert zero == {"output_dense.weight", "attention_dense.weight"}
@@ -268,7 +274,8 @@ def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
     plain = F.linear(x, layer.weight, layer.bias)
     gradients = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
     by_hand = [layer.product(x.detach()), layer.input_gradient(upstream, layer.weight.detach()),
-               *layer.take_gradients((upstream, x.detach()))]
+               torch.empty_like(layer.weight), upstream.sum(0)]
+    put_product(by_hand[2], upstream, x.detach(), is_zero=True)
     for ours, theirs in zip(by_hand, [plain, *gradients], strict=True):
         # float32 rounding of sums of up to 11 products near 1
         torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
@@ -364,28 +371,41 @@ def test_a_batch_of_padding_alone_gives_an_empty_row(tiny_model: BertModel):
         assert torch.isfinite(out.last_hidden_state).all()
 
 
-def test_groups_hold_every_token_once_and_neighbours_alike_in_length():
-    packing = Packing.from_lengths([3, 9, 8, 2, 10])
-    assert [group.lengths.tolist() for group in packing.groups] == [[3], [9, 8], [2], [10]]
-    tokens, back, sentences_back, by_length = packing.by_length()
-    assert by_length.lengths.tolist() == [10, 9, 8, 3, 2]
-    assert [group.lengths.tolist() for group in by_length.groups] == [[10, 9, 8], [3], [2]]
-    assert torch.equal(tokens[back], torch.arange(32))
-    assert by_length.lengths[sentences_back].tolist() == [3, 9, 8, 2, 10]
-    assert by_length.starts.tolist() == [0, 10, 19, 27, 30]
-    assert torch.equal(by_length.position_ids, packing.position_ids[tokens])
+def test_blocks_hold_every_head_of_every_token_once_and_give_them_back():
+    lengths = [3, 9, 0, 8, 2, 10]
+    blocks, row = Blocks(lengths, num_heads=2), torch.randn(32, 3 * 2 * 4)
+    query, key, value = heads = blocks.split(row, 3)
+    assert torch.equal(blocks.join(heads), row)
+    sentences = row.unflatten(1, (3, 2, 4)).split(lengths)
+    for place, number in enumerate([5, 1, 3]):       # alike in length: the first block, two heads each, 16 wide
+        for head in range(2):
+            for part, found in enumerate((query, key, value)):
+                [first, *_] = blocks.blocks(found)
+                assert torch.equal(first[2 * place + head, :lengths[number]], sentences[number][:, part, head])
+    assert [tuple(block.shape) for block in blocks.blocks(query)] == [(6, 16, 4), (2, 8, 4), (2, 8, 4)]
 
 
-def test_a_group_never_holds_more_attention_weights_than_memory_is_meant_for():
-    groups = Packing.from_lengths([512] * 5).groups
-    assert [group.batch for group in groups] == [1] * 5
-    assert 512**2 <= GROUP_WEIGHTS < 2 * 512**2
+def test_blocks_are_zero_or_shut_out_where_no_token_is():
+    blocks, row = Blocks([3, 9, 0, 8], num_heads=2), torch.randn(20, 2 * 4)
+    whole, shut = blocks.blocks(blocks.split_padded(row)), blocks.biases(torch.float64)
+    for block, bias, lengths in zip(whole, shut, ([9, 8], [3]), strict=True):
+        real = torch.arange(block.shape[1]) < torch.tensor(lengths).repeat_interleave(2)[:, None]
+        assert torch.equal(block.any(2), real)
+        assert torch.equal(bias[:, 0] == 0, real)
+        assert (bias[:, 0][~real] == torch.finfo(torch.float64).min).all()
+    assert torch.equal(blocks.join(blocks.split_padded(row)[None]), row)
+    assert not Blocks([8, 8], num_heads=2).biases(torch.float32)[0].any()
+
+
+def test_a_block_never_holds_more_attention_weights_than_memory_is_meant_for():
+    assert [len(block) for block in alike([512] * 5)] == [1] * 5
+    assert 512**2 <= BLOCK_WEIGHTS < 2 * 512**2
 
 
 def test_attention_in_groups_is_attention_over_the_whole_padded_batch():
     layer, row = layer_of(), torch.randn(20, HIDDEN, dtype=torch.float64)
     packing, whole = Packing.from_lengths([2, 9, 1, 8]), Packing.from_lengths([2, 9, 1, 8])
-    whole.__dict__["groups"] = [whole]
+    whole.__dict__["_blocks"] = Blocks([2, 9, 1, 8], 3, [range(4)], 1)
     torch.testing.assert_close(layer(row, packing), layer(row, whole), atol=1e-12, rtol=0)
 
 
@@ -400,10 +420,12 @@ def test_the_first_token_alone_is_the_first_of_all(tiny_model: BertModel):
         torch.testing.assert_close(first, packing.first_tokens(whole), atol=2e-6, rtol=0)
 
 
-def test_encoding_the_longest_first_gives_the_tokens_back_in_their_order(tiny_model: BertModel):
+def test_sentences_that_begin_late_or_are_empty_are_what_the_plain_form_makes_of_them(tiny_model: BertModel):
     packing = Packing.from_mask(torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]))
-    ids, types = torch.randint(50, (8,)), torch.randint(2, (8,))
-    kept: list[torch.Tensor] = []
-    plain = tiny_model.encode_packed(ids, types, packing, layer_inputs=kept)  # who asks for layers gets no reordering
+    ids, types, found = torch.randint(50, (8,)), torch.randint(2, (8,)), []
+    for by_hand in (True, False):
+        for layer in tiny_model.layers:
+            layer.by_hand = by_hand
+        found.append(tiny_model.encode_packed(ids, types, packing))
     # float32 rounding
-    torch.testing.assert_close(tiny_model.encode_packed(ids, types, packing), plain, atol=2e-6, rtol=0)
+    torch.testing.assert_close(*found, atol=2e-6, rtol=0)

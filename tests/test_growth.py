@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minbert import BertConfig
+from multitask.batching import Pieces
 from multitask.tasks import TASKS
 
 
@@ -30,16 +31,15 @@ def added_product_flop(_, a: tuple, b: tuple, out_shape: object = None, **kwargs
 def test_the_floor_counts_the_products_that_torch_counts(growth, monkeypatch, tiny_config):
     """Equal to the last operation, but for the heads: 6 · hidden · outputs a sequence, which the floor leaves out."""
     monkeypatch.setattr("minbert.linear._HAS_ONEDNN", False)  # torch does not count oneDNN's products
-    monkeypatch.setattr("minbert.packing.WIDTH", 1)           # nor is there padding then inside a group of one length
+    monkeypatch.setattr("minbert.blocks.WIDTH", 1)            # nor is there padding then inside a block of one length
     trainer = growth.random_trainer(tiny_config, "fp32")
-    lengths = {"sst": [7, 7, 7], "para": [20, 20], "sts": [1, 9, 9]}
+    lengths = {"sst": [7, 7, 7], "para": [20, 20], "sts": [1, 10, 10]}  # no two alike but equal
     generator = np.random.default_rng(0)
-    for row, (name, task) in enumerate(TASKS.items()):
-        batch = growth.random_batch(lengths[name], tiny_config, generator)
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_product_flop}) as counter:
-            trainer._backward(row, name, batch)
-        heads = 6 * tiny_config.hidden_size * task.outputs * len(lengths[name])
-        assert growth.training_flop(tiny_config, lengths[name]) + heads == counter.get_total_flops()
+    batches = {name: growth.random_batch(lengths[name], tiny_config, generator) for name in TASKS}
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_product_flop}) as counter:
+        trainer._backward([Pieces([batch], len(batch.labels)) for batch in batches.values()])
+    heads = sum(6 * tiny_config.hidden_size * task.outputs * len(lengths[name]) for name, task in TASKS.items())
+    assert sum(growth.training_flop(tiny_config, row) for row in lengths.values()) + heads == counter.get_total_flops()
 
 
 def test_every_point_stands_beside_its_floor(growth, monkeypatch, tmp_path, capsys):
