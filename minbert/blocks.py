@@ -37,9 +37,9 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class Blocks:
-    """Where each token's heads stand in the blocks, whose slices are numbered through.
+    """In which slot of the blocks, numbered through, each token's heads stand, slice by slice.
 
-    A row of parts is (tokens, parts · heads · head_dim): keys and values side by side are two parts.
+    A row is (tokens, kinds · heads · head_dim): keys and values side by side are two kinds.
     """
 
     def __init__(self, lengths: Sequence[int], num_heads: int, together: Sequence[Sequence[int]] | None = None,
@@ -52,17 +52,17 @@ class Blocks:
         width = width or WIDTH
         self._widths = [-(-max(block) // width) * width for block in self._lengths]
         self._counts = [len(block) * wide * num_heads for block, wide in zip(self._lengths, self._widths, strict=True)]
-        starts, steps, slices = [0] * len(lengths), [0] * len(lengths), 0
+        starts, steps, slots = [0] * len(lengths), [0] * len(lengths), 0
         for block, wide in zip(self._together, self._widths, strict=True):
             for sentence in block:
-                starts[sentence], steps[sentence] = slices, wide
-                slices += wide * num_heads
+                starts[sentence], steps[sentence] = slots, wide
+                slots += wide * num_heads
         start, step, length = (torch.tensor(numbers, dtype=torch.int64) for numbers in (starts, steps, lengths))
         column = torch.arange(sum(lengths)) - (length.cumsum(0) - length).repeat_interleave(length)
         first_head = start.repeat_interleave(length) + column
-        # (tokens, heads): which slice is whose
-        self._places = first_head[:, None] + step.repeat_interleave(length)[:, None] * torch.arange(num_heads)
-        self._sources: dict[int, torch.Tensor] = {}
+        # (tokens, heads)
+        self._slots = first_head[:, None] + step.repeat_interleave(length)[:, None] * torch.arange(num_heads)
+        self._ways: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._biases: dict[torch.dtype, list[torch.Tensor]] = {}
 
     @cached_property
@@ -70,28 +70,28 @@ class Blocks:
         """The same sentences in the same blocks, of one token each; none may be empty."""
         return Blocks([1] * sum(map(len, self._together)), self.num_heads, self._together, width=1)
 
-    def split(self, row: torch.Tensor, parts: int) -> torch.Tensor:
-        """(tokens, parts · heads · head_dim) → (parts, slices, head_dim); at the padding stands some token's value."""
-        slices = row.reshape(-1, row.shape[1] // (parts * self.num_heads))
-        return slices.index_select(0, self._sources_of(parts)).unflatten(0, (parts, -1))
+    def split(self, row: torch.Tensor, kinds: int) -> torch.Tensor:
+        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at the padding stands some token's value."""
+        slices = row.reshape(-1, row.shape[1] // (kinds * self.num_heads))
+        return slices.index_select(0, self._there_and_back(kinds)[0]).unflatten(0, (kinds, -1))
 
     def split_padded(self, row: torch.Tensor) -> torch.Tensor:
-        """`split` of one part, (tokens, heads · head_dim) → (slices, head_dim), with zeros at the padding."""
+        """`split` of one kind, (tokens, heads · head_dim) → (slots, head_dim), with zeros at the padding."""
         slices = row.reshape(-1, row.shape[1] // self.num_heads)
-        return slices.new_zeros(sum(self._counts), slices.shape[1]).index_copy_(0, self._places.flatten(), slices)
+        return slices.new_zeros(sum(self._counts), slices.shape[1]).index_copy_(0, self._slots.flatten(), slices)
 
-    def empty(self, like: torch.Tensor, parts: int) -> torch.Tensor:
-        """Memory for `join`: (parts, slices, head_dim), of the kind of `like`, (…, head_dim)."""
-        return like.new_empty(parts, sum(self._counts), like.shape[-1])
+    def empty(self, like: torch.Tensor, kinds: int) -> torch.Tensor:
+        """Memory for `join`: (kinds, slots, head_dim), of the dtype and head_dim of `like`, (…, head_dim)."""
+        return like.new_empty(kinds, sum(self._counts), like.shape[-1])
 
     def join(self, heads: torch.Tensor) -> torch.Tensor:
-        """The reverse of `split`: (parts, slices, head_dim) → (tokens, parts · heads · head_dim)."""
-        places = self._places[:, None] + torch.arange(len(heads))[:, None] * heads.shape[1]  # (tokens, parts, heads)
-        slices = heads.flatten(0, 1).index_select(0, places.flatten())
-        return slices.view(len(places), places.shape[1] * self.num_heads * heads.shape[2])
+        """The reverse of `split`: (kinds, slots, head_dim) → (tokens, kinds · heads · head_dim)."""
+        kinds, _, head_dim = heads.shape
+        slices = heads.flatten(0, 1).index_select(0, self._there_and_back(kinds)[1])
+        return slices.view(len(self._slots), kinds * self.num_heads * head_dim)
 
-    def blocks(self, heads: torch.Tensor) -> list[torch.Tensor]:
-        """One part, (slices, head_dim) → of each block (sentences · heads, width, head_dim), views."""
+    def each(self, heads: torch.Tensor) -> list[torch.Tensor]:
+        """One kind, (slots, head_dim) → of each block (sentences · heads, width, head_dim), views."""
         return [block.view(-1, wide, heads.shape[1])
                 for block, wide in zip(heads.split(self._counts), self._widths, strict=True)]
 
@@ -109,12 +109,11 @@ class Blocks:
         bias = torch.zeros(is_padding.shape, dtype=dtype).masked_fill_(is_padding, torch.finfo(dtype).min)
         return bias.repeat_interleave(self.num_heads, 0)[:, None]
 
-    def _sources_of(self, parts: int) -> torch.Tensor:
-        """(parts · slices,): what of a row stands in each slice, its slices numbered through; 0 at the padding."""
-        if parts not in self._sources:
-            slices = torch.arange(len(self._places) * parts * self.num_heads).view(-1, parts, self.num_heads)
-            sources = slices.new_zeros(parts, sum(self._counts))
-            for part in range(parts):
-                sources[part, self._places] = slices[:, part]
-            self._sources[parts] = sources.flatten()
-        return self._sources[parts]
+    def _there_and_back(self, kinds: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which slice of a row stands in each slot, 0 at the padding; in which slot each slice of a row stands."""
+        if kinds not in self._ways:
+            slots = self._slots[:, None] + torch.arange(kinds)[:, None] * sum(self._counts)  # (tokens, kinds, heads)
+            back = slots.flatten()
+            there = back.new_zeros(kinds * sum(self._counts)).index_copy_(0, back, torch.arange(len(back)))
+            self._ways[kinds] = there, back
+        return self._ways[kinds]

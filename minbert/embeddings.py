@@ -24,7 +24,7 @@ class Embedding(nn.Embedding):
 def sparse_embedding_gradients(module: nn.Module) -> Iterator[None]:
     """Inside, on a CPU, backward adds only the rows that were looked up to the embeddings' gradients.
 
-    Only for a backward into dense gradients that are there already (TaskGradients.row); where none is, it would leave
+    Only for a backward into dense gradients that are there already (TaskGradients); where none is, it would leave
     a sparse one behind.
     """
     tables = [table for table in module.modules() if isinstance(table, Embedding) and table.weight.device.type == "cpu"]

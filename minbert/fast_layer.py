@@ -14,7 +14,7 @@ with respect to x.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from .attention import BertSelfAttention
 from .blocks import Blocks
 from .dropout import Dropout, drop_, keep_mask, rescale
-from .linear import ALL, Linear, put_product
+from .linear import ALL_ROWS, Linear, add_product
 from .packing import Packing
 
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ def _is_as_built(layer: BertLayer) -> bool:
             and all(is_plain(parts[name], kind) for name, kind in PARTS.items()))
 
 
-def is_plain(part: nn.Module, kind: type) -> bool:
-    """Whether it is of this very class, without hooks and a `forward` of its own."""
+def is_plain(part: nn.Module, kind: type, *methods: str) -> bool:
+    """Whether it is of this very class, without hooks and without a `forward` of its own, nor one of these methods."""
     own = part.__dict__
-    return type(part) is kind and "forward" not in own and not any(map(own.__getitem__, CALLED))
+    return (type(part) is kind and not any(map(own.__getitem__, CALLED))
+            and not any(method in own for method in ("forward", *methods)))
 
 
 MIX = "self_attention.query_key_value"
+# the other parts that have parameters, in the order of the forward
 PARTS = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "intermediate_dense": Linear,
          "output_dense": Linear, "output_layer_norm": nn.LayerNorm}
 PARAMETERS = [f"{part}.{name}" for part in (MIX, *PARTS) for name in ("weight", "bias")]
@@ -74,27 +76,25 @@ def _parameters_of(layer: BertLayer) -> list[nn.Parameter]:
 
 
 @contextmanager
-def gradients_in_place(layers: Iterable[BertLayer], places: Sequence[Mapping[nn.Parameter, torch.Tensor]],
-                       ) -> Iterator[None]:
-    """Inside, where the form by hand runs, backward puts the gradients of the layers' parameters into these tensors
+def gradients_in_place(module: nn.Module, places: Sequence[Mapping[nn.Parameter, torch.Tensor]]) -> Iterator[None]:
+    """Inside, where the form by hand runs, backward adds the gradients of the layers' parameters to these tensors
     instead of giving them to autograd.
 
-    places: parameter → tensor of its shape, which holds zeros; one mapping, or one for each of `Packing.parts`, whose
-    tokens' gradient goes there. A parameter that is frozen or has a hook is left to autograd, which looks at such
-    things, though not at parts.
+    places: parameter → tensor of its shape; one mapping, or one for each of `Packing.parts`, whose tokens' gradient
+    goes there. A parameter that is frozen or has a hook is left to autograd, which looks at such things, but knows of
+    no parts.
     """
-    layers = list(layers)
-    for layer in layers:
-        named = {name: parameter for name, parameter in layer.named_parameters()
-                 if name in PARAMETERS and parameter in places[0] and parameter.requires_grad
-                 and not has_hook(parameter)}
-        layer.gradient_places = [{name: place[parameter] for name, parameter in named.items()} for place in places]
-        layer.places_are_zero = True
+    layers = [part for part in module.modules() if hasattr(part, "gradient_places")]
     try:
+        for layer in layers:
+            named = {name: parameter for name, parameter in layer.named_parameters(remove_duplicate=False)
+                     if name in PARAMETERS and parameter in places[0] and parameter.requires_grad
+                     and not has_hook(parameter)}
+            layer.gradient_places = [{name: place[parameter] for name, parameter in named.items()} for place in places]
         yield
     finally:
         for layer in layers:
-            layer.gradient_places, layer.places_are_zero = [{}], False
+            vars(layer).pop("gradient_places", None)
 
 
 def has_hook(parameter: nn.Parameter) -> bool:
@@ -155,12 +155,11 @@ class _Mix(NamedTuple):
     rows: slice
     makes: int
     blocks: Blocks
-    counts: list[int]
+    counts: Sequence[int]
 
 
 class _Heads(NamedTuple):
-    """Attention in one block of sentences; all but scale are (sentences · heads, width, …), the mask None without
-    dropout."""
+    """Attention in one block of sentences: each (sentences · heads, width, …), the mask None without dropout."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -180,7 +179,7 @@ class _Kept(NamedTuple):
     starts: torch.Tensor | None
     mixes: list[_Mix]
     heads: list[_Heads]
-    attention_scale: float
+    attention_rescale: float
     context: torch.Tensor
     attended_mask: torch.Tensor | None
     hidden_norm: _Normed
@@ -189,7 +188,7 @@ class _Kept(NamedTuple):
     activated: torch.Tensor
     output_mask: torch.Tensor | None
     output_norm: _Normed
-    scale: float
+    rescale: float
     weights: dict[str, torch.Tensor]
 
 
@@ -200,8 +199,8 @@ def _forward(layer: BertLayer, x: torch.Tensor, packing: Packing, dtype: torch.d
     attention_share = attention.dropout if attention.training else 0.0
     starts = packing.starts if first_only else None
     residual = x if starts is None else x.index_select(0, starts)
-    mixes = _mixes(x.to(dtype), residual.to(dtype), packing, attention.num_heads, first_only)
-    weights = {"self_attention.query_key_value": attention.query_key_value.weight.detach(),
+    mixes = _mixes(x.to(dtype), starts, packing, packing.blocks(attention.num_heads))
+    weights = {MIX: attention.query_key_value.weight.detach(),
                **{name: getattr(layer, name).weight.detach() for name, kind in PARTS.items() if kind is Linear}}
     context, heads = _attend(attention, mixes, attention_share)
     summed, attended_mask = _add_dropped(residual, layer.attention_dense.product(context), share)
@@ -215,12 +214,12 @@ def _forward(layer: BertLayer, x: torch.Tensor, packing: Packing, dtype: torch.d
                          hidden_in, expanded, activated, output_mask, output_norm, rescale(share), weights)
 
 
-def _mixes(x: torch.Tensor, asking: torch.Tensor, packing: Packing, num_heads: int, first_only: bool) -> list[_Mix]:
+def _mixes(x: torch.Tensor, starts: torch.Tensor | None, packing: Packing, blocks: Blocks) -> list[_Mix]:
     """Queries, keys and values in one product; or queries of the tokens that ask, keys and values of all."""
-    hidden, blocks = x.shape[1], packing.blocks(num_heads)
-    if not first_only:
-        return [_Mix(x, ALL, 3, blocks, packing.part_tokens)]
-    return [_Mix(asking, slice(0, hidden), 1, blocks.firsts, list(packing.parts or [packing.batch])),
+    hidden = x.shape[1]
+    if starts is None:
+        return [_Mix(x, ALL_ROWS, 3, blocks, packing.part_tokens)]
+    return [_Mix(x.index_select(0, starts), slice(0, hidden), 1, blocks.firsts, packing.parts),
             _Mix(x, slice(hidden, 3 * hidden), 2, blocks, packing.part_tokens)]
 
 
@@ -236,7 +235,7 @@ def _backward(layer: BertLayer, kept: _Kept, d_output: torch.Tensor) -> tuple[to
         return gradients.of_norm(name, d_normed.contiguous(), normed, asking)
 
     def through_dropout(d_summed: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return d_summed.to(dtype) if mask is None else drop_((d_summed * kept.scale).to(dtype), mask)
+        return d_summed.to(dtype) if mask is None else drop_((d_summed * kept.rescale).to(dtype), mask)
 
     d_summed = through_norm("output_layer_norm", kept.output_norm, d_output)
     d_activated = through("output_dense", through_dropout(d_summed, kept.output_mask), kept.activated)
@@ -249,7 +248,6 @@ def _backward(layer: BertLayer, kept: _Kept, d_output: torch.Tensor) -> tuple[to
         gradients.of_linear(MIX, d_mixed, mix.x, mix.counts, mix.rows)
         d_row = layer.self_attention.query_key_value.input_gradient(d_mixed, kept.weights[MIX], mix.rows)
         d_rows.append(d_row.to(d_summed.dtype))
-    layer.places_are_zero = False
     if kept.starts is None:
         return d_summed.add_(d_rows[0]), *gradients.left()
     d_asking, d_x = d_rows
@@ -257,52 +255,51 @@ def _backward(layer: BertLayer, kept: _Kept, d_output: torch.Tensor) -> tuple[to
 
 
 class _Gradients:
-    """Of a layer's parameters, as they come up: into the places of `gradients_in_place`, part by part, or kept for
+    """Of a layer's parameters, as they come up: added to the places of `gradients_in_place`, part by part, or kept for
     autograd."""
 
     def __init__(self, layer: BertLayer) -> None:
         self._parameters = dict(zip(PARAMETERS, _parameters_of(layer), strict=True))
-        self._places, self._are_zero = layer.gradient_places, layer.places_are_zero
+        self._places = layer.gradient_places
         self._left: dict[str, torch.Tensor] = {}
 
     def left(self) -> list[torch.Tensor | None]:
         """What autograd is to have, in the order of PARAMETERS."""
         return [self._left.get(name) for name in PARAMETERS]
 
-    def of_linear(self, name: str, grad: torch.Tensor, x: torch.Tensor, counts: list[int], rows: slice = ALL) -> None:
+    def of_linear(self, name: str, grad: torch.Tensor, x: torch.Tensor, counts: Sequence[int],
+                  rows: slice = ALL_ROWS) -> None:
         """dL/dW = gᵀ x and dL/db = Σ g, of each part's tokens; of some rows of W and b only."""
         for part, (g, x_part) in enumerate(self._split(counts, grad, x)):
-            place, is_zero = self._place(f"{name}.weight", part)
-            put_product(place[rows], g, x_part, is_zero)
-            self._put(f"{name}.bias", part, g.sum(0), rows)
+            add_product(self._place(f"{name}.weight", part)[rows], g, x_part)
+            self._place(f"{name}.bias", part)[rows].add_(g.sum(0))
 
-    def of_norm(self, name: str, d_normed: torch.Tensor, normed: _Normed, counts: list[int]) -> torch.Tensor:
+    def of_norm(self, name: str, d_normed: torch.Tensor, normed: _Normed, counts: Sequence[int]) -> torch.Tensor:
         """LayerNorm's derivative: returns that of its input, (tokens, hidden)."""
         d_summed = []
         rows = self._split(counts, d_normed, normed.summed, normed.mean, normed.inverse_deviation)
         for part, (d_part, summed, mean, inverse_deviation) in enumerate(rows):
             d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
                 d_part, summed, normed.weight.shape, mean, inverse_deviation, normed.weight, normed.bias, [True] * 3)
-            self._put(f"{name}.weight", part, d_weight)
-            self._put(f"{name}.bias", part, d_bias)
+            self._place(f"{name}.weight", part).add_(d_weight)
+            self._place(f"{name}.bias", part).add_(d_bias)
             d_summed.append(d_x)
         return torch.cat(d_summed) if len(d_summed) > 1 else d_summed[0]
 
-    def _split(self, counts: list[int], *rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _split(self, counts: Sequence[int], *rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Rows of all tokens → those of each part; of all together where there is one place for all."""
-        return zip(*(row.split(counts) for row in rows), strict=True) if len(self._places) > 1 else iter([rows])
+        if len(self._places) == 1:
+            return iter([rows])
+        assert len(self._places) == len(counts), "a place for each part"
+        return zip(*(row.split(counts) for row in rows), strict=True)
 
-    def _place(self, name: str, part: int) -> tuple[torch.Tensor, bool]:
-        """Where a gradient goes, and whether what is there now counts for nothing."""
+    def _place(self, name: str, part: int) -> torch.Tensor:
+        """What a gradient is added to."""
         if name in self._places[part]:
-            return self._places[part][name], self._are_zero
+            return self._places[part][name]
         if name not in self._left:
-            self._left[name] = torch.empty_like(self._parameters[name])
-        return self._left[name], True
-
-    def _put(self, name: str, part: int, gradient: torch.Tensor, rows: slice = ALL) -> None:
-        place, is_zero = self._place(name, part)
-        place[rows].copy_(gradient) if is_zero else place[rows].add_(gradient)
+            self._left[name] = torch.zeros_like(self._parameters[name])
+        return self._left[name]
 
 
 def _add_dropped(residual: torch.Tensor, x: torch.Tensor,
@@ -326,8 +323,8 @@ def _attend(attention: BertSelfAttention, mixes: list[_Mix], share: float) -> tu
     query, key, value = (part for mix in mixes for part in mix.blocks.split(linear.product(mix.x, mix.rows), mix.makes))
     wide = torch.promote_types(query.dtype, torch.float32)
     context, kept = torch.empty_like(query), []
-    for q, k, v, bias, out in zip(asking.blocks(query), asked.blocks(key), asked.blocks(value), asked.biases(wide),
-                                  asking.blocks(context), strict=True):
+    for q, k, v, bias, out in zip(asking.each(query), asked.each(key), asked.each(value), asked.biases(wide),
+                                  asking.each(context), strict=True):
         scores = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).to(wide), alpha=1 / math.sqrt(attention.head_dim))
         weights = scores.softmax(-1).to(q.dtype)
         mask = keep_mask(weights.shape, share) if share else None
@@ -338,12 +335,12 @@ def _attend(attention: BertSelfAttention, mixes: list[_Mix], share: float) -> tu
 
 def _attend_backward(kept: _Kept, d_context: torch.Tensor) -> list[torch.Tensor]:
     """(asking, hidden) → the derivative of each mix's product."""
-    asking, asked, scale = kept.mixes[0].blocks, kept.mixes[-1].blocks, kept.attention_scale
+    asking, asked, scale = kept.mixes[0].blocks, kept.mixes[-1].blocks, kept.attention_rescale
     d_context = asking.split_padded(d_context)
     d_mixes = [mix.blocks.empty(d_context, mix.makes) for mix in kept.mixes]
     d_query, d_key, d_value = (part for d_mixed in d_mixes for part in d_mixed)
     for (query, key, value, weights, mask), d_out, d_q, d_k, d_v in zip(
-            kept.heads, asking.blocks(d_context), asking.blocks(d_query), asked.blocks(d_key), asked.blocks(d_value),
+            kept.heads, asking.each(d_context), asking.each(d_query), asked.each(d_key), asked.each(d_value),
             strict=True):
         d_weights = drop_(_scaled_product(d_out, value.transpose(1, 2), scale), mask)
         wide = torch.promote_types(weights.dtype, torch.float32)

@@ -44,6 +44,8 @@ class BertLayer(nn.Module):
     Vaswani et al. 2017, section 3.1, "post-norm": the normalisation comes after the sum.
     """
 
+    gradient_places = ({},)  # see fast_layer.gradients_in_place
+
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, activation: str,
                  layer_norm_eps: float, dropout: float, attention_dropout: float) -> None:
         super().__init__()
@@ -56,7 +58,6 @@ class BertLayer(nn.Module):
         self.output_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
         self.by_hand = True  # on a CPU, fast_layer.py's form of `forward`: the same numbers
-        self.gradient_places, self.places_are_zero = [{}], False  # see fast_layer.gradients_in_place
 
     @property
     def activation_derivative(self) -> Callable[..., torch.Tensor] | None:

@@ -1,6 +1,6 @@
 """x Wᵀ + b and its derivative, as fast as a CPU has them: by oneDNN where torch has it, weights cast once a step.
 
-To everyone else a Linear is torch's own; minbert/fast_layer.py calls `product`, `input_gradient`, `put_product`.
+To everyone else a Linear is torch's own; minbert/fast_layer.py calls `product`, `input_gradient`, `add_product`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 # Whether oneDNN has bf16 products for this processor (AVX-512 and newer); elsewhere it refuses, and torch is slow.
 MULTIPLIES_BF16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _ONEDNN_DTYPES = (torch.float32, torch.bfloat16) if MULTIPLIES_BF16 else (torch.float32,)
-ALL = slice(None)
+ALL_ROWS = slice(None)
 
 
 class Cast(NamedTuple):
@@ -47,12 +47,12 @@ class Linear(nn.Linear):
             return self.cast.weight, self.cast.bias
         return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
 
-    def product(self, x: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
+    def product(self, x: torch.Tensor, rows: slice = ALL_ROWS) -> torch.Tensor:
         """x Wᵀ + b in x's dtype: (tokens, in) → (tokens, out); of some rows of W and b only."""
         weight, bias = self.in_dtype(x.dtype)
         return _product(x, weight[rows], bias[rows])
 
-    def input_gradient(self, grad: torch.Tensor, weight: torch.Tensor, rows: slice = ALL) -> torch.Tensor:
+    def input_gradient(self, grad: torch.Tensor, weight: torch.Tensor, rows: slice = ALL_ROWS) -> torch.Tensor:
         """dL/dx = g W: (tokens, out) → (tokens, in); of some rows of W only. weight: W as it was in `product`."""
         is_cast = self.cast is not None and self.cast.stands_for(weight, grad.dtype)
         weight = (self.cast.weight if is_cast else weight.to(grad.dtype))[rows]
@@ -61,17 +61,17 @@ class Linear(nn.Linear):
         return _product(grad, weight.T.contiguous())  # measured: faster than BLAS where the result is wide
 
 
-def put_product(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor, is_zero: bool) -> None:
-    """Adds a weight's gradient gᵀ x, (tokens, out), (tokens, in) → (out, in), to what is in its place already, which
-    with is_zero is passed over. Measured: BLAS and oneDNN prefer a tall result to a wide one."""
+def add_product(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:
+    """Adds a weight's gradient gᵀ x, (tokens, out), (tokens, in) → (out, in), to what is in its place.
+
+    Measured: BLAS and oneDNN prefer a tall result to a wide one.
+    """
     if grad.shape[1] < x.shape[1]:
         place, grad, x = place.T, x, grad
     if grad.dtype == place.dtype:
-        place.addmm_(grad.T, x, beta=0 if is_zero else 1)
-    elif is_zero:
-        place.copy_(grad.T @ x)
+        place.addmm_(grad.T, x)
     else:
-        place.add_(grad.T @ x)
+        place.add_((grad.T @ x).to(place.dtype))  # cast apart: adding across dtypes is slower
 
 
 def _by_onednn(x: torch.Tensor) -> bool:

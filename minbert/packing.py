@@ -7,7 +7,8 @@ and dropout look at one token at a time, so they run on a row that holds the rea
     [CLS] good film [SEP]    →     [CLS] good film [SEP] [CLS] [SEP]
     [CLS] [SEP]  ·    ·
 
-Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back.
+Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back, or
+on a CPU `Packing.blocks`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Packing:
 
     slots: (tokens,) int64, row · seq + column of every real token, ascending.
     mask:  (batch, seq) bool, True where a token is real; None when there is no padding at all.
-    parts: how many sentences in a row belong together, as those of one task; one part of all if not given.
+    parts: how many sentences, one after another, belong together, as those of one task; all of them if not given.
     """
 
     batch: int
@@ -37,6 +38,9 @@ class Packing:
     slots: torch.Tensor
     mask: torch.Tensor | None
     parts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", self.parts or (self.batch,))
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
@@ -73,7 +77,7 @@ class Packing:
     @cached_property
     def part_tokens(self) -> list[int]:
         """How many tokens each part has."""
-        return [int(lengths.sum()) for lengths in self.lengths.split(list(self.parts or [self.batch]))]
+        return [int(lengths.sum()) for lengths in self.lengths.split(self.parts)]
 
     @cached_property
     def bounds(self) -> torch.Tensor:
@@ -99,14 +103,14 @@ class Packing:
     _blocks = None
 
     def followed_by(self, more: Sequence[int], seq: int) -> Packing:
-        """With more sentences, of these lengths, in a grid of this width, and with a mask in any case."""
+        """With more sentences, of these lengths, in a grid of this width, and with a mask in any case; one part."""
         lengths = torch.cat([self.lengths, self.lengths.new_tensor(more)])
         mask = torch.arange(seq, device=lengths.device) < lengths[:, None]
         return Packing(len(lengths), seq, mask.flatten().nonzero().squeeze(1), mask)
 
     def to(self, device: torch.device) -> Packing:
         mask = None if self.mask is None else self.mask.to(device)
-        return Packing(self.batch, self.seq, self.slots.to(device), mask)
+        return replace(self, slots=self.slots.to(device), mask=mask)
 
     def pad(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, seq, …), with zeros at the padding."""

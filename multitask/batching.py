@@ -16,7 +16,7 @@ from .data import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
 LEAST = 64  # tokens: on a GPU lengths are rounded up to a multiple of this; also, the most that a filler has
-LEAST_ON_CPU = 16
+LEAST_ON_CPU = 16  # where tokens cost more, and a new shape less
 
 
 def rounded(length: int, least: int = LEAST) -> int:

@@ -28,14 +28,16 @@ MOST_TOKENS = 4096  # beyond, products are as fast as they get, and memory is be
 def applies(model: MultitaskBert, batches: Mapping[str, Batch]) -> bool:
     """Whether there is something to gain, and the layers run in the form by hand, which can tell tasks apart."""
     encoder = model.encoder
-    return (len(batches) > 1 and sum(len(batch.input_ids) for batch in batches.values()) <= MOST_TOKENS
+    return (model.device.type == "cpu" and len(batches) > 1
+            and sum(len(batch.input_ids) for batch in batches.values()) <= MOST_TOKENS
             and all(batch.packing.all_begin for batch in batches.values())
-            and fast_layer.is_plain(model, MultitaskBert) and fast_layer.is_plain(encoder, BertModel)
-            and all(map(_is_by_hand, encoder.layers)))
+            and fast_layer.is_plain(model, MultitaskBert, "embed")
+            and fast_layer.is_plain(encoder, BertModel, "encode_packed")
+            and all(_is_by_hand(layer, encoder.pooler_dense.weight) for layer in encoder.layers))
 
 
-def _is_by_hand(layer: nn.Module) -> bool:
-    return (fast_layer.is_plain(layer, BertLayer) and fast_layer.applies(layer, layer.output_layer_norm.weight)
+def _is_by_hand(layer: nn.Module, like: torch.Tensor) -> bool:
+    return (fast_layer.is_plain(layer, BertLayer) and fast_layer.applies(layer, like)
             and not any(map(fast_layer.has_hook, layer.parameters())))
 
 
@@ -43,27 +45,27 @@ def backward(model: MultitaskBert, gradients: TaskGradients, batches: Mapping[st
     """The gradient of every task's mean loss into its row, in the order of `batches`, and into its head's `.grad`;
     returns the losses."""
     encoder, rows = model.encoder, range(len(batches))
-    embedded, losses = [], []
-    for row in rows:
-        gradients.zero_(row)
+    embedded, d_firsts, losses = [], [], []
     with autocast(model.precision, model.device), sparse_embedding_gradients(encoder):
         for batch in batches.values():
             embedded.append(encoder.embeddings(batch.input_ids, batch.token_type_ids, batch.packing.position_ids))
-        whole = torch.cat(embedded).detach().requires_grad_()
+        whole = torch.cat(embedded).detach().to(gradients.matrix.dtype)
+        whole.requires_grad_(embedded[0].requires_grad)
         packing = Packing.joined([batch.packing for batch in batches.values()])
         firsts = encoder.layers_packed(whole, packing, first_only=True)
-    d_firsts = []
     for row, (name, batch), first in zip(rows, batches.items(), firsts.split(packing.parts), strict=True):
         first = first.detach().requires_grad_()
-        with gradients.adding(row):
+        with gradients.row(row):
             loss = model.tasks[name].loss(model.heads[name](model.pool(first, batch)), batch.labels)
             loss.backward()
         losses.append(loss.detach())
-        d_firsts.append(first.grad)
-    with fast_layer.gradients_in_place(encoder.layers, [gradients.views(row) for row in rows]):
-        firsts.backward(torch.cat(d_firsts))
-    for row, part, d_part in zip(rows, embedded, whole.grad.split(packing.part_tokens), strict=True):
-        if part.requires_grad:
+        d_firsts.append(torch.zeros_like(first) if first.grad is None else first.grad)
+    if firsts.requires_grad:
+        with fast_layer.gradients_in_place(encoder.layers, [gradients.views(row) for row in rows]):
+            firsts.backward(torch.cat(d_firsts))
+        assert all(parameter.grad is None for parameter in encoder.layers.parameters()), "a gradient of no task"
+    if whole.requires_grad:
+        for row, part, d_part in zip(rows, embedded, whole.grad.split(packing.part_tokens), strict=True):
             with gradients.adding(row):
-                part.backward(d_part)
+                part.backward(d_part.to(part.dtype))
     return losses

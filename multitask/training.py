@@ -87,10 +87,11 @@ class SurgeryTrainer:
                                 *head_groups(self.heads, weight_decay, lr if head_lr is None else head_lr)])
 
     def step(self, batches: Mapping[str, Batch | Pieces], lr_scale: float = 1.0) -> StepResult:
-        """One forward and backward for each task in turn, surgery, one update, the same in every process.
+        """A gradient for each task, surgery, one update, the same in every process.
 
-        A batch is whole, or what this process computes of it. While the next task is computed, a task's gradient is
-        summed over the processes.
+        A batch is whole, or what this process computes of it. The tasks' forwards and backwards are one where
+        `together` has it, else one after another; while the next task is computed, a task's gradient is summed over
+        the processes.
 
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
         then.
@@ -115,14 +116,15 @@ class SurgeryTrainer:
 
     def _backward(self, shares: Sequence[Pieces]) -> list[torch.Tensor]:
         """Fills the gradient matrix from each task's share; returns what the shares add to the tasks' mean losses."""
-        if self.ranks.size == 1 and self._graphs is None and all(len(pieces.batches) == 1 for pieces in shares):
-            wholes = {name: self._prepared(*pieces.batches) for name, pieces in zip(self.tasks, shares, strict=True)}
+        if self.ranks.size == 1 and self._graphs is None and all(map(_is_whole, shares)):
+            wholes = {name: pieces.batches[0] for name, pieces in zip(self.tasks, shares, strict=True)}
             if together.applies(self.model, wholes):
-                return together.backward(self.model, self.gradients, wholes)
+                return together.backward(self.model, self.gradients, {
+                    name: self._prepared(batch) for name, batch in wholes.items()})
         values, waits = [], []
         for row, (name, pieces) in enumerate(zip(self.tasks, shares, strict=True)):
-            whole = self._graphs is not None and len(pieces.batches) == 1
-            values.append(self._graphs(row, name, *pieces.batches, pieces.examples) if whole else
+            graphed = self._graphs is not None and len(pieces.batches) == 1
+            values.append(self._graphs(row, name, *pieces.batches, pieces.examples) if graphed else
                           self._backward_pieces(row, name, pieces))
             waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
         for wait in waits:
@@ -132,7 +134,7 @@ class SurgeryTrainer:
     def _backward_pieces(self, row: int, name: str, pieces: Pieces) -> torch.Tensor:
         encoder = self.model.encoder
         with (self.gradients.row(row), sparse_embedding_gradients(encoder),
-              gradients_in_place(encoder.layers, [self.gradients.views(row)])):
+              gradients_in_place(encoder, [self.gradients.views(row)])):
             values = [self._backward_piece(name, piece, pieces.examples) for piece in pieces.batches]
         return sum(values, torch.zeros((), device=self.model.device))
 
@@ -191,6 +193,10 @@ class SurgeryTrainer:
 
 def _pieces(batch: Batch | Pieces) -> Pieces:
     return Pieces([batch], len(batch.labels)) if isinstance(batch, Batch) else batch
+
+
+def _is_whole(pieces: Pieces) -> bool:
+    return [len(batch.labels) for batch in pieces.batches] == [pieces.examples]
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:

@@ -1,8 +1,8 @@
 """Parameters as views of one vector, and the tasks' gradients as rows of one matrix.
 
 Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory: every parameter of
-the shared encoder is a view of `FlatParameters.vector`, and while task t runs backward, every parameter's `.grad`
-is a view of row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
+the shared encoder is a view of `FlatParameters.vector`, and what backward finds for task t is added to row t of
+`TaskGradients.matrix`: there every parameter's `.grad` is a view of it. Nothing is ever concatenated or copied back.
 
 A table of word embeddings is the exception: half of a small BERT, of which a step looks up a few hundred rows. Its
 gradient can be kept as those rows alone.
@@ -96,15 +96,11 @@ class TaskGradients:
         """Parameter → its part of row `task`; the table is not among them."""
         return dict(zip(self._dense, self._views[task], strict=True))
 
-    def zero_(self, task: int) -> None:
-        """Row `task` starts from zero again."""
-        self.matrix[task].zero_()
-        self._table_gradients[task] = None
-
     @contextmanager
     def row(self, task: int) -> Iterator[torch.Tensor]:
         """Inside, backward accumulates into row `task`, which starts from zero; yields that row of the matrix."""
-        self.zero_(task)
+        self.matrix[task].zero_()
+        self._table_gradients[task] = None
         with self.adding(task) as row:
             yield row
 

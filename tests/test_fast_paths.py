@@ -16,7 +16,7 @@ from minbert.dropout import Dropout, drop_, keep_mask, rescale
 from minbert.embeddings import Embedding, sparse_embedding_gradients
 from minbert.fast_layer import gradients_in_place
 from minbert.layer import ACTIVATIONS, BertLayer
-from minbert.linear import Linear, put_product, weights_cast_once
+from minbert.linear import Linear, add_product, weights_cast_once
 
 HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)
 
@@ -98,12 +98,46 @@ def test_weights_cast_once_and_gradients_written_in_place_change_no_bit():
 
     plain = gradients()
     layer.zero_grad(set_to_none=False)
-    with weights_cast_once(layer, torch.bfloat16), gradients_in_place([layer], [grads_of(layer)]):
+    with weights_cast_once(layer, torch.bfloat16), gradients_in_place(layer, [grads_of(layer)]):
         fast = gradients()
         twice = gradients()  # the second backward adds
     assert all(torch.equal(fast[name], plain[name]) for name in plain)
     for name, value in twice.items():
         torch.testing.assert_close(value, 2 * plain[name])
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_each_part_of_a_row_has_the_gradients_it_would_have_alone(precision, first_only):
+    """Of two parts, of two and three sentences, each has its own places; a second backward adds."""
+    dtype, lengths = (torch.float64 if precision == "float64" else torch.float32), ([3, 9], [8, 2, 10])
+    layer = layer_of(dtype=dtype)
+    rows = [torch.randn(sum(part), HIDDEN, dtype=dtype) for part in lengths]
+    packings = [Packing.from_lengths(part) for part in lengths]
+
+    def loss_of(row: torch.Tensor, packing: Packing) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return layer(row, packing, first_only).square().sum()
+
+    places = [{parameter: torch.zeros_like(parameter) for parameter in layer.parameters()} for _ in rows]
+    with gradients_in_place(layer, places):
+        for _ in range(2):
+            loss_of(torch.cat(rows), Packing.joined(packings)).backward()
+    assert all(parameter.grad is None for parameter in layer.parameters())
+    for row, packing, place in zip(rows, packings, places, strict=True):
+        alone = torch.autograd.grad(loss_of(row, packing), list(place))
+        for found, expected in zip(place.values(), alone, strict=True):
+            # float64 rounding; of bf16, where blocks of other sentences round elsewhere, some hundredths of the length
+            error = (found - 2 * expected).norm() / (2 * expected).norm()
+            assert error < (1e-12 if precision == "float64" else 0.02), error
+
+
+def test_places_for_other_parts_than_there_are_are_refused():
+    layer, row = layer_of(), torch.randn(5, HIDDEN, dtype=torch.float64)
+    places = [{parameter: torch.zeros_like(parameter) for parameter in layer.parameters()}] * 2
+    with gradients_in_place(layer, places), pytest.raises(AssertionError, match="a place for each part"):
+        layer(row, Packing.from_lengths([2, 3])).sum().backward()
+    assert layer.gradient_places == ({},)
 
 
 def test_a_float32_gradient_is_added_in_place():
@@ -113,7 +147,7 @@ def test_a_float32_gradient_is_added_in_place():
     plain = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
     kept = layer.intermediate_dense.weight.grad
     layer.zero_grad(set_to_none=False)
-    with gradients_in_place([layer], [grads_of(layer)]):
+    with gradients_in_place(layer, [grads_of(layer)]):
         layer(x, packing).square().sum().backward()
     assert layer.intermediate_dense.weight.grad is kept
     for name, parameter in layer.named_parameters():
@@ -260,7 +294,7 @@ def test_a_weight_that_is_frozen_or_has_a_hook_gets_no_gradient_in_place():
     layer.attention_dense.weight.register_hook(torch.zeros_like)
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with gradients_in_place([layer], [grads_of(layer)]):
+    with gradients_in_place(layer, [grads_of(layer)]):
         layer(torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum().backward()
     zero = {name for name, parameter in layer.named_parameters() if not parameter.grad.any()}
     assert zero == {"output_dense.weight", "attention_dense.weight"}
@@ -274,8 +308,8 @@ def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
     plain = F.linear(x, layer.weight, layer.bias)
     gradients = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
     by_hand = [layer.product(x.detach()), layer.input_gradient(upstream, layer.weight.detach()),
-               torch.empty_like(layer.weight), upstream.sum(0)]
-    put_product(by_hand[2], upstream, x.detach(), is_zero=True)
+               torch.zeros_like(layer.weight), upstream.sum(0)]
+    add_product(by_hand[2], upstream, x.detach())
     for ours, theirs in zip(by_hand, [plain, *gradients], strict=True):
         # float32 rounding of sums of up to 11 products near 1
         torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
@@ -380,14 +414,14 @@ def test_blocks_hold_every_head_of_every_token_once_and_give_them_back():
     for place, number in enumerate([5, 1, 3]):       # alike in length: the first block, two heads each, 16 wide
         for head in range(2):
             for part, found in enumerate((query, key, value)):
-                [first, *_] = blocks.blocks(found)
+                [first, *_] = blocks.each(found)
                 assert torch.equal(first[2 * place + head, :lengths[number]], sentences[number][:, part, head])
-    assert [tuple(block.shape) for block in blocks.blocks(query)] == [(6, 16, 4), (2, 8, 4), (2, 8, 4)]
+    assert [tuple(block.shape) for block in blocks.each(query)] == [(6, 16, 4), (2, 8, 4), (2, 8, 4)]
 
 
 def test_blocks_are_zero_or_shut_out_where_no_token_is():
     blocks, row = Blocks([3, 9, 0, 8], num_heads=2), torch.randn(20, 2 * 4)
-    whole, shut = blocks.blocks(blocks.split_padded(row)), blocks.biases(torch.float64)
+    whole, shut = blocks.each(blocks.split_padded(row)), blocks.biases(torch.float64)
     for block, bias, lengths in zip(whole, shut, ([9, 8], [3]), strict=True):
         real = torch.arange(block.shape[1]) < torch.tensor(lengths).repeat_interleave(2)[:, None]
         assert torch.equal(block.any(2), real)
@@ -402,11 +436,12 @@ def test_a_block_never_holds_more_attention_weights_than_memory_is_meant_for():
     assert 512**2 <= BLOCK_WEIGHTS < 2 * 512**2
 
 
-def test_attention_in_groups_is_attention_over_the_whole_padded_batch():
+def test_attention_in_blocks_is_attention_over_the_whole_padded_batch():
     layer, row = layer_of(), torch.randn(20, HIDDEN, dtype=torch.float64)
     packing, whole = Packing.from_lengths([2, 9, 1, 8]), Packing.from_lengths([2, 9, 1, 8])
-    whole.__dict__["_blocks"] = Blocks([2, 9, 1, 8], 3, [range(4)], 1)
-    torch.testing.assert_close(layer(row, packing), layer(row, whole), atol=1e-12, rtol=0)
+    whole.__dict__["_blocks"] = one = Blocks([2, 9, 1, 8], 3, [range(4)], 1)
+    assert whole.blocks(3) is one
+    torch.testing.assert_close(layer(row, packing), layer(row, whole), atol=1e-12, rtol=0)  # float64 rounding
 
 
 def test_the_first_token_alone_is_the_first_of_all(tiny_model: BertModel):
