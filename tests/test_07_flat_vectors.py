@@ -65,6 +65,28 @@ def reader(sparse):
     return nn.ModuleDict({"table": nn.Embedding(9, 2, sparse=sparse), "top": nn.Linear(2, 2)})
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_row_can_be_added_to_later(sparse):
+    model = reader(sparse)
+    gradients = TaskGradients(FlatParameters(model.named_parameters()), 2, "table.weight" if sparse else None)
+
+    def loss(words: list[int]) -> torch.Tensor:
+        return model["top"](model["table"](torch.tensor(words)).sum(0)).sin().sum()
+
+    grams = []
+    for pieces in ([[1, 4], [4, 7, 7]], [[4, 7, 7], [1, 4]]):
+        with gradients.row(0):
+            (loss(pieces[0]) + loss(pieces[1])).backward()
+        with gradients.row(1):
+            loss(pieces[0]).backward()
+        with gradients.adding(1):
+            loss(pieces[1]).backward()
+        grams.append(gradients.gram())
+    # float32 rounding of one sum in two orders: four products that should be equal
+    torch.testing.assert_close(grams[0], grams[0][0, 0].expand(2, 2), atol=0, rtol=1e-6)
+    torch.testing.assert_close(grams[1], grams[0], atol=0, rtol=1e-6)
+
+
 def test_a_table_kept_as_the_rows_looked_up_is_the_whole_matrix():
     sentences = [[1, 4, 1], [4, 7], [], [4, 1]]  # repeated, shared, none at all
     weights, ends = torch.tensor([1.5, 1.0, 2.0, 0.5], dtype=torch.float64), []

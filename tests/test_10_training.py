@@ -269,7 +269,7 @@ def test_each_tasks_graph_is_freed_before_the_next_tasks_forward(task_by_task):
 
 def gradients_of_a_step(model, at_once: bool, monkeypatch) -> dict[str, torch.Tensor]:
     """What a step's forwards and backwards leave: losses, each task's gradient of the encoder and of its head."""
-    monkeypatch.setattr(together, "MOST_TOKENS", 4096 if at_once else 0)
+    monkeypatch.setattr(together, "MOST_TOKENS", 1000 if at_once else 0)
     calls = []
     backward = together.backward
     monkeypatch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))

@@ -17,9 +17,9 @@ from test_10_training import EXAMPLES, SENTENCES, build, without_head_dropout
 from minbert import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, Masked, Packing, linear
 from minbert.attention import attention, ragged_attention
 from minbert.linear import Linear
-from multitask import MultitaskBert, pretrain, together
+from multitask import MultitaskBert, batching, pretrain, together
 from multitask import device as devices
-from multitask.batching import LEAST, rounded
+from multitask.batching import LEAST, LEAST_ON_CPU, rounded
 from multitask.data import Example
 from multitask.device import pick_precision, precision_note
 from multitask.evaluation import predict_logits
@@ -129,6 +129,16 @@ def test_steps_with_graphs_are_the_steps_without():
     assert len(made) == 6  # three tasks, batches of two sizes
 
 
+@pytest.mark.parametrize("tokens", [1, 16, 17, 200, 1025])
+def test_on_a_cpu_a_row_is_filled_up_to_few_lengths_by_sequences_that_are_not_empty(tokens):
+    lengths = [40] * (tokens // 40) + [tokens % 40] * (tokens % 40 > 0)
+    ids, labels = torch.zeros(tokens, dtype=torch.int64), torch.zeros(len(lengths))
+    filled = batching.Batch(ids, ids, Packing.from_lengths(lengths), 1, labels).in_few_lengths()
+    assert len(filled.input_ids) == rounded(tokens, LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
+    assert filled.packing.batch == len(lengths) + filled.fillers
+    assert filled.packing.lengths[len(lengths):].tolist() == {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
+
+
 def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
     """Rows are filled up, so that memory is not taken for ever new shapes; a short-sighted encoder's are left alone."""
     losses, vectors = [], []
@@ -146,6 +156,7 @@ def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
 
 def test_where_no_graph_can_be_made_steps_go_on_by_hand(monkeypatch):
     monkeypatch.setattr(together, "MOST_TOKENS", 0)  # as on a GPU: task by task
+
     def refuse(work, pool):
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
