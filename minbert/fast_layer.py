@@ -52,7 +52,7 @@ def _is_as_built(layer: BertLayer) -> bool:
     attention = parts["self_attention"]
     return (is_plain(attention, BertSelfAttention) and is_plain(attention._modules["query_key_value"], Linear)
             and is_plain(parts["dropout"], Dropout)
-            and all(is_plain(parts[name], kind) for name, kind in PARTS.items()))
+            and all(is_plain(parts[name], kind) for name, kind in MODULES.items()))
 
 
 def is_plain(part: nn.Module, kind: type, *methods: str) -> bool:
@@ -64,14 +64,14 @@ def is_plain(part: nn.Module, kind: type, *methods: str) -> bool:
 
 MIX = "self_attention.query_key_value"
 # the other parts that have parameters, in the order of the forward
-PARTS = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "intermediate_dense": Linear,
+MODULES = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "intermediate_dense": Linear,
          "output_dense": Linear, "output_layer_norm": nn.LayerNorm}
-PARAMETERS = [f"{part}.{name}" for part in (MIX, *PARTS) for name in ("weight", "bias")]
+PARAMETERS = [f"{part}.{name}" for part in (MIX, *MODULES) for name in ("weight", "bias")]
 
 
 def _parameters_of(layer: BertLayer) -> list[nn.Parameter]:
     """Those of PARAMETERS, in their order."""
-    parts = (layer.self_attention.query_key_value, *(layer._modules[name] for name in PARTS))
+    parts = (layer.self_attention.query_key_value, *(layer._modules[name] for name in MODULES))
     return [part._parameters[name] for part in parts for name in ("weight", "bias")]
 
 
@@ -148,12 +148,12 @@ class _Normed(NamedTuple):
 class _Mix(NamedTuple):
     """A product of query_key_value on x, (tokens, hidden), with some rows of its weight, and the blocks of its heads.
 
-    makes: how many of queries, keys and values. counts: of x, the tokens of each of the packing's parts.
+    kinds: how many it makes of queries, keys and values. counts: of x, the tokens of each of the packing's parts.
     """
 
     x: torch.Tensor
     rows: slice
-    makes: int
+    kinds: int
     blocks: Blocks
     counts: Sequence[int]
 
@@ -201,7 +201,7 @@ def _forward(layer: BertLayer, x: torch.Tensor, packing: Packing, dtype: torch.d
     residual = x if starts is None else x.index_select(0, starts)
     mixes = _mixes(x.to(dtype), starts, packing, packing.blocks(attention.num_heads))
     weights = {MIX: attention.query_key_value.weight.detach(),
-               **{name: getattr(layer, name).weight.detach() for name, kind in PARTS.items() if kind is Linear}}
+               **{name: getattr(layer, name).weight.detach() for name, kind in MODULES.items() if kind is Linear}}
     context, heads = _attend(attention, mixes, attention_share)
     summed, attended_mask = _add_dropped(residual, layer.attention_dense.product(context), share)
     hidden, hidden_norm = _normalise(layer.attention_layer_norm, summed)
@@ -320,7 +320,7 @@ def _normalise(norm: torch.nn.LayerNorm, summed: torch.Tensor) -> tuple[torch.Te
 def _attend(attention: BertSelfAttention, mixes: list[_Mix], share: float) -> tuple[torch.Tensor, list[_Heads]]:
     """softmax(Q Kᵀ / √d) V for every head, the softmax in float32 at least: (asking, hidden), and what is kept."""
     asking, asked, linear = mixes[0].blocks, mixes[-1].blocks, attention.query_key_value
-    query, key, value = (part for mix in mixes for part in mix.blocks.split(linear.product(mix.x, mix.rows), mix.makes))
+    query, key, value = (part for mix in mixes for part in mix.blocks.split(linear.product(mix.x, mix.rows), mix.kinds))
     wide = torch.promote_types(query.dtype, torch.float32)
     context, kept = torch.empty_like(query), []
     for q, k, v, bias, out in zip(asking.each(query), asked.each(key), asked.each(value), asked.biases(wide),
@@ -337,7 +337,7 @@ def _attend_backward(kept: _Kept, d_context: torch.Tensor) -> list[torch.Tensor]
     """(asking, hidden) → the derivative of each mix's product."""
     asking, asked, scale = kept.mixes[0].blocks, kept.mixes[-1].blocks, kept.attention_rescale
     d_context = asking.split_padded(d_context)
-    d_mixes = [mix.blocks.empty(d_context, mix.makes) for mix in kept.mixes]
+    d_mixes = [mix.blocks.empty(d_context, mix.kinds) for mix in kept.mixes]
     d_query, d_key, d_value = (part for d_mixed in d_mixes for part in d_mixed)
     for (query, key, value, weights, mask), d_out, d_q, d_k, d_v in zip(
             kept.heads, asking.each(d_context), asking.each(d_query), asked.each(d_key), asked.each(d_value),

@@ -136,7 +136,8 @@ def test_on_a_cpu_a_row_is_filled_up_to_few_lengths_by_sequences_that_are_not_em
     filled = batching.Batch(ids, ids, Packing.from_lengths(lengths), 1, labels).in_few_lengths()
     assert len(filled.input_ids) == rounded(tokens, LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
     assert filled.packing.batch == len(lengths) + filled.fillers
-    assert filled.packing.lengths[len(lengths):].tolist() == {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
+    added = {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
+    assert filled.packing.lengths[len(lengths):].tolist() == added
 
 
 def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
