@@ -1,4 +1,4 @@
-"""Sentences of a packed row in blocks for attention: those alike in length together, padded to the longest of them.
+"""Sentences of a packed row in blocks for attention: those alike in length together, padded to one width.
 
 Attention's products run over a block at once, for every head by itself, so a block is (sentences · heads, width,
 head_dim). All blocks' heads lie in memory one after another, in slices of head_dim numbers; one gathering of slices
@@ -37,9 +37,11 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class Blocks:
-    """In which slot of the blocks, numbered through, each token's heads stand, slice by slice.
+    """Where in the blocks each token's heads stand.
 
-    A row is (tokens, kinds · heads · head_dim): keys and values side by side are two kinds.
+    A slice: the head_dim numbers of one token in one head. A slot: the place of one slice; slots are numbered through
+    all blocks, in a block by sentence, then head, then token (`Packing.slots` number the padded grid instead). A row is
+    (tokens, kinds · heads · head_dim): keys and values side by side are two kinds.
     """
 
     def __init__(self, lengths: Sequence[int], num_heads: int, together: Sequence[Sequence[int]] | None = None,
@@ -60,7 +62,7 @@ class Blocks:
         start, step, length = (torch.tensor(numbers, dtype=torch.int64) for numbers in (starts, steps, lengths))
         column = torch.arange(sum(lengths)) - (length.cumsum(0) - length).repeat_interleave(length)
         first_head = start.repeat_interleave(length) + column
-        # (tokens, heads)
+        # (tokens, heads): the slot of each slice; from head to head it is the block's width further
         self._slots = first_head[:, None] + step.repeat_interleave(length)[:, None] * torch.arange(num_heads)
         self._ways: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._biases: dict[torch.dtype, list[torch.Tensor]] = {}
@@ -71,7 +73,7 @@ class Blocks:
         return Blocks([1] * sum(map(len, self._together)), self.num_heads, self._together, width=1)
 
     def split(self, row: torch.Tensor, kinds: int) -> torch.Tensor:
-        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at the padding stands some token's value."""
+        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at the padding the row's first slice."""
         slices = row.reshape(-1, row.shape[1] // (kinds * self.num_heads))
         return slices.index_select(0, self._there_and_back(kinds)[0]).unflatten(0, (kinds, -1))
 
@@ -96,7 +98,8 @@ class Blocks:
                 for block, wide in zip(heads.split(self._counts), self._widths, strict=True)]
 
     def biases(self, dtype: torch.dtype) -> list[torch.Tensor]:
-        """What is added to each block's scores: (sentences · heads, 1, width), the least number at padding, else 0."""
+        """What is added to each block's scores: (sentences · heads, 1, width), the least number at padding, else
+        0; where there is no padding one 0 for all, (1, 1, 1)."""
         if dtype not in self._biases:
             self._biases[dtype] = [self._bias(block, wide, dtype)
                                    for block, wide in zip(self._lengths, self._widths, strict=True)]

@@ -22,11 +22,8 @@ class Embedding(nn.Embedding):
 
 @contextmanager
 def sparse_embedding_gradients(module: nn.Module) -> Iterator[None]:
-    """Inside, on a CPU, backward adds only the rows that were looked up to the embeddings' gradients.
-
-    Only for a backward into dense gradients that are there already (TaskGradients); where none is, it would leave
-    a sparse one behind.
-    """
+    """Of lookups made inside, on a CPU, backward gives the rows that were looked up alone: added to a dense gradient
+    where there is one, else left as a sparse gradient, as TaskGradients wants it of its table."""
     tables = [table for table in module.modules() if isinstance(table, Embedding) and table.weight.device.type == "cpu"]
     for table in tables:
         table.sparse = True

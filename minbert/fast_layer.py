@@ -56,12 +56,13 @@ def _is_as_built(layer: BertLayer) -> bool:
 
 
 def is_plain(part: nn.Module, kind: type, *methods: str) -> bool:
-    """Whether it is of this very class, without hooks and without a `forward` of its own, nor one of these methods."""
+    """Whether it is of this very class, without hooks, and neither `forward` nor one of these methods was set on it."""
     own = part.__dict__
     return (type(part) is kind and not any(map(own.__getitem__, CALLED))
             and not any(method in own for method in ("forward", *methods)))
 
 
+# the product that makes queries, keys and values
 MIX = "self_attention.query_key_value"
 # the other parts that have parameters, in the order of the forward
 MODULES = {"attention_dense": Linear, "attention_layer_norm": nn.LayerNorm, "intermediate_dense": Linear,
@@ -81,8 +82,8 @@ def gradients_in_place(module: nn.Module, places: Sequence[Mapping[nn.Parameter,
     instead of giving them to autograd.
 
     places: parameter → tensor of its shape; one mapping, or one for each of `Packing.parts`, whose tokens' gradient
-    goes there. A parameter that is frozen or has a hook is left to autograd, which looks at such things, but knows of
-    no parts.
+    goes there. A parameter that is frozen or has a hook is left to autograd, which looks at such things, but would
+    sum over all parts: with several, nobody may have a hook.
     """
     layers = [part for part in module.modules() if hasattr(part, "gradient_places")]
     try:
@@ -171,9 +172,9 @@ class _Heads(NamedTuple):
 class _Kept(NamedTuple):
     """What backward needs of a forward; masks are None without dropout.
 
-    starts: the tokens that ask, (batch,), with first_only; None for all. mixes: of the tokens that ask, and last of all
-    tokens. weights: the linear layers', by name, so that autograd refuses a backward through weights that have changed
-    since.
+    starts: the tokens that ask, (batch,), with first_only; None for all. mixes: one, of all tokens; with first_only
+    two, that of the tokens that ask and that of all. heads: one for each block. attention_rescale, rescale: dropout's.
+    weights: the linear layers', by name, so that autograd refuses a backward through weights that have changed since.
     """
 
     starts: torch.Tensor | None
@@ -336,6 +337,7 @@ def _attend(attention: BertSelfAttention, mixes: list[_Mix], share: float) -> tu
 def _attend_backward(kept: _Kept, d_context: torch.Tensor) -> list[torch.Tensor]:
     """(asking, hidden) → the derivative of each mix's product."""
     asking, asked, scale = kept.mixes[0].blocks, kept.mixes[-1].blocks, kept.attention_rescale
+    # zeros at the padding: queries there hold some token's numbers, which must not reach keys and values
     d_context = asking.split_padded(d_context)
     d_mixes = [mix.blocks.empty(d_context, mix.kinds) for mix in kept.mixes]
     d_query, d_key, d_value = (part for d_mixed in d_mixes for part in d_mixed)

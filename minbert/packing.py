@@ -7,8 +7,8 @@ and dropout look at one token at a time, so they run on a row that holds the rea
     [CLS] good film [SEP]    →     [CLS] good film [SEP] [CLS] [SEP]
     [CLS] [SEP]  ·    ·
 
-Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back, or
-on a CPU `Packing.blocks`.
+Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back, or,
+for the layer by hand, `Packing.blocks`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Packing:
 
     slots: (tokens,) int64, row · seq + column of every real token, ascending.
     mask:  (batch, seq) bool, True where a token is real; None when there is no padding at all.
-    parts: how many sentences, one after another, belong together, as those of one task; all of them if not given.
+    parts: how many sentences each part has, in their order, such as those of one task; one part if not given.
     """
 
     batch: int
@@ -94,13 +94,13 @@ class Packing:
         """(tokens,): the column of every real token, which is its position in the sentence."""
         return self.slots % self.seq
 
+    _blocks = None  # those made last, kept although the class is frozen, as cached_property does
+
     def blocks(self, num_heads: int) -> Blocks:
         """The sentences as attention on a CPU takes them, those alike in length together."""
         if self._blocks is None or self._blocks.num_heads != num_heads:
             self.__dict__["_blocks"] = Blocks(self.lengths.tolist(), num_heads)
         return self._blocks
-
-    _blocks = None
 
     def followed_by(self, more: Sequence[int], seq: int) -> Packing:
         """With more sentences, of these lengths, in a grid of this width, and with a mask in any case; one part."""

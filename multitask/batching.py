@@ -15,8 +15,8 @@ from minbert import BertTokenizer, Packing, pack
 from .data import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
-LEAST = 64  # tokens: on a GPU lengths are rounded up to a multiple of this; also, the most that a filler has
-LEAST_ON_CPU = 16  # where tokens cost more, and a new shape less
+LEAST = 64  # tokens: the least step between two lengths on a GPU (`step_at`); also, the most that a filler has
+LEAST_ON_CPU = 16  # the least step on a CPU, where tokens cost more, and a new shape less
 
 
 def rounded(length: int, least: int = LEAST) -> int:
@@ -75,7 +75,7 @@ class Batch:
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
 
     def in_few_lengths(self) -> Batch:
-        """`in_few_shapes` for a CPU: in smaller steps, and with as few fillers as it takes, of which none is empty."""
+        """`in_few_shapes` for a CPU: in smaller steps up to 512 tokens, and without empty fillers."""
         missing = rounded(len(self.input_ids), LEAST_ON_CPU) - len(self.input_ids)
         return self.filled(len(self.input_ids) + missing, max(LEAST, self.packing.seq), -(-missing // LEAST))
 

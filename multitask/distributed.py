@@ -179,7 +179,7 @@ class Ranks:
         return torch.device("cuda", number)
 
     def seed_apart(self, seed: int) -> None:
-        """Other random numbers of dropout in every process; the first draws as a run of one process does."""
+        """Other random numbers of dropout in every process; the first keeps the run's own seed."""
         if self.rank:
             drawn = torch.randint(2**62, (self.rank,), generator=torch.Generator().manual_seed(seed))
             torch.manual_seed(int(drawn[-1]))

@@ -90,7 +90,7 @@ class SurgeryTrainer:
         """A gradient for each task, surgery, one update, the same in every process.
 
         A batch is whole, or what this process computes of it. The tasks' forwards and backwards are one where
-        `together` has it, else one after another; while the next task is computed, a task's gradient is summed over
+        `together.applies`, else one after another; while the next task is computed, a task's gradient is summed over
         the processes.
 
         Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated

@@ -2,7 +2,8 @@
 
 Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory: every parameter of
 the shared encoder is a view of `FlatParameters.vector`, and what backward finds for task t is added to row t of
-`TaskGradients.matrix`: there every parameter's `.grad` is a view of it. Nothing is ever concatenated or copied back.
+`TaskGradients.matrix`: inside `row` every parameter's `.grad` is a view of it, and `views` hands the same views to
+whoever adds to them without autograd. Nothing is ever concatenated or copied back.
 
 A table of word embeddings is the exception: half of a small BERT, of which a step looks up a few hundred rows. Its
 gradient can be kept as those rows alone.
@@ -64,7 +65,7 @@ class FlatParameters:
 
 
 class TaskGradients:
-    """The (tasks, params) matrix that backward fills row by row.
+    """The (tasks, params) matrix that backward fills, a task's gradient in each row.
 
     >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> gradients = TaskGradients(FlatParameters([("weight", weight)]), tasks=2)
@@ -106,7 +107,7 @@ class TaskGradients:
 
     @contextmanager
     def adding(self, task: int) -> Iterator[torch.Tensor]:
-        """`row` without the zeros: inside, backward adds to what row `task` holds."""
+        """`row` without setting it to zero first: inside, backward adds to what row `task` holds."""
         views = self.views(task)
         for parameter, view in views.items():
             parameter.grad = view
