@@ -59,6 +59,7 @@ class Blocks:
             for sentence in block:
                 starts[sentence], steps[sentence] = slots, wide
                 slots += wide * num_heads
+        self._total = slots
         start, step, length = (torch.tensor(numbers, dtype=torch.int64) for numbers in (starts, steps, lengths))
         column = torch.arange(sum(lengths)) - (length.cumsum(0) - length).repeat_interleave(length)
         first_head = start.repeat_interleave(length) + column
@@ -80,11 +81,11 @@ class Blocks:
     def split_padded(self, row: torch.Tensor) -> torch.Tensor:
         """`split` of one kind, (tokens, heads · head_dim) → (slots, head_dim), with zeros at the padding."""
         slices = row.reshape(-1, row.shape[1] // self.num_heads)
-        return slices.new_zeros(sum(self._counts), slices.shape[1]).index_copy_(0, self._slots.flatten(), slices)
+        return slices.new_zeros(self._total, slices.shape[1]).index_copy_(0, self._there_and_back(1)[1], slices)
 
     def empty(self, like: torch.Tensor, kinds: int) -> torch.Tensor:
         """Memory for `join`: (kinds, slots, head_dim), of the dtype and head_dim of `like`, (…, head_dim)."""
-        return like.new_empty(kinds, sum(self._counts), like.shape[-1])
+        return like.new_empty(kinds, self._total, like.shape[-1])
 
     def join(self, heads: torch.Tensor) -> torch.Tensor:
         """The reverse of `split`: (kinds, slots, head_dim) → (tokens, kinds · heads · head_dim)."""
@@ -115,8 +116,8 @@ class Blocks:
     def _there_and_back(self, kinds: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which slice of a row stands in each slot, 0 at the padding; in which slot each slice of a row stands."""
         if kinds not in self._ways:
-            slots = self._slots[:, None] + torch.arange(kinds)[:, None] * sum(self._counts)  # (tokens, kinds, heads)
+            slots = self._slots[:, None] + torch.arange(kinds)[:, None] * self._total  # (tokens, kinds, heads)
             back = slots.flatten()
-            there = back.new_zeros(kinds * sum(self._counts)).index_copy_(0, back, torch.arange(len(back)))
+            there = back.new_zeros(kinds * self._total).index_copy_(0, back, torch.arange(len(back)))
             self._ways[kinds] = there, back
         return self._ways[kinds]
