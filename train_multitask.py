@@ -18,16 +18,16 @@ from pathlib import Path
 from shlex import quote
 
 from heads import ARCHITECTURES
-from minbert.hub import EMBEDDED
-from multitask import command, distributed
-from multitask import run as main_job
-from multitask.checkpoint import numbered
-from multitask.command import Parser
-from multitask.device import DEVICES, PRECISION_HELP, PRECISIONS
-from multitask.distributed import ProcessLost, last_words
-from multitask.sampling import BATCH_DIFFERENT, WRAP
-from multitask.settings import CHANGEABLE, GS_CHOICES, NO_SURGERY_STAGE, SKIP, STOP, Settings, parse_batch_sizes
-from multitask.stages import Run
+from minbert.checkpoints.hub import EMBEDDED
+from multitask.data.sampling import BATCH_DIFFERENT, WRAP
+from multitask.runs import run as main_job
+from multitask.runs.settings import CHANGEABLE, GS_CHOICES, NO_SURGERY_STAGE, SKIP, STOP, Settings, parse_batch_sizes
+from multitask.runs.stages import Run
+from multitask.system import command, distributed
+from multitask.system.checkpoint import numbered
+from multitask.system.command import Parser
+from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
+from multitask.system.distributed import ProcessLost, last_words
 from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"

@@ -27,12 +27,11 @@ from torchjd.aggregation import PCGrad
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert
-from multitask.batching import Batch
-from multitask.data import file_of, read_examples
-from multitask.device import autocast
-from multitask.evaluation import predict_logits
+from multitask.data.batching import Batch
+from multitask.data.course import file_of, read_examples
+from multitask.system.device import autocast
 from multitask.tasks import TASKS
-from multitask.training import SurgeryTrainer
+from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, pcgrad_weights, project_conflicting
 
 CUDA, BATCH, BATCHES, LR = torch.device("cuda"), 16, 20, 5e-5
@@ -198,7 +197,7 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU
     usual.heads.eval()
     dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)) for name, task in TASKS.items()}
     compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}",
-            lambda: [predict_logits(model, name, items) for name, items in dev.items()],
+            lambda: [model.predict_logits(name, items) for name, items in dev.items()],
             lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
     texts = [text for task in ("sst", "sts", "para") for example in
              read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000] for text in example.sentences]

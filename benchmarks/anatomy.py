@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from step import WARM_UP, build, data_folder, stepper, training_batches
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import multitask.training
+import multitask.training.step
 import optim
 
 REST = "everything else"

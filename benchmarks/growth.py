@@ -28,13 +28,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from minbert import BertConfig, BertModel, pack
-from minbert.linear import Linear
+from minbert.fast.linear import Linear
 from multitask import MultitaskBert
-from multitask.batching import Batch
-from multitask.device import PRODUCT_DTYPES
-from multitask.figures import BLUE, HEIGHT, SMALL, VERMILION, WIDTH, legend
+from multitask.data.batching import Batch
+from multitask.reports.figures import BLUE, HEIGHT, SMALL, VERMILION, WIDTH, legend
+from multitask.system.device import PRODUCT_DTYPES
 from multitask.tasks import TASKS
-from multitask.training import SurgeryTrainer
+from multitask.training.step import SurgeryTrainer
 from optim import combine, gram_matrix, pcgrad_weights
 
 SMALL_SHAPE, BASE_SHAPE = BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536), BertConfig()

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
-from multitask.checkpoint import numbered
-from multitask.masked_training import draw_attentive
-from multitask.statistics import mean_interval, paired_difference
+from multitask.analysis.comparisons import mean_interval, paired_difference
+from multitask.pretraining.step import draw_attentive
+from multitask.system.checkpoint import numbered
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", "0.1", "--schedule", "linear",

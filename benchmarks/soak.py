@@ -32,7 +32,7 @@ SAVES = "MINBERT_SOAK_SAVES"
 def child(flags: list[str]) -> int:
     """The main job with a clock around its checkpoints."""
     import train_multitask
-    from multitask.stages import Stage
+    from multitask.runs.stages import Stage
 
     save = Stage._save
 

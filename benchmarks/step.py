@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from minbert import BertModel, BertTokenizer, linear
+from minbert import BertModel, BertTokenizer
+from minbert.fast import linear
 from multitask import MultitaskBert
-from multitask.batching import Batch, TokenizedExamples
-from multitask.data import file_of, missing_files, read_examples
-from multitask.device import autocast
-from multitask.evaluation import predict_logits
-from multitask.sample import write_sample
+from multitask.data.batching import Batch, TokenizedExamples
+from multitask.data.course import file_of, missing_files, read_examples
+from multitask.data.sample import write_sample
+from multitask.system.device import autocast
 from multitask.tasks import TASKS
-from multitask.training import SurgeryTrainer
+from multitask.training.step import SurgeryTrainer
 
 if TYPE_CHECKING:
     import transformers
@@ -214,7 +214,7 @@ def main() -> None:
         dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)[:arguments.dev])
                for name, task in TASKS.items()}
         compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {precision}",
-                [lambda: [predict_logits(model, name, items) for name, items in dev.items()]] * rounds,  # noqa: B023
+                [lambda: [model.predict_logits(name, items) for name, items in dev.items()]] * rounds,  # noqa: B023
                 [lambda: [usual.evaluate(name, items) for name, items in dev.items()]] * rounds, warm_up=0)  # noqa: B023
         compare(f"encode, {len(texts):,} sentences, {precision}",
                 [lambda: encode(model, texts)] * rounds,  # noqa: B023

@@ -3,11 +3,12 @@
 >>> from minbert import BertConfig, BertModel, BertTokenizer
 """
 
+from minbert.fast.packing import Packing, pack
+
 from .config import BertConfig
 from .masking import Masked, Masking
 from .mlm import BertForMaskedLM, BertForPreTraining, MaskedLMOutput, PreTrainingOutput
 from .model import BertModel, BertOutput
-from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
 __all__ = [

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .linear import Linear
-from .packing import Packing
+from minbert.fast.linear import Linear
+from minbert.fast.packing import Packing
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -36,7 +36,7 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                     mask: torch.Tensor | None = None, dropout: float = 0.0) -> torch.Tensor:
     """The same function through torch's fused kernel, which never stores the (seq, seq) weights.
 
-    tests/test_02_attention.py shows that values and gradients equal `attention`.
+    tests/lessons/test_02_attention.py shows that values and gradients equal `attention`.
     """
     if mask is not None:
         mask = mask[:, None, None, :]
@@ -56,7 +56,7 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     end. longest: no sentence has more tokens. Returns (tokens, heads, head_dim). In half precision by the kernel of
     Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux et al. 2022 (xFormers), both as torch has them; their
     ATen names are called, since torch's public form of the first, `varlen_attn`, has no dropout.
-    tests/test_accelerator.py shows that values and gradients equal `attention`.
+    tests/speed/test_accelerator.py shows that values and gradients equal `attention`.
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
     if is_half and torch.cuda.get_device_capability(query.device) >= (8, 0):

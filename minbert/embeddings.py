@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .dropout import Dropout
+from minbert.fast.dropout import Dropout
 
 
 class Embedding(nn.Embedding):

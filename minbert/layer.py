@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import fast_layer
+from minbert.fast.dropout import Dropout
+from minbert.fast.linear import Linear
+from minbert.fast.packing import Packing
+
 from .attention import BertSelfAttention
-from .dropout import Dropout
-from .linear import Linear
-from .packing import Packing
+from .fast import layer as fast_layer
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:

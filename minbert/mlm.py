@@ -19,16 +19,18 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from . import hub
+from minbert.checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
+from minbert.checkpoints.weights import SINGLE_FILE, Readers, find_weights, open_weights
+from minbert.fast.linear import Linear
+from minbert.fast.packing import Packing
+
+from .checkpoints import hub
 from .config import BertConfig
+from .files import replacing
 from .layer import ACTIVATIONS
-from .linear import Linear
 from .masking import Masked
 from .model import BertModel, BertOutput
-from .packing import Packing
-from .pretrained import CONFIG_FILE, file_names, read_tensor, replacing
 from .tokenizer import BertTokenizer
-from .weights import SINGLE_FILE, Readers, find_weights, open_weights
 
 # Our parameters of the heads → the file's tensors.
 HEAD_NAMES = {
@@ -231,7 +233,7 @@ class BertForMaskedLM(nn.Module):
         """Logits of what is to be guessed in a packed row, and of nothing else: → (masked, vocab) float32.
 
         The fast way to train: with 15 % masked, the head's products are 15 % of what `forward` computes;
-        tests/test_17_masked_lm.py shows that loss and gradients are the same. token_type_ids: (tokens,) int64.
+        tests/lessons/test_17_masked_lm.py shows that loss and gradients are the same. token_type_ids: (tokens,) int64.
         """
         states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
         return self.score(states[masked.positions]).float()

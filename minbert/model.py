@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from . import pretrained
+from minbert.fast.packing import Packing, pack
+
+from .checkpoints import pretrained
 from .config import BertConfig
 from .embeddings import BertEmbeddings
 from .layer import BertLayer
-from .packing import Packing, pack
 from .tokenizer import BertTokenizer
 
 # How encode makes one vector of a sentence: (model, row of tokens, packing) → (batch, hidden). All but the mean are
@@ -92,9 +93,9 @@ class BertModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertModel:
-        """Reads config.json and the weights, in any form of minbert/weights.py; returns the model in eval mode.
+        """Reads config.json and the weights, in any form of minbert/checkpoints/weights.py; returns the model in eval mode.
 
-        name_or_folder: a folder, or a name on the hub, looked up and fetched as minbert/hub.py says. revision: a
+        name_or_folder: a folder, or a name on the hub, looked up and fetched as minbert/checkpoints/hub.py says. revision: a
         branch, tag or commit of that name.
         Strict both ways: every tensor of the file is used or on the ignore list, every parameter is filled exactly
         once, all shapes agree. Raises OSError (FileNotFoundError, HubError) or ValueError, naming file and tensor.

@@ -16,9 +16,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
-from . import hub
-from .pretrained import replacing
-from .untrusted import one_line, read_object
+from .checkpoints import hub
+from .files import one_line, read_object, replacing
 
 # What tokenizer_config.json may say, true or false, and what holds if it does not; None is "as do_lower_case".
 OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}

@@ -4,56 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from minbert.pretrained import replacing
+from minbert.files import replacing
+from multitask.data.batching import TokenizedExamples
+from multitask.data.course import Example
+from multitask.system.distributed import ALONE, Ranks
 
 from . import metrics
-from .batching import TokenizedExamples
-from .data import Example
-from .distributed import ALONE, Ranks
+from .model import MultitaskBert
 from .tasks import Task
 
-if TYPE_CHECKING:
-    from .model import MultitaskBert
-
-EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512  # a GPU takes as long for either, almost
 PREDICTIONS_FOLDER = "predictions"
-
-
-@torch.no_grad()
-def predict_logits(model: MultitaskBert, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
-                   bar: tqdm | None = None) -> torch.Tensor:
-    """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
-
-    ranks: the processes that share the batches, the same ones that one process would predict; all of them return all.
-    bar: a progress bar to move on; without one, its own appears if it takes long.
-    """
-    was_training = model.training
-    model.eval()
-    logits = torch.zeros(len(examples), model.tasks[task].outputs)
-    size = EVALUATION_BATCH if model.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
-    batches = ranks.share(examples.by_length(size))
-    try:
-        own = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
-                   disable=bar is not None or not ranks.writes)
-        with own:
-            for indices in batches:
-                logits[indices] = model(task, examples.batch(indices).to(model.device)).cpu()
-                (own if bar is None else bar).update(len(indices))
-    finally:
-        model.train(was_training)
-    ranks.start_sum(logits)()  # of which each row is another's zeros
-    return logits
 
 
 def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples, ranks: Ranks = ALONE) -> np.ndarray:
     """(n,) predictions in the task's own terms: classes, 0/1, or scores in [0, 5]."""
-    return task.decode(predict_logits(model, task.name, examples, ranks)).numpy()
+    return task.decode(model.predict_logits(task.name, examples, ranks)).numpy()
 
 
 def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],

@@ -13,22 +13,15 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
+from multitask.data.course import TEST_SPLIT, load_dataset
+from multitask.experiments.table import TABLE_FILE
+from multitask.runs.hand_in import hand_in
+from multitask.runs.stages import describe
+from multitask.system.command import Parser
+from multitask.system.device import DEVICES, pick_device
 
-from . import command
-from .command import Parser
-from .data import TEST_SPLIT, Dataset, load_dataset
-from .device import DEVICES, pick_device
-from .evaluation import predict, scores_of, write_predictions
-from .model import MultitaskBert
-from .run import CONFIG_FILE
-from .settings import Settings
-from .stages import describe
-from .table import TABLE_FILE
-from .tasks import NLI, TASKS
-
-SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → what it is called in a prediction file's name
+from .system import command
+from .tasks import TASKS
 
 
 def run_of(folder: Path) -> Path:
@@ -39,28 +32,6 @@ def run_of(folder: Path) -> Path:
     if best is None:
         raise FileNotFoundError(f"{folder} holds no finished experiment yet")
     return folder / best["run"]
-
-
-def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tuple[dict[str, dict], list[Path]]:
-    """Writes the prediction files of every split with the run's model.
-
-    Returns split → scores, for the splits whose labels are there, and the files.
-    """
-    if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
-        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to hand in")
-    model = MultitaskBert.from_pretrained(run).to(device)
-    files: list[Path] = []
-    predictions: dict[str, dict] = {split: {} for split in SPLITS}
-    labels: dict[str, dict] = {split: {} for split in SPLITS}
-    for name, task in TASKS.items():
-        for split in SPLITS.keys() & dataset[name].keys():
-            tokens = model.tokenize(dataset[name][split])
-            predictions[split][name] = predict(model, task, tokens)
-            files.append(write_predictions(out, task, SPLITS[split], dataset[name][split], predictions[split][name]))
-            if not np.isnan(tokens.labels).any():
-                labels[split][name] = tokens.labels
-    return {split: scores_of(TASKS, predictions[split], labels[split]) for split in SPLITS
-            if set(labels[split]) == set(TASKS)}, sorted(files)
 
 
 def build_parser() -> Parser:

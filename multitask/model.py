@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
-from minbert.pretrained import replacing, sync
-from minbert.untrusted import one_line
+from minbert.files import one_line, replacing, sync
+from multitask.data.batching import Batch, TokenizedExamples
+from multitask.data.course import Example
+from multitask.system.device import autocast
+from multitask.system.distributed import ALONE, Ranks
 
-from .batching import Batch, TokenizedExamples
-from .data import Example
-from .device import autocast
-from .evaluation import predict_logits
 from .tasks import TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
 MODEL_FOLDER = "model"
+EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512  # a GPU takes as long for either, almost
 
 
 class MultitaskBert(nn.Module):
@@ -167,7 +167,32 @@ class MultitaskBert(nn.Module):
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
             return torch.zeros(0, self.tasks[task].outputs)
-        return predict_logits(self, task, self.tokenize(examples), bar=bar)
+        return self.predict_logits(task, self.tokenize(examples), bar=bar)
+
+    @torch.no_grad()
+    def predict_logits(self, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
+                       bar: tqdm | None = None) -> torch.Tensor:
+        """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
+
+        ranks: the processes that share the batches, those that one process would predict; all of them return all.
+        bar: a progress bar to move on; without one, its own appears if it takes long.
+        """
+        was_training = self.training
+        self.eval()
+        logits = torch.zeros(len(examples), self.tasks[task].outputs)
+        size = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
+        batches = ranks.share(examples.by_length(size))
+        try:
+            own = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
+                       disable=bar is not None or not ranks.writes)
+            with own:
+                for indices in batches:
+                    logits[indices] = self(task, examples.batch(indices).to(self.device)).cpu()
+                    (own if bar is None else bar).update(len(indices))
+        finally:
+            self.train(was_training)
+        ranks.start_sum(logits)()  # of which each row is another's zeros
+        return logits
 
 
 def _sequence(items: Sequence) -> Sequence:

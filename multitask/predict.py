@@ -19,12 +19,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minbert.pretrained import replacing
+from minbert.files import replacing
+from multitask.data.course import read_rows
+from multitask.system.command import Parser
 
-from . import command
-from .command import Parser
-from .data import read_rows
 from .model import MultitaskBert
+from .system import command
 from .tasks import TASKS, Task
 
 AT_ONCE = 4096  # lines: enough to find sentences of like length, few enough for memory

@@ -17,13 +17,14 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from . import command
-from .checkpoint import numbered
-from .command import Parser
-from .device import DEVICES, PRECISION_HELP, PRECISIONS
-from .pretraining import SAVE_DTYPES, Pretraining, PretrainingSettings, resume, settings_of_run, start
-from .segments import SECOND_SEGMENTS
-from .settings import SKIP, STOP
+from multitask.pretraining.run import SAVE_DTYPES, Pretraining, PretrainingSettings, resume, settings_of_run, start
+from multitask.pretraining.segments import SECOND_SEGMENTS
+from multitask.runs.settings import SKIP, STOP
+from multitask.system.checkpoint import numbered
+from multitask.system.command import Parser
+from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
+
+from .system import command
 
 NAME = "multitask.pretrain"
 FROM_DEFAULTS = {"lr": 5e-5}  # a checkpoint is not to forget what it knows

@@ -25,7 +25,7 @@ class AdamW(Optimizer):
         θ ← θ − lr · weight_decay · θ                   (Loshchilov and Hutter 2019, Algorithm 2)
 
     Deviation: torch.optim.AdamW corrects v before adding eps, which is eps / √(1 − β2ᵗ) in these terms, and decays
-    before the update; tests/test_06_optimizer.py shows that both agree as eps and weight decay go to 0, and where
+    before the update; tests/lessons/test_06_optimizer.py shows that both agree as eps and weight decay go to 0, and where
     they do not. `correct_bias=False` leaves α = lr, as the original BERT did.
 
     params: tensors, or groups as in any torch optimizer. A parameter whose grad is None is left alone, decay
@@ -114,7 +114,7 @@ def _adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tenso
         theta.addcdiv_(m, denominator, value=-alpha)
         return
     # θ + u − decay · (θ + u), added to θ in one go. In float32 a factor such as 1 − 1e-7 is 20 % off by rounding, and
-    # a thousand steps of it are 1e-5; tests/test_06_optimizer.py measures.
+    # a thousand steps of it are 1e-5; tests/lessons/test_06_optimizer.py measures.
     change = torch.div(m, denominator, out=denominator).mul_(-alpha)
     theta.add_(change.mul_(1 - decay).sub_(theta, alpha=decay))
 
@@ -126,7 +126,7 @@ def _one_pass_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: to
 
     The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): the docstring's, where its eps is
     ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to that before θ moves.
-    tests/test_06_optimizer.py shows that both agree.
+    tests/lessons/test_06_optimizer.py shows that both agree.
     """
     beta1, beta2 = betas
     root, decay = math.sqrt(1 - beta2**t), lr * weight_decay

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
-from multitask.data import missing_files
-from multitask.masked_training import MaskedTrainer
-from multitask.sample import write_sample
+from multitask.data.course import missing_files
+from multitask.data.sample import write_sample
+from multitask.pretraining.step import MaskedTrainer
 
 collect_ignore = ["started_by_torchrun.py"]  # a program, which changes the main job when it is imported
 

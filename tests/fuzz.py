@@ -7,7 +7,7 @@ hypothesis draws the mutations; TARGETS is the table of what is mutated and what
 and the result usable, or refused by one line that names the file: a ValueError or OSError. Anything else is a finding,
 kept with its input: another exception, a message of several lines or without the file's name, more than SECONDS of
 processor time, more memory than MEMORY_BYTES, a file outside its folder, a pickle that ran.
-tests/test_20_nothing_let_in.py runs a few hundred of them with every change; docs/reliability.md has the figures.
+tests/system/test_20_nothing_let_in.py runs a few hundred of them with every change; docs/reliability.md has the figures.
 """
 
 from __future__ import annotations
@@ -46,16 +46,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, hub
-from multitask import MultitaskBert, checkpoint, pretraining, sources
-from multitask import run as main_job
-from multitask.corpus import Corpus
-from multitask.data import Example, read_examples, read_rows
-from multitask.distributed import ALONE
-from multitask.multinli import read_multinli
-from multitask.runlog import RunLog
-from multitask.settings import Settings
-from multitask.stages import Stage
+from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from minbert.checkpoints import hub
+from multitask import MultitaskBert
+from multitask.data import sources
+from multitask.data.course import Example, read_examples, read_rows
+from multitask.data.multinli import read_multinli
+from multitask.pretraining import run as pretraining
+from multitask.pretraining.corpus import Corpus
+from multitask.runs import run as main_job
+from multitask.runs.settings import Settings
+from multitask.runs.stages import Stage
+from multitask.system import checkpoint
+from multitask.system.distributed import ALONE
+from multitask.system.runlog import RunLog
 from multitask.tasks import PARA, SST, STS
 
 SECONDS = 5                   # of processor time: the machine may be busy with other things

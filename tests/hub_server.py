@@ -4,7 +4,7 @@ import hashlib
 import http.server
 import threading
 
-from minbert import download
+from minbert.checkpoints import download
 
 NAME = "org/tiny-bert"
 WEB_PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"

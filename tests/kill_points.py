@@ -33,25 +33,28 @@ import torch._dynamo  # optimizers ask for it at their first step; once here is 
 
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
-from multitask import checkpoint, pretrain, pretraining, run, stages
-from multitask.sample import write_sample
+from multitask import pretrain
+from multitask.data.sample import write_sample
+from multitask.pretraining import run as pretraining
+from multitask.runs import run, stages
+from multitask.system import checkpoint
 
 ROOT = Path(__file__).parent.parent
 # place → the files, and functions where a file is in several places, whose lines belong to it
 PLACES = {
-    "data": ("multitask/data.py", "multitask/multinli.py", "multitask/batching.py", "multitask/sampling.py",
-             "multitask/corpus.py", "multitask/segments.py"),
-    "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/linear.py",
-                "minbert/dropout.py", "minbert/mlm.py", "minbert/fast_layer.py:_forward", "minbert/blocks.py",
+    "data": ("multitask/data/course.py", "multitask/data/multinli.py", "multitask/data/batching.py", "multitask/data/sampling.py",
+             "multitask/pretraining/corpus.py", "multitask/pretraining/segments.py"),
+    "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/fast/linear.py",
+                "minbert/fast/dropout.py", "minbert/mlm.py", "minbert/fast/layer.py:_forward", "minbert/fast/blocks.py",
                 "heads/layers.py"),
-    "backward": ("minbert/fast_layer.py:_backward", "multitask/training.py:_backward_pieces", "optim/flat.py:adding",
-                 "multitask/final_layers.py:step", "multitask/masked_training.py:step"),
+    "backward": ("minbert/fast/layer.py:_backward", "multitask/training/step.py:_backward_pieces", "optim/flat.py:adding",
+                 "multitask/training/final_layers.py:step", "multitask/pretraining/step.py:step"),
     "surgery": ("optim/surgery.py",),
-    "optimizer": ("optim/adamw.py", "multitask/training.py:scaled_step"),
-    "evaluation": ("multitask/evaluation.py", "multitask/metrics.py", "multitask/masked_training.py:evaluate"),
-    "checkpoint": ("multitask/checkpoint.py", "minbert/pretrained.py:replacing", "minbert/pretrained.py:sync"),
-    "publishing": ("multitask/model.py:save_pretrained", "multitask/stages.py:_publish", "minbert/pretrained.py:save"),
-    "log": ("multitask/runlog.py", "multitask/stages.py:_log_step"),
+    "optimizer": ("optim/adamw.py", "multitask/training/step.py:scaled_step"),
+    "evaluation": ("multitask/evaluation.py", "multitask/metrics.py", "multitask/pretraining/step.py:evaluate"),
+    "checkpoint": ("multitask/system/checkpoint.py", "minbert/checkpoints/pretrained.py:replacing", "minbert/checkpoints/pretrained.py:sync"),
+    "publishing": ("multitask/model.py:save_pretrained", "multitask/runs/stages.py:_publish", "minbert/checkpoints/pretrained.py:save"),
+    "log": ("multitask/system/runlog.py", "multitask/runs/stages.py:_log_step"),
 }
 HALF, CLOCK, TERM = "half a checkpoint", "any moment", "SIGTERM"
 PROCESSES, TASK = 2, "KILL_POINTS_TASK"

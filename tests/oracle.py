@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from minbert import BertConfig, BertModel
-from minbert.pretrained import file_names
+from minbert.checkpoints.pretrained import file_names
 
 
 def reference(ours: BertModel) -> transformers.BertModel:

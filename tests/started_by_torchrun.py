@@ -17,9 +17,9 @@ import torch
 
 import heads.layers
 import train_multitask
-from multitask import run
-from multitask.distributed import checksum
-from multitask.stages import Stage
+from multitask.runs import run
+from multitask.runs.stages import Stage
+from multitask.system.distributed import checksum
 
 RANK = os.environ["RANK"]
 run.write_report = run._analyse = lambda *_: None

@@ -1,0 +1,68 @@
+"""Where a finished run's model succeeds and fails: python -m multitask.analysis RUN."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from minbert.files import replacing
+from multitask.model import MultitaskBert
+from multitask.reports.run_report import write_report
+from multitask.runs.run import CONFIG_FILE, METRICS_FILE, REPORT_FILE, load_data
+from multitask.runs.settings import Settings
+from multitask.system import command
+from multitask.system.command import Parser
+from multitask.system.runlog import LOG_FILE
+from multitask.tasks import TASKS
+
+from .dev_set import ANALYSIS_FILE, analyse
+
+
+def analyse_run(run: Path, data: str | None = None) -> Path:
+    """Asks the model of a finished run, writes analysis.json and report.html; returns the report's path.
+
+    data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a folder that is no run.
+    """
+    for name in (CONFIG_FILE, METRICS_FILE, LOG_FILE):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
+    settings = Settings.load(run / CONFIG_FILE)
+    if settings.stages == ("nli",):
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to analyse")
+    # MultiNLI itself is not asked for
+    dataset = load_data(dataclasses.replace(settings, nli=False, data=settings.data if data is None else data))
+    model = MultitaskBert.from_pretrained(run)
+    analysis = analyse(dataset, {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
+                                 for name in TASKS})
+    with replacing(run / ANALYSIS_FILE) as partial:
+        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    events = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    write_report(run / REPORT_FILE, dataclasses.asdict(settings),
+                 json.loads((run / METRICS_FILE).read_text(encoding="utf-8")),
+                 *([event for event in events if event["event"] == kind] for kind in ("step", "epoch")), analysis)
+    return run / REPORT_FILE
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.analysis", __doc__)
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--data", metavar="FOLDER", help="other data than the run's own")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+
+    def analyse_it() -> int:
+        report = analyse_run(arguments.run, arguments.data)
+        print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
+        return 0
+
+    return command.answer("multitask.analysis", analyse_it)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What a run's log says: speed, and how often the tasks' gradients conflict."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from multitask.tasks import TASKS
+
+WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
+
+
+def pairs_of(tasks: Iterable[str]) -> list[str]:
+    """The pairs of tasks by name, in the order of `upper_triangle`.
+
+    >>> pairs_of(["sst", "para", "sts"])
+    ['sst-para', 'sst-sts', 'para-sts']
+    """
+    return [f"{a}-{b}" for a, b in itertools.combinations(tasks, 2)]
+
+
+def upper_triangle(table: torch.Tensor) -> list[float]:
+    """What stands above the diagonal of a (tasks, tasks) table, row by row: one number a pair.
+
+    >>> upper_triangle(torch.arange(9.0).view(3, 3))
+    [1.0, 2.0, 5.0]
+    """
+    rows, columns = torch.triu_indices(*table.shape, offset=1)
+    return table[rows, columns].tolist()
+
+
+def speed(steps: Sequence[dict]) -> float:
+    """Examples a second: all tasks' examples in a step ÷ the median step's seconds, the first 5 steps left out."""
+    timed = steps[WARM_UP_STEPS:] or steps
+    return max(step["examples"] for step in timed) / statistics.median(step["seconds"] for step in timed)
+
+
+def conflict_statistics(steps: Sequence[dict]) -> dict:
+    """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair; mean_weights by task."""
+    cosines = {pair: np.array([step["cosines"][pair] for step in steps]) for pair in pairs_of(TASKS)}
+    return {
+        "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
+        "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},
+        "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps])) for name in TASKS},
+    }
+
+
+def moving_average(values: Sequence[float], window: int) -> np.ndarray:
+    """The mean of the last `window` values, of fewer at the start; (n,) → (n,)."""
+    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
+    stop = np.arange(1, len(total))
+    start = np.maximum(stop - window, 0)
+    return (total[stop] - total[start]) / (stop - start)

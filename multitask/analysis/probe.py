@@ -1,0 +1,208 @@
+"""How much the tasks' gradients conflict at one moment of a model, layer by layer, and how much of that is noise.
+
+A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise is orthogonal to
+nearly everything: small cosines between tasks may mean unrelated tasks or small batches. So the probe also takes two
+batches of *one* task; what they lack to a cosine of 1 is noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from minbert import BertModel
+from multitask.data.batching import TokenizedExamples
+from multitask.model import MultitaskBert
+from multitask.system.state import random_state, restore_random_state
+from multitask.tasks import TASKS
+from optim import cosines, gram_matrix
+
+from .comparisons import mean_interval
+
+PARTS = {"embeddings": "embeddings", "pooler_dense": "pooler"}  # a parameter's first name → the part it belongs to
+
+
+def part_slices(encoder: BertModel) -> dict[str, slice]:
+    """Where each part's parameters lie in the vector of all of them, in the order of `encoder.parameters()`.
+
+    Parts: "embeddings", "layer 0", "layer 1", …, "pooler"; together they cover the vector, each number once.
+    """
+    slices, start = {}, 0
+    for part, named in itertools.groupby(encoder.named_parameters(), lambda item: _part_of(item[0])):
+        stop = start + sum(value.numel() for _, value in named)
+        assert part not in slices, f"the parameters of {part} must lie together"
+        slices[part] = slice(start, stop)
+        start = stop
+    return slices
+
+
+def _part_of(name: str) -> str:
+    """layers.3.output_dense.bias → layer 3."""
+    first, second, *_ = name.split(".")
+    return f"layer {second}" if first == "layers" else PARTS[first]
+
+
+def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tensor:
+    """The rows' products in each part: (rows, params) → (parts, rows, rows) float64; their sum is the whole's."""
+    return torch.stack([gram_matrix(matrix[:, part]) for part in slices.values()])
+
+
+@torch.enable_grad()
+def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int, draws: int,
+                   seed: int, dropout: bool = False) -> dict:
+    """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of batches; nothing changes.
+
+    A draw takes two batches of each task without a common example: the first of each make the pairs' cosines, as in a
+    training step; both of one task make the noise floor. Layers are parts of the same gradients. A zero gradient has
+    cosine 0. model: parameters, modes, .grad and torch's generators are left as found. examples: task → labelled
+    examples, at least 2 · batch_size each. seed: of the draws. dropout: False is eval mode, so that sampling is the
+    only noise; True is training mode, dropout drawn from `seed` too. Memory: (2 · tasks, params) numbers.
+
+    Returns, ready for JSON:
+    {"batch_size", "draws", "seed", "dropout", "pairs": {"sst-para": {"cosine": [a number a draw],
+    "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}}, …}, "same_task": {"sst": likewise, …}}.
+    Raises ValueError for unusable arguments, FloatingPointError, naming the task, for a gradient that is not finite.
+    """
+    _check_arguments(examples, batch_size, draws)
+    names = [name for name in TASKS if name in examples]
+    slices = part_slices(model.encoder)
+    parameters = list(model.encoder.parameters())
+    matrix = parameters[0].new_zeros(2 * len(names), sum(value.numel() for value in parameters))
+    generator = torch.Generator().manual_seed(seed)
+    tables = []
+    with _left_as_found(model, dropout, seed):
+        for _ in tqdm(range(draws), desc="probe", unit="draw", leave=False, delay=1):
+            for row, name in enumerate(names):
+                items = torch.randperm(len(examples[name]), generator=generator)[:2 * batch_size].tolist()
+                _gradient(matrix[row], model, name, examples[name], items[:batch_size])
+                _gradient(matrix[row + len(names)], model, name, examples[name], items[batch_size:])
+            grams = part_grams(matrix, slices)
+            _check_finite(grams, names)
+            tables.append(torch.stack([cosines(gram) for gram in (grams.sum(0), *grams)]))
+    table = torch.stack(tables)  # (draws, 1 + parts, 2 · tasks, 2 · tasks)
+    rows = {"pairs": {f"{names[i]}-{names[j]}": (i, j) for i, j in itertools.combinations(range(len(names)), 2)},
+            "same_task": {name: (i, i + len(names)) for i, name in enumerate(names)}}
+    return {"batch_size": batch_size, "draws": draws, "seed": seed, "dropout": dropout,
+            **{kind: {key: _series(table[:, :, i, j], slices) for key, (i, j) in pairs.items()}
+               for kind, pairs in rows.items()}}
+
+
+def _series(values: torch.Tensor, slices: Mapping[str, slice]) -> dict:
+    """(draws, 1 + parts) → lists of draws: the whole first, then each part."""
+    whole, *parts = values.T.tolist()
+    return {"cosine": whole, "layers": dict(zip(slices, parts, strict=True))}
+
+
+def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: TokenizedExamples,
+              items: Sequence[int]) -> None:
+    """Writes the encoder's gradient of the task's mean loss on these examples into `row`, (params,).
+
+    FlatParameters would do, but it moves the parameters, and a trainer may be holding them in a vector of its own.
+    """
+    parameters = list(model.encoder.parameters())
+    row.zero_()
+    for parameter, view in zip(parameters, row.split([value.numel() for value in parameters]), strict=True):
+        parameter.grad = view.view_as(parameter)
+    batch = examples.batch(items).to(model.device)
+    loss = TASKS[name].loss(model(name, batch), batch.labels)
+    loss.backward(inputs=parameters)  # the heads' gradients are neither computed nor touched
+
+
+@contextmanager
+def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[None]:
+    """Inside, the encoder's gradients may be written and random numbers drawn; after it, all is as it was."""
+    modes = {module: module.training for module in model.modules()}  # a stage may train the heads alone
+    found: list[tuple[nn.Parameter, torch.Tensor | None, bool]] = [
+        (parameter, parameter.grad, parameter.requires_grad) for parameter in model.encoder.parameters()]
+    generators = random_state()
+    model.train(dropout)
+    for parameter, _, _ in found:
+        parameter.requires_grad_(True)  # also of an encoder that a stage has frozen
+    if dropout:
+        torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore_random_state(generators)
+        for parameter, gradient, required in found:
+            parameter.grad = gradient
+            parameter.requires_grad_(required)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _check_arguments(examples: Mapping[str, TokenizedExamples], batch_size: int, draws: int) -> None:
+    if batch_size < 1 or draws < 1:
+        raise ValueError(f"batch_size and draws must be at least 1, got {batch_size} and {draws}")
+    if not examples or not set(examples) <= set(TASKS):
+        raise ValueError(f"examples of {', '.join(TASKS)} expected, got {', '.join(examples) or 'none'}")
+    for name, tokenized in examples.items():
+        if len(tokenized) < 2 * batch_size:
+            raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} without a common "
+                             f"example take {2 * batch_size}; lower batch_size or give more examples")
+        if np.isnan(tokenized.labels).any():
+            raise ValueError(f"{name}: examples without a label have no loss; give train or dev examples")
+
+
+def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
+    for number, square in enumerate(grams.sum(0).diagonal().tolist()):
+        if not math.isfinite(square):
+            raise FloatingPointError(f"the gradient of {names[number % len(names)]} is not finite: "
+                                     "has this model diverged?")
+
+
+def summarise(probe: Mapping) -> dict:
+    """Means over the draws of `conflict_probe`, for the whole encoder and each part, with the noise told apart.
+
+    If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine ‖μ‖²/(‖μ‖² + σ²)
+    on average, nearly: `noise_share`, 1 minus that, is the noise's share of the squared length. Between tasks i and j
+    the noise shrinks cos(μ_i, μ_j) by √(c_i c_j), c the same-task cosines; `ratio_to_same_task` is the mean cosine
+    divided by that (Spearman 1904), an estimate of cos(μ_i, μ_j). It is None where a c is not positive: all noise.
+    With c near 0 it is unreliable and may leave [−1, 1].
+
+    Returns {"pairs": {"sst-para": {"n", "mean_cosine", "low", "high", "conflict_rate", "ratio_to_same_task",
+    "layers": {part: likewise}}, …}, "same_task": {"sst": {"n", "mean_cosine", "low", "high", "noise_share",
+    "layers"}, …}}. low, high: 95 % interval of the mean over draws, None for one. conflict_rate: the share of the n
+    draws with a negative cosine.
+    """
+    same = {name: {part: _mean(draws) for part, draws in _whole_and_parts(values)}
+            for name, values in probe["same_task"].items()}
+    for means in same.values():
+        for mean in means.values():
+            mean["noise_share"] = 1 - mean["mean_cosine"]
+    pairs = {}
+    for pair, values in probe["pairs"].items():
+        first, second = (same[name] for name in pair.split("-"))
+        pairs[pair] = {part: {**_mean(draws), "conflict_rate": float(np.mean(np.array(draws) < 0)),
+                              "ratio_to_same_task": _ratio(draws, first[part], second[part])}
+                       for part, draws in _whole_and_parts(values)}
+    return {"pairs": {key: _nested(parts) for key, parts in pairs.items()},
+            "same_task": {key: _nested(parts) for key, parts in same.items()}}
+
+
+def _whole_and_parts(values: Mapping) -> Iterator[tuple[str | None, list[float]]]:
+    """The whole encoder under the name None, then each part."""
+    yield None, values["cosine"]
+    yield from values["layers"].items()
+
+
+def _nested(parts: Mapping[str | None, dict]) -> dict:
+    return {**parts[None], "layers": {part: values for part, values in parts.items() if part is not None}}
+
+
+def _mean(draws: Sequence[float]) -> dict:
+    mean, low, high = mean_interval(draws)
+    return {"n": len(draws), "mean_cosine": mean, "low": low, "high": high}
+
+
+def _ratio(draws: Sequence[float], first: Mapping, second: Mapping) -> float | None:
+    if min(first["mean_cosine"], second["mean_cosine"]) <= 0:
+        return None
+    return float(np.mean(draws)) / math.sqrt(first["mean_cosine"] * second["mean_cosine"])

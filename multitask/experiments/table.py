@@ -1,0 +1,159 @@
+"""The paper's Table 1 with our scores in it, as Markdown, CSV and JSON; each cell with the paper's figure beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from minbert.files import replacing
+from multitask.analysis.comparisons import mean_interval
+from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.tasks import TASKS
+
+TABLE_FILE = "table.json"
+STAGE_TITLES = {"nli": "MultiNLI", "gs_bd": "GS_bd", "gs_wrap": "GS_w", "fl": "FL"}
+ARCH_TITLES = {"concatA": "ConcatA", "concatB": "ConcatB", "concatB_al": "ConcatB + AL"}
+BASELINE = "baseline"
+
+
+def title_of(method: str) -> str:
+    """nli+gs_wrap → MultiNLI + GS_w, as the paper's table has it."""
+    return " + ".join(STAGE_TITLES[stage] for stage in method.split("+"))
+
+
+def cell(values: list[float | None], paper: float) -> dict:
+    """One figure of the table. values: a score a seed; an undefined one counts 0, as in the average."""
+    if not values:
+        return {"values": [], "mean": None, "low": None, "high": None, "paper": paper}
+    mean, low, high = mean_interval([value or 0.0 for value in values])
+    return {"values": values, "mean": mean, "low": low, "high": high, "paper": paper}
+
+
+def row(scores: list[dict], paper: dict) -> dict:
+    """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
+    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name]) for name, task in TASKS.items()}
+    return {**cells, "average": cell([dev["average"] for dev in scores], sum(paper.values()) / len(paper))}
+
+
+def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
+    """method, {arch: row}, in the paper's order."""
+    for method in dict.fromkeys(method for method, _ in PAPER_TABLE_1):
+        yield method, {arch: results["cells"][method][arch] for arch in ARCH_TITLES}
+
+
+def best_of_columns(results: dict) -> dict[tuple[str, str], float]:
+    """(arch, task) → the highest mean of that column."""
+    best: dict[tuple[str, str], float] = {}
+    for _, by_arch in rows(results):
+        for arch, cells in by_arch.items():
+            for task in TASKS:
+                mean = cells[task]["mean"]
+                if mean is not None:
+                    best[arch, task] = max(mean, best.get((arch, task), mean))
+    return best
+
+
+def number(value: float | None) -> str:
+    """.512, −.008; three digits, no leading 0, as the paper writes them."""
+    if value is None:
+        return "·"
+    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+
+
+def shown(figure: dict) -> str:
+    """Ours, ± the half width of its interval where there are several seeds, and the paper's in brackets."""
+    spread = "" if figure["low"] is None else f" ± {number(figure['high'] - figure['mean'])}"
+    return f"{number(figure['mean'])}{spread} ({number(figure['paper'])})"
+
+
+def markdown(results: dict) -> str:
+    """The table in the paper's layout; the best of each column in bold, the paper's figures in brackets."""
+    best = best_of_columns(results)
+    columns = [(arch, task) for arch in ARCH_TITLES for task in TASKS]
+    header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]
+    lines = [header, ["---"] * len(header)]
+    for method, by_arch in rows(results):
+        cells = []
+        for arch, task in columns:
+            figure = by_arch[arch][task]
+            is_best = figure["mean"] is not None and figure["mean"] == best[arch, task]
+            cells.append(f"**{shown(figure)}**" if is_best else shown(figure))
+        lines.append([title_of(method), *cells])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    baseline = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
+    claims = claim_table(results["claims"]) if results.get("claims") else ""
+    return (f"{results['about']}\n\n{table}\n\nBaseline, a head for SST on the frozen encoder, the other two heads "
+            f"untrained: {baseline}.\n\n{best_sentence(results)} {test_sentence(results)}\n{claims}")
+
+
+def test_sentence(results: dict) -> str:
+    """The paper's Table 2, where test labels were given."""
+    if not results.get("test"):
+        return ""
+    ours = ", ".join(f"{name.upper()} {number(results['test'][name][task.metric_name])} ({number(PAPER_TABLE_2[name])})"
+                     for name, task in TASKS.items())
+    return f"On the test set, the paper's Table 2 in brackets: {ours}."
+
+
+CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours", "95 % interval", "verdict"]
+
+
+def claim_rows(claims: list[dict]) -> list[list[str]]:
+    """A row a claim: the differences averaged over the pairs of cells that it is about."""
+    return [[claim["section"], claim["claim"], claim["task"].upper(), signed(claim["paper"]),
+             signed(claim["difference"]),
+             "none" if claim["low"] is None else f"{signed(claim['low'])} to {signed(claim['high'])}",
+             claim["verdict"]] for claim in claims]
+
+
+def claim_note(claims: list[dict]) -> str:
+    """What the intervals are of."""
+    if claims[0]["interval"] == "seeds":
+        return "Intervals: Student's t over seeds. The verdict is on the sign alone."
+    return ("Intervals: bootstrap over dev items, the same items for every cell; with one seed nothing can be said of "
+            "another. The verdict is on the sign alone, and there are many of them: one in twenty would be wrong by "
+            "chance.")
+
+
+def claim_table(claims: list[dict]) -> str:
+    lines = [CLAIM_HEADER, ["---"] * len(CLAIM_HEADER), *claim_rows(claims)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"\n{table}\n\n{claim_note(claims)}\n"
+
+
+def signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + number(value)
+
+
+def best_sentence(results: dict) -> str:
+    best = results["best"]
+    if best is None:
+        return "No experiment has been finished yet."
+    return (f"Highest average: {title_of(best['method'])} with {ARCH_TITLES[best['arch']]}, "
+            f"{number(best['average'])} (the paper's: MultiNLI + GS_w with ConcatB + AL, .755).")
+
+
+def as_csv(results: dict) -> str:
+    """One line a figure: method, arch, task, seeds, mean, low, high, paper."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["method", "arch", "task", "seeds", "mean", "low", "high", "paper"])
+    everything = [*rows(results), (BASELINE, {"concatA": results["baseline"]})]
+    for method, by_arch in everything:
+        for arch, cells in by_arch.items():
+            for task, figure in cells.items():
+                writer.writerow([method, arch, task, len(figure["values"]),
+                                 *(figure[key] for key in ("mean", "low", "high", "paper"))])
+    return buffer.getvalue()
+
+
+def write(folder: Path, results: dict) -> None:
+    """table.md, table.csv and table.json."""
+    contents = {"table.md": markdown(results), "table.csv": as_csv(results),
+                TABLE_FILE: json.dumps(results, indent=2, ensure_ascii=False) + "\n"}
+    for name, text in contents.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,252 @@
+"""The figures of a report: one plot each, so that on a phone they stand one below the other.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; lines differ by dashes and markers too, for grey print.
+Nothing here writes a file: every function returns a matplotlib Figure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from multitask.analysis.log import moving_average, pairs_of
+from multitask.tasks import TASKS
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+GREY = "#767676"
+STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
+PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"), (GREEN, "-.", "D"),
+               (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
+WIDTH, HEIGHT = 4.4, 3.2  # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
+SMALL = 8
+POINTS = 300  # of a curve
+SCATTER_POINTS = 2000
+LARGEST_LOG = 50.0  # of a perplexity that is drawn: a run that went astray has those that no axis takes
+
+
+def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """name → colour, dashes, marker; the tasks keep theirs in every figure."""
+    known = dict(zip(TASKS, itertools.cycle(STYLES)))
+    return {name: known.get(name, STYLES[number % len(STYLES)]) for number, name in enumerate(names)}
+
+
+def pair_styles() -> dict[str, tuple[str, str, str]]:
+    """The same for the pairs of tasks, in other colours."""
+    return dict(zip(pairs_of(TASKS), itertools.cycle(PAIR_STYLES)))
+
+
+def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def legend(axes: Axes, entries: int) -> None:
+    """Above the plot, where it covers nothing."""
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(3, entries), fontsize=9,
+                handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
+
+
+# ------------------------------------------------------------------------------------------- of the log
+
+
+def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
+           styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False, windows: int = 40) -> Figure:
+    """Moving averages over 1/windows of the steps, a line a name, thinned to a few hundred points."""
+    window = max(1, len(steps) // windows)
+    figure, axes = empty("step", ylabel + (f"\n(mean of {window} steps)" if window > 1 else ""))
+    first = 0 if log_scale else window - 1  # a start from few steps is noise, but losses fall most there
+    for name, values in series.items():
+        colour, dashes, _ = styles[name]
+        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True) if value is not None),
+                       strict=True)  # a task may sit out
+        shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
+        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour, linestyle=dashes,
+                  linewidth=1.6, label=name)
+    if log_scale:
+        _log_scale(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    legend(axes, len(series))
+    return figure
+
+
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axes.get_ylim()
+    few = high / low < 30  # less than a decade and a half: name values between the powers of ten
+    axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if few else NullFormatter())
+
+
+def _one_two_five(value: float, _: int) -> str:
+    """Labels 2 and 5 times a power of ten, nothing else."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" and abs(value / float(f"{value:.0e}") - 1) < 1e-6 else ""
+
+
+def loss_curves(steps: Sequence[dict]) -> Figure:
+    """Training loss of each task by step, on a logarithmic scale, since squared errors start far above the rest."""
+    names = list(steps[0]["losses"])
+    series = {name: [step["losses"].get(name) for step in steps] for name in names}
+    return curves(_numbers(steps), series, "training loss, log scale", styles_of(names), log_scale=True)
+
+
+def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int], best: int | None) -> Figure:
+    """A line a score over epochs; the epoch that was kept is marked."""
+    figure, axes = empty("epoch", "dev score")
+    for name, (colour, dashes, marker) in styles_of(list(scores)).items():
+        axes.plot(epochs, scores[name], color=colour, linestyle=dashes, marker=marker, markersize=5, label=name)
+    if best is not None:
+        axes.axvline(best, color=GREY, linewidth=1, zorder=0)
+        axes.annotate("kept", (best, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+                      textcoords="offset points", va="top", fontsize=SMALL, color="#444")
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    axes.set_xticks(sorted(set(epochs))[::1 + len(epochs) // 12])
+    legend(axes, len(scores))
+    return figure
+
+
+def cosine_curves(steps: Sequence[dict]) -> Figure:
+    series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs_of(TASKS)}
+    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", pair_styles(), windows=20)
+    figure.axes[0].axhline(0, color=GREY, linewidth=1)
+    return figure
+
+
+def conflict_curves(steps: Sequence[dict]) -> Figure:
+    """The share of recent steps in which a pair conflicts."""
+    series = {pair: [float(step["cosines"][pair] < 0) for step in steps] for pair in pairs_of(TASKS)}
+    figure = curves(_numbers(steps), series, "steps in conflict", pair_styles(), windows=10)
+    figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def weight_curves(steps: Sequence[dict]) -> Figure:
+    series = {name: [step["weights"][name] for step in steps] for name in TASKS}
+    figure = curves(_numbers(steps), series, "surgery's weight", styles_of(list(TASKS)), windows=20)
+    figure.axes[0].axhline(1, color=GREY, linewidth=1)
+    return figure
+
+
+def norm_curves(steps: Sequence[dict]) -> Figure:
+    series = {name: [step["gradient_norms"][name] for step in steps] for name in TASKS}
+    return curves(_numbers(steps), series, "norm of the gradient, log scale", styles_of(list(TASKS)), log_scale=True)
+
+
+def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
+    """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out text."""
+    seen = np.cumsum([0, *(step["tokens"] for step in steps)]) / 1e6
+    window = max(1, len(steps) // 100)
+    training = np.exp(np.minimum(moving_average([step["loss"] for step in steps], window), LARGEST_LOG))
+    shown = np.unique(np.linspace(window - 1, len(steps) - 1, POINTS).astype(int))
+    # of each evaluation, how many steps were taken before: some may have been skipped
+    before = np.searchsorted(_numbers(steps), [row["step"] for row in evaluations], side="right")
+    held_out = np.minimum([row["perplexity"] for row in evaluations], np.exp(LARGEST_LOG))
+    figure, axes = empty("millions of tokens", "perplexity of masked tokens, log scale")
+    axes.plot(seen[shown + 1], training[shown], color=ORANGE, linewidth=1.2, label=f"training (mean of {window})")
+    axes.plot(seen[before], held_out, color=BLUE, marker="o", markersize=5, label="held out")
+    _log_scale(axes)
+    legend(axes, 2)
+    return figure
+
+
+def _numbers(steps: Sequence[dict]) -> list[int]:
+    return [step["step"] for step in steps]
+
+
+# ------------------------------------------------------------------------------------------- of the analysis
+
+
+def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None, key: str = "score",
+                 interval_key: str = "interval") -> Figure:
+    """A point a bin with its interval, bins equally wide, their bounds below and n above; the dashes: over all."""
+    figure, axes = empty(xlabel, ylabel)
+    for place, row in enumerate(bins):
+        if row[key] is not None:
+            low, high = row[interval_key] or (row[key], row[key])
+            axes.errorbar(place + 0.5, row[key], yerr=[[max(0, row[key] - low)], [max(0, high - row[key])]],
+                          color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
+        axes.annotate(f"{row['n']:,}", (place + 0.5, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color="#333")
+    axes.annotate("n", (0, 1), xycoords="axes fraction", xytext=(-4, 2), textcoords="offset points", ha="right",
+                  va="bottom", fontsize=SMALL, color="#333")
+    if overall is not None:
+        axes.axhline(overall, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    axes.set_xticks(range(len(bins) + 1), bound_labels([row["low"] for row in bins] + [bins[-1]["high"]]),
+                    fontsize=SMALL)
+    axes.set_xlim(0, len(bins))
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def bound_labels(bounds: Sequence[float]) -> list[str]:
+    """With as few digits after the point as tell them apart.
+
+    >>> bound_labels([1.0, 8.0, 44.0]), bound_labels([3.0, 6.5, 8.0]), bound_labels([6.01, 6.04, 6.98])
+    (['1', '8', '44'], ['3.0', '6.5', '8.0'], ['6.01', '6.04', '6.98'])
+    """
+    fewest = 0 if all(value == int(value) for value in bounds) else 1
+    for digits in (fewest, 2, 3):
+        labels = [f"{value:.{digits}f}" for value in bounds]
+        if len(set(labels)) == len(set(bounds)):
+            break
+    return labels
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) -> Figure:
+    """Shade and percentage: share of the row; below it the count."""
+    counts = np.asarray(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axes = empty("answer", "label (n)", height=3.6)
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)  # no bitmap
+    axes.invert_yaxis()
+    for row, column in np.ndindex(*counts.shape):
+        share = shares[row, column]
+        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center", va="center",
+                  fontsize=9, color="white" if share > 0.55 else "black")
+    middles = np.arange(len(classes)) + 0.5
+    axes.set_xticks(middles, classes)
+    named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
+    axes.set_yticks(middles, named, fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    return figure
+
+
+def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: dict | None) -> Figure:
+    """Prediction against label, with the identity line and the fitted one; at most 2,000 points, evenly taken."""
+    figure, axes = empty("label, 0 to 5", "prediction, 0 to 5", height=3.6)
+    shown = np.unique(np.linspace(0, len(labels) - 1, SCATTER_POINTS).astype(int))
+    axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE, alpha=0.35, linewidths=0)
+    axes.plot([0, 5], [0, 5], color=GREY, linestyle="--", linewidth=1.4, label="prediction = label")
+    if line is not None:
+        ends = np.array([0.0, 5.0])
+        axes.plot(ends, line["intercept"] + line["slope"] * ends, color=VERMILION, linewidth=2,
+                  label=f"fitted, slope {line['slope']:.2f}")
+    axes.set(xlim=(-0.15, 5.15), ylim=(-0.15, 5.15))
+    legend(axes, 2)
+    return figure
+
+
+def calibration_plot(bins: Sequence[dict]) -> Figure:
+    """Share of duplicates against the probability given, a point a bin, n beside it."""
+    figure, axes = empty("probability given to 'duplicate'", "share of duplicates", height=3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
+    for row in bins:
+        low, high = row["interval"]
+        axes.errorbar(row["mean"], row["share"], yerr=[[max(0, row["share"] - low)], [max(0, high - row["share"])]],
+                      color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
+        axes.annotate(f"{row['n']:,}", (row["mean"], 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color="#333", rotation=45)
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+    return figure

@@ -1,0 +1,141 @@
+"""Lesson 9: which examples make up a step, when the sets are of different size.
+
+SST has 8,544 sentences, Quora five times as many pairs. You learn the paper's two answers, that Eq. 7 is nothing but
+the mean loss, and why `itertools.cycle(loader)` is a mistake.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from multitask.data.sampling import RoundRobin, batch_different_sizes
+from multitask.tasks import TASKS
+
+LENGTHS = {"sst": 10, "para": 37, "sts": 7}
+
+
+def epoch(sampler):
+    sampler.start_epoch()
+    return [sampler.next_step() for _ in range(sampler.steps_per_epoch)]
+
+
+def wrap(seed=0):
+    return RoundRobin(LENGTHS, dict.fromkeys(LENGTHS, 4), "wrap", seed)
+
+
+def test_wrap_is_one_pass_over_the_largest_set():
+    sampler = wrap()
+    for _ in range(3):
+        steps = epoch(sampler)
+        assert len(steps) == 10  # ⌈37 / 4⌉
+        assert sorted(index for step in steps for index in step["para"]) == list(range(37))
+        assert [len(step["para"]) for step in steps] == [4] * 9 + [1]
+        assert all(len(step[name]) == 4 for step in steps for name in ("sst", "sts"))
+
+
+def test_shorter_sets_are_used_up_before_anything_comes_twice():
+    indices = [index for step in epoch(wrap()) for index in step["sst"]]
+    for start in range(0, 40, 10):
+        assert sorted(indices[start:start + 10]) == list(range(10))
+
+
+def test_every_wrap_has_a_new_order():
+    """itertools.cycle(loader) would repeat the first one for ever."""
+    sampler = wrap()
+    indices = [index for _ in range(2) for step in epoch(sampler) for index in step["sst"]]
+    passes = [tuple(indices[start:start + 10]) for start in range(0, 80, 10)]
+    assert len(set(passes)) == 8
+    firsts = [tuple(index for step in epoch(sampler) for index in step["para"]) for _ in range(3)]
+    assert len(set(firsts)) == 3
+
+
+def test_every_example_comes_equally_often_in_every_position():
+    """Uniform shuffling: over 600 passes each of 10 examples leads about 60 times (standard deviation 7.3)."""
+    sampler = RoundRobin({"sst": 10}, {"sst": 10}, "wrap", seed=1)
+    first = Counter()
+    for _ in range(600):
+        sampler.start_epoch()
+        first[sampler.next_step()["sst"][0]] += 1
+    assert len(first) == 10
+    assert all(abs(count - 60) < 5 * 7.3 for count in first.values())
+
+
+@pytest.mark.parametrize(("lengths", "sizes", "steps"), [
+    ({"sst": 8544, "para": 141498, "sts": 6040}, {"sst": 1, "para": 24, "sts": 1}, 5895),  # the paper's
+    ({"sst": 8544, "para": 40515, "sts": 6040}, {"sst": 5, "para": 24, "sts": 3}, 1688),
+    ({"sst": 3, "para": 240, "sts": 60}, {"sst": 1, "para": 24, "sts": 6}, 10),
+])
+def test_bd_sizes_follow_eq_6(lengths, sizes, steps):
+    assert batch_different_sizes(lengths) == sizes
+    assert RoundRobin(lengths, sizes, "bd", 0).steps_per_epoch == steps
+
+
+def test_bd_uses_up_all_sets_together():
+    lengths = {"sst": 48, "para": 240, "sts": 3}
+    sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
+    for _ in range(2):
+        steps = epoch(sampler)
+        assert [len(step["sst"]) for step in steps] == [4] * 10
+        assert sorted(i for step in steps for i in step["sst"])[:40] == sorted({i for s in steps for i in s["sst"]})
+        assert sorted(i for step in steps for i in step["para"]) == list(range(240))
+        assert len(steps) == 10
+        counts = Counter(i for step in steps for i in step["sts"])  # a set smaller than n wraps
+        assert sorted(counts.values()) == [3, 3, 4]
+
+
+def test_bd_is_reshuffled_every_epoch():
+    lengths = {"sst": 48, "para": 240, "sts": 30}
+    sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
+    orders = [[tuple(i for step in epoch(sampler) for i in step[name]) for name in lengths] for _ in range(2)]
+    assert all(first != second for first, second in zip(*orders, strict=True))
+
+
+def test_mean_losses_are_eq_7_up_to_a_common_factor():
+    """Eq. 7 rescales *summed* losses by b_min / b. That is b_min times each mean: gradients keep their ratio."""
+    sizes = {"sst": 5, "para": 24, "sts": 3}
+    smallest = min(sizes.values())
+    labels = {"sst": torch.randint(5, (5,)).float(), "para": torch.randint(2, (24,)).float(), "sts": torch.rand(3) * 5}
+    for name, task in TASKS.items():
+        logits = torch.randn(sizes[name], task.outputs, dtype=torch.float64)
+        one_by_one = [task.loss(logits[i:i + 1], labels[name][i:i + 1]) for i in range(sizes[name])]
+        eq_7 = sum(one_by_one) * smallest / sizes[name]
+        # the losses compute in float32
+        torch.testing.assert_close(task.loss(logits, labels[name]), eq_7 / smallest, atol=1e-6, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others():
+    assert epoch(wrap(1)) == epoch(wrap(1))
+    assert epoch(wrap(1)) != epoch(wrap(2))
+
+
+def test_the_global_generator_plays_no_part():
+    torch.manual_seed(1)
+    first = epoch(wrap())
+    torch.manual_seed(2)
+    assert epoch(wrap()) == first
+
+
+def test_a_saved_sampler_goes_on_in_the_middle_of_an_epoch():
+    straight, stopped = wrap(), wrap()
+    for sampler in (straight, stopped):
+        sampler.start_epoch()
+        for _ in range(3):
+            sampler.next_step()
+    resumed = wrap(seed=99)
+    resumed.load_state_dict(stopped.state_dict())
+    assert [straight.next_step() for _ in range(7)] == [resumed.next_step() for _ in range(7)]
+    assert epoch(straight) == epoch(resumed)
+    other = RoundRobin({**LENGTHS, "sst": 11}, dict.fromkeys(LENGTHS, 4), "wrap", 0)
+    with pytest.raises(ValueError, match="the data have changed"):
+        other.load_state_dict(stopped.state_dict())
+
+
+@pytest.mark.parametrize(("sizes", "scheme", "message"), [
+    (dict.fromkeys(LENGTHS, 4), "cycle", "choose from wrap, bd"),
+    ({"sst": 1}, "bd", "batch sizes for"),
+    ({"sst": 0, "para": 1, "sts": 1}, "bd", "at least 1"),
+])
+def test_unusable_settings_are_refused(sizes, scheme, message):
+    with pytest.raises(ValueError, match=message):
+        RoundRobin(LENGTHS, sizes, scheme, 0)

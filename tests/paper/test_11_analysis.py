@@ -1,0 +1,410 @@
+"""Lesson 11: what a score does not say.
+
+A dev score is one number; this lesson takes it apart as the paper's section 6 does. You learn how sure a score is
+(Wilson's and Fisher's intervals, the bootstrap), how to ask whether a model does worse on long sentences without being
+fooled by ties or by a bin's narrow range, what a confusion matrix, calibration and a regression line say about its
+errors, and how much of a dev set stands in the training file already.
+"""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from multitask.analysis import dev_set as analysis
+from multitask.analysis import intervals, paper_results
+from multitask.analysis.dev_set import (
+    Answers,
+    analyse,
+    quantile_bins,
+    sentence_length,
+    word_commonality,
+    word_counts,
+    words,
+)
+from multitask.analysis.log import conflict_statistics, moving_average, speed
+from multitask.data.course import Example, load_dataset
+from multitask.data.sample import write_sample
+from multitask.tasks import PARA, SST, STS, TASKS
+
+
+def generator():
+    return np.random.default_rng(0)
+
+
+def example(*sentences, label=None):
+    return Example("x", sentences, label)
+
+
+# ------------------------------------------------------------------------------------------------ how sure is a score
+
+
+def test_wilsons_interval_by_hand():
+    # 8 of 10, z = 1.96: centre (0.8 + 3.8416/20) / (1 + 0.38416) = 0.71674,
+    # half width 1.96 √(0.16/10 + 3.8416/400) / 1.38416 = 0.22661
+    assert intervals.wilson(8, 10) == pytest.approx([0.4901, 0.9433], abs=1e-4)  # four digits were kept
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilsons_interval_is_scipys(n, data):
+    successes = data.draw(st.integers(0, n))
+    theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert intervals.wilson(successes, n) == pytest.approx([theirs.low, theirs.high], abs=1e-12)  # float64 rounding
+
+
+def test_fishers_interval_is_scipys():
+    x, y = np.random.default_rng(1).normal(size=(2, 30))
+    y += x
+    theirs = stats.pearsonr(x, y).confidence_interval()
+    r = intervals.correlation(x, y)
+    assert intervals.fisher(r, 30) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+
+
+def test_students_interval_is_scipys():
+    values = np.random.default_rng(1).normal(size=12)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval()
+    assert intervals.of_mean(values) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+
+
+def test_what_cannot_be_said_is_none():
+    assert intervals.wilson(0, 0) is None
+    assert intervals.fisher(0.5, 3) is None
+    assert intervals.fisher(1.0, 50) is None
+    assert intervals.of_mean(np.array([1.0])) is None
+    assert intervals.correlation(np.ones(5), np.arange(5.0)) is None
+    assert intervals.percentiles(np.full(5, np.nan)) is None
+
+
+def test_drawing_answers_with_replacement_is_a_binomial():
+    """The short cut for accuracy against the bootstrap written out."""
+    right = np.array([1.0] * 30 + [0.0] * 20)
+    fast = intervals.resampled_shares(30, 50, 20_000, generator())
+    plain = right[generator().integers(50, size=(20_000, 50))].mean(1)
+    # a quantile of 20,000 draws of deviation 0.07 is known to about 0.002; shares come in steps of 0.02
+    assert intervals.percentiles(fast) == pytest.approx(intervals.percentiles(plain), abs=0.021)
+    assert fast.std() == pytest.approx(plain.std(), rel=0.03)
+
+
+def test_resampled_correlations_are_those_of_resampled_pairs():
+    """Five sums and one product against scipy, sample by sample: the same generator draws the same samples."""
+    x, y = np.random.default_rng(2).normal(size=(2, 40)) + 1e6  # far from 0: sums of squares must not cancel
+    y += 0.5 * x
+    fast = intervals.resampled_correlations(x, y, 50, generator())
+    draws = generator().integers(40, size=(50, 40))
+    plain = [stats.pearsonr(x[draw], y[draw]).statistic for draw in draws]
+    np.testing.assert_allclose(fast, plain, atol=1e-8)  # a million leaves float64 ten digits
+
+
+def test_many_examples_are_resampled_in_parts(monkeypatch):
+    x, y = np.random.default_rng(2).normal(size=(2, 40))
+    whole = intervals.resampled_correlations(x, y, 50, generator())
+    monkeypatch.setattr(intervals, "DRAWS_AT_ONCE", 7 * 40)
+    np.testing.assert_allclose(intervals.resampled_correlations(x, y, 50, generator()), whole, atol=1e-12)
+
+
+def test_a_sample_of_one_value_has_no_correlation():
+    x, y = np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    draws = intervals.resampled_correlations(x, y, 200, generator())
+    assert 0.3 < np.isnan(draws).mean() < 0.7  # both draws alike: one half of all samples
+    np.testing.assert_allclose(draws[~np.isnan(draws)], 1)
+
+
+def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
+    """The bootstrap of a correlation: 300 data sets of a known correlation of 0.8."""
+    random, hits = generator(), 0
+    for _ in range(300):
+        x = random.normal(size=100)
+        y = 0.8 * x + 0.6 * random.normal(size=100)
+        low, high = intervals.percentiles(intervals.resampled_correlations(x, y, 300, random))
+        hits += low <= 0.8 <= high
+    assert 0.88 < hits / 300 < 0.98  # 0.95 less what percentiles lose at n = 100, ± 3 deviations of 0.0126
+
+
+def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
+    random = generator()
+    x = random.integers(1, 20, 400).astype(float)  # ties, as in lengths
+    quality = (random.random(400) < 0.3 + 0.02 * x).astype(float)
+    found = intervals.trend(x, quality, 500, random)
+    theirs = stats.spearmanr(x, quality)
+    assert found["spearman"] == pytest.approx(theirs.statistic, abs=1e-12)
+    assert found["p"] == pytest.approx(theirs.pvalue)
+    assert found["interval"][0] < found["spearman"] < found["interval"][1]
+    assert found["interval"][0] > 0  # more is better, as made
+    assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None  # all right: no trend to speak of
+
+
+# ------------------------------------------------------------------------------------------------ sentences and bins
+
+
+def test_length_and_commonality_by_hand():
+    train = [example("a good film"), example("a bad film"), example("a dog")]
+    counts = word_counts(train)
+    assert counts == {"a": 3, "film": 2, "good": 1, "bad": 1, "dog": 1}
+    assert sentence_length(example("A dog runs .", "Dogs!")) == 2  # 3 and 1 words
+    expected = (math.log(4) + math.log(2) + math.log(1)) / 3  # a: 3 times, dog: once, runs: never
+    assert word_commonality(example("A dog runs ."), counts) == pytest.approx(expected)
+    both = word_commonality(example("a", "zebra zebra"), counts)
+    assert both == pytest.approx(math.log(4) / 3)  # words of both together, not the mean of two means
+    assert word_commonality(example("?!"), counts) == 0
+
+
+def test_words_leave_punctuation_out():
+    assert words("It's n't GOOD -- is it ?") == ["it's", "n't", "good", "is", "it"]
+    assert words("") == []
+
+
+@given(st.lists(st.integers(0, 12).map(float), min_size=1, max_size=80), st.integers(1, 10))
+def test_no_bin_is_empty_and_equal_values_share_one(values, bins):
+    values = np.array(values)
+    numbers = quantile_bins(values, bins)
+    assert set(numbers) == set(range(numbers.max() + 1))  # none empty
+    assert numbers.max() < bins
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(numbers[order]) >= 0).all()  # a larger value is never in an earlier bin
+    for value in set(values.tolist()):
+        assert len(set(numbers[values == value])) == 1
+
+
+@given(st.integers(8, 300))
+def test_without_ties_bins_are_equally_full(n):
+    sizes = np.bincount(quantile_bins(np.random.default_rng(n).permutation(n).astype(float), 8))
+    assert len(sizes) == 8
+    assert sizes.max() - sizes.min() <= 2
+
+
+# ------------------------------------------------------------------------------------------------ one task by hand
+
+
+def sst_answers():
+    """Labels 0 0 1 2; answers 0 1 1 4, each with nearly all probability."""
+    logits = torch.full((4, 5), -10.0)
+    logits[range(4), [0, 1, 1, 4]] = 0.0
+    examples = [example(text, label=label) for text, label in zip("abcd", (0.0, 0.0, 1.0, 2.0), strict=True)]
+    return Answers.of(SST, examples, logits), examples
+
+
+def test_a_confusion_matrix_by_hand():
+    answers, _ = sst_answers()
+    found = analysis.confusion(answers)["counts"]
+    assert found[0] == [1, 1, 0, 0, 0]
+    assert found[1] == [0, 1, 0, 0, 0]
+    assert found[2] == [0, 0, 0, 0, 1]
+    assert np.sum(found) == 4
+    assert answers.score() == 0.5
+
+
+def test_the_worst_errors_are_wrong_and_the_surest_come_first():
+    logits = torch.tensor([[3.0], [-1.0], [-4.0], [2.0]])  # duplicate, no, no, duplicate
+    examples = [Example(str(number), ("a", "b"), label) for number, label in enumerate((0.0, 1.0, 1.0, 1.0))]
+    found = analysis.worst_errors(Answers.of(PARA, examples, logits), examples)
+    assert [error["id"] for error in found] == ["2", "0", "1"]  # the fourth is right
+    assert found[0]["wrong"] == pytest.approx(1 - 1 / (1 + math.exp(4)))
+    assert found[0]["answer"] == 0
+    assert found[0]["sentences"] == ["a", "b"]
+
+
+def test_calibration_by_hand():
+    """Two pairs at 0.25, one a duplicate; two at 0.75, both duplicates: errors 0.25 and 0.25, so 0.25 together."""
+    given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
+    examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
+    answers = Answers.of(PARA, examples, torch.logit(given_probability)[:, None])
+    found = analysis.calibration(answers)
+    assert [(row["n"], row["share"], row["low"], row["high"]) for row in found["bins"]] == [
+        (2, 0.5, 0.2, pytest.approx(0.3)), (2, 1.0, 0.7, 0.8)]
+    assert found["expected_error"] == pytest.approx(0.25, abs=1e-6)  # float32 logits
+    certain = analysis.calibration(Answers.of(PARA, examples, torch.full((4, 1), 100.0)))  # σ = 1 has a bin too
+    assert [row["n"] for row in certain["bins"]] == [4]
+
+
+def test_undershooting_by_hand():
+    labels, answers = [0.0, 1.0, 2.5, 5.0], [0.5, 1.0, 2.0, 4.0]
+    examples = [example("a", "b", label=label) for label in labels]
+    found = analysis.scatter(Answers.of(STS, examples, torch.tensor(answers)[:, None]))
+    errors = found["signed_error"]
+    assert (errors["all"]["n"], errors["all"]["mean"]) == (4, pytest.approx(-0.25))
+    assert (errors["upper"]["n"], errors["upper"]["mean"]) == (2, pytest.approx(-0.75))
+    assert (errors["lower"]["n"], errors["lower"]["mean"]) == (2, pytest.approx(0.25))
+    slope, intercept = np.polyfit(labels, answers, 1)
+    assert (found["line"]["slope"], found["line"]["intercept"]) == pytest.approx((slope, intercept))
+    low, high = found["line"]["slope_interval"]
+    assert low < slope < high
+
+
+def test_a_perfect_prediction_is_neither_steep_nor_off():
+    examples = [example("a", "b", label=label) for label in (0.0, 1.5, 3.0, 5.0)]
+    found = analysis.scatter(Answers.of(STS, examples, torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
+    assert found["line"]["slope"] == pytest.approx(1)
+    assert found["signed_error"]["all"]["mean"] == 0
+
+
+def test_the_best_linear_prediction_undershoots_above_and_overshoots_below():
+    """Why undershooting high labels is no flaw of a model: least squares does it whenever it is not perfect."""
+    random = generator()
+    labels = random.uniform(0, 5, 2000)
+    clue = labels + random.normal(size=2000)
+    slope, intercept = np.polyfit(clue, labels, 1)
+    best = torch.tensor(intercept + slope * clue)[:, None]
+    found = analysis.scatter(Answers.of(STS, [example("a", "b", label=label) for label in labels], best))
+    assert found["signed_error"]["upper"]["mean"] < -0.1
+    assert found["signed_error"]["lower"]["mean"] > 0.1
+    assert found["line"]["slope"] < 0.9
+
+
+def test_a_narrow_range_of_labels_lowers_pearson_but_not_the_error():
+    """Why a bin shows the absolute error beside Pearson: same errors, half the range of labels."""
+    random = generator()
+    labels, errors = random.uniform(0, 5, 4000), random.normal(size=4000) * 0.7
+    answers = Answers.of(STS, [example("a", "b", label=label) for label in labels],
+                         torch.tensor(labels + errors).clamp(0, 5)[:, None])
+    middle = (labels > 2) & (labels < 3)
+    assert answers.score() > 0.85
+    assert answers.score(middle) < 0.5
+    assert answers.wrong[middle].mean() == pytest.approx(answers.wrong.mean(), rel=0.15)
+
+
+def test_shared_sentences_by_hand():
+    train = [example("A dog runs.", "A cat."), example("One.", "Two.")]
+    dev = [example("a  dog RUNS.", "New.", label=1.0),  # one sentence, up to case and spaces
+           example("A cat.", "A dog runs.", label=1.0),  # whole, in the other order
+           example("One.", "A cat.", label=0.0),  # both sentences, but never together
+           example("Fresh.", "New.", label=0.0)]
+    answers = Answers.of(PARA, dev, torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]))
+    found = analysis.leakage(answers, dev, train, 100, generator())
+    assert (found["shared"]["n"], found["shared"]["score"]) == (3, pytest.approx(2 / 3))
+    assert (found["apart"]["n"], found["apart"]["score"]) == (1, 0.0)
+    assert found["whole"] == 1
+
+
+def test_the_real_dev_sets_share_sentences_with_training(course_data):
+    with pytest.warns(UserWarning, match="blank"):
+        dataset = load_dataset(course_data)
+    counts, exact = {}, {}
+    for name, splits in dataset.items():
+        answers = Answers.of(TASKS[name], splits["dev"], torch.zeros(len(splits["dev"]), TASKS[name].outputs))
+        found = analysis.leakage(answers, splits["dev"], splits["train"], 1, generator())
+        counts[name] = found["shared"]["n"], found["whole"]
+        seen = {sentence for row in splits["train"] for sentence in row.sentences}
+        exact[name] = sum(not seen.isdisjoint(row.sentences) for row in splits["dev"])
+    assert counts["sts"] == (194, 16)
+    assert counts["para"] == (5093, 0)
+    assert exact["para"] == 5088  # character by character
+    assert counts["sst"] == (2, 2)
+
+
+# ------------------------------------------------------------------------------------------------ a run
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """The embedded sample and made-up outputs that know something of the labels."""
+    dataset = load_dataset(write_sample(tmp_path_factory.mktemp("sample")))
+    torch.manual_seed(0)
+    logits = {}
+    for name, task in TASKS.items():
+        labels = torch.tensor([row.label for row in dataset[name]["dev"]])
+        noise = torch.randn(len(labels), task.outputs)
+        known = torch.nn.functional.one_hot(labels.long(), 5) * 2.0 if task.outputs > 1 else labels[:, None] - 0.5
+        logits[name] = known + noise
+    return dataset, logits
+
+
+def test_an_analysis_is_json_and_the_same_each_time(sample):
+    first = analyse(*sample, resamples=50)
+    assert json.loads(json.dumps(first, allow_nan=False)) == first
+    assert analyse(*sample, resamples=50) == first
+    assert analyse(*sample, resamples=50, seed=1) != first
+
+
+def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
+    from multitask.evaluation import scores_of
+
+    dataset, logits = sample
+    found = analyse(dataset, logits, resamples=200)
+    scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy() for name, task in TASKS.items()},
+                       {name: np.array([row.label for row in dataset[name]["dev"]]) for name in TASKS})
+    for name, task in TASKS.items():
+        one = found["tasks"][name]
+        assert one["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-6)  # float32 against float64
+        assert one["interval"][0] < one["score"] < one["interval"][1]
+        for predictor in ("length", "commonality"):
+            assert sum(row["n"] for row in one[predictor]["bins"]) == one["n"]
+            assert all(row["low"] <= row["mean"] <= row["high"] for row in one[predictor]["bins"])
+        assert one["leakage"]["apart"]["n"] + one["leakage"]["shared"]["n"] == one["n"]
+    assert found["average"]["score"] == pytest.approx(scores["average"], abs=1e-6)
+    low, high = found["average"]["interval"]
+    assert low < scores["average"] < high
+    widths = [found["tasks"][name]["interval"][1] - found["tasks"][name]["interval"][0] for name in TASKS]
+    # the mean of three independent scores: deviations add in squares, divided by three
+    assert high - low == pytest.approx(math.sqrt(sum(width**2 for width in widths)) / 3, rel=0.2)
+
+
+def test_constant_answers_have_no_correlation_and_nothing_breaks(sample):
+    dataset, logits = sample
+    found = analyse(dataset, {name: torch.zeros_like(values) for name, values in logits.items()}, resamples=20)
+    sts = found["tasks"]["sts"]
+    assert sts["score"] is None
+    assert sts["interval"] is None
+    assert found["tasks"]["para"]["confusion"]["counts"][0][1] == 0  # a logit of 0 is no duplicate
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 25])
+def test_a_few_examples_suffice(sample, n):
+    dataset, logits = sample
+    few = {name: {**splits, "dev": splits["dev"][:n]} for name, splits in dataset.items()}
+    found = analyse(few, {name: values[:n] for name, values in logits.items()}, resamples=20)
+    assert [len(one["length"]["bins"]) for one in found["tasks"].values()] == [1, 1, 1]
+    json.dumps(found, allow_nan=False)
+
+
+def test_logits_of_another_shape_are_refused(sample):
+    dataset, logits = sample
+    with pytest.raises(ValueError, match=r"sst: logits have shape \(3, 5\), expected \(\d+, 5\), a row for each dev"):
+        analyse(dataset, {**logits, "sst": logits["sst"][:3]})
+    unlabelled = {**dataset, "sst": {**dataset["sst"], "dev": [example("a")]}}
+    with pytest.raises(ValueError, match="sst: a dev example has no label"):
+        analyse(unlabelled, {**logits, "sst": logits["sst"][:1]})
+
+
+# ------------------------------------------------------------------------------------------------ the log, the paper
+
+
+def test_conflicts_and_speed_by_hand():
+    steps = [{"cosines": {"sst-para": cosine, "sst-sts": 0.5, "para-sts": -0.5}, "examples": 48, "seconds": 9.0,
+              "weights": {"sst": 1.0, "para": 2.0, "sts": cosine + 2}} for cosine in (-0.2, 0.0, 0.6)]
+    found = conflict_statistics(steps)
+    assert found["conflict_rate"] == {"sst-para": pytest.approx(1 / 3), "sst-sts": 0, "para-sts": 1}  # 0 is no conflict
+    assert found["mean_cosine"]["sst-para"] == pytest.approx(0.4 / 3)
+    assert found["mean_weights"] == {"sst": 1, "para": 2, "sts": pytest.approx(2 + 0.4 / 3)}
+    assert speed([*steps, *steps, {"examples": 48, "seconds": 2.0}, {"examples": 48, "seconds": 4.0}]) == 48 / 4
+    assert moving_average([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
+
+
+def test_the_papers_table_says_what_the_paper_says():
+    """Its own sentences about its numbers, and its columns' sums, taken from the page by another program (awk)."""
+    table = paper_results.PAPER_TABLE_1
+    assert len(table) == 30
+    best = {task: max(table, key=lambda key: table[key][task]) for task in ("sst", "sts")}
+    assert best == {"sst": ("nli+gs_bd+fl", "concatA"), "sts": ("nli+gs_bd", "concatB_al")}
+    averages = {key: sum(row.values()) / 3 for key, row in table.items()}
+    assert max(averages, key=averages.get) in {("nli+gs_wrap", "concatB_al"), ("nli+gs_wrap+fl", "concatB_al")}
+    sums = {(arch, task): sum(row[task] for (_, name), row in table.items() if name == arch)
+            for arch in ("concatA", "concatB", "concatB_al") for task in ("sst", "para", "sts")}
+    assert {key: round(value, 3) for key, value in sums.items()} == {
+        ("concatA", "sst"): 4.787, ("concatA", "para"): 7.119, ("concatA", "sts"): 3.190,
+        ("concatB", "sst"): 4.691, ("concatB", "para"): 8.163, ("concatB", "sts"): 7.722,
+        ("concatB_al", "sst"): 4.765, ("concatB_al", "para"): 8.283, ("concatB_al", "sts"): 7.998}
+
+
+def test_a_run_finds_its_place_in_the_papers_table():
+    settings = {"arch": "concatB", "gs": "wrap", "data": "data"}
+    assert paper_results.paper_scores(settings) == {"sst": .511, "para": .843, "sts": .850}
+    assert paper_results.method_of({**settings, "nli": True, "fl": True}) == "nli+gs_wrap+fl"
+    assert paper_results.paper_scores({"arch": "concatA", "gs": "none", "data": "data"}) == paper_results.PAPER_BASELINE
+    assert paper_results.paper_scores({**settings, "gs": "none", "nli": True}) is None  # no such row
+    assert paper_results.paper_scores({**settings, "data": None}) is None  # the sample

@@ -1,0 +1,488 @@
+"""Lesson 14: stages one after another, and thirty experiments that share what they have in common.
+
+You learn that a chain of stages gives the same bytes as its links trained apart, that a frozen encoder needs to be
+asked only once, and that a resumed run repeats no finished stage.
+"""
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_multitask
+from heads import OneLayerHead, TwoLayerHead
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask import MultitaskBert, hand_in
+from multitask.analysis.paper_results import PAPER_TABLE_1
+from multitask.data.course import Example, load_dataset
+from multitask.data.multinli import load_multinli, read_multinli
+from multitask.data.sample import write_sample
+from multitask.data.sampling import ONCE, RoundRobin
+from multitask.experiments import grid as experiments
+from multitask.experiments import table
+from multitask.runs.run import limited
+from multitask.runs.stages import STAGES, Stage
+from multitask.system.checkpoint import numbered
+from multitask.tasks import NLI, TASKS
+from multitask.training.final_layers import Embeddings, HeadTrainer
+from optim import AdamW
+
+# a few steps on a few examples may predict one value for all
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
+SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run", "the man runs"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny encoder in HuggingFace's layout."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                         intermediate_size=40)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def train(data, checkpoint, out, *flags, status=0) -> Path:
+    start = [] if "--start" in flags else ["--model", checkpoint]
+    arguments = ["--data", data, *start, "--out", out, "--lr", "1e-3", *flags]
+    assert train_multitask.main([str(argument) for argument in arguments]) == status
+    return Path(out)
+
+
+def metrics_of(run) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def weights_of(run) -> list[bytes]:
+    return [(run / "model" / name).read_bytes() for name in ("model.safetensors", "heads.safetensors")]
+
+
+def epochs_of(run) -> list[dict]:
+    events = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in event.items() if key != "seconds"}
+            for event in events if event["event"] == "epoch"]
+
+
+# ------------------------------------------------------------------------------------------------ MultiNLI's files
+
+
+def jsonl(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+
+
+PAIR = {"gold_label": "neutral", "sentence1": "A man eats.", "sentence2": "He eats soup.", "pairID": "7n"}
+
+
+def test_labels_are_entailment_neutral_contradiction_and_pairs_without_consensus_are_left_out(tmp_path):
+    path = tmp_path / "multinli" / "x.jsonl"
+    jsonl(path, PAIR, PAIR | {"gold_label": "-"}, "", PAIR | {"gold_label": "entailment"},
+          PAIR | {"gold_label": "contradiction"})
+    examples = read_multinli(tmp_path, "x.jsonl")
+    assert [example.label for example in examples] == [1, 0, 2]
+    assert examples[0] == Example("7n", ("A man eats.", "He eats soup."), 1)
+
+
+def test_the_official_zip_is_read_without_unpacking(small_data, tmp_path):
+    with zipfile.ZipFile(tmp_path / "multinli_1.0.zip", "w") as package:
+        for path in (small_data / "multinli").glob("*.jsonl"):
+            package.write(path, f"multinli_1.0/{path.name}")
+            package.writestr(f"__MACOSX/multinli_1.0/{path.name}", b"\0")  # as the official one has
+    assert load_multinli(tmp_path) == load_multinli(small_data)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    (PAIR | {"gold_label": "maybe"}, r"line 2: gold_label is 'maybe', expected one of entailment, neutral"),
+    (PAIR | {"sentence2": 3}, "line 2: expected a JSON object with a string 'sentence2'"),
+    ("[1]", "line 2: expected a JSON object"),
+    ("{", "line 2: not one JSON object a line"),
+])
+def test_unusable_lines_are_named(row, message, tmp_path):
+    jsonl(tmp_path / "multinli" / "x.jsonl", PAIR, row)
+    with pytest.raises(ValueError, match=message):
+        read_multinli(tmp_path, "x.jsonl")
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
+        load_multinli(tmp_path)
+    (tmp_path / "multinli_1.0.zip").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"multinli_1.0.zip is no zip file"):
+        load_multinli(tmp_path)
+    jsonl(tmp_path / "multinli" / "x.jsonl", PAIR | {"gold_label": "-"})
+    with pytest.raises(ValueError, match="holds no pair with a label"):
+        read_multinli(tmp_path, "x.jsonl")
+
+
+def test_real_multinli_has_the_counts_that_are_known_of_it(course_data):
+    if not (course_data / "multinli").is_dir():
+        pytest.skip(f"{course_data} holds no multinli folder")
+    lengths = {split: len(examples) for split, examples in load_multinli(course_data).items()}
+    assert lengths == {"train": 32_238, "dev": 10_174}
+
+
+# ------------------------------------------------------------------------------------------------ chains of stages
+
+
+@pytest.fixture(scope="module")
+def whole(small_data, checkpoint, tmp_path_factory) -> Path:
+    """All three stages in one run."""
+    return train(small_data, checkpoint, tmp_path_factory.mktemp("runs") / "whole", "--arch", "concatB_al", "--nli",
+                 "--gs", "wrap", "--fl", "--epochs", 2)
+
+
+def test_a_run_of_three_stages_reports_each(whole):
+    metrics = metrics_of(whole)
+    assert list(metrics["stages"]) == ["nli", "gs", "fl"]
+    # ⌈40 / 16⌉ pairs of MultiNLI, ⌈64 / 16⌉ question pairs, ⌈64 / 8⌉ of them on the final layers; two epochs each
+    assert [stage["steps"] for stage in metrics["stages"].values()] == [6, 8, 16]
+    assert metrics["steps"] == 30
+    assert set(metrics["stages"]["nli"]["dev"]) == {"nli", "average", "overall"}
+    assert metrics["dev"] == metrics["stages"]["fl"]["dev"]
+    for name, stage in metrics["stages"].items():
+        best = max((epoch for epoch in epochs_of(whole) if epoch["stage"] == name),
+                   key=lambda epoch: epoch["dev"]["average"])
+        assert (stage["best_epoch"], stage["dev"]) == (best["epoch"], best["dev"])
+    assert (whole / "stages" / "nli" / "model.safetensors").is_file()
+
+
+def test_a_chain_gives_the_same_bytes_as_its_links_trained_apart(whole, small_data, checkpoint, tmp_path):
+    nli = train(small_data, checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli", "--gs", "none",
+                "--epochs", 2)
+    surgery = train(small_data, checkpoint, tmp_path / "gs", "--start", nli, "--epochs", 2)
+    heads = train(small_data, checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none", "--fl", "--epochs", 2)
+    assert weights_of(heads) == weights_of(whole)
+    assert weights_of(heads) != weights_of(surgery) != weights_of(nli)
+
+
+def test_final_layers_leave_the_encoder_alone_and_surgery_does_not(whole):
+    encoders = [(whole / folder / "model.safetensors").read_bytes() for folder in ("stages/nli", "stages/gs", "model")]
+    assert encoders[0] != encoders[1] == encoders[2]
+
+
+@pytest.mark.parametrize("stage", ["nli", "gs", "fl"])
+def test_a_run_stopped_in_any_stage_resumes_to_the_same_bytes_and_repeats_no_finished_one(
+        stage, whole, small_data, checkpoint, tmp_path, monkeypatch):
+    """Stopped in the stage's second epoch; nothing of an earlier stage may be trained again."""
+    train_step = Stage._train_step
+
+    def stop(self):
+        if self.name == stage and self.epoch == 2:
+            raise KeyboardInterrupt
+        return train_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_train_step", stop)
+        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al", "--nli", "--gs", "wrap",
+                        "--fl", "--epochs", 2, status=130)
+
+    trained = []
+    monkeypatch.setattr(Stage, "_train_step", lambda self: (trained.append(self.name), train_step(self))[1])
+    torch.rand(5)  # whatever the global generator did in between
+    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert set(trained) == set(list(STAGES)[list(STAGES).index(stage):]) - {"baseline"}
+    assert weights_of(stopped) == weights_of(whole)
+    assert epochs_of(stopped) == epochs_of(whole)
+
+
+def test_a_run_stopped_between_two_stages_goes_on_with_the_second(whole, small_data, checkpoint, tmp_path, monkeypatch):
+    def stop(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(STAGES, "gs", STAGES["gs"].__class__(STAGES["gs"].title, stop))
+        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al", "--nli", "--gs", "wrap",
+                        "--fl", "--epochs", 2, status=130)
+    assert [path.name for path in numbered(stopped)] == ["1", "2"]  # after each epoch of the first stage
+    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert weights_of(stopped) == weights_of(whole)
+
+
+def test_starting_from_a_run_of_another_architecture_is_refused(whole, small_data, checkpoint, capsys):
+    train(small_data, checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
+    assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
+def test_the_nli_head_has_the_architectures_own_pair_encoding_and_depth():
+    encoder = BertModel(BertConfig(vocab_size=40, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+                                   intermediate_size=40))
+    tokenizer = BertTokenizer.train(SENTENCES, 40)
+    shapes = {}
+    for arch, kind in (("concatA", OneLayerHead), ("concatB", OneLayerHead), ("concatB_al", TwoLayerHead)):
+        model = MultitaskBert(encoder, tokenizer, arch)
+        model.add_task(NLI)
+        assert isinstance(model.heads["nli"], kind)
+        shapes[arch] = [tuple(value.shape) for value in model.heads["nli"].parameters()]
+    assert shapes["concatA"] == [(3, 48), (3,)]
+    assert shapes["concatB"] == [(3, 24), (3,)]
+    assert shapes["concatB_al"] == [(24, 24), (24,), (3, 24), (3,)]
+
+
+def test_the_baseline_trains_a_head_for_sst_alone(small_data, checkpoint, tmp_path):
+    run = train(small_data, checkpoint, tmp_path / "base", "--gs", "none", "--epochs", 2)
+    assert json.loads((run / "config.json").read_text())["arch"] == "concatA"
+    assert list(metrics_of(run)["stages"]) == ["baseline"]
+    para, sts = ([epoch["dev"][name] for epoch in epochs_of(run)] for name in ("para", "sts"))
+    assert para[0] == para[1]
+    assert sts[0] == sts[1]
+    assert "surgery" not in metrics_of(run)
+
+
+# ------------------------------------------------------------------------------------------------ a frozen encoder
+
+
+@pytest.fixture
+def frozen(checkpoint) -> MultitaskBert:
+    return MultitaskBert(BertModel.from_pretrained(checkpoint), BertTokenizer.from_pretrained(checkpoint), "concatA")
+
+
+def pairs(count: int) -> list[Example]:
+    return [Example(str(n), (SENTENCES[n % 6], SENTENCES[n * n % 5]), n % 2) for n in range(count)]
+
+
+def test_embeddings_are_the_encoders_own_in_eval_mode_and_each_is_computed_once(frozen, monkeypatch):
+    tokens = frozen.tokenize(pairs(9))
+    embeddings = Embeddings(frozen.train(), tokens, "para")
+    encoded = []
+    embed = MultitaskBert.embed
+    monkeypatch.setattr(MultitaskBert, "embed",
+                        lambda self, batch: (encoded.append(len(batch.labels)), embed(self, batch))[1])
+    batch = embeddings.batch([3, 0, 3])
+    again = embeddings.batch([0, 5])
+    assert encoded == [2, 1]  # 3 and 0; then 5
+    assert frozen.training  # the mode is kept
+    with torch.no_grad():
+        expected = embed(frozen.eval(), tokens.batch([3, 0, 3]))
+    # float32 rounding: another order of the same sums
+    torch.testing.assert_close(batch.embeddings, expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(again.embeddings[0], batch.embeddings[1])
+    assert batch.labels.tolist() == [1, 0, 1]
+
+
+def test_embeddings_are_restored_in_the_batches_they_were_computed_in(frozen):
+    """Another batch gives other last bits, and a resumed run must go on to the same bytes."""
+    tokens = frozen.tokenize(pairs(90))
+    once, again = (Embeddings(frozen, tokens, "para") for _ in range(2))
+    for indices in (range(0, 70, 3), range(40)):
+        once.compute(indices)
+    again.restore(once.calls)
+    assert torch.equal(again.calls, once.calls)
+    assert torch.equal(again.batch(range(40)).embeddings, once.batch(range(40)).embeddings)
+
+
+def test_a_head_without_a_batch_rests_and_the_encoder_never_moves(frozen):
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
+    batch = Embeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+    for _ in range(2):
+        trainer.step({"para": batch})
+    moved = {name for name, value in frozen.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"heads.para.1.weight", "heads.para.1.bias"}
+
+
+def test_a_step_on_embeddings_is_the_step_of_an_ordinary_loop(frozen):
+    """The head written out, on the same embeddings, dropout off."""
+    frozen.heads["para"][0].p = 0.0
+    weight, bias = (value.detach().clone().requires_grad_() for value in frozen.heads["para"].parameters())
+    theirs = AdamW([weight, bias], lr=1e-2)
+    ours = HeadTrainer(frozen, ["para"], lr=1e-2)
+    batch = Embeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+    for _ in range(3):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            batch.embeddings @ weight[0] + bias, batch.labels)
+        theirs.zero_grad()
+        loss.backward()
+        theirs.step()
+        assert ours.step({"para": batch}).losses["para"] == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(frozen.heads["para"][1].weight, weight, atol=1e-6, rtol=1e-5)
+
+
+def test_once_passes_over_every_set_once_and_tasks_with_nothing_left_sit_out():
+    sampler = RoundRobin({"sst": 5, "para": 9}, {"sst": 2, "para": 2}, ONCE, seed=0)
+    assert sampler.steps_per_epoch == 5
+    for _ in range(2):
+        sampler.start_epoch()
+        steps = [sampler.next_step() for _ in range(5)]
+        assert [set(step) for step in steps] == [{"sst", "para"}] * 3 + [{"para"}] * 2
+        for name, length in (("sst", 5), ("para", 9)):
+            assert sorted(index for step in steps for index in step.get(name, [])) == list(range(length))
+
+
+def test_the_eval_limit_takes_the_same_examples_in_every_run_and_keeps_their_order():
+    examples = pairs(50)
+    some = limited(examples, 10)
+    assert some == limited(examples, 10)
+    assert [int(example.id) for example in some] == sorted(int(example.id) for example in some)
+    assert some != examples[:10]
+    assert limited(examples, None) == limited(examples, 50) == examples
+
+
+# ------------------------------------------------------------------------------------------------ the grid
+
+
+def test_the_graph_trains_what_chains_share_once():
+    nodes = list(experiments.graph())
+    assert len(set(nodes)) == len(nodes) == 34
+    assert sum(node.chain[-1] in ("nli", "gs_bd", "gs_wrap") for node in nodes) == 15
+    assert sum(node.chain[-1] == "fl" for node in nodes) == 18
+    seen = set()
+    for node in nodes:
+        assert node.chain[:-1] in (*((),), *(chain for arch, chain in seen if arch == node.arch))  # parents come first
+        seen.add((node.arch, node.chain))
+    assert {(node.name, node.arch) for node in nodes} >= set(PAPER_TABLE_1)
+
+
+def test_a_grid_of_random_encoders_has_one_vocabulary(small_data, tmp_path):
+    """With --model scratch the vocabulary is learnt from the data; MultiNLI's must not change whose ids are shared."""
+    grid = experiments.Grid(tmp_path / "scratch", "quick", str(small_data), "scratch", "fp32", "cpu", 2, 8)
+    shared = experiments.load_shared(grid.node_settings(experiments.Node("concatB", ("nli",)), 1))
+    tokens = {}
+    for chain in (("nli",), ("gs_wrap",)):
+        experiments.train(experiments.Node("concatB", chain), grid, 1, shared, tokens)
+    vocabularies = [(grid.seed_folder(1) / "concatB" / name / "model" / "vocab.txt").read_bytes()
+                    for name in ("nli", "gs_wrap")]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_a_mistyped_grid_leaves_a_folder_that_can_be_used(small_data, checkpoint, tmp_path, capsys):
+    assert asked(tmp_path / "nowhere", checkpoint, tmp_path / "grid") == 2
+    assert asked(small_data, checkpoint, tmp_path / "grid", "--seeds", "0") == 2
+    assert "--seeds 0: must be at least 1" in capsys.readouterr().err
+    experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu").check()
+
+
+def test_a_training_that_diverges_is_left_out_and_the_table_goes_on(small_data, checkpoint, tmp_path, monkeypatch):
+    def diverge(node, *_):
+        raise FloatingPointError("the loss of sst is nan")
+
+    monkeypatch.setattr(experiments, "train", diverge)
+    grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu", 2, 8)
+    lines = []
+    results = experiments.run_grid(grid, [1], lines.append)
+    assert results["best"] is None
+    assert "  failed: the loss of sst is nan" in lines
+    assert any("nli, which it starts from, failed" in line for line in lines)
+    again = []
+    experiments.run_grid(grid, [1], again.append)  # the reason is remembered, nothing is tried twice
+    assert any("it failed before" in line for line in again)
+    assert not any("  failed:" in line for line in again)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    """The embedded sample, whole."""
+    return write_sample(tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture(scope="module")
+def grid(sample, checkpoint, tmp_path_factory) -> Path:
+    """The grid on the embedded sample, two steps a stage; interrupted after a few trainings, then gone on with."""
+    out = tmp_path_factory.mktemp("grid") / "grid"
+    execute = experiments.run.execute
+    count = 0
+
+    def interrupted(job):
+        nonlocal count
+        count += 1
+        if count == 7:
+            raise KeyboardInterrupt
+        return execute(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments.run, "execute", interrupted)
+        assert asked(sample, checkpoint, out) == 130
+    assert len(list(out.glob("*/*/*/metrics.json"))) == 6
+    assert asked(sample, checkpoint, out) == 0
+    return out
+
+
+def asked(data, checkpoint, out, *more) -> int:
+    return experiments.main([str(value) for value in (
+        "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out, *more)])
+
+
+def test_the_whole_grid_runs_offline_and_fills_the_table(grid):
+    results = json.loads((grid / "table.json").read_text())
+    assert len(list(grid.glob("*/*/*/metrics.json"))) == 34
+    for (method, arch), paper in PAPER_TABLE_1.items():
+        dev = metrics_of(grid / "seed-11711" / arch / method)["dev"]
+        for name, task in TASKS.items():
+            cell = results["cells"][method][arch][name]
+            assert cell["values"] == [dev[name][task.metric_name]]
+            assert cell["paper"] == paper[name]
+    averages = {key: row["average"]["mean"] for key, row in (
+        ((method, arch), results["cells"][method][arch]) for method, arch in PAPER_TABLE_1)}
+    assert results["best"]["average"] == max(averages.values())
+    text = (grid / "table.md").read_text()
+    assert text.count("| MultiNLI + GS_bd + FL |") == 1
+    assert "(.892)" in text
+    assert "nli 2, gs_bd 2, gs_wrap 2, fl 2" in text
+    assert "cut to 20 examples" in text
+    with (grid / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (30 + 1) * 4  # three tasks and the average
+    assert not list(grid.glob("*/*/*/checkpoint"))
+
+
+def test_a_grid_with_other_settings_does_not_go_on_in_the_same_folder(grid, sample, checkpoint, capsys):
+    assert asked(sample, checkpoint, grid, "--precision", "bf16") == 2
+    assert "holds a grid with another precision" in capsys.readouterr().err
+
+
+def test_several_seeds_give_means_and_intervals_and_the_best_of_a_column_is_marked():
+    row = table.row([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
+                     for a in (0.5, 0.52, 0.54)], {"sst": 0.51, "para": 0.7, "sts": 0.3})
+    # mean .52, deviation .02, t of two degrees of freedom 4.303: ± 4.303 · .02 / √3 = .0497
+    assert table.shown(row["sst"]) == ".520 ± .050 (.510)"
+    assert table.shown(row["para"]) == ".500 (.700)"  # three equal scores: no spread was seen
+    assert table.shown(row["sts"]) == ".000 (.300)"
+
+
+def test_the_hand_in_is_complete_and_in_the_courses_format(grid, sample, tmp_path, capsys):
+    """Of a grid whose dev sets were cut to 20: the best model on all of dev and test."""
+    assert hand_in.main([str(grid), "--data", str(sample), "--out", str(tmp_path / "hand-in")]) == 0
+    printed = capsys.readouterr().out
+    columns = {"sst": ("Predicted_Sentiment", r"[0-4]"), "para": ("Predicted_Is_Paraphrase", r"[01]\.0"),
+               "sts": ("Predicted_Similiary", r"\d(\.\d+)?(e-\d+)?")}
+    dataset = load_dataset(sample)
+    for name, (column, value) in columns.items():
+        for split, examples in (("dev", dataset[name]["dev"]), ("test", dataset[name]["test-student"])):
+            path = tmp_path / "hand-in" / f"{name}-{split}-output.csv"
+            header, *lines = path.read_text().splitlines()
+            assert header == f"id \t {column} "
+            assert len(lines) == len(examples)
+            for line, example in zip(lines, examples, strict=True):
+                assert re.fullmatch(rf"{re.escape(example.id)} , {value} ", line), line
+            assert str(path) in printed
+
+
+def test_test_labels_give_the_papers_table_2(grid, sample, checkpoint, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for task in TASKS.values():
+        shutil.copy(sample / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")  # any labelled file
+    assert asked(sample, checkpoint, grid, "--test-labels", labels) == 0
+    lines = [line.split("(the")[0].split(": ", 1)[1].strip() for line in capsys.readouterr().out.splitlines()
+             if line.startswith("best model")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]  # the same examples, so the same scores
+
+
+def test_the_hand_in_of_nothing_is_refused(capsys, sample):
+    assert hand_in.main(["nowhere", "--data", str(sample)]) == 2
+    assert "holds no trained multi-task model" in capsys.readouterr().err
+    assert not Path("hand-in").exists()

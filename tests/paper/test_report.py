@@ -1,0 +1,295 @@
+"""report.html as its reader meets it: one page that needs nothing else, safe with any data, whole without any part."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from multitask.analysis import dev_set as analysis_module
+from multitask.analysis.dev_set import analyse
+from multitask.data.course import Example
+from multitask.data.sample import write_sample
+from multitask.reports import page as page_module
+from multitask.reports.page import escape, figure, grid, inline_svg, page, paragraph, table
+from multitask.reports.run_report import number, span, verdict, write_report
+from multitask.tasks import TASKS
+
+SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>", "data": "/data"}
+SCORES = {"sst": {"accuracy": 0.5}, "para": {"accuracy": 0.8}, "sts": {"pearson": None}, "average": 0.43,
+          "overall": 0.6}
+METRICS = {"dev": SCORES, "best_epoch": 2, "steps": 30, "train_seconds": 3.2, "examples_per_second": 100.0,
+           "stages": {"gs": {"dev": SCORES, "best_epoch": 2, "steps": 30}},
+           "examples": {name: {"train": 2000, "dev": 40} for name in TASKS}, "environment": {"torch": "2"}}
+NASTY = '<script>alert("x")</script> & \'quoted\' "double" </td>\x0c'
+
+
+def step(number, stage="gs", **more):
+    cosines = {"sst-para": 0.1 * (-1)**number, "sst-sts": 0.2, "para-sts": -0.1}
+    values = {"event": "step", "stage": stage, "step": number, "losses": {"sst": 1.6, "para": 0.7, "sts": 4 / number},
+              "cosines": cosines, "weights": dict.fromkeys(TASKS, 1.5), "gradient_norms": dict.fromkeys(TASKS, 2.0)}
+    return {**values, **more}
+
+
+def epoch(number, stage="gs", dev=SCORES):
+    return {"event": "epoch", "stage": stage, "epoch": number, "dev": dev}
+
+
+STEPS = [step(number) for number in range(1, 31)]
+EPOCHS = [epoch(1), epoch(2)]
+
+
+def small_analysis(sentence=NASTY, n=40):
+    torch.manual_seed(0)
+    dataset, logits = {}, {}
+    for name, task in TASKS.items():
+        examples = [Example(str(k), tuple(f"{sentence} {k} {'w ' * (k % 7)}" for _ in task.text_columns), float(k % 2))
+                    for k in range(n)]
+        dataset[name] = {"train": examples[: n // 2], "dev": examples}
+        logits[name] = torch.randn(n, task.outputs)
+    return analyse(dataset, logits, resamples=20)
+
+
+def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS, analysis=None) -> str:
+    write_report(tmp_path / "report.html", settings, metrics, steps, epochs, analysis)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would see: elements with attributes, and the text outside the style sheet."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag  # every element is closed in its turn
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    """A report with every part."""
+    return written(tmp_path_factory.mktemp("whole"), analysis=small_analysis())
+
+
+def test_rows_left_out_are_told_where_there_are_any(tmp_path):
+    counts = {"sst": {"train": 0, "dev": 0}, "para": {"train": 1200, "dev": 2}}
+    text = Reader(written(tmp_path, metrics={**METRICS, "left_out": counts})).text
+    assert re.search(r"rows without a label, para\s*train 1,200, dev 2: left out", text)
+    assert "rows without a label, sst" not in text
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(whole):
+    reader = Reader(whole)
+    assert reader.open == []
+    assert whole.startswith("<!doctype html>")
+    assert "http" not in whole  # no address at all, not even a namespace's
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in reader.elements}
+    for tag, attributes in reader.elements:
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#"), tag  # a figure's own marker
+        assert not any(key.startswith("on") for key in attributes)
+    assert "url(" not in re.sub(r"url\(#", "", whole)
+    assert "@import" not in whole
+
+
+def test_no_id_stands_twice_and_every_reference_is_met(whole):
+    ids = [attributes["id"] for _, attributes in Reader(whole).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'(?:url\(|href=")#([^")]*)', whole) + re.findall(r'aria-labelledby="([^"]*)"', whole)
+    assert references
+    assert set(references) <= set(ids)
+
+
+def test_every_figure_says_what_it_shows(whole):
+    reader = Reader(whole)
+    figures, captions = whole.count("<figure>"), re.findall(r"<figcaption>(.+?)</figcaption>", whole)
+    assert figures == len(captions) == len(reader.all("svg")) >= 17
+    for attributes in reader.all("svg"):
+        assert attributes["role"] == "img"
+        title = re.search(rf'<title id="{attributes["aria-labelledby"]}">([^<]+)</title>', whole)
+        assert title
+        assert len(title[1]) > 15
+
+
+def test_sentences_of_the_data_are_text_and_nothing_else(whole):
+    assert "<script" not in whole
+    assert "<b>" not in whole
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; &#x27;quoted&#x27;" in whole
+    assert '<script>alert("x")</script> & \'quoted\' "double" </td>' in Reader(whole).text
+
+
+def test_every_section_is_there(whole):
+    for title in ("Scores on the dev set", "Training", "Where it succeeds and fails", "By sentence length",
+                  "By word commonality", "What it answers", "Sentences seen in training", "Gradient conflicts",
+                  "Worst errors", "What was run"):
+        assert re.search(rf"<h\d>{title}", whole), title
+
+
+def test_the_papers_figure_stands_beside_ours(tmp_path):
+    text = Reader(written(tmp_path)).text
+    for value in ("0.511", "0.843", "0.850", "0.735"):  # GS_w, concatB, and their mean
+        assert value in text
+    assert "not a like-for-like comparison" in text
+    assert "0.511" not in Reader(written(tmp_path, {**SETTINGS, "gs": "bd"})).text
+    sample = Reader(written(tmp_path, {**SETTINGS, "data": None})).text
+    assert "0.511" not in sample
+    assert "made up by rule" in sample
+
+
+def test_without_an_analysis_the_rest_stands(tmp_path):
+    text = written(tmp_path)
+    assert "Worst errors" not in text
+    assert "interval" not in Reader(text).text
+    assert text.count("<svg") == 6
+    assert "undefined" in text  # the Pearson that has no value
+
+
+def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_path):
+    bare = [{"event": "step", "stage": "fl", "step": 1, "seconds": 0.1}]
+    nli = [epoch(number, "nli", {"nli": {"accuracy": score}, "average": score, "overall": score})
+           for number, score in ((1, 0.6), (2, 0.7))]
+    settings = {**SETTINGS, "nli": True, "fl": True}
+    metrics = {**METRICS, "stages": {"nli": {"best_epoch": 2}, **METRICS["stages"], "fl": {"best_epoch": 1}}}
+    text = written(tmp_path, settings, metrics, [step(1, "nli", losses={"nli": 1.1}), *STEPS, *bare],
+                   [*nli, *EPOCHS, epoch(1, "fl")])
+    for title in ("MultiNLI pretraining", "gradient-surgery fine-tuning", "final-layer fine-tuning"):
+        assert f"{title}: dev scores; the shaded epoch was kept" in text
+    assert text.count('class="best"') == 3
+    assert "own batches; 30 steps" in text  # the conflicts are those of gs alone
+    only = written(tmp_path, {**SETTINGS, "gs": "none", "fl": True}, {"dev": SCORES, "best_epoch": 1, "steps": 1},
+                   bare, [epoch(1, "fl")], small_analysis("plain"))
+    assert "Gradient conflicts" not in only
+    assert "Worst errors" in only
+
+
+def test_a_run_without_any_step_or_epoch_still_has_a_report(tmp_path):
+    text = written(tmp_path, {**SETTINGS, "gs": "none"}, {"dev": SCORES, "best_epoch": None, "steps": 0}, [], [])
+    assert Reader(text).open == []
+    assert "Training" not in text
+
+
+def test_a_perfect_model_has_no_errors_to_show(tmp_path):
+    examples = {name: [Example("1", ("a",) * len(task.text_columns), float(k % 2)) for k in range(4)]
+                for name, task in TASKS.items()}
+    logits = {"sst": torch.eye(5)[[0, 1, 0, 1]], "para": torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]),
+              "sts": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
+    found = analyse({name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits, resamples=20)
+    assert Reader(written(tmp_path, analysis=found)).open == []
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path):
+    found = small_analysis()
+    assert written(tmp_path, analysis=found) == written(tmp_path, analysis=json.loads(json.dumps(found)))
+
+
+def test_numbers_read_well():
+    assert number(-0.1234) == "−0.123"
+    assert number(0.5, 2, "+") == "+0.50"
+    assert number(None) == "undefined"
+    assert span([-0.1, 0.25], 2) == "−0.10 to 0.25"
+
+
+@pytest.mark.parametrize(("interval", "expected", "said"), [
+    ([0.01, 0.2], +1, "as the paper says"), ([0.01, 0.2], -1, "the opposite"), ([-0.2, -0.1], -1, "as the paper says"),
+    ([-0.2, 0.1], +1, "undecided"), (None, +1, "undefined")])
+def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, said):
+    assert verdict({"interval": interval}, expected) == said
+
+
+# ------------------------------------------------------------------------------------------------ the page's helpers
+
+
+def drawn() -> Figure:
+    plot = Figure(figsize=(2, 2))
+    plot.subplots().plot([0, 1], [0, 1], marker="o", label="a < b & c")
+    plot.axes[0].legend()
+    return plot
+
+
+def test_two_figures_of_one_shape_share_no_id():
+    first, second = (inline_svg(name, drawn(), "t") for name in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]*)"', text)) for text in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    assert inline_svg("one", drawn(), "t") == first  # the same bytes each time
+    assert "a &lt; b &amp; c" in first
+
+
+def test_a_figures_name_must_do_as_an_id():
+    with pytest.raises(ValueError, match="a figure's name is 'a b'; expected a letter"):
+        figure("a b", drawn(), "t", "c")
+
+
+def test_helpers_escape_what_they_are_given():
+    assert escape("<'\"&>") == "&lt;&#x27;&quot;&amp;&gt;"
+    assert "<td>&lt;i&gt;</td>" in table(["<a>"], [["<i>"]])
+    assert "<caption>&lt;</caption>" in table(["a"], [], caption="<")
+    assert paragraph("a < b", note=True) == '<p class="note">a &lt; b</p>'
+    assert "<title>&lt;t&gt;</title>" in page("<t>", [])
+    assert "&lt;t&gt;</title>" in inline_svg("x", drawn(), "<t>")
+
+
+def test_the_best_row_is_set_off():
+    assert table(["a"], [[1], [2]], best=1).count("<tr class=\"best\"><td>2") == 1
+    assert "best" not in table(["a"], [[1], [2]])
+
+
+def test_four_figures_stand_in_twos_and_three_in_a_row():
+    assert 'class="grid even"' in grid(["a"] * 4)
+    assert 'class="grid"' in grid(["a"] * 3)
+
+
+def test_paper_and_phone_are_thought_of():
+    assert "@media print" in page_module.STYLE
+    assert "max-width: 40rem" in page_module.STYLE
+    assert "width=device-width" in page("t", [])
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):
+    """On a run of two steps on a part of the sample."""
+    import train_multitask
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    for path in write_sample(tmp_path / "data").glob("*.csv"):
+        path.write_text("\n".join(path.read_text().splitlines()[:41]) + "\n")
+    assert train_multitask.main(["--data", "data", "--model", "scratch", "--max-steps", "2", "--eval-limit", "30",
+                                 "--out", "run"]) == 0
+    assert analysis_module.main(["run"]) == 0
+    assert "analysis: run/analysis.json\nreport: run/report.html" in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "analysis.json").read_text())
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]
+    for name, task in TASKS.items():
+        assert found["tasks"][name]["n"] == 30
+        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-5)  # fp32
+    assert "Worst errors" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, capsys):
+    assert analysis_module.main([str(tmp_path)]) == 2
+    assert "holds no config.json: expected the folder of a finished run" in capsys.readouterr().err

@@ -1,0 +1,409 @@
+"""Lesson 18: one step made by several processes, and one batch computed in pieces.
+
+A mean over a batch is a sum of shares, so whoever computes a share weights it by its number of examples, and the shares
+add up. Surgery is no sum: it wants the tasks' whole gradients first. You learn what processes must tell one another,
+what each can work out for itself, and what remains when one of them dies.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_10_training import EXAMPLES, batches, build, without_head_dropout
+
+import heads.layers
+import train_multitask
+from minbert import BertConfig, BertModel, BertTokenizer
+from multitask.data.batching import Pieces
+from multitask.system.checkpoint import numbered
+from multitask.system.distributed import ALONE, Ranks, checksum, start
+from multitask.tasks import TASKS
+from multitask.training.final_layers import Embeddings
+from multitask.training.step import SurgeryTrainer
+from optim import project_conflicting
+
+ROOT = Path(__file__).parents[2]
+# a few steps on a few examples may predict one value for all
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
+
+
+# ------------------------------------------------------------------------------------------------ shares and pieces
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_shares_leave_nothing_out_and_do_not_overlap(items, size):
+    shares = [Ranks(rank, size).share(items) for rank in range(size)]
+    assert sorted(item for share in shares for item in share) == sorted(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_mean_of_two_surgeries_is_not_the_surgery_of_the_means():
+    """By hand. Here two examples of task 2 cancel out a conflict with task 1 that one of them has."""
+    first, second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 1.0]])
+    assert project_conflicting((first + second) / 2).tolist() == [2, 1]
+    assert project_conflicting(first).tolist() == [0.5, 1.5]  # [1, 0] + ½ [-1, 1] and [-1, 1] + [1, 0]
+    assert ((project_conflicting(first) + project_conflicting(second)) / 2).tolist() == [2.25, 1.25]
+
+
+def step_in_pieces(count: int | None, clip=0.0) -> tuple:
+    """losses, weights and gradients of one step; count: pieces of each batch, None for whole batches."""
+    model = without_head_dropout(build())
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip)
+    inputs = batches(model)
+    if count is not None:
+        inputs = {name: model.tokenize(examples).pieces(range(len(examples)), count, len(examples))
+                  for name, examples in EXAMPLES.items()}
+    losses = trainer.step(inputs).losses
+    return losses, checksum(model.parameters()), [trainer.gradients.matrix, *(p.grad for p in model.heads.parameters())]
+
+
+def test_one_piece_is_the_whole_batch_bit_for_bit():
+    assert step_in_pieces(1)[:2] == step_in_pieces(None)[:2]
+
+
+@pytest.mark.parametrize("count", [2, 3, 100])  # of 5, 4 and 3 examples: pieces of unequal size, then of one
+def test_the_gradients_of_pieces_add_up_to_that_of_the_batch(count):
+    losses, _, gradients = step_in_pieces(count)
+    expected_losses, _, expected = step_in_pieces(None)
+    assert losses == pytest.approx(expected_losses, rel=1e-5)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        # float32 sums in another order
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_is_cut_into_pieces_without_empty_ones():
+    examples = build().tokenize(EXAMPLES["sst"])
+    assert [len(piece.labels) for piece in examples.pieces(range(5), 2, 5).batches] == [2, 3]
+    assert [len(piece.labels) for piece in examples.pieces([3, 1], 4, 5).batches] == [1, 1]
+    assert examples.pieces([], 4, 5) == Pieces([], 5)
+
+
+def test_a_pieces_graph_is_freed_before_the_next_pieces_forward():
+    """What autograd saves for backward is wrapped here, so that we can count what is alive."""
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    alive, at_each_forward, model = weakref.WeakSet(), [], build()
+
+    def pack(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    inputs = {name: model.tokenize(examples).pieces(range(len(examples)), 3, len(examples))
+              for name, examples in EXAMPLES.items()}
+    embed = model.embed
+    model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        SurgeryTrainer(model, "pcgrad", lr=1e-3).step(inputs)
+    assert at_each_forward == [0] * 9
+
+
+# ------------------------------------------------------------------------------------------------ two threads
+
+
+@dataclass
+class Board:
+    """Where two threads leave a tensor for one another."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
+    slots: list = field(default_factory=lambda: [None, None])
+
+    def add(self, rank: int, tensor: torch.Tensor) -> None:
+        self.slots[rank] = tensor.clone()
+        self.barrier.wait()
+        total = self.slots[0] + self.slots[1]
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+@dataclass(frozen=True)
+class Threads(Ranks):
+    """Ranks whose sums go over a Board in place of a network."""
+
+    size: int = 2
+    board: Board = field(default_factory=Board)
+
+    def start_sum(self, *tensors):
+        for tensor in tensors:
+            self.board.add(self.rank, tensor)
+        return lambda: None
+
+    def gather(self, tensors):
+        self.board.slots[self.rank] = dict(tensors)
+        self.board.barrier.wait()
+        found = list(self.board.slots)
+        self.board.barrier.wait()
+        return found
+
+    def wait_for_writer(self):
+        """Nobody ends before the other here."""
+
+
+def in_two_threads(work) -> list:
+    """What `work(ranks)` returns in each of two."""
+    board = Board()
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda rank: work(Threads(rank, board=board)), range(2)))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_two_processes_make_the_steps_of_one(accumulate, clip):
+    """Batches of 1, 4 and 3: the second process never has an example of sst."""
+    rows = {"sst": [2], "para": [3, 0, 2, 1], "sts": [1, 2, 0]}
+    models = [without_head_dropout(build()) for _ in range(3)]
+
+    def train(model, ranks) -> list:
+        trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip, seed=3, ranks=ranks)
+        examples = {name: model.tokenize(EXAMPLES[name]) for name in TASKS}
+        return [trainer.step({name: examples[name].pieces(ranks.share(rows[name]), accumulate, len(rows[name]))
+                              for name in TASKS}) for _ in range(3)]
+
+    alone = train(models[2], ALONE)
+    both = in_two_threads(lambda ranks: train(models[ranks.rank], ranks))
+    assert checksum(models[0].parameters()) == checksum(models[1].parameters())
+    for one, two, same in zip(alone, *both, strict=True):
+        assert two.losses == same.losses == pytest.approx(one.losses, rel=1e-5)
+        # float32 sums in another order
+        torch.testing.assert_close(two.gram, one.gram, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(two.weights, one.weights, atol=1e-4, rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_all_processes_for_the_same_reason():
+    models = [build() for _ in range(2)]
+
+    def train(ranks) -> str:
+        trainer = SurgeryTrainer(models[ranks.rank], "pcgrad", lr=1e-3, ranks=ranks)
+        examples = models[ranks.rank].tokenize(EXAMPLES["sts"])
+        examples.labels[1] = float("inf")
+        inputs = {name: models[ranks.rank].tokenize(EXAMPLES[name]).pieces(ranks.share(range(2)), 1, 2)
+                  for name in ("sst", "para")}
+        before = checksum(models[ranks.rank].parameters())
+        with pytest.raises(FloatingPointError) as caught:
+            trainer.step({**inputs, "sts": examples.pieces(ranks.share(range(2)), 1, 2)})
+        assert checksum(models[ranks.rank].parameters()) == before
+        return str(caught.value)
+
+    assert in_two_threads(train) == ["the loss of sts is inf"] * 2
+
+
+def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(monkeypatch):
+    """The batches are the same, only who computes them is not."""
+    for module in ("evaluation", "final_layers"):
+        monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
+    model = build().eval()
+    examples = model.tokenize(EXAMPLES["para"])
+    logits, rows = model.predict_logits("para", examples), Embeddings(model, examples, "").batch(range(4)).embeddings
+    for own, encoded in in_two_threads(lambda ranks: (model.predict_logits("para", examples, ranks),
+                                                      Embeddings(model, examples, "", ranks).batch(range(4)))):
+        assert torch.equal(own, logits)
+        assert torch.equal(encoded.embeddings, rows)
+
+
+def test_what_fails_in_one_process_ends_all_and_is_told_once():
+    def work(ranks) -> list[str]:
+        def read() -> str:
+            if ranks.rank == 1:
+                raise FileNotFoundError("no data here")
+            return "data"
+
+        outcomes = [ranks.from_writer(lambda: f"made by {ranks.rank}")]
+        for attempt in (lambda: ranks.together(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
+            with pytest.raises((ValueError, SystemExit)) as caught:
+                attempt()
+            outcomes.append(repr(caught.value))
+        return outcomes
+
+    assert in_two_threads(work) == [
+        ["made by 0", "ValueError('process 1: no data here')",
+         "ValueError('process 1 has not the same data as process 0')"],
+        ["made by 0", "SystemExit(2)", "SystemExit(2)"]]
+
+
+def test_each_process_draws_dropout_of_its_own_and_the_first_as_if_alone():
+    draws = []
+    for rank in range(3):
+        torch.manual_seed(7)
+        Ranks(rank, 3).seed_apart(7)
+        draws.append(torch.rand(5).tolist())
+    torch.manual_seed(7)
+    assert draws[0] == torch.rand(5).tolist()
+    assert len({tuple(numbers) for numbers in draws}) == 3
+
+
+def test_alone_there_is_nobody_to_ask(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert start() is ALONE
+    assert ALONE.gather({"x": torch.ones(2)})[0]["x"].tolist() == [1, 1]
+    assert ALONE.gather_texts("naïve") == ["naïve"]
+    assert ALONE.from_writer(lambda: "a folder") == "a folder"
+    assert (ALONE.command, Ranks(1, 4).command) == ("python", "torchrun --nproc_per_node=4")
+    with pytest.raises(ValueError, match="need cuda or cpu"):
+        Ranks(1, 2).own_device(torch.device("mps"))
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--accumulate", "0"], "--accumulate 0: must be at least 1"),
+    (["--accumulate", "2", "--gs", "none", "--fl"], "--accumulate is for --gs and --nli"),
+])
+def test_unusable_pieces_are_refused(flags, message, capsys, monkeypatch):
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    assert train_multitask.main(flags) == 2
+    assert message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ torchrun
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
+    """Encoders with and without dropout, wide enough in their weights that scores differ from the first epoch on."""
+    folder, texts = tmp_path_factory.mktemp("tiny"), (small_data / "quora-train.csv").read_text().split()
+    tokenizer = BertTokenizer.train(texts, 300)
+    for name, dropout in (("plain", 0.0), ("dropout", 0.1)):
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                            intermediate_size=40, initializer_range=0.2, hidden_dropout_prob=dropout,
+                            attention_probs_dropout_prob=dropout)
+        BertModel(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {"data": small_data, "plain": folder / "plain", "dropout": folder / "dropout"}
+
+
+def torchrun(*arguments: object, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         ROOT / "tests" / "started_by_torchrun.py", *map(str, arguments)],
+        capture_output=True, text=True, timeout=600, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables})
+
+
+def log(run: Path) -> list[dict]:
+    events = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in event.items() if key != "seconds"} for event in events]
+
+
+def last_state(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(numbered(run)[-1] / "state.safetensors")
+
+
+def test_two_processes_with_batches_of_8_train_as_one_with_16(tiny, tmp_path, monkeypatch):
+    """20 steps at the paper's learning rate without dropout, the two processes in two pieces a batch besides."""
+    flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5", "--precision", "fp32"]
+    done = torchrun(*flags, "--batch-size", 8, "--accumulate", 2, "--out", tmp_path / "two", NO_DROPOUT="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best epoch") == 1  # one speaks
+    assert "(seed 11711, cpu, fp32, 2 processes)" in done.stdout
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    monkeypatch.setattr(heads.layers, "FIRST_DROPOUT", 0.0)
+    one = [*flags, "--batch-size", 16, "--out", tmp_path / "one"]
+    assert train_multitask.main([str(flag) for flag in one]) == 0
+
+    ours, theirs = last_state(tmp_path / "two"), last_state(tmp_path / "one")
+    assert len([event for event in log(tmp_path / "two") if event["event"] == "step"]) == 20
+    for name in theirs:
+        if name.startswith("model."):
+            # at a rate of 1e-5 no weight moves further than 2e-4 in all; AdamW divides away the gradients' size, so
+            # the noise of float32 sums in another order shows where a gradient is near eps, above all in keys' biases
+            assert (ours[name] - theirs[name]).abs().max() <= 1e-6, name
+    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+        assert two["event"] == one["event"]
+        if two["event"] == "step":
+            assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+            assert (two["conflicts"], two["examples"]) == (one["conflicts"], one["examples"])
+        else:
+            assert scores(two["dev"]) == pytest.approx(scores(one["dev"]), abs=5e-4)  # three decimals
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["environment"]["processes"] == 2
+
+
+def scores(dev: dict) -> list[float]:
+    return [value or 0.0 for of_task in dev.values() for value in (of_task.values() if isinstance(of_task, dict)
+                                                                   else [of_task])]
+
+
+CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst=1,para=16,sts=1", "--epochs", 2,
+         "--lr", 1e-3]  # of one example of sst, one of the two processes has none
+
+
+@pytest.fixture(scope="module")
+def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
+    """A run whose second process was killed after the second epoch of surgery, before its checkpoint; and stderr."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", SIGKILL="1",
+                    WITNESS=str(folder / "before"))
+    assert done.returncode != 0
+    return folder / "run", done.stderr
+
+
+def test_a_killed_process_ends_the_others_with_a_message_and_a_checkpoint_to_go_on_from(killed):
+    folder, stderr = killed
+    lines = [line for line in stderr.splitlines() if line.startswith("train_multitask.py: process 0: ")]
+    assert lines, stderr
+    for line in lines:  # two where torchrun's signal comes just after the connection broke
+        assert "another process has ended" in line or "as all processes are when one has ended" in line
+        assert line.endswith(f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {folder}")
+    assert [path.name for path in numbered(folder)] == ["2", "3"]  # two epochs of MultiNLI, one of surgery
+
+
+@pytest.fixture(scope="module")
+def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
+    """What came of going on with that run, its log before that, and where its processes left word of themselves."""
+    word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
+    return torchrun("--resume", killed[0], WITNESS=str(word / "after"), THREADS=str(word / "threads")), before, word
+
+
+def test_a_ctrl_c_that_reaches_one_process_ends_all_with_what_goes_on(tiny, tmp_path):
+    """The writer is at a later step by then, where it waits for a sum: nothing else may be said to it."""
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8, "--epochs", 50, "--out",
+                    tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
+    assert done.returncode != 0
+    assert f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
+    assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
+
+
+def test_another_number_of_processes_does_not_go_on(killed, capsys, monkeypatch):
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    assert train_multitask.main(["--resume", str(killed[0])]) == 2
+    assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
+
+
+def test_as_many_processes_go_on_bit_for_bit(killed, resumed):
+    """The second epoch again, dropout on, each process with random numbers of its own; then the last stage."""
+    folder = killed[0]
+    done, whole, word = resumed
+    assert done.returncode == 0, done.stderr
+    assert "resumed after gs epoch 1, step 4" in done.stdout
+    witnesses = [Path(f"{path}.{rank}").read_text() for rank in range(2)
+                 for path in (folder.parent / "before", word / "after")]
+    assert witnesses[0] == witnesses[1]
+    assert witnesses[2] == witnesses[3]
+    assert witnesses[0].split()[0] == witnesses[2].split()[0]  # the same weights in both processes
+    assert witnesses[0] != witnesses[2]                        # but not the same random numbers
+    assert [event["stage"] for event in whole][-5:] == ["gs"] * 5  # four steps and their epoch's scores
+    assert log(folder)[:len(whole)] == whole
+    assert json.loads((folder / "metrics.json").read_text())["stages"].keys() == {"nli", "gs", "fl"}
+    assert len(list((folder / "predictions").iterdir())) == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell threads' names")
+def test_no_thread_of_the_connection_is_left_when_the_interpreter_shuts_down(resumed):
+    """One that lets go of a tensor then would end a process that has done all its work with SIGABRT."""
+    for rank in range(2):
+        names = Path(f"{resumed[2] / 'threads'}.{rank}").read_text()
+        assert "python" in names
+        assert "gloo" not in names, names

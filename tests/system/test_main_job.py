@@ -1,0 +1,384 @@
+"""The main job as a user meets it: what it writes, what it prints, how it goes on, and what it refuses."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_multitask
+from multitask import MultitaskBert, predict
+from multitask.data.course import load_dataset
+from multitask.data.sample import write_sample
+from multitask.metrics import pearson
+from multitask.runs.run import make_run_folder
+from multitask.runs.stages import Stage
+from multitask.system.checkpoint import numbered
+from multitask.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+# a few steps on a few examples may predict one value for all
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Every test runs in an empty working directory: no ./data, no runs/. showwarning is put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+
+
+def run(*arguments: object) -> int:
+    return train_multitask.main([str(argument) for argument in arguments])
+
+
+def small_run(folder, data, *more) -> int:
+    return run("--data", data, "--model", "scratch", "--lr", 1e-3, "--out", folder, *more)
+
+
+def log(folder, event) -> list[dict]:
+    events = map(json.loads, (Path(folder) / "log.jsonl").read_text().splitlines())
+    return [values for values in events if values["event"] == event]
+
+
+# ------------------------------------------------------------------------------------------------ what it leaves
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert small_run(folder, small_data, "--epochs", 2) == 0
+    return folder
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model", "predictions", "analysis.json",
+                     "report.html"}
+    metrics = json.loads((finished / "metrics.json").read_text())
+    dev = metrics["dev"]
+    assert dev["average"] == pytest.approx(
+        (dev["sst"]["accuracy"] + dev["para"]["accuracy"] + (dev["sts"]["pearson"] or 0)) / 3)
+    assert metrics["steps"] == 8  # 64 question pairs in batches of 16, twice
+    assert metrics["best_epoch"] in (1, 2)
+    assert metrics["stages"]["gs"]["dev"] == dev
+    assert metrics["examples_per_second"] > 0
+    assert set(metrics["surgery"]["conflict_rate"]) == {"sst-para", "sst-sts", "para-sts"}
+    assert all(weight >= 1 for weight in metrics["surgery"]["mean_weights"].values())
+
+
+def test_the_best_epoch_is_kept_and_its_predictions_give_its_scores(finished, small_data):
+    """Scores recomputed from the handed-in files alone."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    best = max(log(finished, "epoch"), key=lambda epoch: epoch["dev"]["average"])
+    assert (metrics["best_epoch"], metrics["dev"]) == (best["epoch"], best["dev"])
+    for name, task in TASKS.items():
+        examples = load_dataset(small_data)[name]["dev"]
+        lines = (finished / "predictions" / f"{name}-dev-output.csv").read_text().splitlines()[1:]
+        ids, values = zip(*(line.split(" , ") for line in lines), strict=True)
+        assert list(ids) == [example.id for example in examples]
+        labels = np.array([example.label for example in examples])
+        values = np.array([float(value) for value in values])
+        score = pearson(values, labels) if name == "sts" else (values == labels).mean()
+        # the files hold float32 to the last digit; labels are float32 in training
+        assert score == pytest.approx(metrics["dev"][name][task.metric_name], abs=1e-5)
+
+
+def test_a_saved_run_read_back_predicts_what_training_wrote(finished, small_data):
+    model = MultitaskBert.from_pretrained(finished)
+    dataset = load_dataset(small_data)
+    for name, ask in (("sst", lambda items: model.predict_sentiment([text for (text,) in items])),
+                      ("para", lambda items: (model.predict_paraphrase(items) > 0.5).astype(float)),
+                      ("sts", model.predict_similarity)):
+        for split in ("dev", "test"):
+            examples = dataset[name]["test-student" if split == "test" else split]
+            answers = ask([example.sentences for example in examples])
+            lines = (finished / "predictions" / f"{name}-{split}-output.csv").read_text().splitlines()[1:]
+            form = TASKS[name].format_prediction
+            assert [line.split(" , ")[1].strip() for line in lines] == [form(value) for value in answers.tolist()]
+
+
+def test_the_log_holds_every_steps_conflicts(finished):
+    steps = log(finished, "step")
+    assert [step["step"] for step in steps] == list(range(1, 9))
+    for step in steps:
+        assert step["conflicts"] == [pair for pair, cosine in step["cosines"].items() if cosine < 0]
+        assert all(-1 <= cosine <= 1 for cosine in step["cosines"].values())
+        assert (max(step["weights"].values()) > 1) == bool(step["conflicts"])
+        assert step["lr"] == 1e-3
+
+
+def test_the_report_is_one_self_contained_page(finished):
+    page = (finished / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") == 18  # two learning curves, twelve of the analysis, four of the gradients
+    assert "src=" not in page
+    assert "href=\"http" not in page
+    for text in ("Scores on the dev set", "Gradient conflicts", "sst-para", "examples_per_second"):
+        assert text in page
+
+
+def test_the_encoder_of_a_run_opens_in_transformers(finished):
+    import transformers
+
+    theirs = transformers.AutoModel.from_pretrained(finished / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished / "model")
+    ours = MultitaskBert.from_pretrained(finished)
+    texts = ["A film worth seeing twice.", "No."]
+    inputs = ours.tokenizer(texts)
+    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"], inputs["input_ids"])
+    # float32 rounding
+    torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output, atol=1e-5, rtol=0)
+
+
+def test_predict_answers_on_the_command_line_and_from_a_file(finished, tmp_path, capsys):
+    assert predict.main([str(finished), "--task", "sst", "A film worth seeing twice."]) == 0
+    assert capsys.readouterr().out.strip() in "01234"
+    (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat sleeps.\ny\ta\tb\n")
+    assert predict.main([str(finished), "--task", "sts", "--input", "pairs.tsv", "--output", "out.tsv"]) == 0
+    with open("out.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["sentence1"] for row in rows] == ["A dog runs.", "a"]
+    assert all(0 <= float(row["similarity"]) <= 5 for row in rows)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--task", "sts", "one sentence"], "takes 2 sentence"),
+    (["--task", "sst", "--input", "nowhere.tsv"], "nowhere.tsv"),
+    (["--task", "sst", "--input", "bad.tsv"], "line 1: no column 'sentence'"),
+])
+def test_predict_refuses_what_it_cannot_answer(finished, arguments, message, capsys):
+    Path("bad.tsv").write_text("text\nhello\n")
+    assert predict.main([str(finished), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert predict.main(["nowhere", "--task", "sst", "a"]) == 2
+
+
+def test_other_arms_run_too(small_data):
+    for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"), ("concatB_al", "wrap", "sum")]):
+        assert small_run(f"arm{number}", small_data, "--arch", arch, "--gs", gs, "--surgery", surgery, "--max-steps",
+                         4, "--eval-limit", 10, "--warmup", 0.5, "--schedule", "linear", "--clip", 1, "--weight-decay",
+                         0.01) == 0
+        metrics = json.loads(Path(f"arm{number}/metrics.json").read_text())
+        assert metrics["steps"] == 4
+        assert metrics["surgery"]["method"] == surgery
+        assert metrics["examples"]["para"]["dev"] == 10
+    assert [step["lr"] for step in log("arm1", "step")] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
+
+
+# ------------------------------------------------------------------------------------------------ reproducing, resuming
+
+
+def everything_but_seconds(folder) -> list:
+    events = [{key: value for key, value in event.items() if key != "seconds"}
+              for kind in ("step", "epoch") for event in log(folder, kind)]
+    return [events, (folder / "model" / "model.safetensors").read_bytes(),
+            (folder / "model" / "heads.safetensors").read_bytes(),
+            {path.name: path.read_bytes() for path in (folder / "predictions").iterdir()}]
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(small_data, finished, tmp_path):
+    assert small_run(tmp_path / "again", small_data, "--epochs", 2) == 0
+    assert everything_but_seconds(tmp_path / "again") == everything_but_seconds(finished)
+    assert small_run(tmp_path / "other", small_data, "--epochs", 2, "--seed", 1) == 0
+    assert everything_but_seconds(tmp_path / "other")[0] != everything_but_seconds(finished)[0]
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
+    stopped = tmp_path / "stopped"
+    step_number = 0
+    log_step = Stage._log_step
+
+    def interrupt_at_step_six(self, *arguments):
+        nonlocal step_number
+        step_number += 1
+        log_step(self, *arguments)
+        if step_number == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_log_step", interrupt_at_step_six)
+        assert small_run(stopped, small_data, "--epochs", 2) == 130
+    assert f"--resume {stopped}" in capsys.readouterr().err
+    assert [path.name for path in numbered(stopped)] == ["1"]
+    torch.rand(7)  # whatever happened to the global generator in between
+    assert run("--resume", stopped) == 0
+    assert "resumed after epoch 1, step 4" in capsys.readouterr().out
+    assert everything_but_seconds(stopped) == everything_but_seconds(finished)
+    assert json.loads((stopped / "metrics.json").read_text())["steps"] == 8
+    assert run("--resume", stopped) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.fixture
+def stopped(small_data, tmp_path, monkeypatch) -> Path:
+    """A run with a checkpoint after its first epoch, and a copy of the data that a test may change."""
+    shutil.copytree(small_data, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_evaluate", lambda self: None)
+        patch.setattr(Stage, "fit", lambda self: (self._train_epoch(), self._save(), interrupt()))
+        assert small_run(tmp_path / "stopped", tmp_path / "copy", "--epochs", 2) == 130
+    return tmp_path / "stopped"
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_run_does_not_go_on_with_other_data(capsys, stopped, tmp_path):
+    path = tmp_path / "copy" / "ids-sst-train.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
+    assert "the data have changed" in refused(capsys, "--resume", stopped)
+
+
+def test_a_damaged_run_is_named_when_it_is_resumed_and_not_at_its_end(capsys, stopped):
+    (stopped / "log.jsonl").write_text("")
+    assert "log.jsonl has lost its end" in refused(capsys, "--resume", stopped)
+    [folder] = numbered(stopped)
+    (folder / "state.safetensors").write_bytes(b"1")
+    assert f"{folder / 'state.safetensors'} is damaged" in refused(capsys, "--resume", stopped)
+
+
+def test_ctrl_c_before_training_is_answered_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("multitask.runs.run.load_data", lambda settings: interrupt())
+    assert run() == 130
+    assert capsys.readouterr().err == "train_multitask.py: interrupted before training began\n"
+
+
+def test_two_runs_that_start_at_once_get_a_folder_each():
+    settings = train_multitask.settings_of(train_multitask.build_parser().parse_args([]))
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
+    assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}" for number in range(1, 9)]
+
+
+def test_a_bf16_run_read_back_predicts_in_bf16(small_data, tmp_path):
+    assert small_run(tmp_path / "half", small_data, "--max-steps", 2, "--precision", "bf16") == 0
+    model = MultitaskBert.from_pretrained(tmp_path / "half")
+    assert model.precision == "bf16"
+    items = [example.sentences for example in load_dataset(small_data)["sts"]["dev"]]
+    lines = (tmp_path / "half" / "predictions" / "sts-dev-output.csv").read_text().splitlines()[1:]
+    assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
+
+
+# ------------------------------------------------------------------------------------------------ what it refuses
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line on stderr of a run that ends with status 2 and writes nothing."""
+    before = sorted(Path.cwd().rglob("*"))
+    capsys.readouterr()
+    try:
+        status = run(*arguments)
+    except SystemExit as error:  # argparse
+        status = error.code
+    assert status == 2
+    assert sorted(Path.cwd().rglob("*")) == before
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_unknown_and_unusable_flags_end_with_status_2(capsys):
+    assert "invalid choice: 'concatC'" in refused(capsys, "--arch", "concatC")
+    assert "--epochs 0: must be at least 1" in refused(capsys, "--epochs", 0)
+    assert "--lr -1.0: must be 0 or more" in refused(capsys, "--lr", "-1")
+    assert "--warmup 1.5" in refused(capsys, "--warmup", 1.5)
+    assert "sst=1,para=24,sts=1" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1,para")
+    assert "each of sst, para, sts" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1")
+    assert "--batch-sizes is for --gs bd" in refused(capsys, "--batch-sizes", "sst=1,para=24,sts=1")
+    assert "--start and --model both" in refused(capsys, "--start", "runs/x", "--model", "scratch")
+    assert "--start nowhere: no config.json there" in refused(capsys, "--start", "nowhere")
+    assert "--surgery is for --gs wrap and bd" in refused(capsys, "--gs", "none", "--surgery", "sum")
+    assert "--batch-size is for --gs wrap, --nli and --fl" in refused(capsys, "--gs", "bd", "--batch-size", 4)
+
+
+def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, small_data):
+    assert "nowhere: there is no such folder" in refused(capsys, "--data", "nowhere")
+    Path("half").mkdir()
+    assert "ids-sst-train.csv is missing (6 of 6" in refused(capsys, "--data", "half")
+    write_sample(Path("half"))
+    lines = Path("half/sts-dev.csv").read_text().splitlines()
+    lines[4] = lines[4].rsplit("\t", 1)[0] + "\t5.5"
+    Path("half/sts-dev.csv").write_text("\n".join(lines))
+    message = refused(capsys, "--data", "half", "--model", "scratch")
+    assert "sts-dev.csv, line 5: similarity is '5.5', expected a number from 0 to 5" in message
+
+
+def test_a_model_that_is_none_ends_with_status_2(capsys, small_data):
+    Path("empty").mkdir()
+    assert "empty is no checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
+
+
+def test_a_folder_whose_content_would_be_lost_is_refused(capsys, finished, tmp_path):
+    assert "holds a finished run" in refused(capsys, "--out", finished)
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "checkpoint" / "4").mkdir(parents=True)
+    assert f"--resume {unfinished}" in refused(capsys, "--out", unfinished)
+    assert "no config.json there" in refused(capsys, "--resume", unfinished)
+    assert "there is no such" not in refused(capsys, "--resume", "nowhere")
+    assert "takes no other flag" in refused(capsys, "--resume", finished, "--lr", "1")
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in refused(capsys, "--out", tmp_path / "file")
+
+
+def test_remains_without_a_checkpoint_are_reused(small_data, tmp_path):
+    remains = tmp_path / "remains"
+    remains.mkdir()
+    (remains / "log.jsonl").write_text('{"event": "step"}\n')
+    assert small_run(remains, small_data, "--max-steps", 2, "--eval-limit", 8) == 0
+    assert len(log(remains, "step")) == 2
+
+
+def test_real_data_take_the_papers_defaults(small_data):
+    parse = train_multitask.build_parser().parse_args
+    on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
+    assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, None, "bert-base-uncased")
+    assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
+    assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
+    on_sample = train_multitask.settings_of(parse([]))
+    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "minbert-mini", 4e-4, 1)
+    scratch = train_multitask.settings_of(parse(["--model", "scratch"]))
+    assert (scratch.lr, scratch.epochs) == (5e-4, 5)
+    assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
+    assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
+
+
+# ------------------------------------------------------------------------------------------------ the sample
+
+
+def test_without_data_the_sample_is_taken_and_the_first_lines_say_so(tmp_path):
+    """As a user starts it: a process of its own, in an empty folder."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "train_multitask.py", "--max-steps", "2", "--eval-limit", "20"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("data:  the embedded sample")
+    assert "--data FOLDER" in first
+    assert second.startswith("model: minbert-mini, a small BERT pretrained on books that comes with minbert")
+    assert "--model takes a larger one: bert-base-uncased or a checkpoint's folder" in second
+    assert (tmp_path / "runs" / "concatB-wrap-1" / "report.html").is_file()
+
+
+def test_an_epoch_of_the_sample_is_learnt_visibly_and_not_by_heart():
+    """250 steps from noise; the trivial scores are .25 (most frequent class), .57 (no duplicate) and 0."""
+    assert run("--model", "scratch", "--epochs", 1, "--out", "epoch") == 0
+    dev = json.loads(Path("epoch/metrics.json").read_text())["dev"]
+    assert 0.35 < dev["sst"]["accuracy"] < 0.98
+    assert 0.70 < dev["para"]["accuracy"] < 0.98
+    assert 0.50 < dev["sts"]["pearson"] < 0.98
+
+
+def test_data_in_the_working_directory_are_taken(small_data, tmp_path, capsys):
+    (tmp_path / "data").symlink_to(small_data)
+    assert run("--model", "scratch", "--max-steps", 1, "--eval-limit", 8) == 0
+    assert str(small_data) in capsys.readouterr().out
