@@ -19,8 +19,9 @@ import pytest
 from hub_server import WEB_PAGE, Server, breaks_off, sha256, status
 
 from multitask.data import sources
+from multitask.data.__main__ import main
 from multitask.data.course import load_dataset
-from multitask.data.sources import SOURCES, main
+from multitask.data.sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
 PAIR = json.dumps({"gold_label": "neutral", "sentence1": "A dog runs.", "sentence2": "A dog is tired."}) + "\n"

@@ -41,14 +41,6 @@ def test_oracles_and_pickles_stay_out_of_the_library():
             assert not imported(path) & (ORACLES | {"pickle"}), path
 
 
-def test_every_file_of_the_library_is_on_the_readmes_map():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for package in ALLOWED:
-        for path in (ROOT / package).glob("*.py"):
-            if path.name != "__init__.py":
-                assert f"{path.name} " in readme, path
-
-
 def test_every_name_in_paper_to_code_exists():
     text = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
     names = [name for name in re.findall(r"`([\w.]+)`", text) if "." in name]
