@@ -3,9 +3,8 @@
 >>> from minbert import BertConfig, BertModel, BertTokenizer
 """
 
-from minbert.fast.packing import Packing, pack
-
 from .config import BertConfig
+from .fast import Packing, pack
 from .masking import Masked, Masking
 from .mlm import BertForMaskedLM, BertForPreTraining, MaskedLMOutput, PreTrainingOutput
 from .model import BertModel, BertOutput

@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from minbert.checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
 from minbert.checkpoints.weights import SINGLE_FILE, Readers, find_weights, open_weights
-from minbert.fast.linear import Linear
 from minbert.fast.packing import Packing
 
+from . import fast
+from .activations import ACTIVATIONS
 from .checkpoints import hub
 from .config import BertConfig
 from .files import replacing
-from .layer import ACTIVATIONS
 from .masking import Masked
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
@@ -122,7 +122,7 @@ class BertForMaskedLM(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = BertModel(config) if encoder is None else encoder
-        self.transform_dense = Linear(config.hidden_size, config.hidden_size)
+        self.transform_dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.transform_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -235,7 +235,7 @@ class BertForMaskedLM(nn.Module):
         The fast way to train: with 15 % masked, the head's products are 15 % of what `forward` computes;
         tests/lessons/test_17_masked_lm.py shows that loss and gradients are the same. token_type_ids: (tokens,) int64.
         """
-        states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
+        states = fast.encode_packed(self.encoder, masked.input_ids, token_type_ids, packing)
         return self.score(states[masked.positions]).float()
 
 
@@ -279,6 +279,6 @@ class BertForPreTraining(BertForMaskedLM):
 
         token_type_ids: (tokens,) int64. Both float32.
         """
-        states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
+        states = fast.encode_packed(self.encoder, masked.input_ids, token_type_ids, packing)
         relationship = self.seq_relationship(self.encoder.pool(packing.first_tokens(states)))
         return self.score(states[masked.positions]).float(), relationship.float()

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from minbert import BertForMaskedLM, Masked, Packing
 from minbert.attention import BertSelfAttention
-from minbert.fast.dropout import Dropout
+
 from multitask.system.device import autocast
 from multitask.system.state import check_like, load_optimizer_state, optimizer_state
-from multitask.training.step import finite_loss, scaled_step
+from multitask.training.optimizing import finite_loss, scaled_step
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
@@ -115,7 +115,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 def set_dropout(model: nn.Module, share: float) -> None:
     """Of every layer and all attention weights; the model's config keeps what fine-tuning is to use."""
     for module in model.modules():
-        if isinstance(module, Dropout):
+        if isinstance(module, nn.Dropout):
             module.p = share
         elif isinstance(module, BertSelfAttention):
             module.dropout = share
