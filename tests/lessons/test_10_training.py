@@ -14,6 +14,7 @@ import weakref
 import pytest
 import torch
 from oracle import reference
+from plain_step import plain_step
 from torch.nn import functional as F
 
 from heads import ARCHITECTURES, TwoLayerHead
@@ -25,7 +26,7 @@ from multitask.data.course import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import all_at_once as together
 from multitask.training.step import TABLE, SurgeryTrainer
-from optim import AdamW, TaskGradients, gram_matrix, pcgrad_weights, split_decayed
+from optim import AdamW, TaskGradients, gram_matrix, split_decayed
 from optim.surgery import random_order
 
 SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good"]
@@ -126,39 +127,28 @@ def test_predictions_are_decoded_in_the_courses_terms():
 # ------------------------------------------------------------------------------------------------ one step
 
 
-def naive_step(model: MultitaskBert, order, lr, weight_decay=0.0, clip=0.0):
-    """The same step without flat vectors, Gram matrix or rows: autograd.grad, lists, and the definition of PCGrad."""
-    encoder = [*split_decayed(model.encoder)[0].values(), *split_decayed(model.encoder)[1].values()]
-    per_task, losses = [], {}
-    for name, batch in batches(model).items():
-        head = list(model.heads[name].parameters())
-        loss = TASKS[name].loss(model(name, batch), batch.labels)
-        gradients = torch.autograd.grad(loss, encoder + head)
-        losses[name] = loss.item()
-        per_task.append(torch.cat([g.flatten() for g in gradients[:len(encoder)]]))
-        for parameter, gradient in zip(head, gradients[len(encoder):], strict=True):
-            parameter.grad = gradient
-    rows = torch.stack(per_task)
-    combined = pcgrad_weights(gram_matrix(rows), order).to(rows) @ rows
-    for parameter, gradient in zip(encoder, combined.split([p.numel() for p in encoder]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    if clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    decayed, undecayed = split_decayed(model)
-    AdamW([{"params": decayed.values(), "weight_decay": weight_decay}, {"params": undecayed.values()}], lr=lr).step()
-    return losses
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_a_step_is_what_a_naive_implementation_does(arch, clip):
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_the_plain_step(arch, clip, plain, monkeypatch):
+    """The real step, with the fast forms and without, is the one of examples/plain_step.py."""
+    monkeypatch.setenv("MINBERT_PLAIN", plain)
     ours, theirs = without_head_dropout(build(arch)), without_head_dropout(build(arch))
     trainer = SurgeryTrainer(ours, "pcgrad", lr=1e-3, weight_decay=0.1, clip=clip, seed=5)
     result = trainer.step(batches(ours))
-    losses = naive_step(theirs, random_order(3, torch.Generator().manual_seed(5)), 1e-3, 0.1, clip)
+
+    decayed, undecayed = split_decayed(theirs)
+    optimizer = AdamW([{"params": decayed.values(), "weight_decay": 0.1},
+                       {"params": undecayed.values()}], lr=1e-3)
+    if clip:
+        optimizer.register_step_pre_hook(
+            lambda *_: torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip) and None)
+    order = random_order(3, torch.Generator().manual_seed(5))
+    losses = plain_step(theirs, batches(theirs), optimizer, order)
+
     assert result.losses == pytest.approx(losses, rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise in g shows in the step
+        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
