@@ -1,4 +1,14 @@
-"""minbert: BERT written by hand in PyTorch, equal to the reference to the digit.
+"""BERT written by hand in PyTorch, equal to the reference to the digit.
+
+The book, in reading order: config, activations, embeddings, attention, layer, model. Then tokenizer
+and sentences (text to vectors), masking and mlm (pretraining).
+
+    fast/         the same equations, faster; compared with the book at first use
+    checkpoints/  names on the hub, weights files, loading and saving
+    files         reading and replacing files safely
+    mini/         minbert-mini: weights, config, vocabulary, card
+
+Imports nothing of the other packages. MINBERT_PLAIN=1 runs the book alone.
 
 >>> from minbert import BertConfig, BertModel, BertTokenizer
 """
@@ -11,6 +21,6 @@ from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
 
 __all__ = [
-    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer", "Masked",
-    "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
+    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer",
+    "Masked", "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
 ]
