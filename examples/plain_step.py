@@ -1,8 +1,9 @@
 """The training step in plain PyTorch: read this first.
 
-Three tasks share one encoder. Each task has its own loss, and each loss its own gradient of the encoder.
-The losses are never added: their gradients are, after surgery. The library's step
-(multitask/training/step.py) computes the same, faster; tests/lessons/test_10_training.py compares them.
+Three tasks share one encoder. Each task has its own loss, and each loss its own gradient of the
+encoder. The losses are never added: their gradients are, after surgery. The library's step
+(multitask/training/step.py) computes the same, faster; tests/lessons/test_10_training.py compares
+them.
 
     python examples/plain_step.py
 """

@@ -15,8 +15,8 @@ class Architecture:
     """How pairs and heads are built.
 
     Attributes:
-        pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else it is two inputs, whose embeddings
-            stand side by side.
+        pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else it is two inputs, whose
+            embeddings stand side by side.
         head: builds a head from (inputs, hidden, outputs).
     """
 

@@ -1,7 +1,8 @@
 """From a sentence embedding to a task's raw outputs.
 
-Linear layers start as nn.Linear does, not as BERT's own layers do. With N(0, 0.02²) a head passes so
-little gradient that sentiment, whose gradient is the smallest, is learnt much later (docs/log.md).
+Linear layers start as nn.Linear does, not as BERT's own layers do. With N(0, 0.02²) a head passes
+so little gradient that sentiment, whose gradient is the smallest, is learnt much later
+(docs/log.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The encoder with the heads that it is pretrained with (Devlin et al. 2018, section 3.1).
 
-BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForPreTraining also has the
-second's, which tells whether the second segment belongs behind the first.
+BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForPreTraining also has
+the second's, which tells whether the second segment belongs behind the first.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class BertForMaskedLM(nn.Module):
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.encoder.init_weights(self.transform_dense)
 
-    # ------------------------------------------------------------------------------------- from ids to logits
+    # --------------------------------------------------------------------------- from ids to logits
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
                 token_type_ids: torch.Tensor | None = None,
@@ -125,8 +125,8 @@ class BertForMaskedLM(nn.Module):
         """Logits of all positions; inputs as in BertModel.forward.
 
         Args:
-            labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL elsewhere.
-                The loss is the mean over the former.
+            labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL
+                elsewhere. The loss is the mean over the former.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -170,7 +170,8 @@ class BertForMaskedLM(nn.Module):
             count: how many pieces, at least 1.
 
         Returns:
-            For each sentence, for each of its masks, `count` pairs (piece, probability), likeliest first.
+            For each sentence, for each of its masks, `count` pairs (piece, probability), likeliest
+            first.
 
         Raises:
             ValueError: a sentence has no [MASK], or the tokenizer does not know it.
@@ -202,7 +203,7 @@ class BertForMaskedLM(nn.Module):
         rest = iter(guesses)
         return [list(itertools.islice(rest, number)) for number in masks]
 
-    # ------------------------------------------------------------------------------------- loading and saving
+    # --------------------------------------------------------------------------- loading and saving
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertForMaskedLM:

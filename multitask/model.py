@@ -38,7 +38,8 @@ class MultitaskBert(nn.Module):
         encoder: the shared BertModel.
         tokenizer: the encoder's own.
         arch: a name from heads.ARCHITECTURES.
-        precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in fp32.
+        precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in
+            fp32.
 
     Attributes:
         tasks: name → Task, one head each; at first those of TASKS.
@@ -79,7 +80,7 @@ class MultitaskBert(nn.Module):
         return TokenizedExamples(examples, self.tokenizer, self.architecture,
                                  self.encoder.config.max_position_embeddings)
 
-    # ------------------------------------------------------------------------------- from batch to outputs
+    # ------------------------------------------------------------------------ from batch to outputs
 
     def forward(self, task: str, batch: Batch) -> torch.Tensor:
         """A batch of `task` → its raw outputs, (examples, outputs)."""
@@ -100,7 +101,7 @@ class MultitaskBert(nn.Module):
         # the sequences of an example side by side
         return pooled.reshape(real // batch.sequences_each, -1)
 
-    # ----------------------------------------------------------------------------------- saving and loading
+    # --------------------------------------------------------------------------- saving and loading
 
     def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:
         """Write encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
@@ -159,7 +160,7 @@ class MultitaskBert(nn.Module):
         model.heads.load_state_dict(heads)
         return model.eval()
 
-    # ------------------------------------------------------------------------------------------- predictions
+    # ---------------------------------------------------------------------------------- predictions
 
     def predict_sentiment(self, sentences: Sequence[str]) -> np.ndarray:
         """(n,) classes, 0 very negative … 4 very positive, in input order."""

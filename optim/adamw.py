@@ -28,8 +28,8 @@ class AdamW(Optimizer):
     terms, and decays before the update. tests/lessons/test_06_optimizer.py shows that both agree as
     eps and weight decay go to 0, and where they do not.
 
-    A parameter whose grad is None is left alone, decay included. A sparse gradient is treated as dense
-    with zero rows elsewhere, so those rows' moments still decay and still move them.
+    A parameter whose grad is None is left alone, decay included. A sparse gradient is treated as
+    dense with zero rows elsewhere, so those rows' moments still decay and still move them.
 
     Args:
         params: tensors, or groups as in any torch optimizer.

@@ -76,9 +76,9 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
                 correct_bias: bool) -> None:
     """The update of optim/adamw.py by torch's fused kernel, which reads and writes every number once.
 
-    The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): ours, where its eps
-    is ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to that
-    before θ moves.
+    The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): ours, where its
+    eps is ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to
+    that before θ moves.
     """
     beta1, beta2 = betas
     root, decay = math.sqrt(1 - beta2**t), lr * weight_decay
@@ -152,7 +152,8 @@ def float32_gram_matrix(gradients: torch.Tensor,
     """G Gᵀ in a third of the time: float32 products of 1,024 columns each, summed in float64.
 
     Each K_ij is within 1024 · 2⁻²⁴ ‖g_i‖ ‖g_j‖ = 6e-5 ‖g_i‖ ‖g_j‖ (Higham 2002, section 3.1), in
-    practice a thousandth of that. If a product overflowed or could have vanished, `plain` does it all.
+    practice a thousandth of that. If a product overflowed or could have vanished, `plain` does it
+    all.
     """
     pieces = gradients.shape[1] // COLUMNS
     whole, rest = gradients.tensor_split([pieces * COLUMNS], dim=1)

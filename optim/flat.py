@@ -1,8 +1,8 @@
 """Parameters as views of one vector, and the tasks' gradients as rows of one matrix.
 
-Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory: every
-parameter of the shared encoder is a view of `FlatParameters.vector`, and backward adds the gradient
-of task t to row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
+Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory:
+every parameter of the shared encoder is a view of `FlatParameters.vector`, and backward adds the
+gradient of task t to row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
 
 A table of word embeddings is the exception. It is half of a small BERT, and a step looks up a few
 hundred of its rows, so its gradient can be kept as those rows alone.
@@ -22,7 +22,8 @@ from .surgery import combine, gram_matrix
 def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """Named parameters in two groups: with weight decay, and without, which are biases and LayerNorm.
 
-    The rule of Devlin et al.'s own code, by shape: LayerNorm's scales and all biases are the vectors.
+    The rule of Devlin et al.'s own code, by shape: LayerNorm's scales and all biases are the
+    vectors.
     """
     decayed, undecayed = {}, {}
     for name, value in module.named_parameters():
@@ -86,9 +87,9 @@ class TaskGradients:
         flat: the parameters.
         tasks: the number of rows.
         table: the name of flat's first parameter, if that is an embedding whose gradient backward
-            leaves sparse (torch.nn.Embedding's sparse=True). The matrix is then without its columns,
-            and a task's gradient of it is as many rows as were looked up; `gram` and `combine_` give
-            the same. Leave it out where several processes sum their rows.
+            leaves sparse (torch.nn.Embedding's sparse=True). The matrix is then without its
+            columns, and a task's gradient of it is as many rows as were looked up; `gram` and
+            `combine_` give the same. Leave it out where several processes sum their rows.
 
     Raises:
         ValueError: `table` is not flat's first parameter.
@@ -159,7 +160,8 @@ class TaskGradients:
         """Σ_k w_k g_k, in place: it overwrites the first row of the matrix, to save a vector.
 
         Returns:
-            That row, and the table's part as a sparse gradient, (rows, hidden); None without a table.
+            That row, and the table's part as a sparse gradient, (rows, hidden); None without a
+            table.
         """
         row = combine(self.matrix, weights, out=self.matrix[0])
         if self.table is None:

@@ -16,12 +16,12 @@ import torch
 
 from . import fast
 
-# Where project_conflicting draws its order if no generator is passed: one of its own, so that surgery
-# never moves the global one, on which dropout and shuffling depend.
+# Where project_conflicting draws its order if no generator is passed: one of its own, so that
+# surgery never moves the global one, on which dropout and shuffling depend.
 _default_generator = torch.Generator().manual_seed(0)
 
-# Gradients are read in pieces. So many columns of T rows fit into a processor's cache; an accelerator
-# wants few and long pieces.
+# Gradients are read in pieces. So many columns of T rows fit into a processor's cache; an
+# accelerator wants few and long pieces.
 PIECE_ON_CPU, PIECE = 1 << 18, 1 << 22
 
 
@@ -37,8 +37,8 @@ def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = N
                    generator: torch.Generator | None = None) -> torch.Tensor:
     """The weights of PCGrad (Yu et al. 2020, Algorithm 1), from the Gram matrix.
 
-    Task i meets the other tasks one after another. Wherever its gradient, as it then stands, conflicts
-    with the other's original one, g_i · g_j < 0, it loses that component:
+    Task i meets the other tasks one after another. Wherever its gradient, as it then stands,
+    conflicts with the other's original one, g_i · g_j < 0, it loses that component:
 
         g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j
 
@@ -73,8 +73,8 @@ def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = N
 def paper_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """The weights of the paper's Eq. 2–5: every projection is made, whether in conflict or not.
 
-    Eq. 2–4: g'_i = g_i − Σ_{j≠i} (g_i · g_j / ‖g_j‖²) g_j, against original gradients; Eq. 5: the sum
-    over i. Collecting g_j over all i:
+    Eq. 2–4: g'_i = g_i − Σ_{j≠i} (g_i · g_j / ‖g_j‖²) g_j, against original gradients; Eq. 5: the
+    sum over i. Collecting g_j over all i:
 
         w_j = 1 − Σ_{i≠j} K_ij / K_jj
 
@@ -96,8 +96,8 @@ def paper_weights(gram: torch.Tensor, generator: torch.Generator | None = None) 
 def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
     """A control for surgery: a method with the same weights at every step, whatever the gradients.
 
-    With PCGrad's weights averaged over a run, it separates what PCGrad gains by looking at conflicts
-    from what it gains by weighting the tasks unequally.
+    With PCGrad's weights averaged over a run, it separates what PCGrad gains by looking at
+    conflicts from what it gains by weighting the tasks unequally.
 
     Args:
         values: one per task, in the order of the gradient matrix's rows.

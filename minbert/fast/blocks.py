@@ -1,9 +1,9 @@
 """Sequences of a packed row in blocks for attention: those of similar length together, padded alike.
 
-Attention's products run over a block at once, for every head by itself, so a block is
-(sequences · heads, width, head_dim). All blocks' heads lie in memory one after another, in slices of
-head_dim numbers. One gathering of slices leads there from the row and one leads back, however many
-blocks there are. A block's sequences may stand anywhere in the row.
+Attention's products run over a block at once, for every head by itself, so a block is (sequences ·
+heads, width, head_dim). All blocks' heads lie in memory one after another, in slices of head_dim
+numbers. One gathering of slices leads there from the row and one leads back, however many blocks
+there are. A block's sequences may stand anywhere in the row.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
 class Blocks:
     """Where in the blocks the heads of each token stand.
 
-    A slice is the head_dim numbers of one token in one head, a slot the place of one slice. Slots are
-    numbered through all blocks, in a block by sequence, then head, then token. A row is
+    A slice is the head_dim numbers of one token in one head, a slot the place of one slice. Slots
+    are numbered through all blocks, in a block by sequence, then head, then token. A row is
     (tokens, kinds · heads · head_dim): keys and values side by side are two kinds.
     """
 

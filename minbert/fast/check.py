@@ -2,8 +2,8 @@
 
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
 through the fast forms, values and gradients, without dropout and with it. Where the results differ,
-the plain form runs from then on, and one warning tells what differed. A function of the book that is
-replaced later, as in a notebook, is noticed by its code object and compared again.
+the plain form runs from then on, and one warning tells what differed. A function of the book that
+is replaced later, as in a notebook, is noticed by its code object and compared again.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
     Args:
         model: a BertModel.
         input_ids, token_type_ids: (tokens,) int64.
-        first_only: return the first token of each sequence alone, [CLS], which is all that the pooler
-            reads. On a CPU the last layer then leaves out five sixths of its work.
+        first_only: return the first token of each sequence alone, [CLS], which is all that the
+            pooler reads. On a CPU the last layer then leaves out five sixths of its work.
 
     Returns:
         (tokens, hidden), or (batch, hidden) with first_only.

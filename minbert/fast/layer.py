@@ -4,8 +4,8 @@ The equations are those of minbert/layer.py, the form to read first. At first us
 are compared (check.py). By hand, because autograd casts, copies and adds where one pass is enough:
 products run in the precision of the moment, on weights cast once; sums and LayerNorm in that of the
 weights; dropout takes two bytes per number; attention sees blocks of similar length; gradients go
-straight to where they are kept. Besides, the pooler reads [CLS] alone, so the last layer may compute
-that token only (`first_only`).
+straight to where they are kept. Besides, the pooler reads [CLS] alone, so the last layer may
+compute that token only (`first_only`).
 
 Names: x → attention → context → attended → hidden → expanded, activated → output. d_x is the
 derivative of the loss with respect to x.
@@ -49,7 +49,8 @@ def is_unhooked(module: nn.Module, *methods: str) -> bool:
 def applies(layer: nn.Module, like: torch.Tensor) -> bool:
     """Whether this form computes what the layer's own parts do, as they are now.
 
-    It does on a CPU, in float32 or float64, while no part is replaced, pruned, parametrized or hooked.
+    It does on a CPU, in float32 or float64, while no part is replaced, pruned, parametrized or
+    hooked.
     """
     parts = layer._modules
     kinds = {"dropout": nn.Dropout, **MODULES}
@@ -134,7 +135,8 @@ class _Kept(NamedTuple):
     """What backward needs of a forward; masks are None without dropout.
 
     mixes: one for all tokens; with first_only two, of the first tokens and of all.
-    weights: the linear layers' by name, so that autograd refuses a backward through changed weights.
+    weights: the linear layers' by name, so that autograd refuses a backward through changed
+        weights.
     """
 
     mixes: list[Mix]

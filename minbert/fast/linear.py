@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Whether oneDNN has bf16 products for this processor (AVX-512 and newer). Elsewhere it refuses them.
+# Whether oneDNN has bf16 products for this processor (AVX-512 and newer). Elsewhere it refuses
+# them.
 MULTIPLIES_BF16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _ONEDNN_DTYPES = (torch.float32, torch.bfloat16) if MULTIPLIES_BF16 else (torch.float32,)
 ALL_ROWS = slice(None)

@@ -1,8 +1,8 @@
 """The layers on a packed row: each by hand where that applies (layer.py), else by autograd.
 
-The form by autograd runs on a GPU, and where a part of the layer was changed: every part is called, so
-hooks, adapters and pruned weights keep working. Its equations are those of minbert/layer.py, which it
-is compared with at first use (check.py).
+The form by autograd runs on a GPU, and where a part of the layer was changed: every part is called,
+so hooks, adapters and pruned weights keep working. Its equations are those of minbert/layer.py,
+which it is compared with at first use (check.py).
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
                      bounds: torch.Tensor, longest: int, dropout: float = 0.0) -> torch.Tensor:
     """Attention within each sequence of a packed row on a CUDA device, where no padding is computed.
 
-    In half precision by the kernel of Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux et
-    al. 2022 (xFormers), both as torch has them. Their ATen names are called, since torch's public
-    form of the first, `varlen_attn`, has no dropout.
+    In half precision by the kernel of Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux
+    et al. 2022 (xFormers), both as torch has them. Their ATen names are called, since torch's
+    public form of the first, `varlen_attn`, has no dropout.
 
     Args:
         query, key, value: (tokens, heads, head_dim).

@@ -42,8 +42,8 @@ class Batch:
     Attributes:
         input_ids, token_type_ids: (tokens,) int64.
         packing: which tokens make up a sequence.
-        sequences_each: an example is one sequence, or two in a row where the sentences of a pair are
-            encoded apart.
+        sequences_each: an example is one sequence, or two in a row where the sentences of a pair
+            are encoded apart.
         labels: (examples,) float32, or None.
         dummy_sequences: how many sequences at the end belong to no example.
     """
@@ -81,8 +81,8 @@ class Batch:
     def in_few_shapes(self, seq: int) -> Batch:
         """The same, filled up to the next `rounded` length, in a grid of width `seq`.
 
-        All rows of one length get the same number of dummy sequences, of which some may be empty. Each
-        has LEAST tokens at most, and the encoder must have so many positions.
+        All rows of one length get the same number of dummy sequences, of which some may be empty.
+        Each has LEAST tokens at most, and the encoder must have so many positions.
         """
         tokens = rounded(len(self.input_ids))
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
@@ -128,8 +128,8 @@ class MicroBatches:
 class TokenizedExamples:
     """Examples of one task as token ids, from which any batch is cut in microseconds.
 
-    A pair becomes one sequence [CLS] a [SEP] b [SEP], or two sequences [CLS] a [SEP], [CLS] b [SEP], as
-    the architecture says; never a padded first sentence with a second behind the padding.
+    A pair becomes one sequence [CLS] a [SEP] b [SEP], or two sequences [CLS] a [SEP], [CLS] b
+    [SEP], as the architecture says; never a padded first sentence with a second behind the padding.
 
     Attributes:
         truncated: how many examples were longer than max_length and lost their end.

@@ -1,9 +1,9 @@
 """All tasks' batches through the encoder's layers at once, and still a gradient for each task.
 
-The tasks' examples are disjoint, so only the gradients of weights need to be told apart:
-dL/dW = Σ g xᵀ, summed over a task's own tokens. One product of 1,300 tokens is faster than three of
-430, and Python has a third to do. Backward then keeps what it needs for all tasks at once, so a step
-of many tokens goes task by task. Embeddings, pooler and heads are autograd's, task by task.
+The tasks' examples are disjoint, so only the gradients of weights need to be told apart: dL/dW = Σ
+g xᵀ, summed over a task's own tokens. One product of 1,300 tokens is faster than three of 430, and
+Python has a third to do. Backward then keeps what it needs for all tasks at once, so a step of many
+tokens goes task by task. Embeddings, pooler and heads are autograd's, task by task.
 """
 
 from __future__ import annotations

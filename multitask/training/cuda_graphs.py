@@ -1,10 +1,11 @@
 """A task's forward and backward as a CUDA graph: launched once by hand, then repeated by the GPU alone.
 
-A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor takes
-longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it captured,
-so an edit of that code takes effect here too. It holds for one shape only: the row of tokens is filled
-up to one of a few lengths with dummy sequences, whose outputs are discarded (`Batch.in_few_shapes`).
-All graphs share one pool of memory, where the next one overwrites what the last one left.
+A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor
+takes longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it
+captured, so an edit of that code takes effect here too. It holds for one shape only: the row of
+tokens is filled up to one of a few lengths with dummy sequences, whose outputs are discarded
+(`Batch.in_few_shapes`). All graphs share one pool of memory, where the next one overwrites what the
+last one left.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Replay = Callable[[], None]
 def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
     """What `work` returns on the GPU, and a function that does it again, to the same tensors.
 
-    Random numbers are drawn as if the work had not been done before. Raises RuntimeError for work that
-    waits for the GPU, or does anything else that a graph cannot hold.
+    Random numbers are drawn as if the work had not been done before. Raises RuntimeError for work
+    that waits for the GPU, or does anything else that a graph cannot hold.
     """
     # What libraries set up at their first call must not be captured: a first run aside.
     random = torch.cuda.get_rng_state()
@@ -49,8 +50,8 @@ def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
 class _Captured:
     """One graph and its tensors.
 
-    batch: where the next batch's numbers go. loss, gradients: where the loss and the head's gradients
-    stand after a replay, until another graph is replayed.
+    batch: where the next batch's numbers go. loss, gradients: where the loss and the head's
+    gradients stand after a replay, until another graph is replayed.
     """
 
     batch: Batch
@@ -65,8 +66,8 @@ class BackwardGraphs:
     The encoder must have LEAST positions.
 
     Args:
-        backward: (row of the gradient matrix, task, micro-batches) → loss, on the GPU, without waiting
-            for it. It adds to the gradients of `heads`, which have none before it.
+        backward: (row of the gradient matrix, task, micro-batches) → loss, on the GPU, without
+            waiting for it. It adds to the gradients of `heads`, which have none before it.
         capture: `captured`, or what stands for it in a test.
     """
 

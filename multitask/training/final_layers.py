@@ -1,7 +1,7 @@
 """Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen encoder.
 
-A frozen encoder in eval mode gives a sentence the same output every time, so each output is computed
-once. From then on an epoch costs what the heads cost.
+A frozen encoder in eval mode gives a sentence the same output every time, so each output is
+computed once. From then on an epoch costs what the heads cost.
 """
 
 from __future__ import annotations

@@ -59,9 +59,9 @@ class StepResult:
 class SurgeryTrainer:
     """Batches of all tasks in, one AdamW step out.
 
-    The encoder's parameters are one vector and the tasks' gradients of it the rows of one matrix (and,
-    for the word embeddings, the few rows that were looked up). Surgery sees nothing else. Each head
-    keeps the gradient of its own task.
+    The encoder's parameters are one vector and the tasks' gradients of it the rows of one matrix
+    (and, for the word embeddings, the few rows that were looked up). Surgery sees nothing else.
+    Each head keeps the gradient of its own task.
 
     Args:
         surgery: a name from optim.SURGERY, or a function of the Gram matrix like those.
@@ -102,7 +102,8 @@ class SurgeryTrainer:
             *head_groups(self.heads, weight_decay, lr if head_lr is None else head_lr)])
 
         # On a GPU a task's forward and backward are launched as one graph. On a CPU the library of
-        # products keeps memory for every shape that it meets, so rows are filled up to a few lengths.
+        # products keeps memory for every shape that it meets, so rows are filled up to a few
+        # lengths.
         fills = model.encoder.config.max_position_embeddings >= LEAST and fast.applies(model.encoder)
         self._fills = fills and model.device.type == "cpu"
         self._graphs = None
@@ -113,7 +114,8 @@ class SurgeryTrainer:
         """A gradient for each task, surgery, one update; the same update in every process.
 
         Args:
-            batches: task → its batch, whole, or as micro-batches of what this process computes of it.
+            batches: task → its batch, whole, or as micro-batches of what this process computes of
+                it.
             lr_scale: factor of the learning rates, from the schedule.
 
         Raises:
