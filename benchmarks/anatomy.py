@@ -31,8 +31,8 @@ import optim
 
 REST = "everything else"
 REGIONS = (  # whose function, if the commit has it; its name; the part that all of its operations count for
-    (optim.TaskGradients, "gram", "Gram matrix"), (multitask.training, "gram_matrix", "Gram matrix"),
-    (optim.TaskGradients, "combine_", "combination"), (multitask.training, "combine", "combination"),
+    (optim.TaskGradients, "gram", "Gram matrix"), (multitask.training.step, "gram_matrix", "Gram matrix"),
+    (optim.TaskGradients, "combine_", "combination"), (multitask.training.step, "combine", "combination"),
     (optim.AdamW, "step", "AdamW"))
 OPERATIONS = {  # the other operations, by how their names begin after "aten::"
     "products of the linear layers": ("mm", "addmm", "mkldnn::_linear", "mkldnn_linear", "linear"),

@@ -40,7 +40,7 @@ STRAYS = ("runs/concatB-wrap-1/metrics.json", "data/ids-sst-train.csv", "minbert
           "multitask/notes.txt", "multitask_old.py")
 SDIST_FILES = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "setup.py"}
 MADE_BY_SETUPTOOLS = re.compile(r"minbert(-[\w.]+\.dist-info|\.egg-info)/[^/]+(/LICENSE)?")
-LESSONS = "tests/test_0[1-8]_*.py"
+LESSONS = "tests/lessons/test_0[1-8]_*.py"
 # what is run → its arguments, from one empty folder, in this order
 USES = {
     "import minbert, heads, optim, multitask": ["-c", "import minbert, heads, optim, multitask"],
