@@ -3,11 +3,12 @@
     python tools/fuzz.py --inputs 100000 --out fuzz.json
     python tools/fuzz.py --inputs 2000 --only config --only course
 
-TARGETS is the table: a sound file, how it is mutated, and what reads it. Each input must be accepted, and the result
-usable, or refused by one line that names the file: a ValueError or OSError. Anything else is a finding and is kept
-with its input: another exception, a message of several lines or without the file's name, more than SECONDS of
-processor time, more memory than MEMORY_BYTES, a file outside its folder, a pickle that ran. Each target runs in a
-process of its own with limited memory. tests/system/test_20_nothing_let_in.py runs a few inputs per target.
+TARGETS is the table: a sound file, how it is mutated, and what reads it. Each input must be
+accepted, and the result usable, or refused by one line that names the file: a ValueError or
+OSError. Anything else is a finding and is kept with its input: another exception, a message of
+several lines or without the file's name, more than SECONDS of processor time, more memory than
+MEMORY_BYTES, a file outside its folder, a pickle that ran. Each target runs in a process of its own
+with limited memory. tests/system/test_20_nothing_let_in.py runs a few inputs per target.
 """
 
 from __future__ import annotations
@@ -56,16 +57,18 @@ SECONDS = 5                    # of processor time per input
 MEMORY_BYTES = 256 << 20       # above what the process took at its start
 ADDRESS_BYTES = 4 << 30        # an allocation of more than this fails
 OURS = ("minbert", "multitask", "heads", "optim")
-TEXTS = ["", "a good film", "the [MASK] [SEP] plot", "Crème\u0301 漢字 \ufffd\x00", "a" * 300, "a b " * 200]
+TEXTS = ["", "a good film", "the [MASK] [SEP] plot", "Crème\u0301 漢字 \ufffd\x00", "a" * 300,
+         "a b " * 200]
 
 
-# ------------------------------------------------------------------------------------------------ what reads the files
+# ----------------------------------------------------------------------------- what reads the files
 
 
 def use_model(folder: Path) -> None:
     """Opens the encoder, alone and with its language-model head, and runs both."""
     model = BertModel.from_pretrained(folder)
-    assert all(value.device.type == "cpu" and value.dtype == torch.float32 for value in model.parameters())
+    assert all(value.device.type == "cpu" and value.dtype == torch.float32
+               for value in model.parameters())
     model(torch.tensor([[0]]))
 
     BertForMaskedLM.from_pretrained(folder)(torch.tensor([[0]]))
@@ -93,13 +96,15 @@ def use_run(folder: Path) -> None:
     run = main_job.resume(folder, lambda text: None, dataset=sound.dataset())
     if run is not None:
         try:
-            with suppress(FloatingPointError):  # a learning rate of 1e15 is allowed, and its training stopped by name
+            # a learning rate of 1e15 is allowed, and its training stopped by name
+            with suppress(FloatingPointError):
                 run.stage.fit()
         finally:
             run.log.close()
 
 
-def check_examples(examples: list[Example], high: float, sentences: int, labelled: bool = True) -> None:
+def check_examples(examples: list[Example], high: float, sentences: int,
+                   labelled: bool = True) -> None:
     assert examples
     for example in examples:
         assert len(example.sentences) == sentences
@@ -129,7 +134,7 @@ def use_multinli(folder: Path) -> None:
     check_examples(read_multinli(folder, "multinli_1.0_train.jsonl"), 2, 2)
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ class Target:
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 TEXT_FILES = (*WEIGHTS, "tokenizer.json")
-PART_NAMES = ["../x.safetensors", "model-1.safetensors", "model-2.safetensors", "config.json", "a\\b.bin", ".."]
+PART_NAMES = ["../x.safetensors", "model-1.safetensors", "model-2.safetensors", "config.json",
+              "a\\b.bin", ".."]
 
 
 def model_file(name: str, without: tuple[str, ...] = WEIGHTS) -> Callable[[], tuple]:
@@ -168,30 +174,39 @@ def alone(contents: Callable[[], list[bytes]]) -> Callable[[], tuple]:
 
 
 TARGETS = {
-    "safetensors": Target(50, "model.safetensors", model_file("model.safetensors"), mutate_safetensors, use_model),
+    "safetensors": Target(50, "model.safetensors", model_file("model.safetensors"),
+                          mutate_safetensors, use_model),
     "index": Target(8, "model.safetensors.index.json", model_file("model.safetensors.index.json"),
                     partial(mutate_json, pool=PART_NAMES), use_model),
-    "pickle": Target(25, "pytorch_model.bin", partial(sound.pickles_beside, WEIGHTS), mutate_pickle, use_model),
-    "config": Target(70, "config.json", model_file("config.json", ("model.safetensors.index.json",)), mutate_json,
+    "pickle": Target(25, "pytorch_model.bin", partial(sound.pickles_beside, WEIGHTS), mutate_pickle,
+                     use_model),
+    "config": Target(70, "config.json",
+                     model_file("config.json", ("model.safetensors.index.json",)), mutate_json,
                      use_model),
     "tokenizer": Target(70, "tokenizer.json", model_file("tokenizer.json"),
                         partial(mutate_json, pool=sound.TOKENIZER_PARTS), use_tokenizer),
-    "vocabulary": Target(70, "vocab.txt", model_file("vocab.txt", TEXT_FILES), mutate_lines, use_tokenizer),
-    "tokenizer_config": Target(22, "tokenizer_config.json", model_file("tokenizer_config.json", TEXT_FILES),
+    "vocabulary": Target(70, "vocab.txt", model_file("vocab.txt", TEXT_FILES), mutate_lines,
+                         use_tokenizer),
+    "tokenizer_config": Target(22, "tokenizer_config.json",
+                               model_file("tokenizer_config.json", TEXT_FILES),
                                mutate_json, use_tokenizer),
-    "heads": Target(8, "model/heads.safetensors", partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
+    "heads": Target(8, "model/heads.safetensors",
+                    partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
                     mutate_safetensors, use_heads),
-    "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"), mutate_json,
+    "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"),
+                         mutate_json,
                          use_run, writes=True),
     "course": Target(320, "course.csv", alone(sound.course_files), mutate_table, use_course),
     "test_file": Target(120, "course.csv", alone(sound.test_files), mutate_table, use_test_file),
-    "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files), mutate_jsonl,
+    "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files),
+                       mutate_jsonl,
                        use_multinli),
-    "multinli_zip": Target(13, "multinli_1.0.zip", alone(sound.multinli_zips), mutate_zip, use_multinli),
+    "multinli_zip": Target(13, "multinli_1.0.zip", alone(sound.multinli_zips), mutate_zip,
+                           use_multinli),
 }
 
 
-# ------------------------------------------------------------------------------------------------ the verdict
+# -------------------------------------------------------------------------------------- the verdict
 
 
 class Hang(BaseException):
@@ -213,7 +228,9 @@ def limited_seconds():
 
 
 def judge(target: Target, folder: Path, around: dict[str, bytes], content: bytes) -> str:
-    """Returns "accepted", "refused", or what is wrong in one line: the same line for the same fault."""
+    """Returns "accepted", "refused", or what is wrong in one line: the same line for the same
+    fault.
+    """
     if target.writes or not folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
         sound.write(folder, around)
@@ -291,8 +308,10 @@ def fuzz(name: str, inputs: int, folder: Path, seed: int = 0, last: Path | None 
             sound.OUTSIDE.unlink(missing_ok=True)
 
     return {"inputs": inputs, "accepted": counts["accepted"], "refused": counts["refused"],
-            "findings": {result: finding(counts[result], content) for result, content in kept.items()},
-            "seconds": round(time.process_time() - started, 1), "slowest_seconds": round(slowest, 3),
+            "findings": {result: finding(counts[result], content) for result,
+                         content in kept.items()},
+            "seconds": round(time.process_time() - started, 1),
+            "slowest_seconds": round(slowest, 3),
             "memory_mib": (peak_bytes() - before) >> 20}
 
 
@@ -300,14 +319,17 @@ def finding(count: int, content: bytes) -> dict:
     return {"count": count, "input": base64.b64encode(content[:4000]).decode()}
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def fuzz_in_process(name: str, inputs: int, seed: int) -> dict:
-    """The same, in a process of its own. A process that dies is a finding, with the input that ended it."""
+    """The same, in a process of its own. A process that dies is a finding, with the input that
+    ended it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         last, result = Path(folder) / "last", Path(folder) / "result"
-        process = multiprocessing.get_context("fork").Process(target=_inside, args=(name, inputs, seed, last, result))
+        arguments = (name, inputs, seed, last, result)
+        process = multiprocessing.get_context("fork").Process(target=_inside, args=arguments)
         process.start()
         process.join()
         if result.exists():
@@ -315,7 +337,8 @@ def fuzz_in_process(name: str, inputs: int, seed: int) -> dict:
 
         content = last.read_bytes() if last.exists() else b""
         died = f"the process ended with status {process.exitcode}"
-        return {"inputs": 0, "accepted": 0, "refused": 0, "findings": {died: finding(1, content)}, "seconds": 0,
+        return {"inputs": 0, "accepted": 0, "refused": 0, "findings": {died: finding(1, content)},
+                "seconds": 0,
                 "slowest_seconds": 0, "memory_mib": 0}
 
 
@@ -327,8 +350,10 @@ def _inside(name: str, inputs: int, seed: int, last: Path, result: Path) -> None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="in all, divided as TARGETS says")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000,
+                        help="in all, divided as TARGETS says")
     parser.add_argument("--only", action="append", choices=TARGETS, default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keeps the result as JSON")
@@ -341,8 +366,10 @@ def main() -> int:
     for name in names:
         inputs = -(-arguments.inputs * TARGETS[name].share // total)  # rounded up
         results[name] = found = fuzz_in_process(name, inputs, arguments.seed)
-        print(f"{name:20} {found['inputs']:7,} inputs {found['accepted']:7,} accepted {found['refused']:7,} refused "
-              f"{len(found['findings']):3} findings {found['seconds']:7.1f} s, slowest {found['slowest_seconds']:.2f} "
+        print(f"{name:20} {found['inputs']:7,} inputs {found['accepted']:7,} accepted "
+              f"{found['refused']:7,} refused "
+              f"{len(found['findings']):3} findings {found['seconds']:7.1f} s, slowest "
+              f"{found['slowest_seconds']:.2f} "
               f"s, {found['memory_mib']} MiB", flush=True)
         for result, about in found["findings"].items():
             print(f"    {about['count']:6} × {result}", flush=True)

@@ -1,11 +1,13 @@
-"""Kills runs at random points, resumes them, and compares their bytes with those of an uninterrupted run.
+"""Kills runs at random points, resumes them, and compares their bytes with those of an
+uninterrupted run.
 
     OMP_NUM_THREADS=1 python tools/kill_points.py --points 50 --seed 0
 
-A point is the n-th executed line of a place in our code, such as the forward pass of a stage; or half a checkpoint on
-the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the resumed runs are killed again. A job runs
-in a fork of this process, which computes nothing itself, or in two processes that torchrun starts, of which one is
-killed. Ends with status 1 if a byte differs.
+A point is the n-th executed line of a place in our code, such as the forward pass of a stage; or
+half a checkpoint on the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the
+resumed runs are killed again. A job runs in a fork of this process, which computes nothing itself,
+or in two processes that torchrun starts, of which one is killed. Ends with status 1 if a byte
+differs.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch._dynamo  # optimizers import it at their first step; importing it once here saves two seconds per fork
+
+# optimizers import it at their first step; importing it once here saves two seconds per fork
+import torch._dynamo
 
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -44,8 +48,10 @@ ROOT = Path(__file__).parent.parent
 # place → the files, or functions of a file, whose lines belong to it
 PLACES = {
     "data": ("multitask/data/course.py", "multitask/data/multinli.py", "multitask/data/batching.py",
-             "multitask/data/sampling.py", "multitask/pretraining/corpus.py", "multitask/pretraining/segments.py"),
-    "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/mlm.py", "heads/layers.py",
+             "multitask/data/sampling.py", "multitask/pretraining/corpus.py",
+             "multitask/pretraining/segments.py"),
+    "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/mlm.py",
+                "heads/layers.py",
                 "minbert/fast/linear.py", "minbert/fast/dropout.py", "minbert/fast/blocks.py",
                 "minbert/fast/layer.py:_forward"),
     "backward": ("minbert/fast/layer.py:_backward", "multitask/training/step.py:_backward_pieces",
@@ -53,8 +59,10 @@ PLACES = {
                  "multitask/pretraining/step.py:step"),
     "surgery": ("optim/surgery.py",),
     "optimizer": ("optim/adamw.py", "multitask/training/step.py:scaled_step"),
-    "evaluation": ("multitask/evaluation.py", "multitask/metrics.py", "multitask/pretraining/step.py:evaluate"),
-    "checkpoint": ("multitask/system/checkpoint.py", "minbert/files.py:replacing", "minbert/files.py:sync"),
+    "evaluation": ("multitask/evaluation.py", "multitask/metrics.py",
+                   "multitask/pretraining/step.py:evaluate"),
+    "checkpoint": ("multitask/system/checkpoint.py", "minbert/files.py:replacing",
+                   "minbert/files.py:sync"),
     "publishing": ("multitask/model.py:save_pretrained", "multitask/runs/stages.py:_publish",
                    "minbert/checkpoints/pretrained.py:save"),
     "log": ("multitask/system/runlog.py", "multitask/runs/stages.py:_log_step"),
@@ -74,7 +82,7 @@ class Point(NamedTuple):
     rank: int = 0
 
 
-# ------------------------------------------------------------------------------------------------ the jobs
+# ----------------------------------------------------------------------------------------- the jobs
 
 
 @dataclass(frozen=True)
@@ -93,13 +101,19 @@ class Job:
 
 
 def jobs(folder: Path) -> dict[str, Job]:
-    """The main job with all three stages, the same by two processes, the baseline, and pretraining."""
-    shared = ["--data", f"{folder}/data", "--model", f"{folder}/encoder", "--lr", "1e-3", "--epochs", "2",
-              "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1", "--schedule", "linear",
+    """The main job with all three stages, the same by two processes, the baseline, and
+    pretraining.
+    """
+    shared = ["--data", f"{folder}/data", "--model", f"{folder}/encoder", "--lr", "1e-3",
+              "--epochs", "2",
+              "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1", "--schedule",
+              "linear",
               "--clip", "1", "--weight-decay", "0.01"]
     all_stages = [*shared, "--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl"]
-    text = ["--text", f"{folder}/text.txt", "--layers", "1", "--hidden", "16", "--heads", "2", "--vocab-size", "150",
-            "--length", "24", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4", "--dropout", "0.1",
+    text = ["--text", f"{folder}/text.txt", "--layers", "1", "--hidden", "16", "--heads", "2",
+            "--vocab-size", "150",
+            "--length", "24", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4",
+            "--dropout", "0.1",
             "--held-out", "0.1"]
     return {
         "stages": Job(train_multitask.main, all_stages),
@@ -120,33 +134,38 @@ def prepare(folder: Path) -> int:
 
     torch.manual_seed(0)
     tokenizer = BertTokenizer.train(texts, 200)
-    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
+                        num_attention_heads=2,
                         intermediate_size=32)
     BertModel(config).save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
     return 0
 
 
-# ------------------------------------------------------------------------------------------------ one run
+# ------------------------------------------------------------------------------------------ one run
 
 
-def execute(job: Job, arguments: list[str], output: Path, point: Point | None = None, count: bool = False) -> int:
+def execute(job: Job, arguments: list[str], output: Path, point: Point | None = None,
+            count: bool = False) -> int:
     """Runs the job; returns its exit status, or -SIGKILL if it was killed at the point.
 
     count: also writes down how often each place is reached, which `counts_of` reads.
     """
     struck = output.with_name("struck")
     struck.unlink(missing_ok=True)
-    task = {"point": point, "struck": str(struck), "counts": str(output.with_name("counts")) if count else None}
+    task = {"point": point, "struck": str(struck),
+            "counts": str(output.with_name("counts")) if count else None}
 
     if job.processes == 1:
         status = fork(lambda: work(job.main, arguments, task, rank=0), output)
     else:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.processes}",
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc_per_node={job.processes}",
                    __file__, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), TASK: json.dumps(task)}
         with output.open("w") as file:
-            status = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
+            status = subprocess.run(command, stdout=file, stderr=file, env=environment,
+                                    check=False).returncode
 
     return -signal.SIGKILL if struck.exists() else status
 
@@ -247,7 +266,7 @@ class Lines:
     def _line(self, place: str) -> Callable:
         key = f"{self.stage}: any line" if self.stage in OUTSIDE else f"{self.stage}: {place}"
         self.counts[key] += 1
-        if self.point is not None and (key, self.counts[key]) == (self.point.where, self.point.number):
+        if self.point is not None and (self.point.where, self.point.number) == (key, self.counts[key]):
             self.die()
         return lambda *_: self._line(place)
 
@@ -267,7 +286,7 @@ def die_half_way(number: float, die: Callable[[], None]) -> None:
     checkpoint.save_file = half
 
 
-# ------------------------------------------------------------------------------------------------ what a run leaves
+# -------------------------------------------------------------------------------- what a run leaves
 
 
 def left_by(folder: Path) -> dict[str, str]:
@@ -276,7 +295,8 @@ def left_by(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         # .lock: of a run that was killed when all was done
-        if not path.is_file() or name.startswith(("checkpoint/", ".lock")) or path.suffix in (".html", ".jsonl"):
+        if not path.is_file() or name.startswith(("checkpoint/",
+                                                  ".lock")) or path.suffix in (".html", ".jsonl"):
             continue
         content = path.read_bytes()
         if name == "metrics.json":
@@ -291,7 +311,8 @@ def left_by(folder: Path) -> dict[str, str]:
     last = checkpoint.load(folder)
     found["checkpoint values"] = checksum(without(last.values, "seconds", "log"))
     for name, value in last.tensors.items():
-        found[f"checkpoint {name}"] = checksum(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        memory = value.reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+        found[f"checkpoint {name}"] = checksum(memory.numpy().tobytes())
     return found
 
 
@@ -303,11 +324,13 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------ trials
+# ------------------------------------------------------------------------------------------- trials
 
 
 class Known(NamedTuple):
-    """Of an uninterrupted run: what it leaves, its lines by rank and place, its checkpoints and its seconds."""
+    """Of an uninterrupted run: what it leaves, its lines by rank and place, its checkpoints and its
+    seconds.
+    """
 
     left: dict[str, str]
     counts: list[dict[str, int]]
@@ -326,7 +349,8 @@ def learn(job: Job, folder: Path, output: Path) -> Known:
     assert left == left_by(folder / "counted"), "two uninterrupted runs differ"
 
     [last] = checkpoint.numbered(folder / "alone")
-    return Known(left, [counts_of(output, rank) for rank in range(job.processes)], int(last.name), seconds)
+    return Known(left, [counts_of(output, rank) for rank in range(job.processes)], int(last.name),
+                 seconds)
 
 
 def draw(job: Job, known: Known, rng: random.Random) -> Point:
@@ -342,8 +366,11 @@ def draw(job: Job, known: Known, rng: random.Random) -> Point:
     return Point(where, rng.randint(1, known.counts[rank][where]), rank)
 
 
-def try_one(job: Job, known: Known, folder: Path, output: Path, rng: random.Random) -> tuple[list, list[str]]:
-    """Kills a run, perhaps more than once, and lets it end; returns [(point, status)] and what differs."""
+def try_one(job: Job, known: Known, folder: Path, output: Path,
+            rng: random.Random) -> tuple[list, list[str]]:
+    """Kills a run, perhaps more than once, and lets it end; returns [(point, status)] and what
+    differs.
+    """
     point = draw(job, known, rng)
     history = [(point, execute(job, job.start(folder), output, point))]
 
@@ -356,7 +383,8 @@ def try_one(job: Job, known: Known, folder: Path, output: Path, rng: random.Rand
             return history, [f"status {history[-1][1]}: {output.read_text()[-500:]}"]
 
     left = left_by(folder)
-    return history, sorted(name for name in left.keys() | known.left.keys() if left.get(name) != known.left.get(name))
+    return history, sorted(name for name in left.keys() | known.left.keys()
+                           if left.get(name) != known.left.get(name))
 
 
 def try_all(points: int, seed: int, folder: Path, names: list[str]) -> int:
@@ -368,25 +396,31 @@ def try_all(points: int, seed: int, folder: Path, names: list[str]) -> int:
     for name in names:
         (folder / name).mkdir()
         known[name] = learn(all_jobs[name], folder / name, output)
-    places = [len(known[name].counts[0]) for name in names]  # the three stages have many more than the others
+    # the three stages have many more than the others
+    places = [len(known[name].counts[0]) for name in names]
 
     hits: collections.Counter[str] = collections.Counter()
     trials = spoilt = 0
     while sum(hits.values()) < points:
         name = rng.choices(names, places)[0]
         trials += 1
-        history, differs = try_one(all_jobs[name], known[name], folder / name / str(trials), output, rng)
+        history, differs = try_one(all_jobs[name], known[name], folder / name / str(trials), output,
+                                   rng)
 
         spoilt += bool(differs)
         hits.update(f"{name:12} {point.where}" for point, status in history
                     if point is not None and status in (-signal.SIGKILL, 130))
-        told = ", ".join(f"{point.where} {point.number:g}: {status}" for point, status in history if point is not None)
-        result = f"differs in {len(differs)}, such as {differs[:5]}" if differs else "the same bytes"
+        told = ", ".join(f"{point.where} {point.number:g}: {status}" for point,
+                         status in history if point is not None)
+        result = "the same bytes"
+        if differs:
+            result = f"differs in {len(differs)}, such as {differs[:5]}"
         print(f"{name}: {told}; {result}", flush=True)
 
     for where, count in sorted(hits.items()):
         print(f"{where:40} {count}")
-    print(f"{sum(hits.values())} points hit in {trials} runs; {spoilt} of these ended with other bytes")
+    print(f"{sum(hits.values())} points hit in {trials} runs; {spoilt} of these ended with other "
+          f"bytes")
     return spoilt
 
 
@@ -398,11 +432,13 @@ def main(argv: list[str] | None = None) -> int:
         task = json.loads(os.environ[TASK])
         return work(train_multitask.main, sys.argv[1:], task, int(os.environ["RANK"]))
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=50, metavar="N", help="to be hit (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=50, metavar="N",
+                        help="to be hit (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: %(default)s)")
     parser.add_argument("--jobs", default="stages,baseline,pretraining",
-                        help="of stages, processes, baseline and pretraining (default: %(default)s)")
+                        help="of stages, processes, baseline, pretraining (default: %(default)s)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         spoilt = try_all(arguments.points, arguments.seed, Path(folder), arguments.jobs.split(","))

@@ -1,4 +1,5 @@
-"""Small accidents and small malice for files: bytes, lines, tables, JSON, safetensors, zips and pickles.
+"""Small accidents and small malice for files: bytes, lines, tables, JSON, safetensors, zips and
+pickles.
 
 Each function takes a random generator and the bytes of a sound file, and returns other bytes.
 """
@@ -12,25 +13,37 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 
-WORDS = (b"", b"\0", b"\n", b"\r\n", b"\t", b'"', b'""', b",", b"\\", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe",
-         b"{", b"[", b"-1", b"1e999", b"NaN", b"\xed\xa0\x80", b"../", b"<script>", b"9" * 5000, b"x" * 200_000,
+WORDS = (b"", b"\0", b"\n", b"\r\n", b"\t", b'"', b'""', b",", b"\\", b"\xff", b"\xef\xbb\xbf",
+         b"\xff\xfe",
+         b"{", b"[", b"-1", b"1e999", b"NaN", b"\xed\xa0\x80", b"../", b"<script>", b"9" * 5000,
+         b"x" * 200_000,
          (2**31).to_bytes(4, "little"), (2**63 - 1).to_bytes(8, "little"), b"\xff" * 8)
-PICKLE_WORDS = (b"cos\nsystem\n", b"cbuiltins\nexec\n", b"(S'touch outside'\ntR.", b"R", b"b", b".", b"\x93",
-                b"\x94", b"h\x00", b"j\xff\xff\xff\x7f", b"Q", b"}", b"]", b"N", b"\x85R", b"M\xff\xff",
-                b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"ctorch\nload\n", b"ccollections\nOrderedDict\n",
-                b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\nUntypedStorage\n", b"X\x01\x00\x00\x00a")
-LABELS = (b"1", b"1.0", b" 1", b"1 ", b"nan", b"", b" ", b"-1", b"5", b"5.5", b"1e0", b"1_0", b"0x1", b"inf",
+PICKLE_WORDS = (b"cos\nsystem\n", b"cbuiltins\nexec\n", b"(S'touch outside'\ntR.", b"R", b"b", b".",
+                b"\x93",
+                b"\x94", b"h\x00", b"j\xff\xff\xff\x7f", b"Q", b"}", b"]", b"N", b"\x85R",
+                b"M\xff\xff",
+                b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"ctorch\nload\n",
+                b"ccollections\nOrderedDict\n",
+                b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\nUntypedStorage\n",
+                b"X\x01\x00\x00\x00a")
+LABELS = (b"1", b"1.0", b" 1", b"1 ", b"nan", b"", b" ", b"-1", b"5", b"5.5", b"1e0", b"1_0",
+          b"0x1", b"inf",
           "１".encode(), b"four", b"-0", b"9" * 400, b"neutral", b"0", b"4", b"3.8")
-FIELDS = (b'"a ""b"" c"', b'"a\nb"', b'"a\tb"', b'"a\n\tb"', b"'", b'"', b"x " * 10_000, b"x" * 140_000, b"\0",
+FIELDS = (b'"a ""b"" c"', b'"a\nb"', b'"a\tb"', b'"a\n\tb"', b"'", b'"', b"x " * 10_000,
+          b"x" * 140_000, b"\0",
           "\u2028".encode(), "\x85".encode(), b"\r")
-DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F4", "I64", "I32", "I8", "U8",
+DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F4", "I64",
+          "I32", "I8", "U8",
           "U16", "U64", "BOOL", "C64", "F31", "f32", "")
 SIZES = (0, 1, 2, 7, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30, -1, 0.5, None, "8")
-PLACES = ("../outside", "/tmp/outside", "..\\outside", "a/../../outside", " ", "x" * 3000, "other/data.pkl")
+PLACES = ("../outside", "/tmp/outside", "..\\outside", "a/../../outside", " ", "x" * 3000,
+          "other/data.pkl")
 
 
 def mutate_bytes(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS) -> bytes:
-    """One to four times: a byte changed, a slice lost, doubled or moved, a word put in, the end cut off."""
+    """One to four times: a byte changed, a slice lost, doubled or moved, a word put in, the end cut
+    off.
+    """
     for _ in range(rng.randint(1, 4)):
         start = rng.randint(0, len(data))
         end = min(len(data), start + rng.randint(1, 16))
@@ -48,7 +61,9 @@ def mutate_bytes(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS
 
 
 def mutate_lines(rng: random.Random, data: bytes) -> bytes:
-    """A line lost, doubled, blank or damaged; other line ends; another encoding; or bytes anywhere."""
+    """A line lost, doubled, blank or damaged; other line ends; another encoding; or bytes
+    anywhere.
+    """
     lines = data.split(b"\n")
     place = rng.randrange(len(lines))
     text = data.decode("utf-8", "ignore")
@@ -66,7 +81,9 @@ def mutate_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_table(rng: random.Random, data: bytes) -> bytes:
-    """A field of a tab-separated file changed as people and spreadsheets change it; or a row, or lines."""
+    """A field of a tab-separated file changed as people and spreadsheets change it; or a row, or
+    lines.
+    """
     rows = [line.split(b"\t") for line in data.split(b"\n") if line]
     row = rng.choice(rows)
     place = rng.randrange(len(row))
@@ -78,7 +95,8 @@ def mutate_table(rng: random.Random, data: bytes) -> bytes:
     elif kind == 1:
         row.insert(place, rng.choice(WORDS))
     elif kind == 2:
-        row[place] = rng.choice([b'"' + field, field + b'"', b'"' + field + b'"', field[:-1] + b'" '])
+        row[place] = rng.choice([b'"' + field, field + b'"', b'"' + field + b'"',
+                                 field[:-1] + b'" '])
     elif kind == 3:
         row[place] = rng.choice(FIELDS)
     elif kind == 4:
@@ -96,7 +114,7 @@ def mutate_table(rng: random.Random, data: bytes) -> bytes:
     return mutate_lines(rng, table) if rng.random() < 0.25 else table
 
 
-# ------------------------------------------------------------------------------------------------ JSON
+# --------------------------------------------------------------------------------------------- JSON
 
 
 class Raw(str):
@@ -107,10 +125,14 @@ class Pairs(list):
     """An object as a list of (key, value), so that a key may appear twice."""
 
 
-VALUES = (None, True, False, 0, 1, -1, 2, 7, 0.5, -0.0, 2**31, 2**32 - 1, 2**63, 10**18, 1e308, "", "1", "x",
-          "x" * 3000, "a\nb", "\u2028", "../../x", "/etc/passwd", "model.safetensors", [], {}, [0], {"a": 1},
-          [[1, 2]], Raw("1" + "0" * 400), Raw("NaN"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 5000),
-          Raw('"\\ud800"'), Raw("[" * 100_000 + "]" * 100_000), Raw('{"a":' * 3000 + "1" + "}" * 3000),
+VALUES = (None, True, False, 0, 1, -1, 2, 7, 0.5, -0.0, 2**31, 2**32 - 1, 2**63, 10**18, 1e308, "",
+          "1", "x",
+          "x" * 3000, "a\nb", "\u2028", "../../x", "/etc/passwd", "model.safetensors", [], {}, [0],
+          {"a": 1},
+          [[1, 2]], Raw("1" + "0" * 400), Raw("NaN"), Raw("-Infinity"), Raw("1e999"),
+          Raw("9" * 5000),
+          Raw('"\\ud800"'), Raw("[" * 100_000 + "]" * 100_000),
+          Raw('{"a":' * 3000 + "1" + "}" * 3000),
           Raw("tru"), Raw("01"))
 KEYS = ("", "x" * 3000, "a\nb", "__proto__", "x", "bert", "extra")
 
@@ -128,7 +150,9 @@ def dumps(value: object) -> str:
 
 
 def mutate_value(rng: random.Random, value: object, pool: Sequence) -> object:
-    """One accident somewhere in a JSON value: another type or size; a key lost, doubled, new or misspelt."""
+    """One accident somewhere in a JSON value: another type or size; a key lost, doubled, new or
+    misspelt.
+    """
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
         return rng.choice(pool)
 
@@ -175,16 +199,19 @@ def mutate_jsonl(rng: random.Random, data: bytes) -> bytes:
 
     lines = data.rstrip(b"\n").split(b"\n")
     place = rng.randrange(len(lines))
-    pool = [{"gold_label": 1}, "-", "neutral", "entailment", "Neutral", " neutral", "", "\x00", "x " * 10_000]
+    pool = [{"gold_label": 1}, "-", "neutral", "entailment", "Neutral", " neutral", "", "\x00",
+            "x " * 10_000]
     lines[place] = mutate_json(rng, lines[place], pool)
     return b"\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------ binary files
+# ------------------------------------------------------------------------------------- binary files
 
 
 def mutate_safetensors(rng: random.Random, data: bytes) -> bytes:
-    """What the header claims: names, number formats, shapes, places, its own length; or bytes anywhere."""
+    """What the header claims: names, number formats, shapes, places, its own length; or bytes
+    anywhere.
+    """
     length = int.from_bytes(data[:8], "little")
     header, body = Pairs(json.loads(data[8:8 + length]).items()), data[8 + length:]
 
@@ -198,13 +225,17 @@ def mutate_safetensors(rng: random.Random, data: bytes) -> bytes:
     elif kind == 1:
         about["shape"] = [*shape[:-1], rng.choice(SIZES)]
     elif kind == 2:
-        about["shape"] = rng.choice([shape[::-1], [], shape * 3, [1] * 70, [*shape, 0], [*shape, 1], "8"])
+        about["shape"] = rng.choice([shape[::-1], [], shape * 3, [1] * 70, [*shape, 0], [*shape, 1],
+                                     "8"])
     elif kind == 3:
-        about["data_offsets"] = rng.choice([[end, begin], [0, len(body)], [0, 0], [begin - 4, end], [begin, end + 4]])
+        about["data_offsets"] = rng.choice([[end, begin], [0, len(body)], [0, 0], [begin - 4, end],
+                                            [begin, end + 4]])
     elif kind == 4:
-        about["data_offsets"] = rng.choice([[], [begin], [rng.choice(SIZES), end], [begin, rng.choice(SIZES)]])
+        about["data_offsets"] = rng.choice([[], [begin], [rng.choice(SIZES), end],
+                                            [begin, rng.choice(SIZES)]])
     elif kind == 5:
-        name = rng.choice([rng.choice(header)[0], "bert." + name, name + "\n", "", "x" * 3000, "__metadata__"])
+        name = rng.choice([rng.choice(header)[0], "bert." + name, name + "\n", "", "x" * 3000,
+                           "__metadata__"])
     elif kind == 6:
         header.append((name, about))
     elif kind == 7:
@@ -244,7 +275,9 @@ def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 def mutate_zip(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS) -> bytes:
-    """A file's content, name, packing or place in the zip; or bytes anywhere, sizes and headers among them."""
+    """A file's content, name, packing or place in the zip; or bytes anywhere, sizes and headers
+    among them.
+    """
     if not data.startswith(b"PK"):
         return mutate_bytes(rng, data, words)
     if rng.random() < 0.3:

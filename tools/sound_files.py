@@ -25,18 +25,22 @@ from multitask.runs.stages import Stage
 from multitask.system.distributed import ALONE
 from multitask.system.runlog import RunLog
 
-SENTENCES = ["a good film", "the plot is thin, the cast is not", "why would anyone see it twice", "it is what it is",
+SENTENCES = ["a good film", "the plot is thin, the cast is not", "why would anyone see it twice",
+             "it is what it is",
              "Crème brûlée!", ""]
 OUTSIDE = Path(tempfile.gettempdir()) / f"outside-{os.getpid()}"
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}
 OTHER_MODELS = [  # of the tokenizers package: none of them is a BERT's
     {"type": "BPE", "dropout": None, "unk_token": "[UNK]", "continuing_subword_prefix": None,
-     "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": SPECIAL, "merges": []},
+     "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": SPECIAL,
+     "merges": []},
     {"type": "WordLevel", "unk_token": "[UNK]", "vocab": SPECIAL},
-    {"type": "Unigram", "unk_id": 0, "vocab": [["[UNK]", 0.0], ["[PAD]", 0.0], ["[CLS]", 0.0], ["[SEP]", 0.0]]},
+    {"type": "Unigram", "unk_id": 0,
+     "vocab": [["[UNK]", 0.0], ["[PAD]", 0.0], ["[CLS]", 0.0], ["[SEP]", 0.0]]},
 ]
 TOKENIZER_PARTS = [
-    *OTHER_MODELS, {"type": "Lowercase"}, {"type": "NFKC"}, {"type": "Whitespace"}, {"type": "Fixed"},
+    *OTHER_MODELS, {"type": "Lowercase"}, {"type": "NFKC"}, {"type": "Whitespace"},
+    {"type": "Fixed"},
     {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"},
     {"type": "Replace", "pattern": {"String": ""}, "content": "bbbbbbbb"},
     {"type": "Prepend", "prepend": "x" * 1000}, {"type": "ByteLevel", "add_prefix_space": True},
@@ -45,7 +49,8 @@ TOKENIZER_PARTS = [
     {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
     {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}},
     {"max_length": 0, "stride": 9, "strategy": "OnlySecond", "direction": "Right"},
-    {"strategy": {"Fixed": 10**15}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0,
+    {"strategy": {"Fixed": 10**15}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0,
+     "pad_type_id": 0,
      "pad_token": "x"},
 ]
 
@@ -62,13 +67,14 @@ def read(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def one_of(files: Callable[[], dict[str, bytes]], name: str, without: tuple[str, ...] = ()) -> tuple[dict, list[bytes]]:
+def one_of(files: Callable[[], dict[str, bytes]], name: str,
+           without: tuple[str, ...] = ()) -> tuple[dict, list[bytes]]:
     """(the files beside it, its content). without: names that are left out."""
     around = {other: content for other, content in files().items() if other not in without}
     return around, [files()[name]]
 
 
-# ------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------------------- models
 
 
 @functools.cache
@@ -78,13 +84,16 @@ def tokenizer() -> BertTokenizer:
 
 @functools.cache
 def config() -> BertConfig:
-    return BertConfig(vocab_size=tokenizer().vocab_size, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    return BertConfig(vocab_size=tokenizer().vocab_size, hidden_size=8, num_hidden_layers=1,
+                      num_attention_heads=2,
                       intermediate_size=8, max_position_embeddings=16)
 
 
 @functools.cache
 def model_files() -> dict[str, bytes]:
-    """A model's folder, its weights in all three forms: one file, two with an index, and a pickle."""
+    """A model's folder, its weights in all three forms: one file, two with an index, and a
+    pickle.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
@@ -94,7 +103,8 @@ def model_files() -> dict[str, bytes]:
         tensors = load_file(folder / "model.safetensors")
         torch.save(tensors, folder / "pytorch_model.bin")
 
-        places = {key: f"model-{1 + number % 2}.safetensors" for number, key in enumerate(sorted(tensors))}
+        places = {key: f"model-{1 + number % 2}.safetensors" for number,
+                  key in enumerate(sorted(tensors))}
         for part in set(places.values()):
             save_file({key: tensors[key] for key in tensors if places[key] == part}, folder / part)
         index = {"metadata": {}, "weight_map": places}
@@ -139,7 +149,7 @@ def pickles_beside(without: tuple[str, ...]) -> tuple[dict, list[bytes]]:
     return one_of(model_files, "pytorch_model.bin", without)[0], pickles()
 
 
-# ------------------------------------------------------------------------------------------------ runs
+# --------------------------------------------------------------------------------------------- runs
 
 
 def dataset() -> dict:
@@ -160,7 +170,8 @@ def run_files() -> dict[str, bytes]:
         warnings.simplefilter("ignore")  # a Pearson correlation of constant predictions
         folder = Path(name)
         torch.manual_seed(0)
-        settings = Settings(arch="concatB", gs="wrap", model="scratch", epochs=2, batch_size=3, max_steps=3, seed=1)
+        settings = Settings(arch="concatB", gs="wrap", model="scratch", epochs=2, batch_size=3,
+                            max_steps=3, seed=1)
         settings.save(folder / "config.json")
         model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
         run = main_job._run(folder, settings, model, dataset(), RunLog(folder), torch.device("cpu"),
@@ -175,7 +186,7 @@ def run_files() -> dict[str, bytes]:
         return read(folder)
 
 
-# ------------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------- data
 
 
 def course_files() -> list[bytes]:
@@ -200,7 +211,8 @@ def test_files() -> list[bytes]:
 def multinli_files() -> list[bytes]:
     lines = []
     for k, label in enumerate(("neutral", "entailment", "-", "contradiction")):
-        row = {"gold_label": label, "pairID": f"p{k}", "sentence1": SENTENCES[k], "sentence2": SENTENCES[-k],
+        row = {"gold_label": label, "pairID": f"p{k}", "sentence1": SENTENCES[k],
+               "sentence2": SENTENCES[-k],
                "genre": "x"}
         lines.append(json.dumps(row) + "\n")
     return ["".join(lines).encode()]

@@ -1,10 +1,11 @@
 """Lesson 19: nothing lost.
 
-You learn what it takes that a run killed anywhere ends with the bytes of an uninterrupted one, why a checkpoint is
-read back before the one before it goes, how gradients of any length meet without silent errors, and that a folder
-has one writer.
+You learn what it takes that a run killed anywhere ends with the bytes of an uninterrupted one, why
+a checkpoint is read back before the one before it goes, how gradients of any length meet without
+silent errors, and that a folder has one writer.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -40,7 +41,8 @@ from optim.surgery import algorithm_1, random_order
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run", "the man runs"]
+SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run",
+             "the man runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,8 @@ def encoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
+                         num_attention_heads=2,
                          intermediate_size=32)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -70,7 +73,8 @@ def command_line(*arguments: object) -> int:
 @pytest.fixture
 def train(small_data, encoder):
     """(folder, flags …) → exit status of two epochs of four steps."""
-    return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2,
+    return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr",
+                                              1e-3, "--epochs", 2,
                                               "--out", folder, *more)
 
 
@@ -92,7 +96,8 @@ def left_by(folder: Path) -> list:
 def alone(small_data, encoder, tmp_path_factory) -> list:
     """What a run leaves that is not stopped."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2, "--out", folder) == 0
+    assert command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2,
+                        "--out", folder) == 0
     return left_by(folder)
 
 
@@ -100,10 +105,12 @@ def alone(small_data, encoder, tmp_path_factory) -> list:
 
 
 def test_killed_runs():
-    """Three points like those of docs/reliability.md, in a process that has computed nothing yet."""
-    command = [sys.executable, kill_points.__file__, "--points", "3", "--seed", "4", "--jobs", "stages"]
+    """Three points, in a process that has computed nothing yet."""
+    command = [sys.executable, kill_points.__file__, "--points", "3", "--seed", "4", "--jobs",
+               "stages"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(kill_points.ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600,
+                            check=False)
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 of these ended with other bytes" in result.stdout
@@ -133,7 +140,8 @@ def test_interrupted_step(number, train, alone, monkeypatch, capsys):
 
 def test_interrupted_evaluation(train, alone, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(MultitaskBert, "predict_logits", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(MultitaskBert, "predict_logits",
+                      lambda *_: signal.raise_signal(signal.SIGTERM))
         assert train(Path("run")) == 130
     saved = checkpoint.load(Path("run"))
     assert (saved.values["steps"], saved.values["epoch"], saved.values["evaluated"]) == (4, 1, 0)
@@ -148,7 +156,7 @@ def test_checkpoint_every_step(train, alone):
 
 @pytest.mark.parametrize(("patience", "count"), [(1e9, 3), (0.0, 8)])
 def test_checkpoint_interval(patience, count, train, monkeypatch):
-    """Two epochs of four steps: after the first step, since none was timed, and at the ends; or after every step."""
+    """After the first of two times four steps and at the epochs' ends; or after every step."""
     monkeypatch.setattr(checkpoint, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "PATIENCE", patience)
     save = Mock(wraps=checkpoint.save)
@@ -188,14 +196,16 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
         patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
         assert train(Path("run")) == 130
     capsys.readouterr()
-    assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs", "bd") == 2
+    assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
+                        "bd") == 2
     assert "with, and --gs bd, --epochs 3 would change the run" in capsys.readouterr().err
-    assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every", 3) == 0
+    assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every",
+                        3) == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 
 def test_killed_while_publishing(train, monkeypatch):
-    """Between the checkpoint of the better epoch and its model: the model is written from the checkpoint."""
+    """Killed between a checkpoint and its model: the model is written from the checkpoint."""
     publish = Stage._publish
 
     def killed(self):
@@ -215,7 +225,7 @@ def test_killed_while_publishing(train, monkeypatch):
     second = Path("run/model/model.safetensors").read_bytes()
     assert first != second
     assert second == Path("whole/model/model.safetensors").read_bytes()
-    # the newest checkpoint is lost: the model goes back to the best epoch that the one before it knows
+    # without the newest checkpoint, the model is again the best epoch of the one before it
     flip(Path("run/checkpoint/2/state.safetensors"), 10_000)
     with pytest.warns(UserWarning, match="damaged"):
         run = main_job.resume(Path("run"), say=lambda line: None)
@@ -233,7 +243,8 @@ def flip(path: Path, bit: int) -> None:
 
 
 def save(run: Path, encoder: Path, tensors: dict | None = None, values: dict | None = None) -> None:
-    config, tokenizer = BertConfig.from_file(encoder / "config.json"), BertTokenizer.from_pretrained(encoder)
+    config = BertConfig.from_file(encoder / "config.json")
+    tokenizer = BertTokenizer.from_pretrained(encoder)
     checkpoint.save(run, tensors or {}, values or {}, config, tokenizer)
 
 
@@ -246,11 +257,12 @@ def saved(encoder, tmp_path) -> Path:
 
 
 def test_damaged_files(saved):
-    """Any flipped bit, cut or lost file is noticed and named, and the checkpoint before is taken."""
+    """A flipped bit, a cut or lost file is named, and the checkpoint before it is taken."""
     rng = random.Random(0)
     newest = checkpoint.numbered(saved)[-1]
     intact = {path.name: path.read_bytes() for path in newest.iterdir()}
-    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json", "vocab.txt",
+    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
+                           "vocab.txt",
                            "tokenizer_config.json", "sha256.json"}
     assert checkpoint.load(saved).values == {"number": 2.0}
 
@@ -264,7 +276,8 @@ def test_damaged_files(saved):
             path.unlink()
 
         named = ".*" if name == "sha256.json" else name  # which may name any file then
-        with pytest.warns(UserWarning, match=rf"2/{named} is damaged .*the checkpoint before it, .*1$"):
+        with pytest.warns(UserWarning,
+                          match=rf"2/{named} is damaged .*the checkpoint before it, .*1$"):
             loaded = checkpoint.load(saved)
         assert loaded.values == {"number": 1.0}
         assert loaded.tensors["x"].eq(1).all()
@@ -281,7 +294,8 @@ def test_all_damaged(saved):
     """All are named and none is touched."""
     for number in ("1", "2"):
         flip(saved / "checkpoint" / number / "state.safetensors", 20_000)
-    with pytest.raises(ValueError, match=r"2/state.safetensors is damaged .*1/state.safetensors is damaged"):
+    with pytest.raises(ValueError,
+                       match=r"2/state.safetensors is damaged .*1/state.safetensors is damaged"):
         checkpoint.load(saved)
     assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2"]
 
@@ -296,11 +310,14 @@ def test_leftovers(saved, encoder):
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "4"]
 
 
-@pytest.mark.parametrize("found", [{"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}],
+@pytest.mark.parametrize("found",
+                         [{"x": torch.zeros(1000)}, {},
+                          {"x": torch.ones(1000), "y": torch.ones(1)}],
                          ids=["other numbers", "nothing", "more"])
 def test_failing_disk(found, saved, encoder, monkeypatch):
     monkeypatch.setattr(checkpoint, "load_file", lambda path: found)
-    with pytest.raises(OSError, match=r"does not read back as it was written.*last good checkpoint is .*2$"):
+    with pytest.raises(OSError,
+                       match=r"does not read back as it was written.*last good checkpoint is .*2$"):
         save(saved, encoder, {"x": torch.ones(1000)})
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
 
@@ -312,7 +329,8 @@ LIKE = {"a": torch.zeros(2), "b": torch.zeros(3, dtype=torch.int64)}
     ({"a": LIKE["a"]}, "it lacks b"),
     ({**LIKE, "a": torch.zeros(3)}, r"a has shape \(3,\), expected \(2,\)"),
     ({**LIKE, "a": torch.zeros(2).double()}, "a holds torch.float64"),
-    ({**LIKE, "b": torch.zeros(3, dtype=torch.int32)}, r"b holds torch\.int32, expected torch\.int64"),
+    ({**LIKE, "b": torch.zeros(3, dtype=torch.int32)},
+     r"b holds torch\.int32, expected torch\.int64"),
     ({**LIKE, "a": torch.tensor([0, torch.inf])}, "all of it finite"),
     ({**LIKE, "a": torch.tensor([0, torch.nan])}, "all of it finite"),
 ])
@@ -343,7 +361,8 @@ def test_order_on_disk(saved, encoder, monkeypatch):
             calls.attach_mock(spy, name)
             monkeypatch.setattr(owner, name, spy)
 
-    values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True), "none": torch.zeros(0, 3)}
+    values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True),
+              "none": torch.zeros(0, 3)}
     save(saved, encoder, values)
 
     happened = [(name, args[0]) for name, args, _ in calls.mock_calls if name != "posix_fadvise"]
@@ -359,15 +378,17 @@ def test_order_on_disk(saved, encoder, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "limit", "message", "kept"), [
-    ("_save", 60_000, r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
+    ("_save", 60_000,
+     r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
     ("_publish", 20_000, r"run/model.new/model.safetensors: .*File too large", ["1", "2"]),
 ])
 def test_full_disk(method, limit, message, kept, train, alone, monkeypatch, capsys):
-    """No file may grow beyond so many bytes: too few for the weights and moments, or for the weights."""
+    """No file may grow beyond so many bytes: too few for weights and moments, or for weights."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     write = getattr(Stage, method)
     scores = itertools.count()
-    monkeypatch.setattr("multitask.runs.stages.scores_of", lambda *_: {"average": next(scores)})  # each epoch is better
+    # each epoch is better
+    monkeypatch.setattr("multitask.runs.stages.scores_of", lambda *_: {"average": next(scores)})
 
     def full(self):
         if self.epoch == 2:
@@ -408,7 +429,8 @@ def test_file_before_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", spy_replace)
     with replacing(tmp_path / "file") as partial:
         partial.write_text("x")
-    assert happened in ([str(tmp_path / "file.partial"), "replace", str(tmp_path)], ["?", "replace", "?"])
+    assert happened in ([str(tmp_path / "file.partial"), "replace", str(tmp_path)],
+                        ["?", "replace", "?"])
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file") as partial:
         print(1 / (partial.write_text("y") - 1))
     assert (tmp_path / "file").read_text() == "x"
@@ -438,7 +460,8 @@ def test_infinite_loss(poisoned, flags, capsys):
     assert train_multitask.train(run) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     bad = run.dataset["sts"]["train"][7].id
-    assert f"{run.settings.stages[0]}, step {run.stage.steps + 1}: the loss of sts is inf" in message
+    stage, step = run.settings.stages[0], run.stage.steps + 1
+    assert f"{stage}, step {step}: the loss of sts is inf" in message
     assert bad in message
     assert "there is no checkpoint; --on-nonfinite skip" in message
 
@@ -462,7 +485,8 @@ def test_skip_bad_steps(poisoned):
     assert metrics["skipped_steps"] == len(skipped) > 0
     assert metrics["steps"] == len(events(Path("run"), "step")) == 8 - len(skipped)
     assert all(event["reason"] == "the loss of sts is inf" for event in skipped)
-    assert all(torch.isfinite(value).all() for value in checkpoint.load(Path("run")).part("model").values())
+    assert all(torch.isfinite(value).all()
+               for value in checkpoint.load(Path("run")).part("model").values())
 
 
 def test_bad_weights_not_saved(train, monkeypatch, capsys):
@@ -490,7 +514,8 @@ def test_surgery_of_any_length(scale, other):
     longest = rows.double().norm(dim=1).max()
     # float32 rounding of rows as long as the longest
     assert (project_conflicting(rows, order).double() - exact).norm() <= 1e-5 * longest
-    assert not torch.allclose(exact / longest, rows.double().sum(0) / longest, atol=1e-3, rtol=0)  # no plain sum
+    # no plain sum
+    assert not torch.allclose(exact / longest, rows.double().sum(0) / longest, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -505,7 +530,8 @@ def test_zero_gradient(scale):
 
 @pytest.mark.parametrize(("scale", "message"), [
     (1e-30, None), (1e10, None),
-    (1e25, "length .* whose square float32 does not hold"),  # AdamW's second moment would be infinite, its step zero
+    # AdamW's second moment would be infinite, its step zero
+    (1e25, "length .* whose square float32 does not hold"),
     (1e39, "is not finite|is inf"),
 ])
 def test_step_taken_or_refused(scale, message, poisoned):
@@ -515,13 +541,17 @@ def test_step_taken_or_refused(scale, message, poisoned):
     run.log.close()
     trainer, model = run.stage.plan.trainer, run.model.eval()
     for name, task in list(model.tasks.items()):
-        model.tasks[name] = type(task)(**{**vars(task), "loss": lambda logits, labels, loss=task.loss:
-                                          loss(logits, labels) * scale})
+        def scaled(logits, labels, loss=task.loss):
+            return loss(logits, labels) * scale
+
+        model.tasks[name] = dataclasses.replace(task, loss=scaled)
+
     before = trainer.flat.vector.clone()
     batches = {name: tokens["train"].batch(range(4)) for name, tokens in run.tokens.items()}
     if message is None:
         trainer.step(batches)
-        assert not torch.equal(before, trainer.flat.vector) or scale < 1e-20  # eps swallows what is that short
+        # eps swallows what is that short
+        assert not torch.equal(before, trainer.flat.vector) or scale < 1e-20
         assert torch.isfinite(trainer.flat.vector).all()
     else:
         with pytest.raises(FloatingPointError, match=message):
@@ -554,7 +584,7 @@ def test_two_locks(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_file_mode(tmp_path):
-    """safetensors puts its files there for their owner alone, which a colleague finds out. A stale one says nothing."""
+    """Weights may be read by whoever may read other files; safetensors makes them private."""
     (tmp_path / "model.safetensors.partial").touch(0o600)
     before = os.umask(0o027)
     try:
@@ -566,7 +596,7 @@ def test_file_mode(tmp_path):
 
 
 def test_release_by_thread(tmp_path):
-    """As the one does that answers SIGTERM while the main thread waits for a process that is gone."""
+    """The thread that answers SIGTERM can release the lock of the main thread."""
     lock = FolderLock(tmp_path)
     thread = threading.Thread(target=lock.release)
     thread.start()
@@ -577,7 +607,9 @@ def test_release_by_thread(tmp_path):
 def test_lock_of_the_dead(tmp_path):
     """It is taken over, with a warning."""
     child = subprocess.Popen(
-        [sys.executable, "-c", f"import sys, time; from pathlib import Path; from multitask.system.lock import FolderLock\n"
+        [sys.executable, "-c",
+         f"import sys, time; from pathlib import Path; from multitask.system.lock import "
+         f"FolderLock\n"
          f"lock = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
     assert child.stdout.readline() == b"held\n"
@@ -585,7 +617,9 @@ def test_lock_of_the_dead(tmp_path):
         check_free(tmp_path)
     child.kill()
     child.communicate()
-    with pytest.warns(UserWarning, match=f"process {child.pid} on .* ended without giving up its lock; taken over"):
+    with pytest.warns(UserWarning,
+                      match=f"process {child.pid} on .* ended without giving up its lock; taken "
+                            f"over"):
         FolderLock(tmp_path).release()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""The embedded sample: its generator still makes the files that are shipped, and no dev sentence is in train."""
+"""The embedded sample: its generator still makes the shipped files; no dev sentence is in train."""
 
 import json
 import os
@@ -32,7 +32,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_generator_makes_it(folder, tmp_path):
     """In another process with another hash seed, so no set's order can matter."""
     command = [sys.executable, make_sample.__file__, tmp_path / "again"]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    subprocess.run(command, check=True, capture_output=True,
+                   env={**os.environ, "PYTHONHASHSEED": "7"})
 
     assert contents(tmp_path / "again") == contents(folder)
     assert contents(make_sample.write_sample(tmp_path / "other", seed=1)) != contents(folder)

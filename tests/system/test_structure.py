@@ -1,4 +1,4 @@
-"""The walls of the house: which module may import which. The README gives the same arrows in words."""
+"""The walls of the house: which module may import which."""
 
 import ast
 import pkgutil
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert", "optim", "heads"}}
-# a package or module of multitask → what stands right below it; it may import that and all below that
+# a package or module of multitask → what is right below it; it may import all that is below it
 BELOW = {
     "metrics": set(),
     "system": set(),
@@ -43,7 +43,7 @@ FILES["train_multitask"] = ROOT / "train_multitask.py"
 
 @cache
 def imports(module: str) -> set[str]:
-    """All that a module imports, wherever in the file: dotted names of our modules, and of others' as they stand."""
+    """The dotted names of all that a module imports, anywhere in its file."""
     found = set()
     package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
 
@@ -56,7 +56,7 @@ def imports(module: str) -> set[str]:
                 parents = package.split(".")
                 kept = parents[:len(parents) - node.level + 1]
                 source = ".".join([*kept, source] if source else kept)
-            # `from package import module` imports the module, `from package import name` the package
+            # what is imported from a package may be one of its modules
             for alias in node.names:
                 inner = f"{source}.{alias.name}"
                 found.add(inner if inner in FILES else source)
@@ -102,11 +102,13 @@ def test_arrows_in_multitask(name):
         if module.startswith("multitask.") and room(module) == name and not is_command(module):
             for other in ours(module):
                 assert other != "multitask", f"{module} imports the package it is in"
-                assert not other.startswith("multitask.") or room(other) in allowed, f"{module} imports {other}"
+                is_allowed = not other.startswith("multitask.") or room(other) in allowed
+                assert is_allowed, f"{module} imports {other}"
 
 
 def test_every_room_has_arrows():
-    rooms = {room(module) for module in FILES if module.startswith("multitask.") and module not in COMMANDS}
+    rooms = {room(module) for module in FILES if module.startswith("multitask.")
+             and module not in COMMANDS}
     assert rooms == BELOW.keys()
 
 
@@ -139,14 +141,19 @@ def test_oracles_and_pickle_stay_out():
 
 
 def test_length_of_files():
-    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in FILES.items()}
-    assert {module: length for module, length in lengths.items() if length > LONGEST} == {}
+    too_long = {}
+    for module, path in FILES.items():
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        if length > LONGEST:
+            too_long[module] = length
+    assert too_long == {}
 
 
 def test_every_name_in_paper_to_code_exists():
     text = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
     names = [name for name in re.findall(r"`([\w.]+)`", text) if "." in name]
-    tests = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = {path.stem: path.read_text(encoding="utf-8")
+             for path in (ROOT / "tests").rglob("test_*.py")}
     assert len(names) > 50
 
     for name in names:
