@@ -82,7 +82,8 @@ def main() -> None:
     for side in sides:
         memory = statistics.median(run["bytes"] for run in runs[side]) / size
         print(f"{side:13} {medians[side] * 1000:7.0f} ms   memory {memory:.2f} × the weights")
-    print(f"ratio of seconds, transformers / minbert: {medians['transformers'] / medians['minbert']:.2f}")
+    ratio = medians["transformers"] / medians["minbert"]
+    print(f"ratio of seconds, transformers / minbert: {ratio:.2f}")
 
 
 if __name__ == "__main__":

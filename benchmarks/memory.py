@@ -57,7 +57,9 @@ def answer(folder: Path, rows: int) -> int:
                          str(folder / "out.tsv")]) == 0
     with (folder / "out.tsv").open(encoding="utf-8") as file:
         for k, line in enumerate(file):
-            assert k == 0 or line.startswith(f"{' '.join(WORDS[(k - 1) % 7:] + WORDS[:(k - 1) % 7])} {k - 1}\t")
+            turn = (k - 1) % 7
+            sentence = " ".join(WORDS[turn:] + WORDS[:turn])
+            assert k == 0 or line.startswith(f"{sentence} {k - 1}\t")
     assert k == rows
     return path.stat().st_size
 

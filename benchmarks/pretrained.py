@@ -68,7 +68,8 @@ def train(arm: str, model: str | Path, lr: str, seed: int, arguments: argparse.N
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
                               text=True)
         if done.returncode:
-            raise SystemExit(f"{arm}, seed {seed}: {(done.stderr.splitlines() or ['killed'])[-1][:500]}")
+            last_line = (done.stderr.splitlines() or ["killed"])[-1]
+            raise SystemExit(f"{arm}, seed {seed}: {last_line[:500]}")
     dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
     print(f"{arm}, seed {seed}: "
           + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),

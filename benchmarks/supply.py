@@ -189,7 +189,8 @@ def check_content(package: Path) -> str:
         raise Failed(f"lacks {missing[:5]}, should not hold {strange[:5]}")
     if not metadata(package).get_payload().startswith("# minbert"):
         raise Failed("its description is not the README")
-    return f"{len(found)} files, all that it must hold and no other; {package.stat().st_size / 1024:,.0f} KiB"
+    size = package.stat().st_size / 1024
+    return f"{len(found)} files, all that it must hold and no other; {size:,.0f} KiB"
 
 
 def metadata(package: Path):

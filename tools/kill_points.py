@@ -266,7 +266,8 @@ class Lines:
     def _line(self, place: str) -> Callable:
         key = f"{self.stage}: any line" if self.stage in OUTSIDE else f"{self.stage}: {place}"
         self.counts[key] += 1
-        if self.point is not None and (self.point.where, self.point.number) == (key, self.counts[key]):
+        point = self.point
+        if point is not None and (point.where, point.number) == (key, self.counts[key]):
             self.die()
         return lambda *_: self._line(place)
 

@@ -1,11 +1,14 @@
-"""The embedded sample: English data in the course's files, made up by rule, so that nothing is downloaded.
+"""The embedded sample: English data in the course's files, made up by rule, so that nothing is
+downloaded.
 
-Every label follows from how its text was built: a review's class from the weight of its opinions, a question
-pair's from what is asked about what, a scene pair's from how many parts agree. Some labels are then disturbed
-on purpose, as annotators disturb them: a model that scores 1.0 here has seen the answers. No review, question
-or scene stands in two splits, and no premise of MultiNLI's part; the same seed writes the same bytes.
+Every label follows from how its text was built: a review's class from the weight of its opinions, a
+question pair's from what is asked about what, a scene pair's from how many parts agree. Some labels
+are then disturbed on purpose, as annotators disturb them: a model that scores 1.0 here has seen the
+answers. No review, question or scene stands in two splits, and no premise of MultiNLI's part; the
+same seed writes the same bytes.
 
-The words are ours; scores on this sample compare runs with each other and say nothing about real data.
+The words are ours; scores on this sample compare runs with each other and say nothing about real
+data.
 
     python tools/make_sample.py FOLDER --zip multitask/data/sample.zip     # what the library ships
 """
@@ -24,7 +27,8 @@ SST_SIZES = {"train": 2000, "dev": 400, "test-student": 200}
 PARA_SIZES = {"train": 4000, "dev": 600, "test-student": 200}
 STS_SIZES = {"train": 1800, "dev": 400, "test-student": 200}
 NLI_SIZES = {"train": 1500, "dev_matched": 300}
-LOTS = ("train",) * 12 + ("dev",) * 5 + ("test",) * 3  # where a sentence falls; a pair needs both in one
+# where a sentence falls; a pair needs both in one
+LOTS = ("train",) * 12 + ("dev",) * 5 + ("test",) * 3
 
 
 class Example(NamedTuple):
@@ -37,70 +41,89 @@ class Example(NamedTuple):
 
 Draw = Callable[[Random], Example]
 
-# ------------------------------------------------------------------------------------ sentiment: film reviews
+# -------------------------------------------------------------------------- sentiment: film reviews
 
-SINGULAR = ("plot", "script", "dialogue", "acting", "cast", "ending", "opening", "music", "camera work",
-            "pace", "humour", "love story", "villain", "hero", "editing", "film", "picture", "first half",
+SINGULAR = ("plot", "script", "dialogue", "acting", "cast", "ending", "opening", "music",
+            "camera work",
+            "pace", "humour", "love story", "villain", "hero", "editing", "film", "picture",
+            "first half",
             "second half")
 PLURAL = ("jokes", "songs", "costumes", "chases", "leads")
 GENRES = ("drama", "comedy", "thriller", "western", "romance", "musical", "mystery", "war story",
           "ghost story", "cartoon", "documentary", "adventure")
 STORIES = (
-    "a lighthouse keeper and his daughter", "two brothers who rob a bank", "a widow who opens a bakery",
+    "a lighthouse keeper and his daughter", "two brothers who rob a bank",
+    "a widow who opens a bakery",
     "a boxer past his prime", "a village without a doctor", "a spy who cannot keep a secret",
-    "three sisters and one inheritance", "a train stuck in the snow", "a judge with a guilty conscience",
+    "three sisters and one inheritance", "a train stuck in the snow",
+    "a judge with a guilty conscience",
     "a pianist who loses her hearing", "a stolen painting", "a small town and its only policeman",
     "a retired thief", "a family of circus riders", "a teacher sent to the islands",
     "a ship that never arrives",
 )
-MAKERS = ("Calder", "Venn", "Okoro", "Lindholm", "Marchetti", "Duval", "Petrosian", "Ashby", "Tanaka",
+MAKERS = ("Calder", "Venn", "Okoro", "Lindholm", "Marchetti", "Duval", "Petrosian", "Ashby",
+          "Tanaka",
           "Rourke", "Solberg", "Quintero")
 
 ADJECTIVES = {
-    2: ("superb", "dazzling", "brilliant", "magnificent", "unforgettable", "breathtaking", "wonderful",
+    2: ("superb", "dazzling", "brilliant", "magnificent", "unforgettable", "breathtaking",
+        "wonderful",
         "masterful", "flawless", "glorious"),
-    1: ("charming", "pleasant", "engaging", "clever", "likable", "lively", "amusing", "graceful", "solid",
+    1: ("charming", "pleasant", "engaging", "clever", "likable", "lively", "amusing", "graceful",
+        "solid",
         "warm"),
-    0: ("ordinary", "familiar", "average", "passable", "routine", "adequate", "conventional", "unremarkable"),
-    -1: ("dull", "thin", "clumsy", "tired", "flat", "slow", "predictable", "forced", "muddled", "uneven"),
-    -2: ("dreadful", "unbearable", "wretched", "insulting", "hideous", "atrocious", "worthless", "painful",
+    0: ("ordinary", "familiar", "average", "passable", "routine", "adequate", "conventional",
+        "unremarkable"),
+    -1: ("dull", "thin", "clumsy", "tired", "flat", "slow", "predictable", "forced", "muddled",
+         "uneven"),
+    -2: ("dreadful", "unbearable", "wretched", "insulting", "hideous", "atrocious", "worthless",
+         "painful",
          "appalling", "miserable"),
 }
 AMPLIFIERS = ("utterly", "thoroughly", "remarkably", "incredibly", "so very")
 SOFTENERS = ("fairly", "rather", "somewhat", "mostly")
 REVERSALS = ("not exactly", "far from", "hardly", "nowhere near")
 VERDICTS = {
-    2: ("I would see it again tomorrow", "nobody should miss it", "it is easily the best film of the year",
-        "I left the cinema walking on air", "it deserves every prize in sight", "I did not want it to end",
+    2: ("I would see it again tomorrow", "nobody should miss it",
+        "it is easily the best film of the year",
+        "I left the cinema walking on air", "it deserves every prize in sight",
+        "I did not want it to end",
         "it took my breath away", "you will remember it for years"),
-    1: ("it is worth the price of a ticket", "I left with a smile", "it makes for a good evening out",
+    1: ("it is worth the price of a ticket", "I left with a smile",
+        "it makes for a good evening out",
         "the time passes quickly", "fans will be pleased", "I would recommend it to a friend",
         "there is plenty to enjoy", "it grows on you"),
     0: ("it runs for about two hours", "some will like it and some will not", "take it or leave it",
-        "it opens across the country on Friday", "it is neither here nor there", "you have seen it before",
+        "it opens across the country on Friday", "it is neither here nor there",
+        "you have seen it before",
         "it ends much as it began", "it does what it says and no more"),
     -1: ("I looked at my watch twice", "it could lose half an hour", "I expected more",
-         "it never quite wakes up", "you may want to wait until it is free", "the idea runs out early",
+         "it never quite wakes up", "you may want to wait until it is free",
+         "the idea runs out early",
          "it left me cold", "it tries too hard"),
     -2: ("I want my money back", "I walked out before the end", "nobody involved should be proud",
          "it is an insult to the audience", "there is not one good minute in it",
          "I have rarely been so bored", "avoid it at all costs", "I wish I had stayed at home"),
 }
-CLASS_WEIGHTS = {-2: 16, -1: 23, 0: 19, 1: 24, 2: 18}  # about the course's shares: no class is a safe bet
+# about the course's shares: no class is a safe bet
+CLASS_WEIGHTS = {-2: 16, -1: 23, 0: 19, 1: 24, 2: 18}
 SST_SLIP = 0.10  # share of reviews whose annotator was one class harsher or kinder
 
-# -------------------------------------------------------------------------------------- paraphrase: questions
+# ---------------------------------------------------------------------------- paraphrase: questions
 
 
 class Subject(NamedTuple):
-    """What can be asked about some things: phrasings of one row ask the same, those of two rows do not.
+    """What can be asked about some things: phrasings of one row ask the same, those of two rows do
+    not.
 
     In a phrasing, `{}` is the thing and `[a|b]` offers words that leave the question the same.
     """
 
-    related: float  # share of this subject's pairs that are duplicates: some are asked again more than others
+    # share of this subject's pairs that are duplicates: some are asked again more than others
+    related: float
     things: tuple[str, ...]
-    kin: tuple[tuple[str, str], ...]  # so close that annotators disagree whether the question is the same
+    # so close that annotators disagree whether the question is the same
+    kin: tuple[tuple[str, str], ...]
     asks: tuple[tuple[str, ...], ...]
 
 
@@ -109,7 +132,8 @@ QUESTIONS = (
         0.88,
         ("guitar", "piano", "violin", "flute", "trumpet", "drum", "cello", "harp"),
         (("violin", "fiddle"), ("guitar", "bass guitar")),
-        (("How [do|can] I learn to play the {}?", "What is the [best|easiest] way to learn to play the {}?",
+        (("How [do|can] I learn to play the {}?",
+          "What is the [best|easiest] way to learn to play the {}?",
           "How [do|can] I teach myself [the {}|to play the {}]?",
           "Which [lessons|music lessons] are best for the {}?"),
          ("How much does a [good|new] {} for concerts cost?",
@@ -124,13 +148,15 @@ QUESTIONS = (
           "Is one year of practice [enough|too short] to master the {}?"),
          ("Which [songs|tunes] are easy to play on the {}?",
           "What are some [simple|easy] [songs|tunes] for the {}?",
-          "Which [songs|tunes] should I play first on the {}?", "What music is [simple|easy] on the {}?")),
+          "Which [songs|tunes] should I play first on the {}?",
+          "What music is [simple|easy] on the {}?")),
     ),
     Subject(  # cooking
         0.15,
         ("beans", "potatoes", "mushrooms", "lentils", "noodles", "carrots", "peas", "dumplings"),
         (("beans", "green beans"), ("potatoes", "sweet potatoes")),
-        (("How [do|can] I cook {} [for dinner|for lunch]?", "What is the [best|easiest] way to cook {}?",
+        (("How [do|can] I cook {} [for dinner|for lunch]?",
+          "What is the [best|easiest] way to cook {}?",
           "How [should|do] I boil {}?", "What is a [simple|good] recipe for {}?"),
          ("Is it healthy to eat {} [every day|daily]?", "How healthy is a [plate|dish|meal] of {}?",
           "Why should I eat {} [more often|every day]?", "What are the benefits of eating {}?"),
@@ -142,7 +168,8 @@ QUESTIONS = (
           "What [should|can] I serve with a [dish|plate] of {}?",
           "Which dishes [taste good|go well] with {}?",
           "What sauce is [good|best] for a [dish|plate] of {}?"),
-         ("How much salt do [boiled|cooked] {} need?", "When [do|should] I add salt to {} in the pot?",
+         ("How much salt do [boiled|cooked] {} need?",
+          "When [do|should] I add salt to {} in the pot?",
           "Should [salt|the salt] go into the pot with {}?",
           "How [do|can] I tell that {} have enough salt?")),
     ),
@@ -150,65 +177,86 @@ QUESTIONS = (
         0.82,
         ("dog", "cat", "rabbit", "parrot", "horse", "goat", "hamster", "tortoise"),
         (("dog", "puppy"), ("horse", "pony")),
-        (("How [do|can] I train my [pet|young] {}?", "What is the [best|easiest] way to train [a|my] {}?",
+        (("How [do|can] I train my [pet|young] {}?",
+          "What is the [best|easiest] way to train [a|my] {}?",
           "How [do|can] I teach my {} to obey?", "Can a [pet|young] {} be trained to obey?"),
          ("What should I feed my [pet|hungry] {}?", "Which [animal|pet] food is best for a {}?",
           "How often should I feed [a|my] {}?", "What do you feed a [pet|hungry] {}?"),
          ("How long does a [pet|healthy] {} live?", "How old can a [pet|healthy] {} be?",
-          "How many years does a [pet|healthy] {} live?", "What age do [animals|pets] like the {} reach?"),
-         ("How [do|can] I tell that my [pet|old] {} is sick?", "What are the signs that [a|my] {} is sick?",
-          "When should my [sick|poor sick] {} see the vet?", "Should I take my [sick|pet] {} to the vet?"),
-         ("Can I keep a [pet|single] {} in a small flat?", "Does [a|my] {} need a [big|large] cage or yard?",
-          "How [big|large] should the cage of a {} be?", "Is a {} a [good|suitable] pet for a small flat?")),
+          "How many years does a [pet|healthy] {} live?",
+          "What age do [animals|pets] like the {} reach?"),
+         ("How [do|can] I tell that my [pet|old] {} is sick?",
+          "What are the signs that [a|my] {} is sick?",
+          "When should my [sick|poor sick] {} see the vet?",
+          "Should I take my [sick|pet] {} to the vet?"),
+         ("Can I keep a [pet|single] {} in a small flat?",
+          "Does [a|my] {} need a [big|large] cage or yard?",
+          "How [big|large] should the cage of a {} be?",
+          "Is a {} a [good|suitable] pet for a small flat?")),
     ),
     Subject(  # garden
         0.10,
         ("roses", "tulips", "tomatoes", "onions", "grapes", "strawberries", "cucumbers", "lilies"),
         (("onions", "spring onions"), ("roses", "wild roses")),
-        (("When [should|do] I plant {} in the garden?", "What is the [right|best] month to plant {}?",
-          "In which season do gardeners [plant|sow] {}?", "When [should|do] I sow the seeds of {}?"),
+        (("When [should|do] I plant {} in the garden?",
+          "What is the [right|best] month to plant {}?",
+          "In which season do gardeners [plant|sow] {}?",
+          "When [should|do] I sow the seeds of {}?"),
          ("How often should I water [my|the] {}?", "How much water do {} in the garden need?",
-          "Do [gardeners|farmers] water {} every day?", "When should {} in [dry|poor] soil be watered?"),
+          "Do [gardeners|farmers] water {} every day?",
+          "When should {} in [dry|poor] soil be watered?"),
          ("How [do|can] I keep insects off my {}?", "What keeps insects [away from|off] {}?",
-          "How do [gardeners|farmers] protect {} from insects?", "Why do insects [attack|eat] my {}?"),
-         ("Can {} grow in the [shade|shade of a tree]?", "How much sun do {} need to [grow|flower]?",
+          "How do [gardeners|farmers] protect {} from insects?",
+          "Why do insects [attack|eat] my {}?"),
+         ("Can {} grow in the [shade|shade of a tree]?",
+          "How much sun do {} need to [grow|flower]?",
           "Do {} [grow|flower] without full sun?", "Is the shade of a tree [bad|too dark] for {}?"),
          ("Which soil do {} need to [grow|flower]?", "What [kind of|type of] soil is best for {}?",
           "Do {} [grow|flower] in sandy soil?", "How [do|should] I prepare the soil for {}?")),
     ),
     Subject(  # health
         0.72,
-        ("headache", "fever", "cough", "toothache", "sore throat", "nosebleed", "stomach ache", "rash"),
+        ("headache", "fever", "cough", "toothache", "sore throat", "nosebleed", "stomach ache",
+         "rash"),
         (("cough", "cold"), ("headache", "migraine")),
-        (("How [do|can] I get rid of a [bad|nasty] {}?", "What is the [best|fastest] cure for a {}?",
-          "Which medicine [helps|works] against a {}?", "How [do|can] I cure a {} without medicine?"),
+        (("How [do|can] I get rid of a [bad|nasty] {}?",
+          "What is the [best|fastest] cure for a {}?",
+          "Which medicine [helps|works] against a {}?",
+          "How [do|can] I cure a {} without medicine?"),
          ("What [causes|brings on] a [bad|sudden] {}?", "Why do people [wake up with|get] a {}?",
           "Is [stress|worry] the cause of my {}?", "Which illness [causes|brings on] a {}?"),
-         ("When should I see a doctor about [a|my] {}?", "Should a doctor look at my [bad|nasty] {}?",
-          "Is a [bad|sudden] {} a reason to call the doctor?", "Can a doctor do anything about [a|my] {}?"),
+         ("When should I see a doctor about [a|my] {}?",
+          "Should a doctor look at my [bad|nasty] {}?",
+          "Is a [bad|sudden] {} a reason to call the doctor?",
+          "Can a doctor do anything about [a|my] {}?"),
          ("How many days does a [bad|nasty] {} last?", "When will the pain of [a|my] {} be over?",
           "Is it normal that a {} lasts for [days|many days]?",
           "After how many days does a {} [go away|pass]?"),
          ("What should [patients|people] with a {} eat?",
           "Which foods are good for [patients|people] with a {}?",
-          "Is [hot|warm] tea good for a [bad|nasty] {}?", "What can [patients|people] drink against a {}?")),
+          "Is [hot|warm] tea good for a [bad|nasty] {}?",
+          "What can [patients|people] drink against a {}?")),
     ),
     Subject(  # sport
         0.35,
         ("tennis", "football", "golf", "boxing", "cricket", "hockey", "fencing", "rugby"),
         (("football", "soccer"), ("tennis", "table tennis")),
         (("What are the [rules|main rules] of {}?", "How does a [match|game] of {} work?",
-          "Can you explain the [rules|main rules] of {}?", "Which rules [matter|count] in a match of {}?"),
+          "Can you explain the [rules|main rules] of {}?",
+          "Which rules [matter|count] in a match of {}?"),
          ("How [do|can] I become a [better|stronger] {} player?",
           "What is the best training for {} [players|champions]?",
           "How can training [improve|help] my {}?", "How do [good|strong] players train for {}?"),
          ("Who is the [greatest|best] {} champion of all time?",
           "Which {} player won the most [titles|cups]?",
-          "Who won the most {} [titles|cups]?", "Which champion of {} is the [greatest|most famous]?"),
+          "Who won the most {} [titles|cups]?",
+          "Which champion of {} is the [greatest|most famous]?"),
          ("At what age should [a child|my son] start {} training?",
           "How old are [most|young] players when they start {}?",
-          "Is six too young for a {} [team|club]?", "When can [a child|my son] join a {} [team|club]?"),
-         ("How long is a [normal|usual] {} match?", "How many minutes does a [match|game] of {} last?",
+          "Is six too young for a {} [team|club]?",
+          "When can [a child|my son] join a {} [team|club]?"),
+         ("How long is a [normal|usual] {} match?",
+          "How many minutes does a [match|game] of {} last?",
           "When is a {} [match|game] over?", "Why do {} [matches|games] last so long?")),
     ),
     Subject(  # vehicles
@@ -217,50 +265,66 @@ QUESTIONS = (
         (("car", "taxi"), ("truck", "fire engine")),
         (("How [do|can] I repair the brakes of a {}?",
           "What should a driver do when the brakes of a {} [fail|go]?",
-          "Why do the brakes of my {} [fail|squeal]?", "Can a driver repair the brakes of [a|the] {} alone?"),
-         ("How much does a used {} [cost|sell for]?", "What should I pay a dealer for a [used|good used] {}?",
+          "Why do the brakes of my {} [fail|squeal]?",
+          "Can a driver repair the brakes of [a|the] {} alone?"),
+         ("How much does a used {} [cost|sell for]?",
+          "What should I pay a dealer for a [used|good used] {}?",
           "Is a used {} from a dealer worth the [price|money]?",
           "Which dealer sells a [used|good used] {} for less?"),
-         ("Why does the engine of my {} not start?", "What can I do when the engine of [a|my] {} is dead?",
+         ("Why does the engine of my {} not start?",
+          "What can I do when the engine of [a|my] {} is dead?",
           "How [do|can] I start the engine of a {} on a cold day?",
           "Why is the engine of [a|my] {} dead on cold days?"),
-         ("How much fuel does a [new|big] {} burn?", "Which fuel does a [new|big] {} burn on the road?",
-          "How far does a {} drive on a [full|single] tank?", "How [do|can] I save fuel when I drive a {}?"),
-         ("Which licence do I need to drive a [big|new] {}?", "[Can|May] I drive a {} without a licence?",
-          "How old must [a driver|the driver] of a {} be?", "How [do|can] I get a licence to drive a {}?")),
+         ("How much fuel does a [new|big] {} burn?",
+          "Which fuel does a [new|big] {} burn on the road?",
+          "How far does a {} drive on a [full|single] tank?",
+          "How [do|can] I save fuel when I drive a {}?"),
+         ("Which licence do I need to drive a [big|new] {}?",
+          "[Can|May] I drive a {} without a licence?",
+          "How old must [a driver|the driver] of a {} be?",
+          "How [do|can] I get a licence to drive a {}?")),
     ),
     Subject(  # travel
         0.78,
         ("Paris", "Rome", "Cairo", "London", "Lisbon", "Moscow", "Athens", "Vienna"),
         (("London", "England"), ("Rome", "the Vatican")),
-        (("When is the [best|right] time to visit {}?", "Which month is [best|right] for a trip to {}?",
-          "In which month do [most tourists|tourists] travel to {}?", "When should [tourists|I] visit {}?"),
-         ("How expensive is a [good|cheap] hotel in {}?", "What does a [week|weekend] in {} cost tourists?",
-          "How much does a [hotel room|hotel] in {} cost?", "Is a [trip|holiday trip] to {} expensive?"),
+        (("When is the [best|right] time to visit {}?",
+          "Which month is [best|right] for a trip to {}?",
+          "In which month do [most tourists|tourists] travel to {}?",
+          "When should [tourists|I] visit {}?"),
+         ("How expensive is a [good|cheap] hotel in {}?",
+          "What does a [week|weekend] in {} cost tourists?",
+          "How much does a [hotel room|hotel] in {} cost?",
+          "Is a [trip|holiday trip] to {} expensive?"),
          ("What are the [best|finest] sights in {}?", "Which sights should [tourists|I] see in {}?",
           "What should I see on a [trip|short trip] to {}?",
           "Which [museums|sights] in {} are worth a visit?"),
-         ("Is {} safe for [tourists|visitors] at night?", "How dangerous are the streets of {} at night?",
-          "Can [tourists|visitors] walk in {} at night?", "Which streets of {} are [dangerous|safe]?"),
+         ("Is {} safe for [tourists|visitors] at night?",
+          "How dangerous are the streets of {} at night?",
+          "Can [tourists|visitors] walk in {} at night?",
+          "Which streets of {} are [dangerous|safe]?"),
          ("How [do|can] I travel to {} by train?", "Is there a [night|direct] train to {}?",
           "Which [night trains|trains] stop in {}?", "Where [do|can] I buy a train ticket to {}?")),
     ),
 )
-OPENERS = ("In your opinion, ", "Just wondering: ", "Honestly, ", "Out of interest, ", "A simple question: ",
+OPENERS = ("In your opinion, ", "Just wondering: ", "Honestly, ", "Out of interest, ",
+           "A simple question: ",
            "Tell me, ")
 OPENED = 0.2  # share of questions with an opener
-DETAILS = ("in a small town", "on a tiny budget", "in the middle of winter", "according to my grandmother",
+DETAILS = ("in a small town", "on a tiny budget", "in the middle of winter",
+           "according to my grandmother",
            "during a power cut", "with three small children", "on the island of Malta",
            "for people over eighty")  # each makes a question narrower
 SAME_PHRASING = 0.25  # share of duplicates that differ in a word or an opener only
 OTHER_KINDS = {"unrelated": 66, "other thing": 8, "other ask": 9, "narrower": 13, "kin": 4}
 PARA_SLIP = 0.04  # share of question pairs with the wrong label
 
-# ------------------------------------------------------------- similarity and inference: scenes and headlines
+# --------------------------------------------------- similarity and inference: scenes and headlines
 
 
 class World(NamedTuple):
-    """Parts of which scenes are made; `|` separates words for the same thing, `/` the forms of a verb.
+    """Parts of which scenes are made; `|` separates words for the same thing, `/` the forms of a
+    verb.
 
     No part belongs to two worlds, so that scenes of different worlds agree in nothing.
     """
@@ -279,15 +343,18 @@ WORLDS = (
     World(
         "kitchen", 0.95,
         ("a chef|a cook", "a waiter", "a baker", "a grandmother|an old woman", "a butcher"),
-        ("slicing/sliced|cutting/cut", "washing/washed|rinsing/rinsed", "peeling/peeled", "frying/fried"),
+        ("slicing/sliced|cutting/cut", "washing/washed|rinsing/rinsed", "peeling/peeled",
+         "frying/fried"),
         ("a potato", "an onion", "a carrot", "a tomato", "a mushroom"),
-        ("in the kitchen", "at a wooden table", "in a restaurant|in a small restaurant", "next to the stove"),
+        ("in the kitchen", "at a wooden table", "in a restaurant|in a small restaurant",
+         "next to the stove"),
         ("someone", "food"),
         ("for a wedding dinner", "before the guests arrive", "for the soup"),
     ),
     World(
         "music", 0.25,
-        ("a musician|a performer", "a singer", "a street artist", "a girl|a young girl", "a music student"),
+        ("a musician|a performer", "a singer", "a street artist", "a girl|a young girl",
+         "a music student"),
         ("playing/played", "tuning/tuned", "polishing/polished", "carrying/carried"),
         ("a guitar", "a violin|a fiddle", "a flute", "a trumpet", "a drum"),
         ("on a stage", "at a concert", "in an opera house", "at a wedding"),
@@ -329,17 +396,20 @@ WORLDS = (
         ("signs/signed|approves/approved", "rejects/rejected|turns down/turned down",
          "delays/delayed|postpones/postponed", "discusses/discussed|debates/debated"),
         ("trade deal|trade agreement", "peace treaty", "climate plan", "budget law", "ceasefire"),
-        ("in Geneva", "after long talks", "despite protests", "before elections|ahead of elections"),
+        ("in Geneva", "after long talks", "despite protests",
+         "before elections|ahead of elections"),
     ),
 )
-PARTS = {"agents": 1.3, "actions": 1.7, "objects": 1.2, "places": 0.8}  # points where they agree; 5 in all
+# points where they agree; 5 in all
+PARTS = {"agents": 1.3, "actions": 1.7, "objects": 1.2, "places": 0.8}
 CHANGES = (0, 0, 0, 1, 1, 1, 2, 2, 3)  # how many parts of a related scene are changed
-STS_NOISE = (-12, -8, -5, -3, -1, 0, 0, 1, 3, 5, 8, 12)  # tenths of a point by which annotators miss
+# tenths of a point by which annotators miss
+STS_NOISE = (-12, -8, -5, -3, -1, 0, 0, 1, 3, 5, 8, 12)
 NLI_NO_CONSENSUS = 0.02  # share of inference pairs whose annotators agreed on nothing
 
 Topic = TypeVar("Topic", Subject, World)
 
-# -------------------------------------------------------------------------------------------- drawing reviews
+# ---------------------------------------------------------------------------------- drawing reviews
 
 
 def _sentence(text: str) -> str:
@@ -411,7 +481,7 @@ def _draw_review(rng: Random) -> Example:
     return Example((_sentence(text) + ".",), str(worth + 2))
 
 
-# ------------------------------------------------------------------------------------------ drawing questions
+# -------------------------------------------------------------------------------- drawing questions
 
 
 def _question(rng: Random, phrasing: str, thing: str) -> str:
@@ -456,10 +526,11 @@ def _draw_questions(rng: Random) -> Example:
         duplicate = rng.random() < 0.5
     if rng.random() < PARA_SLIP:
         duplicate = not duplicate
-    return Example((_question(rng, phrasing, thing), _question(rng, *second[kind])), str(float(duplicate)))
+    return Example((_question(rng, phrasing, thing), _question(rng, *second[kind])),
+                   str(float(duplicate)))
 
 
-# --------------------------------------------------------------------------------------------- drawing scenes
+# ----------------------------------------------------------------------------------- drawing scenes
 
 Scene = dict[str, str]  # a part's name → its entry in the world's table
 
@@ -509,13 +580,17 @@ def _hypotheses(rng: Random, world: World, scene: Scene) -> dict[str, tuple[str,
     present = action.split("/")[0]
     someone, something = world.general
     unsaid = rng.choice(world.unsaid)
-    other = scene | {"actions": rng.choice([entry for entry in world.actions if entry != scene["actions"]])}
+    other = scene | {"actions": rng.choice([entry
+                                            for entry in world.actions
+                                            if entry != scene["actions"]])}
     return {
         "entailment": (f"{someone} is {present} {something}", f"{agent} is {place}",
                        f"{someone} is {present} {thing}", f"there is {something} {place}"),
-        "contradiction": (f"nobody is {present} {something}", f"there is no {agent.split(' ', 1)[1]} {place}",
+        "contradiction": (f"nobody is {present} {something}",
+                          f"there is no {agent.split(' ', 1)[1]} {place}",
                           _tell(rng, world, other)[:-1], f"{agent} is asleep"),
-        "neutral": (f"{someone} is {present} {something} {unsaid}", f"{agent} is {present} {thing} {unsaid}",
+        "neutral": (f"{someone} is {present} {something} {unsaid}",
+                    f"{agent} is {present} {thing} {unsaid}",
                     f"{agent} has done this many times before", f"{agent} is proud of the work"),
     }
 
@@ -532,7 +607,7 @@ def _draw_inference(rng: Random) -> Example:
     return Example((_tell(rng, world, scene), hypothesis), label, world.name)
 
 
-# ---------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def _fill(
@@ -540,8 +615,9 @@ def _fill(
 ) -> dict[str, list[Example]]:
     """Draws until every split is full; no sentence cast stands in two splits, and no pair twice.
 
-    An example's first `cast` sentences fall to a split by lot when they are first drawn, and an example with
-    sentences of different splits is dropped: so the splits are alike in all but their sentences.
+    An example's first `cast` sentences fall to a split by lot when they are first drawn, and an
+    example with sentences of different splits is dropped: so the splits are alike in all but their
+    sentences.
     """
     splits: dict[str, list[Example]] = {split: [] for split in sizes}
     homes = {re.split("[-_]", split)[0]: split for split in sizes}
@@ -562,7 +638,8 @@ def _fill(
     return splits
 
 
-def _write_table(path: Path, columns: Sequence[str], examples: Sequence[Example], rng: Random) -> None:
+def _write_table(path: Path, columns: Sequence[str], examples: Sequence[Example],
+                 rng: Random) -> None:
     """The course's format: tab-separated, an unnamed index, then an id of 25 hexadecimal digits."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
@@ -576,7 +653,8 @@ def _write_inference(path: Path, examples: Sequence[Example]) -> None:
     """MultiNLI's format: one JSON object a line."""
     with path.open("w", encoding="utf-8", newline="") as file:
         for index, ((premise, hypothesis), label, genre) in enumerate(examples):
-            row = {"gold_label": label, "sentence1": premise, "sentence2": hypothesis, "genre": genre,
+            row = {"gold_label": label, "sentence1": premise, "sentence2": hypothesis,
+                   "genre": genre,
                    "pairID": str(index)}
             file.write(json.dumps(row) + "\n")
 
@@ -589,7 +667,9 @@ TABLES = (
 
 
 def write_sample(folder: Path, seed: int = 11711) -> Path:
-    """Writes the sample into `folder` (made if missing) and returns it; the same seed, the same bytes."""
+    """Writes the sample into `folder` (made if missing) and returns it; the same seed, the same
+    bytes.
+    """
     folder = Path(folder)
     (folder / "multinli").mkdir(parents=True, exist_ok=True)
     rng, lots = Random(seed), {}
@@ -607,16 +687,19 @@ def pack(folder: Path, archive: Path) -> None:
     """Writes the files of `folder` into one zip: the same files, the same bytes."""
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(folder.rglob("*.*")):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, whenever it is made
+            # dated 1980, whenever it is made
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
             entry.external_attr = 0o644 << 16
             packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the embedded sample in the course's file format.")
+    parser = argparse.ArgumentParser(description="Write the embedded sample in the course's file "
+                                                 "format.")
     parser.add_argument("folder", type=Path, help="where the files go; made if missing")
     parser.add_argument("--seed", type=int, default=11711, help="(default: %(default)s)")
-    parser.add_argument("--zip", type=Path, metavar="FILE", help="also pack them; the library ships "
+    parser.add_argument("--zip", type=Path, metavar="FILE",
+                        help="also pack them; the library ships "
                         "multitask/data/sample.zip (default: do not pack)")
     arguments = parser.parse_args()
 
