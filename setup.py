@@ -11,7 +11,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
-    package_data={"minbert": ["mini/*"]},  # the embedded checkpoint
+    package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"]},  # checkpoint, sample
     py_modules=["train_multitask"],
     install_requires=[
         "torch>=2.4,<2.14",      # 2.13 is tested; the calls used are there since 2.4, which is untested

@@ -1,12 +1,14 @@
 """Where a training step's time goes, by torch's profiler, and a drawing of two such measurements.
 
-    python benchmarks/anatomy.py --precision bf16 --json after.json [--threads 2] [--steps 12] [--data FOLDER]
+    python benchmarks/anatomy.py --precision bf16 --json after.json [--threads 2] [--steps 12]
+    [--data FOLDER]
     python benchmarks/anatomy.py --draw before.json after.json --plot docs/performance/anatomy.svg
 
-3 tasks × 16 real examples with the checkpoint of the test extra, as in benchmarks/step.py; no batch comes twice, the
-first three steps are left out. To measure an older commit, run this script with PYTHONPATH at a checkout of it: what it
-calls of the library has been there since the first training step was. The profiler itself takes time, of many small
-calls more than of few large ones, so the milliseconds are the profiled ones scaled to the median step without it.
+3 tasks × 16 real examples with the checkpoint of the test extra, as in benchmarks/step.py; no batch
+comes twice, the first three steps are left out. To measure an older commit, run this script with
+PYTHONPATH at a checkout of it: what it calls of the library has been there since the first training
+step was. The profiler itself takes time, of many small calls more than of few large ones, so the
+milliseconds are the profiled ones scaled to the median step without it.
 """
 
 from __future__ import annotations
@@ -30,21 +32,28 @@ import multitask.training.step
 import optim
 
 REST = "everything else"
-REGIONS = (  # whose function, if the commit has it; its name; the part that all of its operations count for
-    (optim.TaskGradients, "gram", "Gram matrix"), (multitask.training, "gram_matrix", "Gram matrix"),
-    (optim.TaskGradients, "combine_", "combination"), (multitask.training, "combine", "combination"),
+# whose function, if the commit has it; its name; the part that all of its operations count for
+REGIONS = (
+    (optim.TaskGradients, "gram", "Gram matrix"),
+    (multitask.training.step, "gram_matrix", "Gram matrix"),
+    (optim.TaskGradients, "combine_", "combination"),
+    (multitask.training.step, "combine", "combination"),
     (optim.AdamW, "step", "AdamW"))
 OPERATIONS = {  # the other operations, by how their names begin after "aten::"
     "products of the linear layers": ("mm", "addmm", "mkldnn::_linear", "mkldnn_linear", "linear"),
-    "attention: products, softmax": ("bmm", "baddbmm", "_softmax", "softmax", "_scaled_dot", "matmul"),
-    "dropout": ("bernoulli", "random_", "native_dropout", "dropout", "bitwise", "__and__", "where", "masked"),
+    "attention: products, softmax": ("bmm", "baddbmm", "_softmax", "softmax", "_scaled_dot",
+                                     "matmul"),
+    "dropout": ("bernoulli", "random_", "native_dropout", "dropout", "bitwise", "__and__", "where",
+                "masked"),
     "LayerNorm, GELU": ("native_layer_norm", "layer_norm", "gelu"),
-    "copies, casts, zero-filling": ("copy_", "_to_copy", "to", "contiguous", "clone", "cat", "fill_", "zero_", "index",
+    "copies, casts, zero-filling": ("copy_", "_to_copy", "to", "contiguous", "clone", "cat",
+                                    "fill_", "zero_", "index",
                                     "embedding", "gather", "scatter"),
     "sums and products of elements": ("add", "sub", "mul", "div", "sum", "neg", "mean", "tanh"),
 }
 PARTS = (*OPERATIONS, "Gram matrix", "combination", "AdamW", REST)
-COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#882255", "#000000", "#BBBBBB")
+COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#882255",
+           "#000000", "#BBBBBB")
 
 
 def named(function: Callable, part: str) -> Callable:
@@ -62,11 +71,14 @@ def part_of(event: torch.autograd.profiler_util.FunctionEvent) -> str:
             return caller.name
         caller = caller.cpu_parent
     name = event.name.removeprefix("aten::")
-    return next((part for part, beginnings in OPERATIONS.items() if name.startswith(beginnings)), REST)
+    return next((part for part, beginnings in OPERATIONS.items() if name.startswith(beginnings)),
+                REST)
 
 
 def measure(precision: str, steps: int, folder: Path) -> dict[str, float]:
-    """Part → milliseconds a step; what no operation accounts for, Python above all, is in the rest."""
+    """Part → milliseconds a step; what no operation accounts for, Python above all, is in the
+    rest.
+    """
     model = build(precision)
     step = stepper("ours", precision, model)
     batches = training_batches(model, folder, WARM_UP + 2 * steps)
@@ -78,7 +90,8 @@ def measure(precision: str, steps: int, folder: Path) -> dict[str, float]:
     with ExitStack() as stack:
         for owner, name, part in REGIONS:
             if hasattr(owner, name):
-                stack.enter_context(mock.patch.object(owner, name, named(getattr(owner, name), part)))
+                stack.enter_context(mock.patch.object(owner, name,
+                                                      named(getattr(owner, name), part)))
         profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
         started = time.perf_counter()
         for batch in batches[WARM_UP + steps:]:
@@ -113,7 +126,8 @@ def draw(measured: list[dict]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: fp32)")
     add("--threads", type=int, default=2)
@@ -121,7 +135,8 @@ def main() -> None:
     add("--data")
     add("--label", help="of the measurement in the drawing (default: the precision)")
     add("--json", type=Path, help="where the measurement goes")
-    add("--draw", type=Path, nargs="+", metavar="JSON", help="measurements to draw, from above to below")
+    add("--draw", type=Path, nargs="+", metavar="JSON",
+        help="measurements to draw, from above to below")
     add("--plot", type=Path, help="where the drawing goes")
     arguments = parser.parse_args()
     if arguments.draw:
@@ -136,7 +151,8 @@ def main() -> None:
     for part, milliseconds in parts.items():
         print(f"| {part} | {milliseconds:,.0f} | {milliseconds / sum(parts.values()):.0%} |")
     if arguments.json:
-        result = {"label": arguments.label or arguments.precision, "threads": arguments.threads, "parts": parts}
+        result = {"label": arguments.label or arguments.precision, "threads": arguments.threads,
+                  "parts": parts}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

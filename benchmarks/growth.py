@@ -1,12 +1,15 @@
-"""How a step's cost grows: with tokens, sequence length, tasks and the model's size, each beside its floor.
+"""How a step's cost grows: with tokens, sequence length, tasks and the model's size, each beside
+its floor.
 
-    python benchmarks/growth.py [--threads 2] [--repeat 5] [--precision fp32] [--plot FILE] [--json FILE]
+    python benchmarks/growth.py [--threads 2] [--repeat 5] [--precision fp32] [--plot FILE] [--json
+    FILE]
 
-The floor of a training step is its matrix products, forward and backward, at the rate of a large square product; that
-of surgery on T tasks is its traffic, (2 T + 1) · params · 4 bytes (read T rows for their products; read T, write 1 for
-the combination), at the rate of a copy. Each is timed right beside what it is the floor of. A number is a median of
-wall milliseconds, and in brackets the processor's own, which a busy machine changes less. Weights and token ids are
-random, lengths like those of the course's sentences; surgery is PCGrad, dropout is on. Takes 5 GB.
+The floor of a training step is its matrix products, forward and backward, at the rate of a large
+square product; that of surgery on T tasks is its traffic, (2 T + 1) · params · 4 bytes (read T rows
+for their products; read T, write 1 for the combination), at the rate of a copy. Each is timed right
+beside what it is the floor of. A number is a median of wall milliseconds, and in brackets the
+processor's own, which a busy machine changes less. Weights and token ids are random, lengths like
+those of the course's sentences; surgery is PCGrad, dropout is on. Takes 5 GB.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import combine, gram_matrix, pcgrad_weights
 
-SMALL_SHAPE, BASE_SHAPE = BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536), BertConfig()
+SMALL_SHAPE, BASE_SHAPE = BertConfig(hidden_size=384, num_hidden_layers=6,
+                                     intermediate_size=1536), BertConfig()
 SEQUENCES, LENGTHS, TOKENS_EACH = (2, 4, 8, 16, 32), (16, 32, 64, 128, 256, 512), 1024
 ROWS, PARAMS = 8, 10_600_000  # of surgery; the weights of the small shape's layers
 SQUARE = 2048  # side of the product that gives the rate
@@ -64,10 +68,12 @@ class Axis(NamedTuple):
 
 
 def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
-    """Of the products of forward and backward, over sequences of these lengths; the heads', a few hundred, left out.
+    """Of the products of forward and backward, over sequences of these lengths; the heads', a few
+    hundred, left out.
 
-    A weight costs 2 FLOP a token forward and 4 backward. Attention's two products cost 4 · hidden · length² forward
-    and twice that backward. Of the last layer only keys and values see all tokens; the rest, and the pooler, [CLS].
+    A weight costs 2 FLOP a token forward and 4 backward. Attention's two products cost 4 · hidden ·
+    length² forward and twice that backward. Of the last layer only keys and values see all tokens;
+    the rest, and the pooler, [CLS].
     """
     tokens, sequences, hidden = sum(lengths), len(lengths), config.hidden_size
     layer = 4 * hidden**2 + 2 * hidden * config.intermediate_size
@@ -79,11 +85,14 @@ def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
 
 
 def lengths_like_sentences(count: int, generator: np.random.Generator) -> list[int]:
-    """Tokens of one example: log-normal, median 26 and mean 28, as the three tasks' together are."""
+    """Tokens of one example: log-normal, median 26 and mean 28, as the three tasks' together
+    are.
+    """
     return generator.lognormal(np.log(26), 0.42, count).astype(int).clip(4, 512).tolist()
 
 
-def random_batch(lengths: Sequence[int], config: BertConfig, generator: np.random.Generator) -> Batch:
+def random_batch(lengths: Sequence[int], config: BertConfig,
+                 generator: np.random.Generator) -> Batch:
     ids = [generator.integers(config.vocab_size, size=length) for length in lengths]
     labels = torch.from_numpy(generator.integers(2, size=len(lengths)).astype(np.float32))
     return Batch(*pack(ids, [np.zeros_like(row) for row in ids]), 1, labels)
@@ -92,16 +101,22 @@ def random_batch(lengths: Sequence[int], config: BertConfig, generator: np.rando
 def random_trainer(config: BertConfig, precision: str) -> SurgeryTrainer:
     torch.manual_seed(0)
     tokenizer = SimpleNamespace(vocab_size=config.vocab_size)  # no text is read
-    return SurgeryTrainer(MultitaskBert(BertModel(config), tokenizer, "concatB", precision).train(), "pcgrad", 1e-5)
+    return SurgeryTrainer(MultitaskBert(BertModel(config), tokenizer, "concatB", precision).train(),
+                          "pcgrad", 1e-5)
 
 
-def step_point(trainer: SurgeryTrainer, label: str, lengths: Sequence[Sequence[int]], x: float | None = None) -> Point:
-    """A training step on one batch a task, with sequences of these lengths; x: tokens a step if not given."""
+def step_point(trainer: SurgeryTrainer, label: str, lengths: Sequence[Sequence[int]],
+               x: float | None = None) -> Point:
+    """A training step on one batch a task, with sequences of these lengths; x: tokens a step if not
+    given.
+    """
     config, generator = trainer.model.encoder.config, np.random.default_rng(0)
-    batches = {name: random_batch(row, config, generator) for name, row in zip(TASKS, lengths, strict=True)}
+    batches = {name: random_batch(row, config, generator) for name,
+               row in zip(TASKS, lengths, strict=True)}
     tokens = sum(map(sum, lengths))
     flop = sum(training_flop(config, row) for row in lengths)
-    return Point(f"{label}{tokens:,} tokens", tokens if x is None else x, lambda: trainer.step(batches),
+    return Point(f"{label}{tokens:,} tokens", tokens if x is None else x,
+                 lambda: trainer.step(batches),
                  square_product(trainer.model.precision), flop / (2 * SQUARE**3))
 
 
@@ -115,29 +130,36 @@ def square_product(precision: str) -> Callable[[], object]:
 def surgery_point(rows: torch.Tensor, copy: torch.Tensor) -> Point:
     """As in training, in place. A copy reads and writes one row each."""
     tasks = len(rows)
-    return Point(f"{tasks}", tasks, lambda: combine(rows, pcgrad_weights(gram_matrix(rows)), out=rows[0]),
+    return Point(f"{tasks}", tasks,
+                 lambda: combine(rows, pcgrad_weights(gram_matrix(rows)), out=rows[0]),
                  lambda: copy.copy_(rows[-1]), (2 * tasks + 1) / 2)
 
 
 def axes_of(precision: str) -> list[Axis]:
     generator, trainer = np.random.default_rng(0), random_trainer(SMALL_SHAPE, precision)
-    by_batch = [step_point(trainer, f"3 × {count}: ", [lengths_like_sentences(count, generator) for _ in TASKS])
+    by_batch = [step_point(trainer, f"3 × {count}: ",
+                           [lengths_like_sentences(count, generator) for _ in TASKS])
               for count in SEQUENCES]
-    by_length = [step_point(trainer, f"{length}: ", [[length] * (TOKENS_EACH // length) for _ in TASKS], length)
+    by_length = [step_point(trainer, f"{length}: ",
+                            [[length] * (TOKENS_EACH // length) for _ in TASKS], length)
                for length in LENGTHS]
     matrix = torch.randn(ROWS, PARAMS, generator=torch.Generator().manual_seed(0)).mul_(1e-3)
     copy = torch.zeros(PARAMS)
     four = [lengths_like_sentences(4, generator) for _ in TASKS]
-    models = [step_point(trainer if shape is SMALL_SHAPE else random_trainer(shape, precision), f"{name}, ", four, x)
-              for name, shape, x in (("22.7 M", SMALL_SHAPE, 22.7), ("bert-base, 109.5 M", BASE_SHAPE, 109.5))]
+    models = [step_point(trainer if shape is SMALL_SHAPE else random_trainer(shape, precision),
+                         f"{name}, ", four, x)
+              for name, shape,
+              x in (("22.7 M", SMALL_SHAPE, 22.7), ("bert-base, 109.5 M", BASE_SHAPE, 109.5))]
     surgery = [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]
     return [
-        Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy", by_batch),
+        Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy",
+             by_batch),
         Axis("step", f"a step of 3 × {TOKENS_EACH:,} tokens, by sequence length",
              f"tokens a sequence, 3 × {TOKENS_EACH:,} a step", "x", by_length),
         Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers a task, by tasks",
              f"tasks, {PARAMS / 1e6:.1f} M numbers each", "", surgery),
-        Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences", "xy", models)]
+        Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences",
+             "xy", models)]
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -149,13 +171,15 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure(points: Sequence[Point], repeat: int) -> list[dict]:
     """All points in turn, the first round not counted; wall and processor are pairs of medians."""
-    rounds = [[(timed(point.work), timed(point.unit)) for point in points] for _ in range(repeat + 1)][1:]
+    rounds = [[(timed(point.work), timed(point.unit)) for point in points]
+              for _ in range(repeat + 1)][1:]
     results = []
     for point, runs in zip(points, zip(*rounds, strict=True), strict=True):
         works, units = zip(*runs, strict=True)
         results.append({"label": point.label, "x": point.x,
                         "ms": [statistics.median(clock) for clock in zip(*works, strict=True)],
-                        "floor_ms": [point.units * statistics.median(clock) for clock in zip(*units, strict=True)],
+                        "floor_ms": [point.units * statistics.median(clock)
+                                     for clock in zip(*units, strict=True)],
                         "range_ms": [min(works)[0], max(works)[0]]})
     return results
 
@@ -164,15 +188,19 @@ def print_table(axis: Axis, results: Sequence[dict]) -> None:
     print(f"\n| {axis.name} | ms | the floor, ms | × the floor |\n| --- | --- | --- | --- |")
     for result in results:
         (wall, processor), (floor, floor_processor) = result["ms"], result["floor_ms"]
-        print(f"| {result['label']} | {wall:,.0f} ({processor:,.0f}) | {floor:,.0f} ({floor_processor:,.0f}) "
+        print(f"| {result['label']} | {wall:,.0f} ({processor:,.0f}) | {floor:,.0f} "
+              f"({floor_processor:,.0f}) "
               f"| {wall / floor:.2f} ({processor / floor_processor:.2f}) |", flush=True)
 
 
 def draw_panel(panel: Axes, axis: Axis, results: Sequence[dict]) -> None:
     x, measured = [result["x"] for result in results], [result["ms"][0] for result in results]
-    spread = [[abs(result["range_ms"][end] - result["ms"][0]) for result in results] for end in (0, 1)]
-    panel.errorbar(x, measured, yerr=spread, color=BLUE, marker="o", markersize=5, capsize=3, label="measured")
-    panel.plot(x, [result["floor_ms"][0] for result in results], color=VERMILION, linestyle="--", marker="s",
+    spread = [[abs(result["range_ms"][end] - result["ms"][0]) for result in results]
+              for end in (0, 1)]
+    panel.errorbar(x, measured, yerr=spread, color=BLUE, marker="o", markersize=5, capsize=3,
+                   label="measured")
+    panel.plot(x, [result["floor_ms"][0] for result in results], color=VERMILION, linestyle="--",
+               marker="s",
                markersize=4, label="floor")
     if "x" in axis.logarithmic:
         panel.set_xscale("log")
@@ -200,12 +228,15 @@ def draw(measured: Sequence[tuple[Axis, list[dict]]], caption: str) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--precision", choices=list(PRODUCT_DTYPES), default="fp32")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a figure of four panels, .svg or .png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the numbers of tables and figure")
+    parser.add_argument("--plot", type=Path, metavar="FILE",
+                        help="a figure of four panels, .svg or .png")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="the numbers of tables and figure")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     about = (f"{arguments.precision}, {arguments.threads} threads, torch {torch.__version__}, "
@@ -220,7 +251,8 @@ def main() -> None:
             draw(measured, about).savefig(arguments.plot, metadata={"Date": None})
     if arguments.json:
         figures = {axis.name: results for axis, results in measured}
-        arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n",
+                                  encoding="utf-8")
 
 
 if __name__ == "__main__":

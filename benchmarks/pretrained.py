@@ -1,11 +1,14 @@
-"""What pretraining is worth: encoders that start from other weights, one recipe, the same seeds; dev scores as a table.
+"""What pretraining is worth: encoders that start from other weights, one recipe, the same seeds;
+dev scores as a table.
 
-    python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE mini=minbert-mini
+    python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE
+    mini=minbert-mini
 
-An arm is a name and what --model takes, or a way to draw weights of minbert-mini's shape, anew for each seed: RANDOM as
-Devlin et al. drew them, ATTENTIVE as pretraining starts; behind an @, the encoder's learning rate, if not that of --lr.
-Every run is a process of its own with one thread; what is finished is not run again. Scores are means over the seeds
-with half of a 95 % t interval; differences from the first arm are paired by seed.
+An arm is a name and what --model takes, or a way to draw weights of minbert-mini's shape, anew for
+each seed: RANDOM as Devlin et al. drew them, ATTENTIVE as pretraining starts; behind an @, the
+encoder's learning rate, if not that of --lr. Every run is a process of its own with one thread;
+what is finished is not run again. Scores are means over the seeds with half of a 95 % t interval;
+differences from the first arm are paired by seed.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ from multitask.pretraining.step import draw_attentive
 from multitask.system.checkpoint import numbered
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", "0.1", "--schedule", "linear",
+RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", "0.1", "--schedule",
+          "linear",
           "--clip", "1"]
 RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
-SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"), "STS Pearson": ("sts", "pearson"),
+SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"),
+          "STS Pearson": ("sts", "pearson"),
           "average": ("average",)}
 
 
@@ -52,15 +57,22 @@ def train(arm: str, model: str | Path, lr: str, seed: int, arguments: argparse.N
         if numbered(out):
             flags = ["--resume", out]
         else:
-            flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed", seed, "--lr", lr,
-                     "--batch-size", arguments.batch_size, "--max-steps", arguments.steps, "--eval-limit",
-                     arguments.eval_limit, "--device", arguments.device, "--precision", arguments.precision]
-        done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)], check=False,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+            flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed",
+                     seed, "--lr", lr,
+                     "--batch-size", arguments.batch_size, "--max-steps", arguments.steps,
+                     "--eval-limit",
+                     arguments.eval_limit, "--device", arguments.device, "--precision",
+                     arguments.precision]
+        done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)],
+                              check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                              text=True)
         if done.returncode:
-            raise SystemExit(f"{arm}, seed {seed}: {(done.stderr.splitlines() or ['killed'])[-1][:500]}")
+            last_line = (done.stderr.splitlines() or ["killed"])[-1]
+            raise SystemExit(f"{arm}, seed {seed}: {last_line[:500]}")
     dev = json.loads(metrics.read_text(encoding="utf-8"))["dev"]
-    print(f"{arm}, seed {seed}: " + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),
+    print(f"{arm}, seed {seed}: "
+          + ", ".join(f"{score} {value_of(dev, path):.3f}" for score, path in SCORES.items()),
           flush=True)
     return dev
 
@@ -74,11 +86,13 @@ def value_of(dev: dict, path: tuple[str, ...]) -> float:
 
 
 def shown(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
-    return f"{mean:{sign}.3f}" + ("" if low is None or high is None else f" ± {(high - low) / 2:.3f}")
+    return f"{mean:{sign}.3f}" + ("" if low is None
+                                  or high is None else f" ± {(high - low) / 2:.3f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("arms", nargs="+", metavar="NAME=MODEL[@LR]")
     add("--data", type=Path, required=True)
@@ -93,27 +107,34 @@ def main() -> None:
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
-    arms = {name: model.partition("@") for name, _, model in (arm.partition("=") for arm in arguments.arms)}
+    arms = {name: model.partition("@") for name, _,
+            model in (arm.partition("=") for arm in arguments.arms)}
     seeds = [arguments.first_seed + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     # here, not in the threads, which share a generator
     starts = {(arm, seed): drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
-              if model in (RANDOM, ATTENTIVE) else model for arm, (model, *_) in arms.items() for seed in seeds}
+              if model in (RANDOM, ATTENTIVE) else model for arm,
+              (model, *_) in arms.items() for seed in seeds}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], lr or arguments.lr, seed, arguments)
+        runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], lr or arguments.lr, seed,
+                                         arguments)
                 for seed in seeds for arm, (_, _, lr) in arms.items()}
     dev = {key: run.result() for key, run in runs.items()}
     scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
               for score, path in SCORES.items()}
-    print(f"\n{arguments.steps} steps of {arguments.batch_size} examples a task, {len(seeds)} seeds, "
+    print(f"\n{arguments.steps} steps of {arguments.batch_size} examples a task, {len(seeds)} "
+          f"seeds, "
           f"torch {torch.__version__}\n")
     print(f"| from | {' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}")
     for arm in arms:
-        print(f"| {arm} | " + " | ".join(shown(*mean_interval(scores[arm, score])) for score in SCORES) + " |")
+        print(f"| {arm} | "
+              + " | ".join(shown(*mean_interval(scores[arm, score])) for score in SCORES) + " |")
     first, *others = arms
     for arm in others:
-        differences = (paired_difference(scores[arm, score], scores[first, score]) for score in SCORES)
-        print(f"| {arm} − {first} | " + " | ".join(shown(d.mean, d.low, d.high, "+") for d in differences) + " |")
+        differences = (paired_difference(scores[arm, score], scores[first, score])
+                       for score in SCORES)
+        print(f"| {arm} − {first} | "
+              + " | ".join(shown(d.mean, d.low, d.high, "+") for d in differences) + " |")
 
 
 if __name__ == "__main__":

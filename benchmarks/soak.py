@@ -1,12 +1,15 @@
-"""The main job for half an hour, watched from outside: does memory stay flat, speed too, are files closed again?
+"""The main job for half an hour, watched from outside: does memory stay flat, speed too, are files
+closed again?
 
-    python benchmarks/soak.py --out FOLDER [--minutes 30] [--json FILE] -- --data data --model bert-base-uncased
+    python benchmarks/soak.py --out FOLDER [--minutes 30] [--json FILE] -- --data data --model
+    bert-base-uncased
 
-What follows -- are train_multitask.py's own flags. The run is told to stop (SIGTERM) when the time is over, so it ends
-as an interrupted one, which can be resumed. Every 5 seconds its memory, open files and threads are read from /proc
-(Linux only). Slopes are of the straight line through all that was read after the first 5 minutes, with the 95 %
-interval of Student's t; a step's seconds are medians of quarters of that time, evaluation and checkpoints apart, an
-epoch's first 20 steps left out. Checkpoints are timed around the call that writes them.
+What follows -- are train_multitask.py's own flags. The run is told to stop (SIGTERM) when the time
+is over, so it ends as an interrupted one, which can be resumed. Every 5 seconds its memory, open
+files and threads are read from /proc (Linux only). Slopes are of the straight line through all that
+was read after the first 5 minutes, with the 95 % interval of Student's t; a step's seconds are
+medians of quarters of that time, evaluation and checkpoints apart, an epoch's first 20 steps left
+out. Checkpoints are timed around the call that writes them.
 """
 
 from __future__ import annotations
@@ -79,7 +82,8 @@ def slope(times: list[float], values: list[float]) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keeps all that was seen")
@@ -92,22 +96,28 @@ def main() -> int:
     settled = [each for each in seen if each["seconds"] > min(SETTLING, seconds / 6)]
     times = [each["seconds"] for each in settled]
     print(f"{seconds / 60:.1f} minutes, {len(seen)} looks")
-    for name, unit, size in (("kilobytes", "MB of memory", 1e3), ("files", "open files", 1), ("threads", "threads", 1)):
+    for name, unit, size in (("kilobytes", "MB of memory", 1e3), ("files", "open files", 1),
+                             ("threads", "threads", 1)):
         values = [each[name] / size for each in settled]
         by_hour, interval = slope(times, values)
-        print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} to "
+        print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} "
+              f"to "
               f"{max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
     steps = [event for line in (arguments.out / "log.jsonl").open(encoding="utf-8")
              if (event := json.loads(line))["event"] == "step"]
     of_steps = [step["seconds"] for step in steps[STEPS_TO_SETTLE:]]
     quarters = [statistics.median(part) for part in np.array_split(of_steps, 4)]
-    saves = [float(line) for line in Path(str(arguments.out) + ".saves").read_text(encoding="ascii").split()]
+    saves = [float(line)
+             for line in Path(str(arguments.out) + ".saves").read_text(encoding="ascii").split()]
     trained = sum(step["seconds"] for step in steps)
     print(f"{len(steps):,} steps; median seconds by quarter: {', '.join(f'{value:.3f}' for value in quarters)}")
-    print(f"{len(saves)} checkpoints, {sum(saves):.1f} s in {trained:,.0f} s of steps: {sum(saves) / trained:.2%}")
+    print(f"{len(saves)} checkpoints, {sum(saves):.1f} s in {trained:,.0f} s of steps: "
+          f"{sum(saves) / trained:.2%}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"flags": arguments.flags, "seen": seen, "step_seconds": of_steps,
-                                              "checkpoint_seconds": saves}) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps({"flags": arguments.flags, "seen": seen,
+                                              "step_seconds": of_steps,
+                                              "checkpoint_seconds": saves}) + "\n",
+                                              encoding="utf-8")
     return 0
 
 

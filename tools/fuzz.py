@@ -1,0 +1,383 @@
+"""Mutated files, by the hundred thousand, for everything that reads files from outside.
+
+    python tools/fuzz.py --inputs 100000 --out fuzz.json
+    python tools/fuzz.py --inputs 2000 --only config --only course
+
+TARGETS is the table: a sound file, how it is mutated, and what reads it. Each input must be
+accepted, and the result usable, or refused by one line that names the file: a ValueError or
+OSError. Anything else is a finding and is kept with its input: another exception, a message of
+several lines or without the file's name, more than SECONDS of processor time, more memory than
+MEMORY_BYTES, a file outside its folder, a pickle that ran. Each target runs in a process of its own
+with limited memory. tests/system/test_20_nothing_let_in.py runs a few inputs per target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import collections
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import sound_files as sound
+import torch
+from mutations import (
+    mutate_json,
+    mutate_jsonl,
+    mutate_lines,
+    mutate_pickle,
+    mutate_safetensors,
+    mutate_table,
+    mutate_zip,
+)
+
+from minbert import BertForMaskedLM, BertModel, BertTokenizer
+from multitask import MultitaskBert
+from multitask.data.course import Example, read_examples, read_rows
+from multitask.data.multinli import read_multinli
+from multitask.runs import run as main_job
+from multitask.tasks import PARA, SST, STS
+
+SECONDS = 5                    # of processor time per input
+MEMORY_BYTES = 256 << 20       # above what the process took at its start
+ADDRESS_BYTES = 4 << 30        # an allocation of more than this fails
+OURS = ("minbert", "multitask", "heads", "optim")
+TEXTS = ["", "a good film", "the [MASK] [SEP] plot", "Crème\u0301 漢字 \ufffd\x00", "a" * 300,
+         "a b " * 200]
+
+
+# ----------------------------------------------------------------------------- what reads the files
+
+
+def use_model(folder: Path) -> None:
+    """Opens the encoder, alone and with its language-model head, and runs both."""
+    model = BertModel.from_pretrained(folder)
+    assert all(value.device.type == "cpu" and value.dtype == torch.float32
+               for value in model.parameters())
+    model(torch.tensor([[0]]))
+
+    BertForMaskedLM.from_pretrained(folder)(torch.tensor([[0]]))
+
+
+def use_tokenizer(folder: Path) -> None:
+    found = BertTokenizer.from_pretrained(folder)
+
+    for pairs in (None, TEXTS[::-1]):
+        for encoding in found.encode(TEXTS, pairs, max_length=16):
+            assert encoding.tokens[0] == "[CLS]"
+            assert encoding.tokens[-1] == "[SEP]"
+            assert len(encoding.ids) <= 16
+            assert max(encoding.ids) < found.vocab_size
+            assert set(encoding.type_ids) <= {0, 1}
+    found(["a", "b"])
+
+
+def use_heads(folder: Path) -> None:
+    answers = MultitaskBert.from_pretrained(folder).predict_similarity([("a good film", "a film")])
+    assert answers.shape == (1,)
+
+
+def use_run(folder: Path) -> None:
+    run = main_job.resume(folder, lambda text: None, dataset=sound.dataset())
+    if run is not None:
+        try:
+            # a learning rate of 1e15 is allowed, and its training stopped by name
+            with suppress(FloatingPointError):
+                run.stage.fit()
+        finally:
+            run.log.close()
+
+
+def check_examples(examples: list[Example], high: float, sentences: int,
+                   labelled: bool = True) -> None:
+    assert examples
+    for example in examples:
+        assert len(example.sentences) == sentences
+        assert len(example.id.splitlines()) < 2
+        assert not labelled or 0 <= example.label <= high
+
+    texts = [text for example in examples for text in example.sentences]
+    sound.tokenizer().encode(texts, max_length=16)
+
+
+def use_course(folder: Path) -> None:
+    header = (folder / "course.csv").read_bytes()[:300]
+    task, high = SST, 4
+    for other, its_high in ((STS, 5), (PARA, 1)):
+        if other.label_column.encode() in header:
+            task, high = other, its_high
+
+    check_examples(read_examples(folder / "course.csv", task), high, len(task.text_columns))
+
+
+def use_test_file(folder: Path) -> None:
+    check_examples(read_examples(folder / "course.csv", STS, labelled=False), 0, 2, labelled=False)
+    list(read_rows(folder / "course.csv", ["sentence1"]))
+
+
+def use_multinli(folder: Path) -> None:
+    check_examples(read_multinli(folder, "multinli_1.0_train.jsonl"), 2, 2)
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is mutated, and what reads it.
+
+    share: of all inputs, in thousandths.
+    file: the mutated file's place in the folder.
+    make: returns the sound files: those beside it, and the contents that are mutated.
+    mutate: changes one of these contents.
+    use: reads the folder and uses what it found.
+    writes: whether `use` changes the folder, which is then made again for each input.
+    """
+
+    share: int
+    file: str
+    make: Callable[[], tuple[dict[str, bytes], list[bytes]]]
+    mutate: Callable[[random.Random, bytes], bytes]
+    use: Callable[[Path], None]
+    writes: bool = False
+
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+TEXT_FILES = (*WEIGHTS, "tokenizer.json")
+PART_NAMES = ["../x.safetensors", "model-1.safetensors", "model-2.safetensors", "config.json",
+              "a\\b.bin", ".."]
+
+
+def model_file(name: str, without: tuple[str, ...] = WEIGHTS) -> Callable[[], tuple]:
+    """One file of a model's folder, the others beside it."""
+    return partial(sound.one_of, sound.model_files, name, without)
+
+
+def alone(contents: Callable[[], list[bytes]]) -> Callable[[], tuple]:
+    """A file with nothing beside it."""
+    return lambda: ({}, contents())
+
+
+TARGETS = {
+    "safetensors": Target(50, "model.safetensors", model_file("model.safetensors"),
+                          mutate_safetensors, use_model),
+    "index": Target(8, "model.safetensors.index.json", model_file("model.safetensors.index.json"),
+                    partial(mutate_json, pool=PART_NAMES), use_model),
+    "pickle": Target(25, "pytorch_model.bin", partial(sound.pickles_beside, WEIGHTS), mutate_pickle,
+                     use_model),
+    "config": Target(70, "config.json",
+                     model_file("config.json", ("model.safetensors.index.json",)), mutate_json,
+                     use_model),
+    "tokenizer": Target(70, "tokenizer.json", model_file("tokenizer.json"),
+                        partial(mutate_json, pool=sound.TOKENIZER_PARTS), use_tokenizer),
+    "vocabulary": Target(70, "vocab.txt", model_file("vocab.txt", TEXT_FILES), mutate_lines,
+                         use_tokenizer),
+    "tokenizer_config": Target(22, "tokenizer_config.json",
+                               model_file("tokenizer_config.json", TEXT_FILES),
+                               mutate_json, use_tokenizer),
+    "heads": Target(8, "model/heads.safetensors",
+                    partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
+                    mutate_safetensors, use_heads),
+    "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"),
+                         mutate_json,
+                         use_run, writes=True),
+    "course": Target(320, "course.csv", alone(sound.course_files), mutate_table, use_course),
+    "test_file": Target(120, "course.csv", alone(sound.test_files), mutate_table, use_test_file),
+    "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files),
+                       mutate_jsonl,
+                       use_multinli),
+    "multinli_zip": Target(13, "multinli_1.0.zip", alone(sound.multinli_zips), mutate_zip,
+                           use_multinli),
+}
+
+
+# -------------------------------------------------------------------------------------- the verdict
+
+
+class Hang(BaseException):
+    """Not an Exception: code that catches every Exception must not catch this."""
+
+
+@contextmanager
+def limited_seconds():
+    def stop(*_: object) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def judge(target: Target, folder: Path, around: dict[str, bytes], content: bytes) -> str:
+    """Returns "accepted", "refused", or what is wrong in one line: the same line for the same
+    fault.
+    """
+    if target.writes or not folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        sound.write(folder, around)
+    sound.write(folder, {target.file: content})
+
+    before = peak_bytes()
+    try:
+        with limited_seconds(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            target.use(folder)
+        result = "accepted"
+    except Hang:
+        return f"hang: more than {SECONDS} s"
+    except (ValueError, OSError) as error:
+        result = check_message(error, {target.file, *around})
+    except BaseException as error:
+        result = describe(error)
+
+    if any(path.exists() for path in (sound.OUTSIDE, folder.parent / "outside", Path("outside"))):
+        return "a file outside the folder"
+    if peak_bytes() - before > MEMORY_BYTES:
+        return f"memory: more than {MEMORY_BYTES >> 20} MiB"
+    return result
+
+
+def check_message(error: Exception, files: set[str]) -> str:
+    message = str(error)
+    names = {Path(name).name for name in files} | {Path(name).parent.as_posix() for name in files}
+    if not any(name in message for name in names - {"."}):
+        return f"no file named: {describe(error)}"
+    if not message.isprintable():
+        return f"several lines or control characters: {describe(error)}"
+    if len(message) >= 2000:
+        return f"{len(message)} characters: {describe(error)}"
+    return "refused"
+
+
+def describe(error: BaseException) -> str:
+    where = "fuzz.py"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if any(f"/{package}/" in frame.filename for package in OURS):
+            where = f"{Path(frame.filename).name}:{frame.name}"
+    return f"{type(error).__name__} in {where}: {ascii(str(error))[:90]}"
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def fuzz(name: str, inputs: int, folder: Path, seed: int = 0, last: Path | None = None) -> dict:
+    """Reads so many mutated files of one target; returns counts, and one input per finding.
+
+    last: a file that holds the current input, in case it ends the process.
+    """
+    target, rng = TARGETS[name], random.Random(f"{name} {seed}")
+    around, contents = target.make()
+    sound_result = judge(target, folder, around, contents[0])
+    assert sound_result == "accepted", f"the sound file of {name}: {sound_result}"
+
+    counts, kept = collections.Counter(), {}
+    started, before, slowest = time.process_time(), peak_bytes(), 0.0
+
+    for _ in range(inputs):
+        content = target.mutate(rng, rng.choice(contents))
+        if last is not None:
+            last.write_bytes(content)
+
+        begun = time.process_time()
+        result = judge(target, folder, around, content)
+        slowest = max(slowest, time.process_time() - begun)
+
+        counts[result] += 1
+        if result not in ("accepted", "refused"):
+            kept.setdefault(result, content)
+            sound.OUTSIDE.unlink(missing_ok=True)
+
+    return {"inputs": inputs, "accepted": counts["accepted"], "refused": counts["refused"],
+            "findings": {result: finding(counts[result], content) for result,
+                         content in kept.items()},
+            "seconds": round(time.process_time() - started, 1),
+            "slowest_seconds": round(slowest, 3),
+            "memory_mib": (peak_bytes() - before) >> 20}
+
+
+def finding(count: int, content: bytes) -> dict:
+    return {"count": count, "input": base64.b64encode(content[:4000]).decode()}
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+def fuzz_in_process(name: str, inputs: int, seed: int) -> dict:
+    """The same, in a process of its own. A process that dies is a finding, with the input that
+    ended it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        last, result = Path(folder) / "last", Path(folder) / "result"
+        arguments = (name, inputs, seed, last, result)
+        process = multiprocessing.get_context("fork").Process(target=_inside, args=arguments)
+        process.start()
+        process.join()
+        if result.exists():
+            return json.loads(result.read_text())
+
+        content = last.read_bytes() if last.exists() else b""
+        died = f"the process ended with status {process.exitcode}"
+        return {"inputs": 0, "accepted": 0, "refused": 0, "findings": {died: finding(1, content)},
+                "seconds": 0,
+                "slowest_seconds": 0, "memory_mib": 0}
+
+
+def _inside(name: str, inputs: int, seed: int, last: Path, result: Path) -> None:
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESS_BYTES, taken + ADDRESS_BYTES))
+    os.chdir(last.parent)
+    result.write_text(json.dumps(fuzz(name, inputs, last.parent / "case", seed, last)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000,
+                        help="in all, divided as TARGETS says")
+    parser.add_argument("--only", action="append", choices=TARGETS, default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="keeps the result as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    names = arguments.only or list(TARGETS)
+    total = sum(TARGETS[name].share for name in names)
+    results = {}
+    for name in names:
+        inputs = -(-arguments.inputs * TARGETS[name].share // total)  # rounded up
+        results[name] = found = fuzz_in_process(name, inputs, arguments.seed)
+        print(f"{name:20} {found['inputs']:7,} inputs {found['accepted']:7,} accepted "
+              f"{found['refused']:7,} refused "
+              f"{len(found['findings']):3} findings {found['seconds']:7.1f} s, slowest "
+              f"{found['slowest_seconds']:.2f} "
+              f"s, {found['memory_mib']} MiB", flush=True)
+        for result, about in found["findings"].items():
+            print(f"    {about['count']:6} × {result}", flush=True)
+
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    return int(any(found["findings"] for found in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
