@@ -25,8 +25,9 @@ from multitask.data.sample import write_sample
 from multitask.data.sampling import ONCE, RoundRobin
 from multitask.experiments import grid as experiments
 from multitask.experiments import table
-from multitask.runs.run import limited
-from multitask.runs.stages import STAGES, Stage
+from multitask.runs.inputs import subsample
+from multitask.runs.plans import STAGES
+from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import NLI, TASKS
 from multitask.training.final_layers import Embeddings, HeadTrainer
@@ -324,11 +325,11 @@ def test_once_passes_over_every_set_once_and_tasks_with_nothing_left_sit_out():
 
 def test_the_eval_limit_takes_the_same_examples_in_every_run_and_keeps_their_order():
     examples = pairs(50)
-    some = limited(examples, 10)
-    assert some == limited(examples, 10)
+    some = subsample(examples, 10)
+    assert some == subsample(examples, 10)
     assert [int(example.id) for example in some] == sorted(int(example.id) for example in some)
     assert some != examples[:10]
-    assert limited(examples, None) == limited(examples, 50) == examples
+    assert subsample(examples, None) == subsample(examples, 50) == examples
 
 
 # ------------------------------------------------------------------------------------------------ the grid

@@ -221,8 +221,8 @@ def test_what_fails_in_one_process_ends_all_and_is_told_once():
                 raise FileNotFoundError("no data here")
             return "data"
 
-        outcomes = [ranks.from_writer(lambda: f"made by {ranks.rank}")]
-        for attempt in (lambda: ranks.together(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
+        outcomes = [ranks.broadcast_from_writer(lambda: f"made by {ranks.rank}")]
+        for attempt in (lambda: ranks.run_on_all(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
             with pytest.raises((ValueError, SystemExit)) as caught:
                 attempt()
             outcomes.append(repr(caught.value))
@@ -250,7 +250,7 @@ def test_alone_there_is_nobody_to_ask(monkeypatch):
     assert start() is ALONE
     assert ALONE.gather({"x": torch.ones(2)})[0]["x"].tolist() == [1, 1]
     assert ALONE.gather_texts("naïve") == ["naïve"]
-    assert ALONE.from_writer(lambda: "a folder") == "a folder"
+    assert ALONE.broadcast_from_writer(lambda: "a folder") == "a folder"
     assert (ALONE.command, Ranks(1, 4).command) == ("python", "torchrun --nproc_per_node=4")
     with pytest.raises(ValueError, match="need cuda or cpu"):
         Ranks(1, 2).own_device(torch.device("mps"))

@@ -5,7 +5,6 @@ before the one before it goes, how gradients of any length meet without a word b
 writer.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -31,7 +30,7 @@ from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
 from multitask.runs.stages import Stage
 from multitask.system import checkpoint, command
-from multitask.system.interruption import Interruption, interruptible, whole
+from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
 from optim import project_conflicting
@@ -160,10 +159,10 @@ def test_what_is_whole_is_finished_before_an_interruption_and_a_second_one_stops
     done = []
 
     def work(signals: int) -> None:
-        with whole():
+        with defer_signals():
             for _ in range(signals):
                 signal.raise_signal(signal.SIGTERM)
-            with whole():
+            with defer_signals():
                 done.append("inner")
             done.append("outer")
 
@@ -293,66 +292,6 @@ def test_a_checkpoint_that_does_not_read_back_does_not_count(found, saved, encod
         checkpoint.save(saved, {"x": torch.ones(1000)}, {}, BertConfig.from_file(encoder / "config.json"),
                         BertTokenizer.from_pretrained(encoder))
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
-
-
-DEV = {"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.5, "overall": 0.5}
-BEST = {"stage": "gs", "epoch": 1, "step": 2, "dev": DEV}
-RESULT = {"dev": DEV, "best_epoch": 1, "steps": 2}
-NO_SCORES = [None, 0.5, {}, {"sst": {"accuracy": 0.5}}, {**DEV, "average": None}, {**DEV, "average": float("inf")},
-             {**DEV, "sst": None}, {**DEV, "sst": {}}, {**DEV, "sst": {"accuracy": "0.5"}}, {**DEV, "overall": True}]
-# what stands in state.json → what is none of it
-WRONG = {
-    **dict.fromkeys(("epoch", "steps", "step", "log", "threads", "processes"), (None, True, "1", 1.0, -1, 2**53)),
-    "evaluated": [None, True, -1.0, -2, 2**53],
-    **dict.fromkeys(("stage", "data", "corpus"), (None, 1, ["gs"])),
-    "seconds": [None, "1", True, -1, 1e300, float("inf"), float("nan"), 10**400],
-    "best": [1, {}, {**BEST, "stage": 1}, {**BEST, "epoch": -1}, {**BEST, "step": None},
-             *({**BEST, "dev": dev} for dev in NO_SCORES)],
-    "finished": [None, 1, [], {"gs": None}, {"gs": {**RESULT, "best_epoch": -1}}, {"gs": {**RESULT, "steps": 2.0}},
-                 *({"gs": {**RESULT, "dev": dev}} for dev in NO_SCORES)],
-}
-RIGHT = {"epoch": 0, "evaluated": -1, "seconds": 0, "stage": "gs", "best": None, "finished": {"gs": RESULT}}
-
-
-def rewritten(folder: Path, name: str, content: bytes) -> None:
-    """By somebody who makes the checksum anew."""
-    sums = json.loads((folder / "sha256.json").read_text())
-    (folder / "sha256.json").write_text(json.dumps({**sums, name: hashlib.sha256(content).hexdigest()}))
-    (folder / name).write_bytes(content)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_every_value_of_another_kind_is_named_with_what_is_expected(name, saved):
-    assert WRONG.keys() == checkpoint.VALUES.keys()
-    folder = saved / "checkpoint" / "2"
-    for value in WRONG[name]:
-        rewritten(folder, "state.json", json.dumps({name: value}).encode())
-        kind = checkpoint.VALUES[name][1]
-        with pytest.raises(ValueError, match=rf"2/state\.json is damaged \({name} is .*, expected {kind}"):
-            checkpoint._read(folder)
-    for value in [RIGHT, {**RIGHT, "best": BEST, "evaluated": 3}, {"something": "else"}]:
-        rewritten(folder, "state.json", json.dumps(value).encode())
-        assert checkpoint._read(folder).values == value
-    with pytest.raises(ValueError, match=r"2/state\.json is damaged: it lacks 'epoch'"):
-        checkpoint._read(folder).value("epoch")
-
-
-def numbers(dtype: str, size: int, count: int = 2) -> bytes:
-    """A file of these that claims to take so many bytes, and does."""
-    header = json.dumps({"x": {"dtype": dtype, "shape": [count], "data_offsets": [0, size]}}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(size)
-
-
-@pytest.mark.parametrize(("name", "content"), [
-    ("state.safetensors", b""), ("state.safetensors", numbers("F32", 7)),
-    ("state.safetensors", numbers("F6_E2M3", 3, 4)), ("state.safetensors", numbers("C64", 16)[:-1]),
-    ("state.safetensors", numbers("F31", 8)), ("state.json", b"[]"), ("state.json", b"\xff"), ("sha256.json", b"{"),
-])
-def test_what_no_checkpoint_of_ours_holds_is_refused_by_its_file_whatever_its_checksum(name, content, saved):
-    folder = saved / "checkpoint" / "2"
-    rewritten(folder, name, content)
-    with pytest.raises(ValueError, match=rf"2/{name} is damaged"):
-        checkpoint._read(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "state.safetensors", "sha256.json"])

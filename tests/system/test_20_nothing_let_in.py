@@ -34,7 +34,7 @@ from multitask.data.batching import TokenizedExamples
 from multitask.data.course import Example, read_examples, read_rows
 from multitask.data.sample import write_sample
 from multitask.pretraining.corpus import Corpus
-from multitask.runs.run import describe_truncated
+from multitask.runs.inputs import describe_truncated
 from multitask.runs.settings import Settings
 from multitask.system import checkpoint
 from multitask.tasks import PARA, SST, STS
@@ -535,10 +535,10 @@ def test_what_is_cut_off_is_counted_an_example_at_a_time():
     assert tokens.truncated == 2
     assert tokens.lengths.tolist() == [16, 16, 3, 16]
     assert TokenizedExamples(examples, tokenizer, apart, 9).truncated == 1  # [CLS] 7 [SEP] are 9
-    run = types.SimpleNamespace(tokens={"sts": {"train": tokens, "dev": joined.tokenize(examples[:1])}}, model=joined)
-    assert describe_truncated(run) == "2 examples are longer than 16 tokens and lose their end (sts train 2)"
-    run.tokens["sts"].pop("train")
-    assert describe_truncated(run) == ""
+    sets = {"sts": {"train": tokens, "dev": joined.tokenize(examples[:1])}}
+    assert describe_truncated(sets, 16) == "2 examples are longer than 16 tokens and lose their end (sts train 2)"
+    sets["sts"].pop("train")
+    assert describe_truncated(sets, 16) == ""
 
 
 def test_a_run_says_and_keeps_how_many_it_cut(tmp_path, capsys, monkeypatch):

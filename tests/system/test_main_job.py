@@ -18,7 +18,7 @@ from multitask import MultitaskBert, predict
 from multitask.data.course import load_dataset
 from multitask.data.sample import write_sample
 from multitask.metrics import pearson
-from multitask.runs.run import make_run_folder
+from multitask.runs.folder import make_run_folder
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import TASKS
