@@ -43,7 +43,8 @@ from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
-# The sample is small: fewer epochs and larger steps, larger still for a small encoder or random weights.
+# The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
+# weights.
 SAMPLE_DEFAULTS = {SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 1, "lr": 4e-4}}
 OTHERS_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 
@@ -55,35 +56,43 @@ def build_parser() -> Parser:
     on_mini = SAMPLE_DEFAULTS[EMBEDDED]
 
     add("--arch", choices=ARCHITECTURES,
-        help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the baseline)")
+        help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
+             "baseline)")
     add("--gs", choices=GS_CHOICES, default="wrap",
-        help="round robin of gradient-surgery fine-tuning: equal batches, batches of different size, or no such "
-             "stage; none alone is the paper's baseline (default: wrap)")
+        help="round robin of gradient-surgery fine-tuning: equal batches, batches of different "
+             "size, or no such stage; none alone is the paper's baseline (default: wrap)")
     add("--surgery", choices=SURGERY,
         help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum (default: pcgrad)")
     add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
-    add("--fl", action="store_true", help="finally, train only the heads on the frozen encoder (default: off)")
-    add("--start", metavar="RUN", help="start from the model of a run, its encoder and heads (default: --model)")
+    add("--fl", action="store_true",
+        help="finally, train only the heads on the frozen encoder (default: off)")
+    add("--start", metavar="RUN",
+        help="start from the model of a run, its encoder and heads (default: --model)")
     add("--model", metavar="NAME_OR_FOLDER",
-        help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on real data, "
-             f"{EMBEDDED} on the sample)")
-    add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
+        help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on "
+             f"real data, {EMBEDDED} on the sample)")
+    add("--data", metavar="FOLDER",
+        help="the course's files (default: ./data if it holds them, else the sample)")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
-    add("--resume", metavar="RUN", help="resume an interrupted run; needs no other flag (default: a new run)")
+    add("--resume", metavar="RUN",
+        help="resume an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N",
-        help=f"epochs of each stage (default: 10; on the sample 5, with {EMBEDDED} {on_mini['epochs']})")
+        help="epochs of each stage (default: 10; on the sample 5, "
+             f"with {EMBEDDED} {on_mini['epochs']})")
     add("--lr", type=float, metavar="X",
-        help=f"learning rate (default: 1e-5; on the sample 5e-5, with {EMBEDDED} {on_mini['lr']:g}, "
-             "from scratch 5e-4)")
-    add("--head-lr", type=float, metavar="X", help="learning rate of the heads (default: that of --lr)")
+        help="learning rate (default: 1e-5; on the sample 5e-5, "
+             f"with {EMBEDDED} {on_mini['lr']:g}, from scratch 5e-4)")
+    add("--head-lr", type=float, metavar="X",
+        help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
-        help="examples of each task per step, for wrap, NLI and FL (default: 16, 16 and 8); under torchrun, of each "
-             "process")
+        help="examples of each task per step, for wrap, NLI and FL (default: 16, 16 and 8); under "
+             "torchrun, of each process")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
-        help="examples of each task per step, for bd (default: by the paper's Eq. 6); under torchrun, processes share "
-             "them")
+        help="examples of each task per step, for bd (default: by the paper's Eq. 6); under "
+             "torchrun, processes share them")
     add("--accumulate", type=int, default=default["accumulate"], metavar="N",
-        help="compute the encoder's batches in N pieces whose gradients add up, for less memory (default: 1)")
+        help="compute the encoder's batches in N pieces whose gradients add up, for less memory "
+             "(default: 1)")
     add("--warmup", type=float, default=default["warmup"], metavar="SHARE",
         help="share of steps for linear warm-up (default: 0)")
     add("--schedule", choices=SCHEDULES, default=default["schedule"],
@@ -93,22 +102,26 @@ def build_parser() -> Parser:
     add("--weight-decay", type=float, default=default["weight_decay"], metavar="X",
         help="decoupled, not on biases and LayerNorm (default: 0)")
     add("--seed", type=int, default=default["seed"], metavar="N", help="(default: 11711)")
-    add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: no limit)")
-    add("--eval-limit", type=int, metavar="N", help="at most N dev and test examples per task (default: all)")
+    add("--max-steps", type=int, metavar="N",
+        help="end each stage after N steps (default: no limit)")
+    add("--eval-limit", type=int, metavar="N",
+        help="at most N dev and test examples per task (default: all)")
     add("--on-nonfinite", choices=NONFINITE_CHOICES, default=default["on_nonfinite"],
-        help="a step with a loss or gradient that is not finite ends the run, or is skipped (default: stop)")
+        help="a step with a loss or gradient that is not finite ends the run, or is skipped "
+             "(default: stop)")
     add("--checkpoint-every", type=int, metavar="N",
-        help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of the time)")
+        help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of "
+             "the time)")
     add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
     add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
     add("--plain", action="store_true",
-        help="compute everything by the plain forms (written-out attention, plain layer, plain AdamW, task by task): "
-             "for reading, debugging and experiments; slower (default: off)")
+        help="compute everything by the plain forms (written-out attention, plain layer, plain "
+             "AdamW, task by task): for reading, debugging and experiments; slower (default: off)")
     return parser
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The flags as settings, with the defaults that depend on the data. Raises ValueError for what cannot be run."""
+    """The flags as settings, with the defaults that depend on the data."""
     check_flags(arguments)
     before = None if arguments.start is None else load_starting_settings(Path(arguments.start))
     data = default_data() if arguments.data is None else str(Path(arguments.data).resolve())
@@ -126,7 +139,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         values |= {"start": str(Path(arguments.start).resolve()), "model": None}
         model, arch = before.model, before.arch
 
-    defaults = PAPER_DEFAULTS if data is not None else SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
+    defaults = PAPER_DEFAULTS
+    if data is None:
+        defaults = SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
     return Settings(**{**defaults, "arch": arch, **values})
 
 
@@ -136,17 +151,20 @@ def check_flags(arguments: argparse.Namespace) -> None:
     if arguments.batch_sizes is not None and gs != BATCH_DIFFERENT:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {gs}")
     if arguments.batch_size is not None and gs == BATCH_DIFFERENT and not other_stages:
-        raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} takes --batch-sizes")
+        raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} "
+                         "takes --batch-sizes")
     if arguments.surgery is not None and gs == NO_SURGERY_STAGE:
-        raise ValueError(f"--surgery is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage there is none")
+        raise ValueError(f"--surgery is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage "
+                         "there is none")
     if arguments.accumulate > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
-        raise ValueError("--accumulate is for --gs and --nli: final layers have no large batches to cut")
+        raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
+                         "batches to cut")
     if arguments.start is not None and arguments.model is not None:
         raise ValueError("--start and --model both name what to start from; give one of them")
 
 
 def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
-    """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError for bad input."""
+    """A run ready to train; None if --resume names a finished one."""
     ranks = distributed.start()
     if arguments.resume is None:
         settings = ranks.run_on_all(lambda: settings_of(arguments))
@@ -156,13 +174,14 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
     changes = ranks.run_on_all(lambda: changes_of(folder, argv))
     run = main_job.resume(folder, ranks.say, ranks=ranks, changes=changes)
     if run is None:
-        ranks.say(f"{arguments.resume} is finished; its scores are in metrics.json, its report in report.html")
+        ranks.say(f"{arguments.resume} is finished; its scores are in metrics.json, its report in "
+                  "report.html")
         distributed.stop(ranks)
     return run
 
 
 def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
-    """The settings that flags beside --resume change. Raises ValueError for flags that would make it another run."""
+    """The settings that flags beside --resume change; other flags raise ValueError."""
     given = command.given_flags(build_parser(), argv)
     changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
     started = dataclasses.asdict(load_settings(folder))
@@ -192,7 +211,8 @@ def train(run: Run) -> int:
     with on_sigterm(ranks, stop_and_close):
         try:
             main_job.execute(run)
-        except KeyboardInterrupt:  # in each process at another step, so they can no longer communicate
+        except KeyboardInterrupt:
+            # in each process at another step, so they can no longer communicate
             return stopped(run, "interrupted", 130) if ranks.writes else 130
         except FloatingPointError as error:  # in all processes at the same step
             if not ranks.writes:
@@ -208,10 +228,12 @@ def train(run: Run) -> int:
 
         ranks.say(f"report: {run.folder / REPORT_FILE}")
         if run.settings.stages == ("nli",):
-            ranks.say(f"its heads are untrained; continue with: python train_multitask.py --start {run.folder}")
+            ranks.say("its heads are untrained; continue with: python train_multitask.py --start "
+                      f"{run.folder}")
         else:
             ranks.say(f"hand in: {run.folder / PREDICTIONS_FOLDER}\n"
-                      f"try it: python -m multitask.predict {run.folder} --task sst \"A film worth seeing twice.\"")
+                      f"try it: python -m multitask.predict {run.folder} --task sst "
+                      "\"A film worth seeing twice.\"")
         distributed.stop(ranks)
     return 0
 
@@ -226,7 +248,8 @@ def not_finite(run: Run, error: FloatingPointError) -> int:
 def stopped(run: Run, reason: object, status: int) -> int:
     """Prints why training stopped and how to resume; returns the status."""
     if numbered(run.folder):
-        how = f"go on with: {run.ranks.command} train_multitask.py --resume {quote(str(run.folder))}"
+        folder = quote(str(run.folder))
+        how = f"go on with: {run.ranks.command} train_multitask.py --resume {folder}"
     else:
         how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""

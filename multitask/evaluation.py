@@ -19,14 +19,15 @@ from .tasks import Task
 PREDICTIONS_FOLDER = "predictions"
 
 
-def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples, ranks: Ranks = ALONE) -> np.ndarray:
+def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples,
+            ranks: Ranks = ALONE) -> np.ndarray:
     """(n,) predictions as the task's metric takes them: classes, 0/1, or scores in [0, 5]."""
     return task.decode(model.predict_logits(task.name, examples, ranks)).numpy()
 
 
 def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
               labels: Mapping[str, np.ndarray]) -> dict:
-    """{"sst": {"accuracy": …}, "para": …, "sts": {"pearson": …}, "average": …, "overall": …}, for these tasks.
+    """{"sst": {"accuracy": …}, …, "sts": {"pearson": …}, "average": …, "overall": …}.
 
     Args:
         predictions, labels: task → (n,).
@@ -42,7 +43,7 @@ def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
 def describe(scores: dict) -> str:
     """One line for what `scores_of` returns.
 
-    >>> describe({"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.25, "overall": 0.5})
+    >>> describe({"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.25})
     'sst .500  sts undefined  average .250'
     """
     shown = {}

@@ -24,7 +24,7 @@ from multitask.tasks import TASKS
 
 
 def run_of(folder: Path) -> Path:
-    """The folder itself; of a grid, its best run. Raises FileNotFoundError for a grid without a finished run."""
+    """The folder itself; of a grid, its best run, or FileNotFoundError if none is finished."""
     if not (folder / TABLE_FILE).is_file():
         return folder
 
@@ -37,8 +37,10 @@ def run_of(folder: Path) -> Path:
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.hand_in", __doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a grid's")
-    parser.add_argument("--data", metavar="FOLDER", default="data", help="the course's files (default: data)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"), help="(default: hand-in)")
+    parser.add_argument("--data", metavar="FOLDER", default="data",
+                        help="the course's files (default: data)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"),
+                        help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     return parser
 
@@ -52,7 +54,8 @@ def answer(arguments: argparse.Namespace) -> int:
         print(path)
     for task in TASKS.values():
         if TEST_SPLIT not in dataset[task.name]:
-            print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in {arguments.data}")
+            print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in "
+                  f"{arguments.data}")
     return 0
 
 

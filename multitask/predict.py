@@ -4,8 +4,9 @@
     python -m multitask.predict RUN --task sts "A dog runs." "A dog is running."
     python -m multitask.predict RUN --task para --input pairs.tsv --output answers.tsv
 
-An input file is tab-separated with a header; its columns are found by name: sentence, or sentence1 and sentence2. It
-can be of any length. The file is validated first, then processed in order, 4,096 lines at a time.
+An input file is tab-separated with a header; its columns are found by name: sentence, or sentence1
+and sentence2. It can be of any length. The file is validated first, then processed in order, 4,096
+lines at a time.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def build_parser() -> Parser:
     parser = Parser("python -m multitask.predict", __doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or its model/ folder")
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--input", type=Path, metavar="FILE", help="a tab-separated file in place of sentences")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the answers (default: print)")
+    parser.add_argument("--input", type=Path, metavar="FILE",
+                        help="a tab-separated file in place of sentences")
+    parser.add_argument("--output", type=Path, metavar="FILE",
+                        help="where to write the answers (default: print)")
     parser.add_argument("sentences", nargs="*", help="one sentence for sst, two for para and sts")
     return parser
 
@@ -74,11 +77,13 @@ def predict(arguments: argparse.Namespace) -> int:
     if path is not None and not sentences:
         items, total = read_items(path, task), None
         if path.is_file():  # a pipe can be read only once
-            total = sum(1 for _ in read_items(path, task))  # so a bad last line is rejected before any answer
+            # so a bad last line is rejected before any answer
+            total = sum(1 for _ in read_items(path, task))
     elif path is None and len(sentences) == len(task.text_columns):
         items, total = [sentences], 1
     else:
-        raise ValueError(f"--task {task.name} takes {len(task.text_columns)} sentence(s), or --input FILE")
+        count = len(task.text_columns)
+        raise ValueError(f"--task {task.name} takes {count} sentence(s), or --input FILE")
 
     answered = answers(MultitaskBert.from_pretrained(arguments.run), task, items, total)
     if arguments.output is not None:

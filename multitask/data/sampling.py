@@ -1,15 +1,16 @@
 """The two round robins of the paper, section 4.3.2: which examples of each task make up a step.
 
-`wrap`: the same batch size for every task. An epoch is one pass over the largest dataset; smaller datasets are
-reshuffled and restarted when exhausted.
-`bd` (batches of different size): n · b_t ≈ l_t (Eq. 6), so that all datasets are exhausted together after n steps.
+`wrap`: the same batch size for every task. An epoch is one pass over the largest dataset; smaller
+datasets are reshuffled and restarted when exhausted.
+`bd` (batches of different size): n · b_t ≈ l_t (Eq. 6), so that all datasets are exhausted together
+after n steps.
 
-Eq. 7 multiplies each *summed* loss by b_min / b_t. That is b_min times the *mean* loss, and b_min is common to all
-tasks. So both schemes take each task's mean loss and rescale nothing; tests/lessons/test_09_round_robins.py shows the
-equality.
+Eq. 7 multiplies each *summed* loss by b_min / b_t. That is b_min times the *mean* loss, and b_min
+is common to all tasks. So both schemes take each task's mean loss and rescale nothing;
+tests/lessons/test_09_round_robins.py shows the equality.
 
-`once` is for stages in which the tasks share no gradient, on MultiNLI and on the final layers. An epoch passes over
-every dataset once; a task with nothing left sits out.
+`once` is for stages in which the tasks share no gradient, on MultiNLI and on the final layers. An
+epoch passes over every dataset once; a task with nothing left sits out.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def batch_different_sizes(lengths: Mapping[str, int]) -> dict[str, int]:
 
 
 class RoundRobin:
-    """Yields, step after step, one batch of indices for each task. Resumes exactly from its `state_dict`.
+    """Yields, step after step, one batch of indices for each task.
 
     Args:
         lengths: task → number of examples.
@@ -54,14 +55,17 @@ class RoundRobin:
         ValueError: unknown scheme, other tasks in batch_sizes, or a number below 1.
     """
 
-    def __init__(self, lengths: Mapping[str, int], batch_sizes: Mapping[str, int], scheme: str, seed: int) -> None:
+    def __init__(self, lengths: Mapping[str, int], batch_sizes: Mapping[str, int], scheme: str,
+                 seed: int) -> None:
         if scheme not in SCHEMES:
             raise ValueError(f"scheme is {scheme!r}; choose from {', '.join(SCHEMES)}")
         if set(batch_sizes) != set(lengths):
-            raise ValueError(f"batch sizes for {sorted(batch_sizes)}, but the tasks are {sorted(lengths)}")
+            raise ValueError(f"batch sizes for {sorted(batch_sizes)}, but the tasks are "
+                             f"{sorted(lengths)}")
         for name, size in batch_sizes.items():
             if size < 1 or lengths[name] < 1:
-                raise ValueError(f"{name}: batch size {size} of {lengths[name]} examples; both must be at least 1")
+                raise ValueError(f"{name}: batch size {size} of {lengths[name]} examples; both "
+                                 "must be at least 1")
 
         self.lengths, self.batch_sizes, self.scheme = dict(lengths), dict(batch_sizes), scheme
         self.largest = max(self.lengths, key=self.lengths.__getitem__)
@@ -71,9 +75,10 @@ class RoundRobin:
 
     @property
     def steps_per_epoch(self) -> int:
-        """wrap: one pass over the largest dataset. bd: its number of whole batches. once: the longest pass."""
+        """wrap: a pass over the largest dataset. bd: its whole batches. once: the longest pass."""
         if self.scheme == ONCE:
-            return max(math.ceil(length / self.batch_sizes[name]) for name, length in self.lengths.items())
+            return max(math.ceil(length / self.batch_sizes[name])
+                       for name, length in self.lengths.items())
 
         batches = self.lengths[self.largest] / self.batch_sizes[self.largest]
         return math.ceil(batches) if self.scheme == WRAP else max(1, math.floor(batches))
@@ -90,10 +95,10 @@ class RoundRobin:
         return {name: batch for name, batch in batches.items() if batch}
 
     def _next_batch(self, name: str) -> list[int]:
-        """The next examples in a task's order; at its end a new order begins, and the batch stays full.
+        """The next examples in a task's order; at its end a new order begins.
 
-        A dataset that is passed over once per epoch, the largest with `wrap` and each with `once`, does not continue
-        into a new order: its last batch is smaller.
+        Only the last batch of a pass is smaller: of the largest dataset with `wrap`, of each with
+        `once`.
         """
         batch: list[int] = []
         is_one_pass = self.scheme == WRAP and name == self.largest
@@ -128,7 +133,8 @@ class RoundRobin:
         """Continues from a `state_dict`. Raises ValueError if it belongs to other data."""
         for name, length in self.lengths.items():
             if f"order.{name}" not in state or len(state[f"order.{name}"]) != length:
-                raise ValueError(f"the saved order of {name} does not fit its {length} examples: the data have changed")
+                raise ValueError(f"the saved order of {name} does not fit its {length} examples: "
+                                 "the data have changed")
         check_like(state, self.state_dict())
 
         set_generator(self.generator, state["generator"])

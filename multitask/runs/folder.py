@@ -33,12 +33,12 @@ def load_settings(folder: Path, flag: str = "--resume") -> Settings:
         ValueError: its config.json cannot be read.
     """
     if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{flag} {folder}: no {CONFIG_FILE} there, so it is not the folder of a run")
+        raise FileNotFoundError(f"{flag} {folder}: no {CONFIG_FILE} there, so it is not a run")
     return Settings.load(folder / CONFIG_FILE)
 
 
 def load_starting_settings(folder: Path) -> Settings:
-    """The settings of the run that --start names, with the model that the first run of its chain started from.
+    """The settings of the run that --start names, with the model of the first run in its chain.
 
     Warns if that run is not finished.
 
@@ -47,7 +47,8 @@ def load_starting_settings(folder: Path) -> Settings:
     """
     settings = load_settings(folder, "--start")
     if not is_finished(folder):
-        warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is used", stacklevel=2)
+        warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is used",
+                      stacklevel=2)
 
     if settings.start is None:
         return settings
@@ -61,11 +62,12 @@ def check_run_folder(folder: Path) -> None:
     if is_finished(folder):
         raise ValueError(f"--out {folder} holds a finished run; name another folder")
     if checkpoint.numbered(folder):
-        raise ValueError(f"--out {folder} holds a checkpoint; resume with --resume {folder}, or name another folder")
+        raise ValueError(f"--out {folder} holds a checkpoint; resume with --resume {folder}, "
+                         "or name another folder")
 
 
 def make_run_folder(settings: Settings, out: str | None) -> Path:
-    """Makes --out, or the first free runs/ARCH-GS-N. Runs that start at the same time get different N."""
+    """Makes --out, or the first free runs/ARCH-GS-N, also if several runs start at once."""
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)

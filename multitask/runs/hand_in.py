@@ -18,7 +18,8 @@ from .settings import Settings
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → its name in a prediction file's name
 
 
-def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tuple[dict[str, dict], list[Path]]:
+def hand_in(run: Path, dataset: Dataset, out: Path,
+            device: torch.device) -> tuple[dict[str, dict], list[Path]]:
     """Writes the prediction files of every split with the run's model.
 
     Returns:
@@ -28,7 +29,8 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tup
         ValueError: the run ended with MultiNLI, so its heads are untrained.
     """
     if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
-        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to hand in")
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
+                         "to hand in")
 
     model = MultitaskBert.from_pretrained(run).to(device)
     files: list[Path] = []
@@ -38,8 +40,9 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device) -> tup
         for split in SPLITS.keys() & dataset[name].keys():
             examples = dataset[name][split]
             tokens = model.tokenize(examples)
-            predictions[split][name] = predict(model, task, tokens)
-            files.append(write_predictions(out, task, SPLITS[split], examples, predictions[split][name]))
+            found = predict(model, task, tokens)
+            predictions[split][name] = found
+            files.append(write_predictions(out, task, SPLITS[split], examples, found))
             if not np.isnan(tokens.labels).any():
                 labels[split][name] = tokens.labels
 

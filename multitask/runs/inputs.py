@@ -21,7 +21,7 @@ from .settings import Settings
 
 Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
 
-DEFAULT_MODEL = "bert-base-uncased"  # on real data; on the sample it is EMBEDDED, which needs no network
+DEFAULT_MODEL = "bert-base-uncased"  # on real data; the sample takes EMBEDDED, which is offline
 EVAL_SEED = 0  # of the choice that --eval-limit makes
 
 # --model scratch: small enough to learn the embedded sample within minutes on a laptop
@@ -37,7 +37,7 @@ def default_data() -> str | None:
 
 
 def load_data(settings: Settings) -> Dataset:
-    """All examples of the run, with --nli those of MultiNLI too; dev and test are cut to --eval-limit."""
+    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
     if settings.data is not None:
         dataset = _read(Path(settings.data), settings.nli)
     else:
@@ -69,7 +69,7 @@ def subsample(examples: list[Example], limit: int | None) -> list[Example]:
 
 
 def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
-    """The model that a new run starts from: that of --start, or the encoder of --model with new heads.
+    """The model of a new run: that of --start, or the encoder of --model with new heads.
 
     Seeds torch's global generator first.
 
@@ -81,11 +81,15 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
     if settings.start is not None:
         model = MultitaskBert.from_pretrained(settings.start)
         if model.arch != settings.arch:
-            raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not {settings.arch}")
+            raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not "
+                             f"{settings.arch}")
         return model
 
     if settings.model == SCRATCH:
-        texts = [text for name in TASKS for example in dataset[name]["train"] for text in example.sentences]
+        texts: list[str] = []
+        for name in TASKS:
+            for example in dataset[name]["train"]:
+                texts += example.sentences
         tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
         encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
     else:
@@ -108,7 +112,8 @@ def describe_data(settings: Settings, dataset: Dataset) -> str:
     """Which data were taken, and how to take others."""
     counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
     if settings.data is None:
-        return f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
+        return (f"the embedded sample ({counts} training examples); --data FOLDER takes the "
+                "course's files")
     return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
 
 
@@ -118,22 +123,24 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
     parameters = f"{count / 1e6:.1f} M parameters"
 
     if settings.model == SCRATCH:
-        return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
-                f"{DEFAULT_MODEL} or a checkpoint's folder")
+        return (f"scratch, a small encoder with random weights ({parameters}); --model takes a "
+                f"real one: {DEFAULT_MODEL} or a checkpoint's folder")
     if settings.model == EMBEDDED:
-        return (f"{EMBEDDED}, a small BERT pretrained on books that comes with minbert ({parameters}); "
-                f"--model takes a larger one: {DEFAULT_MODEL} or a checkpoint's folder")
+        return (f"{EMBEDDED}, a small BERT pretrained on books that comes with minbert "
+                f"({parameters}); --model takes a larger one: {DEFAULT_MODEL} or a checkpoint's "
+                "folder")
     if settings.start is not None:
         return f"{settings.start} ({parameters}), its encoder and its heads"
     return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
 
 
 def describe_truncated(tokens: Tokens, limit: int) -> str:
-    """How many examples are cut at the model's limit of tokens, by task and split; empty if none is."""
+    """How many examples are cut at `limit` tokens, by task and split; empty if none is."""
     cut = {f"{name} {split}": examples.truncated for name, splits in tokens.items()
            for split, examples in splits.items() if examples.truncated}
     if not cut:
         return ""
 
     counts = ", ".join(f"{name} {count:,}" for name, count in cut.items())
-    return f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end ({counts})"
+    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end "
+            f"({counts})")

@@ -1,6 +1,6 @@
-"""What each stage of a run consists of (the paper, section 4.3): its tasks, its batches and its trainer.
+"""What each stage of a run consists of (the paper, section 4.3): tasks, batches and trainer.
 
-A stage differs from the others in its plan only; the training loop in stages.py is the same for all.
+Stages differ in their plan only; the training loop in stages.py is the same for all.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Run:
         return fingerprint(self.dataset)
 
     def model_folder(self, stage: str) -> Path:
-        """Where a stage's best epoch is kept: RUN/model for the last stage, else RUN/stages/NAME."""
+        """Where a stage's best epoch is kept: RUN/model for the last, else RUN/stages/NAME."""
         is_last = stage == self.settings.stages[-1]
         return self.folder / (MODEL_FOLDER if is_last else f"{STAGES_FOLDER}/{stage}")
 
@@ -95,7 +95,7 @@ class Plan:
 
 
 def plan_nli(run: Run) -> Plan:
-    """Additional pretraining on MultiNLI: a three-way head of the architecture's own kind and depth."""
+    """Additional pretraining on MultiNLI, with a three-way head of the architecture's own kind."""
     if NLI.name not in run.model.tasks:
         run.model.add_task(NLI)
     size = (run.settings.batch_size or 16) * run.ranks.size
@@ -137,16 +137,20 @@ def plan_final_layers(run: Run) -> Plan:
 
 
 def plan_baseline(run: Run) -> Plan:
-    """The paper's baseline: a head for SST on the frozen encoder; the other heads stay untrained."""
+    """The paper's baseline: a head for SST on the frozen encoder; the others stay untrained."""
     return _train_heads(run, ["sst"])
 
 
 def _train_heads(run: Run, tasks: list[str]) -> Plan:
-    """Processes share the encoding. Head updates are cheaper than communicating gradients, so every process performs
-    all of them, with the same random numbers."""
+    """Processes share the encoding. Head updates are cheaper than communicating gradients, so every
+    process performs all of them, with the same random numbers."""
     settings, ranks = run.settings, run.ranks
-    train = {name: Embeddings(run.model, run.tokens[name]["train"], f"{name} train", ranks) for name in tasks}
-    dev = {name: Embeddings(run.model, run.tokens[name]["dev"], f"{name} dev", ranks) for name in TASKS}
+
+    def embeddings_of(name: str, split: str) -> Embeddings:
+        return Embeddings(run.model, run.tokens[name][split], f"{name} {split}", ranks)
+
+    train = {name: embeddings_of(name, "train") for name in tasks}
+    dev = {name: embeddings_of(name, "dev") for name in TASKS}
 
     size = (settings.batch_size or 8) * ranks.size
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}

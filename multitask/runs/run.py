@@ -38,7 +38,14 @@ from .folder import (
     make_run_folder,
     open_new_log,
 )
-from .inputs import Tokens, build_model, describe_data, describe_model, describe_truncated, load_data
+from .inputs import (
+    Tokens,
+    build_model,
+    describe_data,
+    describe_model,
+    describe_truncated,
+    load_data,
+)
 from .plans import STAGES, Run
 from .settings import PLAIN_VARIABLE, Settings
 from .stages import Stage
@@ -52,8 +59,9 @@ class _Inputs:
 
 
 def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
-          dataset: Dataset | None = None, tokens: Tokens | None = None, ranks: Ranks = ALONE) -> Run:
-    """A new run, ready for `execute`. Checks everything that the user can get wrong before anything is written.
+          dataset: Dataset | None = None, tokens: Tokens | None = None,
+          ranks: Ranks = ALONE) -> Run:
+    """A new run, ready for `execute`. All that the user gives is checked before a file is written.
 
     Args:
         out: the run's folder; None takes the next free one in runs/.
@@ -96,7 +104,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
     """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
 
     Args:
-        changes: new values of settings.CHANGEABLE, which config.json keeps from now on. The others: see `start`.
+        changes: new values of settings.CHANGEABLE, kept in config.json. The others: see `start`.
 
     Raises:
         ValueError, OSError: the folder does not hold a run, or its checkpoints cannot be used.
@@ -128,8 +136,9 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
         run.finished = saved.value("finished")
         name = saved.value("stage")
         if name not in settings.stages:
-            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of stage {one_line(repr(name), 100)}, "
-                             f"but the run has {', '.join(settings.stages)}")
+            known, found = ", ".join(settings.stages), one_line(repr(name), 100)
+            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of stage {found}, "
+                             f"but the run has {known}")
         run.stage = Stage(run, name)
         run.stage.restore(saved)
         ranks.check_same("weights", lambda: checksum(run.model.parameters()))
@@ -141,7 +150,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
 
 
 def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
-    """Switches to the plain forms if the settings or the environment ask for them; settings that record it."""
+    """Switches to the plain forms if settings or environment ask for them; the settings say so."""
     if not settings.plain and os.environ.get(PLAIN_VARIABLE) != "1":
         return settings
 
@@ -150,8 +159,9 @@ def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
     return dataclasses.replace(settings, plain=True)
 
 
-def _read_inputs(settings: Settings, dataset: Dataset | None, read_model: Callable[[Dataset], MultitaskBert],
-                 say: Callable[[str], None], ranks: Ranks) -> _Inputs:
+def _read_inputs(settings: Settings, dataset: Dataset | None,
+                 read_model: Callable[[Dataset], MultitaskBert], say: Callable[[str], None],
+                 ranks: Ranks) -> _Inputs:
     device = ranks.own_device(pick_device(settings.device))
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
@@ -178,17 +188,17 @@ def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
         before = saved.values.get("processes", 1)
         if before != ranks.size:  # the size of a batch and the random numbers depend on it
             raise ValueError(
-                f"--resume {folder}: by {saved.folder / checkpoint.VALUES_FILE} it was trained by {before} "
-                f"process(es), and here are {ranks.size}; start as many as before "
+                f"--resume {folder}: by {saved.folder / checkpoint.VALUES_FILE} it was trained by "
+                f"{before} process(es), and here are {ranks.size}; start as many as before "
                 "(torchrun --nproc_per_node=N; python starts one)")
         return saved
 
     return ranks.run_on_all(load)
 
 
-def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog, say: Callable[[str], None],
-              tokens: Tokens | None, ranks: Ranks) -> Run:
-    """The run without its first stage. Describes it to the user, and compares the processes' data."""
+def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
+              say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
+    """The run without its first stage; describes it to the user, compares the processes' data."""
     model, device = inputs.model, inputs.device
     model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
@@ -213,7 +223,7 @@ def execute(run: Run) -> dict:
     """Trains the remaining stages and writes the predictions, metrics.json and report.html.
 
     Returns:
-        The content of metrics.json; of several processes only the writer has it, the others return {}.
+        The content of metrics.json; {} in processes that do not write.
     """
     stages = run.settings.stages
     while run.stage is not None:
@@ -240,7 +250,8 @@ def _conclude(run: Run) -> dict:
 
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
-    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
+    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs,
+                 analysis)
     with replacing(run.folder / METRICS_FILE) as partial:  # last: it marks the run as finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
@@ -251,7 +262,7 @@ def _conclude(run: Run) -> dict:
 
 
 def _predict(run: Run) -> None:
-    """The last stage's best epoch: its test predictions, and its dev logits if this process did not see that epoch."""
+    """Of the last stage's best epoch: test predictions, and dev logits if they are not known."""
     wanted = [task for name, task in TASKS.items() if TEST_SPLIT in run.dataset[name]]
     if not wanted and run.logits:
         return
@@ -264,7 +275,8 @@ def _predict(run: Run) -> None:
             write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", examples, predictions)
 
     if not run.logits:
-        run.logits = {name: model.predict_logits(name, run.tokens[name]["dev"], run.ranks) for name in TASKS}
+        for name in TASKS:
+            run.logits[name] = model.predict_logits(name, run.tokens[name]["dev"], run.ranks)
 
 
 def _analyse(run: Run) -> dict | None:
@@ -286,6 +298,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     if surgery_steps:
         surgery["surgery"] = {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}
 
+    about = environment(run.model.device, run.model.precision)
     return {
         "dev": last["dev"],
         "best_epoch": last["best_epoch"],
@@ -300,5 +313,5 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "left_out": left_out(run.dataset),
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
-        "environment": {**environment(run.model.device, run.model.precision), "processes": run.ranks.size},
+        "environment": {**about, "processes": run.ranks.size},
     }

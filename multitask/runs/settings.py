@@ -25,8 +25,8 @@ PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain fo
 
 # setting → the values that it can take; train_multitask.py offers the same
 CHOICES = {
-    "arch": ARCHITECTURES, "gs": GS_CHOICES, "surgery": SURGERY, "schedule": SCHEDULES, "device": DEVICES,
-    "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
+    "arch": ARCHITECTURES, "gs": GS_CHOICES, "surgery": SURGERY, "schedule": SCHEDULES,
+    "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
 }
 
 
@@ -34,7 +34,7 @@ CHOICES = {
 class Settings:
     """One run of the main job; the names are the flags of train_multitask.py.
 
-    Under torchrun each process takes batch_size examples of a task; the processes share batch_sizes.
+    Under torchrun each process takes batch_size examples of a task; all share batch_sizes.
 
     Args:
         model: None takes the default model of the data.
@@ -86,22 +86,26 @@ class Settings:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}")
-        for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit",
+                     "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{flag_of(name)} {value}: must be at least 1")
         for name in ("lr", "head_lr", "clip", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
-                raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: must be 0 or more, and at most {LARGEST:g}")
+                raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: must be 0 or more, "
+                                 f"and at most {LARGEST:g}")
 
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
-        if self.batch_sizes and (set(self.batch_sizes) != set(TASKS) or min(self.batch_sizes.values()) < 1):
-            raise ValueError(f"--batch-sizes: give a size of 1 or more for each of {', '.join(TASKS)}, "
-                             "for example sst=1,para=24,sts=1")
+
+        sizes = self.batch_sizes
+        if sizes and (set(sizes) != set(TASKS) or min(sizes.values()) < 1):
+            raise ValueError(f"--batch-sizes: give a size of 1 or more for each of "
+                             f"{', '.join(TASKS)}, for example sst=1,para=24,sts=1")
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -110,16 +114,18 @@ class Settings:
         return tuple(name for name, is_wanted in wanted.items() if is_wanted) or ("baseline",)
 
     def save(self, path: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         with replacing(path) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """The settings that `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
+        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         try:
             return cls(**read_object(path))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the config.json of a run ({one_line(error)})") from None
+            reason = one_line(error)
+            raise ValueError(f"{path} is not the config.json of a run ({reason})") from None
 
 
 def flag_of(name: str) -> str:
@@ -128,13 +134,13 @@ def flag_of(name: str) -> str:
 
 
 def check_type(name: str, value: object, declared: str) -> None:
-    """Raises ValueError for a type that a file can hold and a flag cannot, for example "1" for 1, or 1.5 epochs."""
+    """Raises ValueError for types that a file can hold and a flag cannot: "1" for 1, 1.5 epochs."""
     kind, _, otherwise = declared.partition(" | ")
     if otherwise and value is None:
         return
 
-    accepted = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}[kind]
-    right = isinstance(value, accepted) and isinstance(value, bool) == (kind == "bool")
+    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}
+    right = isinstance(value, types[kind]) and isinstance(value, bool) == (kind == "bool")
     if right and isinstance(value, dict):
         right = all(type(size) is int for size in value.values())
     if not right:
@@ -149,5 +155,6 @@ def parse_batch_sizes(text: str) -> dict[str, int]:
             name, size = item.split("=")
             sizes[name.strip()] = int(size)
     except ValueError:
-        raise ValueError(f"--batch-sizes {text}: expected for example sst=1,para=24,sts=1") from None
+        expected = "expected for example sst=1,para=24,sts=1"
+        raise ValueError(f"--batch-sizes {text}: {expected}") from None
     return sizes

@@ -1,6 +1,7 @@
 """The training loop of a stage: epochs, each evaluated and saved.
 
-A stage starts from the best epoch of the stage before it, with a new optimizer, and leaves its own best epoch behind.
+A stage starts from the best epoch of the stage before it, with a new optimizer, and leaves its
+own best epoch behind.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Stage:
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         smooth: dict[str, float] = {}
         with tqdm(total=end - first, initial=self.steps - first, unit="step",
-                  desc=f"{self.name} epoch {self.epoch}/{epochs}", disable=not self.run.ranks.writes) as bar:
+                  desc=f"{self.name} epoch {self.epoch}/{epochs}",
+                  disable=not self.run.ranks.writes) as bar:
             while self.steps < end:
                 with defer_signals():
                     losses, examples_per_second = self._train_step()
@@ -108,7 +110,7 @@ class Stage:
                     self._save()
 
     def _is_due(self) -> bool:
-        """Whether to save a checkpoint within the epoch. The answer changes nothing that is computed."""
+        """Whether to save a checkpoint within the epoch; it changes nothing that is computed."""
         every, ranks = self.run.settings.checkpoint_every, self.run.ranks
         if every is not None:
             return self.steps % every == 0
@@ -117,10 +119,11 @@ class Stage:
             return time.monotonic() >= self.next_save
         if self.steps % 10:  # asking the others takes time
             return False
-        return ranks.broadcast_from_writer(lambda: str(time.monotonic() >= self.next_save)) == "True"
+        answer = ranks.broadcast_from_writer(lambda: str(time.monotonic() >= self.next_save))
+        return answer == "True"
 
     def _train_step(self) -> tuple[dict[str, float], float]:
-        """One step, logged. Returns the tasks' losses, empty if it was skipped, and examples per second."""
+        """One logged step. Returns the tasks' losses, {} if skipped, and examples per second."""
         settings, started = self.run.settings, time.perf_counter()
         indices = self.plan.sampler.next_step()
         batches = {name: self.plan.fetch(name, rows) for name, rows in indices.items()}
@@ -144,17 +147,22 @@ class Stage:
 
     def _on_nonfinite(self, error: FloatingPointError, indices: dict[str, list[int]]) -> None:
         """Stops, or logs the step as skipped, as --on-nonfinite says; nothing has been updated."""
-        ids = {name: [self.run.dataset[name]["train"][row].id for row in rows] for name, rows in indices.items()}
+        ids = {}
+        for name, rows in indices.items():
+            ids[name] = [self.run.dataset[name]["train"][row].id for row in rows]
+
         step = self.steps + 1
         if self.run.settings.on_nonfinite == STOP:
-            raise FloatingPointError(f"{self.name}, step {step}: {error}; its examples are {ids}") from None
-        self.run.log.write("skipped", stage=self.name, epoch=self.epoch, step=step, reason=str(error), examples=ids)
+            message = f"{self.name}, step {step}: {error}; its examples are {ids}"
+            raise FloatingPointError(message) from None
+        self.run.log.write("skipped", stage=self.name, epoch=self.epoch, step=step,
+                           reason=str(error), examples=ids)
 
     def _log_step(self, result: StepResult, seconds: float, examples: int) -> None:
         self.run.log.write(
-            "step", stage=self.name, epoch=self.epoch, step=self.steps, lr=self.plan.trainer.learning_rate,
-            losses=_rounded(result.losses), **_conflicts(self.plan.tasks, result), examples=examples,
-            seconds=round(seconds, 6))
+            "step", stage=self.name, epoch=self.epoch, step=self.steps,
+            lr=self.plan.trainer.learning_rate, losses=_rounded(result.losses),
+            **_conflicts(self.plan.tasks, result), examples=examples, seconds=round(seconds, 6))
 
     # Evaluation and the best epoch
 
@@ -162,14 +170,16 @@ class Stage:
         run, tasks = self.run, {name: self.run.model.tasks[name] for name in self.plan.scored}
         logits = {name: self.plan.predict(name) for name in tasks}
         predictions = {name: task.decode(logits[name]).numpy() for name, task in tasks.items()}
-        dev = scores_of(tasks, predictions, {name: run.tokens[name]["dev"].labels for name in tasks})
+        labels = {name: run.tokens[name]["dev"].labels for name in tasks}
+        dev = scores_of(tasks, predictions, labels)
         event = {"stage": self.name, "epoch": self.epoch, "step": self.steps, "dev": dev}
 
         with defer_signals():
             run.log.write("epoch", **event, seconds=round(self.seconds, 3))
             self.evaluated = self.epoch
             better = self.best is None or dev["average"] > self.best["dev"]["average"]
-            run.say(f"  epoch {self.epoch}: dev {describe(dev)}{'  (best so far)' if better else ''}")
+            remark = "  (best so far)" if better else ""
+            run.say(f"  epoch {self.epoch}: dev {describe(dev)}{remark}")
             if better:
                 self.best, self.logits = event, logits
 
@@ -180,10 +190,10 @@ class Stage:
             run.ranks.wait_for_writer()  # the next stage reads what was published
 
     def _publish(self) -> None:
-        """Writes the best epoch's model where others find it, after the checkpoint that knows of this epoch.
+        """Writes the best epoch's model, after the checkpoint that knows of this epoch.
 
-        A run killed in between writes it again from that checkpoint. The best model until now moves to the checkpoint
-        before, in case the run has to return to that one.
+        A run killed in between writes it again from that checkpoint. The best model until now moves
+        to the checkpoint before, in case the run has to return to that one.
         """
         if not self.run.ranks.writes:
             return
@@ -205,43 +215,47 @@ class Stage:
             return
         for name in TASKS.keys() & self.logits.keys():
             predictions = TASKS[name].decode(self.logits[name]).numpy()
-            write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev", run.dataset[name]["dev"],
-                              predictions)
+            write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev",
+                              run.dataset[name]["dev"], predictions)
 
     # Checkpoints
 
     def _save(self) -> None:
         """Writes a checkpoint between two steps; all processes come here together.
 
-        Raises FloatingPointError if weights are not finite or differ between processes. The last good checkpoint then
-        stays the last.
+        Raises FloatingPointError if weights are not finite or differ between processes. The last
+        good checkpoint then stays the last.
         """
         run, plan, started = self.run, self.plan, time.monotonic()
         for name, value in run.model.state_dict().items():
             if not torch.isfinite(value).all():
-                raise FloatingPointError(f"{self.name}, step {self.steps}: the weights {name} are no longer finite")
+                raise FloatingPointError(f"{self.name}, step {self.steps}: the weights {name} are "
+                                         "no longer finite")
 
         randoms = run.ranks.gather(random_state())
         if run.ranks.size > 1 and not run.ranks.agree(checksum(run.model.parameters())):
             raise FloatingPointError(
-                f"step {self.steps}: the processes' weights are no longer identical; do all machines have the "
-                "same processors, devices and versions of torch?")
+                f"step {self.steps}: the processes' weights are no longer identical; do all "
+                "machines have the same processors, devices and versions of torch?")
         if not run.ranks.writes:
             return
 
+        calls = {name: embeddings.calls for name, embeddings in plan.embeddings.items()}
         parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
-                 "sampler": plan.sampler.state_dict(), "logits": self.logits,
-                 "embeddings": {name: embeddings.calls for name, embeddings in plan.embeddings.items()}}
+                 "sampler": plan.sampler.state_dict(), "logits": self.logits, "embeddings": calls}
         for rank, state in enumerate(randoms):
             parts[random_part(rank)] = state
-        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        tensors = {}
+        for part, state in parts.items():
+            tensors |= {f"{part}.{name}": value for name, value in state.items()}
 
-        values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps, "evaluated": self.evaluated,
-                  "seconds": self.seconds, "best": self.best, "finished": run.finished,
-                  "log": run.log.position, "data": run.fingerprint, "threads": torch.get_num_threads(),
-                  "processes": run.ranks.size}
+        values = {"stage": self.name, "epoch": self.epoch, "steps": self.steps,
+                  "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best,
+                  "finished": run.finished, "log": run.log.position, "data": run.fingerprint,
+                  "threads": torch.get_num_threads(), "processes": run.ranks.size}
         with defer_signals():
-            checkpoint.save(run.folder, tensors, values, run.model.encoder.config, run.model.tokenizer)
+            checkpoint.save(run.folder, tensors, values, run.model.encoder.config,
+                            run.model.tokenizer)
 
         finished = time.monotonic()
         self.next_save = finished + checkpoint.PATIENCE * (finished - started)
@@ -253,12 +267,13 @@ class Stage:
             ValueError: the checkpoint does not fit this run, or was made with other data.
         """
         if saved.value("data") != self.run.fingerprint:
-            raise ValueError(f"{saved.folder} was made with other training examples: the data have changed since")
+            raise ValueError(f"{saved.folder} was made with other training examples: the data have "
+                             "changed since")
         if saved.value("threads") != torch.get_num_threads():
             warnings.warn(
                 f"{saved.folder} was made with {saved.value('threads')} threads, now there are "
-                f"{torch.get_num_threads()}: sums are taken in another order, so last digits will differ",
-                stacklevel=2)
+                f"{torch.get_num_threads()}: sums are taken in another order, so last digits will "
+                "differ", stacklevel=2)
 
         self.epoch, self.steps = saved.value("epoch"), saved.value("steps")
         self.evaluated, self.seconds = saved.value("evaluated"), saved.value("seconds")
@@ -284,14 +299,15 @@ class Stage:
 
         self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
         if self.best is not None:
-            check_like(self.logits, {name: torch.zeros(len(run.dataset[name]["dev"]), run.model.tasks[name].outputs)
-                                     for name in plan.scored})
+            for name in plan.scored:
+                size = (len(run.dataset[name]["dev"]), run.model.tasks[name].outputs)
+                check_like(self.logits, {name: torch.zeros(size)})
         for name, embeddings in plan.embeddings.items():
             embeddings.restore(saved.part("embeddings")[name])
         restore_random_state(saved.part(random_part(run.ranks.rank)))
 
     def _recover_best(self, folder: Path) -> None:
-        """Makes the published model that of the best epoch known here, wherever the run was killed."""
+        """Publishes the model of the best epoch known here, wherever the run was killed."""
         if self.best is None:
             return
 

@@ -1,8 +1,8 @@
-"""RUN/checkpoint/NUMBER/: everything that a run needs to resume; the newest checkpoint and the one before it.
+"""RUN/checkpoint/NUMBER/: all that a run needs to resume; the newest checkpoint and the one before.
 
-state.safetensors holds the tensors, state.json everything else; the tokenizer and the encoder's config are included,
-so resuming needs the checkpoint and the data only. sha256.json holds the checksum of each file. No pickle is written
-or read.
+state.safetensors holds the tensors, state.json everything else; the tokenizer and the encoder's
+config are included, so resuming needs the checkpoint and the data only. sha256.json holds the
+checksum of each file. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CHECKPOINT_FOLDER = "checkpoint"
 TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
 DAMAGED = ".damaged"
 
-# By default a checkpoint is due after this many times the seconds that the last one took: 1 % of the time.
+# By default a checkpoint is due after this many times the seconds that the last one took: 1 % of
+# the time.
 PATIENCE = 100.0
 FIRST_SECONDS = 60.0  # before the first one is timed
 
@@ -50,7 +51,8 @@ class Checkpoint:
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors whose names begin with `prefix.`, without that beginning."""
         start = prefix + "."
-        return {name[len(start):]: value for name, value in self.tensors.items() if name.startswith(start)}
+        return {name.removeprefix(start): value for name, value in self.tensors.items()
+                if name.startswith(start)}
 
     def value(self, name: str) -> Any:
         """One entry of state.json. Raises ValueError if it is missing."""
@@ -79,10 +81,12 @@ def _ours(run: Path) -> list[Path]:
 
 def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: BertConfig,
          tokenizer: BertTokenizer) -> Path:
-    """Writes the next checkpoint, reads it back from the disk, names it, and then removes all but the one before it.
+    """Writes the next checkpoint, reads it back from the disk, names it, and then removes all but
+    the one before it.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full; the message names the last good one.
+        OSError: it cannot be written, for example because the disk is full; the message names the
+            last good one.
     """
     older = numbered(run)
     number = 1 + max((int(path.name.split(".")[0]) for path in _ours(run)), default=0)
@@ -90,11 +94,13 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
     partial = target.with_name(target.name + ".partial")
     try:
         partial.mkdir(parents=True)
-        _write_tensors(partial / TENSORS_FILE, {name: value.cpu().contiguous() for name, value in tensors.items()})
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        _write_tensors(partial / TENSORS_FILE, tensors)
         _write_json(partial / VALUES_FILE, values)
         _write_json(partial / "config.json", config.to_dict())
         tokenizer.save_pretrained(partial)
-        _write_json(partial / SUMS_FILE, {path.name: _sha256(path) for path in sorted(partial.iterdir())})
+        sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        _write_json(partial / SUMS_FILE, sums)
 
         os.replace(partial, target)
         for folder in (target.parent, run):
@@ -164,12 +170,14 @@ def load(run: Path) -> Checkpoint:
 
         for damaged, error in damage.items():
             os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
-            warnings.warn(f"{error}; going on from the checkpoint before it, {folder}", stacklevel=2)
+            warnings.warn(f"{error}; going on from the checkpoint before it, {folder}",
+                          stacklevel=2)
         return saved
 
     if damage:
         raise ValueError("; ".join(map(str, damage.values())))
-    raise FileNotFoundError(f"--resume {run}: there is no checkpoint yet; start it again with --out {run}")
+    raise FileNotFoundError(f"--resume {run}: there is no checkpoint yet; start it again with "
+                            f"--out {run}")
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -18,7 +18,8 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one line, without the list of all flags."""
 
     def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=prog, description=description,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
@@ -32,7 +33,8 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
         interrupted: the reason after Ctrl-C or SIGTERM.
 
     Returns:
-        What `command` returns; 2 for wrong input, 130 if interrupted, 1 for numbers that are not finite.
+        What `command` returns; 2 for wrong input, 130 if interrupted, 1 for numbers that are not
+        finite.
     """
     with warnings.catch_warnings(), interruptible():
         show_warnings_in_one_line()
@@ -46,7 +48,8 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
             return failed(name, interrupted, 130)
 
 
-def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Callable[[Job], int]) -> int:
+def prepare_and_train(name: str, prepare: Callable[[], Job | None],
+                      train: Callable[[Job], int]) -> int:
     """Runs a long job. Ctrl-C and SIGTERM raise Interruption in both parts.
 
     Args:
@@ -54,7 +57,8 @@ def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Calla
         train: returns the exit status of the job.
 
     Returns:
-        The exit status: 2 if `prepare` fails, 130 if it is interrupted, 0 without a job, else that of `train`.
+        The exit status: 2 if `prepare` fails, 130 if it is interrupted, 0 without a job, else that
+            of `train`.
     """
     show_warnings_in_one_line()
     with interruptible():
@@ -70,11 +74,13 @@ def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Calla
 def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:
     """The flags that are on the command line, without those that have their default."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    given = vars(parser.parse_args(argv))
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, object]) -> None:
-    """Refuses, with ValueError, flags beside --resume that would change the run. Repeating its own is allowed.
+    """Refuses, with ValueError, flags beside --resume that would change the run. Repeating its own
+    is allowed.
 
     Args:
         given: flag → value on the command line.
@@ -87,8 +93,9 @@ def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, obj
             others.append(f"--{name.replace('_', '-')} {value}")
 
     if others:
-        raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the settings it was started "
-                         f"with, and {', '.join(others)} would change the run")
+        raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the "
+                         f"settings it was started with, and {', '.join(others)} would change "
+                         "the run")
 
 
 def show_warnings_in_one_line() -> None:

@@ -11,18 +11,21 @@ from minbert.fast.linear import MULTIPLIES_BF16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
-WIDE = 384  # the hidden size from which bf16 was measured to be faster on a CPU; at 128 it was slower
-PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor that has it for "
-                  f"encoders of hidden size {WIDE} and more, else fp32 (default: auto)")
+WIDE = 384  # hidden size from which bf16 was measured to be faster on a CPU; at 128 it was slower
+PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor "
+                  f"that has it for encoders of hidden size {WIDE} and more, else fp32 "
+                  "(default: auto)")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; auto is CUDA, else the CPU. Apple's MPS is untested, so auto does not take it.
+    """The device of that name; auto is CUDA, else the CPU. Apple's MPS is untested, so auto does
+    not take it.
 
     Raises:
         ValueError: torch does not find that device here.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
     if name == "auto":
         name = "cuda" if there["cuda"] else "cpu"
     if not there[name]:
@@ -57,10 +60,12 @@ def precision_note(precision: str, device: torch.device) -> str:
     if precision != "bf16":
         return ""
     if device.type == "cpu" and not cpu_has_bf16():
-        return "note:  this processor has no bf16 products that torch knows of: --precision fp32 is faster"
-    return "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
+        return ("note:  this processor has no bf16 products that torch knows of: --precision fp32 "
+                "is faster")
+    return ("note:  matrix products in bf16, which this device has in hardware; --precision fp32 "
+            "takes them in full")
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """bf16: matrix products in bf16 from fp32 weights, with fp32 gradients. fp32: changes nothing."""
+    """bf16: matrix products in bf16 from fp32 weights, gradients in fp32. fp32: nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,9 +1,10 @@
-"""Several processes, as torchrun starts them: which one this is, how many there are, and what they exchange.
+"""Several processes, as torchrun starts them: which one this is, how many there are, and what they
+exchange.
 
-Every process ("rank") runs the same program with the same model and sampler, and takes its own share of each step's
-rows. Gradients are summed task by task before surgery, because surgery is not linear: the projection of a mean is not
-the mean of projections. Afterwards all processes compute the same, so nothing else is sent. One process writes and
-prints.
+Every process ("rank") runs the same program with the same model and sampler, and takes its own
+share of each step's rows. Gradients are summed task by task before surgery, because surgery is not
+linear: the projection of a mean is not the mean of projections. Afterwards all processes compute
+the same, so nothing else is sent. One process writes and prints.
 
 Without torchrun there is one process, `ALONE`, and every method works for it too.
 """
@@ -28,8 +29,8 @@ from torch import distributed as dist
 
 Result = TypeVar("Result")
 WRITER = 0
-# How long a process waits for one that hangs: longer than any share of an evaluation takes. One that has ended is
-# noticed at once.
+# How long a process waits for one that hangs: longer than any share of an evaluation takes. One
+# that has ended is noticed at once.
 TIMEOUT = timedelta(minutes=30)
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -107,11 +108,12 @@ class Ranks:
         tensors = list(tensors)
         packed = torch.cat([tensor.detach().flatten() for tensor in tensors])
         self.start_sum(packed)()
-        for tensor, total in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
+        totals = packed.split([tensor.numel() for tensor in tensors])
+        for tensor, total in zip(tensors, totals, strict=True):
             tensor.detach().copy_(total.view_as(tensor))
 
     def gather(self, tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """Every process's tensors, by rank; they must be on the CPU and have the same shapes everywhere."""
+        """Every process's tensors, by rank; they are on the CPU, of the same shapes everywhere."""
         everyones: list[dict[str, torch.Tensor]] = [{} for _ in range(self.size)]
         for name, tensor in tensors.items():
             found = [torch.empty_like(tensor) for _ in everyones]
@@ -147,7 +149,8 @@ class Ranks:
             task: must not communicate itself.
 
         Raises:
-            ValueError: in the writer, with the reason of the first process whose task raised ValueError or OSError.
+            ValueError: in the writer, with the reason of the first process whose task raised
+                ValueError or OSError.
             SystemExit: in the other processes, silently.
         """
         if self.size == 1:
@@ -163,7 +166,7 @@ class Ranks:
         return result
 
     def check_same(self, what: str, tell: Callable[[], str]) -> None:
-        """Ends as `run_on_all` does if `tell` returns different texts; a single process does not call it."""
+        """Ends as `run_on_all` does if the texts of `tell` differ; a single process skips it."""
         texts = [] if self.size == 1 else self.gather_texts(tell())
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
@@ -176,7 +179,7 @@ class Ranks:
         raise SystemExit(2)
 
     def broadcast_from_writer(self, task: Callable[[], str]) -> str:
-        """Runs `task` in the writer only; returns its result in every process. Raises as `run_on_all` does."""
+        """Runs `task` in the writer only, and returns its result in every process."""
         own = self.run_on_all(lambda: task() if self.writes else "")
         return self.gather_texts(own)[WRITER]
 
@@ -198,15 +201,16 @@ class Ranks:
 
         number, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
         if number >= there:
-            raise ValueError(f"each process needs a GPU of its own, and there are {there} here: start "
-                             f"--nproc_per_node={there} processes, or take --device cpu")
+            raise ValueError(f"each process needs a GPU of its own, and there are {there} here: "
+                             f"start --nproc_per_node={there} processes, or take --device cpu")
         torch.cuda.set_device(number)
         return torch.device("cuda", number)
 
     def seed_apart(self, seed: int) -> None:
-        """Gives every process its own random numbers for dropout; the first keeps the run's seed."""
+        """Gives every process its own dropout; the first one keeps the run's seed."""
         if self.rank:
-            drawn = torch.randint(2**62, (self.rank,), generator=torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            drawn = torch.randint(2**62, (self.rank,), generator=generator)
             torch.manual_seed(int(drawn[-1]))
 
 
@@ -221,11 +225,12 @@ def start() -> Ranks:
     Raises:
         ProcessLost: the others do not come.
     """
-    if not all(name in os.environ for name in LAUNCHER_VARIABLES) or int(os.environ["WORLD_SIZE"]) == 1:
+    is_launched = all(name in os.environ for name in LAUNCHER_VARIABLES)
+    if not is_launched or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
 
-    # This module's functions keep the group that exists at its import until the interpreter ends, and torch.optim
-    # imports it. Imported now, it cannot keep ours.
+    # This module's functions keep the group that exists at its import until the interpreter ends,
+    # and torch.optim imports it. Imported now, it cannot keep ours.
     importlib.import_module("torch.distributed.nn.functional")
     with _connection():
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
@@ -237,7 +242,7 @@ def start() -> Ranks:
 
 
 def stop(ranks: Ranks) -> None:
-    """Ends the connection after a run that ended well; all processes wait for the writer, which ends last."""
+    """Ends the connection after a run that ended well, once the writer is done."""
     ranks.wait_for_writer()
     leave()
 
@@ -245,15 +250,16 @@ def stop(ranks: Ranks) -> None:
 def leave() -> None:
     """Ends the connection, if there is one, and its threads. The other processes may be gone.
 
-    A gloo thread that frees a tensor while the interpreter shuts down aborts the process (SIGABRT, "terminate called
-    without an active exception"), even after a run that ended well. So none may be left by then.
+    A gloo thread that frees a tensor while the interpreter shuts down aborts the process (SIGABRT,
+    "terminate called without an active exception"), even after a run that ended well. So none may
+    be left by then.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def checksum(tensors: Iterable[torch.Tensor]) -> str:
-    """The sum of float32 tensors' bits as integers: it differs, with rare exceptions, if any bit does."""
+    """The sum of float32 tensors' bits as integers: it changes, almost surely, if a bit does."""
     total = 0
     for tensor in tensors:
         total += int(tensor.detach().view(torch.int32).sum(dtype=torch.int64))
@@ -262,10 +268,12 @@ def checksum(tensors: Iterable[torch.Tensor]) -> str:
 
 @contextmanager
 def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGTERM calls `speak` and ends the process with status 1, even while it waits for others.
+    """Inside, SIGTERM calls `speak` and ends the process with status 1, even while it waits for
+    others.
 
-    torchrun sends SIGTERM to all processes when one has failed. A Python handler runs only after the current library
-    call returns, which may be never if a GPU waits for another. So a thread listens. A single process is left alone.
+    torchrun sends SIGTERM to all processes when one has failed. A Python handler runs only after
+    the current library call returns, which may be never if a GPU waits for another. So a thread
+    listens. A single process is left alone.
     """
     if ranks.size == 1:
         yield
@@ -297,7 +305,7 @@ def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _connection() -> Iterator[None]:
-    """Turns what torch.distributed raises for a lost process into ProcessLost, without its file and its advice."""
+    """Turns what torch.distributed raises for a lost process into ProcessLost, in one line."""
     try:
         yield
     except RuntimeError as error:

@@ -47,10 +47,11 @@ def processor_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with -dirty if files have changed; None for an installed package or without git."""
+    """The checkout's commit, with -dirty if files have changed; None without git."""
     if not (ROOT / ".git").exists():
         return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12",
+               "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM, answered where nothing is half done.
 
-A training step and the writing of a checkpoint run in `with defer_signals():`; a signal that arrives inside waits for
-the end of the block. Code that catches an Interruption can therefore save everything in a consistent state.
+A training step and the writing of a checkpoint run in `with defer_signals():`; a signal that
+arrives inside waits for the end of the block. Code that catches an Interruption can therefore save
+everything in a consistent state.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 
 
 class Interruption(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, outside all deferred blocks. A plain KeyboardInterrupt can arrive anywhere."""
+    """Ctrl-C or SIGTERM, outside all deferred blocks."""
 
 
 class _Signals:
@@ -23,7 +24,7 @@ class _Signals:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise Interruption. Does nothing in a thread, which signals never reach."""
+    """Inside, Ctrl-C and SIGTERM raise Interruption. Signals never reach other threads."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -60,5 +61,5 @@ def _answer(number: int, frame: object) -> None:
     if _Signals.waiting:
         raise KeyboardInterrupt
     _Signals.waiting = True
-    print("interrupted: the current step is finished and saved first; a second signal stops at once",
-          file=sys.stderr)
+    print("interrupted: the current step is finished and saved first; a second signal stops at "
+          "once", file=sys.stderr)

@@ -1,7 +1,7 @@
 """One process writes into a run folder; a second one is refused with the first one's name.
 
-The operating system holds the lock, so it ends with its process. A file beside it names the process, so that the
-remains of a killed process are recognised.
+The operating system holds the lock, so it ends with its process. A file beside it names the
+process, so that the remains of a killed process are recognised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ LOCK_FILE, HOLDER_FILE = ".lock", ".lock.json"
 
 
 class FolderLock:
-    """Held from its creation until `release` or the end of the process. Warns if a process died with it.
+    """Held from its creation until `release` or the end of the process. Warns if a process died
+    with it.
 
     Raises:
         ValueError: another process, which the message names, holds it.
@@ -32,13 +33,14 @@ class FolderLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil it; "
-                             "name another folder, or end that one first") from None
+            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil "
+                             "it; name another folder, or end that one first") from None
 
         if self._holder.exists():
-            warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; taken over",
-                          stacklevel=2)
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; "
+                          "taken over", stacklevel=2)
+        about = {"pid": os.getpid(), "host": socket.gethostname(),
+                 "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._holder.write_text(json.dumps(about), encoding="utf-8")
 
     def release(self) -> None:
@@ -57,7 +59,8 @@ def check_free(run: Path) -> None:
         with FileLock(run / LOCK_FILE, timeout=0):
             pass
     except Timeout:
-        raise ValueError(f"{run} is in use by {describe(run / HOLDER_FILE)}; name another folder") from None
+        holder = describe(run / HOLDER_FILE)
+        raise ValueError(f"{run} is in use by {holder}; name another folder") from None
 
 
 def describe(holder: Path) -> str:

@@ -61,15 +61,17 @@ class RunLog:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def rewind(self, position: int) -> None:
-        """Removes everything after `position`. Raises ValueError if the log is shorter, or no line ends there."""
+        """Removes what follows `position`; ValueError if no line of the log ends there."""
         self._file.flush()
         if self.path.stat().st_size < position:
-            raise ValueError(f"{self.path} has lost its end: {position} bytes were written before the checkpoint")
+            raise ValueError(f"{self.path} has lost its end: {position} bytes were written before "
+                             "the checkpoint")
 
         with self.path.open("rb") as file:
             file.seek(max(0, position - 1))
             if position and file.read(1) != b"\n":
-                raise ValueError(f"{self.path} has no line that ends at {position} bytes, as the checkpoint says")
+                raise ValueError(f"{self.path} has no line that ends at {position} bytes, as the "
+                                 "checkpoint says")
         if self.writes:
             os.truncate(self.path, position)
 

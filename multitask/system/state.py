@@ -21,8 +21,10 @@ def check_like(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.T
             raise ValueError(f"it lacks {name}")
         value = found[name]
         if value.shape != like.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(like.shape)}: it is of another "
-                             "model, of other data or of an earlier version of this code; start that run again")
+            shape, expected_shape = tuple(value.shape), tuple(like.shape)
+            raise ValueError(f"{name} has shape {shape}, expected {expected_shape}: it is of "
+                             "another model, of other data or of an earlier version of this code; "
+                             "start that run again")
         if value.dtype != like.dtype or not torch.isfinite(value).all():
             raise ValueError(f"{name} holds {value.dtype}, expected {like.dtype}, all of it finite")
 
@@ -59,8 +61,11 @@ def restore_random_state(state: dict[str, torch.Tensor]) -> None:
 
 def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
     """optimizer.NUMBER.KEY → tensor: step and moments of each parameter that has had a gradient."""
-    return {f"optimizer.{number}.{key}": torch.as_tensor(value)
-            for number, values in optimizer.state_dict()["state"].items() for key, value in values.items()}
+    tensors = {}
+    for number, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    return tensors
 
 
 def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -75,7 +80,8 @@ def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) 
 
     for number, parameter in enumerate(parameters):
         start = f"optimizer.{number}."
-        expected = {start + "step": torch.tensor(0), start + "exp_avg": parameter, start + "exp_avg_sq": parameter}
+        expected = {start + "step": torch.tensor(0), start + "exp_avg": parameter,
+                    start + "exp_avg_sq": parameter}
         if left.isdisjoint(expected):  # it has had no gradient so far
             continue
         check_like(tensors, expected)

@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_all_processes_for_the_same_reason():
 
 def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(monkeypatch):
     """The batches are the same, only who computes them is not."""
-    for module in ("evaluation", "final_layers"):
+    for module in ("model", "training.final_layers"):
         monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
     model = build().eval()
     examples = model.tokenize(EXAMPLES["para"])

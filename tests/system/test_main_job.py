@@ -19,11 +19,13 @@ from multitask.data.course import load_dataset
 from multitask.data.sample import write_sample
 from multitask.metrics import pearson
 from multitask.runs.folder import make_run_folder
+from multitask.runs.settings import Settings
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
+PLAIN_NOTE = "note: plain forms only (--plain)"
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 
@@ -267,6 +269,30 @@ def test_a_bf16_run_read_back_predicts_in_bf16(small_data, tmp_path):
     items = [example.sentences for example in load_dataset(small_data)["sts"]["dev"]]
     lines = (tmp_path / "half" / "predictions" / "sts-dev-output.csv").read_text().splitlines()[1:]
     assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
+
+
+@pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1")])
+def test_plain_is_recorded_and_kept(flags, variable, small_data, tmp_path, monkeypatch, capsys):
+    """By flag or by environment; --resume then needs neither."""
+    monkeypatch.setenv("MINBERT_PLAIN", variable)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_evaluate", lambda self: (self._save(), interrupt()))
+        assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, *flags) == 130
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, "1")
+
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    assert run("--resume", tmp_path / "plain") == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "1")
+
+
+def test_old_settings_are_not_plain(stopped):
+    config = json.loads((stopped / "config.json").read_text())
+    assert config.pop("plain") is False
+    (stopped / "config.json").write_text(json.dumps(config))
+    assert not Settings.load(stopped / "config.json").plain
 
 
 # ------------------------------------------------------------------------------------------------ what it refuses
