@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -26,9 +26,6 @@ from .folder import STAGES_FOLDER
 from .inputs import Tokens, tokenize
 from .settings import Settings
 
-if TYPE_CHECKING:
-    from .stages import Stage
-
 
 @dataclass
 class Run:
@@ -38,7 +35,7 @@ class Run:
         say: prints a line for the user.
         ranks: the processes that train the run.
         tokens: the data, tokenized for this architecture; made from `dataset` if empty.
-        stage: the stage in progress.
+        stage: the stages.Stage in progress.
         finished: stage → its result (see Stage.fit), for the stages that have ended.
         logits: the dev logits of the last stage's best epoch, if this process saw that epoch.
     """
@@ -51,7 +48,7 @@ class Run:
     say: Callable[[str], None] = print
     ranks: Ranks = ALONE
     tokens: Tokens = field(default_factory=dict)
-    stage: Stage | None = None
+    stage: Any = None  # a Stage; stages.py imports this module
     finished: dict[str, dict] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
