@@ -1,4 +1,4 @@
-"""Scores and prediction files: eval mode, no gradients, sentences of like length together."""
+"""Scores and prediction files."""
 
 from __future__ import annotations
 
@@ -19,25 +19,54 @@ from .tasks import Task
 PREDICTIONS_FOLDER = "predictions"
 
 
-def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples, ranks: Ranks = ALONE) -> np.ndarray:
-    """(n,) predictions in the task's own terms: classes, 0/1, or scores in [0, 5]."""
+def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples,
+            ranks: Ranks = ALONE) -> np.ndarray:
+    """(n,) predictions as the task's metric takes them: classes, 0/1, or scores in [0, 5]."""
     return task.decode(model.predict_logits(task.name, examples, ranks)).numpy()
 
 
 def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
               labels: Mapping[str, np.ndarray]) -> dict:
-    """{"sst": {"accuracy": …}, "para": …, "sts": {"pearson": …}, "average": …, "overall": …}, for these tasks."""
-    values = {name: (task.metric_name, task.metric(predictions[name], labels[name])) for name, task in tasks.items()}
+    """{"sst": {"accuracy": …}, …, "sts": {"pearson": …}, "average": …, "overall": …}.
+
+    Args:
+        predictions, labels: task → (n,).
+    """
+    values = {}
+    for name, task in tasks.items():
+        values[name] = (task.metric_name, task.metric(predictions[name], labels[name]))
+
     scores: dict = {name: {metric: value} for name, (metric, value) in values.items()}
     return {**scores, "average": metrics.average(values), "overall": metrics.overall(values)}
 
 
+def describe(scores: dict) -> str:
+    """One line for what `scores_of` returns.
+
+    >>> describe({"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.25})
+    'sst .500  sts undefined  average .250'
+    """
+    shown = {}
+    for name, values in scores.items():
+        if isinstance(values, dict):
+            [shown[name]] = values.values()
+    if len(shown) > 1:
+        shown["average"] = scores["average"]
+
+    parts = []
+    for name, value in shown.items():
+        text = "undefined" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+        parts.append(f"{name} {text}")
+    return "  ".join(parts)
+
+
 def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[Example],
                       predictions: np.ndarray) -> Path:
-    """One file in the course's own format, spaces included, which its grader reads; written whole or not at all."""
+    """Writes one file in the course's own format, which its grader reads, spaces included."""
     lines = [f"id \t {task.prediction_column} "]
-    lines += [f"{example.id} , {task.format_prediction(value)} "
-              for example, value in zip(examples, predictions.tolist(), strict=True)]
+    for example, value in zip(examples, predictions.tolist(), strict=True):
+        lines.append(f"{example.id} , {task.format_prediction(value)} ")
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task.name}-{split}-output.csv"
     with replacing(path) as partial:
@@ -46,6 +75,7 @@ def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[E
 
 
 def read_predictions(folder: Path, task: Task, split: str) -> np.ndarray:
-    """(n,) predictions of a file that `write_predictions` wrote, in its order."""
-    lines = (folder / f"{task.name}-{split}-output.csv").read_text(encoding="utf-8").splitlines()[1:]
+    """(n,) predictions from a file of `write_predictions`, in its order."""
+    path = folder / f"{task.name}-{split}-output.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
     return np.array([float(line.rsplit(" , ", 1)[1]) for line in lines])

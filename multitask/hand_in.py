@@ -3,7 +3,7 @@
     python -m multitask.hand_in runs/concatB-wrap-1 --data data --out hand-in
     python -m multitask.hand_in experiments/quick --data data --out hand-in
 
-Of a grid of experiments the run with the highest average dev score is taken.
+From a grid of experiments it takes the run with the highest average dev score.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import sys
 from pathlib import Path
 
 from multitask.data.course import TEST_SPLIT, load_dataset
+from multitask.evaluation import describe
 from multitask.experiments.table import TABLE_FILE
 from multitask.runs.hand_in import hand_in
-from multitask.runs.stages import describe
+from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
-
-from .system import command
-from .tasks import TASKS
+from multitask.tasks import TASKS
 
 
 def run_of(folder: Path) -> Path:
-    """The folder itself, or of a grid the best run in it. Raises FileNotFoundError if it is neither."""
+    """The folder itself; of a grid, its best run, or FileNotFoundError if none is finished."""
     if not (folder / TABLE_FILE).is_file():
         return folder
+
     best = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))["best"]
     if best is None:
         raise FileNotFoundError(f"{folder} holds no finished experiment yet")
@@ -37,28 +37,32 @@ def run_of(folder: Path) -> Path:
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.hand_in", __doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a grid's")
-    parser.add_argument("--data", metavar="FOLDER", default="data", help="the course's files (default: data)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"), help="(default: hand-in)")
+    parser.add_argument("--data", metavar="FOLDER", default="data",
+                        help="the course's files (default: data)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"),
+                        help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     return parser
 
 
-def write(arguments: argparse.Namespace) -> int:
+def answer(arguments: argparse.Namespace) -> int:
     dataset, run = load_dataset(arguments.data), run_of(arguments.run)
     scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device))
+
     print(f"{run}: dev {describe(scores['dev'])}")
     for path in files:
         print(path)
     for task in TASKS.values():
         if TEST_SPLIT not in dataset[task.name]:
-            print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in {arguments.data}")
+            print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in "
+                  f"{arguments.data}")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
-    return command.answer("multitask.hand_in", lambda: write(arguments))
+    return command.answer("multitask.hand_in", lambda: answer(arguments))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 from minbert.files import replacing
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
-from multitask.runs.run import CONFIG_FILE, METRICS_FILE, REPORT_FILE, load_data
+from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
+from multitask.runs.inputs import load_data
 from multitask.runs.settings import Settings
 from multitask.system import command
 from multitask.system.command import Parser

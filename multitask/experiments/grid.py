@@ -25,11 +25,11 @@ from minbert.checkpoints.hub import EMBEDDED
 from minbert.files import replacing
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
 from multitask.data.course import TEST_SPLIT, Dataset, read_examples
-from multitask.evaluation import PREDICTIONS_FOLDER, read_predictions
+from multitask.evaluation import PREDICTIONS_FOLDER, describe, read_predictions
 from multitask.runs import run
 from multitask.runs.hand_in import hand_in
+from multitask.runs.inputs import DEFAULT_MODEL, Tokens, default_data
 from multitask.runs.settings import Settings
-from multitask.runs.stages import Tokens, describe
 from multitask.system import command
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
 from multitask.system.command import Parser
@@ -294,8 +294,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
 
 def answer(arguments: argparse.Namespace) -> int:
     """The grid or the question, as asked for."""
-    data = run.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
-    model = arguments.model or (EMBEDDED if data is None else run.DEFAULT_MODEL)
+    data = default_data() if arguments.data is None else str(Path(arguments.data).resolve())
+    model = arguments.model or (EMBEDDED if data is None else DEFAULT_MODEL)
     given = {"model": model, "data": data, "device": arguments.device, "precision": arguments.precision}
     if arguments.question:
         out = arguments.out or Path("experiments") / arguments.question

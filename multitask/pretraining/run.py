@@ -23,7 +23,7 @@ from multitask.runs.settings import LARGEST, SKIP, STOP, check_type
 from multitask.system import checkpoint
 from multitask.system.device import DEVICES, PRECISIONS, autocast, pick_device, pick_precision, precision_note
 from multitask.system.environment import environment
-from multitask.system.interruption import Interruption, whole
+from multitask.system.interruption import Interruption, defer_signals
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog
 from multitask.system.state import random_state, restore_random_state
@@ -199,7 +199,7 @@ class Pretraining:
         """Scores on the held-out passages, logged and said, and a checkpoint."""
         found = {**evaluate(self.trainer.model, self.held_out, self.trainer.precision),
                  "trivial_accuracy": self.trivial_accuracy}
-        with whole():
+        with defer_signals():
             self.log.write("evaluation", step=self.step, **found)
             segments = f", of segments {found['segment_accuracy']:.3f}" if "segment_accuracy" in found else ""
             self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {found['perplexity']:.1f}, "
@@ -222,7 +222,7 @@ class Pretraining:
         random = {f"random.{name}": value for name, value in random_state().items()}
         values = {"step": self.step, "evaluated": self.evaluated, "log": self.log.position,
                   "corpus": self.corpus.fingerprint}
-        with whole():
+        with defer_signals():
             checkpoint.save(self.folder, state_of(self.trainer) | random, values, model.config, self.tokenizer)
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
@@ -270,7 +270,7 @@ class Pretraining:
                 if is_last or self.step == self.steps:
                     break
                 is_last = limit is not None and time.monotonic() - begun > limit
-                with whole():
+                with defer_signals():
                     self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
         if self.step < self.steps:
             return False

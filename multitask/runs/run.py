@@ -3,310 +3,227 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import random
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from minbert import BertConfig, BertModel, BertTokenizer
-from minbert.checkpoints.hub import EMBEDDED, HubError
-from minbert.files import replacing
-from minbert.files import one_line
-
-from multitask.system import checkpoint
+from minbert import BertModel
+from minbert.files import one_line, replacing
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
-from multitask.data.course import TEST_SPLIT, Dataset, Example, Examples, left_out, load_dataset, missing_files
+from multitask.analysis.log import conflict_statistics, speed
+from multitask.data.course import TEST_SPLIT, Dataset, left_out
+from multitask.evaluation import PREDICTIONS_FOLDER, describe, predict, write_predictions
+from multitask.model import MultitaskBert
+from multitask.reports.run_report import write_report
+from multitask.system import checkpoint
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
-from multitask.evaluation import PREDICTIONS_FOLDER, predict, write_predictions
 from multitask.system.lock import check_free
-from multitask.analysis.log import conflict_statistics, speed
-from multitask.model import MultitaskBert
-from multitask.data.multinli import load_multinli
-from multitask.reports.run_report import write_report
 from multitask.system.runlog import RunLog
-from multitask.data.sample import write_sample
-from .settings import Settings
-from .stages import STAGES, Run, Stage, Tokens, describe
 from multitask.tasks import NLI, TASKS
 
-CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
-SCRATCH = "scratch"
-EVAL_SEED = 0  # of --eval-limit's choice
-DEFAULT_MODEL = "bert-base-uncased"  # on real data; the sample, as it runs offline, is taken with the EMBEDDED one
-# --model scratch: small enough to learn the embedded sample within minutes on a laptop
-SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
-SCRATCH_VOCABULARY = 4096
+from .folder import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    check_run_folder,
+    is_finished,
+    load_settings,
+    make_run_folder,
+    open_new_log,
+)
+from .inputs import (
+    Tokens,
+    build_model,
+    describe_data,
+    describe_model,
+    describe_truncated,
+    load_data,
+)
+from .plans import STAGES, Run
+from .settings import PLAIN_VARIABLE, Settings
+from .stages import Stage
 
 
-def default_data() -> str | None:
-    """./data where it holds the course's files, else None: the embedded sample."""
-    return None if missing_files(Path("data")) else str(Path("data").resolve())
-
-
-def load_data(settings: Settings) -> Dataset:
-    """All examples of the run, MultiNLI's too with --nli; dev and test cut to --eval-limit."""
-    if settings.data is not None:
-        dataset = _read(Path(settings.data), settings.nli)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            dataset = _read(write_sample(Path(folder)), settings.nli)
-    return {name: {split: examples if split == "train" else limited(examples, settings.eval_limit)
-                   for split, examples in splits.items()} for name, splits in dataset.items()}
-
-
-def _read(folder: Path, nli: bool) -> Dataset:
-    return {**load_dataset(folder), **({NLI.name: load_multinli(folder)} if nli else {})}
-
-
-def limited(examples: list[Example], limit: int | None) -> list[Example]:
-    """At most `limit` of them, in their order: the same choice in every run, whatever its seed."""
-    if limit is None or len(examples) <= limit:
-        return examples
-    chosen = sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))
-    found = Examples(examples[index] for index in chosen)
-    found.left_out = getattr(examples, "left_out", 0)
-    return found
-
-
-def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
-    """The pretrained encoder that --model names, or a random one, with fresh heads; or --start's. Seeds torch first."""
-    torch.manual_seed(settings.seed)
-    if settings.start is not None:
-        model = MultitaskBert.from_pretrained(settings.start)
-        if model.arch != settings.arch:
-            raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not {settings.arch}")
-        return model
-    if settings.model == SCRATCH:
-        texts = [text for name in TASKS for example in dataset[name]["train"] for text in example.sentences]
-        tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
-        encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
-    else:
-        try:
-            encoder = BertModel.from_pretrained(settings.model)
-            tokenizer = BertTokenizer.from_pretrained(settings.model)
-        except HubError as error:
-            raise HubError(f"{error}; or --model {EMBEDDED}, which comes with minbert", error.status) from None
-    return MultitaskBert(encoder, tokenizer, settings.arch)
-
-
-def run_started_from(folder: Path) -> Settings:
-    """The settings of the run that --start names; a chain of such runs is followed to the first for its model.
-
-    Raises FileNotFoundError or ValueError if it is no run. Warns if it is not finished.
-    """
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"--start {folder}: no {CONFIG_FILE} there, so it is no run's folder")
-    if not (folder / METRICS_FILE).is_file():
-        warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is taken", stacklevel=2)
-    settings = Settings.load(folder / CONFIG_FILE)
-    if settings.start is None:
-        return settings
-    return dataclasses.replace(settings, model=run_started_from(Path(settings.start)).model)
-
-
-def check_run_folder(folder: Path) -> None:
-    """Raises ValueError for a folder whose content would be lost."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; name a folder")
-    if (folder / METRICS_FILE).exists():
-        raise ValueError(f"--out {folder} holds a finished run; name another folder")
-    if checkpoint.numbered(folder):
-        raise ValueError(f"--out {folder} holds a checkpoint; go on with --resume {folder}, or name another folder")
-
-
-def make_run_folder(settings: Settings, out: str | None) -> Path:
-    """--out, or the first free runs/ARCH-GS-N; of two runs that start at once, each gets its own N."""
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return Path(out)
-    for number in itertools.count(1):
-        folder = Path("runs") / f"{settings.arch}-{settings.gs}-{number}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError("unreachable")
+@dataclass(frozen=True)
+class _Inputs:
+    device: torch.device
+    dataset: Dataset
+    model: MultitaskBert
 
 
 def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
-          dataset: Dataset | None = None, tokens: Tokens | None = None, ranks: Ranks = ALONE) -> Run:
-    """A new run, ready for `execute`. Everything that the user can get wrong is checked before anything is written.
+          dataset: Dataset | None = None, tokens: Tokens | None = None,
+          ranks: Ranks = ALONE) -> Run:
+    """A new run, ready for `execute`. All that the user gives is checked before a file is written.
 
-    dataset, tokens: what `load_data` would read and Run.tokens would hold, where several runs share them. ranks: the
-    processes that train the run, all of which start it.
+    Args:
+        out: the run's folder; None takes the next free one in runs/.
+        say: prints a line for the user.
+        dataset: what `load_data` would read, if several runs share it.
+        tokens: what Run.tokens would hold, if several runs share it.
+        ranks: the processes that train the run; all of them start it.
+
+    Raises:
+        ValueError, OSError: settings, data, model or folder cannot be used.
     """
+    settings = _choose_forms(settings, say)
 
-    def read() -> tuple[torch.device, Dataset, MultitaskBert]:
+    def read() -> _Inputs:
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
-        device = ranks.own_device(pick_device(settings.device))
-        data = dataset or load_data(settings)
-        say(f"data:  {describe_data(settings, data)}")
-        return device, data, build_model(settings, data)
+        return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
-    device, dataset, model = ranks.together(read)
-    # for good: --resume takes it too
-    settings = dataclasses.replace(settings, precision=pick_precision(settings.precision, device,
-                                                                      model.encoder.config.hidden_size))
-    ranks.check_same("precision", lambda: settings.precision)
-    folder = Path(ranks.from_writer(lambda: str(make_run_folder(settings, out))))
-    log = ranks.together(lambda: _new_log(folder, settings, ranks))
-    try:
-        run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
+    inputs = ranks.run_on_all(read)
+
+    # saved with the run, so that --resume takes the same precision
+    hidden_size = inputs.model.encoder.config.hidden_size
+    precision = pick_precision(settings.precision, inputs.device, hidden_size)
+    settings = dataclasses.replace(settings, precision=precision)
+    ranks.check_same("precision", lambda: precision)
+
+    folder = Path(ranks.broadcast_from_writer(lambda: str(make_run_folder(settings, out))))
+    log = ranks.run_on_all(lambda: open_new_log(folder, settings, ranks))
+    with _closed_on_failure(log):
+        run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
         run.stage = Stage(run, settings.stages[0])
-        ranks.check_same("weights", lambda: checksum(model.parameters()))
-    except BaseException:
-        log.close()
-        raise
+        ranks.check_same("weights", lambda: checksum(run.model.parameters()))
     return run
-
-
-def settings_of_run(folder: Path) -> Settings:
-    """What the run that --resume names was started with. Raises FileNotFoundError or ValueError if it is no run."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: no {CONFIG_FILE} there, so it is no run's folder")
-    return Settings.load(folder / CONFIG_FILE)
 
 
 def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
            tokens: Tokens | None = None, ranks: Ranks = ALONE,
            changes: Mapping[str, object] | None = None) -> Run | None:
-    """The run in `folder`, ready to go on from its last checkpoint; None if it is finished. The rest: see `start`.
+    """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
 
-    changes: new values of settings.CHANGEABLE, kept in config.json from now on.
+    Args:
+        changes: new values of settings.CHANGEABLE, kept in config.json. The others: see `start`.
+
+    Raises:
+        ValueError, OSError: the folder does not hold a run, or its checkpoints cannot be used.
     """
-    settings = ranks.together(lambda: settings_of_run(folder))
-    if (folder / METRICS_FILE).is_file():
+    started = ranks.run_on_all(lambda: load_settings(folder))
+    if is_finished(folder):
         return None
-    log = ranks.together(lambda: RunLog(folder, ranks.writes))
 
-    def read() -> tuple[torch.device, Dataset, MultitaskBert]:
-        device = ranks.own_device(pick_device(settings.device))
-        data = dataset or load_data(settings)
-        say(f"data:  {describe_data(settings, data)}")
-        return device, data, MultitaskBert(BertModel(saved.config()), saved.tokenizer(), settings.arch)
+    settings = _choose_forms(dataclasses.replace(started, **(changes or {})), say)
 
-    try:
-        if (folder / METRICS_FILE).is_file():  # finished by another process just now
+    def save_changes() -> None:
+        if ranks.writes and settings != started:
+            settings.save(folder / CONFIG_FILE)
+
+    log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes))
+    with _closed_on_failure(log):
+        if is_finished(folder):  # another process finished it just now
             log.close()
             return None
-        saved = _saved(folder, ranks)
-        if changes:
-            settings = dataclasses.replace(settings, **changes)
-            ranks.from_writer(lambda: settings.save(folder / CONFIG_FILE) or "")
-        device, dataset, model = ranks.together(read)
-        run = _run(folder, settings, model, dataset, log, device, say, tokens, ranks)
+
+        saved = _load_checkpoint(folder, ranks)
+        ranks.run_on_all(save_changes)
+
+        def read_model(data: Dataset) -> MultitaskBert:
+            return MultitaskBert(BertModel(saved.config()), saved.tokenizer(), settings.arch)
+
+        inputs = ranks.run_on_all(lambda: _read_inputs(settings, dataset, read_model, say, ranks))
+        run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
         run.finished = saved.value("finished")
-        name, known = saved.value("stage"), settings.stages
-        if name not in known or run.finished.keys() != set(known[:known.index(name)]):
-            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of stage {one_line(repr(name), 100)} after "
-                             f"{one_line(sorted(run.finished), 100)}, but the run has {', '.join(known)}")
+        name = saved.value("stage")
+        if name not in settings.stages:
+            known, found = ", ".join(settings.stages), one_line(repr(name), 100)
+            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of stage {found}, "
+                             f"but the run has {known}")
         run.stage = Stage(run, name)
         run.stage.restore(saved)
-        ranks.check_same("weights", lambda: checksum(model.parameters()))
-    except BaseException:
-        log.close()
-        raise
+        ranks.check_same("weights", lambda: checksum(run.model.parameters()))
+
     of_stage = f"{run.stage.name} " if len(settings.stages) > 1 else ""
     place = "after" if run.stage.evaluated == run.stage.epoch else "in"
     say(f"resumed {place} {of_stage}epoch {run.stage.epoch}, step {run.stage.steps}")
     return run
 
 
-def _new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:
-    """The log of a new run, and with it the folder's lock; config.json beside it."""
-    log = RunLog(folder, ranks.writes)
+def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """Switches to the plain forms if settings or environment ask for them; the settings say so."""
+    if not settings.plain and os.environ.get(PLAIN_VARIABLE) != "1":
+        return settings
+
+    os.environ[PLAIN_VARIABLE] = "1"
+    say("note: plain forms only (--plain)")
+    return dataclasses.replace(settings, plain=True)
+
+
+def _read_inputs(settings: Settings, dataset: Dataset | None,
+                 read_model: Callable[[Dataset], MultitaskBert], say: Callable[[str], None],
+                 ranks: Ranks) -> _Inputs:
+    device = ranks.own_device(pick_device(settings.device))
+    dataset = dataset or load_data(settings)
+    say(f"data:  {describe_data(settings, dataset)}")
+    return _Inputs(device, dataset, read_model(dataset))
+
+
+@contextmanager
+def _closed_on_failure(log: RunLog) -> Iterator[None]:
+    """Gives up the folder if the run does not come to its first step."""
     try:
-        if ranks.writes:
-            check_run_folder(folder)  # again: another run may have come and gone
-            log.rewind(0)  # remains of a run that never came to a checkpoint
-            settings.save(folder / CONFIG_FILE)
+        yield
     except BaseException:
         log.close()
         raise
-    return log
 
 
-def _saved(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
-    """The newest whole checkpoint. Raises ValueError or OSError."""
-    loaded: list[checkpoint.Checkpoint] = []
+def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
+    """The newest checkpoint that is not damaged. Raises ValueError or OSError."""
+    # the writer goes first, alone: it renames damaged checkpoints, so the others do not see them
+    ranks.broadcast_from_writer(lambda: str(checkpoint.load(folder).folder))
 
-    def saved() -> checkpoint.Checkpoint:
-        found = loaded[0] if loaded else checkpoint.load(folder)
-        before = found.values.get("processes", 1)
-        if before != ranks.size:  # a batch is so many examples a process, and each has random numbers of its own
-            raise ValueError(f"--resume {folder}: by {found.folder / checkpoint.VALUES_FILE} it was trained by "
-                             f"{before} process(es), and here are {ranks.size}; start as many as before "
-                             "(torchrun --nproc_per_node=N; python starts one)")
-        return found
+    def load() -> checkpoint.Checkpoint:
+        saved = checkpoint.load(folder)
+        before = saved.values.get("processes", 1)
+        if before != ranks.size:  # the size of a batch and the random numbers depend on it
+            raise ValueError(
+                f"--resume {folder}: by {saved.folder / checkpoint.VALUES_FILE} it was trained by "
+                f"{before} process(es), and here are {ranks.size}; start as many as before "
+                "(torchrun --nproc_per_node=N; python starts one)")
+        return saved
 
-    ranks.from_writer(lambda: loaded.append(checkpoint.load(folder)) or "")  # first: it sets aside a damaged one
-    return ranks.together(saved)
+    return ranks.run_on_all(load)
 
 
-def _run(folder: Path, settings: Settings, model: MultitaskBert, dataset: Dataset, log: RunLog, device: torch.device,
-         say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
+def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
+              say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
+    """The run without its first stage; describes it to the user, compares the processes' data."""
+    model, device = inputs.model, inputs.device
     model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
-    if note := precision_note(model.precision, device):
+    note = precision_note(model.precision, device)
+    if note:
         say(note)
-    run = Run(folder, settings, model.to(device), dataset, log, say, ranks, tokens or {})
+
+    run = Run(folder, settings, model.to(device), inputs.dataset, log, say, ranks, tokens or {})
     ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
-    if told := describe_truncated(run):
-        say(f"note:  {told}")
+
+    truncated = describe_truncated(run.tokens, model.encoder.config.max_position_embeddings)
+    if truncated:
+        say(f"note:  {truncated}")
     return run
 
 
-def describe_truncated(run: Run) -> str:
-    """How many examples lose their end to the model's limit, and whose; empty if none does."""
-    cut = {f"{name} {split}": tokens.truncated for name, splits in run.tokens.items()
-           for split, tokens in splits.items() if tokens.truncated}
-    limit = run.model.encoder.config.max_position_embeddings
-    if not cut:
-        return ""
-    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end ("
-                    + ", ".join(f"{name} {count:,}" for name, count in cut.items()) + ")")
-
-
-def describe_data(settings: Settings, dataset: Dataset) -> str:
-    """Which data were taken, and how to take others."""
-    counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
-    if settings.data is None:
-        return f"the embedded sample ({counts} training examples); --data FOLDER takes the course's files"
-    return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
-
-
-def describe_model(settings: Settings, model: MultitaskBert) -> str:
-    """Which model was taken, and how to take another."""
-    parameters = f"{sum(value.numel() for value in model.encoder.parameters()) / 1e6:.1f} M parameters"
-    if settings.model == SCRATCH:
-        return (f"scratch, a small encoder with random weights ({parameters}); --model takes a real one: "
-                f"{DEFAULT_MODEL} or a checkpoint's folder")
-    if settings.model == EMBEDDED:
-        return (f"{EMBEDDED}, a small BERT pretrained on books that comes with minbert ({parameters}); --model takes a "
-                f"larger one: {DEFAULT_MODEL} or a checkpoint's folder")
-    if settings.start is not None:
-        return f"{settings.start} ({parameters}), its encoder and its heads"
-    return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
-
-
 def execute(run: Run) -> dict:
-    """Trains what is left of the stages, writes the predictions, metrics.json and report.html; returns the metrics.
+    """Trains the remaining stages and writes the predictions, metrics.json and report.html.
 
-    Of several processes only the one that writes has metrics to return.
+    Returns:
+        The content of metrics.json; {} in processes that do not write.
     """
     stages = run.settings.stages
     while run.stage is not None:
@@ -314,7 +231,8 @@ def execute(run: Run) -> dict:
         if len(stages) > 1:
             run.say(f"stage {stages.index(name) + 1} of {len(stages)}: {STAGES[name].title}")
         run.finished[name] = run.stage.fit()
-        run.stage = None  # frees its gradients and moments before the next one takes its own
+
+        run.stage = None  # frees its gradients and moments before the next stage allocates its own
         if name != stages[-1]:
             best = MultitaskBert.from_pretrained(run.model_folder(name))
             best.precision = run.model.precision
@@ -324,49 +242,52 @@ def execute(run: Run) -> dict:
 
 
 def _conclude(run: Run) -> dict:
-    result = run.finished[run.settings.stages[-1]]
-    _predict_test(run)
-    _predict_dev(run)
+    last = run.settings.stages[-1]
+    if last != NLI.name:  # after MultiNLI the heads of the other tasks are untrained
+        _predict(run)
     if not run.ranks.writes:
         return {}
+
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
-    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs, analysis)
-    with replacing(run.folder / METRICS_FILE) as partial:  # last of all: its presence says that the run is finished
+    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs,
+                 analysis)
+    with replacing(run.folder / METRICS_FILE) as partial:  # last: it marks the run as finished
         partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
     checkpoint.drop_older(run.folder)
+    result = run.finished[last]
     run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
     return metrics
 
 
-def _analyse(run: Run) -> dict | None:
-    """Where the last stage's best epoch succeeds and fails, kept in analysis.json; None if its heads are untrained."""
-    if run.settings.stages[-1] == NLI.name:
-        return None
-    analysis = analyse(run.dataset, run.logits)
-    with replacing(run.folder / ANALYSIS_FILE) as partial:
-        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
-    return analysis
-
-
-def _predict_dev(run: Run) -> None:
-    """The dev logits of the last stage's best epoch, where a process before this one saw it."""
-    if not run.logits and run.settings.stages[-1] != NLI.name:
-        model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-        run.logits = {name: model.predict_logits(name, run.tokens[name]["dev"], run.ranks) for name in TASKS}
-
-
-def _predict_test(run: Run) -> None:
-    """The test predictions of the last stage's best epoch, for the tasks that have test files."""
+def _predict(run: Run) -> None:
+    """Of the last stage's best epoch: test predictions, and dev logits if they are not known."""
     wanted = [task for name, task in TASKS.items() if TEST_SPLIT in run.dataset[name]]
-    if not wanted or run.settings.stages[-1] == NLI.name:
+    if not wanted and run.logits:
         return
+
     model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
     for task in wanted:
         predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT], run.ranks)
         if run.ranks.writes:
-            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", run.dataset[task.name][TEST_SPLIT],
-                              predictions)
+            examples = run.dataset[task.name][TEST_SPLIT]
+            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", examples, predictions)
+
+    if not run.logits:
+        for name in TASKS:
+            run.logits[name] = model.predict_logits(name, run.tokens[name]["dev"], run.ranks)
+
+
+def _analyse(run: Run) -> dict | None:
+    """The content of analysis.json; None if the heads are untrained."""
+    if run.settings.stages[-1] == NLI.name:
+        return None
+
+    analysis = analyse(run.dataset, run.logits)
+    with replacing(run.folder / ANALYSIS_FILE) as partial:
+        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    return analysis
 
 
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
@@ -375,7 +296,9 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     surgery_steps = [step for step in steps if step["stage"] == "gs"]
     surgery = {}
     if surgery_steps:
-        surgery = {"surgery": {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}}
+        surgery["surgery"] = {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}
+
+    about = environment(run.model.device, run.model.precision)
     return {
         "dev": last["dev"],
         "best_epoch": last["best_epoch"],
@@ -390,5 +313,5 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "left_out": left_out(run.dataset),
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
-        "environment": {**environment(run.model.device, run.model.precision), "processes": run.ranks.size},
+        "environment": {**about, "processes": run.ranks.size},
     }

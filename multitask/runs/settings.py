@@ -9,32 +9,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads import ARCHITECTURES
-from minbert.files import replacing
-from minbert.files import one_line, read_object
-from optim import SCHEDULES, SURGERY
-
-from multitask.system.device import DEVICES, PRECISIONS
+from minbert.files import one_line, read_object, replacing
 from multitask.data.sampling import ROUND_ROBINS
+from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS
+from optim import SCHEDULES, SURGERY
 
 NO_SURGERY_STAGE = "none"
 GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
-LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two such
-CHANGEABLE = ("on_nonfinite", "checkpoint_every")  # by --resume: they leave all that has been computed as it is
+NONFINITE_CHOICES = (STOP, SKIP)
+LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
+CHANGEABLE = ("on_nonfinite", "checkpoint_every")  # by --resume: what was computed stays valid
+PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
+
+# setting → the values that it can take; train_multitask.py offers the same
+CHOICES = {
+    "arch": ARCHITECTURES, "gs": GS_CHOICES, "surgery": SURGERY, "schedule": SCHEDULES,
+    "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
+}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run of the main job; the names are the flags of train_multitask.py. Raises ValueError if out of range.
+    """One run of the main job; the names are the flags of train_multitask.py.
 
-    data, model: None is the embedded sample and the data's default model, as the command line resolves them.
-    head_lr: of the heads, in every stage; None is `lr`.
-    start: the run whose model, encoder and heads, is started from, in place of `model`.
-    batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL. batch_sizes: task → size for bd; empty is the
-    paper's rule (Eq. 6). accumulate: in how many pieces the encoder's batches are computed. checkpoint_every: steps;
-    None is as often as it costs a hundredth of the time.
-    Started by torchrun, each process takes batch_size examples of a task, and the processes share batch_sizes.
+    Under torchrun each process takes batch_size examples of a task; all share batch_sizes.
+
+    Args:
+        model: None takes the default model of the data.
+        start: the run whose model is started from, in place of `model`.
+        data: None takes the embedded sample.
+        head_lr: of the heads, in every stage; None is `lr`.
+        batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL.
+        batch_sizes: task → size for bd; empty is the paper's rule (Eq. 6).
+        accumulate: the number of pieces in which the encoder's batches are computed.
+        checkpoint_every: in steps; None is as often as it costs 1 % of the time.
+        plain: every computation by the plain forms.
+
+    Raises:
+        ValueError: a value is out of range; the message names its flag.
     """
 
     arch: str
@@ -62,65 +76,85 @@ class Settings:
     checkpoint_every: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    plain: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
-        for flag, choices in (("arch", ARCHITECTURES), ("gs", GS_CHOICES), ("surgery", SURGERY),
-                              ("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS),
-                              ("on_nonfinite", (STOP, SKIP))):
-            if getattr(self, flag) not in choices:
-                raise ValueError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: choose from {', '.join(choices)}")
-        for flag in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit", "checkpoint_every"):
-            value = getattr(self, flag)
+
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}")
+        for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit",
+                     "checkpoint_every"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
-        for flag in ("lr", "head_lr", "clip", "weight_decay"):
-            value = getattr(self, flag)
+                raise ValueError(f"{flag_of(name)} {value}: must be at least 1")
+        for name in ("lr", "head_lr", "clip", "weight_decay"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
-                raise ValueError(f"--{flag.replace('_', '-')} {reprlib.repr(value)}: must be 0 or more, and at most "
-                                 f"{LARGEST:g}")
+                raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: must be 0 or more, "
+                                 f"and at most {LARGEST:g}")
+
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
-        if self.batch_sizes and (set(self.batch_sizes) != set(TASKS) or min(self.batch_sizes.values()) < 1):
-            raise ValueError(f"--batch-sizes: give a size of 1 or more for each of {', '.join(TASKS)}, "
-                             "for example sst=1,para=24,sts=1")
+
+        sizes = self.batch_sizes
+        if sizes and (set(sizes) != set(TASKS) or min(sizes.values()) < 1):
+            raise ValueError(f"--batch-sizes: give a size of 1 or more for each of "
+                             f"{', '.join(TASKS)}, for example sst=1,para=24,sts=1")
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages in the order they come; none of the three is the paper's baseline."""
-        wanted = (("nli", self.nli), ("gs", self.gs != NO_SURGERY_STAGE), ("fl", self.fl))
-        return tuple(name for name, is_wanted in wanted if is_wanted) or ("baseline",)
+        """The stages in their order; without any of the three, the paper's baseline."""
+        wanted = {"nli": self.nli, "gs": self.gs != NO_SURGERY_STAGE, "fl": self.fl}
+        return tuple(name for name, is_wanted in wanted.items() if is_wanted) or ("baseline",)
 
     def save(self, path: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         with replacing(path) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """Raises FileNotFoundError or ValueError, naming the file."""
+        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         try:
             return cls(**read_object(path))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the config.json of a run ({one_line(error)})") from None
+            reason = one_line(error)
+            raise ValueError(f"{path} is not the config.json of a run ({reason})") from None
+
+
+def flag_of(name: str) -> str:
+    """batch_size → --batch-size."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check_type(name: str, value: object, declared: str) -> None:
-    """Raises ValueError for what a file may say and no flag can: "1" for 1, 1.5 epochs, a list of batch sizes."""
+    """Raises ValueError for types that a file can hold and a flag cannot: "1" for 1, 1.5 epochs."""
     kind, _, otherwise = declared.partition(" | ")
-    accepted = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}[kind]
-    right = isinstance(value, accepted) and isinstance(value, bool) == (kind == "bool")
+    if otherwise and value is None:
+        return
+
+    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}
+    right = isinstance(value, types[kind]) and isinstance(value, bool) == (kind == "bool")
     if right and isinstance(value, dict):
-        right = all(isinstance(size, int) and not isinstance(size, bool) for size in value.values())
-    if not right and not (otherwise and value is None):
-        raise ValueError(f"--{name.replace('_', '-')} {reprlib.repr(value)}: expected {declared}")
+        right = all(type(size) is int for size in value.values())
+    if not right:
+        raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {declared}")
 
 
 def parse_batch_sizes(text: str) -> dict[str, int]:
     """sst=1,para=24,sts=1 → {"sst": 1, "para": 24, "sts": 1}."""
+    sizes = {}
     try:
-        return {name.strip(): int(size) for name, size in (item.split("=") for item in text.split(","))}
+        for item in text.split(","):
+            name, size = item.split("=")
+            sizes[name.strip()] = int(size)
     except ValueError:
-        raise ValueError(f"--batch-sizes {text}: expected for example sst=1,para=24,sts=1") from None
+        expected = "expected for example sst=1,para=24,sts=1"
+        raise ValueError(f"--batch-sizes {text}: {expected}") from None
+    return sizes

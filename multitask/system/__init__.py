@@ -1,0 +1,14 @@
+"""What a long job needs of the system, whatever it computes.
+
+device        where to compute, and in which precision
+distributed   several processes, as torchrun starts them
+checkpoint    RUN/checkpoint/NUMBER/: saved, verified, loaded
+state         optimizers and random generators as named tensors
+runlog        log.jsonl
+lock          one writer per run folder
+interruption  Ctrl-C and SIGTERM, deferred until a step or a file is complete
+environment   versions, hardware and commit, for metrics.json
+command       errors in one line and exit statuses, for every command
+
+Nothing here knows a task or a dataset.
+"""

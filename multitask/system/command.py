@@ -1,4 +1,4 @@
-"""What the commands have in common: mistakes told in one line, warnings too, and the exit statuses."""
+"""What the commands share: errors and warnings in one line, and the exit statuses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ Job = TypeVar("Job")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all flags before it."""
+    """Reports a wrong flag in one line, without the list of all flags."""
 
     def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=prog, description=description,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
 
 
 def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """The exit status of `command`: what it returns, 2 for input that the user can mend, 130 interrupted, 1 for numbers
-    that are not finite. The reason stands on stderr in one line that begins with `name`; so do warnings."""
+    """Runs a command; prints warnings and the reason of a failure in one line each.
+
+    Args:
+        name: of the command; the reason begins with it.
+        interrupted: the reason after Ctrl-C or SIGTERM.
+
+    Returns:
+        What `command` returns; 2 for wrong input, 130 if interrupted, 1 for numbers that are not
+        finite.
+    """
     with warnings.catch_warnings(), interruptible():
         show_warnings_in_one_line()
         try:
@@ -39,10 +48,17 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
             return failed(name, interrupted, 130)
 
 
-def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Callable[[Job], int]) -> int:
-    """The exit status of a long job: what is wrong before it begins is the user's to mend, 2; after that `train` says.
+def prepare_and_train(name: str, prepare: Callable[[], Job | None],
+                      train: Callable[[Job], int]) -> int:
+    """Runs a long job. Ctrl-C and SIGTERM raise Interruption in both parts.
 
-    prepare: the job, or None where there is nothing left to do. Ctrl-C and SIGTERM raise Interruption in both.
+    Args:
+        prepare: returns the job, or None if nothing is left to do.
+        train: returns the exit status of the job.
+
+    Returns:
+        The exit status: 2 if `prepare` fails, 130 if it is interrupted, 0 without a job, else that
+            of `train`.
     """
     show_warnings_in_one_line()
     with interruptible():
@@ -56,21 +72,30 @@ def prepare_and_train(name: str, prepare: Callable[[], Job | None], train: Calla
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:
-    """The flags that stand on the command line, without those that have their default."""
+    """The flags that are on the command line, without those that have their default."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    given = vars(parser.parse_args(argv))
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, object]) -> None:
-    """Raises ValueError, naming them, for flags beside --resume that ask for another run than the one in the folder.
+    """Refuses, with ValueError, flags beside --resume that would change the run. Repeating its own
+    is allowed.
 
-    started: flag → value of that run; a flag that says the same again is let pass.
+    Args:
+        given: flag → value on the command line.
+        started: flag → value of the run in the folder.
     """
-    others = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()
-              if name != "resume" and started.get(name) not in (value, str(Path(str(value)).resolve()))]
+    others = []
+    for name, value in given.items():
+        same = (value, str(Path(str(value)).resolve()))  # folders are kept as absolute paths
+        if name != "resume" and started.get(name) not in same:
+            others.append(f"--{name.replace('_', '-')} {value}")
+
     if others:
-        raise ValueError(f"--resume takes no other flag: {given['resume']} goes on with the settings it was started "
-                         f"with, and {', '.join(others)} would change the run")
+        raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the "
+                         f"settings it was started with, and {', '.join(others)} would change "
+                         "the run")
 
 
 def show_warnings_in_one_line() -> None:
@@ -78,6 +103,6 @@ def show_warnings_in_one_line() -> None:
 
 
 def failed(name: str, reason: object, status: int) -> int:
-    """One line on stderr; returns the status."""
+    """Prints one line on stderr; returns the status."""
     print(f"{name}: {reason}", file=sys.stderr)
     return status

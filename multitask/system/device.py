@@ -10,15 +10,22 @@ from minbert.fast.linear import MULTIPLIES_BF16
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
-WIDE = 384  # hidden size of an encoder for which bf16 was measured to be faster on a CPU; with 128 it was slower
-PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor that has it for "
-                  f"encoders of hidden size {WIDE} and more, else fp32 (default: auto)")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
+WIDE = 384  # hidden size from which bf16 was measured to be faster on a CPU; at 128 it was slower
+PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor "
+                  f"that has it for encoders of hidden size {WIDE} and more, else fp32 "
+                  "(default: auto)")
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: CUDA, else the CPU; Apple's MPS is untested and only taken by name. ValueError for what is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device of that name; auto is CUDA, else the CPU. Apple's MPS is untested, so auto does
+    not take it.
+
+    Raises:
+        ValueError: torch does not find that device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
     if name == "auto":
         name = "cuda" if there["cuda"] else "cpu"
     if not there[name]:
@@ -27,12 +34,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device, hidden_size: int) -> str:
-    """auto: bf16 where the device has it in hardware, on a CPU only for an encoder as wide as WIDE; else fp32.
+    """fp32 or bf16; auto is bf16 where the hardware has it, on a CPU only from hidden size WIDE on.
 
-    What was measured, of speed and of scores: docs/performance.md, "--precision auto".
+    docs/performance.md, "--precision auto", has the measurements.
     """
     if name != "auto":
         return name
+
     if device.type == "cuda":
         in_hardware = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and newer
     else:
@@ -41,20 +49,23 @@ def pick_precision(name: str, device: torch.device, hidden_size: int) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself; with AVX-512 alone oneDNN does it by fp32. What torch knows of the
-    processor has a private name, which older releases lack."""
-    return MULTIPLIES_BF16 and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    """Whether this processor multiplies bf16 itself."""
+    # torch's own answer has a private name, which older releases lack
+    has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return MULTIPLIES_BF16 and has_instructions()
 
 
 def precision_note(precision: str, device: torch.device) -> str:
-    """What a run's first lines say of its precision: that it is bf16, and where that is in vain; empty for fp32."""
+    """The line that tells the user about bf16; empty for fp32."""
     if precision != "bf16":
         return ""
     if device.type == "cpu" and not cpu_has_bf16():
-        return "note:  this processor has no bf16 products that torch knows of: --precision fp32 is faster"
-    return "note:  matrix products in bf16, which this device has in hardware; --precision fp32 takes them in full"
+        return ("note:  this processor has no bf16 products that torch knows of: --precision fp32 "
+                "is faster")
+    return ("note:  matrix products in bf16, which this device has in hardware; --precision fp32 "
+            "takes them in full")
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """bf16: matrix products in bf16 from fp32 weights, fp32 gradients. fp32: nothing changes."""
+    """bf16: matrix products in bf16 from fp32 weights, gradients in fp32. fp32: nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,4 +1,4 @@
-"""On what a run was computed: versions, hardware, the commit."""
+"""What a run was computed on: versions, hardware, the commit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(device: torch.device, precision: str) -> dict:
-    """What metrics.json and report.html say of the machine and the code; `commit` only in a git checkout."""
+    """The `environment` of metrics.json and report.html; `commit` only in a git checkout."""
+    about = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "machine": platform.machine(),
+    }
     commit = git_commit()
-    return {"torch": torch.__version__, "python": platform.python_version(), "device": device_name(device),
-            "threads": torch.get_num_threads(), "precision": precision, "machine": platform.machine(),
-            **({} if commit is None else {"commit": commit})}
+    if commit is not None:
+        about["commit"] = commit
+    return about
 
 
 def device_name(device: torch.device) -> str:
@@ -26,21 +34,26 @@ def device_name(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """What the processor calls itself; empty where it cannot be found out."""
+    """The processor's own name; empty if it is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return ""
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, -dirty if files have changed since; None for an installed package or without git."""
+    """The checkout's commit, with -dirty if files have changed; None without git."""
     if not (ROOT / ".git").exists():
         return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12",
+               "--exclude=*"]
     try:
-        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12",
-                                "--exclude=*"], capture_output=True, text=True, timeout=10, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM, answered where nothing is half done.
 
-What must be finished once it is begun, a training step or the writing of a checkpoint, stands in `with whole():`; a
-signal that comes inside waits for the end of it. Whoever catches an Interruption may therefore save everything as it
-stands.
+A training step and the writing of a checkpoint run in `with defer_signals():`; a signal that
+arrives inside waits for the end of the block. Code that catches an Interruption can therefore save
+everything in a consistent state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 
 class Interruption(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, outside of all that is whole; a plain KeyboardInterrupt may have come anywhere."""
+    """Ctrl-C or SIGTERM, outside all deferred blocks."""
 
 
 class _Signals:
@@ -24,10 +24,11 @@ class _Signals:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise Interruption. In a thread, which signals never reach, nothing changes."""
+    """Inside, Ctrl-C and SIGTERM raise Interruption. Signals never reach other threads."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
     _Signals.depth, _Signals.waiting = 0, False
     before = {number: signal.signal(number, _answer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -38,14 +39,17 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def whole() -> Iterator[None]:
-    """What is begun inside is finished before an Interruption is raised, by the outermost of these; a second signal
-    stops it at once."""
+def defer_signals() -> Iterator[None]:
+    """Completes the block before Interruption is raised, at the end of the outermost such block.
+
+    A second signal stops at once, with KeyboardInterrupt.
+    """
     _Signals.depth += 1
     try:
         yield
     finally:
         _Signals.depth -= 1
+
     if _Signals.waiting and not _Signals.depth:
         _Signals.waiting = False
         raise Interruption
@@ -57,4 +61,5 @@ def _answer(number: int, frame: object) -> None:
     if _Signals.waiting:
         raise KeyboardInterrupt
     _Signals.waiting = True
-    print("interrupted: what is under way is finished and saved first; once more stops at once", file=sys.stderr)
+    print("interrupted: the current step is finished and saved first; a second signal stops at "
+          "once", file=sys.stderr)

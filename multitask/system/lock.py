@@ -1,7 +1,7 @@
-"""One process writes into a run folder, and a second is told which one does.
+"""One process writes into a run folder; a second one is refused with the first one's name.
 
-The lock is the operating system's, so it ends with its process, however that ends. Beside it stands who took it: what a
-killed process has left is known as such.
+The operating system holds the lock, so it ends with its process. A file beside it names the
+process, so that the remains of a killed process are recognised.
 """
 
 from __future__ import annotations
@@ -19,25 +19,32 @@ LOCK_FILE, HOLDER_FILE = ".lock", ".lock.json"
 
 
 class FolderLock:
-    """Held from the moment it is made until `release` or the end of the process."""
+    """Held from its creation until `release` or the end of the process. Warns if a process died
+    with it.
+
+    Raises:
+        ValueError: another process, which the message names, holds it.
+    """
 
     def __init__(self, run: Path) -> None:
-        """Raises ValueError, naming the process, if another one holds it. Warns if a process died with it."""
-        # not the thread's that takes it: another one may give it up (distributed.last_words)
+        # another thread than this one may release it: see distributed.on_sigterm
         self._lock = FileLock(run / LOCK_FILE, thread_local=False)
         self._holder = run / HOLDER_FILE
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil it; name another "
-                             "folder, or end that one first") from None
+            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil "
+                             "it; name another folder, or end that one first") from None
+
         if self._holder.exists():
-            warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; taken over", stacklevel=2)
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; "
+                          "taken over", stacklevel=2)
+        about = {"pid": os.getpid(), "host": socket.gethostname(),
+                 "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._holder.write_text(json.dumps(about), encoding="utf-8")
 
     def release(self) -> None:
-        """Removes its traces too. A second call does nothing."""
+        """Removes its files too. A second call does nothing."""
         if self._lock.is_locked:
             self._holder.unlink(missing_ok=True)
             (self._holder.parent / LOCK_FILE).unlink(missing_ok=True)
@@ -45,13 +52,15 @@ class FolderLock:
 
 
 def check_free(run: Path) -> None:
-    """Raises ValueError if another process is at work in the folder. Writes nothing."""
-    if (run / LOCK_FILE).exists():
-        try:
-            with FileLock(run / LOCK_FILE, timeout=0):
-                pass
-        except Timeout:
-            raise ValueError(f"{run} is in use by {describe(run / HOLDER_FILE)}; name another folder") from None
+    """Raises ValueError if another process uses the folder. Writes nothing."""
+    if not (run / LOCK_FILE).exists():
+        return
+    try:
+        with FileLock(run / LOCK_FILE, timeout=0):
+            pass
+    except Timeout:
+        holder = describe(run / HOLDER_FILE)
+        raise ValueError(f"{run} is in use by {holder}; name another folder") from None
 
 
 def describe(holder: Path) -> str:

@@ -1,6 +1,6 @@
-"""log.jsonl: what happened in a run, one JSON object a line, in order.
+"""log.jsonl: what happened in a run, in order, one JSON object per line.
 
-Every figure of the report is computed from this file, so a resumed run counts what came before it too.
+The report takes all its figures from this file, so that a resumed run counts earlier steps too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ LOG_FILE = "log.jsonl"
 
 
 class RunLog:
-    """Appends events to RUN/log.jsonl. `position` is saved with a checkpoint; `rewind` forgets what came after it.
+    """Appends events to RUN/log.jsonl, and locks the folder.
 
-    Who writes the log has the folder's lock: see lock.FolderLock for what is raised where another process has it.
-    writes: whether it does, or another process of the run does so alone.
+    Args:
+        writes: False for a process that shares the run with another one, which writes the log.
+
+    Raises:
+        ValueError: another process holds the folder's lock.
     """
 
     def __init__(self, run: Path, writes: bool = True) -> None:
@@ -40,7 +43,10 @@ class RunLog:
 
     @property
     def position(self) -> int:
-        """Bytes written so far, all of them on the disk. Raises OSError, naming the file, if the disk is full."""
+        """The bytes written so far, all of them on the disk; a checkpoint keeps this number.
+
+        Raises OSError, naming the file, if the disk is full.
+        """
         if self.writes:
             with self._named():
                 self._file.flush()
@@ -55,14 +61,17 @@ class RunLog:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def rewind(self, position: int) -> None:
-        """Raises ValueError if the log is shorter than that, or if that is amidst one of its lines."""
+        """Removes what follows `position`; ValueError if no line of the log ends there."""
         self._file.flush()
         if self.path.stat().st_size < position:
-            raise ValueError(f"{self.path} has lost its end: {position} bytes were written before the checkpoint")
+            raise ValueError(f"{self.path} has lost its end: {position} bytes were written before "
+                             "the checkpoint")
+
         with self.path.open("rb") as file:
             file.seek(max(0, position - 1))
             if position and file.read(1) != b"\n":
-                raise ValueError(f"{self.path} has no line that ends at {position} bytes, as the checkpoint says")
+                raise ValueError(f"{self.path} has no line that ends at {position} bytes, as the "
+                                 "checkpoint says")
         if self.writes:
             os.truncate(self.path, position)
 
@@ -76,7 +85,7 @@ class RunLog:
                     yield values
 
     def close(self) -> None:
-        """Gives up the folder's lock too."""
+        """Releases the folder's lock too."""
         with suppress(OSError):  # a full disk: what is lost came after the last checkpoint
             self._file.close()
         if self._lock is not None:

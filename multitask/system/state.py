@@ -1,4 +1,4 @@
-"""The state of optimizers and random generators as tensors by name, checked when it is put back."""
+"""The state of optimizers and random generators as named tensors, checked when it is restored."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from optim import AdamW
 
 
 def check_like(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError unless all that is expected is found, of the same shape and type, and finite."""
+    """Checks tensors that were read from a file.
+
+    Raises:
+        ValueError: an expected tensor is missing, has another shape or dtype, or is not finite.
+    """
     for name, like in expected.items():
         if name not in found:
             raise ValueError(f"it lacks {name}")
         value = found[name]
         if value.shape != like.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(like.shape)}: it is of another "
-                             "model, of other data or of an earlier version of this code; start that run anew")
+            shape, expected_shape = tuple(value.shape), tuple(like.shape)
+            raise ValueError(f"{name} has shape {shape}, expected {expected_shape}: it is of "
+                             "another model, of other data or of an earlier version of this code; "
+                             "start that run again")
         if value.dtype != like.dtype or not torch.isfinite(value).all():
             raise ValueError(f"{name} holds {value.dtype}, expected {like.dtype}, all of it finite")
 
 
 def set_generator(generator: torch.Generator, state: torch.Tensor) -> None:
-    """Raises ValueError for what is no state of such a generator."""
+    """Restores a generator. Raises ValueError for a state of another size or dtype."""
     check_like({"a random state": state}, {"a random state": generator.get_state()})
-    try:
-        generator.set_state(state)
-    except RuntimeError as error:
-        raise ValueError(f"a random state is none ({one_line(error)})") from None
+    generator.set_state(state)
 
 
 def random_part(rank: int) -> str:
-    """The part of a checkpoint that holds the random state of one of several processes."""
+    """The part of a checkpoint that holds the random state of one process."""
     return f"random_{rank}" if rank else "random"
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The states of torch's global generators, on which dropout draws."""
+    """The states of torch's global generators, which dropout uses."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -48,7 +51,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Raises KeyError or ValueError for what `random_state` did not give."""
+    """The reverse of `random_state`. Raises KeyError if it lacks the CPU's."""
     set_generator(torch.default_generator, state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -56,36 +59,39 @@ def restore_random_state(state: dict[str, torch.Tensor]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-# what AdamW keeps of a parameter, and what it is like
-STATE = {"step": lambda parameter: torch.tensor(0), "exp_avg": lambda parameter: parameter,
-         "exp_avg_sq": lambda parameter: parameter}
-
-
 def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
-    """optimizer.NUMBER.KEY → tensor, for each parameter's moments and step."""
-    return {f"optimizer.{number}.{key}": torch.as_tensor(value)
-            for number, values in optimizer.state_dict()["state"].items() for key, value in values.items()}
+    """optimizer.NUMBER.KEY → tensor: step and moments of each parameter that has had a gradient."""
+    tensors = {}
+    for number, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    return tensors
 
 
 def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The reverse of `optimizer_state`; other tensors are passed over.
+    """The reverse of `optimizer_state`; ignores tensors of other names.
 
-    Raises ValueError for moments that do not fit the parameters.
+    Raises:
+        ValueError: the moments do not fit the parameters.
     """
     state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     left = {name for name in tensors if name.startswith("optimizer.")}
+
     for number, parameter in enumerate(parameters):
         start = f"optimizer.{number}."
-        if any(name.startswith(start) for name in left):  # a parameter without a gradient so far has none
-            found = {key: tensors[start + key] for key in STATE if start + key in tensors}
-            check_like({start + key: value for key, value in found.items()},
-                       {start + key: like(parameter) for key, like in STATE.items()})
-            if found["step"] < 1:
-                raise ValueError(f"{start}step is {int(found['step'])}, expected at least 1")
-            state["state"][number] = {key: int(value) if key == "step" else value.clone()
-                                      for key, value in found.items()}
-            left -= {start + key for key in STATE}
+        expected = {start + "step": torch.tensor(0), start + "exp_avg": parameter,
+                    start + "exp_avg_sq": parameter}
+        if left.isdisjoint(expected):  # it has had no gradient so far
+            continue
+        check_like(tensors, expected)
+        state["state"][number] = {
+            "step": int(tensors[start + "step"]),
+            "exp_avg": tensors[start + "exp_avg"].clone(),
+            "exp_avg_sq": tensors[start + "exp_avg_sq"].clone(),
+        }
+        left -= expected.keys()
+
     if left:
-        raise ValueError(f"{one_line(sorted(left)[0])} belongs to no parameter: it is of another model")
+        raise ValueError(f"{one_line(min(left))} belongs to no parameter: it is of another model")
     optimizer.load_state_dict(state)

@@ -43,7 +43,7 @@ from multitask.pretraining.corpus import Corpus, read_passages, split_passages
 from multitask.pretraining.segments import SegmentPairs, TextTwice
 from multitask.pretraining.step import Batch, MaskedTrainer, Segments, draw_attentive, losses_of, set_dropout
 from multitask.reports.figures import pretraining_curves
-from multitask.runs.run import build_model
+from multitask.runs.inputs import build_model
 from multitask.runs.settings import Settings
 from multitask.tasks import STS, TASKS
 

@@ -1,7 +1,7 @@
 """Lesson 14: stages one after another, and thirty experiments that share what they have in common.
 
-You learn that a chain of stages gives the same bytes as its links trained apart, that a frozen encoder needs to be
-asked only once, and that a resumed run repeats no finished stage.
+You learn that a chain of stages gives the same bytes as its links trained apart, that a frozen
+encoder needs to be asked only once, and that a resumed run repeats no finished stage.
 """
 
 import csv
@@ -25,8 +25,9 @@ from multitask.data.sample import write_sample
 from multitask.data.sampling import ONCE, RoundRobin
 from multitask.experiments import grid as experiments
 from multitask.experiments import table
-from multitask.runs.run import limited
-from multitask.runs.stages import STAGES, Stage
+from multitask.runs.inputs import subsample
+from multitask.runs.plans import STAGES
+from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import NLI, TASKS
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
@@ -76,7 +77,7 @@ def epochs_of(run) -> list[dict]:
             for event in events if event["event"] == "epoch"]
 
 
-# ------------------------------------------------------------------------------------------------ MultiNLI's files
+# ---------------------------------------------------------------- MultiNLI's files
 
 
 def jsonl(path, *rows):
@@ -87,7 +88,8 @@ def jsonl(path, *rows):
 PAIR = {"gold_label": "neutral", "sentence1": "A man eats.", "sentence2": "He eats soup.", "pairID": "7n"}
 
 
-def test_labels_are_entailment_neutral_contradiction_and_pairs_without_consensus_are_left_out(tmp_path):
+def test_multinli_labels(tmp_path):
+    """0, 1, 2 are entailment, neutral, contradiction; pairs without consensus are left out."""
     path = tmp_path / "multinli" / "x.jsonl"
     jsonl(path, PAIR, PAIR | {"gold_label": "-"}, "", PAIR | {"gold_label": "entailment"},
           PAIR | {"gold_label": "contradiction"})
@@ -96,7 +98,8 @@ def test_labels_are_entailment_neutral_contradiction_and_pairs_without_consensus
     assert examples[0] == Example("7n", ("A man eats.", "He eats soup."), 1)
 
 
-def test_the_official_zip_is_read_without_unpacking(small_data, tmp_path):
+def test_official_zip(small_data, tmp_path):
+    """It is read without being unpacked."""
     with zipfile.ZipFile(tmp_path / "multinli_1.0.zip", "w") as package:
         for path in (small_data / "multinli").glob("*.jsonl"):
             package.write(path, f"multinli_1.0/{path.name}")
@@ -110,13 +113,13 @@ def test_the_official_zip_is_read_without_unpacking(small_data, tmp_path):
     ("[1]", "line 2: expected a JSON object"),
     ("{", "line 2: not one JSON object a line"),
 ])
-def test_unusable_lines_are_named(row, message, tmp_path):
+def test_unusable_lines(row, message, tmp_path):
     jsonl(tmp_path / "multinli" / "x.jsonl", PAIR, row)
     with pytest.raises(ValueError, match=message):
         read_multinli(tmp_path, "x.jsonl")
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
+def test_unusable_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
         load_multinli(tmp_path)
     (tmp_path / "multinli_1.0.zip").write_bytes(b"no zip")
@@ -127,14 +130,14 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         read_multinli(tmp_path, "x.jsonl")
 
 
-def test_real_multinli_has_the_counts_that_are_known_of_it(course_data):
+def test_real_multinli_counts(course_data):
     if not (course_data / "multinli").is_dir():
         pytest.skip(f"{course_data} holds no multinli folder")
     lengths = {split: len(examples) for split, examples in load_multinli(course_data).items()}
     assert lengths == {"train": 32_238, "dev": 10_174}
 
 
-# ------------------------------------------------------------------------------------------------ chains of stages
+# ---------------------------------------------------------------- chains of stages
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +147,12 @@ def whole(small_data, checkpoint, tmp_path_factory) -> Path:
                  "--gs", "wrap", "--fl", "--epochs", 2)
 
 
-def test_a_run_of_three_stages_reports_each(whole):
+def test_three_stages_report(whole):
+    """Each stage reports its steps, its best epoch and its scores."""
     metrics = metrics_of(whole)
     assert list(metrics["stages"]) == ["nli", "gs", "fl"]
-    # ⌈40 / 16⌉ pairs of MultiNLI, ⌈64 / 16⌉ question pairs, ⌈64 / 8⌉ of them on the final layers; two epochs each
+    # ⌈40 / 16⌉ pairs of MultiNLI, ⌈64 / 16⌉ question pairs, ⌈64 / 8⌉ of them on the final layers;
+    # two epochs each
     assert [stage["steps"] for stage in metrics["stages"].values()] == [6, 8, 16]
     assert metrics["steps"] == 30
     assert set(metrics["stages"]["nli"]["dev"]) == {"nli", "average", "overall"}
@@ -159,7 +164,8 @@ def test_a_run_of_three_stages_reports_each(whole):
     assert (whole / "stages" / "nli" / "model.safetensors").is_file()
 
 
-def test_a_chain_gives_the_same_bytes_as_its_links_trained_apart(whole, small_data, checkpoint, tmp_path):
+def test_chain_equals_its_links(whole, small_data, checkpoint, tmp_path):
+    """Stages in one run give the same bytes as one run per stage."""
     nli = train(small_data, checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli", "--gs", "none",
                 "--epochs", 2)
     surgery = train(small_data, checkpoint, tmp_path / "gs", "--start", nli, "--epochs", 2)
@@ -168,14 +174,13 @@ def test_a_chain_gives_the_same_bytes_as_its_links_trained_apart(whole, small_da
     assert weights_of(heads) != weights_of(surgery) != weights_of(nli)
 
 
-def test_final_layers_leave_the_encoder_alone_and_surgery_does_not(whole):
+def test_fl_keeps_the_encoder(whole):
     encoders = [(whole / folder / "model.safetensors").read_bytes() for folder in ("stages/nli", "stages/gs", "model")]
     assert encoders[0] != encoders[1] == encoders[2]
 
 
 @pytest.mark.parametrize("stage", ["nli", "gs", "fl"])
-def test_a_run_stopped_in_any_stage_resumes_to_the_same_bytes_and_repeats_no_finished_one(
-        stage, whole, small_data, checkpoint, tmp_path, monkeypatch):
+def test_resume_in_any_stage(stage, whole, small_data, checkpoint, tmp_path, monkeypatch):
     """Stopped in the stage's second epoch; nothing of an earlier stage may be trained again."""
     train_step = Stage._train_step
 
@@ -198,7 +203,7 @@ def test_a_run_stopped_in_any_stage_resumes_to_the_same_bytes_and_repeats_no_fin
     assert epochs_of(stopped) == epochs_of(whole)
 
 
-def test_a_run_stopped_between_two_stages_goes_on_with_the_second(whole, small_data, checkpoint, tmp_path, monkeypatch):
+def test_resume_between_stages(whole, small_data, checkpoint, tmp_path, monkeypatch):
     def stop(run):
         raise KeyboardInterrupt
 
@@ -211,13 +216,14 @@ def test_a_run_stopped_between_two_stages_goes_on_with_the_second(whole, small_d
     assert weights_of(stopped) == weights_of(whole)
 
 
-def test_starting_from_a_run_of_another_architecture_is_refused(whole, small_data, checkpoint, capsys):
+def test_start_of_other_arch(whole, small_data, checkpoint, capsys):
     train(small_data, checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
     assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
     assert not Path("other").exists()
 
 
-def test_the_nli_head_has_the_architectures_own_pair_encoding_and_depth():
+def test_nli_head_shape():
+    """It has the pair encoding and the depth of its architecture."""
     encoder = BertModel(BertConfig(vocab_size=40, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
                                    intermediate_size=40))
     tokenizer = BertTokenizer.train(SENTENCES, 40)
@@ -232,7 +238,8 @@ def test_the_nli_head_has_the_architectures_own_pair_encoding_and_depth():
     assert shapes["concatB_al"] == [(24, 24), (24,), (3, 24), (3,)]
 
 
-def test_the_baseline_trains_a_head_for_sst_alone(small_data, checkpoint, tmp_path):
+def test_baseline_trains_sst(small_data, checkpoint, tmp_path):
+    """The other heads stay as they were."""
     run = train(small_data, checkpoint, tmp_path / "base", "--gs", "none", "--epochs", 2)
     assert json.loads((run / "config.json").read_text())["arch"] == "concatA"
     assert list(metrics_of(run)["stages"]) == ["baseline"]
@@ -242,7 +249,7 @@ def test_the_baseline_trains_a_head_for_sst_alone(small_data, checkpoint, tmp_pa
     assert "surgery" not in metrics_of(run)
 
 
-# ------------------------------------------------------------------------------------------------ a frozen encoder
+# ---------------------------------------------------------------- a frozen encoder
 
 
 @pytest.fixture
@@ -254,7 +261,8 @@ def pairs(count: int) -> list[Example]:
     return [Example(str(n), (SENTENCES[n % 6], SENTENCES[n * n % 5]), n % 2) for n in range(count)]
 
 
-def test_embeddings_are_the_encoders_own_in_eval_mode_and_each_is_computed_once(frozen, monkeypatch):
+def test_embeddings_computed_once(frozen, monkeypatch):
+    """They are the encoder's own, in eval mode."""
     tokens = frozen.tokenize(pairs(9))
     embeddings = CachedEmbeddings(frozen.train(), tokens, "para")
     encoded = []
@@ -273,7 +281,7 @@ def test_embeddings_are_the_encoders_own_in_eval_mode_and_each_is_computed_once(
     assert batch.labels.tolist() == [1, 0, 1]
 
 
-def test_embeddings_are_restored_in_the_batches_they_were_computed_in(frozen):
+def test_embeddings_restored(frozen):
     """Another batch gives other last bits, and a resumed run must go on to the same bytes."""
     tokens = frozen.tokenize(pairs(90))
     once, again = (CachedEmbeddings(frozen, tokens, "para") for _ in range(2))
@@ -284,7 +292,8 @@ def test_embeddings_are_restored_in_the_batches_they_were_computed_in(frozen):
     assert torch.equal(again.batch(range(40)).embeddings, once.batch(range(40)).embeddings)
 
 
-def test_a_head_without_a_batch_rests_and_the_encoder_never_moves(frozen):
+def test_head_without_a_batch(frozen):
+    """It rests, and the encoder never moves."""
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
     batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
@@ -294,7 +303,7 @@ def test_a_head_without_a_batch_rests_and_the_encoder_never_moves(frozen):
     assert moved == {"heads.para.1.weight", "heads.para.1.bias"}
 
 
-def test_a_step_on_embeddings_is_the_step_of_an_ordinary_loop(frozen):
+def test_head_step_by_hand(frozen):
     """The head written out, on the same embeddings, dropout off."""
     frozen.heads["para"][0].p = 0.0
     weight, bias = (value.detach().clone().requires_grad_() for value in frozen.heads["para"].parameters())
@@ -311,7 +320,8 @@ def test_a_step_on_embeddings_is_the_step_of_an_ordinary_loop(frozen):
     torch.testing.assert_close(frozen.heads["para"][1].weight, weight, atol=1e-6, rtol=1e-5)
 
 
-def test_once_passes_over_every_set_once_and_tasks_with_nothing_left_sit_out():
+def test_once():
+    """Every dataset is passed over once; a task with nothing left sits out."""
     sampler = RoundRobin({"sst": 5, "para": 9}, {"sst": 2, "para": 2}, ONCE, seed=0)
     assert sampler.steps_per_epoch == 5
     for _ in range(2):
@@ -322,19 +332,21 @@ def test_once_passes_over_every_set_once_and_tasks_with_nothing_left_sit_out():
             assert sorted(index for step in steps for index in step.get(name, [])) == list(range(length))
 
 
-def test_the_eval_limit_takes_the_same_examples_in_every_run_and_keeps_their_order():
+def test_eval_limit():
+    """Every run takes the same examples, in their order."""
     examples = pairs(50)
-    some = limited(examples, 10)
-    assert some == limited(examples, 10)
+    some = subsample(examples, 10)
+    assert some == subsample(examples, 10)
     assert [int(example.id) for example in some] == sorted(int(example.id) for example in some)
     assert some != examples[:10]
-    assert limited(examples, None) == limited(examples, 50) == examples
+    assert subsample(examples, None) == subsample(examples, 50) == examples
 
 
-# ------------------------------------------------------------------------------------------------ the grid
+# ---------------------------------------------------------------- the grid
 
 
-def test_the_graph_trains_what_chains_share_once():
+def test_graph_shares_chains():
+    """What chains have in common is trained once."""
     nodes = list(experiments.graph())
     assert len(set(nodes)) == len(nodes) == 34
     assert sum(node.chain[-1] in ("nli", "gs_bd", "gs_wrap") for node in nodes) == 15
@@ -346,8 +358,8 @@ def test_the_graph_trains_what_chains_share_once():
     assert {(node.name, node.arch) for node in nodes} >= set(PAPER_TABLE_1)
 
 
-def test_a_grid_of_random_encoders_has_one_vocabulary(small_data, tmp_path):
-    """With --model scratch the vocabulary is learnt from the data; MultiNLI's must not change whose ids are shared."""
+def test_grid_from_scratch(small_data, tmp_path):
+    """The vocabulary is learnt from the data, and MultiNLI must not change the shared ids."""
     grid = experiments.Grid(tmp_path / "scratch", "quick", str(small_data), "scratch", "fp32", "cpu", 2, 8)
     shared = experiments.load_shared(grid.node_settings(experiments.Node("concatB", ("nli",)), 1))
     tokens = {}
@@ -358,14 +370,16 @@ def test_a_grid_of_random_encoders_has_one_vocabulary(small_data, tmp_path):
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_a_mistyped_grid_leaves_a_folder_that_can_be_used(small_data, checkpoint, tmp_path, capsys):
+def test_mistyped_grid(small_data, checkpoint, tmp_path, capsys):
+    """It leaves a folder that can be used."""
     assert asked(tmp_path / "nowhere", checkpoint, tmp_path / "grid") == 2
     assert asked(small_data, checkpoint, tmp_path / "grid", "--seeds", "0") == 2
     assert "--seeds 0: must be at least 1" in capsys.readouterr().err
     experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu").check()
 
 
-def test_a_training_that_diverges_is_left_out_and_the_table_goes_on(small_data, checkpoint, tmp_path, monkeypatch):
+def test_diverged_training(small_data, checkpoint, tmp_path, monkeypatch):
+    """It is left out of the table, and not tried again."""
     def diverge(node, *_):
         raise FloatingPointError("the loss of sst is nan")
 
@@ -390,7 +404,7 @@ def sample(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid(sample, checkpoint, tmp_path_factory) -> Path:
-    """The grid on the embedded sample, two steps a stage; interrupted after a few trainings, then gone on with."""
+    """The grid on the sample, two steps per stage, interrupted and resumed."""
     out = tmp_path_factory.mktemp("grid") / "grid"
     execute = experiments.run.execute
     count = 0
@@ -415,7 +429,8 @@ def asked(data, checkpoint, out, *more) -> int:
         "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out, *more)])
 
 
-def test_the_whole_grid_runs_offline_and_fills_the_table(grid):
+def test_whole_grid(grid):
+    """It runs offline and fills the table."""
     results = json.loads((grid / "table.json").read_text())
     assert len(list(grid.glob("*/*/*/metrics.json"))) == 34
     for (method, arch), paper in PAPER_TABLE_1.items():
@@ -438,12 +453,13 @@ def test_the_whole_grid_runs_offline_and_fills_the_table(grid):
     assert not list(grid.glob("*/*/*/checkpoint"))
 
 
-def test_a_grid_with_other_settings_does_not_go_on_in_the_same_folder(grid, sample, checkpoint, capsys):
+def test_grid_of_other_settings(grid, sample, checkpoint, capsys):
+    """It does not continue in the same folder."""
     assert asked(sample, checkpoint, grid, "--precision", "bf16") == 2
     assert "holds a grid with another precision" in capsys.readouterr().err
 
 
-def test_several_seeds_give_means_and_intervals_and_the_best_of_a_column_is_marked():
+def test_seeds_give_intervals():
     row = table.row([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
                      for a in (0.5, 0.52, 0.54)], {"sst": 0.51, "para": 0.7, "sts": 0.3})
     # mean .52, deviation .02, t of two degrees of freedom 4.303: ± 4.303 · .02 / √3 = .0497
@@ -452,7 +468,7 @@ def test_several_seeds_give_means_and_intervals_and_the_best_of_a_column_is_mark
     assert table.shown(row["sts"]) == ".000 (.300)"
 
 
-def test_the_hand_in_is_complete_and_in_the_courses_format(grid, sample, tmp_path, capsys):
+def test_hand_in_format(grid, sample, tmp_path, capsys):
     """Of a grid whose dev sets were cut to 20: the best model on all of dev and test."""
     assert hand_in.main([str(grid), "--data", str(sample), "--out", str(tmp_path / "hand-in")]) == 0
     printed = capsys.readouterr().out
@@ -470,7 +486,8 @@ def test_the_hand_in_is_complete_and_in_the_courses_format(grid, sample, tmp_pat
             assert str(path) in printed
 
 
-def test_test_labels_give_the_papers_table_2(grid, sample, checkpoint, tmp_path, capsys):
+def test_test_labels(grid, sample, checkpoint, tmp_path, capsys):
+    """They give the paper's Table 2."""
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():
@@ -482,7 +499,7 @@ def test_test_labels_give_the_papers_table_2(grid, sample, checkpoint, tmp_path,
     assert lines[0] == lines[1]  # the same examples, so the same scores
 
 
-def test_the_hand_in_of_nothing_is_refused(capsys, sample):
+def test_hand_in_of_nothing(capsys, sample):
     assert hand_in.main(["nowhere", "--data", str(sample)]) == 2
     assert "holds no trained multi-task model" in capsys.readouterr().err
     assert not Path("hand-in").exists()

@@ -1,8 +1,9 @@
 """Lesson 18: one step made by several processes, and one batch computed in pieces.
 
-A mean over a batch is a sum of shares, so whoever computes a share weights it by its number of examples, and the shares
-add up. Surgery is no sum: it wants the tasks' whole gradients first. You learn what processes must tell one another,
-what each can work out for itself, and what remains when one of them dies.
+A mean over a batch is a sum of shares, so whoever computes a share weights it by its number of
+examples, and the shares add up. Surgery is no sum: it wants the tasks' whole gradients first. You
+learn what processes must tell one another, what each can work out for itself, and what remains when
+one of them dies.
 """
 
 import json
@@ -38,18 +39,18 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 
 
-# ------------------------------------------------------------------------------------------------ shares and pieces
+# ---------------------------------------------------------------- shares and pieces
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
-def test_shares_leave_nothing_out_and_do_not_overlap(items, size):
+def test_shares_partition(items, size):
     shares = [Ranks(rank, size).share(items) for rank in range(size)]
     assert sorted(item for share in shares for item in share) == sorted(items)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_mean_of_two_surgeries_is_not_the_surgery_of_the_means():
-    """By hand. Here two examples of task 2 cancel out a conflict with task 1 that one of them has."""
+def test_surgery_is_not_linear():
+    """By hand: two examples of task 2 cancel out the conflict of one of them with task 1."""
     first, second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 1.0]])
     assert project_conflicting((first + second) / 2).tolist() == [2, 1]
     assert project_conflicting(first).tolist() == [0.5, 1.5]  # [1, 0] + ½ [-1, 1] and [-1, 1] + [1, 0]
@@ -57,7 +58,7 @@ def test_the_mean_of_two_surgeries_is_not_the_surgery_of_the_means():
 
 
 def step_in_pieces(count: int | None, clip=0.0) -> tuple:
-    """losses, weights and gradients of one step; count: pieces of each batch, None for whole batches."""
+    """Losses, weights and gradients of one step; count: pieces per batch, None for whole ones."""
     model = without_head_dropout(build())
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip)
     inputs = batches(model)
@@ -68,12 +69,13 @@ def step_in_pieces(count: int | None, clip=0.0) -> tuple:
     return losses, checksum(model.parameters()), [trainer.gradients.matrix, *(p.grad for p in model.heads.parameters())]
 
 
-def test_one_piece_is_the_whole_batch_bit_for_bit():
+def test_one_piece():
+    """It is the whole batch, bit for bit."""
     assert step_in_pieces(1)[:2] == step_in_pieces(None)[:2]
 
 
 @pytest.mark.parametrize("count", [2, 3, 100])  # of 5, 4 and 3 examples: pieces of unequal size, then of one
-def test_the_gradients_of_pieces_add_up_to_that_of_the_batch(count):
+def test_pieces_add_up(count):
     losses, _, gradients = step_in_pieces(count)
     expected_losses, _, expected = step_in_pieces(None)
     assert losses == pytest.approx(expected_losses, rel=1e-5)
@@ -82,14 +84,14 @@ def test_the_gradients_of_pieces_add_up_to_that_of_the_batch(count):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_a_batch_is_cut_into_pieces_without_empty_ones():
+def test_no_empty_pieces():
     examples = build().tokenize(EXAMPLES["sst"])
     assert [len(piece.labels) for piece in examples.micro_batches(range(5), 2, 5).batches] == [2, 3]
     assert [len(piece.labels) for piece in examples.micro_batches([3, 1], 4, 5).batches] == [1, 1]
     assert examples.micro_batches([], 4, 5) == MicroBatches([], 5)
 
 
-def test_a_pieces_graph_is_freed_before_the_next_pieces_forward():
+def test_graphs_are_freed():
     """What autograd saves for backward is wrapped here, so that we can count what is alive."""
 
     class Saved:
@@ -112,7 +114,7 @@ def test_a_pieces_graph_is_freed_before_the_next_pieces_forward():
     assert at_each_forward == [0] * 9
 
 
-# ------------------------------------------------------------------------------------------------ two threads
+# ---------------------------------------------------------------- two threads
 
 
 @dataclass
@@ -162,7 +164,7 @@ def in_two_threads(work) -> list:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_two_processes_make_the_steps_of_one(accumulate, clip):
+def test_two_make_the_steps_of_one(accumulate, clip):
     """Batches of 1, 4 and 3: the second process never has an example of sst."""
     rows = {"sst": [2], "para": [3, 0, 2, 1], "sts": [1, 2, 0]}
     models = [without_head_dropout(build()) for _ in range(3)]
@@ -183,7 +185,7 @@ def test_two_processes_make_the_steps_of_one(accumulate, clip):
         torch.testing.assert_close(two.weights, one.weights, atol=1e-4, rtol=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_all_processes_for_the_same_reason():
+def test_infinite_loss_stops_all():
     models = [build() for _ in range(2)]
 
     def train(ranks) -> str:
@@ -201,9 +203,9 @@ def test_a_loss_that_is_not_finite_stops_all_processes_for_the_same_reason():
     assert in_two_threads(train) == ["the loss of sts is inf"] * 2
 
 
-def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(monkeypatch):
+def test_shared_predictions(monkeypatch):
     """The batches are the same, only who computes them is not."""
-    for module in ("evaluation", "final_layers"):
+    for module in ("model", "training.final_layers"):
         monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
     model = build().eval()
     examples = model.tokenize(EXAMPLES["para"])
@@ -214,15 +216,15 @@ def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(m
         assert torch.equal(encoded.embeddings, rows)
 
 
-def test_what_fails_in_one_process_ends_all_and_is_told_once():
+def test_failure_is_told_once():
     def work(ranks) -> list[str]:
         def read() -> str:
             if ranks.rank == 1:
                 raise FileNotFoundError("no data here")
             return "data"
 
-        outcomes = [ranks.from_writer(lambda: f"made by {ranks.rank}")]
-        for attempt in (lambda: ranks.together(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
+        outcomes = [ranks.broadcast_from_writer(lambda: f"made by {ranks.rank}")]
+        for attempt in (lambda: ranks.run_on_all(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
             with pytest.raises((ValueError, SystemExit)) as caught:
                 attempt()
             outcomes.append(repr(caught.value))
@@ -234,7 +236,7 @@ def test_what_fails_in_one_process_ends_all_and_is_told_once():
         ["made by 0", "SystemExit(2)", "SystemExit(2)"]]
 
 
-def test_each_process_draws_dropout_of_its_own_and_the_first_as_if_alone():
+def test_own_dropout():
     draws = []
     for rank in range(3):
         torch.manual_seed(7)
@@ -245,33 +247,23 @@ def test_each_process_draws_dropout_of_its_own_and_the_first_as_if_alone():
     assert len({tuple(numbers) for numbers in draws}) == 3
 
 
-def test_alone_there_is_nobody_to_ask(monkeypatch):
+def test_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert start() is ALONE
     assert ALONE.gather({"x": torch.ones(2)})[0]["x"].tolist() == [1, 1]
     assert ALONE.gather_texts("naïve") == ["naïve"]
-    assert ALONE.from_writer(lambda: "a folder") == "a folder"
+    assert ALONE.broadcast_from_writer(lambda: "a folder") == "a folder"
     assert (ALONE.command, Ranks(1, 4).command) == ("python", "torchrun --nproc_per_node=4")
     with pytest.raises(ValueError, match="need cuda or cpu"):
         Ranks(1, 2).own_device(torch.device("mps"))
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--accumulate", "0"], "--accumulate 0: must be at least 1"),
-    (["--accumulate", "2", "--gs", "none", "--fl"], "--accumulate is for --gs and --nli"),
-])
-def test_unusable_pieces_are_refused(flags, message, capsys, monkeypatch):
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-    assert train_multitask.main(flags) == 2
-    assert message in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------ torchrun
+# ---------------------------------------------------------------- torchrun
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
-    """Encoders with and without dropout, wide enough in their weights that scores differ from the first epoch on."""
+    """Encoders with and without dropout, whose scores differ from the first epoch on."""
     folder, texts = tmp_path_factory.mktemp("tiny"), (small_data / "quora-train.csv").read_text().split()
     tokenizer = BertTokenizer.train(texts, 300)
     for name, dropout in (("plain", 0.0), ("dropout", 0.1)):
@@ -301,8 +293,8 @@ def last_state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(numbered(run)[-1] / "state.safetensors")
 
 
-def test_two_processes_with_batches_of_8_train_as_one_with_16(tiny, tmp_path, monkeypatch):
-    """20 steps at the paper's learning rate without dropout, the two processes in two pieces a batch besides."""
+def test_two_train_as_one(tiny, tmp_path, monkeypatch):
+    """20 steps at the paper's learning rate without dropout; two pieces per batch in two."""
     flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5", "--precision", "fp32"]
     done = torchrun(*flags, "--batch-size", 8, "--accumulate", 2, "--out", tmp_path / "two", NO_DROPOUT="1")
     assert done.returncode == 0, done.stderr
@@ -317,8 +309,9 @@ def test_two_processes_with_batches_of_8_train_as_one_with_16(tiny, tmp_path, mo
     assert len([event for event in log(tmp_path / "two") if event["event"] == "step"]) == 20
     for name in theirs:
         if name.startswith("model."):
-            # at a rate of 1e-5 no weight moves further than 2e-4 in all; AdamW divides away the gradients' size, so
-            # the noise of float32 sums in another order shows where a gradient is near eps, above all in keys' biases
+            # at a rate of 1e-5 no weight moves further than 2e-4 in all; AdamW divides away the
+            # gradients' size, so the noise of float32 sums in another order shows where a gradient
+            # is near eps, above all in keys' biases
             assert (ours[name] - theirs[name]).abs().max() <= 1e-6, name
     for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
         assert two["event"] == one["event"]
@@ -342,7 +335,7 @@ CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst
 
 @pytest.fixture(scope="module")
 def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
-    """A run whose second process was killed after the second epoch of surgery, before its checkpoint; and stderr."""
+    """A run whose process 1 was killed before the checkpoint of surgery's epoch 2; and stderr."""
     folder = tmp_path_factory.mktemp("killed")
     done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", SIGKILL="1",
                     WITNESS=str(folder / "before"))
@@ -350,7 +343,8 @@ def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
     return folder / "run", done.stderr
 
 
-def test_a_killed_process_ends_the_others_with_a_message_and_a_checkpoint_to_go_on_from(killed):
+def test_killed_process(killed):
+    """The others end with a message that names how to resume."""
     folder, stderr = killed
     lines = [line for line in stderr.splitlines() if line.startswith("train_multitask.py: process 0: ")]
     assert lines, stderr
@@ -362,13 +356,13 @@ def test_a_killed_process_ends_the_others_with_a_message_and_a_checkpoint_to_go_
 
 @pytest.fixture(scope="module")
 def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
-    """What came of going on with that run, its log before that, and where its processes left word of themselves."""
+    """That run resumed: the process, the log before it, the folder of what its ranks noted."""
     word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
     return torchrun("--resume", killed[0], WITNESS=str(word / "after"), THREADS=str(word / "threads")), before, word
 
 
-def test_a_ctrl_c_that_reaches_one_process_ends_all_with_what_goes_on(tiny, tmp_path):
-    """The writer is at a later step by then, where it waits for a sum: nothing else may be said to it."""
+def test_ctrl_c_in_one_process(tiny, tmp_path):
+    """The writer is at a later step by then and waits for a sum, so it cannot be told."""
     done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8, "--epochs", 50, "--out",
                     tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
     assert done.returncode != 0
@@ -376,14 +370,14 @@ def test_a_ctrl_c_that_reaches_one_process_ends_all_with_what_goes_on(tiny, tmp_
     assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 
-def test_another_number_of_processes_does_not_go_on(killed, capsys, monkeypatch):
+def test_other_number_of_processes(killed, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     assert train_multitask.main(["--resume", str(killed[0])]) == 2
     assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
 
 
-def test_as_many_processes_go_on_bit_for_bit(killed, resumed):
-    """The second epoch again, dropout on, each process with random numbers of its own; then the last stage."""
+def test_resume_of_two(killed, resumed):
+    """The second epoch again, with each process's own dropout; then the last stage."""
     folder = killed[0]
     done, whole, word = resumed
     assert done.returncode == 0, done.stderr
@@ -401,8 +395,8 @@ def test_as_many_processes_go_on_bit_for_bit(killed, resumed):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell threads' names")
-def test_no_thread_of_the_connection_is_left_when_the_interpreter_shuts_down(resumed):
-    """One that lets go of a tensor then would end a process that has done all its work with SIGABRT."""
+def test_no_thread_is_left(resumed):
+    """One that frees a tensor then would abort a process that has done all its work."""
     for rank in range(2):
         names = Path(f"{resumed[2] / 'threads'}.{rank}").read_text()
         assert "python" in names

@@ -34,7 +34,7 @@ from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
 from multitask.runs.stages import Stage
 from multitask.system import checkpoint
-from multitask.system.interruption import Interruption, interruptible, whole
+from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
 from optim import project_conflicting
@@ -172,10 +172,10 @@ def test_deferred_signals():
     done = []
 
     def work(signals: int) -> None:
-        with whole():
+        with defer_signals():
             for _ in range(signals):
                 signal.raise_signal(signal.SIGTERM)
-            with whole():
+            with defer_signals():
                 done.append("inner")
             done.append("outer")
 

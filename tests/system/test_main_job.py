@@ -1,4 +1,4 @@
-"""The main job as a user meets it: what it writes, what it prints, how it goes on, and what it refuses."""
+"""The main job as a user meets it: what it writes and prints, how it resumes, what it refuses."""
 
 import csv
 import json
@@ -18,19 +18,21 @@ from multitask import MultitaskBert, predict
 from multitask.data.course import load_dataset
 from multitask.data.sample import write_sample
 from multitask.metrics import pearson
-from multitask.runs.run import make_run_folder
+from multitask.runs.folder import make_run_folder
+from multitask.runs.settings import Settings
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
+PLAIN_NOTE = "note: plain forms only (--plain)"
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
-    """Every test runs in an empty working directory: no ./data, no runs/. showwarning is put back afterwards."""
+    """Every test runs in an empty working directory, without ./data and runs/."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
@@ -48,7 +50,7 @@ def log(folder, event) -> list[dict]:
     return [values for values in events if values["event"] == event]
 
 
-# ------------------------------------------------------------------------------------------------ what it leaves
+# ---------------------------------------------------------------- what it leaves
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def finished(small_data, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_what_the_contract_says(finished):
+def test_files_of_a_run(finished):
+    """Files and metrics are those that DESIGN promises."""
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model", "predictions", "analysis.json",
                      "report.html"}
@@ -74,7 +77,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert all(weight >= 1 for weight in metrics["surgery"]["mean_weights"].values())
 
 
-def test_the_best_epoch_is_kept_and_its_predictions_give_its_scores(finished, small_data):
+def test_best_epoch_is_kept(finished, small_data):
     """Scores recomputed from the handed-in files alone."""
     metrics = json.loads((finished / "metrics.json").read_text())
     best = max(log(finished, "epoch"), key=lambda epoch: epoch["dev"]["average"])
@@ -91,7 +94,8 @@ def test_the_best_epoch_is_kept_and_its_predictions_give_its_scores(finished, sm
         assert score == pytest.approx(metrics["dev"][name][task.metric_name], abs=1e-5)
 
 
-def test_a_saved_run_read_back_predicts_what_training_wrote(finished, small_data):
+def test_saved_run_predicts(finished, small_data):
+    """A model read back gives the predictions that training wrote."""
     model = MultitaskBert.from_pretrained(finished)
     dataset = load_dataset(small_data)
     for name, ask in (("sst", lambda items: model.predict_sentiment([text for (text,) in items])),
@@ -105,7 +109,7 @@ def test_a_saved_run_read_back_predicts_what_training_wrote(finished, small_data
             assert [line.split(" , ")[1].strip() for line in lines] == [form(value) for value in answers.tolist()]
 
 
-def test_the_log_holds_every_steps_conflicts(finished):
+def test_log_of_conflicts(finished):
     steps = log(finished, "step")
     assert [step["step"] for step in steps] == list(range(1, 9))
     for step in steps:
@@ -115,7 +119,7 @@ def test_the_log_holds_every_steps_conflicts(finished):
         assert step["lr"] == 1e-3
 
 
-def test_the_report_is_one_self_contained_page(finished):
+def test_report_is_one_page(finished):
     page = (finished / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert page.count("<svg") == 18  # two learning curves, twelve of the analysis, four of the gradients
@@ -125,7 +129,7 @@ def test_the_report_is_one_self_contained_page(finished):
         assert text in page
 
 
-def test_the_encoder_of_a_run_opens_in_transformers(finished):
+def test_opens_in_transformers(finished):
     import transformers
 
     theirs = transformers.AutoModel.from_pretrained(finished / "model").eval()
@@ -138,7 +142,7 @@ def test_the_encoder_of_a_run_opens_in_transformers(finished):
     torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output, atol=1e-5, rtol=0)
 
 
-def test_predict_answers_on_the_command_line_and_from_a_file(finished, tmp_path, capsys):
+def test_predict(finished, tmp_path, capsys):
     assert predict.main([str(finished), "--task", "sst", "A film worth seeing twice."]) == 0
     assert capsys.readouterr().out.strip() in "01234"
     (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat sleeps.\ny\ta\tb\n")
@@ -154,14 +158,14 @@ def test_predict_answers_on_the_command_line_and_from_a_file(finished, tmp_path,
     (["--task", "sst", "--input", "nowhere.tsv"], "nowhere.tsv"),
     (["--task", "sst", "--input", "bad.tsv"], "line 1: no column 'sentence'"),
 ])
-def test_predict_refuses_what_it_cannot_answer(finished, arguments, message, capsys):
+def test_predict_refuses(finished, arguments, message, capsys):
     Path("bad.tsv").write_text("text\nhello\n")
     assert predict.main([str(finished), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert predict.main(["nowhere", "--task", "sst", "a"]) == 2
 
 
-def test_other_arms_run_too(small_data):
+def test_other_arms(small_data):
     for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"), ("concatB_al", "wrap", "sum")]):
         assert small_run(f"arm{number}", small_data, "--arch", arch, "--gs", gs, "--surgery", surgery, "--max-steps",
                          4, "--eval-limit", 10, "--warmup", 0.5, "--schedule", "linear", "--clip", 1, "--weight-decay",
@@ -173,7 +177,7 @@ def test_other_arms_run_too(small_data):
     assert [step["lr"] for step in log("arm1", "step")] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
 
 
-# ------------------------------------------------------------------------------------------------ reproducing, resuming
+# ---------------------------------------------------------------- reproducing, resuming
 
 
 def everything_but_seconds(folder) -> list:
@@ -184,14 +188,14 @@ def everything_but_seconds(folder) -> list:
             {path.name: path.read_bytes() for path in (folder / "predictions").iterdir()}]
 
 
-def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(small_data, finished, tmp_path):
+def test_seed_decides_all_bits(small_data, finished, tmp_path):
     assert small_run(tmp_path / "again", small_data, "--epochs", 2) == 0
     assert everything_but_seconds(tmp_path / "again") == everything_but_seconds(finished)
     assert small_run(tmp_path / "other", small_data, "--epochs", 2, "--seed", 1) == 0
     assert everything_but_seconds(tmp_path / "other")[0] != everything_but_seconds(finished)[0]
 
 
-def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
+def test_resume_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
     stopped = tmp_path / "stopped"
     step_number = 0
     log_step = Stage._log_step
@@ -219,7 +223,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(small_data, finished, tmp_
 
 @pytest.fixture
 def stopped(small_data, tmp_path, monkeypatch) -> Path:
-    """A run with a checkpoint after its first epoch, and a copy of the data that a test may change."""
+    """A run with a checkpoint after its first epoch, on data that a test may change."""
     shutil.copytree(small_data, tmp_path / "copy")
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_evaluate", lambda self: None)
@@ -232,14 +236,14 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-def test_a_run_does_not_go_on_with_other_data(capsys, stopped, tmp_path):
+def test_resume_with_other_data(capsys, stopped, tmp_path):
     path = tmp_path / "copy" / "ids-sst-train.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
     assert "the data have changed" in refused(capsys, "--resume", stopped)
 
 
-def test_a_damaged_run_is_named_when_it_is_resumed_and_not_at_its_end(capsys, stopped):
+def test_resume_damaged_run(capsys, stopped):
     (stopped / "log.jsonl").write_text("")
     assert "log.jsonl has lost its end" in refused(capsys, "--resume", stopped)
     [folder] = numbered(stopped)
@@ -247,20 +251,21 @@ def test_a_damaged_run_is_named_when_it_is_resumed_and_not_at_its_end(capsys, st
     assert f"{folder / 'state.safetensors'} is damaged" in refused(capsys, "--resume", stopped)
 
 
-def test_ctrl_c_before_training_is_answered_in_one_line(capsys, monkeypatch):
+def test_ctrl_c_before_training(capsys, monkeypatch):
     monkeypatch.setattr("multitask.runs.run.load_data", lambda settings: interrupt())
     assert run() == 130
     assert capsys.readouterr().err == "train_multitask.py: interrupted before training began\n"
 
 
-def test_two_runs_that_start_at_once_get_a_folder_each():
+def test_a_folder_per_run():
+    """Runs that start at the same time get different folders."""
     settings = train_multitask.settings_of(train_multitask.build_parser().parse_args([]))
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
     assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}" for number in range(1, 9)]
 
 
-def test_a_bf16_run_read_back_predicts_in_bf16(small_data, tmp_path):
+def test_bf16_run_read_back(small_data, tmp_path):
     assert small_run(tmp_path / "half", small_data, "--max-steps", 2, "--precision", "bf16") == 0
     model = MultitaskBert.from_pretrained(tmp_path / "half")
     assert model.precision == "bf16"
@@ -269,7 +274,32 @@ def test_a_bf16_run_read_back_predicts_in_bf16(small_data, tmp_path):
     assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
 
 
-# ------------------------------------------------------------------------------------------------ what it refuses
+@pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1")])
+def test_plain_is_recorded(flags, variable, small_data, tmp_path, monkeypatch, capsys):
+    """By flag or by environment; --resume then needs neither."""
+    monkeypatch.setenv("MINBERT_PLAIN", variable)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_evaluate", lambda self: (self._save(), interrupt()))
+        assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, *flags) == 130
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, "1")
+
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    assert run("--resume", tmp_path / "plain") == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "1")
+
+
+def test_settings_without_plain(stopped):
+    """A config.json from before the flag."""
+    config = json.loads((stopped / "config.json").read_text())
+    assert config.pop("plain") is False
+    (stopped / "config.json").write_text(json.dumps(config))
+    assert not Settings.load(stopped / "config.json").plain
+
+
+# ---------------------------------------------------------------- what it refuses
 
 
 def refused(capsys, *arguments) -> str:
@@ -287,21 +317,26 @@ def refused(capsys, *arguments) -> str:
     return message
 
 
-def test_unknown_and_unusable_flags_end_with_status_2(capsys):
-    assert "invalid choice: 'concatC'" in refused(capsys, "--arch", "concatC")
-    assert "--epochs 0: must be at least 1" in refused(capsys, "--epochs", 0)
-    assert "--lr -1.0: must be 0 or more" in refused(capsys, "--lr", "-1")
-    assert "--warmup 1.5" in refused(capsys, "--warmup", 1.5)
-    assert "sst=1,para=24,sts=1" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1,para")
-    assert "each of sst, para, sts" in refused(capsys, "--gs", "bd", "--batch-sizes", "sst=1")
-    assert "--batch-sizes is for --gs bd" in refused(capsys, "--batch-sizes", "sst=1,para=24,sts=1")
-    assert "--start and --model both" in refused(capsys, "--start", "runs/x", "--model", "scratch")
-    assert "--start nowhere: no config.json there" in refused(capsys, "--start", "nowhere")
-    assert "--surgery is for --gs wrap and bd" in refused(capsys, "--gs", "none", "--surgery", "sum")
-    assert "--batch-size is for --gs wrap, --nli and --fl" in refused(capsys, "--gs", "bd", "--batch-size", 4)
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--arch concatC", "invalid choice: 'concatC'"),
+    ("--epochs 0", "--epochs 0: must be at least 1"),
+    ("--accumulate 0", "--accumulate 0: must be at least 1"),
+    ("--accumulate 2 --gs none --fl", "--accumulate is for --gs and --nli"),
+    ("--lr -1", "--lr -1.0: must be 0 or more"),
+    ("--warmup 1.5", "--warmup 1.5"),
+    ("--gs bd --batch-sizes sst=1,para", "sst=1,para=24,sts=1"),
+    ("--gs bd --batch-sizes sst=1", "each of sst, para, sts"),
+    ("--batch-sizes sst=1,para=24,sts=1", "--batch-sizes is for --gs bd"),
+    ("--start runs/x --model scratch", "--start and --model both"),
+    ("--start nowhere", "--start nowhere: no config.json there"),
+    ("--gs none --surgery sum", "--surgery is for --gs wrap and bd"),
+    ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
+])
+def test_unusable_flags(flags, message, capsys):
+    assert message in refused(capsys, *flags.split())
 
 
-def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, small_data):
+def test_unusable_data(capsys, small_data):
     assert "nowhere: there is no such folder" in refused(capsys, "--data", "nowhere")
     Path("half").mkdir()
     assert "ids-sst-train.csv is missing (6 of 6" in refused(capsys, "--data", "half")
@@ -313,12 +348,12 @@ def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, smal
     assert "sts-dev.csv, line 5: similarity is '5.5', expected a number from 0 to 5" in message
 
 
-def test_a_model_that_is_none_ends_with_status_2(capsys, small_data):
+def test_unusable_model(capsys, small_data):
     Path("empty").mkdir()
     assert "empty is no checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
 
 
-def test_a_folder_whose_content_would_be_lost_is_refused(capsys, finished, tmp_path):
+def test_folder_in_use(capsys, finished, tmp_path):
     assert "holds a finished run" in refused(capsys, "--out", finished)
     unfinished = tmp_path / "unfinished"
     (unfinished / "checkpoint" / "4").mkdir(parents=True)
@@ -330,7 +365,7 @@ def test_a_folder_whose_content_would_be_lost_is_refused(capsys, finished, tmp_p
     assert "is a file" in refused(capsys, "--out", tmp_path / "file")
 
 
-def test_remains_without_a_checkpoint_are_reused(small_data, tmp_path):
+def test_remains_are_reused(small_data, tmp_path):
     remains = tmp_path / "remains"
     remains.mkdir()
     (remains / "log.jsonl").write_text('{"event": "step"}\n')
@@ -338,7 +373,8 @@ def test_remains_without_a_checkpoint_are_reused(small_data, tmp_path):
     assert len(log(remains, "step")) == 2
 
 
-def test_real_data_take_the_papers_defaults(small_data):
+def test_defaults(small_data):
+    """Real data take the paper's, the sample its own."""
     parse = train_multitask.build_parser().parse_args
     on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
     assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, None, "bert-base-uncased")
@@ -352,10 +388,10 @@ def test_real_data_take_the_papers_defaults(small_data):
     assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
 
 
-# ------------------------------------------------------------------------------------------------ the sample
+# ---------------------------------------------------------------- the sample
 
 
-def test_without_data_the_sample_is_taken_and_the_first_lines_say_so(tmp_path):
+def test_first_lines(tmp_path):
     """As a user starts it: a process of its own, in an empty folder."""
     done = subprocess.run(
         [sys.executable, ROOT / "train_multitask.py", "--max-steps", "2", "--eval-limit", "20"],
@@ -369,8 +405,8 @@ def test_without_data_the_sample_is_taken_and_the_first_lines_say_so(tmp_path):
     assert (tmp_path / "runs" / "concatB-wrap-1" / "report.html").is_file()
 
 
-def test_an_epoch_of_the_sample_is_learnt_visibly_and_not_by_heart():
-    """250 steps from noise; the trivial scores are .25 (most frequent class), .57 (no duplicate) and 0."""
+def test_sample_is_learnt():
+    """250 steps from random weights; trivial scores are .25 (most frequent), .57 and 0."""
     assert run("--model", "scratch", "--epochs", 1, "--out", "epoch") == 0
     dev = json.loads(Path("epoch/metrics.json").read_text())["dev"]
     assert 0.35 < dev["sst"]["accuracy"] < 0.98
@@ -378,7 +414,7 @@ def test_an_epoch_of_the_sample_is_learnt_visibly_and_not_by_heart():
     assert 0.50 < dev["sts"]["pearson"] < 0.98
 
 
-def test_data_in_the_working_directory_are_taken(small_data, tmp_path, capsys):
+def test_data_folder_is_found(small_data, tmp_path, capsys):
     (tmp_path / "data").symlink_to(small_data)
     assert run("--model", "scratch", "--max-steps", 1, "--eval-limit", 8) == 0
     assert str(small_data) in capsys.readouterr().out

@@ -1,0 +1,96 @@
+"""The folder of a run: the names of its files, and the checks before it is written to."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from pathlib import Path
+
+from multitask.system import checkpoint
+from multitask.system.distributed import Ranks
+from multitask.system.runlog import RunLog
+
+from .settings import Settings
+
+CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
+STAGES_FOLDER = "stages"  # best epochs of the stages before the last one
+
+
+def is_finished(folder: Path) -> bool:
+    """metrics.json is written last, so a folder that has it holds a finished run."""
+    return (folder / METRICS_FILE).is_file()
+
+
+def load_settings(folder: Path, flag: str = "--resume") -> Settings:
+    """The settings that a run was started with.
+
+    Args:
+        flag: the flag that names the folder, for the error.
+
+    Raises:
+        FileNotFoundError: the folder does not hold a run.
+        ValueError: its config.json cannot be read.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{flag} {folder}: no {CONFIG_FILE} there, so it is not a run")
+    return Settings.load(folder / CONFIG_FILE)
+
+
+def load_starting_settings(folder: Path) -> Settings:
+    """The settings of the run that --start names, with the model of the first run in its chain.
+
+    Warns if that run is not finished.
+
+    Raises:
+        FileNotFoundError, ValueError: see load_settings.
+    """
+    settings = load_settings(folder, "--start")
+    if not is_finished(folder):
+        warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is used",
+                      stacklevel=2)
+
+    if settings.start is None:
+        return settings
+    return dataclasses.replace(settings, model=load_starting_settings(Path(settings.start)).model)
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuses, with ValueError, a folder whose content a new run would destroy."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; name a folder")
+    if is_finished(folder):
+        raise ValueError(f"--out {folder} holds a finished run; name another folder")
+    if checkpoint.numbered(folder):
+        raise ValueError(f"--out {folder} holds a checkpoint; resume with --resume {folder}, "
+                         "or name another folder")
+
+
+def make_run_folder(settings: Settings, out: str | None) -> Path:
+    """Makes --out, or the first free runs/ARCH-GS-N, also if several runs start at once."""
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+
+    for number in itertools.count(1):
+        folder = Path("runs") / f"{settings.arch}-{settings.gs}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
+
+
+def open_new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:
+    """The empty log of a new run, which also locks the folder; config.json is written beside it."""
+    log = RunLog(folder, ranks.writes)
+    try:
+        if ranks.writes:
+            check_run_folder(folder)  # again: another run may have started and ended meanwhile
+            log.rewind(0)  # a run that never reached a checkpoint may have left lines
+            settings.save(folder / CONFIG_FILE)
+    except BaseException:
+        log.close()
+        raise
+    return log

@@ -1,0 +1,146 @@
+"""The data and the model of a run, and the lines that tell the user which ones were taken."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import torch
+
+from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.checkpoints.hub import EMBEDDED, HubError
+from multitask.data.batching import TokenizedExamples
+from multitask.data.course import Dataset, Example, Examples, load_dataset, missing_files
+from multitask.data.multinli import load_multinli
+from multitask.data.sample import write_sample
+from multitask.model import MultitaskBert
+from multitask.tasks import NLI, TASKS
+
+from .settings import Settings
+
+Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
+
+DEFAULT_MODEL = "bert-base-uncased"  # on real data; the sample takes EMBEDDED, which is offline
+EVAL_SEED = 0  # of the choice that --eval-limit makes
+
+# --model scratch: small enough to learn the embedded sample within minutes on a laptop
+SCRATCH = "scratch"
+SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "intermediate_size": 512}
+SCRATCH_VOCABULARY = 4096
+
+
+def default_data() -> str | None:
+    """./data if it holds the course's files, else None: the embedded sample."""
+    return None if missing_files(Path("data")) else str(Path("data").resolve())
+
+
+def load_data(settings: Settings) -> Dataset:
+    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
+    if settings.data is not None:
+        dataset = _read(Path(settings.data), settings.nli)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = _read(write_sample(Path(folder)), settings.nli)
+
+    for splits in dataset.values():
+        for split in splits.keys() - {"train"}:
+            splits[split] = subsample(splits[split], settings.eval_limit)
+    return dataset
+
+
+def _read(folder: Path, nli: bool) -> Dataset:
+    dataset = load_dataset(folder)
+    if nli:
+        dataset[NLI.name] = load_multinli(folder)
+    return dataset
+
+
+def subsample(examples: list[Example], limit: int | None) -> list[Example]:
+    """At most `limit` examples in their order: the same choice in every run, whatever its seed."""
+    if limit is None or len(examples) <= limit:
+        return examples
+
+    chosen = sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))
+    some = Examples(examples[index] for index in chosen)
+    some.left_out = getattr(examples, "left_out", 0)
+    return some
+
+
+def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
+    """The model of a new run: that of --start, or the encoder of --model with new heads.
+
+    Seeds torch's global generator first.
+
+    Raises:
+        ValueError: the run that --start names has another architecture.
+        HubError: the checkpoint can neither be found nor fetched.
+    """
+    torch.manual_seed(settings.seed)
+    if settings.start is not None:
+        model = MultitaskBert.from_pretrained(settings.start)
+        if model.arch != settings.arch:
+            raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not "
+                             f"{settings.arch}")
+        return model
+
+    if settings.model == SCRATCH:
+        texts: list[str] = []
+        for name in TASKS:
+            for example in dataset[name]["train"]:
+                texts += example.sentences
+        tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
+        encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
+    else:
+        try:
+            encoder = BertModel.from_pretrained(settings.model)
+            tokenizer = BertTokenizer.from_pretrained(settings.model)
+        except HubError as error:
+            advice = f"or use --model {EMBEDDED}, which is included in minbert"
+            raise HubError(f"{error}; {advice}", error.status) from None
+    return MultitaskBert(encoder, tokenizer, settings.arch)
+
+
+def tokenize(model: MultitaskBert, dataset: Dataset) -> Tokens:
+    """The data, tokenized as the model's architecture takes them."""
+    return {name: {split: model.tokenize(examples) for split, examples in splits.items()}
+            for name, splits in dataset.items()}
+
+
+def describe_data(settings: Settings, dataset: Dataset) -> str:
+    """Which data were taken, and how to take others."""
+    counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
+    if settings.data is None:
+        return (f"the embedded sample ({counts} training examples); --data FOLDER takes the "
+                "course's files")
+    return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
+
+
+def describe_model(settings: Settings, model: MultitaskBert) -> str:
+    """Which model was taken, and how to take another."""
+    count = sum(value.numel() for value in model.encoder.parameters())
+    parameters = f"{count / 1e6:.1f} M parameters"
+
+    if settings.model == SCRATCH:
+        return (f"scratch, a small encoder with random weights ({parameters}); --model takes a "
+                f"real one: {DEFAULT_MODEL} or a checkpoint's folder")
+    if settings.model == EMBEDDED:
+        return (f"{EMBEDDED}, a small BERT pretrained on books that comes with minbert "
+                f"({parameters}); --model takes a larger one: {DEFAULT_MODEL} or a checkpoint's "
+                "folder")
+    if settings.start is not None:
+        return f"{settings.start} ({parameters}), its encoder and its heads"
+    return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
+
+
+def describe_truncated(tokens: Tokens, limit: int) -> str:
+    """How many examples are cut at `limit` tokens, by task and split; empty if none is."""
+    cut = {f"{name} {split}": examples.truncated for name, splits in tokens.items()
+           for split, examples in splits.items() if examples.truncated}
+    if not cut:
+        return ""
+
+    counts = ", ".join(f"{name} {count:,}" for name, count in cut.items())
+    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end "
+            f"({counts})")

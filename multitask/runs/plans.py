@@ -1,0 +1,187 @@
+"""What each stage of a run consists of (the paper, section 4.3): tasks, batches and trainer.
+
+Stages differ in their plan only; the training loop in stages.py is the same for all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multitask.data.course import Dataset, fingerprint
+from multitask.data.sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
+from multitask.model import MODEL_FOLDER, MultitaskBert
+from multitask.system.distributed import ALONE, Ranks
+from multitask.system.runlog import RunLog
+from multitask.tasks import NLI, TASKS
+from multitask.training.final_layers import Embeddings, HeadTrainer
+from multitask.training.step import SurgeryTrainer
+
+from .folder import STAGES_FOLDER
+from .inputs import Tokens, tokenize
+from .settings import Settings
+
+
+@dataclass
+class Run:
+    """What the stages of one run share.
+
+    Args:
+        say: prints a line for the user.
+        ranks: the processes that train the run.
+        tokens: the data, tokenized for this architecture; made from `dataset` if empty.
+        stage: the stages.Stage in progress.
+        finished: stage → its result (see Stage.fit), for the stages that have ended.
+        logits: the dev logits of the last stage's best epoch, if this process saw that epoch.
+    """
+
+    folder: Path
+    settings: Settings
+    model: MultitaskBert
+    dataset: Dataset
+    log: RunLog
+    say: Callable[[str], None] = print
+    ranks: Ranks = ALONE
+    tokens: Tokens = field(default_factory=dict)
+    stage: Any = None  # a Stage; stages.py imports this module
+    finished: dict[str, dict] = field(default_factory=dict)
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.tokens or tokenize(self.model, self.dataset)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the data: see data.course.fingerprint."""
+        return fingerprint(self.dataset)
+
+    def model_folder(self, stage: str) -> Path:
+        """Where a stage's best epoch is kept: RUN/model for the last, else RUN/stages/NAME."""
+        is_last = stage == self.settings.stages[-1]
+        return self.folder / (MODEL_FOLDER if is_last else f"{STAGES_FOLDER}/{stage}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage consists of.
+
+    Args:
+        tasks: the tasks that it trains.
+        scored: the tasks that it is scored on.
+        sampler: chooses the examples of each step.
+        trainer: makes a step of one batch per task.
+        fetch: (task, indices) → batch.
+        predict: task → logits of its dev set, (n, outputs).
+        prepare: is called before an epoch with its number of steps, after its examples are drawn.
+        embeddings: task → the frozen encoder's outputs for its training set.
+    """
+
+    tasks: Sequence[str]
+    scored: Sequence[str]
+    sampler: RoundRobin
+    trainer: SurgeryTrainer | HeadTrainer
+    fetch: Callable[[str, Sequence[int]], object]
+    predict: Callable[[str], torch.Tensor]
+    prepare: Callable[[int], None] = lambda steps: None
+    embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
+
+
+def plan_nli(run: Run) -> Plan:
+    """Additional pretraining on MultiNLI, with a three-way head of the architecture's own kind."""
+    if NLI.name not in run.model.tasks:
+        run.model.add_task(NLI)
+    size = (run.settings.batch_size or 16) * run.ranks.size
+    return _train_encoder(run, [NLI.name], {NLI.name: size}, ONCE)
+
+
+def plan_surgery(run: Run) -> Plan:
+    """Gradient-surgery fine-tuning on all tasks."""
+    settings = run.settings
+    if settings.gs == BATCH_DIFFERENT:
+        lengths = {name: len(run.tokens[name]["train"]) for name in TASKS}
+        sizes = settings.batch_sizes or batch_different_sizes(lengths)
+    else:
+        sizes = dict.fromkeys(TASKS, (settings.batch_size or 16) * run.ranks.size)
+    return _train_encoder(run, list(TASKS), sizes, settings.gs)
+
+
+def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
+    """sizes: task → examples per step of all processes; each process computes its share of them."""
+    settings, ranks = run.settings, run.ranks
+    ranks.seed_apart(settings.seed)
+    lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
+
+    def fetch(name: str, rows: Sequence[int]) -> object:
+        return run.tokens[name]["train"].pieces(ranks.share(rows), settings.accumulate, len(rows))
+
+    return Plan(
+        tasks=tasks, scored=tasks,
+        sampler=RoundRobin(lengths, sizes, scheme, settings.seed),
+        trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay,
+                               settings.clip, settings.seed, tasks, settings.head_lr, ranks),
+        fetch=fetch,
+        predict=lambda name: run.model.predict_logits(name, run.tokens[name]["dev"], ranks))
+
+
+def plan_final_layers(run: Run) -> Plan:
+    """Final-layer fine-tuning: every head on the frozen encoder's outputs."""
+    return _train_heads(run, list(TASKS))
+
+
+def plan_baseline(run: Run) -> Plan:
+    """The paper's baseline: a head for SST on the frozen encoder; the others stay untrained."""
+    return _train_heads(run, ["sst"])
+
+
+def _train_heads(run: Run, tasks: list[str]) -> Plan:
+    """Processes share the encoding. Head updates are cheaper than communicating gradients, so every
+    process performs all of them, with the same random numbers."""
+    settings, ranks = run.settings, run.ranks
+
+    def embeddings_of(name: str, split: str) -> Embeddings:
+        return Embeddings(run.model, run.tokens[name][split], f"{name} {split}", ranks)
+
+    train = {name: embeddings_of(name, "train") for name in tasks}
+    dev = {name: embeddings_of(name, "dev") for name in TASKS}
+
+    size = (settings.batch_size or 8) * ranks.size
+    lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
+    sampler = RoundRobin(lengths, dict.fromkeys(tasks, size), ONCE, settings.seed)
+
+    def prepare(steps: int) -> None:
+        for name in tasks:
+            train[name].compute(sampler.orders[name][:steps * size])
+
+    @torch.no_grad()
+    def predict(name: str) -> torch.Tensor:
+        run.model.eval()
+        every = dev[name].batch(range(len(run.tokens[name]["dev"])))
+        return run.model.heads[name](every.embeddings).cpu()
+
+    lr = settings.lr if settings.head_lr is None else settings.head_lr
+    return Plan(
+        tasks=tasks, scored=list(TASKS), sampler=sampler,
+        trainer=HeadTrainer(run.model, tasks, lr, settings.weight_decay, settings.clip),
+        fetch=lambda name, rows: train[name].batch(rows),
+        predict=predict, prepare=prepare, embeddings=train)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stage: its title for the user, and its plan."""
+
+    title: str
+    plan: Callable[[Run], Plan]
+
+
+STAGES = {
+    "nli": Kind("additional pretraining on MultiNLI", plan_nli),
+    "gs": Kind("gradient-surgery fine-tuning", plan_surgery),
+    "fl": Kind("final-layer fine-tuning, the encoder frozen", plan_final_layers),
+    "baseline": Kind("the baseline: a head for SST on the frozen encoder", plan_baseline),
+}
