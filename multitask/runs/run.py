@@ -92,7 +92,7 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
             encoder = BertModel.from_pretrained(settings.model)
             tokenizer = BertTokenizer.from_pretrained(settings.model)
         except HubError as error:
-            raise HubError(f"{error}; or --model {EMBEDDED}, which comes with minbert", error.status) from None
+            raise HubError(f"{error}; or --model {EMBEDDED}, which comes with minbert") from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
 
 

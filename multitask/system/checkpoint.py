@@ -7,7 +7,6 @@ written or read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertTokenizer
-from minbert.files import one_line, read_object, replacing, sync
+from minbert.files import one_line, read_object, replacing, sha256_of, sync
 
 CHECKPOINT_FOLDER = "checkpoint"
 TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
@@ -126,7 +125,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         with replacing(partial / "config.json") as path:
             path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
         tokenizer.save_pretrained(partial)
-        sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         with replacing(partial / SUMS_FILE) as path:
             path.write_text(json.dumps(sums), encoding="utf-8")
         os.replace(partial, target)
@@ -167,14 +166,6 @@ def _forget(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load(run: Path) -> Checkpoint:
     """The newest whole checkpoint. A damaged one is named in a warning, set aside, and the one before it taken.
 
@@ -205,7 +196,7 @@ def _read(folder: Path) -> Checkpoint:
             raise ValueError(f"{one_line(sorted(odd)[0])!r} is no file's name or lacks a checksum")
         for name, expected in sums.items():
             path = folder / name
-            if _sha256(path) != expected:
+            if sha256_of(path) != expected:
                 raise ValueError("its checksum is not the one it was written with")
         path = folder / TENSORS_FILE
         tensors = load_file(path)
