@@ -1,4 +1,4 @@
-"""Files: size-limited readers for untrusted ones, atomic replacement, checksums, text fit for an error.
+"""Files: size-limited reading, atomic replacement, checksums, and text fit for an error.
 
 A file from outside may be damaged, malicious or of another kind. Readers then raise a ValueError
 whose message is one line that names the file.
@@ -17,7 +17,7 @@ from typing import TextIO
 
 from safetensors import SafetensorError
 
-JSON_BYTES = 1 << 26       # of a configuration or an index; the largest models' are a hundredth of it
+JSON_BYTES = 1 << 26       # of a configuration or an index; real ones have a hundredth of it
 LINE_CHARACTERS = 1 << 22  # of a line of data; MultiNLI's longest has 106,016
 
 
@@ -60,7 +60,7 @@ def parse(text: str | bytes, where: str) -> object:
 
 
 def bounded_lines(file: TextIO, where: str) -> Iterator[str]:
-    """Iterates over a file's lines; raises ValueError for a line too long to be read into memory."""
+    """Iterates over a file's lines; raises ValueError for one too long to be read into memory."""
     number = 0
     while line := file.readline(LINE_CHARACTERS):
         number += 1
@@ -71,7 +71,7 @@ def bounded_lines(file: TextIO, where: str) -> Iterator[str]:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Makes foreign text fit for an error: no line breaks or control characters, the middle cut out.
+    """Makes foreign text fit for an error: printable, in one line, without its middle if long.
 
     >>> one_line("a\\nb \\x1b[31m")
     'a b ?[31m'

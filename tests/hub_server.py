@@ -38,7 +38,7 @@ class Server:
         return self.url + path
 
     def publish(self, files, name=NAME, revision="main"):
-        """Serves a model through the hub's API: its commit, its files with their sizes, each file."""
+        """Serves a model through the hub's API: its commit, a list of its files, each file."""
         info = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "downloads": 0,
                 "tags": [], "siblings": [{"rfilename": file} for file in files]}
         tree = [{"type": "file", "path": file, "size": len(content),

@@ -3,7 +3,7 @@
 | module | what it holds |
 | --- | --- |
 | hub.py | a name → a folder: the package's own, a cached snapshot, or a download |
-| weights.py | the forms weights come in (safetensors, pickled, in several files) → tensor name → reader |
+| weights.py | the forms weights come in → tensor name → reader |
 | pretrained.py | the table of names, strict loading, saving |
 
 Arrows: hub, weights ← pretrained ← minbert.model. They import minbert.config and minbert.files.

@@ -1,6 +1,6 @@
-"""A checkpoint by its name → a folder: a local one, the package's own, a cached snapshot, or a download.
+"""A name → a folder: a local one, the package's own, a cached snapshot, or a download.
 
-The package huggingface_hub fetches and caches. It reads these environment variables at its first import:
+huggingface_hub fetches and caches. It reads these environment variables at its first import:
 
 | environment variable | what it does | default |
 | --- | --- | --- |
@@ -61,8 +61,8 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
 
     name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not an existing folder, nor is it a hub name, which looks like "
-                         "'bert-base-uncased' or 'org/name' (letters, digits, '-', '_', '.'): "
+        raise ValueError(f"{name!r} is not an existing folder, nor is it a hub name, which looks "
+                         "like 'bert-base-uncased' or 'org/name' (letters, digits, '-', '_', '.'): "
                          "check the spelling")
     if not _REVISION.fullmatch(revision):
         raise ValueError(f"revision {revision!r} is not a branch, tag or commit: "
@@ -103,12 +103,10 @@ def _is_complete(folder: Path) -> bool:
 
 def _downloaded(name: str, revision: str) -> Path:
     """Fetches the small files and one form of weights into the cache."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import (GatedRepoError, RepositoryNotFoundError,
-                                       RevisionNotFoundError)
+    from huggingface_hub import constants, snapshot_download, utils
 
     label = f"{name!r} (revision {revision!r})"
-    remedy = f"take '{EMBEDDED}', which needs no network, or a folder with a checkpoint"
+    remedy = "name a folder that holds a checkpoint"
     if constants.HF_HUB_OFFLINE:
         raise HubError(f"HF_HUB_OFFLINE is set, and {label} is not complete in the cache "
                        f"{constants.HF_HUB_CACHE}: unset it to download, or {remedy}")
@@ -118,19 +116,19 @@ def _downloaded(name: str, revision: str) -> Path:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except HubError:
         raise
-    except GatedRepoError:
+    except utils.GatedRepoError:
         raise HubError(f"{label} is gated: ask for access on its page at {constants.ENDPOINT}, "
                        "and set HF_TOKEN") from None
-    except RevisionNotFoundError:
+    except utils.RevisionNotFoundError:
         raise HubError(f"{constants.ENDPOINT} has no revision {revision!r} of {name!r}: "
                        "check the spelling") from None
-    except RepositoryNotFoundError:
+    except utils.RepositoryNotFoundError:
         raise HubError(f"{constants.ENDPOINT} has no model {name!r} that you may read: check the "
                        "spelling, or set HF_TOKEN if it is private") from None
     except Exception as error:  # each major version has another HTTP library, with its own errors
-        raise HubError(f"could not download {label} from {constants.ENDPOINT} "
-                       f"({one_line(str(error) or type(error).__name__)}): check the network and "
-                       f"run again, or {remedy}") from error
+        reason = one_line(str(error) or type(error).__name__)
+        raise HubError(f"could not download {label} from {constants.ENDPOINT} ({reason}): check "
+                       f"the network and the disk and run again, or {remedy}") from error
 
     if not _is_complete(folder):
         raise HubError(f"{label} arrived incomplete in {folder}: run again")

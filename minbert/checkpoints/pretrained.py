@@ -181,7 +181,7 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors under HuggingFace's names, each whole or not at all."""
+    """Writes config.json and model.safetensors, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -3,7 +3,7 @@
 | file | what it is |
 | --- | --- |
 | model.safetensors | named tensors behind a JSON header, mapped into memory; nothing is executed |
-| model.safetensors.index.json | the same in several files; the index says which holds which tensor |
+| model.safetensors.index.json | the same in several files, and which tensor is where |
 | pytorch_model.bin | torch's older, pickled form; opened with weights_only, so code is refused |
 | pytorch_model.bin.index.json | the same in several files |
 
@@ -56,7 +56,7 @@ def find_weights(folder: Path) -> Path:
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Readers]:
-    """Opens a weights file, or all files of an index; each tensor is read when its reader is called.
+    """Opens a weights file, or all of an index; a tensor is read when its reader is called.
 
     Raises:
         ValueError: A file cannot be read or wants to run code; the message names it.
@@ -66,11 +66,8 @@ def open_weights(path: Path) -> Iterator[Readers]:
         for file, expected in index_parts(path).items():
             if not file.is_file():
                 raise FileNotFoundError(f"{path} names {one_line(file.name)}, but it is not there")
-            if file.suffix == ".safetensors":
-                found = _open_safetensors(file, stack)
-            else:
-                found = _open_pickled(file)
-
+            is_safe = file.suffix == ".safetensors"
+            found = _open_safetensors(file, stack) if is_safe else _open_pickled(file)
             missing = expected - set(found)
             if missing:
                 raise ValueError(f"{file} lacks {len(missing)} tensors that {path.name} says it "
@@ -144,7 +141,7 @@ def _read_safetensor(opened: safe_open, name: str, file: Path) -> torch.Tensor:
 
 
 def _open_pickled(file: Path) -> Readers:
-    """Opens with weights_only, which knows tensors and containers and never runs code of the file."""
+    """Opens with weights_only, which never runs code of the file."""
     _refuse_compressed(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
@@ -157,8 +154,8 @@ def _open_pickled(file: Path) -> Readers:
         raise ValueError(f"{file} must hold named tensors, found {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(value, torch.Tensor) or not isinstance(name, str):
-            raise ValueError(f"{file} must hold named tensors only, but {one_line(repr(name))} is a "
-                             f"{type(value).__name__}: is it a training checkpoint? "
+            raise ValueError(f"{file} must hold named tensors only, but {one_line(repr(name))} is "
+                             f"a {type(value).__name__}: is it a training checkpoint? "
                              "save the model's state_dict alone")
     return {name: partial(loaded.__getitem__, name) for name in loaded}
 

@@ -1,4 +1,4 @@
-"""The course's data and MultiNLI: files → examples → batches. `python -m multitask.data` fetches them.
+"""The course's data and MultiNLI: files → examples → batches.
 
 | module | what it holds |
 | --- | --- |
@@ -13,9 +13,8 @@
 Arrows: tasks, system ← course ← multinli ← sources ← __main__; course ← batching.
 """
 
-from .course import (Dataset, Example, Examples, fingerprint, left_out, load_dataset,
-                     missing_files, read_examples)
+from .course import Dataset, Example, Examples, load_dataset, missing_files, read_examples
 from .multinli import load_multinli
 
-__all__ = ["Dataset", "Example", "Examples", "fingerprint", "left_out", "load_dataset",
-           "load_multinli", "missing_files", "read_examples"]
+__all__ = ["Dataset", "Example", "Examples", "load_dataset", "load_multinli", "missing_files",
+           "read_examples"]

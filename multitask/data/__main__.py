@@ -22,8 +22,8 @@ def build_parser() -> Parser:
                         help="course, multinli or a file's name; may be repeated "
                              "(default: everything)")
     parser.add_argument("--base-url", metavar="URL",
-                        help="a mirror that serves the nine files and multinli_1.0.zip side by side "
-                             "(default: their public homes)")
+                        help="a mirror that serves the nine files and multinli_1.0.zip side by "
+                             "side (default: their public homes)")
     return parser
 
 
@@ -75,7 +75,7 @@ def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all is there, 2 usage or an unusable file, 130 interrupted, 1 a file is missing."""
+    """Exit status: 0 all is there, 1 a file is missing, 2 usage or an unusable file, 130 Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     folder = Path(arguments.download)
     try:

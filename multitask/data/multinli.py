@@ -1,7 +1,7 @@
 """MultiNLI's files → examples, in a folder or in the published zip (Williams et al. 2018).
 
-They are DATA/multinli/multinli_1.0_train.jsonl and …_dev_matched.jsonl, or in multinli_1.0.zip, which
-may lie in DATA or in DATA/multinli. The zip is read in place.
+They are DATA/multinli/multinli_1.0_train.jsonl and …_dev_matched.jsonl, or in
+multinli_1.0.zip, in DATA or DATA/multinli. The zip is read in place.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load_multinli(data: str | Path) -> dict[str, Examples]:
 def read_multinli(data: Path, name: str) -> Examples:
     """Returns one file's labelled pairs in file order.
 
-    Pairs without consensus ('-') or with a blank label are left out; a warning counts the blank ones.
+    Pairs without consensus ('-') or with a blank label are left out; a warning counts the latter.
     """
     examples = Examples()
     blank = 0
@@ -90,8 +90,8 @@ def _check_row(row: object, where: str) -> None:
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             raise ValueError(f"{where}: expected a JSON object with a string {column!r}")
         if any("\ud800" <= character <= "\udfff" for character in row[column]):
-            raise ValueError(f"{where}: {column} holds half a character, \\ud800 to \\udfff come in "
-                             "pairs only; save the file again")
+            raise ValueError(f"{where}: {column} holds half a character, \\ud800 to \\udfff come "
+                             "in pairs only; save the file again")
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def open_file(data: Path, name: str) -> Iterator[tuple[TextIO, str]]:
 
     archive = find_zip(data)
     if archive is None:
-        raise FileNotFoundError(f"{path} is missing: --nli takes MultiNLI's two .jsonl files in that "
-                                f"folder, or {ZIP_FILE} in {data}; "
+        raise FileNotFoundError(f"{path} is missing: --nli takes MultiNLI's two .jsonl files in "
+                                f"that folder, or {ZIP_FILE} in {data}; "
                                 f"python -m multitask.data --download {data} fetches them")
     with _open_member(archive, name) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
         yield file, f"{archive}, {name}"
@@ -153,8 +153,8 @@ def _open_member(archive: Path, name: str) -> Iterator[io.BufferedIOBase]:
                 raise ValueError(f"{archive} is encrypted or packed in an unusual way; "
                                  "the official zip is not: fetch it again")
             if info.file_size > MEMBER_LIMIT:
-                raise ValueError(f"{archive}: {name} would unpack to {info.file_size:,} bytes, where "
-                                 f"at most {MEMBER_LIMIT:,} are expected; fetch it again")
+                raise ValueError(f"{archive}: {name} would unpack to {info.file_size:,} bytes, "
+                                 f"where at most {MEMBER_LIMIT:,} are expected; fetch it again")
             with package.open(info) as file:
                 yield file
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:

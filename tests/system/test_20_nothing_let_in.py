@@ -91,7 +91,7 @@ REFUSED = {
     "too many fields": (b"x\tgood\t4\t5", "line 2: more fields than the header has, 4 for 3; is a tab"),
     "no closing mark": (b'w\tso\t1\nx\t"good\t4\ny\tbad\t3', "line 3: unexpected end of data; is a quotation mark"),
     "a mark that closes early": (b'x\t"good" film\t4', r"line 2: '\\t' expected after '\"'; is a quotation mark amiss"),
-    "a mark that closes two rows on": (b'x\t"good\t4\ny\tbad"\t3', "line 2: sentence goes on over tabs and lines, '"),
+    "a mark that closes two rows on": (b'x\t"good\t4\ny\tbad"\t3', "line 2: sentence runs over tabs and lines, '"),
     "a field without end": (b"x\t" + b"x" * 140_000 + b"\t4", r"line 2: field larger than field limit \(131072\)"),
     "an id of two lines": (b'"x\ny"\tgood\t4', r"line 2: id is 'x\\ny', expected one line"),
     "an id with a line separator": ("x\u2028y\tgood\t4".encode(), r"line 2: id is .*, expected one line"),
@@ -131,7 +131,7 @@ def test_another_kind_of_file_is_named(case, tmp_path):
 
 def test_ids_that_stand_twice_are_counted_and_their_rows_kept(tmp_path):
     (tmp_path / "x.csv").write_bytes(sst(b"x\tgood\t4", b"y\tbad\t0", b"x\tso\t2", b"x\tso so\t2"))
-    with pytest.warns(UserWarning, match=r"x\.csv: 1 ids stand more than once, among them 'x' in lines 2 and 4; all"):
+    with pytest.warns(UserWarning, match=r"x\.csv: 1 ids occur more than once, among them 'x' in lines 2 and 4; all"):
         assert len(read_examples(tmp_path / "x.csv", SST)) == 4
 
 

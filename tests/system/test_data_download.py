@@ -1,8 +1,8 @@
 """Fetching the course's files and MultiNLI, into folders that hold somebody's work.
 
-You learn that a downloaded data set is right only when it has been compared with what is known of it
-(a checksum) and read (columns, labels, JSON), and that files in the folder belong to the user and
-are never overwritten. A server on 127.0.0.1 plays the public homes.
+You learn that a downloaded data set is right only when it has been compared with what is known of
+it (a checksum) and read (columns, labels, JSON), and that files in the folder belong to the user
+and are never overwritten. A server on 127.0.0.1 plays the public homes.
 """
 
 import dataclasses
@@ -177,7 +177,7 @@ def test_an_interrupted_file(fetch, server, data, known):
 
 
 def test_a_stale_partial(fetch, server, data):
-    """Bytes of another version, or too many, are found out by the checksum; the next run is clean."""
+    """The checksum finds bytes of another version, or too many; the next run is clean."""
     data.mkdir()
     for leftover in (b"?" * 20, b"?" * 10_000_000):
         (data / "sts-dev.csv.partial").write_bytes(leftover)
@@ -243,7 +243,8 @@ def test_no_network(server, tmp_path, capsys):
     server.__exit__()  # nobody listens there any more
     assert command.main(["--download", str(data), "--base-url", url]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert f"could not download {url}/ids-sst-train.csv (Connection refused): check the network" in line
+    expected = f"could not download {url}/ids-sst-train.csv (Connection refused): check the network"
+    assert expected in line
     assert f"put into {data} by hand (docs/data.md): {', '.join(COURSE + MULTINLI)}" in line
     assert visible(data) == []
 

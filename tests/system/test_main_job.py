@@ -315,7 +315,7 @@ def test_unusable_data_end_with_status_2_before_anything_is_written(capsys, smal
 
 def test_a_model_that_is_none_ends_with_status_2(capsys, small_data):
     Path("empty").mkdir()
-    assert "empty is no checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
+    assert "empty is not a checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
 
 
 def test_a_folder_whose_content_would_be_lost_is_refused(capsys, finished, tmp_path):
