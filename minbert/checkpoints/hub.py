@@ -18,7 +18,7 @@ from pathlib import Path
 
 from minbert.files import one_line
 
-from .weights import WEIGHTS_FILES, index_parts
+from .weights import WEIGHTS_FILES, find_weights, index_parts
 
 __all__ = ["EMBEDDED", "HubError", "resolve"]
 
@@ -83,22 +83,17 @@ def _cached(name: str, revision: str) -> Path | None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """True if the folder holds config.json, a vocabulary, and every file of one form of weights."""
+    """True if the folder holds config.json, a vocabulary, and all files of its weights."""
     if not (folder / "config.json").is_file():
         return False
     if not any((folder / name).is_file() for name in VOCABULARIES):
         return False
 
-    for name in WEIGHTS_FILES:
-        if not (folder / name).is_file():
-            continue
-        try:
-            parts = index_parts(folder / name)
-        except ValueError:
-            continue
-        if all(part.is_file() for part in parts):
-            return True
-    return False
+    try:
+        parts = index_parts(find_weights(folder))
+    except (FileNotFoundError, ValueError):  # no weights, a broken index
+        return False
+    return all(part.is_file() for part in parts)
 
 
 def _downloaded(name: str, revision: str) -> Path:
