@@ -19,8 +19,9 @@ setup(
         "scipy>=1.11.1",         # Pearson's correlation
         "tokenizers>=0.20",      # WordPiece
         "safetensors>=0.4.3",    # weights without pickle
-        "requests>=2.31",        # the hub
-        "filelock>=3.12",        # one download at a time
+        "huggingface_hub>=0.23", # checkpoints by name; the first version that always resumes
+        "requests>=2.31",        # the course's data
+        "filelock>=3.12",        # one run at a time in a folder
         "tqdm>=4.66",            # progress bars
         "matplotlib>=3.8",       # figures of report.html
     ],

@@ -239,7 +239,7 @@ def use(environment: Environment, folder: Path, label: str) -> Iterator[Row]:
 
     def runs(arguments: list[str]) -> str:
         environment.python(*arguments, cwd=folder, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1",
-                           MINBERT_CACHE=str(folder / "cache"))
+                           HF_HOME=str(folder / "cache"))
         return "runs"
 
     for what, arguments in USES.items():

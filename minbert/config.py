@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import reprlib
 import sys
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from .activations import ACTIVATIONS
 from .files import read_object
 
-# Keys of a HuggingFace config.json that change the mathematics, with the only value implemented here.
+# Keys of a HuggingFace config.json that change the mathematics, with the only supported value.
 REQUIRED_VALUES = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -21,7 +20,7 @@ REQUIRED_VALUES = {
     "add_cross_attention": False,
 }
 
-# At least 1 and at most this: a file's claim is bounded before anything is built by it.
+# Each is at least 1 and at most this: what a file claims is checked before memory is taken.
 LARGEST = {
     "vocab_size": 10_000_000,
     "hidden_size": 1_000_000,
@@ -37,7 +36,8 @@ LARGEST = {
 class BertConfig:
     """The shape of a BERT encoder; the defaults are bert-base-uncased (Devlin et al. 2018).
 
-    Raises ValueError at construction if a value cannot describe a BERT.
+    Raises:
+        ValueError: A value cannot describe a BERT.
 
     >>> BertConfig(hidden_size=384, num_attention_heads=12).head_dim
     32
@@ -65,51 +65,59 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
+
         for name, largest in LARGEST.items():
-            if getattr(self, name) < 1:
-                raise ValueError(f"BertConfig: {name} must be at least 1, got {reprlib.repr(getattr(self, name))}")
-            if getattr(self, name) > largest:
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"BertConfig: {name} must be at least 1, got "
+                                 f"{reprlib.repr(value)}")
+            if value > largest:
                 raise ValueError(f"BertConfig: {name} must be at most {largest}, got "
-                                 f"{reprlib.repr(getattr(self, name))}")
+                                 f"{reprlib.repr(value)}")
+
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"BertConfig: {name} must be in [0, 1), got {getattr(self, name)}")
         if not self.layer_norm_eps > 0:
-            raise ValueError(f"BertConfig: layer_norm_eps must be above 0, got {self.layer_norm_eps}")
+            raise ValueError("BertConfig: layer_norm_eps must be above 0, got "
+                             f"{self.layer_norm_eps}")
         if not self.initializer_range >= 0:
-            raise ValueError(f"BertConfig: initializer_range must be 0 or more, got {self.initializer_range}")
+            raise ValueError("BertConfig: initializer_range must be 0 or more, got "
+                             f"{self.initializer_range}")
+
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"BertConfig: pad_token_id must be in [0, {self.vocab_size}), got "
                              f"{reprlib.repr(self.pad_token_id)}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"BertConfig: hidden_size {self.hidden_size} is not divisible by "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
+            raise ValueError(f"BertConfig: hidden_size {self.hidden_size} is not divisible by "
+                             f"num_attention_heads {self.num_attention_heads}")
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"BertConfig: hidden_act {reprlib.repr(self.hidden_act)} is unknown; choose from "
-                f"{', '.join(ACTIVATIONS)}"
-            )
+            raise ValueError(f"BertConfig: hidden_act {reprlib.repr(self.hidden_act)} is unknown; "
+                             f"choose from {', '.join(ACTIVATIONS)}")
 
     @classmethod
     def from_dict(cls, values: dict) -> BertConfig:
-        """Takes a HuggingFace config as a dictionary; keys that do not concern the encoder are left alone.
+        """Reads a HuggingFace config; keys that do not concern the encoder are ignored.
 
-        Raises ValueError for a model that is not an absolute-position BERT encoder, and for a key that looks
-        like a misspelt one of ours.
+        Raises:
+            ValueError: It is not an absolute-position BERT encoder, or a key looks like a misspelt
+                one of ours.
         """
         for key, required in REQUIRED_VALUES.items():
             found = values.get(key, required)
             if found != required:
-                raise ValueError(f"{key} is {reprlib.repr(found)}, but only {required!r} is supported: this is a BERT "
-                                 "encoder")
+                raise ValueError(f"{key} is {reprlib.repr(found)}, but only {required!r} is "
+                                 "supported: this is a BERT encoder")
+
         names = [field.name for field in dataclasses.fields(cls)]
         for key in values:
-            # 0.9: catches a typing slip (hidden_sizes) and lets HuggingFace's own further keys pass
-            near = [] if key in names else difflib.get_close_matches(key, names, n=1, cutoff=0.9)
+            if key in names:
+                continue
+            # 0.9 catches a typing slip (hidden_sizes) and lets HuggingFace's own keys pass.
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.9)
             if near and near[0] not in values:
                 raise ValueError(f"unknown key {reprlib.repr(key)}: did you mean {near[0]!r}?")
+
         return cls(**{name: values[name] for name in names if values.get(name) is not None})
 
     @classmethod
@@ -123,7 +131,7 @@ class BertConfig:
             raise ValueError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict:
-        """The config.json that transformers' AutoModel reads as a BertModel."""
+        """Returns the config.json that transformers' AutoModel reads as a BertModel."""
         return {"model_type": "bert", "architectures": ["BertModel"], **dataclasses.asdict(self)}
 
 
@@ -132,5 +140,7 @@ def _check_type(name: str, value: object, declared: str) -> None:
     accepted = {"int": (int,), "float": (int, float), "str": (str,)}[declared]
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise ValueError(f"BertConfig: {name} must be {declared}, got {reprlib.repr(value)}")
-    if declared == "float" and not (abs(value) <= sys.float_info.max and math.isfinite(value)):
+
+    # False for NaN too, and math.isfinite fails on an integer too large for a float.
+    if declared == "float" and not abs(value) <= sys.float_info.max:
         raise ValueError(f"BertConfig: {name} must be finite, got {reprlib.repr(value)}")

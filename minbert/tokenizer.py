@@ -1,4 +1,4 @@
-"""WordPiece tokenization (Devlin et al. 2018, section 3), a thin wrapper over the `tokenizers` package."""
+"""WordPiece tokenization (Devlin et al. 2018, section 3), by the `tokenizers` package."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tokenizers.trainers import WordPieceTrainer
 from .checkpoints import hub
 from .files import one_line, read_object, replacing
 
-# What tokenizer_config.json may say, true or false, and what holds if it does not; None is "as do_lower_case".
+# Keys of tokenizer_config.json, true or false, and their defaults; None is "as do_lower_case".
 OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class BertTokenizer:
-    """Sentences → ids: [CLS] a [SEP] with token type 0, or [CLS] a [SEP] b [SEP] with types 0 and 1.
+    """Sentences → ids: [CLS] a [SEP] with type 0, or [CLS] a [SEP] b [SEP] with types 0 and 1.
 
     >>> tok = BertTokenizer.train(["a good film"], vocab_size=50)
     >>> [encoding.tokens for encoding in tok.encode(["a film"], ["good"])]
@@ -33,58 +33,77 @@ class BertTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes a configured Tokenizer; its own truncation and padding, if any, are switched off.
+        """Wraps a configured Tokenizer and switches its own truncation and padding off.
 
-        Raises ValueError unless it is WordPiece and puts [CLS] and [SEP] where a BERT was trained to find them.
+        Raises:
+            ValueError: It is not WordPiece, or puts [CLS] and [SEP] elsewhere than BERT does.
         """
         if not isinstance(tokenizer.model, WordPiece):
-            raise ValueError(f"its model is {type(tokenizer.model).__name__}, but a BERT's is WordPiece")
+            raise ValueError(f"its model is {type(tokenizer.model).__name__}, "
+                             "but BERT uses WordPiece")
         for token in SPECIAL_TOKENS[:4]:
             if tokenizer.token_to_id(token) is None:
                 raise ValueError(f"the vocabulary lacks {token}: it is not a BERT vocabulary")
+
         tokenizer.no_truncation()
         tokenizer.no_padding()
         _check_layout(tokenizer)
         self._tokenizer = tokenizer
-        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1  # more than there are pieces, if it has holes
+        # More than there are pieces, if the ids have gaps.
+        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         self.pad_token_id: int = tokenizer.token_to_id("[PAD]")
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertTokenizer:
-        """Reads tokenizer.json, else vocab.txt with tokenizer_config.json's do_lower_case (default: true),
-        strip_accents (default: as do_lower_case) and tokenize_chinese_chars (default: true).
+        """Reads tokenizer.json, else vocab.txt with the options of tokenizer_config.json.
 
-        name_or_folder, revision: as for BertModel.from_pretrained.
+        The options are do_lower_case (default: true), strip_accents (default: as do_lower_case)
+        and tokenize_chinese_chars (default: true).
+
+        Args:
+            name_or_folder, revision: As for BertModel.from_pretrained.
         """
         folder = hub.resolve(name_or_folder, revision)
         if (folder / "tokenizer.json").is_file():
-            path = folder / "tokenizer.json"
-            try:
-                return cls(Tokenizer.from_file(str(path)))
-            except BaseException as error:  # the package raises bare Exception, or a panic, which is not even that
-                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                    raise
-                raise ValueError(f"{path}: {one_line(error)}") from None
-        if (folder / "vocab.txt").is_file():
-            path = folder / "tokenizer_config.json"
-            config = read_object(path) if path.is_file() else {}
-            options = {name: config.get(name, default) for name, default in OPTIONS.items()}
-            for name, value in options.items():
-                if not (isinstance(value, bool) or value is OPTIONS[name]):
-                    raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
-            return cls.from_vocabulary(folder / "vocab.txt", *options.values())
-        raise FileNotFoundError(f"{folder} has no vocabulary: expected tokenizer.json or vocab.txt")
+            return cls._from_json(folder / "tokenizer.json")
+        if not (folder / "vocab.txt").is_file():
+            raise FileNotFoundError(f"{folder} has no vocabulary: "
+                                    "expected tokenizer.json or vocab.txt")
+
+        path = folder / "tokenizer_config.json"
+        config = read_object(path) if path.is_file() else {}
+        options = {name: config.get(name, default) for name, default in OPTIONS.items()}
+        for name, value in options.items():
+            if not (isinstance(value, bool) or value is OPTIONS[name]):
+                raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
+        return cls.from_vocabulary(folder / "vocab.txt", *options.values())
 
     @classmethod
-    def from_vocabulary(cls, path: str | Path, lowercase: bool = True, strip_accents: bool | None = None,
+    def _from_json(cls, path: Path) -> BertTokenizer:
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except BaseException as error:
+            # The package raises bare Exception, or a panic, which is not even that.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"{path}: {one_line(error)}") from None
+
+    @classmethod
+    def from_vocabulary(cls, path: str | Path, lowercase: bool = True,
+                        strip_accents: bool | None = None,
                         split_chinese: bool = True) -> BertTokenizer:
-        """Reads vocab.txt: one piece a line, its line number is its id. strip_accents: None is as `lowercase`."""
+        """Reads vocab.txt: one piece per line, its line number is its id.
+
+        Args:
+            strip_accents: None means as `lowercase`.
+        """
         path = Path(path)
         try:
             pieces = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error})") from None
+
         vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
         try:
             return cls(_word_piece(vocabulary, lowercase, strip_accents, split_chinese))
@@ -93,18 +112,25 @@ class BertTokenizer:
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool = True) -> BertTokenizer:
-        """Learns a WordPiece vocabulary of at most `vocab_size` pieces, or of the alphabet, if that is larger.
+        """Learns a WordPiece vocabulary; the same texts always give the same one.
 
-        The same texts give the same vocabulary. The trainer numbers the pieces ##a, ##b, … as it meets them in a hash
-        table, whose order changes from run to run, and breaks ties by number; so they are handed to it in order, as if
-        they were special tokens.
+        Args:
+            vocab_size: At most so many pieces, or as many as the alphabet needs.
         """
         tokenizer = _word_piece({}, lowercase)
-        words = (word for text in texts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
-            tokenizer.normalizer.normalize_str(text)))
-        continuations = sorted({character for word in words for character in word[1:]})
+
+        # The trainer numbers the pieces ##a, ##b, … in the order of a hash table, which changes
+        # from run to run, and breaks ties by number. So they are given in order, as if they were
+        # special tokens.
+        characters = set()
+        for text in texts:
+            normal = tokenizer.normalizer.normalize_str(text)
+            for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+                characters.update(word[1:])
+        continuations = [f"##{character}" for character in sorted(characters)]
+
         trainer = WordPieceTrainer(vocab_size=vocab_size, show_progress=False,
-                                   special_tokens=[*SPECIAL_TOKENS, *(f"##{c}" for c in continuations)])
+                                   special_tokens=[*SPECIAL_TOKENS, *continuations])
         tokenizer.train_from_iterator(texts, trainer)
         return cls(_word_piece(tokenizer.get_vocab(), lowercase))
 
@@ -115,53 +141,65 @@ class BertTokenizer:
 
     def encode(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
                max_length: int | None = None) -> list[Encoding]:
-        """One `tokenizers.Encoding` (ids, type_ids, tokens, offsets) for each sentence or pair, without padding.
+        """Returns one `tokenizers.Encoding` per sentence or pair, without padding.
 
-        max_length counts [CLS] and [SEP]; what is longer loses tokens from the longer sentence first, and its
-        encoding's `overflowing` is not empty.
+        Args:
+            max_length: Counts [CLS] and [SEP]. What is longer loses tokens from the longer sentence
+                first, and its encoding's `overflowing` is not empty.
         """
         special = 2 if pairs is None else 3
         if max_length is not None and max_length < special:
-            raise ValueError(f"max_length is {max_length}, but [CLS] and [SEP] alone take {special}")
+            raise ValueError(f"max_length is {max_length}, "
+                             f"but [CLS] and [SEP] alone take {special}")
         if isinstance(sentences, str) or isinstance(pairs, str):
             raise ValueError("expected a list of sentences, got one string: put it in a list")
         if pairs is not None and len(pairs) != len(sentences):
             raise ValueError(f"{len(sentences)} sentences, but {len(pairs)} pair sentences")
+
+        columns = (sentences,) if pairs is None else (sentences, pairs)
+        inputs = list(zip(*columns, strict=True))
+
         self._tokenizer.no_truncation()
         if max_length is not None:
-            if pairs is None:
-                sentences = [self._beginnings((sentence,), max_length)[0] for sentence in sentences]
-            else:
-                both = [self._beginnings(pair, max_length) for pair in zip(sentences, pairs, strict=True)]
-                sentences, pairs = [first for first, _ in both], [second for _, second in both]
+            inputs = [self._beginnings(texts, max_length) for texts in inputs]
             self._tokenizer.enable_truncation(max_length, strategy="longest_first")
-        inputs = list(sentences) if pairs is None else list(zip(sentences, pairs, strict=True))
+        if pairs is None:
+            inputs = [sentence for (sentence,) in inputs]
         return self._tokenizer.encode_batch(inputs)
 
     def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
-        """Of one sentence or two as many words as hold this number of tokens, or all if there are fewer.
+        """As many words of one sentence or two as hold this number of tokens.
 
-        What the package cuts off a pair it keeps, every part of one sentence beside every part of the other: two
-        sentences of 10,000 words would take gigabytes. Of an odd number of tokens it gives the longer sentence one
-        more, and of two alike the second: so the longer one stays the longer.
+        The package keeps what it cuts off a pair, every part of one sentence beside every part of
+        the other: two sentences of 10,000 words would take gigabytes. Of an odd number of tokens it
+        gives the longer sentence one more, and the second of two equal ones: so the longer sentence
+        must stay the longer.
         """
-        if not all(isinstance(sentence, str) for sentence in sentences) or max(map(len, sentences)) <= tokens:
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            return sentences  # the package has the better error
+        if max(map(len, sentences)) <= tokens:
             return sentences
-        encodings = [self._tokenizer.encode(sentence, add_special_tokens=False) for sentence in sentences]
+
+        encodings = [self._tokenizer.encode(sentence, add_special_tokens=False)
+                     for sentence in sentences]
+        shortest_first = sorted(range(len(sentences)),
+                                key=lambda number: (len(encodings[number].ids), number))
         beginnings, least = list(sentences), tokens
-        for number in sorted(range(len(sentences)), key=lambda number: (len(encodings[number].ids), number)):
+        for number in shortest_first:
             words = encodings[number].word_ids
             kept = min(least, len(words))
-            while kept < len(words) and words[kept] == words[kept - 1]:
+            while kept < len(words) and words[kept] == words[kept - 1]:  # up to the word's end
                 kept += 1
             if kept < len(words):
-                beginnings[number] = sentences[number][:encodings[number].offsets[kept - 1][1]]
-            least = max(least, kept + number)  # of the longer one: more than of a second, as many as of a first
+                end = encodings[number].offsets[kept - 1][1]
+                beginnings[number] = sentences[number][:end]
+            # Of the longer one: more than of a second, as many as of a first.
+            least = max(least, kept + number)
         return tuple(beginnings)
 
     def __call__(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
                  max_length: int | None = None) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask and token_type_ids, each (batch, seq) int64, padded at the end."""
+        """Returns input_ids, attention_mask, token_type_ids: (batch, seq) int64, padding last."""
         encodings = self.encode(sentences, pairs, max_length)
         seq = max((len(encoding.ids) for encoding in encodings), default=0)
         shape = (len(encodings), seq)
@@ -170,6 +208,7 @@ class BertTokenizer:
             "attention_mask": torch.zeros(shape, dtype=torch.int64),
             "token_type_ids": torch.zeros(shape, dtype=torch.int64),
         }
+
         for row, encoding in enumerate(encodings):
             length = len(encoding.ids)
             batch["input_ids"][row, :length] = torch.tensor(encoding.ids)
@@ -178,7 +217,7 @@ class BertTokenizer:
         return batch
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these pieces, in lower case where the tokenizer lowers it; special tokens stand as they are.
+        """Returns the text of these pieces, lower-case if the tokenizer is; special tokens stay.
 
         >>> tokenizer = BertTokenizer.train(["a film as good as a film can be"], vocab_size=50)
         >>> tokenizer.decode(tokenizer.encode(["As good as a film"])[0].ids)
@@ -187,16 +226,20 @@ class BertTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers.AutoTokenizer opens."""
+        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+
+        # Not the package's own save: this way a full disk is an OSError.
         self._tokenizer.no_truncation()
         with replacing(folder / "tokenizer.json") as partial:
-            partial.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")  # a full disk is an OSError so
+            partial.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         with replacing(folder / "vocab.txt") as partial:
             partial.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+
         normalizer = self._tokenizer.normalizer
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase,
                   "strip_accents": getattr(normalizer, "strip_accents", None),
@@ -207,26 +250,30 @@ class BertTokenizer:
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:
-    """Tries it on an unknown character: what comes out cannot be told from the parts of a tokenizer.json."""
+    """Tries an unknown character: the parts of a tokenizer.json do not tell what comes out."""
     words = tokenizer.encode("\u2603", add_special_tokens=False).tokens
-    single, pair = tokenizer.encode("\u2603"), tokenizer.encode("\u2603", "\u2603")
     first, second = ["[CLS]", *words, "[SEP]"], [*words, "[SEP]"]
-    for found, tokens, types in ((single, first, [0] * len(first)),
-                                 (pair, first + second, [0] * len(first) + [1] * len(second))):
+    single, pair = tokenizer.encode("\u2603"), tokenizer.encode("\u2603", "\u2603")
+    expected = ((single, first, [0] * len(first)),
+                (pair, first + second, [0] * len(first) + [1] * len(second)))
+
+    for found, tokens, types in expected:
         if (found.tokens, found.type_ids) != (tokens, types):
-            raise ValueError(f"it makes {one_line(found.tokens)} with token types {one_line(found.type_ids)} of what "
-                             f"must be {one_line(tokens)} with {one_line(types)}")
+            raise ValueError(f"it gives {one_line(found.tokens)} with token types "
+                             f"{one_line(found.type_ids)}, expected {one_line(tokens)} with "
+                             f"{one_line(types)}")
 
 
 def _word_piece(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None,
                 split_chinese: bool = True) -> Tokenizer:
-    """BERT's own pipeline: clean, split at spaces and punctuation, longest piece first, add [CLS] and [SEP]."""
+    """BERT's pipeline: clean, split at spaces and punctuation, match the longest piece first."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents,
                                           handle_chinese_chars=split_chinese)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
+
     if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
         tokenizer.post_processor = TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -1,12 +1,13 @@
-"""A hub in miniature on 127.0.0.1 that can misbehave, for test_download.py and test_hub.py."""
+"""A hub in miniature on 127.0.0.1, which also serves plain files and can misbehave."""
 
 import hashlib
 import http.server
+import json
 import threading
-
-from minbert.checkpoints import download
+from urllib.parse import unquote, urlsplit
 
 NAME = "org/tiny-bert"
+COMMIT = "0123456789" * 4
 WEB_PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
@@ -14,49 +15,11 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def safetensors(size, seed=0):
-    """What begins like safetensors, with `size` bytes behind that; another seed makes other bytes."""
-    return bytes(8) + b"{" + bytes((seed + i) % 251 for i in range(251)) * (size // 251) + bytes(size % 251)
-
-
-VOCABULARY = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\n"
-WEIGHTS = safetensors(300_000)
-TINY_BERT = {"config.json": b"{}", "vocab.txt": VOCABULARY, "model.safetensors": WEIGHTS}
-
-
-def isolate(monkeypatch, tmp_path):
-    """Caches in tmp_path, nobody's own settings. Returns the list of pauses, in seconds, that are not waited for."""
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HOME", "XDG_CACHE_HOME", "NETRC", "HTTP_PROXY", "HTTPS_PROXY",
-                 "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "theirs"))
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "ours"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(download, "TIMEOUT", (5, 5))
-    monkeypatch.setattr(download.os, "fsync", lambda descriptor: None)  # slow, and no power will be cut
-    pauses = []
-    monkeypatch.setattr(download, "sleep", pauses.append)
-    return pauses
-
-
-def sentence(caught):
-    """The message of an error, after making sure that it is one sentence."""
-    message = str(caught.value)
-    assert not [stop for stop in ("\n", ". ", ".;") if stop in message + " "], message
-    return message
-
-
-def weights_path(file="model.safetensors", revision="main"):
-    return f"/{NAME}/resolve/{revision}/{file}"
-
-
 class Server:
     """What it serves, what goes wrong next, and who asked for what."""
 
     def __enter__(self):
-        self.files, self.etags, self.faults, self.log = {}, {}, {}, []
-        self.headers = {}  # sent with every file
+        self.files, self.faults, self.log, self.headers = {}, {}, [], {}
         self.released = threading.Event()  # ends all stalls
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -70,56 +33,69 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
 
-    def publish(self, files=TINY_BERT, revision="main"):
-        for file, content in files.items():
-            self.put(weights_path(file, revision), content)
-
     def put(self, path, content):
-        self.files[path], self.etags[path] = content, f'"{sha256(content)}"'
+        self.files[path] = content
         return self.url + path
+
+    def publish(self, files, name=NAME, revision="main"):
+        """Serves a model through the hub's API: its commit, a list of its files, each file."""
+        info = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "downloads": 0,
+                "tags": [], "siblings": [{"rfilename": file} for file in files]}
+        tree = [{"type": "file", "path": file, "size": len(content),
+                 "oid": hashlib.sha1(content).hexdigest()} for file, content in files.items()]
+        for known_as in (revision, COMMIT):
+            self.put(f"/api/models/{name}/revision/{known_as}", json.dumps(info).encode())
+            self.put(f"/api/models/{name}/tree/{known_as}", json.dumps(tree).encode())
+            for file, content in files.items():
+                self.put(f"/{name}/resolve/{known_as}/{file}", content)
 
     def fail(self, path, *faults):
         """The next requests for the path meet these, one each; after them all is well."""
         self.faults[path] = list(faults)
 
     def asked(self, ending=""):
-        """The headers of all requests for paths that end so."""
-        return [headers for path, headers in self.log if path.endswith(ending)]
+        """The headers of all GET requests for paths that end so."""
+        return [headers for method, path, headers in self.log
+                if method == "GET" and path.endswith(ending)]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server.owner
-        server.log.append((self.path, dict(self.headers)))
-        if server.faults.get(self.path):
+        self.path = unquote(urlsplit(self.path).path)
+        server.log.append((self.command, self.path, self.headers))
+        if self.command == "GET" and server.faults.get(self.path):
             server.faults[self.path].pop(0)(self)
         elif self.path in server.files:
             self.serve()
         else:
-            self.answer(404, b"nothing here")
+            # as the hub answers for a model that does not exist
+            self.answer(404, b"nothing here", {"X-Error-Code": "RepoNotFound"})
 
-    def serve(self, stop=None, headers=None, honour_if_range=True):
-        """The file, or the range asked for; with `stop`, the connection ends at that byte of the file."""
+    do_HEAD = do_GET
+
+    def serve(self, stop=None):
+        """The file, or the range asked for; with `stop`, the connection ends at that byte."""
         server = self.server.owner
-        content, etag, start, status = server.files[self.path], server.etags[self.path], 0, 200
-        sent = {"ETag": etag, **server.headers, **(headers or {})}
-        same = self.headers.get("If-Range", etag) == etag or not honour_if_range
-        if "Range" in self.headers and same:
+        content, start, status = server.files[self.path], 0, 200
+        sent = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT,
+                **server.headers}
+        if "Range" in self.headers:
             start, status = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")), 206
+            sent["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if start >= len(content):
                 self.answer(416, b"")
                 return
-            sent["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.answer(status, content[start:stop], {"Content-Length": str(len(content) - start), **sent})
+        sent = {"Content-Length": str(len(content) - start), **sent}
+        self.answer(status, content[start:stop], sent)
 
     def answer(self, status, body, headers=None):
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            if value is not None:
-                self.send_header(key, value)
+            self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -132,29 +108,5 @@ def status(code, headers=None):
     return lambda handler: handler.answer(code, b"", headers)
 
 
-def redirects(url, headers=None):
-    return status(302, {"Location": url, **(headers or {})})
-
-
-def breaks_off(stop, headers=None):
-    return lambda handler: handler.serve(stop, headers)
-
-
-def stalls(stop):
-    def fault(handler):
-        handler.serve(stop)
-        handler.server.owner.released.wait(10)
-
-    return fault
-
-
-def ignores_if_range(handler):
-    handler.serve(honour_if_range=False)
-
-
-def sends_another_range(handler):
-    handler.answer(206, b"?" * 10, {"Content-Range": "bytes 7-16/300009"})
-
-
-def hangs_up(handler):
-    handler.connection.close()
+def breaks_off(stop):
+    return lambda handler: handler.serve(stop)

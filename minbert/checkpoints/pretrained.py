@@ -1,6 +1,6 @@
 """Weights in HuggingFace's layout: the rename table, strict loading, saving.
 
-A checkpoint is a folder with config.json (the shape) and named tensors in one of the forms of weights.py.
+A checkpoint is a folder with config.json (the shape) and named tensors in a form of weights.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -20,15 +20,13 @@ from minbert.config import BertConfig
 from minbert.files import one_line, replacing
 
 from . import hub
-from .weights import SINGLE_FILE, Readers, find_weights, open_weights, refuse_claims_beyond
+from .weights import SINGLE_FILE, find_weights, open_weights, refuse_claims_beyond
 
-if TYPE_CHECKING:
-    from minbert.model import BertModel
-
+Model = TypeVar("Model", bound=nn.Module)
 CONFIG_FILE = "config.json"
 
 # Our parameter → the file's tensors, stacked from top to bottom; {} is the layer's number.
-# Queries, keys and values stand in three tensors of the file and in one of ours.
+# Queries, keys and values are three tensors in the file and one here.
 RENAMES = {
     "embeddings.word_embeddings.weight": ["embeddings.word_embeddings.weight"],
     "embeddings.position_embeddings.weight": ["embeddings.position_embeddings.weight"],
@@ -83,86 +81,117 @@ def file_names(parameter: str) -> list[str]:
     return [name.format(layer) for name in RENAMES[parameter.replace(f".{layer}.", ".{}.", 1)]]
 
 
-def load(model_class: type[BertModel], name_or_folder: str | Path, revision: str) -> BertModel:
-    """Builds the model that config.json describes and fills it from the weights beside it."""
+def load(model_class: type[Model], name_or_folder: str | Path, revision: str) -> Model:
+    """Builds the model that config.json describes and fills it from the weights beside it.
+
+    Args:
+        model_class: BertModel, which imports this module; so it is handed in.
+        name_or_folder, revision: As for hub.resolve.
+    """
     folder = hub.resolve(name_or_folder, revision)
     if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: {CONFIG_FILE} is missing")
+        raise FileNotFoundError(f"{folder} is not a checkpoint: {CONFIG_FILE} is missing")
     config = BertConfig.from_file(folder / CONFIG_FILE)
     path = find_weights(folder)
-    with torch.device("meta"):  # shapes only: the weights are not drawn at random first
+
+    with torch.device("meta"):  # shapes only: no memory, and no random weights drawn first
         model = model_class(config)
-    with open_weights(path) as readers:
-        sources = match(dict(model.named_parameters()), readers, path)
-        refuse_claims_beyond([tensor for tensors in sources.values() for tensor in tensors], path)
-        for name, tensors in sources.items():  # memory is taken here, after all names and shapes were found right
-            _fill(model, name, torch.cat(tensors).float())  # copied from the mapped file; fp16 and bf16 become fp32
-    if OPTIONAL[0] not in sources:
-        for name in OPTIONAL:
-            _fill(model, name, torch.empty(model.get_parameter(name).shape))
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    tensors = read_parameters(path, shapes)
+
+    has_pooler = OPTIONAL[0] in tensors
+    if not has_pooler:
+        tensors.update({name: torch.empty(shapes[name]) for name in OPTIONAL})
+    model.load_state_dict(tensors, assign=True)
+    if not has_pooler:
         model.init_weights(model.pooler_dense)
-        warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until they are trained; "
-                      "last_hidden_state is the checkpoint's own", stacklevel=3)
+        warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until "
+                      "they are trained; last_hidden_state is the checkpoint's own", stacklevel=3)
     return model
 
 
-def _fill(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    module, _, parameter = name.rpartition(".")
-    setattr(model.get_submodule(module), parameter, nn.Parameter(value))
+def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Reads our parameters, float32, from a weights file; every tensor of either side is used.
 
+    Args:
+        path: The weights, or the index of their parts.
+        shapes: Parameter → its shape.
 
-def match(parameters: dict[str, torch.Tensor], readers: Readers, path: Path) -> dict[str, list[torch.Tensor]]:
-    """Parameter → the file's tensors that fill it, from top to bottom; every one of either side is accounted for.
+    Returns:
+        Parameter → its values. Those of OPTIONAL are left out if the file has none of them.
 
-    Raises ValueError, naming file and tensor, for one that is missing, unknown, or of another shape or kind.
+    Raises:
+        ValueError: A tensor is missing, unknown, or of another shape or kind; the message names it.
     """
-    wanted = {parameter: file_names(parameter) for parameter in parameters}
-    if not any(name in readers for parameter in OPTIONAL for name in wanted[parameter]):
-        for parameter in OPTIONAL:
-            del wanted[parameter]
-    _check_names(set(readers), [name for names in wanted.values() for name in names], path)
-    sources = {}
-    for parameter, names in wanted.items():
-        targets = parameters[parameter].chunk(len(names))
-        sources[parameter] = [read_tensor(readers[name], name, target.shape, path)
-                              for name, target in zip(names, targets, strict=True)]
-    return sources
+    with open_weights(path) as readers:
+        wanted = {parameter: file_names(parameter) for parameter in shapes}
+        optional = [name for parameter in OPTIONAL for name in wanted[parameter]]
+        if not readers.keys() & set(optional):
+            for parameter in OPTIONAL:
+                del wanted[parameter]
+        _check_names(set(readers), [name for names in wanted.values() for name in names], path)
+
+        parts = {}
+        for parameter, names in wanted.items():
+            rows, *rest = shapes[parameter]
+            shape = torch.Size([rows // len(names), *rest])
+            parts[parameter] = [read_tensor(readers[name], name, shape, path) for name in names]
+        refuse_claims_beyond([tensor for tensors in parts.values() for tensor in tensors], path)
+
+        # Memory is taken only here, after all names and shapes were found right. torch.cat copies
+        # from the mapped file; fp16 and bf16 become fp32.
+        return {parameter: torch.cat(tensors).float() for parameter, tensors in parts.items()}
 
 
-def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size, path: Path) -> torch.Tensor:
-    """Raises ValueError, naming file and tensor, unless it is of this shape, of floating-point numbers, and whole."""
+def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size,
+                path: Path) -> torch.Tensor:
+    """Reads one tensor.
+
+    Raises:
+        ValueError: It is of another shape, or not plain floating-point numbers; the message names
+            file and tensor.
+    """
     tensor = reader()
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise ValueError(f"{path}: tensor {name} is {tensor.layout} on {tensor.device}, expected plain numbers")
+        raise ValueError(f"{path}: tensor {name} is {tensor.layout} on {tensor.device}, "
+                         "expected plain numbers")
     if tensor.shape != shape:
-        raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, but {CONFIG_FILE} asks for "
-                         f"{tuple(shape)}")
+        raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, "
+                         f"but {CONFIG_FILE} asks for {tuple(shape)}")
     if not tensor.is_floating_point():
-        raise ValueError(f"{path}: tensor {name} holds {tensor.dtype}, expected floating-point weights")
+        raise ValueError(f"{path}: tensor {name} holds {tensor.dtype}, "
+                         "expected floating-point weights")
     return tensor
 
 
 def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
     missing = [name for name in wanted if name not in present]
     if missing:
-        raise ValueError(f"{path} lacks {len(missing)} tensors of the encoder that {CONFIG_FILE} describes, "
-                         f"among them {one_line(missing[0])}")
-    unknown = sorted(name for name in present - set(wanted)
-                     if not any(re.fullmatch(pattern, name) for pattern in IGNORED))
+        raise ValueError(f"{path} lacks {len(missing)} tensors of the encoder that {CONFIG_FILE} "
+                         f"describes, among them {one_line(missing[0])}")
+
+    unknown = []
+    for name in sorted(present - set(wanted)):
+        if not any(re.fullmatch(pattern, name) for pattern in IGNORED):
+            unknown.append(name)
     if unknown:
-        raise ValueError(f"{path} holds {len(unknown)} tensors that this encoder does not know, among them "
-                         f"{one_line(unknown[0])}: is {CONFIG_FILE} the one that belongs to it?")
+        raise ValueError(f"{path} holds {len(unknown)} tensors that this encoder does not know, "
+                         f"among them {one_line(unknown[0])}: is {CONFIG_FILE} the one that "
+                         "belongs to it?")
 
 
-def save(model: BertModel, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors under HuggingFace's names, each file whole or not at all."""
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Writes config.json and model.safetensors, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+
     tensors = {}
     for parameter, value in model.named_parameters():
         names = file_names(parameter)
         rows = value.detach().cpu().chunk(len(names))
-        tensors.update({name: row.clone() for name, row in zip(names, rows, strict=True)})
+        for name, row in zip(names, rows, strict=True):
+            tensors[name] = row.clone()
+
     with replacing(folder / SINGLE_FILE) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
     with replacing(folder / CONFIG_FILE) as partial:

@@ -3,48 +3,92 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from minbert.checkpoints.download import HubError
 from multitask.system.command import Parser
 
-from .sources import SOURCES, download
+from .sources import SOURCES, DownloadError, ServerError, Source, keep_or_fetch
 
 
 def build_parser() -> Parser:
-    parser = Parser("python -m multitask.data", "Fetch the course's files and MultiNLI: what is there "
-                    "is kept, what was interrupted goes on. docs/data.md describes the files and their terms.")
-    parser.add_argument("--download", metavar="FOLDER", required=True, help="where the files are to be, usually data")
+    parser = Parser("python -m multitask.data",
+                    "Fetch the course's files and MultiNLI. Existing files are kept, interrupted "
+                    "downloads resume. docs/data.md describes the files and their terms.")
+    parser.add_argument("--download", metavar="FOLDER", required=True,
+                        help="the data folder, usually data")
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
-                        help="course, multinli or a file's name; may be given several times (default: everything)")
-    parser.add_argument("--base-url", metavar="URL", help="a mirror that serves the nine files and multinli_1.0.zip "
-                        "side by side (default: their public homes)")
+                        help="course, multinli or a file's name; may be repeated "
+                             "(default: everything)")
+    parser.add_argument("--base-url", metavar="URL",
+                        help="a mirror that serves the nine files and multinli_1.0.zip side by "
+                             "side (default: their public homes)")
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all is there, 2 usage or an unusable file, 130 interrupted, 1 something cannot be had."""
-    arguments = build_parser().parse_args(argv)
-    failed: dict[str, list[str]] = {}  # reason → the files that are missing for it
-    folder, status = Path(arguments.download), 0
-    try:
-        for row, told in download(folder, arguments.only, arguments.base_url, SOURCES):
-            if isinstance(told, HubError):
-                failed.setdefault(str(told), []).append(row.file)
-                status = 1
-            elif isinstance(told, ValueError):
-                failed.setdefault(str(told), [])
-                status = status or 2
-            else:
-                print(f"{folder / row.file}: {told}", flush=True)
-    except (ValueError, OSError) as error:
-        failed[str(error)], status = [], 2
-    except KeyboardInterrupt:
-        failed["interrupted; what has arrived is kept, run again to go on"], status = [], 130
-    for reason, missing in failed.items():
-        by_hand = f"; or put into {folder} by hand (docs/data.md): {', '.join(missing)}" if missing else ""
-        print(f"multitask.data: {reason}{by_hand}", file=sys.stderr)
+def choose(only: Sequence[str]) -> list[Source]:
+    """The sources that --only names; all of them if it names none."""
+    groups = list(dict.fromkeys(source.group for source in SOURCES))
+    names = [*groups, *(source.file for source in SOURCES)]
+    for name in only:
+        if name not in names:
+            raise ValueError(f"--only {name}: choose from {', '.join(names)}")
+    if not only:
+        return list(SOURCES)
+    return [source for source in SOURCES if source.group in only or source.file in only]
+
+
+def check_usage(folder: Path, base_url: str | None) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--download {folder}: this is a file, where a folder was expected")
+    if base_url is not None:
+        address = urlsplit(base_url)
+        if address.scheme not in ("http", "https") or not address.netloc:
+            raise ValueError(f"--base-url {base_url}: expected an http:// or https:// address")
+
+
+def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
+    """Keeps or fetches each file, prints what became of it, and returns the exit status."""
+    status = 0
+    missing: dict[str, list[str]] = {}  # reason → files
+    silent: dict[str, str] = {}         # server → why it is not asked again
+
+    for source in sources:
+        server = urlsplit(base_url or source.url).netloc
+        try:
+            outcome = keep_or_fetch(source, folder, base_url, skip=silent.get(server))
+            print(f"{folder / source.file}: {outcome}", flush=True)
+        except DownloadError as error:
+            if isinstance(error, ServerError):
+                silent[server] = str(error)
+            missing.setdefault(str(error), []).append(source.file)
+            status = 1
+        except ValueError as error:
+            print(f"multitask.data: {error}", file=sys.stderr)
+            status = status or 2
+
+    for reason, files in missing.items():
+        print(f"multitask.data: {reason}; or put into {folder} by hand (docs/data.md): "
+              f"{', '.join(files)}", file=sys.stderr)
     return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 all is there, 1 a file is missing, 2 usage or an unusable file, 130 Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    folder = Path(arguments.download)
+    try:
+        sources = choose(arguments.only)
+        check_usage(folder, arguments.base_url)
+        return fetch_all(sources, folder, arguments.base_url)
+    except (ValueError, OSError) as error:
+        print(f"multitask.data: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("multitask.data: interrupted; what has arrived is kept, run again to resume",
+              file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

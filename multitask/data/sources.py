@@ -1,283 +1,250 @@
-"""Where the course's files and MultiNLI come from: `python -m multitask.data --download data` fetches what is missing.
+"""Where the course's files and MultiNLI come from, and how one file is fetched.
 
-What is there is never overwritten. docs/data.md describes the files, their terms, and how to place them by hand.
+docs/data.md describes the files, their terms, and how to place them by hand.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
 
-from minbert.checkpoints.download import SILENT_BYTES, HubError, disk_trouble, is_offline, sha256_of, shown
-from minbert.checkpoints.download import download as download_file
-from minbert.files import one_line, replacing
-from multitask.tasks import PARA, SST, STS, Task
+from minbert.files import one_line, sha256_of
+from multitask.tasks import TASKS
 
-from .course import TEST_SPLIT, file_of, read_examples
-from .multinli import MEMBER_LIMIT
+from .course import TEST_SPLIT, read_examples
+from .multinli import FILES, FOLDER, ZIP_FILE, check_zip, find_zip
+
+TIMEOUT = (10, 30)  # seconds to connect, seconds without a single byte
+BLOCK_BYTES = 1 << 16
+SILENT_BYTES = 1 << 20  # files up to this size show no progress bar
 
 # The hand-out of winter 2023, whose Quora split is the paper's; a commit's files never change.
 COURSE_URL = ("https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/"
               "f25cd95c73a1ce3f3b88dd7a11df90f0ab488bd9/data")
 MULTINLI_URL = "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip"
-MULTINLI_SHA256 = "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822"
-MULTINLI_KEYS = {"gold_label", "sentence1", "sentence2"}
 
-BLOCK_BYTES = 1 << 20
+# As far as the publishers state them.
+SST_TERMS = "no licence stated (Socher et al. 2013)"
+PARA_TERMS = "Quora's terms of service, non-commercial"
+STS_TERMS = "those of SemEval's many sources (Cer et al. 2017)"
+NLI_TERMS = ("those of its sources, mostly the Open American National Corpus's; "
+             "see Williams et al. 2018")
 
-TERMS = {  # as far as their publishers state them
-    SST.name: "no licence stated (Socher et al. 2013)",
-    PARA.name: "Quora's terms of service, non-commercial",
-    STS.name: "those of SemEval's many sources (Cer et al. 2017)",
-    "nli": "those of its sources, mostly the Open American National Corpus's; see Williams et al. 2018",
-}
+
+class DownloadError(OSError):
+    """A file cannot be fetched; one line says which, why, and what to do."""
+
+
+class ServerError(DownloadError):
+    """A server does not answer, or is in trouble: it need not be asked for the next file."""
 
 
 @dataclass(frozen=True)
 class Source:
     """One file and where it comes from.
 
-    group: what --only takes besides a file's name. file: its place in the data folder. url: what is asked for.
-    sha256, size: of what is at the URL; None where nobody has told us.
-    read: a function of a path that tells what the file holds; ValueError if it is another kind of file.
-    member: the file's name in the archive, where the URL is a zip.
-    tried: whether this URL has been fetched by us, rather than read about.
+    Attributes:
+        task: A name in TASKS, or "nli".
+        file: Its place in the data folder.
+        url: Its public home.
+        sha256, size: Hexadecimal digits and bytes; None where they are unknown.
+        terms: On which the publisher offers it.
     """
 
-    group: str
+    task: str
     file: str
     url: str
     sha256: str | None
     size: int | None
     terms: str
-    read: Callable[[Path], str]
-    member: str | None = None
-    tried: bool = False
+
+    @property
+    def group(self) -> str:
+        """What --only takes besides a file's name."""
+        return "multinli" if self.task == "nli" else "course"
 
 
-def read_course(task: Task, labelled: bool, path: Path) -> str:
-    """How many usable examples a course file holds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # blank labels are said when one trains
-        return f"{len(read_examples(path, task, labelled)):,} examples"
+def _course(task: str, file: str, terms: str, sha256: str | None = None,
+            size: int | None = None) -> Source:
+    return Source(task, file, f"{COURSE_URL}/{file}", sha256, size, terms)
 
 
-def read_multinli(path: Path) -> str:
-    """The size of a file of JSON lines, of which the first and the last are looked at."""
-    with path.open("rb") as file:
-        first = file.readline(BLOCK_BYTES)
-        file.seek(max(0, path.stat().st_size - BLOCK_BYTES))
-        last = file.read().rstrip().rpartition(b"\n")[2]
-    for name, line in (("first", first), ("last", last)):
-        try:
-            pair = json.loads(line)
-        except ValueError:
-            pair = None
-        if not isinstance(pair, dict) or not pair.keys() >= MULTINLI_KEYS:
-            raise ValueError(f"{path}: its {name} line is no JSON object with {', '.join(sorted(MULTINLI_KEYS))}")
-    return f"{path.stat().st_size:,} bytes"
-
-
-def _course(task: Task, split: str, size: int | None = None, sha256: str | None = None) -> Source:
-    name = file_of(Path(), task, split).name
-    return Source("course", name, f"{COURSE_URL}/{name}", sha256, size, TERMS[task.name],
-                  partial(read_course, task, split != TEST_SPLIT))
-
-
-def _multinli(split: str) -> Source:
-    name = f"multinli_1.0_{split}.jsonl"
-    return Source("multinli", f"multinli/{name}", MULTINLI_URL, MULTINLI_SHA256, None, TERMS["nli"], read_multinli,
-                  member=f"multinli_1.0/{name}")
-
-
-# docs/data.md says how each checksum was learnt. No URL has been tried: this was written without open internet.
+# docs/data.md says how each checksum was learnt.
 SOURCES = (
-    _course(SST, "train", 1_175_139, "03b2b625c090f94a6afd59f114cde5282e2053aab0b101e87ed695d8a0c5b1df"),
-    _course(SST, "dev", 151_384, "a186ce94577635fbe10beaaddd50f16cccf6c30973221cefdf90deed2a584bfe"),
-    _course(SST, TEST_SPLIT, 313_202, "bdd5a767faa0c26782117e37767ece154c30d5d04fb8727d09c71e3850a55c7b"),
-    _course(PARA, "train"),
-    _course(PARA, "dev", 3_205_321, "bfa3cc954a9ba300ae776a980141de65f622a3c1b97e3fd905d63245bc36d5ad"),
-    _course(PARA, TEST_SPLIT),
-    _course(STS, "train", 928_832, "15d12efc2d656fffb1d61ac1f08ec4227f43925fd16f420c037cbd063699c21b"),
-    _course(STS, "dev", 132_265, "ce3cad6f16062586ac7ba462c28b010a9be10c530fd5074165860d7b7ab4e93d"),
-    _course(STS, TEST_SPLIT, 256_677, "dee455745b72e9ca3ff74e7c056bd73e34bad5b8d5641045a2c1e7e131866f47"),
-    _multinli("train"),
-    _multinli("dev_matched"),
+    _course("sst", "ids-sst-train.csv", SST_TERMS,
+            "03b2b625c090f94a6afd59f114cde5282e2053aab0b101e87ed695d8a0c5b1df", 1_175_139),
+    _course("sst", "ids-sst-dev.csv", SST_TERMS,
+            "a186ce94577635fbe10beaaddd50f16cccf6c30973221cefdf90deed2a584bfe", 151_384),
+    _course("sst", "ids-sst-test-student.csv", SST_TERMS,
+            "bdd5a767faa0c26782117e37767ece154c30d5d04fb8727d09c71e3850a55c7b", 313_202),
+    _course("para", "quora-train.csv", PARA_TERMS),
+    _course("para", "quora-dev.csv", PARA_TERMS,
+            "bfa3cc954a9ba300ae776a980141de65f622a3c1b97e3fd905d63245bc36d5ad", 3_205_321),
+    _course("para", "quora-test-student.csv", PARA_TERMS),
+    _course("sts", "sts-train.csv", STS_TERMS,
+            "15d12efc2d656fffb1d61ac1f08ec4227f43925fd16f420c037cbd063699c21b", 928_832),
+    _course("sts", "sts-dev.csv", STS_TERMS,
+            "ce3cad6f16062586ac7ba462c28b010a9be10c530fd5074165860d7b7ab4e93d", 132_265),
+    _course("sts", "sts-test-student.csv", STS_TERMS,
+            "dee455745b72e9ca3ff74e7c056bd73e34bad5b8d5641045a2c1e7e131866f47", 256_677),
+    Source("nli", f"{FOLDER}/{ZIP_FILE}", MULTINLI_URL,
+           "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822", None, NLI_TERMS),
 )
 
 
-def download(folder: str | Path, only: Sequence[str] = (), base_url: str | None = None,
-             sources: Sequence[Source] = SOURCES) -> Iterator[tuple[Source, str | Exception]]:
-    """Fetches what the folder lacks, file by file, and yields each source with what became of it, or its error.
+def keep_or_fetch(source: Source, folder: Path, base_url: str | None = None,
+                  skip: str | None = None) -> str:
+    """Fetches a file unless the folder has it, and says what became of it; never overwrites.
 
-    only: groups or files to confine it to. base_url: a mirror that serves the files and the zip side by side.
-    An error is a HubError (it could not be had) or a ValueError (what is there cannot be used; it is left as it is).
-    A server that does not answer is not asked again. Raises ValueError for another `only`, address or kind of folder.
+    Args:
+        source: The file.
+        folder: The data folder.
+        base_url: A mirror that serves all files side by side.
+        skip: Why the server is not asked, if it has failed before.
+
+    Raises:
+        DownloadError: The file cannot be fetched.
+        ValueError: The file in the folder cannot be used; it is left as it is.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--download {folder}: this is a file, where a folder was expected")
-    silent: dict[str, HubError] = {}  # server → why it is not asked again
-    for address, rows in _by_address(_chosen(sources, only), base_url).items():
-        missing = []
-        for row in rows:
-            told = _already_there(row, folder / row.file)
-            if told is None:
-                missing.append(row)
-            else:
-                yield row, told
-        server = urlsplit(address).netloc
-        if missing:
-            told = silent[server] if server in silent else _fetched(missing, folder, address)
-            if isinstance(told, HubError) and _is_silent(told):
-                silent[server] = told
-            for row in missing:
-                yield row, told if isinstance(told, Exception) else told[row]
+    path = folder / source.file
+    if source.group == "multinli":
+        if all((folder / FOLDER / name).is_file() for name in FILES.values()):
+            return f"not needed, {folder / FOLDER} holds its two files"
+        path = find_zip(folder) or path
 
+    if path.is_file() and path.stat().st_size > 0:
+        return _describe_kept(source, path)
 
-def _chosen(sources: Sequence[Source], only: Sequence[str]) -> list[Source]:
-    names = {name: None for row in sources for name in (row.group, row.file)}
-    for name in only:
-        if name not in names:
-            raise ValueError(f"--only {name}: choose from {', '.join(sorted(names, key=lambda name: '.' in name))}")
-    return [row for row in sources if not only or row.group in only or row.file in only]
+    if skip is not None:
+        raise DownloadError(skip)
+    url = source.url
+    if base_url is not None:
+        url = f"{base_url.rstrip('/')}/{path.name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    download(url, partial, source.sha256, source.size)
 
-
-def _by_address(sources: Sequence[Source], base_url: str | None) -> dict[str, list[Source]]:
-    """URL → the files that come from it."""
-    if base_url is not None and not (urlsplit(base_url).scheme in ("http", "https") and urlsplit(base_url).netloc):
-        raise ValueError(f"--base-url {base_url}: expected an http:// or https:// address")
-    found: dict[str, list[Source]] = {}
-    for row in sources:
-        address = row.url if base_url is None else f"{base_url.rstrip('/')}/{row.url.rpartition('/')[2]}"
-        found.setdefault(address, []).append(row)
-    return found
-
-
-def _already_there(row: Source, path: Path) -> str | ValueError | None:
-    """What is said of a file that is there; None if it is not, or empty. It may be anybody's work: hands off."""
-    if not _has_content(path):
-        return None
     try:
-        holds = row.read(path)
+        contents = describe(source, partial)
     except ValueError as error:
-        return ValueError(f"{error}; the file is left as it is: mend it, or move it away and run again")
-    if row.member or row.sha256 is None:
-        return f"kept, no checksum is known for it ({holds})"
-    if sha256_of(path) == row.sha256:
-        return f"kept, sha256 verified ({holds})"
-    return f"kept, though its sha256 is not that of the file at {row.url} ({holds}); to fetch that, move this one away"
+        partial.unlink()
+        reason = str(error).replace(str(partial), path.name)
+        raise DownloadError(f"{url} is not the file expected: {reason}; "
+                            "open the address in a browser to see it") from None
+    os.replace(partial, path)
+    verified = "sha256 verified" if source.sha256 else "no checksum is known for it"
+    return f"fetched, {verified} ({contents})"
 
 
-def _fetched(rows: list[Source], folder: Path, address: str) -> dict[Source, str] | ValueError | HubError:
-    """Fetches what comes from one address. Returns what is said of each file, or the error that they share."""
-    fetch = _fetch_members if rows[0].member else _fetch_file
+def describe(source: Source, path: Path) -> str:
+    """Says what a file holds; raises ValueError if it is another kind of file."""
+    if source.task == "nli":
+        return check_zip(path)
+
+    labelled = not source.file.endswith(f"-{TEST_SPLIT}.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # training warns of blank labels
+        return f"{len(read_examples(path, TASKS[source.task], labelled)):,} examples"
+
+
+def _describe_kept(source: Source, path: Path) -> str:
+    """It may be anybody's work, so it stays as it is."""
     try:
-        verified = "sha256 verified" if rows[0].sha256 else "no checksum is known for it"
-        return {row: f"fetched, {verified} ({holds})" for row, holds in fetch(rows, folder, address).items()}
-    except (ValueError, HubError) as error:
-        return error
+        contents = describe(source, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; the file is left as it is: mend it, or move it away and "
+                         "run again") from None
+
+    if source.sha256 is None:
+        return f"kept, no checksum is known for it ({contents})"
+    if sha256_of(path) == source.sha256:
+        return f"kept, sha256 verified ({contents})"
+    return (f"kept, though its sha256 is not that of the file at {source.url} ({contents}); "
+            "to fetch that, move this one away")
 
 
-def _fetch_file(rows: list[Source], folder: Path, address: str) -> dict[Source, str]:
-    holds = {}
-    for row in rows:
-        def check(path: Path, row: Source = row) -> None:
-            try:
-                holds[row] = row.read(path)
-            except ValueError as error:  # the path is a temporary one
-                raise ValueError(str(error).replace(str(path), row.file)) from error
+def download(url: str, partial: Path, sha256: str | None = None, size: int | None = None) -> None:
+    """Fetches a file with a progress bar, and resumes where an earlier attempt stopped.
 
-        download_file(address, folder / row.file, sha256=row.sha256, size=row.size, check=check)
-        if row not in holds:  # another process has fetched it in the meantime
-            check(folder / row.file)
-    return holds
+    It resumes only if the sha256 is known, which proves that both pieces are of one version.
 
+    Args:
+        url: An http:// or https:// address.
+        partial: Where to write. What has arrived stays there if the connection breaks off.
+        sha256, size: What the file must be, where it is known.
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _is_silent(error: BaseException | None) -> bool:
-    """True if a server could not be reached or is in trouble, so that asking it for the next file is in vain."""
-    status = getattr(error, "status", None)
-    if is_offline() or (status is not None and (status in (408, 429) or status >= 500)):
-        return True
-    while error is not None and not isinstance(error, requests.RequestException):
-        error = error.__cause__
-    return error is not None
-
-
-# ------------------------------------------------------------------------------------------------ files out of a zip
-
-
-def _fetch_members(rows: list[Source], folder: Path, address: str) -> dict[Source, str]:
-    """The zip is fetched beside its files and goes when they are out, unless somebody had put it there."""
-    archive = (folder / rows[0].file).with_name(address.rpartition("/")[2])
-    was_there = _has_content(archive)
-    if was_there and rows[0].sha256 not in (None, sha256_of(archive)):
-        raise ValueError(f"{archive} is not the file at {shown(address)} (another sha256); it is left as it is: move "
-                         "it away and run again")
-    download_file(address, archive, sha256=rows[0].sha256, size=rows[0].size, check=partial(_members, rows))
-    holds = {row: _extract(archive, info, folder / row.file, row) for row, info in _members(rows, archive).items()}
-    if not was_there:
-        archive.unlink()
-    return holds
-
-
-def _members(rows: list[Source], archive: Path) -> dict[Source, zipfile.ZipInfo]:
-    """The wanted entries of a zip, found by their whole names. ValueError if one is missing, or larger than it may be.
-
-    Names in the zip never become paths here: what leads elsewhere ("../x", "/x") is not asked for.
+    Raises:
+        DownloadError: The file cannot be fetched, or is not the one expected.
+        ServerError: The server does not answer, or is in trouble.
     """
+    start = partial.stat().st_size if sha256 and partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # lengths are to be the file's own
+    if start:
+        headers["Range"] = f"bytes={start}-"
+
     try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = {info.filename: info for info in opened.infolist()}
-            for info in entries.values():
-                if info.filename in {row.member for row in rows} and not info.flag_bits & 1:
-                    opened.open(info).close()  # what its header claims is checked here, not while it is unpacked
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise ValueError(f"{archive.name} is no zip archive ({one_line(error)})") from error
-    for row in rows:
-        info = entries.get(row.member)
-        if info is None:
-            found = one_line(", ".join(list(entries)[:5])) or "nothing"
-            raise ValueError(f"{archive.name}: the archive has no {row.member}; it has {found}")
-        if info.file_size > MEMBER_LIMIT:
-            raise ValueError(f"{archive.name}: {row.member} would unpack to {info.file_size:,} bytes, where at most "
-                             f"{MEMBER_LIMIT:,} are expected")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{archive.name}: {row.member} is encrypted or packed in an unusual way")
-    return {row: entries[row.member] for row in rows}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            _refuse_errors(response, url)
+            if response.status_code != 416:  # else nothing is missing: the checksum will tell
+                _write(response, partial, start, size)
+    except requests.RequestException as error:
+        raise ServerError(f"could not download {url} ({_cause(error)}): check the network "
+                          "and run again; what has arrived is kept") from None
+    _verify(url, partial, sha256, size)
 
 
-def _extract(archive: Path, info: zipfile.ZipInfo, target: Path, row: Source) -> str:
-    """Unpacks one entry, a block at a time; the target appears when it is whole and has been read."""
-    bar = tqdm(desc=target.name, total=info.file_size, unit="B", unit_scale=True, unit_divisor=1024,
-               disable=info.file_size <= SILENT_BYTES)
-    with disk_trouble(target.parent), bar, replacing(target) as unfinished:
-        try:
-            with zipfile.ZipFile(archive) as opened, opened.open(info) as entry, unfinished.open("wb") as file:
-                while block := entry.read(BLOCK_BYTES):  # never more than info.file_size in all; ends with a CRC check
-                    file.write(block)
-                    bar.update(len(block))
-                file.flush()
-                os.fsync(file.fileno())
-            return row.read(unfinished)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            unfinished.unlink(missing_ok=True)
-            raise ValueError(f"{archive}, {info.filename}: {error}; delete the archive and run again") from error
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+def _refuse_errors(response: requests.Response, url: str) -> None:
+    """Anything but the file: errors, and web pages in its place."""
+    status = f"HTTP {response.status_code} {response.reason or ''}".rstrip()
+    if response.status_code == 429 or response.status_code >= 500:
+        raise ServerError(f"{url} answered {status}: wait a little and run again")
+    if response.status_code not in (200, 206, 416):
+        raise DownloadError(f"{url} answered {status}, not with the file: check the address")
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise DownloadError(f"{url} answered with a web page in place of the file, perhaps a login "
+                            "page or a proxy's: open the address in a browser to see it")
+
+
+def _write(response: requests.Response, partial: Path, start: int, size: int | None) -> None:
+    """Appends the body if the server sends the rest only, else begins the file again."""
+    resumed = response.status_code == 206
+    done = start if resumed else 0
+    total = size
+    if "Content-Length" in response.headers:
+        total = done + int(response.headers["Content-Length"])
+
+    bar = tqdm(desc=partial.name.removesuffix(".partial"), initial=done, total=total, unit="B",
+               unit_scale=True, unit_divisor=1024,
+               disable=total is not None and total <= SILENT_BYTES)
+    with bar, partial.open("ab" if resumed else "wb") as file:
+        for block in response.iter_content(BLOCK_BYTES):
+            file.write(block)
+            bar.update(len(block))
+        file.flush()
+        os.fsync(file.fileno())  # before the rename, in case of a power cut
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause; requests and urllib3 wrap it in messages about their pools."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return one_line(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def _verify(url: str, partial: Path, sha256: str | None, size: int | None) -> None:
+    """Deletes the file if its size or checksum is wrong."""
+    reason = None
+    if size is not None and partial.stat().st_size != size:
+        reason = f"it has {partial.stat().st_size:,} bytes, expected {size:,}"
+    elif sha256 is not None and sha256_of(partial) != sha256:
+        reason = f"its sha256 is {sha256_of(partial)}, expected {sha256}"
+
+    if reason is not None:
+        partial.unlink()
+        raise DownloadError(f"{url} is not the file expected: {reason}; run again, "
+                            "or check the address")

@@ -19,7 +19,7 @@ from multitask.model import MODEL_FOLDER, MultitaskBert
 from multitask.system.distributed import ALONE, Ranks
 from multitask.system.runlog import RunLog
 from multitask.tasks import NLI, TASKS
-from multitask.training.final_layers import Embeddings, HeadTrainer
+from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
 
 from .folder import STAGES_FOLDER
@@ -88,7 +88,7 @@ class Plan:
     fetch: Callable[[str, Sequence[int]], object]
     predict: Callable[[str], torch.Tensor]
     prepare: Callable[[int], None] = lambda steps: None
-    embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
+    embeddings: Mapping[str, CachedEmbeddings] = field(default_factory=dict)
 
 
 def plan_nli(run: Run) -> Plan:
@@ -117,7 +117,7 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
 
     def fetch(name: str, rows: Sequence[int]) -> object:
-        return run.tokens[name]["train"].pieces(ranks.share(rows), settings.accumulate, len(rows))
+        return run.tokens[name]["train"].micro_batches(ranks.share(rows), settings.accumulate, len(rows))
 
     return Plan(
         tasks=tasks, scored=tasks,
@@ -143,8 +143,8 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
     process performs all of them, with the same random numbers."""
     settings, ranks = run.settings, run.ranks
 
-    def embeddings_of(name: str, split: str) -> Embeddings:
-        return Embeddings(run.model, run.tokens[name][split], f"{name} {split}", ranks)
+    def embeddings_of(name: str, split: str) -> CachedEmbeddings:
+        return CachedEmbeddings(run.model, run.tokens[name][split], f"{name} {split}", ranks)
 
     train = {name: embeddings_of(name, "train") for name in tasks}
     dev = {name: embeddings_of(name, "dev") for name in TASKS}

@@ -7,7 +7,6 @@ checksum of each file. No pickle is written or read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertTokenizer
-from minbert.files import one_line, read_object, replacing, sync
+from minbert.files import one_line, read_object, replacing, sha256_of, sync
 
 CHECKPOINT_FOLDER = "checkpoint"
 TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
@@ -99,7 +98,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         _write_json(partial / VALUES_FILE, values)
         _write_json(partial / "config.json", config.to_dict())
         tokenizer.save_pretrained(partial)
-        sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         _write_json(partial / SUMS_FILE, sums)
 
         os.replace(partial, target)
@@ -145,14 +144,6 @@ def _forget(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load(run: Path) -> Checkpoint:
     """The newest checkpoint that is not damaged. A damaged one is named in a warning and renamed.
 
@@ -186,7 +177,7 @@ def _read(folder: Path) -> Checkpoint:
     try:
         for name, expected in read_object(path).items():
             path = folder / name
-            if _sha256(path) != expected:
+            if sha256_of(path) != expected:
                 raise ValueError("its checksum is not the one it was written with")
 
         path = folder / TENSORS_FILE

@@ -123,7 +123,7 @@ def test_unusable_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
         load_multinli(tmp_path)
     (tmp_path / "multinli_1.0.zip").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"multinli_1.0.zip is no zip file"):
+    with pytest.raises(ValueError, match=r"multinli_1.0.zip is not a zip file"):
         load_multinli(tmp_path)
     jsonl(tmp_path / "multinli" / "x.jsonl", PAIR | {"gold_label": "-"})
     with pytest.raises(ValueError, match="holds no pair with a label"):

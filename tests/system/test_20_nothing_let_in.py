@@ -146,7 +146,7 @@ def test_repeated_ids(tmp_path):
     """They are counted, and their rows kept."""
     (tmp_path / "x.csv").write_bytes(HEADER + b"x\tgood\t4\ny\tbad\t0\nx\tso\t2\nx\tso so\t2\n")
     with pytest.warns(UserWarning,
-                      match=r"x\.csv: 1 ids stand more than once, among them 'x' in lines 2 and "
+                      match=r"x\.csv: 1 ids occur more than once, among them 'x' in lines 2 and "
                             r"4; all"):
         assert len(read_examples(tmp_path / "x.csv", SST)) == 4
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multitask.data.course import load_dataset, read_examples
+from multitask.data import Example, load_dataset, read_examples
 from multitask.data.sample import write_sample
 from multitask.evaluation import write_predictions
 from multitask.metrics import accuracy, average, overall, pearson
@@ -15,38 +15,42 @@ def write(path, *lines):
     return path
 
 
-def test_columns_are_found_by_name_and_labels_keep_their_fractions(tmp_path):
-    path = write(tmp_path / "sts-train.csv", "\tid\tsentence1\tsentence2\tsimilarity", "7\tx1\tA dog.\tA cat.\t3.8",
-                 '8\tx2\t"He said ""no""."\tB\t0')
+def test_columns_and_fractions(tmp_path):
+    path = write(tmp_path / "sts-train.csv", "\tid\tsentence1\tsentence2\tsimilarity",
+                 "7\tx1\tA dog.\tA cat.\t3.8", '8\tx2\t"He said ""no""."\tB\t0')
     examples = read_examples(path, STS)
-    assert [example.label for example in examples] == [3.8, 0.0]  # an integer label here is a well-known mistake
+    # an integer label here is a well-known mistake
+    assert [example.label for example in examples] == [3.8, 0.0]
     assert examples[1].sentences == ('He said "no".', "B")
-    path = write(tmp_path / "other.csv", "similarity\tsentence2\tid\tsentence1\tnote", "1\tB\tx\tA\thello")
+    path = write(tmp_path / "other.csv", "similarity\tsentence2\tid\tsentence1\tnote",
+                 "1\tB\tx\tA\thello")
     assert read_examples(path, STS)[0].sentences == ("A", "B")
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path):
+def test_windows_files(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b"\xef\xbb\xbfid\tsentence\tsentiment\r\nx\tgood\t4\r\n")
     assert read_examples(path, SST)[0].label == 4
 
 
-def test_blank_labels_are_left_out_and_counted(tmp_path):
-    path = write(tmp_path / "q.csv", "id\tsentence1\tsentence2\tis_duplicate", "1\ta\tb\t1.0", "2\ta\tb\t",
-                 "3\ta\tb\t ")
+def test_blank_labels(tmp_path):
+    path = write(tmp_path / "q.csv", "id\tsentence1\tsentence2\tis_duplicate",
+                 "1\ta\tb\t1.0", "2\ta\tb\t", "3\ta\tb\t ")
     with pytest.warns(UserWarning, match=r"q\.csv: left out 2 rows with a blank is_duplicate"):
         assert [example.id for example in read_examples(path, PARA)] == ["1"]
 
 
-def test_test_files_have_no_labels(tmp_path):
+def test_test_files(tmp_path):
     path = write(tmp_path / "t.csv", "\t0\tid\tsentence", "1\t0.0\tx\tgood")
     assert read_examples(path, SST, labelled=False)[0].label is None
 
 
 @pytest.mark.parametrize(("lines", "message"), [
-    (["id\tsentence\tlabel", "x\tgood\t4"], r"line 1: no column 'sentiment'.*found 'id', 'sentence', 'label'"),
+    (["id\tsentence\tlabel", "x\tgood\t4"],
+     r"line 1: no column 'sentiment'.*found 'id', 'sentence', 'label'"),
     (["id,sentence,sentiment", "x,good,4"], r"line 1: no column 'id'; expected tab-separated"),
-    (["id\tsentence\tsentiment", "x\tgood\t4", "y\tbad\t5"], r"line 3: sentiment is '5', expected a whole number"),
+    (["id\tsentence\tsentiment", "x\tgood\t4", "y\tbad\t5"],
+     r"line 3: sentiment is '5', expected a whole number"),
     (["id\tsentence\tsentiment", "x\tgood\tgood"], r"line 2: sentiment is 'good'"),
     (["id\tsentence\tsentiment", "x\tgood\tnan"], r"line 2: sentiment is 'nan'"),
     (["id\tsentence\tsentiment", "x\tgood\t2.5"], r"line 2: sentiment is '2\.5'"),
@@ -54,12 +58,12 @@ def test_test_files_have_no_labels(tmp_path):
     (["id\tsentence\tsentiment", "x\tgood\t4\tmore"], "line 2: more fields"),
     (["id\tsentence\tsentiment"], "no usable rows"),
 ])
-def test_an_unusable_file_is_named_with_its_line(tmp_path, lines, message):
+def test_unusable_files(tmp_path, lines, message):
     with pytest.raises(ValueError, match=rf"bad\.csv.*{message}"):
         read_examples(write(tmp_path / "bad.csv", *lines), SST)
 
 
-def test_an_empty_file_and_one_that_is_no_text_are_named(tmp_path):
+def test_empty_and_not_text(tmp_path):
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=r"empty\.csv is empty"):
         read_examples(tmp_path / "empty.csv", SST)
@@ -68,7 +72,7 @@ def test_an_empty_file_and_one_that_is_no_text_are_named(tmp_path):
         read_examples(tmp_path / "latin.csv", SST)
 
 
-def test_a_missing_file_is_named_and_a_missing_test_file_is_not_missed(tmp_path):
+def test_missing_files(tmp_path):
     write_sample(tmp_path)
     (tmp_path / "sts-test-student.csv").unlink()
     assert "test-student" not in load_dataset(tmp_path)["sts"]
@@ -79,7 +83,7 @@ def test_a_missing_file_is_named_and_a_missing_test_file_is_not_missed(tmp_path)
         load_dataset(tmp_path / "nowhere")
 
 
-def test_the_real_files_hold_what_the_course_says(course_data):
+def test_the_real_files(course_data):
     with pytest.warns(UserWarning, match=r"quora-dev\.csv: left out 2 rows"):
         dataset = load_dataset(course_data)
     counts = {name: [len(splits[split]) for split in ("train", "dev", "test-student")]
@@ -91,21 +95,22 @@ def test_the_real_files_hold_what_the_course_says(course_data):
     assert (labels % 1 != 0).mean() > 0.3
 
 
-# ------------------------------------------------------------------------------------------------ scores and files
+# --------------------------------------------------------------------------- scores and files
 
 
 def test_scores_by_hand():
     assert accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 0])) == 0.75
     assert pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])) == pytest.approx(1)
     x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
-    by_hand = ((x - x.mean()) * (y - y.mean())).sum() / np.sqrt(((x - x.mean())**2).sum() * ((y - y.mean())**2).sum())
+    dx, dy = x - x.mean(), y - y.mean()
+    by_hand = (dx * dy).sum() / np.sqrt((dx**2).sum() * (dy**2).sum())
     assert pearson(x, y) == pytest.approx(by_hand)
     scores = {"sst": ("accuracy", 0.5), "para": ("accuracy", 0.8), "sts": ("pearson", 0.2)}
     assert average(scores) == pytest.approx(0.5)
     assert overall(scores) == pytest.approx((0.5 + 0.8 + 0.6) / 3)  # the course's formula
 
 
-def test_an_undefined_pearson_is_none_with_a_warning_and_counts_zero():
+def test_undefined_pearson():
     with pytest.warns(UserWarning, match="undefined"):
         assert pearson(np.ones(4), np.arange(4)) is None
     scores = {"sst": ("accuracy", 0.3), "para": ("accuracy", 0.6), "sts": ("pearson", None)}
@@ -113,9 +118,7 @@ def test_an_undefined_pearson_is_none_with_a_warning_and_counts_zero():
     assert overall(scores) == pytest.approx((0.3 + 0.6 + 0.5) / 3)
 
 
-def test_prediction_files_are_the_courses_own_bytes(tmp_path):
-    from multitask.data.course import Example
-
+def test_prediction_files(tmp_path):
     examples = [Example("abc", (), None), Example("def", (), None)]
     for task, values, header, lines in (
         (SST, [3, 0], "id \t Predicted_Sentiment \n", "abc , 3 \ndef , 0 \n"),

@@ -350,7 +350,7 @@ def test_unusable_data(capsys, small_data):
 
 def test_unusable_model(capsys, small_data):
     Path("empty").mkdir()
-    assert "empty is no checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
+    assert "empty is not a checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
 
 
 def test_folder_in_use(capsys, finished, tmp_path):
