@@ -430,7 +430,7 @@ def files_of_a_pretraining() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "text.txt").write_text(PASSAGES)
-        run = pretraining.start(pretraining.PretrainingSettings(
+        run = pretraining.start_pretraining(pretraining.PretrainingSettings(
             str(folder / "text.txt"), layers=1, hidden=8, heads=2, vocab_size=80, length=16, batch_size=2, steps=6,
             held_out=0.2, checkpoint_every=1), folder / "run", lambda text: None)
         try:
@@ -557,7 +557,7 @@ def use_run(folder: Path) -> None:
 
 def use_pretraining(folder: Path) -> None:
     """A step and an evaluation: how many there are in all is the settings' own claim."""
-    run = pretraining.resume(folder, lambda text: None)
+    run = pretraining.resume_pretraining(folder, lambda text: None)
     if run is not None:
         try:
             with suppress(FloatingPointError):

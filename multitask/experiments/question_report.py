@@ -1,4 +1,4 @@
-"""report.html of the surgery question: the verdict, differences with their intervals, conflicts by time and layer."""
+"""report.html of the surgery question: differences with their intervals, conflicts by time and layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from minbert.files import replacing
 from multitask.reports import figures
-from multitask.reports.page import bullets, figure, grid, heading, page, paragraph
+from multitask.reports.page import figure, grid, heading, page, paragraph, table
 from multitask.tasks import TASKS
+
+from .question_tables import DIFFERENCE_HEADER, difference_rows
 
 
 def write_question_report(path: Path, results: Mapping, about: str) -> None:
@@ -21,8 +23,8 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
     n = len(results["seeds"])
     parts = [
         heading("Does gradient surgery help?", 1), paragraph(about),
-        heading("What the data support"), bullets(planned["verdict"]),
         heading("Differences from the plain sum"),
+        table(DIFFERENCE_HEADER, difference_rows(planned["differences"])),
         grid([figure(f"differences-{moment}-{name}".replace("_", "-"),
                      differences_plot(results["comparisons"][moment]["sum"]["differences"], name),
                      f"{name}: difference of each arm from the plain sum at {moment.replace('_', ' ')}",

@@ -32,7 +32,7 @@ def cell(values: list[float | None], paper: float) -> dict:
     return {"values": values, "mean": mean, "low": low, "high": high, "paper": paper}
 
 
-def row(scores: list[dict], paper: dict) -> dict:
+def score_cells(scores: list[dict], paper: dict) -> dict:
     """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
     cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name]) for name, task in TASKS.items()}
     return {**cells, "average": cell([dev["average"] for dev in scores], sum(paper.values()) / len(paper))}

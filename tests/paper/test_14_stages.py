@@ -25,6 +25,7 @@ from multitask.data.sample import write_sample
 from multitask.data.sampling import ONCE, RoundRobin
 from multitask.experiments import grid as experiments
 from multitask.experiments import table
+from multitask.experiments.__main__ import main
 from multitask.runs.run import limited
 from multitask.runs.stages import STAGES, Stage
 from multitask.system.checkpoint import numbered
@@ -352,7 +353,7 @@ def test_a_grid_of_random_encoders_has_one_vocabulary(small_data, tmp_path):
     shared = experiments.load_shared(grid.node_settings(experiments.Node("concatB", ("nli",)), 1))
     tokens = {}
     for chain in (("nli",), ("gs_wrap",)):
-        experiments.train(experiments.Node("concatB", chain), grid, 1, shared, tokens)
+        experiments.train_node(experiments.Node("concatB", chain), grid, 1, shared, tokens)
     vocabularies = [(grid.seed_folder(1) / "concatB" / name / "model" / "vocab.txt").read_bytes()
                     for name in ("nli", "gs_wrap")]
     assert vocabularies[0] == vocabularies[1]
@@ -369,7 +370,7 @@ def test_a_training_that_diverges_is_left_out_and_the_table_goes_on(small_data, 
     def diverge(node, *_):
         raise FloatingPointError("the loss of sst is nan")
 
-    monkeypatch.setattr(experiments, "train", diverge)
+    monkeypatch.setattr(experiments, "train_node", diverge)
     grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu", 2, 8)
     lines = []
     results = experiments.run_grid(grid, [1], lines.append)
@@ -411,7 +412,7 @@ def grid(sample, checkpoint, tmp_path_factory) -> Path:
 
 
 def asked(data, checkpoint, out, *more) -> int:
-    return experiments.main([str(value) for value in (
+    return main([str(value) for value in (
         "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out, *more)])
 
 
@@ -444,7 +445,7 @@ def test_a_grid_with_other_settings_does_not_go_on_in_the_same_folder(grid, samp
 
 
 def test_several_seeds_give_means_and_intervals_and_the_best_of_a_column_is_marked():
-    row = table.row([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
+    row = table.score_cells([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
                      for a in (0.5, 0.52, 0.54)], {"sst": 0.51, "para": 0.7, "sts": 0.3})
     # mean .52, deviation .02, t of two degrees of freedom 4.303: ± 4.303 · .02 / √3 = .0497
     assert table.shown(row["sst"]) == ".520 ± .050 (.510)"

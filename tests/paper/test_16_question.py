@@ -13,8 +13,8 @@ from scipy import stats
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1
-from multitask.experiments import claims, question
-from multitask.experiments import grid as experiments
+from multitask.experiments import arms, claims, question
+from multitask.experiments.__main__ import main
 from multitask.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -40,9 +40,9 @@ def asked(small_data, tmp_path_factory):
     met = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "TIMED_STEPS", 1)
-        patch.setattr(question, "PROBE_DRAWS", 2)
+        patch.setattr(arms, "PROBE_DRAWS", 2)
         patch.setattr(question, "RESAMPLES", 50)
-        step, train = question.SurgeryTrainer.step, question.train
+        step, train_arm = arms.SurgeryTrainer.step, question.train_arm
 
         def watched_step(self, batches, scale):
             key = met["now"]
@@ -53,16 +53,16 @@ def asked(small_data, tmp_path_factory):
 
         def watched_train(asked_for, training, seed, *more, **named):
             met["now"] = (training, seed)
-            return train(asked_for, training, seed, *more, **named)
+            return train_arm(asked_for, training, seed, *more, **named)
 
         met["now"] = "timing"
-        patch.setattr(question.SurgeryTrainer, "step", watched_step)
-        patch.setattr(question, "train", watched_train)
+        patch.setattr(arms.SurgeryTrainer, "step", watched_step)
+        patch.setattr(question, "train_arm", watched_train)
         question.ask(ask, out, SEEDS, say=lambda line: None)
     return ask, out, met
 
 
-def test_every_arm_of_a_seed_starts_alike_and_meets_the_same_batches(asked):
+def test_arms_start_alike(asked):
     _, _, met = asked
     for seed in SEEDS:
         reference = met["pcgrad", seed]
@@ -71,7 +71,7 @@ def test_every_arm_of_a_seed_starts_alike_and_meets_the_same_batches(asked):
             assert torch.equal(arm["start"], reference["start"])
             assert all(torch.equal(value, reference["heads"][name]) for name, value in arm["heads"].items())
             for ours, theirs in zip(arm["batches"][:3], reference["batches"][:3], strict=True):
-                assert set(ours) == set(question.tasks_of(training))
+                assert set(ours) == set(arms.tasks_of(training))
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     first, second = (met["pcgrad", seed]["batches"] for seed in SEEDS)
     assert not all(torch.equal(a["sst"], b["sst"]) for a, b in zip(first, second, strict=False))
@@ -81,7 +81,7 @@ def trial(out, seed, training) -> dict:
     return json.loads(question.trial_file(out, seed, training).read_text())
 
 
-def test_the_constant_arm_has_pcgrads_own_mean_weights(asked):
+def test_constant_arm_weights(asked):
     _, out, _ = asked
     for seed in SEEDS:
         pcgrad, constant = trial(out, seed, "pcgrad"), trial(out, seed, "constant")
@@ -89,7 +89,7 @@ def test_the_constant_arm_has_pcgrads_own_mean_weights(asked):
         assert trial(out, seed, "sum")["conflicts"]["mean_weights"] == dict.fromkeys(TASKS, 1.0)
 
 
-def test_constant_weights_of_one_are_the_plain_sum(asked):
+def test_weights_of_one_are_the_sum(asked):
     """Two arms that do the same end at the same numbers: nothing but the weights tells arms apart."""
     ask, _, _ = asked
     dataset = question.run.load_data(ask.settings(1))
@@ -98,14 +98,14 @@ def test_constant_weights_of_one_are_the_plain_sum(asked):
               for name, splits in dataset.items()}
     vectors = []
     for training, weights in (("sum", None), ("constant", [1.0, 1.0, 1.0])):
-        arm = question.Training(ask, training, 1, dataset, tokens, weights)
+        arm = arms.Arm(ask, training, 1, dataset, tokens, weights)
         for _ in range(2):
             arm.step()
         vectors.append(arm.trainer.flat.vector)
     assert torch.equal(*vectors)
 
 
-def test_the_comparison_is_paired_by_seed_and_corrected_over_arms_and_tasks(asked):
+def test_paired_and_corrected(asked):
     _, out, _ = asked
     results = json.loads((out / "question.json").read_text())
     family = results["comparisons"]["equal_steps"]["sum"]["differences"]
@@ -124,7 +124,7 @@ def test_the_comparison_is_paired_by_seed_and_corrected_over_arms_and_tasks(aske
     assert set(results["probes"]) == {"0", "1", "3"}
 
 
-def test_at_equal_time_every_arm_has_at_least_the_steps_of_the_slowest(asked):
+def test_steps_at_equal_time(asked):
     ask, out, _ = asked
     steps = json.loads((out / "question.json").read_text())["steps"]
     assert all(by_moment["equal_steps"] == ask.steps for by_moment in steps.values())
@@ -132,14 +132,14 @@ def test_at_equal_time_every_arm_has_at_least_the_steps_of_the_slowest(asked):
     assert min(by_moment["equal_time"] for by_moment in steps.values()) == ask.steps
 
 
-def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(asked, monkeypatch):
+def test_resume_of_a_question(asked, monkeypatch):
     ask, out, _ = asked
     before = (out / "question.json").read_text()
     question.trial_file(out, 11712, "paper").unlink()
-    trained, train = [], question.train
+    trained, train_arm = [], question.train_arm
     monkeypatch.setattr(question, "RESAMPLES", 50)
-    monkeypatch.setattr(question, "train", lambda q, training, *more, **named: (
-        trained.append(training), train(q, training, *more, **named))[1])
+    monkeypatch.setattr(question, "train_arm", lambda q, training, *more, **named: (
+        trained.append(training), train_arm(q, training, *more, **named))[1])
     question.ask(ask, out, SEEDS, say=lambda line: None)
     assert trained == ["paper"]
     again = json.loads((out / "question.json").read_text())
@@ -148,14 +148,14 @@ def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(aske
         question.ask(question.Question(model=ask.model, data=ask.data, steps=4), out, SEEDS)
 
 
-def test_the_report_shows_differences_and_conflicts_by_time_and_layer(asked):
+def test_question_report(asked):
     _, out, _ = asked
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_the_page_says_what_the_data_support(asked):
+def test_question_markdown(asked):
     _, out, _ = asked
     text = (out / "question.md").read_text()
     for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds", "noise floor",
@@ -169,7 +169,7 @@ def test_the_page_says_what_the_data_support(asked):
 CELLS = [*PAPER_TABLE_1, ("baseline", "concatA")]
 
 
-def test_the_papers_own_figures_bear_out_most_of_its_claims_and_not_all():
+def test_claims_by_the_papers_table():
     """Its differences by its own table, by hand where it matters."""
     paper = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
     found = {(claim.text, claim.task): claims.difference(claim, {cell: paper[cell][claim.task] for cell in CELLS})
@@ -199,7 +199,7 @@ def invented(score) -> dict:
     return labels, cells
 
 
-def test_a_real_difference_agrees_a_reversed_one_disagrees_and_none_is_undecided():
+def test_verdicts_on_claims():
     labels, cells = invented(lambda cell: 0.8 if cell[1] == "concatB" else 0.5)
     paper = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
     found = {(row["claim"], row["task"]): row for row in claims.judge([cells], labels, paper)}
@@ -230,7 +230,7 @@ def invented_again(seed, labels, cells) -> dict:
             for cell, by_task in cells.items()}
 
 
-def test_the_bootstrap_of_a_cell_is_that_of_the_metric():
+def test_bootstrap_of_a_cell():
     labels, cells = invented(lambda cell: 0.7)
     for task in TASKS:
         draws = claims._draws(task, {CELLS[0]: cells[CELLS[0]]}, labels[task])[CELLS[0]]
@@ -240,7 +240,7 @@ def test_the_bootstrap_of_a_cell_is_that_of_the_metric():
             assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items], labels[task][items]))
 
 
-def test_claims_need_all_of_their_cells():
+def test_claims_need_all_their_cells():
     labels, cells = invented(lambda cell: 0.7)
     some = {cell: values for cell, values in cells.items() if cell[1] != "concatB_al"}
     found = {row["claim"] for row in claims.judge([some], labels, {**PAPER_TABLE_1, CELLS[-1]: PAPER_BASELINE})}
@@ -248,6 +248,6 @@ def test_claims_need_all_of_their_cells():
     assert "ConcatB costs SST" in found
 
 
-def test_the_commands_refuse_what_they_cannot_do(capsys, tmp_path):
-    assert experiments.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+def test_command_refuses_missing_data(capsys, tmp_path):
+    assert main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 import train_multitask
 from multitask import predict, pretrain
 from multitask.data import sources
-from multitask.experiments import grid as experiments
+from multitask.experiments import __main__ as experiments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
