@@ -9,6 +9,7 @@ from multitask.analysis.log import pairs_of
 from multitask.tasks import TASKS
 
 from .arms import MOMENTS, training_of
+from .table import markdown_table
 
 ENOUGH_SEEDS = 5
 
@@ -43,11 +44,6 @@ def question_markdown(results: dict) -> str:
               "so it does not describe another seed.", within_table(results["within_seed"]),
               "## Conflicts", conflict_table(results)]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def score_table(results: dict, moment: str) -> str:

@@ -41,7 +41,8 @@ def generator_of(*numbers: int) -> torch.Generator:
 class TrainingBatches:
     """The batches to train on, each a function of seed and step alone."""
 
-    def __init__(self, text: RunningText, tokenizer: BertTokenizer, settings: PretrainingSettings) -> None:
+    def __init__(self, text: RunningText, tokenizer: BertTokenizer,
+                 settings: PretrainingSettings) -> None:
         self.text = text
         self.size, self.seed = settings.batch_size, settings.seed
         self.steps_per_epoch = max(1, len(text.sequences) // self.size)
@@ -70,7 +71,7 @@ class TrainingBatches:
 
 
 def held_out_batches(text: RunningText, tokenizer: BertTokenizer) -> list[MaskedBatch]:
-    """Held-out text with masks that never change: single pieces, even if training masks whole words."""
+    """Held-out text with fixed masks of single pieces, even if training masks whole words."""
     masking, masks = Masking.of(tokenizer), generator_of(HELD_OUT_MASKS)
     draws = np.random.default_rng(HELD_OUT_SEGMENTS)
     batches = []
@@ -89,7 +90,8 @@ class Prefetch:
         steps: no batch is made for this step or later ones.
     """
 
-    def __init__(self, make: Callable[[int], MaskedBatch], steps: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, make: Callable[[int], MaskedBatch], steps: int,
+                 pool: ThreadPoolExecutor) -> None:
         self._make, self._steps, self._pool = make, steps, pool
         self._ahead: dict[int, Future] = {}
 

@@ -17,12 +17,12 @@ AROUND = 8     # pieces shown before and after the hidden one
 
 
 class Guess(NamedTuple):
-    """A hidden piece, the text around it as the model saw it, and the likeliest pieces with their probabilities."""
+    """A hidden piece, the text around it as the model saw it, and the likeliest pieces."""
 
     before: str
     hidden: str
     after: str
-    likely: list[tuple[str, float]]
+    likely: list[tuple[str, float]]  # with their probabilities
 
     @property
     def guesses(self) -> str:
@@ -33,8 +33,8 @@ class Guess(NamedTuple):
 
 
 @torch.no_grad()
-def guess_hidden(model: BertForMaskedLM, batch: MaskedBatch, tokenizer: BertTokenizer, precision: str,
-                 count: int) -> list[Guess]:
+def guess_hidden(model: BertForMaskedLM, batch: MaskedBatch, tokenizer: BertTokenizer,
+                 precision: str, count: int) -> list[Guess]:
     """Guesses for one hidden piece in each of the batch's first `count` sequences."""
     device = model.decoder_bias.device
     model.eval()

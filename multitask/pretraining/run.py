@@ -27,7 +27,7 @@ from multitask.system.runlog import RunLog
 from multitask.system.state import random_state, restore_random_state
 from optim import linear_decay
 
-from .batches import MaskedBatch, Prefetch, TrainingBatches, held_out_batches
+from .batches import Prefetch, TrainingBatches, held_out_batches
 from .corpus import Corpus, read_passages, split_passages
 from .guesses import guess_hidden
 from .models import new_model, pretrained_model
@@ -51,7 +51,8 @@ class Pretraining:
     """
 
     def __init__(self, folder: Path, settings: PretrainingSettings, trainer: MaskedTrainer,
-                 tokenizer: BertTokenizer, corpus: Corpus, log: RunLog, say: Callable[[str], None]) -> None:
+                 tokenizer: BertTokenizer, corpus: Corpus, log: RunLog,
+                 say: Callable[[str], None]) -> None:
         self.folder, self.settings, self.trainer = folder, settings, trainer
         self.tokenizer, self.corpus, self.log, self.say = tokenizer, corpus, log, say
         self.step, self.evaluated = 0, -1
@@ -60,9 +61,10 @@ class Pretraining:
         text, held_out = (make(corpus, passages, settings.length, tokenizer)
                           for passages in split_passages(len(corpus.ends), settings.held_out))
         if not len(text.sequences) or not len(held_out.sequences):
-            raise ValueError(f"--text {one_line(settings.text)}: nothing is left to train on or to hold out; "
-                             "give more text")
+            raise ValueError(f"--text {one_line(settings.text)}: nothing is left to train on or to "
+                             "hold out; give more text")
         self.batches = TrainingBatches(text, tokenizer, settings)
+        self._next_batch = self.batches.batch
         self.held_out = held_out_batches(held_out, tokenizer)
         self.steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
 
@@ -71,7 +73,7 @@ class Pretraining:
         self.trivial_accuracy = float((labels == self.most_frequent).double().mean())
 
     def run(self) -> bool:
-        """Trains to the last step or until --max-minutes are over; returns whether the run is finished.
+        """Trains to the last step or until --max-minutes are over; returns whether it finished.
 
         An interruption is passed on after a checkpoint has been saved.
         """
@@ -92,11 +94,11 @@ class Pretraining:
         limit = None if settings.max_minutes is None else 60 * settings.max_minutes
         begun = time.monotonic()
 
-        bar = tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step", smoothing=0.05)
+        bar = tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step",
+                   smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as pool:
-            next_batch = self.batches.batch
-            if self.trainer.device.type != "cpu":  # there a second thread would slow the step down
-                next_batch = Prefetch(self.batches.batch, self.steps, pool).batch
+            if self.trainer.device.type != "cpu":  # on a CPU a second thread would slow the step down
+                self._next_batch = Prefetch(self.batches.batch, self.steps, pool).batch
 
             is_last = self.step == self.steps
             while True:
@@ -108,12 +110,12 @@ class Pretraining:
 
                 is_over = limit is not None and time.monotonic() - begun > limit
                 with whole():
-                    self._train_step(next_batch, linear_decay(self.step, warmup_steps, self.steps), bar)
+                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
                 is_last = is_over or self.step == self.steps
 
-    def _train_step(self, next_batch: Callable[[int], MaskedBatch], lr_scale: float, bar: tqdm) -> None:
+    def _train_step(self, lr_scale: float, bar: tqdm) -> None:
         start = time.perf_counter()
-        batch = next_batch(self.step).to(self.trainer.device)
+        batch = self._next_batch(self.step).to(self.trainer.device)
         tokens = len(batch.masked.input_ids)
         loss = None
         try:
@@ -124,24 +126,28 @@ class Pretraining:
         seconds = time.perf_counter() - start
 
         if loss is not None:
-            self.log.write("step", step=self.step, loss=loss, lr=self.settings.lr * lr_scale, tokens=tokens,
-                           seconds=seconds)
-            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            self.log.write("step", step=self.step, loss=loss, lr=self.settings.lr * lr_scale,
+                           tokens=tokens, seconds=seconds)
+            rate = tokens / seconds
+            bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", refresh=False)
         bar.update()
 
     def _on_nonfinite(self, error: FloatingPointError) -> None:
         """Stops, or logs the step as skipped, as --on-nonfinite says; nothing has been updated."""
         sequences = sorted(self.batches.sequences_of(self.step).tolist())
         if self.settings.on_nonfinite == STOP:
-            raise FloatingPointError(f"step {self.step + 1}: {error}; its sequences are {sequences}") from None
+            raise FloatingPointError(f"step {self.step + 1}: {error}; its sequences are "
+                                     f"{sequences}") from None
         self.log.write("skipped", step=self.step + 1, reason=str(error), sequences=sequences)
 
     def evaluate(self) -> None:
         """Scores the held-out passages, logs and prints the scores, saves a checkpoint."""
         found = evaluate(self.trainer.model, self.held_out, self.trainer.precision)
         with whole():
-            self.log.write("evaluation", step=self.step, **found, trivial_accuracy=self.trivial_accuracy)
-            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity {found['perplexity']:.1f}, "
+            self.log.write("evaluation", step=self.step, **found,
+                           trivial_accuracy=self.trivial_accuracy)
+            self.say(f"step {self.step:,} of {self.steps:,}: "
+                     f"held-out perplexity {found['perplexity']:.1f}, "
                      f"masked accuracy {found['masked_accuracy']:.3f} "
                      f"(always the most frequent piece: {self.trivial_accuracy:.3f})")
             self.evaluated = self.step
@@ -172,9 +178,11 @@ class Pretraining:
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another text."""
+        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another
+        text."""
         if saved.value("corpus") != self.corpus.fingerprint:
-            raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} was made with")
+            raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} "
+                             "was made with")
 
         path = saved.folder / checkpoint.TENSORS_FILE
         try:
@@ -187,8 +195,8 @@ class Pretraining:
 
         self.step, self.evaluated = saved.value("step"), saved.value("evaluated")
         if not self.evaluated <= self.step <= self.steps:
-            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of step {self.step}, evaluated at "
-                             f"{self.evaluated}, of {self.steps} steps")
+            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of step {self.step}, "
+                             f"evaluated at {self.evaluated}, of {self.steps} steps")
         self.log.rewind(saved.value("log"))
         for left_over in self.folder.glob(".tmp*"):  # of a file that safetensors could not finish
             left_over.unlink()
@@ -196,13 +204,16 @@ class Pretraining:
     def _conclude(self) -> None:
         """Prints some guesses, writes report.html and metrics.json."""
         metrics = self._metrics()
-        guesses = guess_hidden(self.trainer.model, self.held_out[0], self.tokenizer, self.trainer.precision, GUESSES)
+        guesses = guess_hidden(self.trainer.model, self.held_out[0], self.tokenizer,
+                               self.trainer.precision, GUESSES)
         for guess in guesses[:PRINTED_GUESSES]:
             self.say(str(guess))
 
-        write_pretraining_report(self.folder / REPORT_FILE, dataclasses.asdict(self.settings), metrics,
-                                 list(self.log.events("step")), list(self.log.events("evaluation")), guesses)
-        with replacing(self.folder / METRICS_FILE) as partial:  # last, for it marks the run as finished
+        write_pretraining_report(
+            self.folder / REPORT_FILE, dataclasses.asdict(self.settings), metrics,
+            list(self.log.events("step")), list(self.log.events("evaluation")), guesses)
+        # metrics.json comes last: it marks the run as finished
+        with replacing(self.folder / METRICS_FILE) as partial:
             partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         checkpoint.drop_older(self.folder)
 
@@ -210,15 +221,16 @@ class Pretraining:
         steps = list(self.log.events("step"))
         *_, last = self.log.events("evaluation")
         scores = {name: value for name, value in last.items() if name not in ("event", "step")}
-        piece = next(piece for piece, number in self.tokenizer.vocabulary.items() if number == self.most_frequent)
+        pieces = {number: piece for piece, number in self.tokenizer.vocabulary.items()}
+        rates = [step["tokens"] / step["seconds"] for step in steps]
         return {
             **scores,
-            "most_frequent_piece": piece,
+            "most_frequent_piece": pieces[self.most_frequent],
             "steps": self.step,
             "skipped_steps": len(list(self.log.events("skipped"))),
             "tokens": sum(step["tokens"] for step in steps),
             "train_seconds": sum(step["seconds"] for step in steps),
-            "tokens_per_second": statistics.median(step["tokens"] / step["seconds"] for step in steps),
+            "tokens_per_second": statistics.median(rates),
             "parameters": sum(value.numel() for value in self.trainer.model.parameters()),
             "sequences": len(self.batches.text.sequences),
             "held_out_tokens_masked": sum(len(batch.masked.labels) for batch in self.held_out),
@@ -226,12 +238,16 @@ class Pretraining:
         }
 
 
-# ------------------------------------------------------------------------------------ start and resume
+# ------------------------------------------------------------------------ start and resume
 
 
 def start_pretraining(settings: PretrainingSettings, folder: Path,
                       say: Callable[[str], None] = tqdm.write) -> Pretraining:
-    """A new run, ready to train. Raises ValueError or OSError for bad input, before anything is written."""
+    """A new run, ready to train.
+
+    Raises:
+        ValueError, OSError: bad input; nothing has been written then.
+    """
     check_folder(folder)
     check_free(folder)
     device = pick_device(settings.device)
@@ -271,8 +287,9 @@ def resume_pretraining(folder: Path, say: Callable[[str], None] = tqdm.write) ->
         saved = checkpoint.load(folder)
         config, tokenizer = saved.config(), saved.tokenizer()
         if settings.length > config.max_position_embeddings:
-            raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but the model in "
-                             f"{saved.folder} takes sequences of up to {config.max_position_embeddings} tokens")
+            raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but "
+                             f"the model in {saved.folder} takes sequences of up to "
+                             f"{config.max_position_embeddings} tokens")
         corpus = Corpus.load(folder / CORPUS_FILE, tokenizer.vocab_size)
         try:
             run = _assemble(folder, settings, BertForMaskedLM(config), tokenizer, corpus, log, say)
@@ -288,8 +305,8 @@ def resume_pretraining(folder: Path, say: Callable[[str], None] = tqdm.write) ->
 def settings_of_run(folder: Path) -> PretrainingSettings:
     """The settings of the run that --resume names. Raises FileNotFoundError or ValueError."""
     if not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: it has no {SETTINGS_FILE}, so it is not the folder of a "
-                                "pretraining run")
+        raise FileNotFoundError(f"--resume {folder}: it has no {SETTINGS_FILE}, so it is not the "
+                                "folder of a pretraining run")
     return PretrainingSettings.load(folder / SETTINGS_FILE)
 
 
@@ -304,17 +321,20 @@ def _log_of(folder: Path) -> Iterator[RunLog]:
         raise
 
 
-def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM, tokenizer: BertTokenizer,
-              corpus: Corpus, log: RunLog, say: Callable[[str], None]) -> Pretraining:
+def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,
+              tokenizer: BertTokenizer, corpus: Corpus, log: RunLog,
+              say: Callable[[str], None]) -> Pretraining:
     """The run of these parts, at step 0."""
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device, model.config.hidden_size)
     set_dropout(model, settings.dropout)
-    trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip, precision)
+    trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
+                            precision)
     run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)
 
-    say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to {settings.length} "
-        f"tokens, {len(run.batches.text.sequences):,} sequences; seed {settings.seed}, {device}, {precision})")
+    count = len(run.batches.text.sequences)
+    say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to "
+        f"{settings.length} tokens, {count:,} sequences; seed {settings.seed}, {device}, {precision})")
     if note := precision_note(precision, device):
         say(note)
     return run
@@ -327,6 +347,7 @@ def check_folder(folder: Path) -> None:
     if (folder / METRICS_FILE).exists():
         raise ValueError(f"--out {folder} holds a finished run; name another folder")
     if checkpoint.numbered(folder):
-        raise ValueError(f"--out {folder} holds a checkpoint; resume it with --resume {folder}, or name another folder")
+        raise ValueError(f"--out {folder} holds a checkpoint; resume it with --resume {folder}, "
+                         "or name another folder")
     if (folder / SINGLE_FILE).exists():
         raise ValueError(f"--out {folder} holds a model; name another folder")

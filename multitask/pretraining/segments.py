@@ -1,8 +1,8 @@
 """What a pretraining sequence is: running text, or two segments, [CLS] a [SEP] b [SEP].
 
 Two segments resemble the sentence pairs of fine-tuning: a [SEP] in the middle, and token type 1. In
-half of the sequences nearly the same text comes twice, as a and as b. Many hidden tokens then stand in
-the other segment, and finding them there means comparing two sentences.
+half of the sequences nearly the same text comes twice, as a and as b. Many hidden tokens then stand
+in the other segment, and finding them there means comparing two sentences.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ class RunningText:
         length: most tokens of a sequence, [CLS] and [SEP] included.
 
     Attributes:
-        sequences: (n, 2) int64, each sequence's first token in the corpus and the one after its last.
+        sequences: (n, 2) int64, each sequence's first token in the corpus and the one after its
+            last.
     """
 
-    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
+    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int,
+                 tokenizer: BertTokenizer) -> None:
         self.corpus = corpus
         self.sequences = corpus.cut(passages, length)
         self._cls = [tokenizer.vocabulary["[CLS]"]]
         self._sep = [tokenizer.vocabulary["[SEP]"]]
 
-    def batch(self, chosen: np.ndarray, draws: np.random.Generator) -> tuple[torch.Tensor, Packing, torch.Tensor]:
+    def batch(self, chosen: np.ndarray,
+              draws: np.random.Generator) -> tuple[torch.Tensor, Packing, torch.Tensor]:
         """The chosen sequences, packed in one row.
 
         Args:
@@ -62,23 +65,27 @@ class RunningText:
         input_ids = torch.from_numpy(np.concatenate(row, dtype=np.int64))
         return input_ids, Packing.from_lengths(lengths), torch.from_numpy(np.concatenate(types))
 
-    def _segments(self, start: int, end: int, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _segments(self, start: int, end: int,
+                  draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         return self.corpus.ids[start:end], None
 
 
 class TextTwice(RunningText):
-    """Half of the sequences running text, half two windows on the same piece of text, as two segments.
+    """Half of the sequences running text, half two windows on the same piece of text, as two
+    segments.
 
     Both windows have one width. The later one begins up to half a width after the other, and comes
-    first half of the time. Tokens are left out of both with a probability drawn for each pair. So what
-    is hidden in one segment often stands in the other, at no fixed distance.
+    first half of the time. Tokens are left out of both with a probability drawn for each pair. So
+    what is hidden in one segment often stands in the other, at no fixed distance.
     """
 
-    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int, tokenizer: BertTokenizer) -> None:
+    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int,
+                 tokenizer: BertTokenizer) -> None:
         super().__init__(corpus, passages, length, tokenizer)
         self._widest = (length - 3) // 2  # [CLS], [SEP] and [SEP] take three places
 
-    def _segments(self, start: int, end: int, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _segments(self, start: int, end: int,
+                  draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         if draws.random() < 0.5:
             return self.corpus.ids[start:end], None
 
@@ -91,9 +98,11 @@ class TextTwice(RunningText):
         first, second = begin, begin + shift
         if draws.random() < 0.5:
             first, second = second, first
-        return self._thinned(first, width, left_out, draws), self._thinned(second, width, left_out, draws)
+        return (self._thinned(first, width, left_out, draws),
+                self._thinned(second, width, left_out, draws))
 
-    def _thinned(self, begin: int, width: int, left_out: float, draws: np.random.Generator) -> np.ndarray:
+    def _thinned(self, begin: int, width: int, left_out: float,
+                 draws: np.random.Generator) -> np.ndarray:
         kept = draws.random(width) >= left_out
         if not kept.any():
             kept[0] = True

@@ -19,7 +19,7 @@ from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 from .batches import MaskedBatch
 
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: in short runs steadier than 0.999
-# A small BERT's queries and keys have gradients of 3e-7 per weight; at AdamW's 1e-6 they would hardly move.
+# A small BERT's queries and keys have gradients of 3e-7 per weight: at 1e-6 they would hardly move.
 EPS = 1e-9
 SHARPNESS = 1.7  # with 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
 
@@ -28,12 +28,13 @@ SHARPNESS = 1.7  # with 4 heads of 64 in 256 dimensions: nine tenths of the atte
 def draw_attentive(model: BertForMaskedLM) -> None:
     """Changes a new model's initial weights, so that it learns early to look at other tokens.
 
-    With N(0, 0.02²) for all weights (Devlin et al.), every token of a narrow model attends to all others
-    equally. What it sees hardly reaches its output, and for many million tokens the model learns no more
-    than a bag of words does. Here the heads of the first layer begin by looking at one neighbour each
-    (`look_at_neighbours`). In the other layers, queries and keys give scores of deviation 3. Values,
-    attention's output and the head's transform begin near a multiple of the identity, after Trockman and
-    Kolter 2023, "Mimetic initialization of self-attention layers". Measurements: docs/log.md 19 and 22.
+    With N(0, 0.02²) for all weights (Devlin et al.), every token of a narrow model attends to all
+    others equally. What it sees hardly reaches its output, and for many million tokens the model
+    learns no more than a bag of words does. Here the heads of the first layer begin by looking at
+    one neighbour each (`look_at_neighbours`). In the other layers, queries and keys give scores of
+    deviation 3. Values, attention's output and the head's transform begin near a multiple of the
+    identity, after Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
+    Measurements: docs/log.md 19 and 22.
     """
     hidden = model.config.hidden_size
     identity = torch.eye(hidden, device=model.decoder_bias.device)
@@ -51,11 +52,13 @@ def draw_attentive(model: BertForMaskedLM) -> None:
 
 @torch.no_grad()
 def look_at_neighbours(model: BertForMaskedLM) -> None:
-    """Makes the first layer's heads look at the tokens 1 before, 1 after, 2 before, 2 after and so on.
+    """Makes the first layer's heads look at the tokens 1 before, 1 after, 2 before, 2 after and so
+    on.
 
-    Positions p are embedded as sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies. Queries
-    read one copy, rotated by ω times the head's shift s; keys read the other. So the score of tokens p
-    and p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. One copy alone also holds a part of each
+    Positions p are embedded as sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies.
+    Queries read one copy, rotated by ω times the head's shift s; keys read the other. So the score
+    of tokens p and p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. One copy alone also
+    holds a part of each
     word: every token would match itself best, and [MASK] every other [MASK].
     """
     config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
@@ -67,7 +70,8 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
 
     # 1.5 times the deviation of the words, so that neither hides the other
-    embeddings.position_embeddings.weight[:, :4 * count] = 1.5 * math.sqrt(2) * config.initializer_range * waves
+    scale = 1.5 * math.sqrt(2) * config.initializer_range
+    embeddings.position_embeddings.weight[:, :4 * count] = scale * waves
     embeddings.token_type_embeddings.weight.zero_()  # what all tokens have in common
 
     attention = model.encoder.layers[0].self_attention
@@ -93,7 +97,8 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Sets every dropout of the model, attention's included; config keeps fine-tuning's own value."""
+    """Sets every dropout of the model, attention's included; config keeps fine-tuning's own
+    value."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
@@ -104,11 +109,13 @@ def set_dropout(model: nn.Module, share: float) -> None:
 class MaskedTrainer:
     """One AdamW step per batch, clipped by the norm of the whole gradient.
 
-    All trained parameters are one vector, their gradient another. Biases and LayerNorm are not decayed.
-    The pooler has no gradient here; it is left out, so that weight decay does not shrink it.
+    All trained parameters are one vector, their gradient another. Biases and LayerNorm are not
+    decayed. The pooler has no gradient here; it is left out, so that weight decay does not shrink
+    it.
     """
 
-    def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float, precision: str) -> None:
+    def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float,
+                 precision: str) -> None:
         self.model, self.clip, self.precision = model, clip, precision
 
         parameters = []
@@ -163,8 +170,10 @@ def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch], precision: str) -> dict[str, float]:
-    """Perplexity, e to the mean cross entropy, and accuracy over all hidden tokens, without dropout."""
+def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
+             precision: str) -> dict[str, float]:
+    """Perplexity, e to the mean cross entropy, and accuracy over all hidden tokens, without
+    dropout."""
     model.eval()
     device = model.decoder_bias.device
 
@@ -192,7 +201,8 @@ def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
     """Puts back what `state_of` took. Raises ValueError for tensors of another model."""
-    check_like(tensors, {f"model.{name}": value for name, value in trainer.model.named_parameters()})
-    for name, value in trainer.model.named_parameters():
+    parameters = dict(trainer.model.named_parameters())
+    check_like(tensors, {f"model.{name}": value for name, value in parameters.items()})
+    for name, value in parameters.items():
         value.copy_(tensors[f"model.{name}"])
     load_optimizer_state(trainer.optimizer, tensors)

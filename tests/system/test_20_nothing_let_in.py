@@ -439,7 +439,7 @@ def test_a_tensor_that_a_pretrainings_checkpoint_lacks_is_named(name, message, t
     (lambda ids, ends: (ids, np.array([-5, len(ids)])), "the ends of its 2 passages"),
     (lambda ids, ends: (-ids.astype(np.int32), ends), "pieces are -[0-9]+ to .*, but the vocabulary has 80"),
     (lambda ids, ends: (np.full_like(ids, 80), ends), "pieces are 80 to 80, but the vocabulary has 80"),
-    (lambda ids, ends: (ids[:0], ends * 0), "make up no run .*nothing is left to train on"),
+    (lambda ids, ends: (ids[:0], ends * 0), "do not fit each other .*nothing is left to train on"),
 ])
 def test_a_corpus_is_passages_of_the_vocabularys_pieces_or_refused(change, message, tmp_path):
     """With checkpoint and checksums made to agree with it, as by somebody who knows how."""
