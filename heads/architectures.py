@@ -1,4 +1,4 @@
-"""--arch: how a pair of sentences meets the encoder, and how deep the heads are (the paper, section 4.2)."""
+"""--arch: how a pair of sentences enters, and how deep the heads are (the paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from .layers import OneLayerHead, TwoLayerHead
 
 @dataclass(frozen=True)
 class Architecture:
-    """pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else two inputs whose embeddings stand side by side.
-    head: builds a head from (inputs, hidden, outputs)."""
+    """How pairs and heads are built.
+
+    Attributes:
+        pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else it is two inputs, whose
+            embeddings stand side by side.
+        head: builds a head from (inputs, hidden, outputs).
+    """
 
     pairs_joined: bool
     head: Callable[[int, int, int], nn.Module]
@@ -23,7 +28,7 @@ class Architecture:
         return 1 if self.pairs_joined else sentences
 
     def build_head(self, hidden: int, sentences: int, outputs: int) -> nn.Module:
-        """The head of a task: from `sequences` embeddings of width `hidden` to `outputs` numbers."""
+        """A task's head: from `sequences` embeddings of width `hidden` to `outputs` numbers."""
         return self.head(hidden * self.sequences(sentences), hidden, outputs)
 
 

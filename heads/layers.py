@@ -1,7 +1,8 @@
 """From a sentence embedding to a task's raw outputs.
 
-Linear layers start as nn.Linear does, not as BERT's own layers do: with N(0, 0.02²) a head passes so little gradient
-that sentiment, whose gradient is the smallest, is learnt much later (docs/log.md).
+Linear layers start as nn.Linear does, not as BERT's own layers do. With N(0, 0.02²) a head passes
+so little gradient that sentiment, whose gradient is the smallest, is learnt much later
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ class OneLayerHead(nn.Sequential):
     """dropout 0.3 → linear: (batch, inputs) → (batch, outputs) (the paper, Figures 1 and 2a)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        """`hidden` is taken so that every head is built alike; one layer has no use for it."""
-        super().__init__(nn.Dropout(FIRST_DROPOUT), nn.Linear(inputs, outputs))
+        """`hidden` is there so that every head is built alike; one layer has no use for it."""
+        super().__init__(
+            nn.Dropout(FIRST_DROPOUT),
+            nn.Linear(inputs, outputs))
 
 
 class TwoLayerHead(nn.Sequential):
-    """dropout 0.3 → linear → LeakyReLU → dropout 0.45 → linear: (batch, inputs) → (batch, outputs) (Figure 2b)."""
+    """dropout 0.3 → linear → LeakyReLU → dropout 0.45 → linear (the paper, Figure 2b).
+
+    (batch, inputs) → (batch, outputs).
+    """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        super().__init__(nn.Dropout(FIRST_DROPOUT), nn.Linear(inputs, hidden), nn.LeakyReLU(),
-                         nn.Dropout(SECOND_DROPOUT), nn.Linear(hidden, outputs))
+        super().__init__(
+            nn.Dropout(FIRST_DROPOUT),
+            nn.Linear(inputs, hidden),
+            nn.LeakyReLU(),
+            nn.Dropout(SECOND_DROPOUT),
+            nn.Linear(hidden, outputs))

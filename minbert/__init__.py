@@ -1,17 +1,26 @@
-"""minbert: BERT written by hand in PyTorch, equal to the reference to the digit.
+"""BERT written by hand in PyTorch, equal to the reference to the digit.
+
+The book, in reading order: config, activations, embeddings, attention, layer, model. Then tokenizer
+and sentences (text to vectors), masking and mlm (pretraining).
+
+    fast/         the same equations, faster; compared with the book at first use
+    checkpoints/  names on the hub, weights files, loading and saving
+    files         reading and replacing files safely
+    mini/         minbert-mini: weights, config, vocabulary, card
+
+Imports nothing of the other packages. MINBERT_PLAIN=1 runs the book alone.
 
 >>> from minbert import BertConfig, BertModel, BertTokenizer
 """
 
-from minbert.fast.packing import Packing, pack
-
 from .config import BertConfig
+from .fast import Packing, pack
 from .masking import Masked, Masking
 from .mlm import BertForMaskedLM, BertForPreTraining, MaskedLMOutput, PreTrainingOutput
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
 
 __all__ = [
-    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer", "Masked",
-    "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
+    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer",
+    "Masked", "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
 ]

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .activations import ACTIVATIONS
 from .files import read_object
-from .layer import ACTIVATIONS
 
 # Keys of a HuggingFace config.json that change the mathematics, with the only value implemented here.
 REQUIRED_VALUES = {

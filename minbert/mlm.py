@@ -1,7 +1,7 @@
-"""The encoder with the heads that it is pretrained by (Devlin et al. 2018, section 3.1).
+"""The encoder with the heads that it is pretrained with (Devlin et al. 2018, section 3.1).
 
-BertForMaskedLM has the first task's, which guesses hidden tokens; BertForPreTraining the second's too, which tells
-whether the second segment belongs behind the first.
+BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForPreTraining also has
+the second's, which tells whether the second segment belongs behind the first.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from minbert.checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
-from minbert.checkpoints.weights import SINGLE_FILE, Readers, find_weights, open_weights
-from minbert.fast.linear import Linear
-from minbert.fast.packing import Packing
-
+from . import fast
+from .activations import ACTIVATIONS
 from .checkpoints import hub
+from .checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
+from .checkpoints.weights import SINGLE_FILE, Readers, find_weights, open_weights
 from .config import BertConfig
+from .fast import Packing
 from .files import replacing
-from .layer import ACTIVATIONS
 from .masking import Masked
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
@@ -44,7 +43,7 @@ SEGMENTS_HEAD_NAMES = {
     "seq_relationship.weight": "cls.seq_relationship.weight",
     "seq_relationship.bias": "cls.seq_relationship.bias",
 }
-# Where a file stores what is tied twice: the copy → what it must equal.
+# Tied tensors that a file stores twice: the copy → what it must equal.
 TIED_NAMES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -65,7 +64,9 @@ class _ByKey:
 class MaskedLMOutput(_ByKey):
     """What BertForMaskedLM returns, by attribute or by key.
 
-    logits: (batch, seq, vocab); values at padding positions are unspecified. loss: a number; None without labels.
+    Attributes:
+        logits: (batch, seq, vocab). Values at padding positions are unspecified.
+        loss: a number; None without labels.
     """
 
     logits: torch.Tensor
@@ -76,8 +77,10 @@ class MaskedLMOutput(_ByKey):
 class PreTrainingOutput(_ByKey):
     """What BertForPreTraining returns, by attribute or by key.
 
-    prediction_logits: (batch, seq, vocab), values at padding unspecified. seq_relationship_logits: (batch, 2), column
-    0 for segments that belong together. loss: a number, the sum of both tasks'; None without both labels.
+    Attributes:
+        prediction_logits: (batch, seq, vocab). Values at padding positions are unspecified.
+        seq_relationship_logits: (batch, 2), column 0 for segments that belong together.
+        loss: a number, the sum of both tasks'; None without both labels.
     """
 
     prediction_logits: torch.Tensor
@@ -85,27 +88,13 @@ class PreTrainingOutput(_ByKey):
     loss: torch.Tensor | None = None
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean cross entropy over the positions that have a label."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
-
-
-def check_tied(readers: Readers, path: Path) -> None:
-    """Raises ValueError if what TIED_NAMES lists is there twice and differs."""
-    for copy, original in TIED_NAMES.items():
-        if copy in readers:
-            value = readers[original]()
-            if not torch.equal(read_tensor(readers[copy], copy, value.shape, path).float(), value.float()):
-                raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
-
-
 class BertForMaskedLM(nn.Module):
-    """Scores every piece of the vocabulary for every token, equal to transformers' BertForMaskedLM to 1e-5.
+    """Scores every piece of the vocabulary for every token, equal to transformers' to 1e-5.
 
-        logits = LayerNorm(act(h W + b)) Eᵀ + c        E: the word embeddings, shared with the encoder's input
+        logits = LayerNorm(act(h W + b)) Eᵀ + c        E: the word embeddings, shared with the input
 
-    The encoder keeps its pooler, which guessing tokens neither uses nor trains: from a checkpoint that has one it is
-    that one, else random, for fine-tuning to train.
+    The encoder keeps its pooler, which guessing tokens neither uses nor trains. It comes from the
+    checkpoint, or is random, for fine-tuning to train.
 
     >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
     ...                     intermediate_size=16)
@@ -113,27 +102,118 @@ class BertForMaskedLM(nn.Module):
     torch.Size([1, 3, 10])
     """
 
-    # what stands on the encoder: its name → our parameters → the file's tensors
+    # the heads on the encoder: name → our parameters → the file's tensors
     heads: ClassVar[dict[str, dict[str, str]]] = {"masked-language-model": HEAD_NAMES}
     uses_pooler: ClassVar[bool] = False
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
-        """Random weights as in BertModel, but for an encoder that is given. In training mode, like any module."""
+        """Random weights as in BertModel, except for an encoder that is given. In training mode."""
         super().__init__()
         self.config = config
         self.encoder = BertModel(config) if encoder is None else encoder
-        self.transform_dense = Linear(config.hidden_size, config.hidden_size)
+        self.transform_dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.transform_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.encoder.init_weights(self.transform_dense)
 
+    # --------------------------------------------------------------------------- from ids to logits
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+                token_type_ids: torch.Tensor | None = None,
+                labels: torch.Tensor | None = None) -> MaskedLMOutput:
+        """Logits of all positions; inputs as in BertModel.forward.
+
+        Args:
+            labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL
+                elsewhere. The loss is the mean over the former.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        logits = self._real_logits(self.encoder(input_ids, attention_mask, token_type_ids),
+                                   attention_mask)
+        return MaskedLMOutput(logits, None if labels is None else _loss(logits, labels))
+
+    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
+        transformed = self.activation(self.transform_dense(hidden_states))
+        transformed = self.transform_layer_norm(transformed)
+        return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight, self.decoder_bias)
+
+    def _real_logits(self, out: BertOutput, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, seq, vocab), computed at real tokens only."""
+        packing = Packing.from_mask(attention_mask)
+        return packing.pad(self.score(packing.unpad(out.last_hidden_state)))
+
+    def masked_logits(self, masked: Masked, packing: Packing,
+                      token_type_ids: torch.Tensor) -> torch.Tensor:
+        """Logits of the hidden tokens of a packed row, and of nothing else.
+
+        The fast way to train: with 15 % masked, the head's products are 15 % of those of `forward`.
+
+        Args:
+            token_type_ids: (tokens,) int64.
+
+        Returns:
+            (masked, vocab) float32.
+        """
+        states = fast.encode_packed(self.encoder, masked.input_ids, token_type_ids, packing)
+        return self.score(states[masked.positions]).float()
+
+    @torch.no_grad()
+    def fill_masks(self, sentences: Sequence[str], tokenizer: BertTokenizer,
+                   count: int = 5) -> list[list[list[tuple[str, float]]]]:
+        """The likeliest pieces for each [MASK] in the sentences. Call it in eval mode.
+
+        Args:
+            sentences: all in one batch.
+            count: how many pieces, at least 1.
+
+        Returns:
+            For each sentence, for each of its masks, `count` pairs (piece, probability), likeliest
+            first.
+
+        Raises:
+            ValueError: a sentence has no [MASK], or the tokenizer does not know it.
+
+        >>> model = BertForMaskedLM.from_pretrained("minbert-mini")
+        >>> tokenizer = BertTokenizer.from_pretrained("minbert-mini")
+        >>> [[guesses]] = model.fill_masks(["He opened the [MASK] and went in."], tokenizer, count=1)
+        >>> [piece for piece, probability in guesses]
+        ['door']
+        """
+        mask_id = tokenizer.vocabulary.get("[MASK]")
+        if mask_id is None:
+            raise ValueError("the vocabulary lacks [MASK], so nothing can be guessed with it")
+        inputs = {name: value.to(self.decoder_bias.device)
+                  for name, value in tokenizer(sentences).items()}
+        is_mask = inputs["input_ids"] == mask_id
+        masks = is_mask.sum(1).tolist()
+        if 0 in masks:
+            raise ValueError(f"nothing to guess in {sentences[masks.index(0)]!r}: put [MASK] where a "
+                             "word is wanted")
+
+        states = self.encoder(**inputs).last_hidden_state[is_mask]
+        likely = self.score(states).softmax(-1).topk(count)
+        pieces = {number: piece for piece, number in tokenizer.vocabulary.items()}
+        guesses = []
+        for numbers, shares in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+            guesses.append([(pieces.get(number, "?"), share)
+                            for number, share in zip(numbers, shares, strict=True)])
+        rest = iter(guesses)
+        return [list(itertools.islice(rest, number)) for number in masks]
+
+    # --------------------------------------------------------------------------- loading and saving
+
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertForMaskedLM:
-        """Reads a checkpoint in HuggingFace's layout, with this head or without; returns the model in eval mode.
+        """Load a checkpoint in HuggingFace's layout, with this head or without; in eval mode.
 
-        Without one, the head is drawn at random and a warning says so. Raises OSError or ValueError, naming file and
-        tensor, as BertModel.from_pretrained does, and ValueError for a head that is incomplete or not tied.
+        Without one, the head is random and a warning says so.
+
+        Raises:
+            OSError, ValueError: as BertModel.from_pretrained; also for a head that is incomplete or
+                not tied.
         """
         folder = hub.resolve(name_or_folder, revision)
         with warnings.catch_warnings():
@@ -150,99 +230,50 @@ class BertForMaskedLM(nn.Module):
             for head, names in self.heads.items():
                 missing = [name for name in names.values() if name not in readers]
                 if len(missing) == len(names):
-                    warnings.warn(f"{path} has no {head} head: it starts from random weights", stacklevel=3)
+                    warnings.warn(f"{path} has no {head} head: it starts from random weights",
+                                  stacklevel=3)
                     continue
                 if missing:
-                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, among them {missing[0]}")
+                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, among "
+                                     f"them {missing[0]}")
                 if names is HEAD_NAMES:
-                    check_tied(readers, path)
+                    _check_tied(readers, path)
                 for name, file_name in names.items():
                     target = self.get_parameter(name)
                     target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes config.json and model.safetensors, which our BertModel opens, and transformers' class of this name.
+        """Write config.json and model.safetensors, which our BertModel and transformers open.
 
-        dtype: of the tensors in the file; fp16 halves it. Each file is written whole or not at all.
+        Args:
+            dtype: of the tensors in the file; fp16 halves it.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {file_name: self.get_parameter(name) for names in self.heads.values()
-                   for name, file_name in names.items()}
+
+        tensors = {}
+        for names in self.heads.values():
+            tensors.update({file_name: self.get_parameter(name) for name, file_name in names.items()})
         for parameter, value in self.encoder.named_parameters():
             names = file_names(parameter)
-            tensors.update((f"bert.{name}", rows) for name, rows in zip(names, value.chunk(len(names)), strict=True))
+            for name, rows in zip(names, value.chunk(len(names)), strict=True):
+                tensors[f"bert.{name}"] = rows
+        tensors = {name: value.detach().to("cpu", dtype, copy=True).contiguous()
+                   for name, value in tensors.items()}
+
         with replacing(folder / SINGLE_FILE) as partial:
-            save_file({name: value.detach().to("cpu", dtype, copy=True).contiguous() for name, value in
-                       tensors.items()}, partial, metadata={"format": "pt"})  # transformers asks for this key
-        config = {**self.config.to_dict(), "architectures": [type(self).__name__], "tie_word_embeddings": True}
+            save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
+        config = {**self.config.to_dict(), "architectures": [type(self).__name__],
+                  "tie_word_embeddings": True}
         with replacing(folder / CONFIG_FILE) as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
-                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> MaskedLMOutput:
-        """Logits of all positions; inputs as in BertModel.forward.
-
-        labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL elsewhere; the loss is the mean
-        over the former.
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        logits = self._real_logits(self.encoder(input_ids, attention_mask, token_type_ids), attention_mask)
-        return MaskedLMOutput(logits, None if labels is None else _loss(logits, labels))
-
-    def _real_logits(self, out: BertOutput, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, seq, vocab), scored at real tokens alone."""
-        packing = Packing.from_mask(attention_mask)
-        return packing.pad(self.score(packing.unpad(out.last_hidden_state)))
-
-    @torch.no_grad()
-    def fill_masks(self, sentences: Sequence[str], tokenizer: BertTokenizer,
-                   count: int = 5) -> list[list[list[tuple[str, float]]]]:
-        """The likeliest pieces for each [MASK] that stands in the sentences, to read what has been learnt.
-
-        sentences: all in one batch. count: how many pieces, at least 1. Call it in eval mode.
-        Returns for each sentence, for each of its masks, `count` pairs of a piece and its probability, likeliest first.
-        Raises ValueError for a sentence without [MASK], or a tokenizer that does not know it.
-
-        >>> model, tokenizer = (kind.from_pretrained("minbert-mini") for kind in (BertForMaskedLM, BertTokenizer))
-        >>> [[guesses]] = model.fill_masks(["He opened the [MASK] and went in."], tokenizer, count=1)
-        >>> [piece for piece, probability in guesses]
-        ['door']
-        """
-        mask_id = tokenizer.vocabulary.get("[MASK]")
-        if mask_id is None:
-            raise ValueError("the vocabulary lacks [MASK], so nothing can be guessed with it")
-        inputs = {name: value.to(self.decoder_bias.device) for name, value in tokenizer(sentences).items()}
-        is_mask = inputs["input_ids"] == mask_id
-        counts = is_mask.sum(1).tolist()
-        if 0 in counts:
-            raise ValueError(f"nothing to guess in {sentences[counts.index(0)]!r}: put [MASK] where a word is wanted")
-        likely = self.score(self.encoder(**inputs).last_hidden_state[is_mask]).softmax(-1).topk(count)
-        pieces = {number: piece for piece, number in tokenizer.vocabulary.items()}
-        guesses = iter([[(pieces.get(number, "?"), share) for number, share in zip(*row, strict=True)]
-                        for row in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)])
-        return [list(itertools.islice(guesses, masks)) for masks in counts]
-
-    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
-        transformed = self.transform_layer_norm(self.activation(self.transform_dense(hidden_states)))
-        return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight, self.decoder_bias)
-
-    def masked_logits(self, masked: Masked, packing: Packing, token_type_ids: torch.Tensor) -> torch.Tensor:
-        """Logits of what is to be guessed in a packed row, and of nothing else: → (masked, vocab) float32.
-
-        The fast way to train: with 15 % masked, the head's products are 15 % of what `forward` computes;
-        tests/lessons/test_17_masked_lm.py shows that loss and gradients are the same. token_type_ids: (tokens,) int64.
-        """
-        states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
-        return self.score(states[masked.positions]).float()
 
 
 class BertForPreTraining(BertForMaskedLM):
     """Both tasks of Devlin et al. 2018, equal to transformers' BertForPreTraining to 1e-5.
 
-    The second task's logits are two numbers a sequence, a linear layer on the pooler's output, so that is trained too.
+    The second task's logits are two numbers per sequence, a linear layer on the pooler's output, so
+    that is trained too.
 
     >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
     ...                     intermediate_size=16)
@@ -251,7 +282,8 @@ class BertForPreTraining(BertForMaskedLM):
     (torch.Size([1, 5, 10]), torch.Size([1, 2]))
     """
 
-    heads: ClassVar[dict[str, dict[str, str]]] = {**BertForMaskedLM.heads, "next-sentence": SEGMENTS_HEAD_NAMES}
+    heads: ClassVar[dict[str, dict[str, str]]] = {**BertForMaskedLM.heads,
+                                                  "next-sentence": SEGMENTS_HEAD_NAMES}
     uses_pooler: ClassVar[bool] = True
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
@@ -262,7 +294,11 @@ class BertForPreTraining(BertForMaskedLM):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
                 token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 next_sentence_label: torch.Tensor | None = None) -> PreTrainingOutput:
-        """As BertForMaskedLM.forward. next_sentence_label: (batch,) int64, 0 for segments that belong together."""
+        """As BertForMaskedLM.forward.
+
+        Args:
+            next_sentence_label: (batch,) int64, 0 for segments that belong together.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         out = self.encoder(input_ids, attention_mask, token_type_ids)
@@ -275,10 +311,30 @@ class BertForPreTraining(BertForMaskedLM):
 
     def packed_logits(self, masked: Masked, packing: Packing,
                       token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`masked_logits` for sequences of two segments, and `seq_relationship_logits`: (masked, vocab), (batch, 2).
+        """`masked_logits` for sequences of two segments, and `seq_relationship_logits`.
 
-        token_type_ids: (tokens,) int64. Both float32.
+        Args:
+            token_type_ids: (tokens,) int64.
+
+        Returns:
+            (masked, vocab) and (batch, 2), float32.
         """
-        states = self.encoder.encode_packed(masked.input_ids, token_type_ids, packing)
+        states = fast.encode_packed(self.encoder, masked.input_ids, token_type_ids, packing)
         relationship = self.seq_relationship(self.encoder.pool(packing.first_tokens(states)))
         return self.score(states[masked.positions]).float(), relationship.float()
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean cross entropy over the positions that have a label."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+
+
+def _check_tied(readers: Readers, path: Path) -> None:
+    """Raises ValueError if a tensor of TIED_NAMES is stored twice and differs."""
+    for copy, original in TIED_NAMES.items():
+        if copy not in readers:
+            continue
+        value = readers[original]()
+        found = read_tensor(readers[copy], copy, value.shape, path)
+        if not torch.equal(found.float(), value.float()):
+            raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")

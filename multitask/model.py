@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from heads import ARCHITECTURES
-from minbert import BertModel, BertTokenizer
+from minbert import BertModel, BertTokenizer, fast
 from minbert.files import one_line, replacing, sync
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.course import Example
@@ -27,42 +27,50 @@ from .tasks import TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
 MODEL_FOLDER = "model"
-EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512  # a GPU takes as long for either, almost
+# examples per batch without gradients; a GPU takes almost as long for either
+EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512
 
 
 class MultitaskBert(nn.Module):
     """Sentiment, paraphrase and similarity from one shared encoder (the paper, Figures 1 and 2).
 
-    encoder: the shared BertModel. tokenizer: the encoder's own. arch: a name from heads.ARCHITECTURES.
-    precision: "fp32", or "bf16" for the encoder's matrix products; the heads always compute in fp32.
-    tasks: name → Task, one head each; at first those of TASKS.
+    Args:
+        encoder: the shared BertModel.
+        tokenizer: the encoder's own.
+        arch: a name from heads.ARCHITECTURES.
+        precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in
+            fp32.
+
+    Attributes:
+        tasks: name → Task, one head each; at first those of TASKS.
+        heads: name → head.
     """
 
-    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str, precision: str = "fp32") -> None:
+    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str,
+                 precision: str = "fp32") -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise ValueError(f"arch is {arch!r}; choose from {', '.join(ARCHITECTURES)}")
         if tokenizer.vocab_size > encoder.config.vocab_size:
-            raise ValueError(f"the tokenizer knows {tokenizer.vocab_size} pieces, the encoder "
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the encoder "
                              f"{encoder.config.vocab_size}: they do not belong together")
         self.encoder, self.tokenizer, self.arch, self.precision = encoder, tokenizer, arch, precision
         self.architecture = ARCHITECTURES[arch]
         if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
             raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this encoder has "
                              f"type_vocab_size {encoder.config.type_vocab_size}; take --arch concatA")
+
         self.tasks: dict[str, Task] = {}
         self.heads = nn.ModuleDict()
         for task in TASKS.values():
             self.add_task(task)
 
     def add_task(self, task: Task) -> None:
-        """A fresh head for one more task, of the architecture's own pair encoding and depth."""
+        """Add a fresh head for one more task, with the architecture's pair encoding and depth."""
         self.tasks[task.name] = task
-        self.heads[task.name] = self.architecture.build_head(
-            self.encoder.config.hidden_size, len(task.text_columns), task.outputs).to(self.device)
-
-    def remove_task(self, name: str) -> None:
-        del self.tasks[name], self.heads[name]
+        head = self.architecture.build_head(self.encoder.config.hidden_size, len(task.text_columns),
+                                            task.outputs)
+        self.heads[task.name] = head.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -72,40 +80,52 @@ class MultitaskBert(nn.Module):
         return TokenizedExamples(examples, self.tokenizer, self.architecture,
                                  self.encoder.config.max_position_embeddings)
 
+    # ------------------------------------------------------------------------ from batch to outputs
+
     def forward(self, task: str, batch: Batch) -> torch.Tensor:
         """A batch of `task` → its raw outputs, (examples, outputs)."""
         return self.heads[task](self.embed(batch))
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """A batch → (examples, hidden), or (examples, 2·hidden) where the sentences of a pair go in apart."""
+        """A batch → (examples, hidden), or (examples, 2·hidden) if a pair's sentences are encoded apart."""
         with autocast(self.precision, self.device):
-            first = self.encoder.encode_packed(batch.input_ids, batch.token_type_ids, batch.packing, first_only=True)
+            first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
+                                       batch.packing, first_only=True)
         return self.pool(first, batch)
 
     def pool(self, first: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The last hidden states of a batch's first tokens, (sequences, hidden) → what `embed` returns."""
+        """The last hidden states of [CLS], (sequences, hidden) → what `embed` returns."""
+        real = len(first) - batch.dummy_sequences
         with autocast(self.precision, self.device):
-            pooled = self.encoder.pool(first[:len(first) - batch.fillers]).float()
-        return pooled.reshape(len(pooled) // batch.sequences_each, -1)
+            pooled = self.encoder.pool(first[:real]).float()
+        # the sequences of an example side by side
+        return pooled.reshape(real // batch.sequences_each, -1)
+
+    # --------------------------------------------------------------------------- saving and loading
 
     def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:
-        """The encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
+        """Write encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
 
-        An older model in the folder is replaced only when the new one is complete, and goes to `aside`, if that is
-        given; nothing may be there yet.
+        An older model in the folder is replaced only when the new one is complete.
+
+        Args:
+            aside: where the older model goes; nothing may be there yet. By default it is removed.
         """
         folder = Path(folder)
-        fresh, stale = folder.with_name(folder.name + ".new"), aside or folder.with_name(folder.name + ".old")
+        fresh = folder.with_name(folder.name + ".new")
+        stale = aside or folder.with_name(folder.name + ".old")
         for leftover in (fresh, stale):
             shutil.rmtree(leftover, ignore_errors=True)
+
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
-        heads = {name: value.detach().cpu().contiguous() for name, value in self.heads.state_dict().items()
-                 if name.split(".")[0] in TASKS}
+        heads = {name: value.detach().cpu().contiguous()
+                 for name, value in self.heads.state_dict().items() if name.split(".")[0] in TASKS}
         # one entry, since the order of several would change from run to run
         about = json.dumps({"arch": self.arch, "precision": self.precision})
         with replacing(fresh / HEADS_FILE) as partial:
             save_file(heads, partial, metadata={"multitask": about})
+
         if folder.exists():
             os.replace(folder, stale)
         os.replace(fresh, folder)
@@ -115,31 +135,32 @@ class MultitaskBert(nn.Module):
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> MultitaskBert:
-        """Opens what the main job saved: a run folder, or its model/ folder. Returns the model in eval mode."""
+        """Open what the main job saved: a run folder, or its model/ folder. The model is in eval mode.
+
+        Raises:
+            FileNotFoundError: the folder holds no trained model.
+            ValueError: its heads are damaged, or not those of its encoder.
+        """
         folder = Path(run)
         if (folder / MODEL_FOLDER).is_dir():
             folder = folder / MODEL_FOLDER
-        if not (folder / HEADS_FILE).is_file():
-            raise FileNotFoundError(f"{run} holds no trained multi-task model: expected {MODEL_FOLDER}/{HEADS_FILE}, "
-                                    "which train_multitask.py writes after its first epoch")
         path = folder / HEADS_FILE
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["multitask"])
-                arch, precision = about["arch"], about["precision"]
-                if arch not in tuple(ARCHITECTURES) or precision not in ("fp32", "bf16"):
-                    raise ValueError(f"arch {arch!r}, precision {precision!r}")
-                heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except Exception as error:  # torch and safetensors raise many kinds
-            reason = one_line(error)
-            raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote ({reason})") from None
-        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch, precision)
+        if not path.is_file():
+            raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
+                                    f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes after "
+                                    "its first epoch")
+        heads, arch, precision = _read_heads(path)
+        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch,
+                    precision)
+
         expected = {name: (value.shape, value.dtype) for name, value in model.heads.state_dict().items()}
         if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
-            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names, shapes or "
-                             "types")
+            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names, "
+                             "shapes or types")
         model.heads.load_state_dict(heads)
         return model.eval()
+
+    # ---------------------------------------------------------------------------------- predictions
 
     def predict_sentiment(self, sentences: Sequence[str]) -> np.ndarray:
         """(n,) classes, 0 very negative … 4 very positive, in input order."""
@@ -154,16 +175,24 @@ class MultitaskBert(nn.Module):
         return self.answer("sts", _sequence(pairs))
 
     def answer(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> np.ndarray:
-        """(n,) answers of any task in its own terms, in input order: what the predict_… methods return."""
+        """(n,) predictions of any task in its own terms, as the predict_… methods return them."""
         return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
 
-    def predict(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> torch.Tensor:
-        """Raw outputs (n, outputs) of `task` for sentences or pairs, in input order, batched, without gradients."""
+    def predict(self, task: str, sentences: Sequence[tuple[str, ...]],
+                bar: tqdm | None = None) -> torch.Tensor:
+        """Raw outputs (n, outputs) of `task`, in input order, batched, without gradients.
+
+        Args:
+            sentences: a tuple of one sentence, or a pair, per example.
+            bar: a progress bar to advance; without one, its own appears if it takes long.
+        """
         width = len(self.tasks[task].text_columns)
         for number, texts in enumerate(sentences):
-            if isinstance(texts, str) or len(texts) != width or not all(isinstance(text, str) for text in texts):
+            is_right = not isinstance(texts, str) and len(texts) == width
+            if not is_right or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} an example; "
                                  f"item {number} is {texts!r}")
+
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:
             return torch.zeros(0, self.tasks[task].outputs)
@@ -172,27 +201,44 @@ class MultitaskBert(nn.Module):
     @torch.no_grad()
     def predict_logits(self, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
                        bar: tqdm | None = None) -> torch.Tensor:
-        """Raw outputs (n, outputs) float32 on the CPU, in the examples' own order; the model's mode is kept.
+        """Raw outputs (n, outputs) float32 on the CPU, in the examples' order; the mode is kept.
 
-        ranks: the processes that share the batches, those that one process would predict; all of them return all.
-        bar: a progress bar to move on; without one, its own appears if it takes long.
+        Args:
+            ranks: the processes that share the batches; each returns all outputs.
+            bar: see `predict`.
         """
-        was_training = self.training
-        self.eval()
-        logits = torch.zeros(len(examples), self.tasks[task].outputs)
         size = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
         batches = ranks.share(examples.by_length(size))
-        try:
-            own = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
+        logits = torch.zeros(len(examples), self.tasks[task].outputs)
+        own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
                        disable=bar is not None or not ranks.writes)
-            with own:
-                for indices in batches:
-                    logits[indices] = self(task, examples.batch(indices).to(self.device)).cpu()
-                    (own if bar is None else bar).update(len(indices))
+
+        was_training = self.training
+        self.eval()
+        try:
+            for indices in batches:
+                logits[indices] = self(task, examples.batch(indices).to(self.device)).cpu()
+                (own_bar if bar is None else bar).update(len(indices))
         finally:
+            own_bar.close()
             self.train(was_training)
-        ranks.start_sum(logits)()  # of which each row is another's zeros
+        ranks.start_sum(logits)()  # each row is zeros in all processes but one
         return logits
+
+
+def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], str, str]:
+    """Tensors, architecture and precision. Raises ValueError for a file that is something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["multitask"])
+            arch, precision = about["arch"], about["precision"]
+            if arch not in tuple(ARCHITECTURES) or precision not in ("fp32", "bf16"):
+                raise ValueError(f"arch {arch!r}, precision {precision!r}")
+            heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # torch and safetensors raise many kinds
+        raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote "
+                         f"({one_line(error)})") from None
+    return heads, arch, precision
 
 
 def _sequence(items: Sequence) -> Sequence:

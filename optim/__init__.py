@@ -1,5 +1,11 @@
 """Optimizer and gradient surgery, on flat vectors; knows nothing of BERT.
 
+    adamw     AdamW and its update, line by line
+    surgery   PCGrad, the paper's Eq. 2–5, the sum, constant weights: from the Gram matrix
+    flat      parameters ↔ one vector; the tasks' gradients ↔ rows of one matrix
+    schedule  step → multiplier of the learning rate
+    fast      faster forms of these, compared with the plain ones at first use
+
 >>> from optim import AdamW, project_conflicting
 """
 
@@ -21,7 +27,8 @@ from .surgery import (
 )
 
 __all__ = [
-    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant", "constant_weights",
-    "cosines", "gram_matrix", "linear_decay", "norm_of_combination", "paper_weights", "pcgrad_weights",
-    "project_conflicting", "project_paper", "split_decayed", "sum_weights",
+    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant",
+    "constant_weights", "cosines", "gram_matrix", "linear_decay", "norm_of_combination",
+    "paper_weights", "pcgrad_weights", "project_conflicting", "project_paper", "split_decayed",
+    "sum_weights",
 ]

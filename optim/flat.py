@@ -1,12 +1,11 @@
 """Parameters as views of one vector, and the tasks' gradients as rows of one matrix.
 
-Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory: every parameter of
-the shared encoder is a view of `FlatParameters.vector`, and what backward finds for task t is added to row t of
-`TaskGradients.matrix`: inside `row` every parameter's `.grad` is a view of it, and `views` hands the same views to
-whoever adds to them without autograd. Nothing is ever concatenated or copied back.
+Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory:
+every parameter of the shared encoder is a view of `FlatParameters.vector`, and backward adds the
+gradient of task t to row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
 
-A table of word embeddings is the exception: half of a small BERT, of which a step looks up a few hundred rows. Its
-gradient can be kept as those rows alone.
+A table of word embeddings is the exception. It is half of a small BERT, and a step looks up a few
+hundred of its rows, so its gradient can be kept as those rows alone.
 """
 
 from __future__ import annotations
@@ -21,25 +20,36 @@ from .surgery import combine, gram_matrix
 
 
 def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Named parameters in two groups: those that weight decay is for, and biases and LayerNorm, which it is not.
+    """Named parameters in two groups: with weight decay, and without, which are biases and LayerNorm.
 
-    The rule of Devlin et al.'s own code, said by shape: LayerNorm's scales and all biases are the vectors.
+    The rule of Devlin et al.'s own code, by shape: LayerNorm's scales and all biases are the
+    vectors.
     """
-    named = dict(module.named_parameters())
-    decayed = {name: value for name, value in named.items() if value.dim() >= 2}
-    return decayed, {name: value for name, value in named.items() if name not in decayed}
+    decayed, undecayed = {}, {}
+    for name, value in module.named_parameters():
+        group = decayed if value.dim() >= 2 else undecayed
+        group[name] = value
+    return decayed, undecayed
 
 
 class FlatParameters:
-    """Moves parameters into one contiguous vector and leaves each a view of its own part of it.
+    """One contiguous vector that holds all parameters; each becomes a view of its own part.
+
+    The module trains, saves and loads as before.
+
+    Args:
+        named_parameters: as from nn.Module.named_parameters().
+
+    Attributes:
+        vector: (params,), in the order given.
+
+    Raises:
+        ValueError: there are no parameters, one occurs twice, or dtypes or devices differ.
 
     >>> linear = nn.Linear(2, 1)
     >>> flat = FlatParameters(linear.named_parameters())
     >>> flat.vector.zero_() is flat.vector, linear.bias.item()
     (True, 0.0)
-
-    vector: (params,), in the order given. The module trains, saves and loads as before.
-    Raises ValueError if there are no parameters, one occurs twice, or dtypes or devices differ.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
@@ -51,21 +61,38 @@ class FlatParameters:
             raise ValueError("FlatParameters: a parameter was given twice; name tied weights once")
         kinds = {(value.dtype, value.device) for value in values}
         if len(kinds) > 1:
-            raise ValueError(f"FlatParameters: one dtype and device expected, got {sorted(map(str, kinds))}")
+            raise ValueError("FlatParameters: one dtype and device expected, got "
+                             f"{sorted(map(str, kinds))}")
+
         self.vector = torch.cat([value.detach().flatten() for value in values])
         for value, view in zip(values, self.views(self.vector), strict=True):
             value.data = view
 
     def views(self, vector: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Cuts a (params,) vector into views of the parameters' shapes, in order."""
-        start = 0
-        for value in self.parameters.values():
-            yield vector[start:start + value.numel()].view_as(value)
-            start += value.numel()
+        """Cut a (params,) vector into views of the parameters' shapes, in order."""
+        return _views(vector, self.parameters.values())
+
+
+def _views(vector: torch.Tensor, parameters: Iterable[nn.Parameter]) -> Iterator[torch.Tensor]:
+    start = 0
+    for value in parameters:
+        yield vector[start:start + value.numel()].view_as(value)
+        start += value.numel()
 
 
 class TaskGradients:
-    """The (tasks, params) matrix that backward fills, a task's gradient in each row.
+    """The (tasks, params) matrix that backward fills, one task's gradient in each row.
+
+    Args:
+        flat: the parameters.
+        tasks: the number of rows.
+        table: the name of flat's first parameter, if that is an embedding whose gradient backward
+            leaves sparse (torch.nn.Embedding's sparse=True). The matrix is then without its
+            columns, and a task's gradient of it is as many rows as were looked up; `gram` and
+            `combine_` give the same. Leave it out where several processes sum their rows.
+
+    Raises:
+        ValueError: `table` is not flat's first parameter.
 
     >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> gradients = TaskGradients(FlatParameters([("weight", weight)]), tasks=2)
@@ -74,23 +101,18 @@ class TaskGradients:
     ...         (weight * target).sum().backward()
     >>> gradients.matrix.tolist()
     [[3.0, 3.0], [5.0, 5.0]]
-
-    table: the name of flat's first parameter, if that is an embedding whose gradient backward leaves sparse
-    (torch.nn.Embedding's sparse=True). The matrix is then without its columns, and a task's gradient of it is as many
-    rows as were looked up; `gram` and `combine_` are the same as ever. Where rows of the matrix must have one layout
-    in several processes, as for an all-reduce, leave it out. Raises ValueError for another parameter than the first.
     """
 
     def __init__(self, flat: FlatParameters, tasks: int, table: str | None = None) -> None:
-        first, *rest = flat.parameters
+        first = next(iter(flat.parameters))
         if table not in (None, first):
-            raise ValueError(f"TaskGradients: the table must be flat's first parameter, {first}, got {table}")
+            raise ValueError(f"TaskGradients: the table must be flat's first parameter, {first}, "
+                             f"got {table}")
         self.table = flat.parameters[first] if table else None
-        self._dense = [flat.parameters[name] for name in (rest if table else flat.parameters)]
-        sizes = [value.numel() for value in self._dense]
-        self.matrix = flat.vector.new_zeros(tasks, sum(sizes))
-        self._views = [[part.view_as(value) for value, part in zip(self._dense, row.split(sizes), strict=True)]
-                       for row in self.matrix]
+        self._dense = [value for name, value in flat.parameters.items() if name != table]
+        params = sum(value.numel() for value in self._dense)
+        self.matrix = flat.vector.new_zeros(tasks, params)
+        self._views = [list(_views(row, self._dense)) for row in self.matrix]
         self._table_gradients: list[torch.Tensor | None] = [None] * tasks
 
     def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
@@ -99,7 +121,7 @@ class TaskGradients:
 
     @contextmanager
     def row(self, task: int) -> Iterator[torch.Tensor]:
-        """Inside, backward accumulates into row `task`, which starts from zero; yields that row of the matrix."""
+        """Inside, backward accumulates into row `task`, which starts from zero; yields that row."""
         self.matrix[task].zero_()
         self._table_gradients[task] = None
         with self.adding(task) as row:
@@ -107,12 +129,13 @@ class TaskGradients:
 
     @contextmanager
     def adding(self, task: int) -> Iterator[torch.Tensor]:
-        """`row` without setting it to zero first: inside, backward adds to what row `task` holds."""
+        """`row` without setting it to zero first: backward adds to what row `task` holds."""
         views = self.views(task)
         for parameter, view in views.items():
             parameter.grad = view
         if self.table is not None:
             self.table.grad = self._table_gradients[task]
+
         try:
             yield self.matrix[task]
             for parameter, view in views.items():
@@ -120,30 +143,36 @@ class TaskGradients:
             if self.table is not None:
                 self._table_gradients[task] = _coalesced(self.table)
         finally:
-            for parameter in (*self._dense, self.table):
-                if parameter is not None:
-                    parameter.grad = None
+            for parameter in self._dense:
+                parameter.grad = None
+            if self.table is not None:
+                self.table.grad = None
 
     def gram(self) -> torch.Tensor:
         """The Gram matrix of the tasks' whole gradients, (tasks, tasks)."""
         gram = gram_matrix(self.matrix)
-        return gram if self.table is None else gram + gram_matrix(self._looked_up()[1].flatten(1))
+        if self.table is None:
+            return gram
+        _, table_gradients = self._looked_up()
+        return gram + gram_matrix(table_gradients.flatten(1))
 
     def combine_(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Σ_k w_k g_k, in place: the first row of the matrix is overwritten by it, to save a vector.
+        """Σ_k w_k g_k, in place: it overwrites the first row of the matrix, to save a vector.
 
-        Returns that row, and the table's part as a sparse gradient, (rows, hidden); None without a table.
+        Returns:
+            That row, and the table's part as a sparse gradient, (rows, hidden); None without a
+            table.
         """
         row = combine(self.matrix, weights, out=self.matrix[0])
         if self.table is None:
             return row, None
         touched, gradients = self._looked_up()
-        values = combine(gradients.flatten(1), weights).view_as(gradients[0])
-        return row, torch.sparse_coo_tensor(touched[None], values, self.table.shape, is_coalesced=True,
+        part = combine(gradients.flatten(1), weights).view(gradients.shape[1:])
+        return row, torch.sparse_coo_tensor(touched[None], part, self.table.shape, is_coalesced=True,
                                             check_invariants=False)
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The table's rows that any task looked up, ascending, and their gradients: (n,), (tasks, n, hidden)."""
+        """The rows of the table that any task looked up, and the tasks' gradients of them."""
         rows = [gradient.indices()[0] for gradient in self._table_gradients]
         touched = torch.cat(rows).unique()
         gradients = self.matrix.new_zeros(len(rows), len(touched), *self.table.shape[1:])
@@ -155,9 +184,10 @@ class TaskGradients:
 def _coalesced(table: nn.Parameter) -> torch.Tensor:
     """The table's gradient with each row once; of no rows if backward did not reach it."""
     if table.grad is None:
-        return torch.sparse_coo_tensor(table.new_empty(1, 0, dtype=torch.int64), table.new_empty(0, *table.shape[1:]),
-                                       table.shape, is_coalesced=True, check_invariants=False)
+        indices = table.new_empty(1, 0, dtype=torch.int64)
+        return torch.sparse_coo_tensor(indices, table.new_empty(0, *table.shape[1:]), table.shape,
+                                       is_coalesced=True, check_invariants=False)
     if not table.grad.is_sparse:
-        raise ValueError("TaskGradients: the table's gradient is dense; build the embedding with sparse=True, or give "
-                         "no table")
+        raise ValueError("TaskGradients: the table's gradient is dense; build the embedding with "
+                         "sparse=True, or give no table")
     return table.grad.coalesce()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def constant(step: int, warmup_steps: int, total_steps: int) -> float:
-    """1 after a linear warm-up from 1/warmup_steps; step counts from 0. The paper's schedule has no warm-up."""
+    """1, after a linear warm-up from 1/warmup_steps. Steps count from 0. The paper has no warm-up."""
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,3 +51,14 @@ def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
         stored[key] = [torch.tensor(values, dtype=torch.float64) for values in stored[key]]
     stored["pooler_output"] = torch.tensor(stored["pooler_output"], dtype=torch.float64)
     return model, inputs, stored
+
+
+def algorithm_1(gradients: torch.Tensor, order: Sequence[Sequence[int]]) -> torch.Tensor:
+    """PCGrad as Yu et al. 2020 print it, on the vectors themselves, merged by the sum."""
+    projected = [gradient.clone() for gradient in gradients]
+    for i, others in enumerate(order):
+        for j in others:
+            product = projected[i] @ gradients[j]
+            if product < 0:
+                projected[i] -= product / (gradients[j] @ gradients[j]) * gradients[j]
+    return torch.stack(projected).sum(0)

@@ -1,0 +1,33 @@
+"""The encoder's equations, faster. The book (embeddings, attention, layer, activations, model) has them plain.
+
+    encoder     chooses between the book and the fast forms
+    check       compares both at first use in a process; where they differ, the book runs
+    layer       BertLayer with its derivative by hand, for a CPU
+    attention   its attention, over blocks of similar length
+    packed      BertLayer on a packed row by autograd, for a GPU or a layer with changed parts
+    packing     padded batches ↔ rows of real tokens
+    blocks      rows ↔ blocks of sequences of similar length
+    linear      products by the faster library, weights cast once per step
+    dropout     masks from cheap random bits
+    gradients   gradients into buffers; rows of looked-up embeddings
+
+MINBERT_PLAIN=1 (or --plain) switches all of it off. Imports nothing of the book.
+"""
+
+from .encoder import (
+    applies,
+    encode_packed,
+    encode_padded,
+    is_by_hand,
+    is_plain,
+)
+from .gradients import accumulate_into, sparse_embedding_gradients
+from .layer import is_unhooked
+from .linear import weights_cast_once
+from .packed import encode_layers
+from .packing import Packing, pack
+
+__all__ = [
+    "Packing", "accumulate_into", "applies", "encode_layers", "encode_packed", "encode_padded",
+    "is_by_hand", "is_plain", "is_unhooked", "pack", "sparse_embedding_gradients", "weights_cast_once",
+]

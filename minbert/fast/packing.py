@@ -1,14 +1,13 @@
-"""Sentences of unequal length in one row of real tokens, so that no padding is computed outside attention.
+"""Sequences of unequal length in one row of real tokens, so that padding is computed nowhere.
 
-Of a padded batch of 16 random sentences about half the positions are padding. Linear layers, LayerNorm, GELU
-and dropout look at one token at a time, so they run on a row that holds the real tokens only:
+In a padded batch of 16 random sentences, about half the positions are padding. Linear layers,
+LayerNorm, GELU and dropout look at one token at a time, so they run on a row of real tokens only:
 
     padded (batch=2, seq=4)        packed (tokens=6)
     [CLS] good film [SEP]    →     [CLS] good film [SEP] [CLS] [SEP]
     [CLS] [SEP]  ·    ·
 
-Only attention needs to know which tokens share a sentence; `Packing.pad` and `Packing.unpad` lead there and back, or,
-for the layer by hand, `Packing.blocks`.
+Only attention needs to know which tokens share a sequence.
 """
 
 from __future__ import annotations
@@ -28,82 +27,77 @@ from .blocks import Blocks
 class Packing:
     """Where each token of a packed row stands in the padded (batch, seq) grid.
 
-    slots: (tokens,) int64, row · seq + column of every real token, ascending.
-    mask:  (batch, seq) bool, True where a token is real; None when there is no padding at all.
-    parts: how many sentences each part has, in their order, such as those of one task; one part if not given.
+    Attributes:
+        batch, seq: the grid's height and width.
+        slots: (tokens,) int64, row · seq + column of every real token, ascending.
+        mask: (batch, seq) bool, True where a token is real; None if there is no padding at all.
     """
 
     batch: int
     seq: int
     slots: torch.Tensor
     mask: torch.Tensor | None
-    parts: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", self.parts or (self.batch,))
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
-        """attention_mask (batch, seq), nonzero = real token; the real tokens may stand anywhere in a row."""
+        """attention_mask: (batch, seq), nonzero = real token, which may stand anywhere in its row."""
         batch, seq = attention_mask.shape
         mask = attention_mask != 0
         slots = mask.flatten().nonzero().squeeze(1)
-        return cls(batch, seq, slots, None if len(slots) == batch * seq else mask)
+        is_full = len(slots) == batch * seq
+        return cls(batch, seq, slots, None if is_full else mask)
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], seq: int | None = None) -> Packing:
-        """Sentences of these lengths, each starting at column 0, in a grid as wide as the longest, or as told."""
+        """Sequences of these lengths, all from column 0, in a grid of width `seq` (default: longest)."""
         length = torch.tensor(lengths, dtype=torch.int64)
-        return cls.from_mask(torch.arange(int(length.max()) if seq is None else seq) < length[:, None])
+        width = int(length.max()) if seq is None else seq
+        return cls.from_mask(torch.arange(width) < length[:, None])
 
-    @classmethod
-    def joined(cls, packings: Sequence[Packing]) -> Packing:
-        """The sentences of all, one after another, each packing a part; all of them as if they began in column 0."""
-        joined = cls.from_lengths(torch.cat([packing.lengths for packing in packings]).tolist())
-        return replace(joined, parts=tuple(packing.batch for packing in packings))
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """(batch, seq) bool, also if there is no padding."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.batch, self.seq, dtype=torch.bool, device=self.slots.device)
 
     @property
     def lengths(self) -> torch.Tensor:
-        """(batch,): how many real tokens each sentence has."""
+        """(batch,): the number of real tokens of each sequence."""
         if self.mask is None:
             return torch.full((self.batch,), self.seq, device=self.slots.device)
         return self.mask.sum(1)
 
     @property
     def starts(self) -> torch.Tensor:
-        """(batch,): where in the row each sentence begins; meaningless for an empty sentence."""
+        """(batch,): where in the row each sequence begins; meaningless for an empty one."""
         return self.lengths.cumsum(0) - self.lengths
 
     @cached_property
-    def part_tokens(self) -> list[int]:
-        """How many tokens each part has."""
-        return [int(lengths.sum()) for lengths in self.lengths.split(self.parts)]
-
-    @cached_property
     def bounds(self) -> torch.Tensor:
-        """(batch + 1,) int32: sentence b stands in the row from bounds[b] to bounds[b + 1]."""
+        """(batch + 1,) int32: sequence b stands in the row from bounds[b] to bounds[b + 1]."""
         return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
     @property
     def all_begin(self) -> bool:
-        """Whether every sentence has a token in column 0."""
+        """Whether every sequence has a token in column 0."""
         return self.mask is None or bool(self.mask[:, 0].all())
 
     @property
     def position_ids(self) -> torch.Tensor:
-        """(tokens,): the column of every real token, which is its position in the sentence."""
+        """(tokens,): the column of every real token, which is its position in the sequence."""
         return self.slots % self.seq
 
-    _blocks = None  # those made last, kept although the class is frozen, as cached_property does
-
     def blocks(self, num_heads: int) -> Blocks:
-        """The sentences as attention on a CPU takes them, those alike in length together."""
-        if self._blocks is None or self._blocks.num_heads != num_heads:
-            self.__dict__["_blocks"] = Blocks(self.lengths.tolist(), num_heads)
-        return self._blocks
+        """The sequences as attention on a CPU takes them, those of similar length together."""
+        made = self.__dict__.get("_blocks")
+        if made is None or made.num_heads != num_heads:
+            made = Blocks(self.lengths.tolist(), num_heads)
+            self.__dict__["_blocks"] = made  # kept although the class is frozen, as cached_property does
+        return made
 
     def followed_by(self, more: Sequence[int], seq: int) -> Packing:
-        """With more sentences, of these lengths, in a grid of this width, and with a mask in any case; one part."""
+        """The same with further sequences, of these lengths, in a grid of this width."""
         lengths = torch.cat([self.lengths, self.lengths.new_tensor(more)])
         mask = torch.arange(seq, device=lengths.device) < lengths[:, None]
         return Packing(len(lengths), seq, mask.flatten().nonzero().squeeze(1), mask)
@@ -119,32 +113,35 @@ class Packing:
         return row.unflatten(0, (self.batch, self.seq))
 
     def unpad(self, grid: torch.Tensor) -> torch.Tensor:
-        """(batch, seq, …) → (tokens, …), dropping what stands at the padding."""
+        """(batch, seq, …) → (tokens, …), without the padding."""
         flat = grid.flatten(0, 1)
         return flat if self.mask is None else _Gather.apply(flat, self.slots)
 
     def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
-        """(tokens, …) → (batch, …): the token in column 0 of every sentence, [CLS]; zeros where that is padding."""
+        """(tokens, …) → (batch, …): the token in column 0, [CLS]; zeros where that is padding."""
         if self.mask is None:
             return row[::self.seq]
         first = row.index_select(0, self.starts.clamp(max=len(row) - 1))
-        return first.where(self.mask[:, :1].view(-1, *[1] * (row.dim() - 1)), 0)
+        has_first = self.mask[:, :1].view(-1, *[1] * (row.dim() - 1))
+        return first.where(has_first, 0)
 
     def mean_tokens(self, row: torch.Tensor) -> torch.Tensor:
-        """(tokens, hidden) → (batch, hidden): the mean over each sentence's real tokens, [CLS] and [SEP] included."""
+        """(tokens, hidden) → (batch, hidden): the mean over each sequence's real tokens."""
         return self.pad(row).sum(1) / self.lengths.clamp(min=1)[:, None]
 
 
-def pack(ids: Sequence[np.ndarray], types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
-    """Sentences' token ids and token types → input_ids (tokens,), token_type_ids (tokens,), and their packing."""
-    packing = Packing.from_lengths([len(sentence) for sentence in ids])
-    return (*(torch.from_numpy(np.concatenate(rows, dtype=np.int64)) for rows in (ids, types)), packing)
+def pack(ids: Sequence[np.ndarray],
+         types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
+    """Token ids and types, an array per sequence → input_ids, token_type_ids (tokens,), and packing."""
+    input_ids = torch.from_numpy(np.concatenate(ids, dtype=np.int64))
+    token_type_ids = torch.from_numpy(np.concatenate(types, dtype=np.int64))
+    return input_ids, token_type_ids, Packing.from_lengths([len(sequence) for sequence in ids])
 
 
 class _Scatter(torch.autograd.Function):
-    """rows → a taller tensor of zeros with the rows at `slots`; its derivative picks them out again.
+    """Rows → a taller tensor of zeros with the rows at `slots`; its derivative picks them out again.
 
-    torch's own indexing would do, but its backward adds where a copy is enough: no slot occurs twice.
+    The backward of torch's own indexing adds where a copy is enough: no slot occurs twice.
     """
 
     @staticmethod
@@ -159,7 +156,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The transpose of _Scatter: picks the rows at `slots`; its derivative puts them back among zeros."""
+    """The transpose of _Scatter: picks the rows at `slots`; its derivative puts them among zeros."""
 
     @staticmethod
     def forward(ctx, grid: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from minbert import BertTokenizer, Packing, pack
 
 from .course import Example
 
-TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's own, bulky results
-LEAST = 64  # tokens: the least step between two lengths on a GPU (`step_at`); also, the most that a filler has
-LEAST_ON_CPU = 16  # the least step on a CPU, where tokens cost more, and a new shape less
+TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's bulky results
+LEAST = 64  # tokens: the least step between two lengths on a GPU, and the most of a dummy sequence
+LEAST_ON_CPU = 16  # the least step on a CPU, where tokens cost more and a new shape less
 
 
 def rounded(length: int, least: int = LEAST) -> int:
@@ -38,9 +39,13 @@ def step_at(length: int, least: int = LEAST) -> int:
 class Batch:
     """Some examples of one task, packed.
 
-    input_ids, token_type_ids: (tokens,) int64. packing: which tokens make up a sequence. sequences_each: an example
-    is one sequence or, where the sentences of a pair go in apart, two in a row. labels: (examples,) float32, or None.
-    fillers: how many sequences at the end belong to no example.
+    Attributes:
+        input_ids, token_type_ids: (tokens,) int64.
+        packing: which tokens make up a sequence.
+        sequences_each: an example is one sequence, or two in a row where the sentences of a pair
+            are encoded apart.
+        labels: (examples,) float32, or None.
+        dummy_sequences: how many sequences at the end belong to no example.
     """
 
     input_ids: torch.Tensor
@@ -48,87 +53,118 @@ class Batch:
     packing: Packing
     sequences_each: int
     labels: torch.Tensor | None
-    fillers: int = 0
+    dummy_sequences: int = 0
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.input_ids.to(device), self.token_type_ids.to(device), self.packing.to(device),
-                     self.sequences_each, labels, self.fillers)
+        return replace(self, input_ids=self.input_ids.to(device), labels=labels,
+                       token_type_ids=self.token_type_ids.to(device), packing=self.packing.to(device))
 
-    def filled(self, tokens: int, seq: int, fillers: int) -> Batch:
-        """The same with `fillers` more sequences, of token 0 and about alike in length, that make the row `tokens` long
-        and the grid `seq` wide."""
+    def filled(self, tokens: int, seq: int, sequences: int) -> Batch:
+        """The same with dummy sequences of token 0, whose outputs are discarded.
+
+        Args:
+            tokens: how long the row becomes.
+            seq: how wide the grid becomes.
+            sequences: how many dummy sequences, of similar length.
+        """
         missing = tokens - len(self.input_ids)
-        lengths = [missing * (k + 1) // fillers - missing * k // fillers for k in range(fillers)]
-        return Batch(F.pad(self.input_ids, (0, missing)), F.pad(self.token_type_ids, (0, missing)),
-                     self.packing.followed_by(lengths, seq), self.sequences_each, self.labels, self.fillers + fillers)
+        ends = [missing * k // sequences for k in range(1, sequences + 1)]
+        lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        return replace(self, input_ids=F.pad(self.input_ids, (0, missing)),
+                       token_type_ids=F.pad(self.token_type_ids, (0, missing)),
+                       packing=self.packing.followed_by(lengths, seq),
+                       dummy_sequences=self.dummy_sequences + sequences)
 
     def in_few_shapes(self, seq: int) -> Batch:
-        """The same with the row filled up to the next `rounded` length by as many fillers as any row of that length
-        gets, of which some may be empty. seq: width of the grid.
+        """The same, filled up to the next `rounded` length, in a grid of width `seq`.
 
-        A filler has LEAST tokens at most, and so many positions the encoder must have.
+        All rows of one length get the same number of dummy sequences, of which some may be empty.
+        Each has LEAST tokens at most, and the encoder must have so many positions.
         """
         tokens = rounded(len(self.input_ids))
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
 
     def in_few_lengths(self) -> Batch:
-        """`in_few_shapes` for a CPU: in smaller steps up to 512 tokens, and without empty fillers."""
-        missing = rounded(len(self.input_ids), LEAST_ON_CPU) - len(self.input_ids)
-        return self.filled(len(self.input_ids) + missing, max(LEAST, self.packing.seq), -(-missing // LEAST))
+        """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, and no empty dummy sequences."""
+        tokens = rounded(len(self.input_ids), LEAST_ON_CPU)
+        sequences = -(-(tokens - len(self.input_ids)) // LEAST)
+        return self.filled(tokens, max(LEAST, self.packing.seq), sequences)
 
     def copy_(self, other: Batch) -> None:
-        """Takes over the numbers of a batch of the same shape, wherever it is."""
-        for own, new in ((self.input_ids, other.input_ids), (self.token_type_ids, other.token_type_ids),
-                         (self.packing.slots, other.packing.slots), (self.packing.mask, other.packing.mask),
-                         (self.labels, other.labels)):
-            own.copy_(new)
+        """Take over the numbers of a batch of the same shape, wherever it is."""
+        self.input_ids.copy_(other.input_ids)
+        self.token_type_ids.copy_(other.token_type_ids)
+        self.packing.slots.copy_(other.packing.slots)
+        self.packing.mask.copy_(other.packing.mask)
+        self.labels.copy_(other.labels)
 
 
 @dataclass(frozen=True)
-class Pieces:
+class MicroBatches:
     """One process's share of a task's batch, in pieces that are computed one after another.
 
-    batches: none where the share is empty. examples: of the whole batch, all processes' shares together.
+    Attributes:
+        batches: none where the share is empty.
+        examples: of the whole batch, all processes' shares together.
     """
 
     batches: Sequence[Batch]
     examples: int
 
+    @classmethod
+    def of(cls, batch: Batch | MicroBatches) -> MicroBatches:
+        """A whole batch as a single piece."""
+        return batch if isinstance(batch, cls) else cls([batch], len(batch.labels))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one piece holds all examples."""
+        return len(self.batches) == 1 and len(self.batches[0].labels) == self.examples
+
 
 class TokenizedExamples:
     """Examples of one task as token ids, from which any batch is cut in microseconds.
 
-    A pair becomes one sequence [CLS] a [SEP] b [SEP] or two sequences [CLS] a [SEP], [CLS] b [SEP], as the
-    architecture says; never a padded first sentence with a second behind the padding.
+    A pair becomes one sequence [CLS] a [SEP] b [SEP], or two sequences [CLS] a [SEP], [CLS] b
+    [SEP], as the architecture says; never a padded first sentence with a second behind the padding.
 
-    truncated: how many examples were longer than max_length and lost their end. All ids stand in one int32 array, since
-    there may be millions of examples.
+    Attributes:
+        truncated: how many examples were longer than max_length and lost their end.
+        labels: (examples,) float32, NaN where there is none.
+        lengths: (examples,), the tokens of each example.
     """
 
-    def __init__(self, examples: Sequence[Example], tokenizer: BertTokenizer, architecture: Architecture,
-                 max_length: int) -> None:
-        self.sequences_each = architecture.sequences(len(examples[0].sentences)) if examples else 1
+    def __init__(self, examples: Sequence[Example], tokenizer: BertTokenizer,
+                 architecture: Architecture, max_length: int) -> None:
+        self.sequences_each = 1
+        if examples:
+            self.sequences_each = architecture.sequences(len(examples[0].sentences))
+
+        # All ids stand in one int32 array, since there may be millions of examples.
         ids, types, tokens = [np.empty(0, np.int32)], [np.empty(0, np.uint8)], [0]
         self.truncated = 0
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
-            sentences = [example.sentences for example in examples[start:start + TOKENIZE_AT_ONCE]]
-            encodings = self._encode(sentences, tokenizer, max_length)
-            ids.append(np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]))
-            types.append(np.concatenate([np.array(encoding.type_ids, np.uint8) for encoding in encodings]))
-            tokens += [len(encoding) for encoding in encodings]
-            cut = [bool(encoding.overflowing) for encoding in encodings]
-            self.truncated += int(np.reshape(cut, (-1, self.sequences_each)).any(1).sum())
+            some = examples[start:start + TOKENIZE_AT_ONCE]
+            encodings = self._encode([example.sentences for example in some], tokenizer, max_length)
+            ids.append(np.concatenate([np.array(each.ids, np.int32) for each in encodings]))
+            types.append(np.concatenate([np.array(each.type_ids, np.uint8) for each in encodings]))
+            tokens += [len(each) for each in encodings]
+            is_cut = np.array([bool(each.overflowing) for each in encodings])
+            self.truncated += int(is_cut.reshape(-1, self.sequences_each).any(1).sum())
         self._ids, self._types, self._ends = np.concatenate(ids), np.concatenate(types), np.cumsum(tokens)
-        self.labels = np.array([np.nan if example.label is None else example.label for example in examples],
-                               dtype=np.float32)
-        self.lengths = np.diff(self._ends).reshape(-1, self.sequences_each).sum(1)  # tokens of each example
 
-    def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer, max_length: int) -> list:
+        labels = [np.nan if example.label is None else example.label for example in examples]
+        self.labels = np.array(labels, dtype=np.float32)
+        self.lengths = np.diff(self._ends).reshape(-1, self.sequences_each).sum(1)
+
+    def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer,
+                max_length: int) -> list:
         if self.sequences_each > 1 or len(sentences[0]) == 1:
-            return tokenizer.encode([text for example in sentences for text in example], max_length=max_length)
+            texts = [text for example in sentences for text in example]
+            return tokenizer.encode(texts, max_length=max_length)
         firsts, seconds = zip(*sentences, strict=True)
         return tokenizer.encode(firsts, seconds, max_length=max_length)
 
@@ -137,19 +173,28 @@ class TokenizedExamples:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The examples at these indices, in this order."""
-        rows = [index * self.sequences_each + k for index in indices for k in range(self.sequences_each)]
-        spans = [slice(*self._ends[row:row + 2]) for row in rows]
+        spans = []
+        for index in indices:
+            for row in range(index * self.sequences_each, (index + 1) * self.sequences_each):
+                spans.append(slice(self._ends[row], self._ends[row + 1]))
+        input_ids, token_type_ids, packing = pack([self._ids[span] for span in spans],
+                                                  [self._types[span] for span in spans])
         labels = self.labels[list(indices)]
-        return Batch(*pack([self._ids[span] for span in spans], [self._types[span] for span in spans]),
-                     self.sequences_each, None if np.isnan(labels).any() else torch.from_numpy(labels))
+        return Batch(input_ids, token_type_ids, packing, self.sequences_each,
+                     None if np.isnan(labels).any() else torch.from_numpy(labels))
 
-    def pieces(self, indices: Sequence[int], count: int, examples: int) -> Pieces:
-        """The examples at these indices in at most `count` pieces of like size; `examples`: see Pieces."""
+    def micro_batches(self, indices: Sequence[int], count: int, examples: int) -> MicroBatches:
+        """The examples at these indices in at most `count` pieces of similar size.
+
+        Args:
+            examples: see MicroBatches.
+        """
         count = min(count, len(indices))
-        return Pieces([self.batch(indices[len(indices) * k // count:len(indices) * (k + 1) // count])
-                       for k in range(count)], examples)
+        borders = [len(indices) * k // count for k in range(count + 1)] if count else [0]
+        pieces = [self.batch(indices[start:end]) for start, end in pairwise(borders)]
+        return MicroBatches(pieces, examples)
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """Indices in batches of similar length, the longest first, so that a want of memory shows at once."""
+        """Indices in batches of similar length, the longest first: a lack of memory shows at once."""
         order = np.argsort(-self.lengths, kind="stable").tolist()
         return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,10 +1,11 @@
-"""Table 1 of the paper: ten methods × three architectures and the baseline; shared stages are trained once.
+"""Table 1 of the paper: ten methods × three architectures and the baseline; shared stages are
+trained once.
 
     python -m multitask.experiments --preset quick --data data --model bert-base-uncased
     python -m multitask.experiments --question surgery --seeds 5 --data data
 
-Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings, 18
-trainings of heads, the baseline. The same command resumes where it was stopped.
+Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
+18 trainings of heads, the baseline. The same command resumes where it was stopped.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class Question:
     """The settings that all arms share, saved in asked.json.
 
     Args:
-        steps: of every arm at `equal_steps`. At `equal_time` each has had the time of the slowest one.
+        steps: of every arm at `equal_steps`. At `equal_time` each has had the time of the slowest
+            one.
     """
 
     model: str

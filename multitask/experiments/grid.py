@@ -1,7 +1,7 @@
 """Table 1 of the paper as a graph of trainings: ten methods × three architectures and the baseline.
 
-Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings, 18
-trainings of heads, the baseline.
+Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
+18 trainings of heads, the baseline.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Node:
 
 
 def graph() -> Iterator[Node]:
-    """All trainings, each after the one it starts from: encoders first, and method by method across architectures."""
+    """All trainings, each after the one it starts from: encoders first, and method by method across
+    architectures."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
     for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0]))):
@@ -101,7 +102,8 @@ def graph() -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid's folder and what it was started with; saved as grid.json, so that only the same goes on there."""
+    """One grid's folder and what it was started with; saved as grid.json, so that only the same
+    goes on there."""
 
     out: Path
     preset: str
@@ -140,7 +142,8 @@ class Grid:
 
 
 def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -> dict:
-    """Trains what is missing and writes the table after each training; returns the table's content."""
+    """Trains what is missing and writes the table after each training; returns the table's
+    content."""
     grid.check()
     dataset: Dataset | None = None
     tokens: dict[bool, Tokens] = {}  # by whether a pair is one joined input
@@ -191,7 +194,8 @@ def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
 
 
 def load_shared(settings: Settings) -> Dataset:
-    """The data of every training, read once, MultiNLI included; without test sets, which only the best model meets."""
+    """The data of every training, read once, MultiNLI included; without test sets, which only the
+    best model meets."""
     dataset = run.load_data(dataclasses.replace(settings, nli=True))
     return {name: {split: examples for split, examples in splits.items() if split != TEST_SPLIT}
             for name, splits in dataset.items()}
@@ -259,7 +263,8 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
 
 
 def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
-    """The paper's claims about its Table 1 with the grid's own differences, from the complete seeds."""
+    """The paper's claims about its Table 1 with the grid's own differences, from the complete
+    seeds."""
     cells = {(node.name, node.arch): node for node in graph() if (node.name, node.arch) in PAPER_TABLE_1}
     cells["baseline", "concatA"] = Node("concatA", BASELINE)
     complete = [seed for seed in seeds if all(_finished(grid, node, [seed]) for node in cells.values())]
@@ -312,7 +317,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
 
 
 def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
-    """The best model's hand-in, and its scores on labelled test examples, task → examples: the paper's Table 2."""
+    """The best model's hand-in, and its scores on labelled test examples, task → examples: the
+    paper's Table 2."""
     settings = Settings.load(grid.out / results["best"]["run"] / run.CONFIG_FILE)
     dataset = run.load_data(dataclasses.replace(settings, nli=False, eval_limit=None))
     for name, examples in labelled.items():

@@ -1,4 +1,5 @@
-"""report.html of a whole grid: Table 1 with our scores, the paper's claims, and how both compare at a glance."""
+"""report.html of a whole grid: Table 1 with our scores, the paper's claims, and how both compare at
+a glance."""
 
 from __future__ import annotations
 

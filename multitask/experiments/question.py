@@ -1,9 +1,10 @@
-"""Does gradient surgery help? Arms that differ only in the weights of the tasks' gradients, paired by seed.
+"""Does gradient surgery help? Arms that differ only in the weights of the tasks' gradients, paired
+by seed.
 
-Every arm of a seed starts from the same weights and sees the same batches in the same order. All are
-scored at a fixed final step, so no epoch is selected on dev. `constant` multiplies the gradients by
-PCGrad's weights of that seed, averaged over its steps: it shows what reweighting alone gains, and the
-rest of PCGrad's gain is surgery. `single` is one model per task, trained alone.
+Every arm of a seed starts from the same weights and sees the same batches in the same order. All
+are scored at a fixed final step, so no epoch is selected on dev. `constant` multiplies the
+gradients by PCGrad's weights of that seed, averaged over its steps: it shows what reweighting alone
+gains, and the rest of PCGrad's gain is surgery. `single` is one model per task, trained alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ RESAMPLES = 1000
 
 
 def ask(question: Question, out: Path, seeds: list[int], say: Callable[[str], None] = print) -> dict:
-    """Trains what is missing, then compares; writes question.json, question.md and report.html per seed.
+    """Trains what is missing, then compares; writes question.json, question.md and report.html per
+    seed.
 
     Raises:
         ValueError: the folder holds results of another question.
@@ -107,9 +109,9 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
                         seed: int) -> dict[str, dict[str, int]]:
     """Training → moment → steps; timed once and kept in times.json, since each measurement differs.
 
-    The multi-task arms differ only in arithmetic on a (tasks, tasks) table, so they share one time per
-    step. The single-task models together get the time of one multi-task model, in proportion to the cost
-    of their steps.
+    The multi-task arms differ only in arithmetic on a (tasks, tasks) table, so they share one time
+    per step. The single-task models together get the time of one multi-task model, in proportion to
+    the cost of their steps.
     """
     singles = [training for training in TRAININGS if training.startswith(SINGLE)]
     path = out / "times.json"
@@ -135,7 +137,8 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
     return steps
 
 
-# ------------------------------------------------------------------------------------------- comparing
+# -------------------------------------------------------------------------------------------
+# comparing
 
 
 def compare(question: Question, out: Path, seeds: list[int], labels: dict[str, np.ndarray]) -> dict:
@@ -190,7 +193,8 @@ def differences_from(control: str, arms: tuple[str, ...], scores: dict) -> list[
 
 
 def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
-    """The paired bootstrap over dev items of pcgrad − sum: chance of the items, not of the training."""
+    """The paired bootstrap over dev items of pcgrad − sum: chance of the items, not of the
+    training."""
     with (np.load(trial_file(out, seed, "pcgrad").with_suffix(".npz")) as pcgrad,
           np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
         found = {}

@@ -1,4 +1,5 @@
-"""report.html of the surgery question: differences with their intervals, conflicts by time and layer."""
+"""report.html of the surgery question: differences with their intervals, conflicts by time and
+layer."""
 
 from __future__ import annotations
 

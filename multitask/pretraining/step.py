@@ -13,7 +13,7 @@ from minbert import BertForMaskedLM
 from minbert.attention import BertSelfAttention
 from multitask.system.device import autocast
 from multitask.system.state import check_like, load_optimizer_state, optimizer_state
-from multitask.training.step import finite_loss, scaled_step
+from multitask.training.optimizing import finite_loss, scaled_step
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
 from .batches import MaskedBatch

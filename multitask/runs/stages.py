@@ -27,7 +27,7 @@ from multitask.data.batching import TokenizedExamples
 from multitask.data.course import Dataset, fingerprint
 from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.evaluation import PREDICTIONS_FOLDER, scores_of, write_predictions
-from multitask.training.final_layers import Embeddings, HeadTrainer
+from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.system.interruption import Interruption, whole
 from multitask.analysis.log import pairs_of, upper_triangle
 from multitask.model import MODEL_FOLDER, MultitaskBert
@@ -93,7 +93,7 @@ class Plan:
     fetch: Callable[[str, Sequence[int]], object]
     predict: Callable[[str], torch.Tensor]
     prepare: Callable[[int], None] = lambda steps: None
-    embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
+    embeddings: Mapping[str, CachedEmbeddings] = field(default_factory=dict)
 
 
 def plan_nli(run: Run) -> Plan:
@@ -123,7 +123,7 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
         sampler=RoundRobin({name: len(run.tokens[name]["train"]) for name in tasks}, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay, settings.clip,
                                settings.seed, tasks, settings.head_lr, ranks),
-        fetch=lambda name, rows: run.tokens[name]["train"].pieces(ranks.share(rows), settings.accumulate, len(rows)),
+        fetch=lambda name, rows: run.tokens[name]["train"].micro_batches(ranks.share(rows), settings.accumulate, len(rows)),
         predict=lambda name: run.model.predict_logits(name, run.tokens[name]["dev"], ranks))
 
 
@@ -141,8 +141,8 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
     """Processes share the encoding. The heads' steps cost less than talking about them: each process makes them all,
     on the same numbers, dropout's too."""
     settings = run.settings
-    train = {name: Embeddings(run.model, run.tokens[name]["train"], f"{name} train", run.ranks) for name in tasks}
-    dev = {name: Embeddings(run.model, run.tokens[name]["dev"], f"{name} dev", run.ranks) for name in TASKS}
+    train = {name: CachedEmbeddings(run.model, run.tokens[name]["train"], f"{name} train", run.ranks) for name in tasks}
+    dev = {name: CachedEmbeddings(run.model, run.tokens[name]["dev"], f"{name} dev", run.ranks) for name in TASKS}
 
     @torch.no_grad()
     def predict(name: str) -> torch.Tensor:

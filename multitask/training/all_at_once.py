@@ -1,9 +1,9 @@
 """All tasks' batches through the encoder's layers at once, and still a gradient for each task.
 
-The tasks' examples are disjoint, so only the gradients of weights need to be told apart: dL/dW = Σ g xᵀ, summed over a
-task's own tokens. One product of 1,300 tokens is faster than three of 430, and Python has a third to do; but what
-backward needs is kept for all tasks at once, so a step of many tokens is computed task by task. Embeddings, pooler and
-heads are autograd's, task by task: little work, and whatever they have become is obeyed.
+The tasks' examples are disjoint, so only the gradients of weights need to be told apart: dL/dW = Σ
+g xᵀ, summed over a task's own tokens. One product of 1,300 tokens is faster than three of 430, and
+Python has a third to do. Backward then keeps what it needs for all tasks at once, so a step of many
+tokens goes task by task. Embeddings, pooler and heads are autograd's, task by task.
 """
 
 from __future__ import annotations
@@ -11,61 +11,75 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
-from minbert import BertModel, Packing
-from minbert.embeddings import sparse_embedding_gradients
-from minbert.fast import layer as fast_layer
-from minbert.layer import BertLayer
+from minbert import fast
 from multitask.data.batching import Batch
 from multitask.model import MultitaskBert
 from multitask.system.device import autocast
 from optim import TaskGradients
 
-MOST_TOKENS = 2048  # measured: 2,700 gain 6 %, or lose up to 11 (bert-base), 5,300 lose 5 to 13 (docs/performance.md)
+# Measured: 2,700 tokens gain 6 % or lose up to 11 (bert-base), 5,300 lose 5 to 13.
+MOST_TOKENS = 2048
 
 
 def applies(model: MultitaskBert, batches: Mapping[str, Batch]) -> bool:
-    """Whether there is something to gain, and the layers run in the form by hand, which can tell tasks apart."""
-    encoder = model.encoder
-    return (model.device.type == "cpu" and len(batches) > 1
-            and sum(len(batch.input_ids) for batch in batches.values()) <= MOST_TOKENS
+    """Whether there is something to gain, and the layers' form by hand can tell tasks apart."""
+    tokens = sum(len(batch.input_ids) for batch in batches.values())
+    return (model.device.type == "cpu" and len(batches) > 1 and tokens <= MOST_TOKENS
             and all(batch.packing.all_begin for batch in batches.values())
-            and fast_layer.is_plain(model, MultitaskBert, "embed")
-            and fast_layer.is_plain(encoder, BertModel, "encode_packed")
-            and all(_is_by_hand(layer, encoder.pooler_dense.weight) for layer in encoder.layers))
+            and type(model) is MultitaskBert and fast.is_unhooked(model, "embed")
+            and fast.is_by_hand(model.encoder))
 
 
-def _is_by_hand(layer: nn.Module, like: torch.Tensor) -> bool:
-    return (fast_layer.is_plain(layer, BertLayer) and fast_layer.applies(layer, like)
-            and not any(map(fast_layer.has_hook, layer.parameters())))
+def backward(model: MultitaskBert, gradients: TaskGradients,
+             batches: Mapping[str, Batch]) -> list[torch.Tensor]:
+    """The gradient of every task's mean loss, into its row and into its head's `.grad`.
 
+    Args:
+        batches: task → batch, in the order of the rows.
 
-def backward(model: MultitaskBert, gradients: TaskGradients, batches: Mapping[str, Batch]) -> list[torch.Tensor]:
-    """The gradient of every task's mean loss into its row, in the order of `batches`, and into its head's `.grad`;
-    returns the losses."""
-    encoder, rows = model.encoder, range(len(batches))
+    Returns:
+        The losses, in that order.
+    """
+    encoder = model.encoder
     embedded, d_firsts, losses = [], [], []
-    with autocast(model.precision, model.device), sparse_embedding_gradients(encoder):
+    packings = [batch.packing for batch in batches.values()]
+    packing = fast.Packing.from_lengths(torch.cat([part.lengths for part in packings]).tolist())
+    sequences = [part.batch for part in packings]
+    tokens = [len(batch.input_ids) for batch in batches.values()]
+    views = [gradients.views(row) for row in range(len(batches))]
+
+    # Forward, all tasks at once.
+    with autocast(model.precision, model.device), fast.sparse_embedding_gradients(encoder):
         for batch in batches.values():
-            embedded.append(encoder.embeddings(batch.input_ids, batch.token_type_ids, batch.packing.position_ids))
+            positions = batch.packing.position_ids
+            embedded.append(encoder.embeddings(batch.input_ids, batch.token_type_ids, positions))
         whole = torch.cat(embedded).detach().to(gradients.matrix.dtype)
         whole.requires_grad_(embedded[0].requires_grad)
-        packing = Packing.joined([batch.packing for batch in batches.values()])
-        firsts = encoder.layers_packed(whole, packing, first_only=True)
-    for row, (name, batch), first in zip(rows, batches.items(), firsts.split(packing.parts), strict=True):
+        with fast.accumulate_into(views, sequences):
+            firsts = fast.encode_layers(encoder, whole, packing, first_only=True)
+
+    # Pooler and heads, task by task: from each loss back to the first tokens.
+    parts = zip(batches.items(), firsts.split(sequences), strict=True)
+    for row, ((name, batch), first) in enumerate(parts):
         first = first.detach().requires_grad_()
         with gradients.row(row):
-            loss = model.tasks[name].loss(model.heads[name](model.pool(first, batch)), batch.labels)
+            outputs = model.heads[name](model.pool(first, batch))
+            loss = model.tasks[name].loss(outputs, batch.labels)
             loss.backward()
         losses.append(loss.detach())
         d_firsts.append(torch.zeros_like(first) if first.grad is None else first.grad)
+
+    # The layers, all tasks at once: each task's part of dL/dW into its own row.
     if firsts.requires_grad:
-        with fast_layer.gradients_in_place(encoder.layers, [gradients.views(row) for row in rows]):
-            firsts.backward(torch.cat(d_firsts))
-        assert all(parameter.grad is None for parameter in encoder.layers.parameters()), "a gradient in no task's row"
+        firsts.backward(torch.cat(d_firsts))
+        assert all(parameter.grad is None for parameter in encoder.layers.parameters()), (
+            "a gradient in no task's row")
+
+    # The embeddings, task by task.
     if whole.requires_grad:
-        for row, part, d_part in zip(rows, embedded, whole.grad.split(packing.part_tokens), strict=True):
+        d_parts = whole.grad.split(tokens)
+        for row, (part, d_part) in enumerate(zip(embedded, d_parts, strict=True)):
             with gradients.adding(row):
                 part.backward(d_part.to(part.dtype))
     return losses

@@ -1,9 +1,11 @@
-"""A task's forward and backward as a CUDA graph: its kernels are launched once by hand, then repeated by the GPU alone.
+"""A task's forward and backward as a CUDA graph: launched once by hand, then repeated by the GPU alone.
 
-A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor takes longer to launch
-one than the GPU to run it. A graph holds for one shape only, so the row of tokens is filled up to the next of a few
-lengths by more sentences, which nobody asks about (`Batch.in_few_shapes`); tests/speed/test_accelerator.py shows that nothing
-else changes. All graphs take their memory from one pool: what one has left there is the next one's to write on.
+A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor
+takes longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it
+captured, so an edit of that code takes effect here too. It holds for one shape only: the row of
+tokens is filled up to one of a few lengths with dummy sequences, whose outputs are discarded
+(`Batch.in_few_shapes`). All graphs share one pool of memory, where the next one overwrites what the
+last one left.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from multitask.data.batching import Batch, Pieces, rounded
+from multitask.data.batching import Batch, MicroBatches, rounded
 
 LIMIT = 64  # graphs kept; a batch of yet another shape is launched by hand
 
@@ -24,18 +26,20 @@ Replay = Callable[[], None]
 
 
 def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
-    """What `work` returns on the GPU, and what does the work again, to the same tensors.
+    """What `work` returns on the GPU, and a function that does it again, to the same tensors.
 
-    Random numbers are drawn as if the work had not been done before. Raises RuntimeError for work that waits for the
-    GPU, or does anything else that a graph cannot hold.
+    Random numbers are drawn as if the work had not been done before. Raises RuntimeError for work
+    that waits for the GPU, or does anything else that a graph cannot hold.
     """
+    # What libraries set up at their first call must not be captured: a first run aside.
     random = torch.cuda.get_rng_state()
-    side = torch.cuda.Stream()  # what libraries set up at their first call must not be captured
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         work()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.set_rng_state(random)
+
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
         result = work()
@@ -44,8 +48,11 @@ def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
 
 @dataclass(frozen=True)
 class _Captured:
-    """batch: where the next one's numbers go. loss, gradients: where they stand after a replay, the head's, until
-    another graph is replayed."""
+    """One graph and its tensors.
+
+    batch: where the next batch's numbers go. loss, gradients: where the loss and the head's
+    gradients stand after a replay, until another graph is replayed.
+    """
 
     batch: Batch
     replay: Replay
@@ -56,35 +63,43 @@ class _Captured:
 class BackwardGraphs:
     """`backward` for a whole batch of one task, captured for each shape of batch that comes up.
 
-    The encoder must take sentences of LEAST tokens.
+    The encoder must have LEAST positions.
+
+    Args:
+        backward: (row of the gradient matrix, task, micro-batches) → loss, on the GPU, without
+            waiting for it. It adds to the gradients of `heads`, which have none before it.
+        capture: `captured`, or what stands for it in a test.
     """
 
-    def __init__(self, backward: Callable[[int, str, Pieces], torch.Tensor], heads: nn.ModuleDict,
+    def __init__(self, backward: Callable[[int, str, MicroBatches], torch.Tensor],
+                 heads: nn.ModuleDict,
                  capture: Callable[[Work, object], tuple[torch.Tensor, Replay]] = captured) -> None:
-        """backward: (row of the gradient matrix, task, pieces) → loss, on the GPU, without waiting for it. It adds to
-        the gradients of `heads`, which have none before it. capture: `captured`, or in a test what stands for it."""
         self._backward, self._heads, self._capture = backward, heads, capture
         self._device = next(heads.parameters()).device
-        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None  # one graph runs at a time
+        is_cuda = self._device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if is_cuda else None  # one graph runs at a time
         self.captured: dict[tuple, _Captured] = {}
         self._works = True
 
-    def __call__(self, row: int, name: str, piece: Batch, examples: int) -> torch.Tensor:
-        """What `backward` does, and returns."""
-        tokens, longest = rounded(len(piece.input_ids)), rounded(piece.packing.seq)
-        key = row, name, len(piece.labels), examples, tokens, longest
+    def __call__(self, row: int, name: str, share: MicroBatches) -> torch.Tensor:
+        """What `backward` does and returns, for a share of one batch."""
+        [batch] = share.batches
+        tokens, longest = rounded(len(batch.input_ids)), rounded(batch.packing.seq)
+        key = row, name, len(batch.labels), share.examples, tokens, longest
         if key not in self.captured and not (self._works and len(self.captured) < LIMIT):
-            return self._backward(row, name, Pieces([piece], examples))
-        filled = piece.in_few_shapes(longest)
+            return self._backward(row, name, share)
+
+        filled = batch.in_few_shapes(longest)
         if key not in self.captured:
             try:
-                self.captured[key] = self._made(row, name, filled.to(self._device), examples)
+                self.captured[key] = self._made(row, name, filled.to(self._device), share.examples)
             except RuntimeError as error:
                 self._works = False
-                warnings.warn(f"no CUDA graph of a step could be made ({error}): kernels are launched one by one, "
-                              "which is slower", stacklevel=2)
+                warnings.warn(f"no CUDA graph of a step could be made ({error}): kernels are launched "
+                              "one by one, which is slower", stacklevel=2)
                 self._heads[name].zero_grad(set_to_none=True)
-                return self._backward(row, name, Pieces([piece], examples))
+                return self._backward(row, name, share)
+
         made = self.captured[key]
         made.batch.copy_(filled)
         made.replay()
@@ -93,11 +108,11 @@ class BackwardGraphs:
         return made.loss.clone()
 
     def _made(self, row: int, name: str, batch: Batch, examples: int) -> _Captured:
-        head, pieces = self._heads[name], Pieces([batch], examples)
+        head, share = self._heads[name], MicroBatches([batch], examples)
 
         def work() -> torch.Tensor:
-            head.zero_grad(set_to_none=True)  # so that backward makes tensors of its own, which stay where they are
-            return self._backward(row, name, pieces)
+            head.zero_grad(set_to_none=True)  # so that backward makes its own tensors, which stay
+            return self._backward(row, name, share)
 
         loss, replay = self._capture(work, self._pool)
         return _Captured(batch, replay, loss, [parameter.grad for parameter in head.parameters()])

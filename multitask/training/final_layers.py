@@ -1,7 +1,7 @@
 """Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen encoder.
 
-A frozen encoder in eval mode gives a sentence the same output every time, so each is computed once; from then on an
-epoch costs what the heads cost.
+A frozen encoder in eval mode gives a sentence the same output every time, so each output is
+computed once. From then on an epoch costs what the heads cost.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from multitask.system.distributed import ALONE, Ranks
 from multitask.system.state import check_like, load_optimizer_state, optimizer_state
 from optim import AdamW
 
-from .step import (
-    StepResult,
+from .optimizing import (
     check_gradient,
     check_length,
+    clip_scale,
     finite_loss,
     head_groups,
     scaled_step,
     squared_norm,
 )
+from .step import StepResult
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,24 @@ class EmbeddedBatch:
     labels: torch.Tensor
 
 
-class Embeddings:
-    """The frozen encoder's outputs for one task's examples, each computed when it is first asked for.
+class CachedEmbeddings:
+    """The frozen encoder's outputs for one task's examples, each computed when it is first needed.
 
-    Memory: examples × hidden × 4 bytes, twice that where the sentences of a pair go in apart.
+    Memory: examples × hidden × 4 bytes, twice that where the sentences of a pair are encoded apart.
+
+    Args:
+        name: what the progress bar calls the examples.
+        ranks: the processes that share the encoding; all ask for the same examples, and get all.
     """
 
-    def __init__(self, model: MultitaskBert, examples: TokenizedExamples, name: str, ranks: Ranks = ALONE) -> None:
-        """name: what the progress bar calls them. ranks: the processes that share the encoding; all ask for the same
-        examples, and all have all outputs."""
+    def __init__(self, model: MultitaskBert, examples: TokenizedExamples, name: str,
+                 ranks: Ranks = ALONE) -> None:
         self.model, self.examples, self.name, self.ranks = model, examples, name, ranks
         width = model.encoder.config.hidden_size * examples.sequences_each
         self._rows = torch.zeros(len(examples), width)
-        self.calls = torch.zeros(len(examples), dtype=torch.int32)  # in which call of `compute`, from 1; 0: not yet
         self._labels = torch.from_numpy(examples.labels)
+        # in which call of `compute` each was encoded, from 1; 0: not yet
+        self.calls = torch.zeros(len(examples), dtype=torch.int32)
 
     def batch(self, indices: Sequence[int]) -> EmbeddedBatch:
         """The examples at these indices, in this order, on the model's device."""
@@ -62,47 +67,49 @@ class Embeddings:
 
     @torch.no_grad()
     def compute(self, indices: Sequence[int]) -> None:
-        """Encodes those of the examples that have not been encoded yet, sentences of like length together."""
+        """Encode those examples that have not been encoded yet, sentences of similar length together."""
         indices = torch.as_tensor(indices)
         missing = indices[self.calls[indices] == 0].unique()
         if not len(missing):
             return
+
+        longest_first = torch.from_numpy(-self.examples.lengths[missing.numpy()]).argsort(stable=True)
+        own = self.ranks.share(missing[longest_first].split(EVALUATION_BATCH))
         was_training = self.model.training
         self.model.eval()
-        order = missing[torch.from_numpy(-self.examples.lengths[missing.numpy()]).argsort(stable=True)]
-        own = self.ranks.share(order.split(EVALUATION_BATCH))
-        with tqdm(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex", leave=False, delay=1,
-                  disable=not self.ranks.writes) as bar:
+        with tqdm(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex", leave=False,
+                  delay=1, disable=not self.ranks.writes) as bar:
             for rows in own:
                 batch = self.examples.batch(rows.tolist()).to(self.model.device)
                 self._rows[rows] = self.model.embed(batch).cpu()
                 bar.update(len(rows))
+
         if self.ranks.size > 1:
-            encoded = self._rows[missing]  # of which each row is another's zeros
+            encoded = self._rows[missing]  # each row is zeros in all processes but one
             self.ranks.start_sum(encoded)()
             self._rows[missing] = encoded
         self.calls[missing] = self.calls.max() + 1
         self.model.train(was_training)
 
     def restore(self, calls: torch.Tensor) -> None:
-        """Encodes again what `calls` says had been encoded, in the same batches: others would give other last bits.
+        """Encode again what `calls` says was encoded, in the same batches: others round otherwise.
 
-        Raises ValueError if it says what no calls leave: each encodes at least one example.
+        Raises ValueError if it is not of these examples.
         """
         check_like({"calls": calls}, {"calls": self.calls})
-        if not 0 <= calls.min() <= calls.max() <= len(calls):
-            raise ValueError(f"the calls that encoded {self.name} are said to be {int(calls.min())} to "
-                             f"{int(calls.max())}, expected 0 to {len(calls)} at most")
         for call in range(1, int(calls.max()) + 1):
             self.compute(torch.nonzero(calls == call).flatten())
 
 
 class HeadTrainer:
-    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not touched."""
+    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not touched.
+
+    Args:
+        clip: the largest norm of each head's gradient; 0 is off.
+    """
 
     def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float, weight_decay: float = 0.0,
                  clip: float = 0.0) -> None:
-        """clip: the largest norm of each head's gradient; 0 is off."""
         self.model, self.clip = model, clip
         self.heads = nn.ModuleDict({name: model.heads[name] for name in tasks})
         self.optimizer = AdamW(head_groups(self.heads, weight_decay, lr))
@@ -110,28 +117,30 @@ class HeadTrainer:
     def step(self, batches: Mapping[str, EmbeddedBatch], lr_scale: float = 1.0) -> StepResult:
         """One update of the heads that have a batch; the others rest, weight decay included.
 
-        Raises FloatingPointError, naming the task, for a loss or a gradient that is not finite; nothing is updated
-        then.
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; the error names the task, and
+                nothing is updated.
         """
         self.optimizer.zero_grad(set_to_none=True)  # without a gradient, AdamW leaves a head alone
         losses = {}
         for name, batch in batches.items():
-            loss = self.model.tasks[name].loss(self.heads[name](batch.embeddings), batch.labels)
+            head = self.heads[name]
+            loss = self.model.tasks[name].loss(head(batch.embeddings), batch.labels)
             losses[name] = finite_loss(name, loss.item())
             loss.backward()
-            square = squared_norm(self.heads[name]).item()
+
+            square = squared_norm(head).item()
             check_gradient(name, losses[name], square)
-            scale = min(1.0, self.clip / max(math.sqrt(square), 1e-12)) if self.clip else 1.0
+            scale = clip_scale(self.clip, math.sqrt(square))
             check_length(name, scale**2 * square)
-            if scale < 1:
-                for parameter in self.heads[name].parameters():
-                    parameter.grad.mul_(scale)
+            for parameter in head.parameters():
+                parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step; the encoder's where it is trained, else the heads'."""
+        """Of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -139,5 +148,5 @@ class HeadTrainer:
         return optimizer_state(self.optimizer)
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)

@@ -9,9 +9,10 @@ import math
 import pytest
 import torch
 from oracle import stored_reference
+from torch.nn import functional as F
 
-from minbert.attention import BertSelfAttention, attention, fused_attention
-from minbert.fast.packing import Packing
+from minbert.attention import BertSelfAttention, attention
+from minbert.fast import Packing, packed
 
 
 def random_heads(batch=3, heads=2, seq=5, head_dim=4, dtype=torch.float64):
@@ -46,9 +47,8 @@ def test_masked_keys_have_no_weight_and_the_rest_sum_to_one():
 
 def test_a_row_of_padding_alone_gives_finite_values():
     query, key, value = random_heads(batch=1)
-    for attend in (attention, fused_attention):
-        out = attend(query, key, value, torch.zeros(1, 5, dtype=torch.bool))
-        assert torch.isfinite(out).all(), attend.__name__
+    out = attention(query, key, value, torch.zeros(1, 5, dtype=torch.bool))
+    assert torch.isfinite(out).all()
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -59,21 +59,20 @@ def test_the_fused_kernel_equals_the_written_out_formula(masked, dtype, toleranc
     inputs = random_heads(dtype=dtype)
     upstream = torch.randn_like(inputs[0])
     plain = attention(*inputs, mask)
-    fused = fused_attention(*inputs, mask)
+    fused = F.scaled_dot_product_attention(*inputs, None if mask is None else mask[:, None, None, :])
     torch.testing.assert_close(fused, plain, atol=tolerance, rtol=0)
     for ours, theirs in zip(torch.autograd.grad(fused, inputs, upstream), torch.autograd.grad(plain, inputs, upstream),
                             strict=True):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
-def test_both_drop_the_same_share_of_attention():
+def test_dropout_takes_its_share_of_attention():
     """With equal scores and values 1, an output is the share kept over (1 − p): mean 1, and 0 where all are dropped."""
     zeros, ones = torch.zeros(64, 8, 16, 4), torch.ones(64, 8, 16, 4)
-    for attend in (attention, fused_attention):
-        out = attend(zeros, zeros, ones, None, 0.5)[..., 0]
-        # 8,192 outputs of standard deviation 1/√16 = 0.25: the mean's standard error is 0.003
-        assert abs(float(out.mean()) - 1) < 0.015, attend.__name__
-        assert abs(float(out.std()) - 0.25) < 0.02, attend.__name__
+    out = attention(zeros, zeros, ones, None, 0.5)[..., 0]
+    # 8,192 outputs of standard deviation 1/√16 = 0.25: the mean's standard error is 0.003
+    assert abs(float(out.mean()) - 1) < 0.015
+    assert abs(float(out.std()) - 0.25) < 0.02
 
 
 def test_one_product_makes_the_same_heads_as_three_separate_ones():
@@ -86,7 +85,7 @@ def test_one_product_makes_the_same_heads_as_three_separate_ones():
         columns = slice(2 * h, 2 * h + 2)
         weights = torch.softmax(query[:, columns] @ key[:, columns].T / math.sqrt(2), dim=-1)
         heads.append(weights @ value[:, columns])
-    ours = module(rows, Packing.from_lengths([4]))
+    ours = module(rows[None])[0]
     torch.testing.assert_close(ours, torch.cat(heads, dim=1), atol=1e-12, rtol=0)
 
 
@@ -97,9 +96,8 @@ def test_it_is_torchs_own_multi_head_attention():
                             "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
     rows = torch.randn(1, 4, 6, dtype=torch.float64)
     expected, weights = theirs(rows, rows, rows, average_attn_weights=False)
-    packing = Packing.from_lengths([4])
-    torch.testing.assert_close(ours(rows[0], packing), expected[0], atol=1e-12, rtol=0)
-    torch.testing.assert_close(ours.weights(rows[0], packing), weights, atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours(rows), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.weights(rows), weights, atol=1e-12, rtol=0)
 
 
 def test_the_weights_are_those_of_the_stored_reference():
@@ -113,8 +111,9 @@ def test_the_weights_are_those_of_the_stored_reference():
 def test_sentences_in_one_row_never_see_each_other():
     module = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
     first, second = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
-    together = module(torch.cat([first, second]), Packing.from_lengths([4, 2]))
-    apart = torch.cat([module(first, Packing.from_lengths([4])), module(second, Packing.from_lengths([2]))])
+    packing = Packing.from_lengths([4, 2])
+    together = packed.attend(module, torch.cat([first, second]), packing)
+    apart = torch.cat([module(first[None])[0], module(second[None])[0]])
     torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
 
 

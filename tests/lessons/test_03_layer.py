@@ -10,8 +10,8 @@ import pytest
 import torch
 from oracle import stored_reference
 
-from minbert.fast.packing import Packing
-from minbert.layer import ACTIVATIONS, BertLayer, gelu, gelu_new
+from minbert.activations import ACTIVATIONS, gelu, gelu_new
+from minbert.layer import BertLayer
 
 GRID = torch.linspace(-8, 8, 3201, dtype=torch.float64)
 
@@ -35,17 +35,17 @@ def test_gelu_new_is_the_tanh_approximation_and_not_gelu():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_layer_is_the_two_equations_of_its_docstring(activation):
     module = layer(activation).eval()
-    x, packing = torch.randn(5, 8, dtype=torch.float64), Packing.from_lengths([5])
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
 
     def normalise(rows, norm):
         centred = rows - rows.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt() * norm.weight + norm.bias
 
-    attended = module.self_attention(x, packing) @ module.attention_dense.weight.T + module.attention_dense.bias
+    attended = module.self_attention(x) @ module.attention_dense.weight.T + module.attention_dense.bias
     h = normalise(x + attended, module.attention_layer_norm)
     inner = ACTIVATIONS[activation](h @ module.intermediate_dense.weight.T + module.intermediate_dense.bias)
     y = normalise(h + inner @ module.output_dense.weight.T + module.output_dense.bias, module.output_layer_norm)
-    torch.testing.assert_close(module(x, packing), y, atol=1e-12, rtol=0)
+    torch.testing.assert_close(module(x), y, atol=1e-12, rtol=0)
 
 
 def test_it_is_torchs_own_encoder_layer():
@@ -60,7 +60,7 @@ def test_it_is_torchs_own_encoder_layer():
                        ("norm1", ours.attention_layer_norm), ("norm2", ours.output_layer_norm)):
         getattr(theirs, name).load_state_dict(part.state_dict())
     x = torch.randn(1, 5, 8, dtype=torch.float64)
-    torch.testing.assert_close(ours(x[0], Packing.from_lengths([5])), theirs(x)[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-12, rtol=0)
 
 
 def test_every_layers_output_is_that_of_the_stored_reference():
@@ -72,21 +72,19 @@ def test_every_layers_output_is_that_of_the_stored_reference():
 
 
 def test_post_norm_outputs_have_mean_zero_and_variance_one():
-    out = layer().eval()(100 * torch.randn(5, 8, dtype=torch.float64), Packing.from_lengths([2, 3]))
+    out = layer().eval()(100 * torch.randn(1, 5, 8, dtype=torch.float64))[0]
     torch.testing.assert_close(out.mean(-1), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(out.square().mean(-1), torch.ones(5, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
 def test_without_positions_a_layer_treats_tokens_as_a_set():
-    module, x = layer().eval(), torch.randn(5, 8, dtype=torch.float64)
+    module, x = layer().eval(), torch.randn(1, 5, 8, dtype=torch.float64)
     shuffle = torch.tensor([3, 1, 4, 0, 2])
-    packing = Packing.from_lengths([5])
-    torch.testing.assert_close(module(x[shuffle], packing), module(x, packing)[shuffle], atol=1e-12, rtol=0)
+    torch.testing.assert_close(module(x[:, shuffle]), module(x)[:, shuffle], atol=1e-12, rtol=0)
 
 
 def test_training_mode_drops_and_eval_mode_does_not():
-    module, x = layer(dropout=0.5), torch.randn(5, 8, dtype=torch.float64)
-    packing = Packing.from_lengths([5])
-    assert not torch.equal(module(x, packing), module(x, packing))
+    module, x = layer(dropout=0.5), torch.randn(1, 5, 8, dtype=torch.float64)
+    assert not torch.equal(module(x), module(x))
     module.eval()
-    assert torch.equal(module(x, packing), module(x, packing))
+    assert torch.equal(module(x), module(x))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from oracle import gradients_by_their_name, reference, stored_reference
 
 from minbert import BertConfig, BertModel
-from minbert.attention import attention
 
 SENTENCES = ["A gorgeous, witty, seductive movie.", "No.", "It is , by conventional measures , rather less than that ."]
 SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a second time?", "Yes."]
@@ -130,7 +129,7 @@ def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer)
     with pytest.raises(ValueError, match="put it in a list"):
         model.encode("a", real_tokenizer)
     small = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
-    with pytest.raises(ValueError, match="knows 30522 pieces, the model 50"):
+    with pytest.raises(ValueError, match="has 30522 pieces, the model 50"):
         small.encode(["a"], real_tokenizer)
 
 
@@ -170,11 +169,10 @@ def test_padding_may_stand_anywhere_and_a_row_may_be_all_padding(tiny_model):
     assert torch.isfinite(out.pooler_output).all()
 
 
-def test_written_out_attention_gives_the_same_model(tiny_model):
+def test_the_plain_forms_give_the_same_model(tiny_model, monkeypatch):
     ids, mask = torch.randint(5, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     fused = tiny_model(ids, mask)
-    for layer in tiny_model.layers:
-        layer.self_attention.attend = attention
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
     plain = tiny_model(ids, mask)
     torch.testing.assert_close(plain.pooler_output, fused.pooler_output, atol=1e-6, rtol=0)
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from optim import AdamW, linear_decay
-from optim.adamw import _adamw, _one_pass_adamw
+from optim.adamw import adamw_update
+from optim.fast import fused_adamw
 from optim.schedule import constant
 
 
@@ -110,7 +111,7 @@ def test_the_update_in_one_pass_is_the_equations_line_by_line(dtype, weight_deca
              "correct_bias": correct_bias}
     start = [torch.randn(1000, dtype=dtype), torch.zeros(1000, dtype=dtype), torch.zeros(1000, dtype=dtype)]
     ends = []
-    for update in (_adamw, _one_pass_adamw):
+    for update in (adamw_update, fused_adamw):
         torch.manual_seed(1)
         theta, m, v = (value.clone() for value in start)
         for t in range(1, 6):
@@ -187,7 +188,7 @@ def test_hyperparameters_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_a_sparse_gradient_is_a_dense_one_of_zeros_elsewhere_bit_for_bit(weight_decay, monkeypatch):
     """Rows that no sentence looks up move on: their moments decay and push. Blocks of 3 rows here, some untouched."""
-    monkeypatch.setattr("optim.adamw.BLOCK", 6)
+    monkeypatch.setattr("optim.fast.BLOCK", 6)
     tables = [torch.nn.Embedding(10, 2, sparse=sparse) for sparse in (True, False)]
     tables[1].load_state_dict(tables[0].state_dict())
     optimizers = [AdamW(table.parameters(), lr=0.1, weight_decay=weight_decay) for table in tables]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import algorithm_1
 
 from optim import (
     constant_weights,
@@ -24,7 +25,7 @@ from optim import (
     project_paper,
     sum_weights,
 )
-from optim.surgery import SURGERY, algorithm_1, combine, random_order
+from optim.surgery import SURGERY, combine, random_order
 
 
 def gradients(rows, dtype=torch.float64):
@@ -215,7 +216,7 @@ def test_float32_gradients_of_any_scale_are_projected_rightly(scale, method):
 
 
 def test_the_gram_matrix_is_exact_across_blocks(monkeypatch):
-    monkeypatch.setattr("optim.surgery.MIDDLE", 7)
+    monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows = torch.randn(3, 50)  # shorter than a piece of float32 products: float64 throughout
     torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)
     rows = torch.randn(3, 50, dtype=torch.float64)
@@ -265,7 +266,7 @@ def test_a_surrounding_autocast_changes_no_product():
 
 
 def test_the_combination_may_take_the_place_of_the_first_gradient(monkeypatch):
-    monkeypatch.setattr("optim.surgery.MIDDLE", 7)
+    monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows, weights = torch.randn(3, 50), torch.tensor([1.5, 1.0, 2.0], dtype=torch.float64)
     expected = combine(rows, weights)
     # float32 rounding of three terms near 1
@@ -311,7 +312,7 @@ def test_constant_weights_one_for_each_task():
     with pytest.raises(ValueError, match="2 constant weights for 3 tasks"):
         constant_weights([1, 2])(torch.eye(3))
     for bad in ([], [1.0, float("nan")], [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="one finite number a task"):
+        with pytest.raises(ValueError, match="one finite number per task"):
             constant_weights(bad)
 
 

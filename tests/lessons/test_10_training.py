@@ -14,17 +14,19 @@ import weakref
 import pytest
 import torch
 from oracle import reference
+from plain_step import plain_step
 from torch.nn import functional as F
 
 from heads import ARCHITECTURES, TwoLayerHead
-from minbert import BertConfig, BertModel, BertTokenizer, Packing
+from minbert import BertConfig, BertModel, BertTokenizer, Packing, fast
+from minbert.fast.gradients import GradBuffers, current_buffers
 from multitask import MultitaskBert
-from multitask.data.batching import Pieces
+from multitask.data.batching import MicroBatches
 from multitask.data.course import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import all_at_once as together
 from multitask.training.step import TABLE, SurgeryTrainer
-from optim import AdamW, TaskGradients, gram_matrix, pcgrad_weights, split_decayed
+from optim import AdamW, TaskGradients, gram_matrix, split_decayed
 from optim.surgery import random_order
 
 SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good"]
@@ -125,39 +127,28 @@ def test_predictions_are_decoded_in_the_courses_terms():
 # ------------------------------------------------------------------------------------------------ one step
 
 
-def naive_step(model: MultitaskBert, order, lr, weight_decay=0.0, clip=0.0):
-    """The same step without flat vectors, Gram matrix or rows: autograd.grad, lists, and the definition of PCGrad."""
-    encoder = [*split_decayed(model.encoder)[0].values(), *split_decayed(model.encoder)[1].values()]
-    per_task, losses = [], {}
-    for name, batch in batches(model).items():
-        head = list(model.heads[name].parameters())
-        loss = TASKS[name].loss(model(name, batch), batch.labels)
-        gradients = torch.autograd.grad(loss, encoder + head)
-        losses[name] = loss.item()
-        per_task.append(torch.cat([g.flatten() for g in gradients[:len(encoder)]]))
-        for parameter, gradient in zip(head, gradients[len(encoder):], strict=True):
-            parameter.grad = gradient
-    rows = torch.stack(per_task)
-    combined = pcgrad_weights(gram_matrix(rows), order).to(rows) @ rows
-    for parameter, gradient in zip(encoder, combined.split([p.numel() for p in encoder]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    if clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    decayed, undecayed = split_decayed(model)
-    AdamW([{"params": decayed.values(), "weight_decay": weight_decay}, {"params": undecayed.values()}], lr=lr).step()
-    return losses
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_a_step_is_what_a_naive_implementation_does(arch, clip):
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_the_plain_step(arch, clip, plain, monkeypatch):
+    """The real step, with the fast forms and without, is the one of examples/plain_step.py."""
+    monkeypatch.setenv("MINBERT_PLAIN", plain)
     ours, theirs = without_head_dropout(build(arch)), without_head_dropout(build(arch))
     trainer = SurgeryTrainer(ours, "pcgrad", lr=1e-3, weight_decay=0.1, clip=clip, seed=5)
     result = trainer.step(batches(ours))
-    losses = naive_step(theirs, random_order(3, torch.Generator().manual_seed(5)), 1e-3, 0.1, clip)
+
+    decayed, undecayed = split_decayed(theirs)
+    optimizer = AdamW([{"params": decayed.values(), "weight_decay": 0.1},
+                       {"params": undecayed.values()}], lr=1e-3)
+    if clip:
+        optimizer.register_step_pre_hook(
+            lambda *_: torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip) and None)
+    order = random_order(3, torch.Generator().manual_seed(5))
+    losses = plain_step(theirs, batches(theirs), optimizer, order)
+
     assert result.losses == pytest.approx(losses, rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise in g shows in the step
+        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -269,6 +260,15 @@ def test_each_tasks_graph_is_freed_before_the_next_tasks_forward(task_by_task):
 # ----------------------------------------------------------------------------------- all tasks at once, and one by one
 
 
+def table_gradients(trainer):
+    """(tasks, vocabulary, hidden), whether kept as rows or as a part of the matrix."""
+    gradients = trainer.gradients
+    if gradients.table is not None:
+        return torch.stack([gradient.to_dense() for gradient in gradients._table_gradients])
+    table = trainer.model.encoder.get_parameter(TABLE)
+    return gradients.matrix[:, :table.numel()].reshape(-1, *table.shape)
+
+
 def gradients_of_a_step(model, at_once: bool, monkeypatch) -> dict[str, torch.Tensor]:
     """What a step's forwards and backwards leave: losses, each task's gradient of the encoder and of its head."""
     monkeypatch.setattr(together, "MOST_TOKENS", 1000 if at_once else 0)
@@ -276,10 +276,12 @@ def gradients_of_a_step(model, at_once: bool, monkeypatch) -> dict[str, torch.Te
     backward = together.backward
     monkeypatch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    losses = trainer._backward([Pieces([batch], len(batch.labels)) for batch in batches(model).values()])
+    losses = trainer._backward([MicroBatches([batch], len(batch.labels)) for batch in batches(model).values()])
     monkeypatch.setattr(together, "backward", backward)
-    return {"at once": torch.tensor(len(calls)), "losses": torch.stack(losses), "rows": trainer.gradients.matrix,
-            "looked up": torch.cat([*map(torch.Tensor.flatten, trainer.gradients._looked_up())]),
+    dense = trainer.flat.vector.numel() - model.encoder.get_parameter(TABLE).numel()
+    return {"at once": torch.tensor(len(calls)), "losses": torch.stack(losses),
+            "rows": trainer.gradients.matrix[:, -dense:],
+            "table": table_gradients(trainer),
             "heads": torch.cat([parameter.grad.flatten() for parameter in model.heads.parameters()])}
 
 
@@ -309,8 +311,9 @@ def test_with_dropout_each_task_has_the_gradient_of_its_own_loss_under_the_masks
     each, encoder = batches(model), model.encoder
     row = torch.cat([encoder.embeddings(batch.input_ids, batch.token_type_ids, batch.packing.position_ids)
                      for batch in each.values()])
-    packing = Packing.joined([batch.packing for batch in each.values()])
-    firsts = encoder.layers_packed(row, packing, first_only=True).split(packing.parts)
+    packing = Packing.from_lengths([length for batch in each.values() for length in batch.packing.lengths.tolist()])
+    firsts = fast.encode_layers(encoder, row, packing, first_only=True)
+    firsts = firsts.split([batch.packing.batch for batch in each.values()])
     losses = [TASKS[name].loss(model.heads[name](model.pool(first, batch)), batch.labels)
               for first, (name, batch) in zip(firsts, each.items(), strict=True)]
     assert torch.equal(torch.stack(losses), found["losses"])
@@ -325,10 +328,9 @@ def test_with_dropout_each_task_has_the_gradient_of_its_own_loss_under_the_masks
         # float32 rounding of sums in another order
         torch.testing.assert_close(row, torch.cat([one.flatten() for one in others[-len(dense):]]), atol=2e-6,
                                    rtol=1e-5)
-    touched = torch.cat([batch.input_ids for batch in each.values()]).unique()
-    for found_one, expected in ((found["looked up"][len(touched):], torch.stack(tables)[:, touched]),
+    for found_one, expected in ((found["table"], torch.stack(tables)),
                                 (found["heads"], torch.cat([one.flatten() for one in heads]))):
-        torch.testing.assert_close(found_one, expected.flatten(), atol=2e-6, rtol=1e-5)  # the same
+        torch.testing.assert_close(found_one.flatten(), expected.flatten(), atol=2e-6, rtol=1e-5)  # the same
 
 
 def adapted(model):
@@ -360,7 +362,7 @@ def factorised(model):
 LIBERTIES = {
     "a hook on a weight": (lambda model: model.encoder.layers[1].output_dense.weight.register_hook(lambda g: 2 * g), 0),
     "an adapter behind a layer": (adapted, 0),
-    "a part replaced": (lambda model: setattr(model.encoder.layers[0], "output_dense", torch.nn.Linear(32, 16)), 0),
+    "a part replaced": (lambda model: setattr(model.encoder.layers[0], "output_dense", torch.nn.Linear(32, 16)), 1),
     "a part taken away": (lambda model: setattr(model.encoder.layers[0], "output_layer_norm", torch.nn.Identity()), 0),
     "a forward of its own": (lambda model: setattr(model, "forward", lambda name, batch: 2 * MultitaskBert.forward(
         model, name, batch)), 0),
@@ -387,8 +389,7 @@ def test_what_was_changed_is_obeyed_as_it_is_task_by_task_in_the_plain_form(libe
         model = without_head_dropout(build())
         torch.manual_seed(1)
         change(model)
-        for layer in model.encoder.layers:
-            layer.by_hand = at_once
+        monkeypatch.setenv("MINBERT_PLAIN", str(int(not at_once)))
         found.append(gradients_of_a_step(model, at_once, monkeypatch))
     assert [int(one.pop("at once")) for one in found] == [expected, 0]
     for name, ours in found[0].items():
@@ -409,7 +410,7 @@ def test_a_step_that_breaks_off_between_two_tasks_leaves_nothing_behind(monkeypa
         with pytest.raises(RuntimeError, match="on purpose"):
             trainers[0].step(batches(model))
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
-    assert all(layer.gradient_places == ({},) for layer in model.encoder.layers)
+    assert current_buffers() == GradBuffers()
     for trainer in trainers:
         trainer.step(batches(trainer.model))
     assert torch.equal(trainers[0].flat.vector, trainers[1].flat.vector)
@@ -425,8 +426,8 @@ def test_a_step_of_too_many_tokens_or_of_a_part_of_a_batch_goes_task_by_task(mon
     assert not together.applies(model, each)
     monkeypatch.setattr(together, "MOST_TOKENS", tokens)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    whole = torch.stack(trainer._backward([Pieces([batch], len(batch.labels)) for batch in each.values()]))
-    half = torch.stack(trainer._backward([Pieces([batch], 2 * len(batch.labels)) for batch in each.values()]))
+    whole = torch.stack(trainer._backward([MicroBatches([batch], len(batch.labels)) for batch in each.values()]))
+    half = torch.stack(trainer._backward([MicroBatches([batch], 2 * len(batch.labels)) for batch in each.values()]))
     # float32 rounding
     torch.testing.assert_close(whole, 2 * half, atol=0, rtol=1e-6)
 

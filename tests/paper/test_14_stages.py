@@ -30,7 +30,7 @@ from multitask.runs.run import limited
 from multitask.runs.stages import STAGES, Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import NLI, TASKS
-from multitask.training.final_layers import Embeddings, HeadTrainer
+from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from optim import AdamW
 
 # a few steps on a few examples may predict one value for all
@@ -257,7 +257,7 @@ def pairs(count: int) -> list[Example]:
 
 def test_embeddings_are_the_encoders_own_in_eval_mode_and_each_is_computed_once(frozen, monkeypatch):
     tokens = frozen.tokenize(pairs(9))
-    embeddings = Embeddings(frozen.train(), tokens, "para")
+    embeddings = CachedEmbeddings(frozen.train(), tokens, "para")
     encoded = []
     embed = MultitaskBert.embed
     monkeypatch.setattr(MultitaskBert, "embed",
@@ -277,7 +277,7 @@ def test_embeddings_are_the_encoders_own_in_eval_mode_and_each_is_computed_once(
 def test_embeddings_are_restored_in_the_batches_they_were_computed_in(frozen):
     """Another batch gives other last bits, and a resumed run must go on to the same bytes."""
     tokens = frozen.tokenize(pairs(90))
-    once, again = (Embeddings(frozen, tokens, "para") for _ in range(2))
+    once, again = (CachedEmbeddings(frozen, tokens, "para") for _ in range(2))
     for indices in (range(0, 70, 3), range(40)):
         once.compute(indices)
     again.restore(once.calls)
@@ -288,7 +288,7 @@ def test_embeddings_are_restored_in_the_batches_they_were_computed_in(frozen):
 def test_a_head_without_a_batch_rests_and_the_encoder_never_moves(frozen):
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
-    batch = Embeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(2):
         trainer.step({"para": batch})
     moved = {name for name, value in frozen.state_dict().items() if not torch.equal(value, before[name])}
@@ -301,7 +301,7 @@ def test_a_step_on_embeddings_is_the_step_of_an_ordinary_loop(frozen):
     weight, bias = (value.detach().clone().requires_grad_() for value in frozen.heads["para"].parameters())
     theirs = AdamW([weight, bias], lr=1e-2)
     ours = HeadTrainer(frozen, ["para"], lr=1e-2)
-    batch = Embeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(3):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             batch.embeddings @ weight[0] + bias, batch.labels)

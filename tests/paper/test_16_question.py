@@ -1,7 +1,8 @@
-"""Lesson 16: does surgery help, and does the paper's table hold? How to ask so that the answer means something.
+"""Lesson 16: does surgery help, and does the paper's table hold? How to ask so that the answer
+means something.
 
-You learn that arms must differ in one thing only, what a claim is as a difference of cells, and what an interval over
-dev items does not say.
+You learn that arms must differ in one thing only, what a claim is as a difference of cells, and
+what an interval over dev items does not say.
 """
 
 import json
@@ -28,7 +29,8 @@ def quiet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def asked(small_data, tmp_path_factory):
-    """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given, arm by arm)."""
+    """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given,
+    arm by arm)."""
     torch.manual_seed(0)
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
@@ -90,7 +92,8 @@ def test_constant_arm_weights(asked):
 
 
 def test_weights_of_one_are_the_sum(asked):
-    """Two arms that do the same end at the same numbers: nothing but the weights tells arms apart."""
+    """Two arms that do the same end at the same numbers: nothing but the weights tells arms
+    apart."""
     ask, _, _ = asked
     dataset = question.run.load_data(ask.settings(1))
     model = question.run.build_model(ask.settings(1), dataset)
@@ -163,7 +166,8 @@ def test_question_markdown(asked):
         assert part in text, part
 
 
-# ------------------------------------------------------------------------------------------------ claims
+# ------------------------------------------------------------------------------------------------
+# claims
 
 
 CELLS = [*PAPER_TABLE_1, ("baseline", "concatA")]
@@ -178,7 +182,8 @@ def test_claims_by_the_papers_table():
     assert found["ConcatB is far better than ConcatA on pairs", "sts"] == pytest.approx((7.722 - 3.190) / 10)
     signs = {(claim.text, claim.task): claim.sign for claim in claims.claims()}
     against = {key for key, value in found.items() if value * signs[key] <= 0}
-    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its own slips")
+    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its
+    # own slips")
     assert ("all experiments outperform the baseline, the worst too", "sst") in against
     assert found["all experiments outperform the baseline, the worst too", "sst"] == pytest.approx(0.303 - 0.310)
     assert ("final layers alone are worse than the worst of the others", "sts") not in against

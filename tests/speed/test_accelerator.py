@@ -138,7 +138,7 @@ def test_on_a_cpu_a_row_is_filled_up_to_few_lengths_by_sequences_that_are_not_em
     ids, labels = torch.zeros(tokens, dtype=torch.int64), torch.zeros(len(lengths))
     filled = batching.Batch(ids, ids, Packing.from_lengths(lengths), 1, labels).in_few_lengths()
     assert len(filled.input_ids) == rounded(tokens, LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
-    assert filled.packing.batch == len(lengths) + filled.fillers
+    assert filled.packing.batch == len(lengths) + filled.dummy_sequences
     added = {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
     assert filled.packing.lengths[len(lengths):].tolist() == added
 
@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_stops_a_step_in_graphs():
 def test_pieces_go_by_hand():
     model = without_head_dropout(build_long()).to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    result = trainer.step({name: model.tokenize(examples).pieces(range(len(examples)), 2, len(examples))
+    result = trainer.step({name: model.tokenize(examples).micro_batches(range(len(examples)), 2, len(examples))
                            for name, examples in EXAMPLES.items()})
     assert not trainer._graphs.captured
     assert all(loss > 0 for loss in result.losses.values())

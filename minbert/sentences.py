@@ -1,0 +1,57 @@
+"""One vector per sentence: BertModel.encode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from . import fast
+from .tokenizer import BertTokenizer
+
+# pooling → function (model, row of token vectors, packing) → (batch, hidden). All but the mean
+# get the first tokens alone, (batch, hidden), for a row.
+POOLINGS = {
+    "mean": lambda model, row, packing: packing.mean_tokens(row),
+    "cls": lambda model, first_tokens, packing: first_tokens,
+    "pooler": lambda model, first_tokens, packing: model.pool(first_tokens),
+}
+
+
+@torch.no_grad()
+def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer, pooling: str,
+           batch_size: int | None) -> torch.Tensor:
+    """See BertModel.encode. Sentences of similar length share a batch; the model's mode is kept."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the model "
+                         f"{model.config.vocab_size}: they do not belong together")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
+
+    encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
+    longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
+    vectors = torch.empty(len(encodings), model.config.hidden_size)
+    device, was_training = model.pooler_dense.weight.device, model.training
+    batch_size = batch_size or (64 if device.type == "cpu" else 512)
+    progress = tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
+
+    model.eval()
+    try:
+        for start in range(0, len(encodings), batch_size):
+            indices = longest_first[start:start + batch_size]
+            ids = [np.array(encodings[index].ids) for index in indices]
+            types = [np.array(encodings[index].type_ids) for index in indices]
+            input_ids, token_type_ids, packing = fast.pack(ids, types)
+
+            packing = packing.to(device)
+            row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device), packing,
+                                     first_only=pooling != "mean")
+            vectors[indices] = POOLINGS[pooling](model, row, packing).float().cpu()
+            progress.update(len(indices))
+    finally:
+        progress.close()
+        model.train(was_training)
+    return vectors

@@ -1,0 +1,206 @@
+"""Edit an equation in the book, and the program follows.
+
+Each edit is made in a copy of the packages' source. A step of the real trainer with the fast forms must
+then give what the same edit gives with MINBERT_PLAIN=1, and something else than before the edit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("minbert", "optim", "heads", "multitask")
+SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
+             "is it any good"]
+
+# name → file, pairs of (old, new), and settings of the run that shows it
+EDITS = {
+    "no residual": ("minbert/layer.py", [
+        ("attention_layer_norm(hidden_states + self.dropout(attended))",
+         "attention_layer_norm(self.dropout(attended))")], {}),
+    "pre-norm": ("minbert/layer.py", [
+        ("self.self_attention(hidden_states, mask)",
+         "self.self_attention(self.attention_layer_norm(hidden_states), mask)"),
+        ("self.attention_layer_norm(hidden_states + self.dropout(attended))",
+         "hidden_states + self.dropout(attended)")], {}),
+    "layer norm eps": ("minbert/layer.py", [("eps=layer_norm_eps", "eps=0.1")], {}),
+    "no attention_dense": ("minbert/layer.py", [
+        ("self.attention_dense(self.self_attention(hidden_states, mask))",
+         "self.self_attention(hidden_states, mask)")], {}),
+    "dropout after the sum": ("minbert/layer.py", [
+        ("hidden_states + self.dropout(output)", "self.dropout(hidden_states + output)")],
+        {"dropout": 0.3}),
+    "gelu is silu": ("minbert/activations.py", [("return F.gelu(x)\n", "return F.silu(x)\n")], {}),
+    "no root of d": ("minbert/attention.py", [(" / math.sqrt(head_dim)", "")], {}),
+    "mask ignored": ("minbert/attention.py", [("if mask is not None:", "if False:")], {}),
+    "dropout on values": ("minbert/attention.py", [
+        ("F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)")],
+        {"dropout": 0.3}),
+    "no token types": ("minbert/embeddings.py", [
+        ("\n                  + self.token_type_embeddings(token_type_ids))",
+         " + 0 * self.token_type_embeddings(token_type_ids))")], {}),
+    "pooler without tanh": ("minbert/model.py", [
+        ("torch.tanh(self.pooler_dense(cls_states))", "self.pooler_dense(cls_states)")], {}),
+    "layers twice": ("minbert/model.py", [
+        ("hidden_states = layer(hidden_states, mask)",
+         "hidden_states = layer(layer(hidden_states, mask), mask)")], {}),
+    "no bias correction": ("optim/adamw.py", [
+        ("lr * math.sqrt(1 - beta2**t) / (1 - beta1**t) if correct_bias else lr", "lr")], {}),
+    "decay before the step": ("optim/adamw.py", [
+        ("change - decay * (theta + change)", "change - decay * theta")], {"weight_decay": 90.0}),
+    "eps inside the root": ("optim/adamw.py", [("(v.sqrt() + eps)", "(v + eps).sqrt()")], {}),
+    "projected on projected": ("optim/surgery.py", [
+        ("product = mixture[i] @ K[:, j] ", "product = mixture[i] @ K @ mixture[j] "),
+        ("mixture[i, j] -= product / K[j, j] ",
+         "mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * mixture[j] ")], {}),
+    "pcgrad by the mean": ("optim/surgery.py", [("mixture.sum(0)", "mixture.mean(0)")], {}),
+    "eq. 2 on conflict only": ("optim/surgery.py", [
+        ("crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)")], {"surgery": "paper"}),
+    "head dropout": ("heads/layers.py", [("FIRST_DROPOUT = 0.3", "FIRST_DROPOUT = 0.6")], {}),
+}
+# What the fast forms replace, and would not follow unless they were compared with the book.
+REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum", "gelu is silu",
+            "no root of d", "mask ignored", "dropout on values", "layers twice", "no bias correction",
+            "decay before the step", "eps inside the root"}
+
+
+@contextmanager
+def packages_of(folder: Path):
+    """Inside, the packages are imported afresh from this folder."""
+    ours = [name for name in sys.modules if name.split(".")[0] in PACKAGES]
+    before = {name: sys.modules.pop(name) for name in ours}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@pytest.fixture
+def copy_of_source(tmp_path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package,
+                        ignore=shutil.ignore_patterns("__pycache__", "mini", "*.xz", "*.zip"))
+    return tmp_path
+
+
+def edit(folder: Path, name: str) -> dict:
+    """Make the edit in this copy; return the settings that show it."""
+    file, replacements, settings = EDITS[name]
+    path = folder / file
+    text = path.read_text(encoding="utf-8")
+    for old, new in replacements:
+        assert old in text, f"{file} has no {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return settings
+
+
+def two_steps(dropout: float = 0.0, weight_decay: float = 0.1, surgery: str = "pcgrad") -> torch.Tensor:
+    """All weights after two steps of the real trainer on three tasks, from the imported packages."""
+    from minbert import BertConfig, BertModel, BertTokenizer
+    from multitask import MultitaskBert
+    from multitask.data.course import Example
+    from multitask.training.step import SurgeryTrainer
+
+    torch.manual_seed(3)
+    tokenizer = BertTokenizer.train(SENTENCES, 80)
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
+                        num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
+                        initializer_range=0.2, hidden_dropout_prob=dropout,
+                        attention_probs_dropout_prob=dropout)
+    model = MultitaskBert(BertModel(config), tokenizer, "concatB")
+    pairs = list(zip(SENTENCES, SENTENCES[2:] + SENTENCES[:2], strict=True))
+    examples = {
+        "sst": [Example(str(i), (text,), float(i)) for i, text in enumerate(SENTENCES)],
+        "para": [Example(str(i), pair, float(i % 2)) for i, pair in enumerate(pairs)],
+        "sts": [Example(str(i), pair, 1.1 * i) for i, pair in enumerate(pairs[:4])],
+    }
+    batches = {name: model.tokenize(some).batch(range(len(some))) for name, some in examples.items()}
+
+    trainer = SurgeryTrainer(model, surgery, lr=1e-3, weight_decay=weight_decay, seed=5)
+    for _ in range(2):
+        trainer.step(batches)
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def two_steps_of(folder: Path, settings: dict) -> tuple[torch.Tensor, list[str]]:
+    """`two_steps` with the packages in a folder, and the warnings that it gave."""
+    with packages_of(folder), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return two_steps(**settings), [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_takes_effect(name, copy_of_source, monkeypatch):
+    settings = edit(copy_of_source, name)
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    unedited, quiet = two_steps_of(ROOT, settings)
+    followed, told = two_steps_of(copy_of_source, settings)
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
+    plain, _ = two_steps_of(copy_of_source, settings)
+
+    # Adam's steps are lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in them.
+    torch.testing.assert_close(followed, plain, atol=2e-5, rtol=0)
+    assert (followed - unedited).abs().max() > 1e-4
+    assert quiet == []
+    assert len(told) == (name in REPLACED), told
+
+
+@pytest.mark.parametrize("name", sorted(REPLACED))
+def test_without_the_check_it_would_not(name, copy_of_source, monkeypatch):
+    """Lost in whole, or in the gradients, if nothing is compared."""
+    settings = edit(copy_of_source, name)
+    check = copy_of_source / "minbert/fast/check.py"
+    check.write_text(check.read_text().replace("found = difference(tiny, device)", "found = None"))
+    adamw = copy_of_source / "optim/fast.py"
+    adamw.write_text(adamw.read_text().replace("off = difference()", "off = 0.0"))
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    unchecked, _ = two_steps_of(copy_of_source, settings)
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
+    plain, _ = two_steps_of(copy_of_source, settings)
+    assert (unchecked - plain).abs().max() > 2e-5
+
+
+def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
+    """The record of an activation in two minds: the plain form's gradients are right, and a warning tells."""
+    path = copy_of_source / "minbert/activations.py"
+    path.write_text(path.read_text().replace("torch.ops.aten.gelu_backward(d_y, x)\n",
+                                             "2 * torch.ops.aten.gelu_backward(d_y, x)\n", 1))
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    unedited, _ = two_steps_of(ROOT, {})
+    followed, [told] = two_steps_of(copy_of_source, {})
+    torch.testing.assert_close(followed, unedited, atol=2e-5, rtol=0)
+    assert "minbert/fast/layer.py does not compute what minbert/" in told
+    assert "the gradients of" in told
+
+
+def test_a_function_replaced_in_a_notebook_is_noticed(monkeypatch):
+    import minbert.attention
+    from minbert import BertConfig, BertModel, fast
+
+    model = BertModel(BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1,
+                                 num_attention_heads=2, intermediate_size=16)).eval()
+    ids = torch.randint(20, (2, 5))
+    before = model(ids).pooler_output
+    assert fast.applies(model)
+
+    def attention(query, key, value, mask=None, dropout=0.0):
+        return value
+
+    monkeypatch.setattr(minbert.attention, "attention", attention)
+    with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
+        after = model(ids).pooler_output
+    assert (after - before).abs().max() > 1e-4
