@@ -53,7 +53,8 @@ class Masking:
     share: float = CHOSEN
 
     @classmethod
-    def of(cls, tokenizer: BertTokenizer, whole_words: bool = False, share: float = CHOSEN) -> Masking:
+    def of(cls, tokenizer: BertTokenizer, whole_words: bool = False,
+           share: float = CHOSEN) -> Masking:
         """The masking for a tokenizer's vocabulary.
 
         Args:
@@ -71,7 +72,8 @@ class Masking:
         special, continues = torch.zeros(2, size, dtype=torch.bool)
         special[[vocabulary[piece] for piece in SPECIAL_TOKENS if piece in vocabulary]] = True
         if whole_words:
-            continues[[number for piece, number in vocabulary.items() if piece.startswith("##")]] = True
+            continues[[number for piece, number in vocabulary.items()
+                       if piece.startswith("##")]] = True
         return cls(special, continues, vocabulary["[MASK]"], size, share)
 
     def __call__(self, input_ids: torch.Tensor, generator: torch.Generator) -> Masked:

@@ -39,7 +39,8 @@ SHAPE = ("layers", "hidden", "heads", "vocab_size")
 def build_parser() -> Parser:
     parser = Parser(f"python -m {NAME}", __doc__)
     add = parser.add_argument
-    add("--text", metavar="FILE", help="plain text, .gz or .xz, or a folder with the course's data, "
+    add("--text", metavar="FILE",
+        help="plain text, .gz or .xz, or a folder with the course's data, "
         "whose training sentences are then the text; required for a new run")
     add("--out", metavar="FOLDER",
         help="the run's folder, which then serves as --model; required for a new run")
@@ -59,19 +60,23 @@ def build_parser() -> Parser:
     add("--steps", type=int, metavar="N", help="instead of --epochs (default: none)")
     add("--max-minutes", type=float, metavar="X",
         help="stop after this time; --resume trains as long again (default: no limit)")
-    add("--lr", type=float, metavar="X", help="highest learning rate (default: 1e-3; 5e-5 with --from)")
+    add("--lr", type=float, metavar="X",
+        help="highest learning rate (default: 1e-3; 5e-5 with --from)")
     add("--warmup", type=float, metavar="SHARE",
         help="of the steps, linear; then linear decay to 0 (default: 0.05)")
-    add("--weight-decay", type=float, metavar="X", help="not on biases and LayerNorm (default: 0.01)")
+    add("--weight-decay", type=float, metavar="X",
+        help="not on biases and LayerNorm (default: 0.01)")
     add("--clip", type=float, metavar="NORM", help="of the whole gradient; 0 is off (default: 1)")
     add("--dropout", type=float, metavar="SHARE",
         help="in pretraining; fine-tuning takes the one of config.json (default: 0)")
     add("--whole-words", action="store_true", default=None,
         help="mask all pieces of a word together (default: off)")
-    add("--second-segment", choices=SECOND_SEGMENTS, help="none: each sequence is one piece of running "
+    add("--second-segment", choices=SECOND_SEGMENTS,
+        help="none: each sequence is one piece of running "
         "text. again: half of them are nearly the same text twice, as two segments, which helps with "
         "sentence pairs (default: none)")
-    add("--mask-share", type=float, metavar="SHARE", help="of the tokens, to be guessed (default: 0.15)")
+    add("--mask-share", type=float, metavar="SHARE",
+        help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE",
         help="of the passages, never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",

@@ -36,11 +36,15 @@ def build_parser() -> Parser:
     add("--preset", choices=PRESETS, help="the paper's settings, or few steps (default: quick)")
     add("--question", choices=["surgery"],
         help="does surgery help? control arms paired by seed, instead of the table")
-    add("--seeds", type=int, metavar="N", help="11711 and the N - 1 after it (default: 1; 5 for --question)")
-    add("--data", metavar="FOLDER", help="the course's files (default: ./data if it holds them, else the sample)")
+    add("--seeds", type=int, metavar="N",
+        help="11711 and the N - 1 after it (default: 1; 5 for --question)")
+    add("--data", metavar="FOLDER",
+        help="the course's files (default: ./data if it holds them, else the sample)")
     add("--model", metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
-    add("--out", type=Path, metavar="FOLDER", help="(default: experiments/PRESET or experiments/surgery)")
-    add("--max-steps", type=int, metavar="N", help="end each stage after N steps (default: the preset's)")
+    add("--out", type=Path, metavar="FOLDER",
+        help="(default: experiments/PRESET or experiments/surgery)")
+    add("--max-steps", type=int, metavar="N",
+        help="end each stage after N steps (default: the preset's)")
     add("--eval-limit", type=int, metavar="N",
         help="at most N dev examples per task (default: the preset's)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -74,7 +78,8 @@ def run_question(arguments: argparse.Namespace) -> int:
 
 def run_table(arguments: argparse.Namespace) -> int:
     preset = arguments.preset or "quick"
-    grid = Grid(arguments.out or Path("experiments") / preset, preset, max_steps=arguments.max_steps,
+    grid = Grid(arguments.out or Path("experiments") / preset, preset,
+                max_steps=arguments.max_steps,
                 eval_limit=arguments.eval_limit, **common_values(arguments))
     labelled = {}
     if arguments.test_labels is not None:
@@ -92,7 +97,8 @@ def common_values(arguments: argparse.Namespace) -> dict:
     """Data, model, device and precision, with their defaults."""
     data = run.default_data() if arguments.data is None else str(Path(arguments.data).resolve())
     model = arguments.model or (EMBEDDED if data is None else run.DEFAULT_MODEL)
-    return {"model": model, "data": data, "device": arguments.device, "precision": arguments.precision}
+    return {"model": model, "data": data, "device": arguments.device,
+            "precision": arguments.precision}
 
 
 def seeds_of(arguments: argparse.Namespace, default: int) -> list[int]:

@@ -115,7 +115,8 @@ class Arm:
         self.log.append({
             "seconds": time.perf_counter() - started,
             "losses": result.losses,
-            "cosines": dict(zip(pairs_of(self.tasks), upper_triangle(cosines(result.gram)), strict=True)),
+            "cosines": dict(zip(pairs_of(self.tasks), upper_triangle(cosines(result.gram)),
+                                strict=True)),
             "weights": dict(zip(self.tasks, result.weights.tolist(), strict=True)),
         })
 
@@ -128,7 +129,8 @@ class Arm:
         return found
 
 
-def train_arm(question: Question, training: str, seed: int, dataset: Dataset, tokens: dict, steps: dict[str, int],
+def train_arm(question: Question, training: str, seed: int, dataset: Dataset, tokens: dict,
+              steps: dict[str, int],
               out: Path, probe: bool) -> tuple[dict, dict[str, np.ndarray]]:
     """Trains one arm to the last of its moments.
 
@@ -158,7 +160,8 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
                 arm.step()
                 bar.update()
             if number in probed:
-                found = conflict_probe(arm.model, train_tokens, question.batch_size, PROBE_DRAWS, seed)
+                found = conflict_probe(arm.model, train_tokens, question.batch_size, PROBE_DRAWS,
+                                       seed)
                 probes[number] = summarise(found)
             if number not in steps.values():
                 continue
@@ -167,12 +170,14 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
             kept = kept or predictions  # equal steps come first
             for moment in MOMENTS:
                 if steps[moment] == number:
-                    scores[moment] = {name: _score(name, values, tokens) for name, values in predictions.items()}
+                    scores[moment] = {name: _score(name, values, tokens)
+                                      for name, values in predictions.items()}
 
     trial = {
         "seed": seed, "training": training, "scores": scores, "steps": steps,
         "conflicts": conflict_statistics(arm.log[:question.steps]) if len(arm.tasks) > 1 else {},
-        "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log] for pair in pairs_of(arm.tasks)},
+        "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log]
+                    for pair in pairs_of(arm.tasks)},
         "probes": probes,
         "step_seconds": statistics.median(step["seconds"] for step in arm.log),
         "seconds": time.perf_counter() - started,

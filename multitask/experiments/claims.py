@@ -55,31 +55,40 @@ def method_pairs(methods: Mapping[str, str], among: Sequence[str] = ARCHS) -> Pa
 
 
 # left → right
-NLI_AGAINST_NONE = {f"nli+{chain}": chain for chain in ("gs_bd", "gs_wrap", "fl", "gs_bd+fl", "gs_wrap+fl")}
-WRAP_AGAINST_BD = {chain: chain.replace("gs_wrap", "gs_bd") for chain in CHAINS if "gs_wrap" in chain}
+NLI_AGAINST_NONE = {f"nli+{chain}": chain
+                    for chain in ("gs_bd", "gs_wrap", "fl", "gs_bd+fl", "gs_wrap+fl")}
+WRAP_AGAINST_BD = {chain: chain.replace("gs_wrap", "gs_bd") for chain in CHAINS
+                   if "gs_wrap" in chain}
 SURGERY_AGAINST_FL = {chain: "nli+fl" if "nli" in chain else "fl" for chain in SURGERY_CHAINS}
 FL_AFTER_SURGERY = {f"{chain}+fl": chain for chain in SURGERY_CHAINS}
-ALL_AGAINST_BASELINE: Pairs = [([(chain, arch) for chain in CHAINS for arch in ARCHS], [("baseline", "concatA")])]
-FL_AGAINST_WORST: Pairs = [([("fl", arch)], [(chain, arch) for chain in CHAINS if chain != "fl"]) for arch in ARCHS]
+ALL_AGAINST_BASELINE: Pairs = [([(chain, arch) for chain in CHAINS for arch in ARCHS],
+                                [("baseline", "concatA")])]
+FL_AGAINST_WORST: Pairs = [([("fl", arch)], [(chain, arch) for chain in CHAINS if chain != "fl"])
+                           for arch in ARCHS]
 PAIR_TASKS, ALL_TASKS = ("para", "sts"), tuple(TASKS)
 
 # section, claim, tasks, sign, pairs; in the paper's order
 CLAIMS = (
-    ("5.4", "all experiments outperform the baseline, the worst too", ALL_TASKS, +1, ALL_AGAINST_BASELINE),
+    ("5.4", "all experiments outperform the baseline, the worst too", ALL_TASKS, +1,
+     ALL_AGAINST_BASELINE),
     ("5.5", "ConcatB is far better than ConcatA on pairs", PAIR_TASKS, +1,
      architecture_pairs("concatB", "concatA")),
     ("5.5", "ConcatB costs SST", ("sst",), -1, architecture_pairs("concatB", "concatA")),
-    ("5.5", "additional layers (AL) help", ALL_TASKS, +1, architecture_pairs("concatB_al", "concatB")),
+    ("5.5", "additional layers (AL) help", ALL_TASKS, +1,
+     architecture_pairs("concatB_al", "concatB")),
     ("5.6", "MultiNLI helps a little", PAIR_TASKS, +1, method_pairs(NLI_AGAINST_NONE)),
-    ("5.6", "MultiNLI helps SST under ConcatA", ("sst",), +1, method_pairs(NLI_AGAINST_NONE, ["concatA"])),
+    ("5.6", "MultiNLI helps SST under ConcatA", ("sst",), +1,
+     method_pairs(NLI_AGAINST_NONE, ["concatA"])),
     ("5.6", "MultiNLI lowers SST under ConcatB", ("sst",), -1,
      method_pairs(NLI_AGAINST_NONE, ["concatB", "concatB_al"])),
     ("5.6", "gradient surgery is far better than final layers alone", ALL_TASKS, +1,
      method_pairs(SURGERY_AGAINST_FL)),
     ("5.6", "GS_w is worse than GS_bd on STS", ("sts",), -1, method_pairs(WRAP_AGAINST_BD)),
     ("5.6", "GS_w is better than GS_bd on PARA", ("para",), +1, method_pairs(WRAP_AGAINST_BD)),
-    ("5.6", "final layers after surgery help a little", ALL_TASKS, +1, method_pairs(FL_AFTER_SURGERY)),
-    ("5.6", "final layers alone are worse than the worst of the others", ALL_TASKS, -1, FL_AGAINST_WORST),
+    ("5.6", "final layers after surgery help a little", ALL_TASKS, +1,
+     method_pairs(FL_AFTER_SURGERY)),
+    ("5.6", "final layers alone are worse than the worst of the others", ALL_TASKS, -1,
+     FL_AGAINST_WORST),
 )
 
 
@@ -117,7 +126,8 @@ def verdict_on(claim: Claim, low: float | None, high: float | None) -> str:
     return "agrees" if (low > 0) == (claim.sign > 0) else "disagrees"
 
 
-def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]], labels: Mapping[str, np.ndarray],
+def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
+          labels: Mapping[str, np.ndarray],
           paper: Mapping[Cell, Mapping[str, float]]) -> list[dict]:
     """Every claim whose cells are known: the paper's difference, ours, its interval and the
     verdict.
@@ -129,7 +139,8 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]], labels
     """
     scores = []
     for seed in predictions:
-        scores.append({task: {cell: _score(task, by_task[task], labels[task]) for cell, by_task in seed.items()}
+        scores.append({task: {cell: _score(task, by_task[task], labels[task])
+                              for cell, by_task in seed.items()}
                        for task in TASKS})
     draws = None
     if len(predictions) == 1:
@@ -146,7 +157,8 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]], labels
             mean, low, high = mean_interval(ours)
         else:
             mean = ours[0]
-            low, high = np.nanquantile(difference(claim, draws[claim.task]), (0.025, 0.975)).tolist()
+            low, high = np.nanquantile(difference(claim, draws[claim.task]),
+                                       (0.025, 0.975)).tolist()
 
         found.append({
             "section": claim.section, "claim": claim.text, "task": claim.task, "sign": claim.sign,
@@ -175,7 +187,8 @@ def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
         if TASKS[task].metric_name == "accuracy":
             found[cell] = shares @ (by_task[task] == labels)
         else:
-            found[cell] = _resampled_pearson(shares, by_task[task].astype(np.float64), labels.astype(np.float64))
+            found[cell] = _resampled_pearson(shares, by_task[task].astype(np.float64),
+                                             labels.astype(np.float64))
     return found
 
 

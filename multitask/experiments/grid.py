@@ -56,12 +56,14 @@ class Preset:
 
 
 PRESETS = {
-    "paper": Preset({"lr": 1e-5, "epochs": 10}, note="the paper's: learning rate 1e-5, 10 epochs a stage"),
+    "paper": Preset({"lr": 1e-5, "epochs": 10},
+                    note="the paper's: learning rate 1e-5, 10 epochs a stage"),
     "quick": Preset(
         {"lr": 1e-4, "head_lr": 3e-3, "epochs": 1, "warmup": 0.1, "schedule": "linear", "clip": 1.0,
          "eval_limit": 4000},
         {"nli": {"batch_size": 8, "max_steps": 250}, "gs_bd": {"max_steps": 200},
-         "gs_wrap": {"batch_size": 8, "max_steps": 300}, "fl": {"max_steps": 150}, "baseline": {"max_steps": 150}},
+         "gs_wrap": {"batch_size": 8, "max_steps": 300}, "fl": {"max_steps": 150},
+         "baseline": {"max_steps": 150}},
         note="quick, about 80 minutes on one core: learning rate 1e-4, of the heads 3e-3, 10 % warm-up, linear decay, "
              "clipping at 1, batches of 8 (GS_bd: Eq. 6), few steps a stage. GS_w and GS_bd cost about the same there, "
              "but do not meet the same examples: GS_w the same number of each task, GS_bd most of PARA"),
@@ -85,8 +87,10 @@ class Node:
     def settings(self, common: dict, preset: Preset, seed_folder: Path) -> Settings:
         stage = self.chain[-1]
         parent = Node(self.arch, self.chain[:-1])
-        start = {"model": None, "start": str(parent.folder(seed_folder).resolve())} if parent.chain else {}
-        return Settings(arch=self.arch, **{**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common,
+        start = {"model": None,
+                 "start": str(parent.folder(seed_folder).resolve())} if parent.chain else {}
+        return Settings(arch=self.arch,
+                        **{**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common,
                                            **start})
 
 
@@ -95,7 +99,8 @@ def graph() -> Iterator[Node]:
     architectures."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
-    for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0]))):
+    for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain),
+                                                   list(FLAGS).index(chain[0]))):
         for arch in table.ARCH_TITLES:
             yield Node(arch, chain)
 
@@ -131,7 +136,8 @@ class Grid:
 
     def common(self, seed: int) -> dict:
         given = {"max_steps": self.max_steps, "eval_limit": self.eval_limit}
-        return {"model": self.model, "data": self.data, "precision": self.precision, "device": self.device,
+        return {"model": self.model, "data": self.data, "precision": self.precision,
+                "device": self.device,
                 "seed": seed, **{key: value for key, value in given.items() if value is not None}}
 
     def seed_folder(self, seed: int) -> Path:
@@ -243,12 +249,14 @@ def collect(grid: Grid, seeds: list[int]) -> dict:
         cells.setdefault(method, {})[arch] = found
         average = found["average"]["mean"]
         if average is not None and (best is None or average > best["average"]):
-            best = {"method": method, "arch": arch, "average": average, "run": best_run(grid, node, seeds)}
+            best = {"method": method, "arch": arch, "average": average,
+                    "run": best_run(grid, node, seeds)}
 
     asked = dataclasses.asdict(grid)
     del asked["out"]
     baseline = table.score_cells(scores(Node("concatA", BASELINE)), PAPER_BASELINE)
-    return {"about": about(grid, seeds), **asked, "seeds": seeds, "cells": cells, "baseline": baseline,
+    return {"about": about(grid, seeds), **asked, "seeds": seeds, "cells": cells,
+            "baseline": baseline,
             "best": best, "train_seconds": train_seconds(grid, seeds)}
 
 
@@ -265,9 +273,11 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
 def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
     """The paper's claims about its Table 1 with the grid's own differences, from the complete
     seeds."""
-    cells = {(node.name, node.arch): node for node in graph() if (node.name, node.arch) in PAPER_TABLE_1}
+    cells = {(node.name, node.arch): node for node in graph()
+             if (node.name, node.arch) in PAPER_TABLE_1}
     cells["baseline", "concatA"] = Node("concatA", BASELINE)
-    complete = [seed for seed in seeds if all(_finished(grid, node, [seed]) for node in cells.values())]
+    complete = [seed for seed in seeds
+                if all(_finished(grid, node, [seed]) for node in cells.values())]
     if not complete:
         return []
 
@@ -278,9 +288,11 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
         of_seed: dict = {}
         for cell, node in cells.items():
             folder = node.folder(grid.seed_folder(seed)) / PREDICTIONS_FOLDER
-            of_seed[cell] = {name: read_predictions(folder, task, "dev") for name, task in TASKS.items()}
+            of_seed[cell] = {name: read_predictions(folder, task, "dev")
+                             for name, task in TASKS.items()}
         predictions.append(of_seed)
-    return claims.judge(predictions, labels, {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE})
+    return claims.judge(predictions, labels,
+                        {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE})
 
 
 def best_run(grid: Grid, node: Node, seeds: list[int]) -> str:
@@ -302,7 +314,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
     """The paragraph above the table: what these figures are, and what they are not."""
     preset = PRESETS[grid.preset]
     limit = grid.eval_limit or preset.every.get("eval_limit")
-    caps = {stage: grid.max_steps or preset.stage.get(stage, {}).get("max_steps") for stage in FLAGS}
+    caps = {stage: grid.max_steps or preset.stage.get(stage, {}).get("max_steps")
+            for stage in FLAGS}
     steps = ", ".join(f"{stage} {cap:,}" for stage, cap in caps.items() if cap)
     parts = [
         f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: {grid.model} on "

@@ -46,7 +46,8 @@ TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 
 
-def ask(question: Question, out: Path, seeds: list[int], say: Callable[[str], None] = print) -> dict:
+def ask(question: Question, out: Path, seeds: list[int],
+        say: Callable[[str], None] = print) -> dict:
     """Trains what is missing, then compares; writes question.json, question.md and report.html per
     seed.
 
@@ -69,12 +70,14 @@ def ask(question: Question, out: Path, seeds: list[int], say: Callable[[str], No
             if path.is_file():
                 continue
             say(f"seed {seed}: {training}")
-            trial, predictions = train_arm(question, training, seed, dataset, tokens, steps[training], out,
+            trial, predictions = train_arm(question, training, seed, dataset, tokens,
+                                           steps[training], out,
                                            probe=seed == seeds[0] and training == "pcgrad")
             with replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
                 np.savez(file, **predictions)
             write_json(path, trial)
-            scores = ", ".join(f"{name} {score:.3f}" for name, score in trial["scores"]["equal_steps"].items())
+            scores = ", ".join(f"{name} {score:.3f}"
+                               for name, score in trial["scores"]["equal_steps"].items())
             say(f"  {scores}  ({trial['seconds']:.0f} s)")
 
         results = compare(question, out, seeds[:count], labels)
@@ -102,7 +105,8 @@ def check_same_question(question: Question, out: Path) -> None:
 
 def write_json(path: Path, values: dict) -> None:
     with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n",
+                           encoding="utf-8")
 
 
 def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens: dict,
@@ -121,7 +125,8 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
             arm = Arm(question, training, seed, dataset, tokens)
             for _ in range(UNTIMED_STEPS + TIMED_STEPS):
                 arm.step()
-            seconds[training] = statistics.median(step["seconds"] for step in arm.log[UNTIMED_STEPS:])
+            seconds[training] = statistics.median(step["seconds"]
+                                                  for step in arm.log[UNTIMED_STEPS:])
         write_json(path, seconds)
 
     seconds = json.loads(path.read_text(encoding="utf-8"))
@@ -162,7 +167,8 @@ def compare(question: Question, out: Path, seeds: list[int], labels: dict[str, n
             by_control[control] = {"differences": differences_from(control, arms, scores[moment])}
 
     first = trials[seeds[0], "pcgrad"]
-    step_seconds = {training: statistics.median(trials[seed, training]["step_seconds"] for seed in seeds)
+    step_seconds = {training: statistics.median(trials[seed, training]["step_seconds"]
+                                                for seed in seeds)
                     for training in TRAININGS}
     return {
         "asked": dataclasses.asdict(question),
@@ -199,6 +205,7 @@ def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
           np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
         found = {}
         for name, task in TASKS.items():
-            interval = paired_bootstrap(task.metric, pcgrad[name], plain_sum[name], labels[name], RESAMPLES, seed)
+            interval = paired_bootstrap(task.metric, pcgrad[name], plain_sum[name], labels[name],
+                                        RESAMPLES, seed)
             found[name] = interval._asdict()
         return found

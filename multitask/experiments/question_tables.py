@@ -55,7 +55,8 @@ def score_table(results: dict, moment: str) -> str:
             mean, _, high = mean_interval(values)
             cells.append(f"{mean:.3f}" + ("" if high is None else f" ± {high - mean:.3f}"))
         rows.append([arm, f"{steps[0]:,}", *cells])
-    return markdown_table(["arm", "steps", *(f"{name} {task.metric_name}" for name, task in TASKS.items())], rows)
+    return markdown_table(["arm", "steps",
+                           *(f"{name} {task.metric_name}" for name, task in TASKS.items())], rows)
 
 
 DIFFERENCE_HEADER = ["arm", "task", "difference", "95 % interval", "p", "p, Holm", "verdict"]
@@ -66,7 +67,8 @@ def difference_rows(differences: list[dict]) -> list[list[str]]:
     for row in differences:
         interval = "none" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
         p_values = ["none" if row[key] is None else f"{row[key]:.3f}" for key in ("p", "holm")]
-        rows.append([row["arm"], row["task"], f"{row['mean']:+.4f}", interval, *p_values, row["verdict"]])
+        rows.append([row["arm"], row["task"], f"{row['mean']:+.4f}", interval, *p_values,
+                     row["verdict"]])
     return rows
 
 
@@ -98,7 +100,8 @@ def conflict_table(results: dict) -> str:
                 rate = f"{values['conflict_rate']:.0%}" if kind == "pairs" else ""
                 low, high = values["low"], values["high"]
                 interval = "" if low is None else f"{low:+.3f} to {high:+.3f}"
-                rows.append([f"after {step} steps", key, f"{values['mean_cosine']:+.4f}", rate, interval])
+                rows.append([f"after {step} steps", key, f"{values['mean_cosine']:+.4f}", rate,
+                             interval])
     floor = markdown_table(["moment", "pair, or one task twice", "mean cosine", "draws in conflict",
                             "95 % interval"], rows)
     return (f"{rates}\n\nThe noise floor: without sampling noise, the cosine of two batches of one task would be 1. "

@@ -36,8 +36,10 @@ def cell(values: list[float | None], paper: float) -> dict:
 
 def score_cells(scores: list[dict], paper: dict) -> dict:
     """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
-    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name]) for name, task in TASKS.items()}
-    return {**cells, "average": cell([dev["average"] for dev in scores], sum(paper.values()) / len(paper))}
+    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name])
+             for name, task in TASKS.items()}
+    return {**cells, "average": cell([dev["average"] for dev in scores],
+                                     sum(paper.values()) / len(paper))}
 
 
 def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
@@ -93,7 +95,8 @@ def markdown(results: dict) -> str:
              f"Baseline, a head for SST on the frozen encoder, the other two heads untrained: {baseline}.",
              f"{best_sentence(results)} {test_sentence(results)}"]
     if results.get("claims"):
-        parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])), claim_note(results["claims"])]
+        parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])),
+                  claim_note(results["claims"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -111,7 +114,8 @@ def test_sentence(results: dict) -> str:
     return f"On the test set, the paper's Table 2 in brackets: {ours}."
 
 
-CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours", "95 % interval",
+CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours",
+                "95 % interval",
                 "verdict"]
 
 
@@ -122,7 +126,8 @@ def claim_rows(claims: list[dict]) -> list[list[str]]:
         interval = "none"
         if claim["low"] is not None:
             interval = f"{signed(claim['low'])} to {signed(claim['high'])}"
-        found.append([claim["section"], claim["claim"], claim["task"].upper(), signed(claim["paper"]),
+        found.append([claim["section"], claim["claim"], claim["task"].upper(),
+                      signed(claim["paper"]),
                       signed(claim["difference"]), interval, claim["verdict"]])
     return found
 

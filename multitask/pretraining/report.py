@@ -26,7 +26,8 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
         steps, evaluations: the log's events.
     """
     title = f"minbert: pretraining on {Path(settings['text']).name}"
-    curves = figure("perplexity", pretraining_curves(steps, evaluations), "Perplexity by tokens seen",
+    curves = figure("perplexity", pretraining_curves(steps, evaluations),
+                    "Perplexity by tokens seen",
                     "e to the mean cross entropy over hidden pieces: how many pieces a guess hesitates between.")
     scores = (f"On text that was held out, perplexity {metrics['perplexity']:.1f}, and "
               f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always guessing "

@@ -25,7 +25,8 @@ CHOICES = {
 }
 # setting → its smallest value
 SMALLEST = {
-    "layers": 1, "hidden": 1, "heads": 1, "vocab_size": 6, "length": 8, "batch_size": 1, "epochs": 1,
+    "layers": 1, "hidden": 1, "heads": 1, "vocab_size": 6, "length": 8, "batch_size": 1,
+    "epochs": 1,
     "steps": 1, "checkpoint_every": 1,
 }
 
@@ -105,7 +106,8 @@ class PretrainingSettings:
 
     def save(self, path: Path) -> None:
         with replacing(path) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n",
+                               encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> PretrainingSettings:

@@ -64,7 +64,8 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
 
     # radians per position
-    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4, device=device)
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4,
+                                 device=device)
     count = len(frequencies)
     angles = torch.arange(config.max_position_embeddings, device=device).unsqueeze(1) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)

@@ -54,7 +54,8 @@ def padded() -> dict[str, torch.Tensor]:
     """Two sentences of 9 and 6 tokens, with token types, and labels at a few places."""
     labels = torch.full((2, 9), NO_LABEL)
     labels[0, [1, 4]], labels[1, 2] = torch.tensor([7, 8]), 9
-    return {"input_ids": torch.randint(5, 50, (2, 9)), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3]),
+    return {"input_ids": torch.randint(5, 50, (2, 9)),
+            "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3]),
             "token_type_ids": torch.tensor([[0] * 5 + [1] * 4] * 2), "labels": labels}
 
 
@@ -83,9 +84,11 @@ def test_equals_transformers(model, padded, tmp_path):
             assert value.grad is None
             continue
         names = ([HEAD_NAMES[name]] if name in HEAD_NAMES else
-                 [f"bert.{theirs_name}" for theirs_name in file_names(name.removeprefix("encoder."))])
+                 [f"bert.{theirs_name}"
+                  for theirs_name in file_names(name.removeprefix("encoder."))])
         for their_name, rows in zip(names, value.grad.chunk(len(names)), strict=True):
-            torch.testing.assert_close(rows, gradients[their_name], atol=1e-5, rtol=0, msg=their_name)
+            torch.testing.assert_close(rows, gradients[their_name], atol=1e-5, rtol=0,
+                                       msg=their_name)
 
 
 def test_opens_transformers_files(model, padded, tmp_path):
@@ -103,7 +106,8 @@ def test_folder_opens_as_encoder(model, padded, tmp_path):
     assert torch.equal(encoder(**padded).pooler_output, model.encoder(**padded).pooler_output)
     theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
     # float32 rounding
-    torch.testing.assert_close(theirs(**padded).pooler_output, encoder(**padded).pooler_output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs(**padded).pooler_output, encoder(**padded).pooler_output,
+                               atol=1e-5, rtol=0)
 
 
 def test_missing_head_warns(tiny_model, tmp_path):
@@ -114,9 +118,11 @@ def test_missing_head_warns(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
-    ("cls.predictions.transform.dense.bias", None, "lacks 1 tensors of the masked-language-model head"),
+    ("cls.predictions.transform.dense.bias", None,
+     "lacks 1 tensors of the masked-language-model head"),
     ("cls.predictions.bias", torch.zeros(3), r"cls\.predictions\.bias has shape \(3,\).*\(50,\)"),
-    ("cls.predictions.decoder.weight", torch.zeros(50, 24), r"decoder\.weight differs.*only a tied head"),
+    ("cls.predictions.decoder.weight", torch.zeros(50, 24),
+     r"decoder\.weight differs.*only a tied head"),
 ])
 def test_wrong_head_is_named(model, tmp_path, name, value, message):
     model.save_pretrained(tmp_path)
@@ -140,15 +146,18 @@ def test_fp16_halves_the_file(model, tmp_path):
 def test_fill_masks():
     """Each [MASK] of each sentence, padded or not, in the order of probability."""
     tokenizer = BertTokenizer.train(["a dog runs and two cats sleep"], 60)
-    model = BertForMaskedLM(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
-                                       num_attention_heads=3, intermediate_size=40, initializer_range=0.3)).eval()
+    model = BertForMaskedLM(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24,
+                                       num_hidden_layers=1,
+                                       num_attention_heads=3, intermediate_size=40,
+                                       initializer_range=0.3)).eval()
     sentences = ["a [MASK] runs", "two [MASK] and a [MASK] sleep"]
     filled = model.fill_masks(sentences, tokenizer, count=2)
     assert [len(of_sentence) for of_sentence in filled] == [1, 2]
     alone = model(**tokenizer(sentences[:1])).logits[0, 2].detach().softmax(0)
     piece, share = filled[0][0][0]
     assert tokenizer.vocabulary[piece] == int(alone.argmax())
-    assert share == pytest.approx(float(alone.max()), abs=1e-6)  # padding changes sums only by rounding
+    assert share == pytest.approx(float(alone.max()),
+                                  abs=1e-6)  # padding changes sums only by rounding
     assert filled[0][0][0][1] >= filled[0][0][1][1]
     with pytest.raises(ValueError, match=r"nothing to guess in 'a dog'"):
         model.fill_masks(["a dog"], tokenizer)
@@ -159,10 +168,12 @@ def test_masked_places_suffice(model):
     lengths = [7, 12, 7]
     row, positions = torch.randint(5, 50, (26,)), torch.tensor([1, 8, 9, 15, 20])
     names = [name for name, _ in model.named_parameters() if "pooler" not in name]
-    masked, packing = Masked(row, positions, torch.tensor([6, 7, 8, 9, 10])), Packing.from_lengths(lengths)
+    masked, packing = Masked(row, positions,
+                             torch.tensor([6, 7, 8, 9, 10])), Packing.from_lengths(lengths)
     labels = torch.full((26,), NO_LABEL).index_copy(0, positions, masked.labels)
     types = torch.randint(0, 2, (26,))
-    every = model(packing.pad(row), packing.mask, packing.pad(types), packing.pad(labels + 100) - 100).loss
+    every = model(packing.pad(row), packing.mask, packing.pad(types),
+                  packing.pad(labels + 100) - 100).loss
     expected = torch.autograd.grad(every, [model.get_parameter(name) for name in names])
     batch = MaskedBatch(masked, packing, types)
     loss = loss_of(model, batch)
@@ -171,7 +182,8 @@ def test_masked_places_suffice(model):
     set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
     trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
     trainer.step(batch)
-    gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]), strict=True))
+    gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]),
+                         strict=True))
     assert set(names) == set(gradients)
     for name, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
@@ -244,7 +256,8 @@ def test_first_heads_look_at_neighbours():
 
 @pytest.mark.parametrize(("hidden", "heads"), [(1, 1), (3, 1), (6, 2), (30, 3), (10, 10)])
 def test_any_shape_is_drawn_attentive(hidden, heads):
-    config = BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1, num_attention_heads=heads,
+    config = BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1,
+                        num_attention_heads=heads,
                         intermediate_size=8, max_position_embeddings=8)
     model = BertForMaskedLM(config)
     draw_attentive(model)
@@ -262,19 +275,24 @@ def test_both_tasks_equal_transformers(tiny_config, padded, tmp_path):
     ours, reference = model(**padded), theirs(**padded)
     real = padded["attention_mask"].bool()
     # float32 rounding through two layers
-    torch.testing.assert_close(ours.prediction_logits[real], reference.prediction_logits[real], atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.seq_relationship_logits, reference.seq_relationship_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.prediction_logits[real], reference.prediction_logits[real],
+                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.seq_relationship_logits, reference.seq_relationship_logits,
+                               atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.loss, reference.loss, atol=1e-5, rtol=0)
     ours.loss.backward()
     reference.loss.backward()
-    torch.testing.assert_close(model.seq_relationship.weight.grad, theirs.cls.seq_relationship.weight.grad, atol=1e-5,
+    torch.testing.assert_close(model.seq_relationship.weight.grad,
+                               theirs.cls.seq_relationship.weight.grad, atol=1e-5,
                                rtol=0)
-    torch.testing.assert_close(model.encoder.pooler_dense.weight.grad, theirs.bert.pooler.dense.weight.grad, atol=1e-5,
+    torch.testing.assert_close(model.encoder.pooler_dense.weight.grad,
+                               theirs.bert.pooler.dense.weight.grad, atol=1e-5,
                                rtol=0)
     again = BertForPreTraining.from_pretrained(tmp_path)
     assert torch.equal(again(**padded).seq_relationship_logits, ours.seq_relationship_logits)
     del padded["next_sentence_label"]
-    assert torch.equal(BertForMaskedLM.from_pretrained(tmp_path)(**padded).logits, ours.prediction_logits)
+    assert torch.equal(BertForMaskedLM.from_pretrained(tmp_path)(**padded).logits,
+                       ours.prediction_logits)
 
 
 def test_both_tasks_packed_and_padded(tiny_config, padded):
@@ -285,7 +303,8 @@ def test_both_tasks_packed_and_padded(tiny_config, padded):
     masked = Masked(packing.unpad(ids), torch.tensor([1, 4, 11]), torch.tensor([7, 8, 9]))
     logits, relationship = model.packed_logits(masked, packing, packing.unpad(types))
     # float32 rounding
-    torch.testing.assert_close(logits, packing.unpad(out.prediction_logits)[masked.positions], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits, packing.unpad(out.prediction_logits)[masked.positions],
+                               atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(relationship, out.seq_relationship_logits, atol=1e-6, rtol=1e-5)
 
 
@@ -295,7 +314,8 @@ def test_missing_second_head_warns(model, tmp_path):
         BertForPreTraining.from_pretrained(tmp_path)
     assert len(warned) == 1
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file({name: value for name, value in tensors.items() if "pooler" not in name}, tmp_path / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if "pooler" not in name},
+              tmp_path / "model.safetensors")
     with pytest.warns(UserWarning, match="has no pooler"), pytest.warns(UserWarning, match="no next-sentence head"):
         BertForPreTraining.from_pretrained(tmp_path)
     BertForMaskedLM.from_pretrained(tmp_path)  # which never looks at it
@@ -305,7 +325,8 @@ def test_missing_second_head_warns(model, tmp_path):
 
 VOCABULARY = 1000
 SPECIALS = torch.arange(VOCABULARY) < 5  # [PAD] [UNK] [CLS] [SEP] [MASK]
-PLAIN = Masking(SPECIALS, torch.zeros(VOCABULARY, dtype=torch.bool), mask_id=4, vocab_size=VOCABULARY)
+PLAIN = Masking(SPECIALS, torch.zeros(VOCABULARY, dtype=torch.bool), mask_id=4,
+                vocab_size=VOCABULARY)
 # pieces from 500 on go on with the word before them
 WORDS = dataclasses.replace(PLAIN, continues=torch.arange(VOCABULARY) >= 500)
 
@@ -344,7 +365,8 @@ def test_masks_follow_the_seed():
     assert torch.equal(first.input_ids, again.input_ids)
 
 
-@given(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=60), st.integers(0, 2**32), st.booleans())
+@given(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=60), st.integers(0, 2**32),
+       st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_special_tokens_and_whole_words(ids, seed, whole_words):
     row = torch.tensor(ids)
@@ -364,7 +386,8 @@ def test_special_tokens_and_whole_words(ids, seed, whole_words):
 def test_word_of_three_pieces():
     """[CLS] ##a b ##c ##d e [SEP]: words ##a (its beginning was cut off), b ##c ##d, e; 0.15 · 5 tokens rounds to 1."""
     row = torch.tensor([2, 501, 10, 502, 503, 11, 3])
-    seen = {tuple(WORDS.choose(row, torch.Generator().manual_seed(seed)).tolist()) for seed in range(50)}
+    seen = {tuple(WORDS.choose(row, torch.Generator().manual_seed(seed)).tolist())
+            for seed in range(50)}
     assert seen == {(1,), (2, 3, 4), (5,)}
 
 
@@ -382,7 +405,8 @@ def test_masking_of_a_tokenizer():
     tokenizer = BertTokenizer.train(["abab ab b a"], vocab_size=12)
     masking = Masking.of(tokenizer, whole_words=True)
     pieces = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
-    assert [piece for piece, is_special in zip(pieces, masking.special, strict=True) if is_special] == pieces[:5]
+    assert [piece for piece, is_special in zip(pieces, masking.special, strict=True)
+            if is_special] == pieces[:5]
     assert [piece.startswith("##") for piece in pieces] == masking.continues.tolist()
     assert not Masking.of(tokenizer).continues.any()
     assert pieces[masking.mask_id] == "[MASK]"
@@ -413,13 +437,16 @@ def test_mini_in_transformers(mini):
     _, tokenizer = mini
     folder, sentences = resolve("minbert-mini"), ["She went to the window.", "No."]
     theirs = transformers.AutoModel.from_pretrained(folder).float().eval()  # the file is fp16
-    inputs = transformers.AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)(sentences, padding=True,
+                                                                return_tensors="pt")
     ours = tokenizer(sentences)
     assert torch.equal(ours["input_ids"], inputs["input_ids"])
     real = inputs["attention_mask"] == 1
     found = BertModel.from_pretrained("minbert-mini")(**ours).last_hidden_state[real]
-    expected, exact = (model(**inputs).last_hidden_state[real] for model in (theirs, copy.deepcopy(theirs).double()))
-    ours_off, theirs_off = (float((vectors.detach() - exact.detach()).abs().max()) for vectors in (found, expected))
+    expected, exact = (model(**inputs).last_hidden_state[real]
+                       for model in (theirs, copy.deepcopy(theirs).double()))
+    ours_off, theirs_off = (float((vectors.detach() - exact.detach()).abs().max())
+                            for vectors in (found, expected))
     # How far float32 is from float64 depends on the processor's order of summation, for theirs as for ours.
     assert ours_off < 2 * theirs_off + 5e-5
 
@@ -434,9 +461,12 @@ def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequ
 
 def test_mini_uses_word_order(mini):
     """It is no bag of words: of the same words in another order it makes a worse guess, on average by far."""
-    hidden = [("He shook his [MASK] and said nothing.", "head"), ("She opened the [MASK] and went out.", "door"),
-              ("It was the first [MASK] I had ever seen him.", "time"), ("They sat down at the [MASK].", "table"),
-              ("I do not know what you [MASK].", "mean"), ("He came back to the [MASK] of the house.", "door"),
+    hidden = [("He shook his [MASK] and said nothing.", "head"),
+              ("She opened the [MASK] and went out.", "door"),
+              ("It was the first [MASK] I had ever seen him.", "time"),
+              ("They sat down at the [MASK].", "table"),
+              ("I do not know what you [MASK].", "mean"),
+              ("He came back to the [MASK] of the house.", "door"),
               ("I am very glad to [MASK] you.", "see"), ("There was no one in the [MASK].", "room")]
     shuffled, order = [], random.Random(0)
     for sentence, _ in hidden:
@@ -452,12 +482,18 @@ def test_mini_uses_word_order(mini):
 
 def test_mini_compares_two_sentences(mini):
     """That is what text that comes twice has taught it."""
-    hidden = [("A [MASK] stood upon the table.", "lamp"), ("We heard a [MASK] in the forest.", "wolf"),
-              ("He wrote a long [MASK] to his brother.", "letter"), ("The old man sold his [MASK].", "horse"),
-              ("The [MASK] came to see her in the evening.", "doctor"), ("They lost a [MASK] in the storm.", "ship"),
-              ("She gave the child an [MASK].", "apple"), ("The soldier drew his [MASK] at once.", "sword")]
+    hidden = [("A [MASK] stood upon the table.", "lamp"),
+              ("We heard a [MASK] in the forest.", "wolf"),
+              ("He wrote a long [MASK] to his brother.", "letter"),
+              ("The old man sold his [MASK].", "horse"),
+              ("The [MASK] came to see her in the evening.", "doctor"),
+              ("They lost a [MASK] in the storm.", "ship"),
+              ("She gave the child an [MASK].", "apple"),
+              ("The soldier drew his [MASK] at once.", "sword")]
     sentences, words = zip(*hidden, strict=True)
-    retold = [sentence.split(" ", 1)[1].replace("[MASK]", word).replace(" the ", " ") for sentence, word in hidden]
-    alone, again = surprise(mini, sentences, words), surprise(mini, list(zip(sentences, retold, strict=True)), words)
+    retold = [sentence.split(" ", 1)[1].replace("[MASK]", word).replace(" the ", " ")
+              for sentence, word in hidden]
+    alone, again = surprise(mini, sentences,
+                            words), surprise(mini, list(zip(sentences, retold, strict=True)), words)
     assert alone > 3  # nats: with no other sentence, each has a probability of 5 % or less on average
     assert again < 0.1  # 0.03 when this was written; of the weights before, which had read running text alone, 0.25

@@ -34,11 +34,13 @@ def asked(small_data, tmp_path_factory):
     torch.manual_seed(0)
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
+                         num_attention_heads=3,
                          intermediate_size=40)).save_pretrained(model)
     tokenizer.save_pretrained(model)
     out = tmp_path_factory.mktemp("out") / "surgery"
-    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4, eval_limit=30)
+    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4,
+                            eval_limit=30)
     met = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "TIMED_STEPS", 1)
@@ -50,7 +52,8 @@ def asked(small_data, tmp_path_factory):
             key = met["now"]
             met.setdefault(key, {"batches": [], "start": self.flat.vector.clone(), "heads": {
                 name: value.clone() for name, value in self.heads.state_dict().items()}})
-            met[key]["batches"].append({name: batch.input_ids.clone() for name, batch in batches.items()})
+            met[key]["batches"].append({name: batch.input_ids.clone()
+                                        for name, batch in batches.items()})
             return step(self, batches, scale)
 
         def watched_train(asked_for, training, seed, *more, **named):
@@ -71,7 +74,8 @@ def test_arms_start_alike(asked):
         for training in question.TRAININGS:
             arm = met[training, seed]
             assert torch.equal(arm["start"], reference["start"])
-            assert all(torch.equal(value, reference["heads"][name]) for name, value in arm["heads"].items())
+            assert all(torch.equal(value, reference["heads"][name])
+                       for name, value in arm["heads"].items())
             for ours, theirs in zip(arm["batches"][:3], reference["batches"][:3], strict=True):
                 assert set(ours) == set(arms.tasks_of(training))
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -161,7 +165,8 @@ def test_question_report(asked):
 def test_question_markdown(asked):
     _, out, _ = asked
     text = (out / "question.md").read_text()
-    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds", "noise floor",
+    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds",
+                 "noise floor",
                  "other dev items, the same models"):
         assert part in text, part
 
@@ -176,16 +181,19 @@ CELLS = [*PAPER_TABLE_1, ("baseline", "concatA")]
 def test_claims_by_the_papers_table():
     """Its differences by its own table, by hand where it matters."""
     paper = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
-    found = {(claim.text, claim.task): claims.difference(claim, {cell: paper[cell][claim.task] for cell in CELLS})
+    found = {(claim.text, claim.task): claims.difference(claim, {cell: paper[cell][claim.task]
+                                                                 for cell in CELLS})
              for claim in claims.claims()}
     # concatB − concatA on STS, ten methods: the sums of the paper's columns are 7.722 and 3.190
-    assert found["ConcatB is far better than ConcatA on pairs", "sts"] == pytest.approx((7.722 - 3.190) / 10)
+    assert found["ConcatB is far better than ConcatA on pairs",
+                 "sts"] == pytest.approx((7.722 - 3.190) / 10)
     signs = {(claim.text, claim.task): claim.sign for claim in claims.claims()}
     against = {key for key, value in found.items() if value * signs[key] <= 0}
     # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its
     # own slips")
     assert ("all experiments outperform the baseline, the worst too", "sst") in against
-    assert found["all experiments outperform the baseline, the worst too", "sst"] == pytest.approx(0.303 - 0.310)
+    assert found["all experiments outperform the baseline, the worst too",
+                 "sst"] == pytest.approx(0.303 - 0.310)
     assert ("final layers alone are worse than the worst of the others", "sts") not in against
     assert len(against) < len(found) / 4
 
@@ -221,7 +229,8 @@ def test_verdicts_on_claims():
     over_seeds = {(row["claim"], row["task"]): row for row in claims.judge(others, labels, paper)}
     row = over_seeds["ConcatB is far better than ConcatA on pairs", "para"]
     gains = [np.mean([(seed[chain, "concatB"]["para"] == labels["para"]).mean()
-                      - (seed[chain, "concatA"]["para"] == labels["para"]).mean() for chain in claims.CHAINS])
+                      - (seed[chain, "concatA"]["para"] == labels["para"]).mean()
+                      for chain in claims.CHAINS])
              for seed in others]
     theirs = stats.ttest_1samp(gains, 0).confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
@@ -231,7 +240,8 @@ def test_verdicts_on_claims():
 def invented_again(seed, labels, cells) -> dict:
     """The same with a few PARA answers of each cell turned round: another seed."""
     generator = np.random.default_rng(seed)
-    return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"], by_task["para"])}
+    return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"],
+                                               by_task["para"])}
             for cell, by_task in cells.items()}
 
 
@@ -242,13 +252,15 @@ def test_bootstrap_of_a_cell():
         generator = np.random.default_rng(claims.SEED)
         for draw in draws[:20]:
             items = generator.integers(400, size=400)
-            assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items], labels[task][items]))
+            assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items],
+                                                            labels[task][items]))
 
 
 def test_claims_need_all_their_cells():
     labels, cells = invented(lambda cell: 0.7)
     some = {cell: values for cell, values in cells.items() if cell[1] != "concatB_al"}
-    found = {row["claim"] for row in claims.judge([some], labels, {**PAPER_TABLE_1, CELLS[-1]: PAPER_BASELINE})}
+    found = {row["claim"]
+             for row in claims.judge([some], labels, {**PAPER_TABLE_1, CELLS[-1]: PAPER_BASELINE})}
     assert "additional layers (AL) help" not in found
     assert "ConcatB costs SST" in found
 

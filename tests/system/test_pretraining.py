@@ -57,20 +57,24 @@ def test_course_data_as_text(small_data, tmp_path):
                 for example in read_examples(small_data / f"{task.file}-train.csv", task)]
     of_nli = read_multinli(small_data, FILES["train"])
     every = [sentence for passage in passages for sentence in passage]
-    assert set(every) == {sentence for example in [*examples, *of_nli] for sentence in example.sentences}
+    assert set(every) == {sentence for example in [*examples, *of_nli]
+                          for sentence in example.sentences}
     assert len(every) == len(set(every))  # what is held out is not trained on in another example
     assert list(examples[-1].sentences) in passages
-    assert set(every).isdisjoint(example.sentences[0] for example in read_examples(small_data / "sts-dev.csv", STS))
+    assert set(every).isdisjoint(example.sentences[0]
+                                 for example in read_examples(small_data / "sts-dev.csv", STS))
     without = shutil.copytree(small_data, tmp_path / "data")
     shutil.rmtree(without / "multinli")
     assert {sentence for passage in read_passages(without) for sentence in passage} == {
         sentence for example in examples for sentence in example.sentences}
     (without / "sts-train.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"sts-train\.csv is missing; name a text, or a folder"):
+    with pytest.raises(FileNotFoundError,
+                       match=r"sts-train\.csv is missing; name a text, or a folder"):
         read_passages(without)
 
 
-@given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(8, 20), st.floats(0.01, 0.9))
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(8, 20),
+       st.floats(0.01, 0.9))
 @settings(max_examples=60, deadline=None)
 def test_cut_loses_no_token(sizes, length, held_out):
     corpus = Corpus(np.arange(sum(sizes), dtype=np.uint16), np.cumsum(sizes))
@@ -78,7 +82,8 @@ def test_cut_loses_no_token(sizes, length, held_out):
     assert sorted(passages[0] + passages[1]) == list(range(len(sizes)))
     assert min(len(part) for part in passages) >= 1
     spans = np.concatenate([corpus.cut(part, length) for part in passages])
-    assert sorted(token for start, end in spans for token in range(start, end)) == list(range(sum(sizes)))
+    assert sorted(token for start, end in spans
+                  for token in range(start, end)) == list(range(sum(sizes)))
     passage_of = np.repeat(np.arange(len(sizes)), sizes)
     for start, end in spans:
         assert 1 <= end - start <= length - 2
@@ -100,7 +105,8 @@ def test_running_text_batch():
 
 def test_corpus_round_trip(tmp_path):
     passages = [["the old dog", "a cat"], ["an old cat"]]
-    tokenizer = BertTokenizer.train([line for passage in passages for line in passage], vocab_size=60)
+    tokenizer = BertTokenizer.train([line for passage in passages for line in passage],
+                                    vocab_size=60)
     corpus = Corpus.tokenize(passages, tokenizer)
     corpus.save(tmp_path / "corpus.safetensors")
     again = Corpus.load(tmp_path / "corpus.safetensors", tokenizer.vocab_size)
@@ -122,7 +128,8 @@ def test_text_twice_segments(sizes, length, seed):
     text = TextTwice(numbered_corpus(sizes), range(1, len(sizes)), length, PIECES)
     row, packing, types = text.batch(np.arange(len(text.sequences)), np.random.default_rng(seed))
     sep, lengths = PIECES.vocabulary["[SEP]"], packing.lengths.tolist()
-    for sequence, its_types, span in zip(row.split(lengths), types.split(lengths), text.sequences.tolist(),
+    for sequence, its_types, span in zip(row.split(lengths), types.split(lengths),
+                                         text.sequences.tolist(),
                                          strict=True):
         pieces, whole = sequence.tolist(), [FIRST + number for number in range(*span)]
         assert len(pieces) <= length
@@ -136,7 +143,8 @@ def test_text_twice_segments(sizes, length, seed):
         windows, widest = (pieces[1:middle], pieces[middle + 1:-1]), (length - 3) // 2
         for window in windows:
             assert window
-            assert window == [piece for piece in whole if piece in window]  # in order, some left out
+            assert window == [piece for piece in whole
+                              if piece in window]  # in order, some left out
             assert window[-1] - window[0] < widest
         assert max(map(max, windows)) - min(map(min, windows)) < widest + widest // 2
 
@@ -171,7 +179,8 @@ def test_text_twice_overlap():
 # ------------------------------------------------------------------------------------------------------------ the run
 
 TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
-        "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.1", "--dropout", "0.05", "--steps", "60",
+        "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.1", "--dropout", "0.05", "--steps",
+        "60",
         "--checkpoint-every", "30"]
 SOUNDS = {"cat": "meows", "dog": "barks", "bird": "sings", "cow": "moos"}
 
@@ -181,7 +190,8 @@ def text(tmp_path_factory):
     """40 passages of 12 sentences of 11 words: two of these to a sequence; the seventh follows from the fifth."""
     choose = random.Random(0).choice
     passages = ["\n".join(f"in the garden a {animal} always {SOUNDS[animal]} before it falls asleep"
-                          for animal in (choose(list(SOUNDS)) for _ in range(12))) for _ in range(40)]
+                          for animal in (choose(list(SOUNDS)) for _ in range(12)))
+                for _ in range(40)]
     path = tmp_path_factory.mktemp("text") / "animals.txt"
     path.write_text("\n\n".join(passages))
     return path
@@ -247,7 +257,8 @@ def test_curve_after_skipped_steps():
 def test_trivial_accuracy(finished, text):
     """Each of the 11 words of a sentence is a piece, and of all pieces only the constant ones stand in all of them."""
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["most_frequent_piece"] in ("in", "the", "garden", "a", "always", "before", "it", "falls", "asleep")
+    assert metrics["most_frequent_piece"] in ("in", "the", "garden", "a", "always", "before", "it",
+                                              "falls", "asleep")
     # a share of some 80 masked tokens that is 1/11 on average; 4 standard deviations of it
     assert metrics["trivial_accuracy"] == pytest.approx(1 / 11, abs=4 * math.sqrt(1 / 11 * 10 / 11 / 79))
     assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
@@ -294,7 +305,8 @@ def test_interrupted_before_first_score(text, tmp_path, monkeypatch):
     """The checkpoint of an interruption says that nothing has been evaluated yet."""
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
-        assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "1"]) == 130
+        assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps",
+                              "1"]) == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
 
@@ -312,7 +324,8 @@ def test_older_run_with_next_is_refused(text, tmp_path, capsys):
 
 
 def test_max_minutes(text, tmp_path, capsys):
-    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "3", "--max-minutes", "1e-9"]
+    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "3",
+             "--max-minutes", "1e-9"]
     assert pretrain.main(flags) == 0
     assert "after step 1 of 3" in capsys.readouterr().out
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
@@ -361,7 +374,8 @@ def test_prefetch(text, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         ahead = Prefetch(make, 100, pool)
         for step in range(run.batches.steps_per_epoch + 2):
-            assert torch.equal(ahead.batch(step).masked.input_ids, run.batches.batch(step).masked.input_ids)
+            assert torch.equal(ahead.batch(step).masked.input_ids,
+                               run.batches.batch(step).masked.input_ids)
         ahead.batch(step + 1)  # makes the next one, which fails, ahead
         with pytest.raises(ZeroDivisionError):
             ahead.batch(step + 2)
@@ -380,7 +394,8 @@ def test_folder_opens_in_transformers(finished):
     tokenizer = transformers.AutoTokenizer.from_pretrained(finished)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(finished).eval()
     inputs = tokenizer("in the [MASK] a cow always moos", return_tensors="pt")
-    ours = BertForMaskedLM.from_pretrained(finished)(inputs["input_ids"], inputs["attention_mask"]).logits
+    ours = BertForMaskedLM.from_pretrained(finished)(inputs["input_ids"],
+                                                     inputs["attention_mask"]).logits
     # float32 rounding
     torch.testing.assert_close(ours, theirs(**inputs).logits, atol=1e-4, rtol=0)
     assert tokenizer.convert_ids_to_tokens(int(ours[0, 3].argmax())) == "garden"
@@ -393,13 +408,16 @@ def test_unseen_token_type(finished):
 
 
 def test_continues_from_checkpoint(finished, text, tmp_path):
-    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from", str(finished), "--steps", "2",
+    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from",
+                          str(finished), "--steps", "2",
                           "--length", "24", "--held-out", "0.1", "--save-dtype", "fp16"]) == 0
     assert (tmp_path / "more" / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
     assert load_file(tmp_path / "more" / "model.safetensors")["cls.predictions.bias"].dtype == torch.float16
     first, last = events(tmp_path / "more", "evaluation")[0], events(finished, "evaluation")[-1]
-    assert first["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)  # float32 rounding; the masks are fixed
-    before, after = (BertModel.from_pretrained(folder).pooler_dense.weight for folder in (finished, tmp_path / "more"))
+    assert first["perplexity"] == pytest.approx(last["perplexity"],
+                                                rel=1e-5)  # float32 rounding; the masks are fixed
+    before, after = (BertModel.from_pretrained(folder).pooler_dense.weight
+                     for folder in (finished, tmp_path / "more"))
     assert torch.equal(before.half(), after.half())  # neither trained nor decayed
 
 
@@ -422,7 +440,8 @@ def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
     files["latin"].write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
     files["broken.gz"].write_bytes(b"not compressed")
     files["cut.xz"].write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
-    places = {"text": text, "finished": finished, **{name.split(".")[0]: path for name, path in files.items()}}
+    places = {"text": text, "finished": finished,
+              **{name.split(".")[0]: path for name, path in files.items()}}
     out = tmp_path / "out"
     assert pretrain.main([flag.format(**places) for flag in flags] + ["--out", str(out)]) == 2
     error = capsys.readouterr().err
@@ -433,7 +452,8 @@ def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
 
 def test_used_folder_is_refused(finished, text, tiny_model, tmp_path, capsys):
     tiny_model.save_pretrained(tmp_path)
-    for folder, reason in ((finished, "holds a finished run"), (tmp_path, "holds a model"), (text, "is a file")):
+    for folder, reason in ((finished, "holds a finished run"), (tmp_path, "holds a model"),
+                           (text, "is a file")):
         assert pretrain.main(["--text", str(text), "--out", str(folder)]) == 2
         assert reason in capsys.readouterr().err
 
@@ -449,6 +469,7 @@ def test_help_states_the_defaults():
 
 def test_continues_from_mini(text, tmp_path):
     """On a text of one's own, from the name alone."""
-    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), "--from", "minbert-mini", "--length",
+    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), "--from",
+                          "minbert-mini", "--length",
                           "32", "--batch-size", "4", "--steps", "2", "--precision", "fp32"]) == 0
     assert BertModel.from_pretrained(tmp_path / "run").config == BertModel.from_pretrained("minbert-mini").config
