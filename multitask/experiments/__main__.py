@@ -23,7 +23,8 @@ from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.tasks import TASKS
 
 from . import table
-from .grid import PRESETS, Grid, conclude, run_grid
+from .grid import Grid, conclude, run_grid
+from .presets import PRESETS
 from .question import Question, ask
 
 FIRST_SEED = 11711

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,43 +31,12 @@ from multitask.tasks import TASKS
 
 from . import claims, table
 from .grid_report import write_grid_report
+from .presets import FLAGS, PRESETS, Preset
 
 GRID_FILE, FAILED_FILE = "grid.json", "failed.txt"
 BASELINE = ("baseline",)
 # the paper's ten methods as chains of stages, in the order of its Table 1
 METHODS = tuple(tuple(name.split("+")) for name in dict.fromkeys(name for name, _ in PAPER_TABLE_1))
-# what a stage's name here means as flags of the main job
-FLAGS = {
-    "nli": {"nli": True, "gs": "none"},
-    "gs_bd": {"gs": "bd"},
-    "gs_wrap": {"gs": "wrap"},
-    "fl": {"gs": "none", "fl": True},
-    "baseline": {"gs": "none"},
-}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings of every stage, of single ones, and what the table says about them."""
-
-    every: dict
-    stage: dict[str, dict] = field(default_factory=dict)
-    note: str = ""
-
-
-PRESETS = {
-    "paper": Preset({"lr": 1e-5, "epochs": 10},
-                    note="the paper's: learning rate 1e-5, 10 epochs a stage"),
-    "quick": Preset(
-        {"lr": 1e-4, "head_lr": 3e-3, "epochs": 1, "warmup": 0.1, "schedule": "linear", "clip": 1.0,
-         "eval_limit": 4000},
-        {"nli": {"batch_size": 8, "max_steps": 250}, "gs_bd": {"max_steps": 200},
-         "gs_wrap": {"batch_size": 8, "max_steps": 300}, "fl": {"max_steps": 150},
-         "baseline": {"max_steps": 150}},
-        note="quick, about 80 minutes on one core: learning rate 1e-4, of the heads 3e-3, 10 % warm-up, linear decay, "
-             "clipping at 1, batches of 8 (GS_bd: Eq. 6), few steps a stage. GS_w and GS_bd cost about the same there, "
-             "but do not meet the same examples: GS_w the same number of each task, GS_bd most of PARA"),
-}
 
 
 @dataclass(frozen=True)
@@ -86,29 +55,29 @@ class Node:
 
     def settings(self, common: dict, preset: Preset, seed_folder: Path) -> Settings:
         stage = self.chain[-1]
+        values = {**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common}
         parent = Node(self.arch, self.chain[:-1])
-        start = {"model": None,
-                 "start": str(parent.folder(seed_folder).resolve())} if parent.chain else {}
-        return Settings(arch=self.arch,
-                        **{**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common,
-                                           **start})
+        if parent.chain:  # the model that the parent left, in place of a checkpoint
+            values |= {"model": None, "start": str(parent.folder(seed_folder).resolve())}
+        return Settings(arch=self.arch, **values)
 
 
 def graph() -> Iterator[Node]:
-    """All trainings, each after the one it starts from: encoders first, and method by method across
-    architectures."""
+    """All trainings, each after its parent: encoders first, and method by method across architectures."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
-    for chain in sorted(chains, key=lambda chain: (chain[-1] == "fl", len(chain),
-                                                   list(FLAGS).index(chain[0]))):
+
+    def order(chain: tuple[str, ...]) -> tuple[bool, int, int]:
+        return chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0])
+
+    for chain in sorted(chains, key=order):
         for arch in table.ARCH_TITLES:
             yield Node(arch, chain)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid's folder and what it was started with; saved as grid.json, so that only the same
-    goes on there."""
+    """A grid's folder and settings; saved as grid.json, so that only the same grid resumes there."""
 
     out: Path
     preset: str
@@ -121,24 +90,31 @@ class Grid:
 
     def check(self) -> None:
         """Raises ValueError if the folder holds results of another grid."""
-        asked = {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
+        asked = dataclasses.asdict(self)
+        del asked["out"]
         asked["settings"] = dataclasses.asdict(PRESETS[self.preset])
+
         path = self.out / GRID_FILE
-        has_results = any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}")) and path.is_file()
-        begun = json.loads(path.read_text(encoding="utf-8")) if has_results else asked
-        other = [key for key in asked if begun.get(key) != asked[key]]
-        if other:
-            raise ValueError(f"{self.out} holds a grid with another {other[0]} ({begun.get(other[0])}, not "
-                             f"{asked[other[0]]}); name another --out")
+        if path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}")):
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            for key, value in asked.items():
+                if begun.get(key) != value:
+                    raise ValueError(f"{self.out} holds a grid with another {key} ({begun.get(key)}, "
+                                     f"not {value}); name another --out")
+
         self.out.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
 
     def common(self, seed: int) -> dict:
-        given = {"max_steps": self.max_steps, "eval_limit": self.eval_limit}
-        return {"model": self.model, "data": self.data, "precision": self.precision,
-                "device": self.device,
-                "seed": seed, **{key: value for key, value in given.items() if value is not None}}
+        """The settings of every training with this seed."""
+        values = {"model": self.model, "data": self.data, "precision": self.precision,
+                  "device": self.device, "seed": seed}
+        if self.max_steps is not None:
+            values["max_steps"] = self.max_steps
+        if self.eval_limit is not None:
+            values["eval_limit"] = self.eval_limit
+        return values
 
     def seed_folder(self, seed: int) -> Path:
         return self.out / f"seed-{seed}"
