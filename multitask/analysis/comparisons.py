@@ -299,3 +299,12 @@ def _how_to_read(findings: Sequence[str]) -> list[str]:
         sentences.append("No difference shown does not mean no effect: whatever lies inside an interval remains "
                          "possible, and more seeds would narrow it.")
     return sentences
+
+
+def verdict_of(difference: PairedDifference, adjusted_p: float | None) -> str:
+    """better, worse, not shown, one seed or no spread. adjusted_p: by `holm` over the table."""
+    if adjusted_p is None:
+        return "one seed" if difference.n == 1 else "no spread"
+    if adjusted_p > 1 - difference.level:
+        return "not shown"
+    return "better" if difference.mean > 0 else "worse"

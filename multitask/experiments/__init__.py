@@ -1,0 +1,14 @@
+"""The paper's Table 1, and the question whether surgery helps: `python -m multitask.experiments`.
+
+grid             the graph of trainings behind Table 1, and what it collects
+presets          flags and settings of each stage
+table            Table 1 as Markdown, CSV and JSON
+claims           the paper's claims as differences between cells of Table 1
+grid_report      report.html of a grid
+question         does surgery help? control arms paired by seed
+arms             one arm of one seed, step by step
+question_tables  question.md
+question_report  report.html of the question
+
+presets, claims, table <- grid_report <- grid; arms <- question_tables <- question_report <- question.
+"""

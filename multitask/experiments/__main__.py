@@ -1,7 +1,113 @@
-"""The whole paper: python -m multitask.experiments --preset paper."""
+"""Table 1 of the paper: ten methods × three architectures and the baseline; shared stages are
+trained once.
 
+    python -m multitask.experiments --preset quick --data data --model bert-base-uncased
+    python -m multitask.experiments --question surgery --seeds 5 --data data
+
+Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
+18 trainings of heads, the baseline. The same command resumes where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
 
-from .grid import main
+from minbert.checkpoints.hub import EMBEDDED
+from multitask.data.course import read_examples
+from multitask.runs.inputs import DEFAULT_MODEL, default_data
+from multitask.system import command
+from multitask.system.command import Parser
+from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
+from multitask.tasks import TASKS
 
-sys.exit(main())
+from . import table
+from .grid import Grid, conclude, run_grid
+from .presets import PRESETS
+from .question import Question, ask
+
+FIRST_SEED = 11711
+QUESTION_STEPS = 160
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.experiments", __doc__)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, help="the paper's settings, or few steps (default: quick)")
+    add("--question", choices=["surgery"],
+        help="does surgery help? control arms paired by seed, instead of the table")
+    add("--seeds", type=int, metavar="N",
+        help="11711 and the N - 1 after it (default: 1; 5 for --question)")
+    add("--data", metavar="FOLDER",
+        help="the course's files (default: ./data if it holds them, else the sample)")
+    add("--model", metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
+    add("--out", type=Path, metavar="FOLDER",
+        help="(default: experiments/PRESET or experiments/surgery)")
+    add("--max-steps", type=int, metavar="N",
+        help="end each stage after N steps (default: the preset's)")
+    add("--eval-limit", type=int, metavar="N",
+        help="at most N dev examples per task (default: the preset's)")
+    add("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
+    add("--test-labels", type=Path, metavar="FOLDER",
+        help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
+    arguments = build_parser().parse_args(argv)
+    work = run_question if arguments.question else run_table
+    return command.answer("multitask.experiments", lambda: work(arguments),
+                          interrupted="interrupted; the same command resumes")
+
+
+def run_question(arguments: argparse.Namespace) -> int:
+    if arguments.test_labels or arguments.preset:
+        raise ValueError("--question takes neither --preset nor --test-labels")
+
+    values = common_values(arguments)
+    if arguments.eval_limit is not None:
+        values["eval_limit"] = arguments.eval_limit
+    steps = QUESTION_STEPS if arguments.max_steps is None else arguments.max_steps
+    out = arguments.out or Path("experiments") / arguments.question
+    ask(Question(steps=steps, **values), out, seeds_of(arguments, 5))
+    print((out / "question.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    preset = arguments.preset or "quick"
+    grid = Grid(arguments.out or Path("experiments") / preset, preset,
+                max_steps=arguments.max_steps,
+                eval_limit=arguments.eval_limit, **common_values(arguments))
+    labelled = {}
+    if arguments.test_labels is not None:
+        for name, task in TASKS.items():
+            labelled[name] = read_examples(arguments.test_labels / f"{task.file}-test.csv", task)
+
+    results = run_grid(grid, seeds_of(arguments, 1))
+    if results["best"] is not None:
+        conclude(grid, results, labelled)
+    print("\n" + table.markdown(results))
+    return 0
+
+
+def common_values(arguments: argparse.Namespace) -> dict:
+    """Data, model, device and precision, with their defaults."""
+    data = default_data() if arguments.data is None else str(Path(arguments.data).resolve())
+    model = arguments.model or (EMBEDDED if data is None else DEFAULT_MODEL)
+    return {"model": model, "data": data, "device": arguments.device,
+            "precision": arguments.precision}
+
+
+def seeds_of(arguments: argparse.Namespace, default: int) -> list[int]:
+    count = default if arguments.seeds is None else arguments.seeds
+    if count < 1:
+        raise ValueError(f"--seeds {count}: must be at least 1")
+    return [FIRST_SEED + number for number in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,5 @@
-"""report.html of a whole grid: Table 1 with our scores, the paper's claims, and how both compare at a glance."""
+"""report.html of a whole grid: Table 1 with our scores, the paper's claims, and how both compare at
+a glance."""
 
 from __future__ import annotations
 
@@ -25,11 +26,14 @@ def write_grid_report(path: Path, results: dict) -> None:
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
         paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST on the frozen "
                   "encoder, the other two heads untrained: " + ", ".join(
-                      f"{name.upper()} {table.shown(results['baseline'][name])}" for name in TASKS) + ".", note=True),
+                      f"{name.upper()} {table.shown(results['baseline'][name])}"
+                      for name in TASKS) + ".", note=True),
         heading("At a glance"),
-        grid([figure(f"cells-{name}", cells_plot(results, name), f"{name}: ours against the paper, 30 experiments",
+        grid([figure(f"cells-{name}", cells_plot(results, name),
+                     f"{name}: ours against the paper, 30 experiments",
                      f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line is our baseline. "
-                     "What the paper has further right should be further up.") for name, task in TASKS.items()]),
+                     "What the paper has further right should be further up.")
+              for name, task in TASKS.items()]),
     ]
     if results.get("claims"):
         parts += [heading("The paper's claims"),
@@ -47,20 +51,24 @@ def score_table(results: dict, arch: str, best: dict) -> str:
     rows = []
     for method, by_arch in table.rows(results):
         cells = by_arch[arch]
-        marked = [("▸ " if cells[name]["mean"] is not None and cells[name]["mean"] == best[arch, name] else "")
+        marked = [("▸ " if cells[name]["mean"] is not None
+                   and cells[name]["mean"] == best[arch, name] else "")
                   + table.shown(cells[name]) for name in TASKS]
         rows.append([table.title_of(method), *marked, table.shown(cells["average"])])
-    return html_table(["method", *(name.upper() for name in TASKS), "average"], rows, caption=table.ARCH_TITLES[arch])
+    return html_table(["method", *(name.upper() for name in TASKS), "average"], rows,
+                      caption=table.ARCH_TITLES[arch])
 
 
 def cells_plot(results: dict, name: str) -> Figure:
     """Our score against the paper's, one point an experiment, by architecture."""
     metric = TASKS[name].metric_name.replace("pearson", "Pearson")
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
-    for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES, strict=False):
+    for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,
+                                                  strict=False):
         cells = [by_arch[arch][name] for _, by_arch in table.rows(results)]
         known = [cell for cell in cells if cell["mean"] is not None]
-        axes.plot([cell["paper"] for cell in known], [cell["mean"] for cell in known], marker, color=colour,
+        axes.plot([cell["paper"] for cell in known], [cell["mean"] for cell in known], marker,
+                  color=colour,
                   label=title, markersize=6, alpha=0.85, linestyle="none")
     baseline = results["baseline"][name]["mean"]
     if baseline is not None:

@@ -1,4 +1,5 @@
-"""report.html of the surgery question: the verdict, differences with their intervals, conflicts by time and layer."""
+"""report.html of the surgery question: differences with their intervals, conflicts by time and
+layer."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from matplotlib.figure import Figure
 
 from minbert.files import replacing
 from multitask.reports import figures
-from multitask.reports.page import bullets, figure, grid, heading, page, paragraph
+from multitask.reports.page import figure, grid, heading, page, paragraph, table
 from multitask.tasks import TASKS
+
+from .question_tables import DIFFERENCE_HEADER, difference_rows
 
 
 def write_question_report(path: Path, results: Mapping, about: str) -> None:
@@ -21,8 +24,8 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
     n = len(results["seeds"])
     parts = [
         heading("Does gradient surgery help?", 1), paragraph(about),
-        heading("What the data support"), bullets(planned["verdict"]),
         heading("Differences from the plain sum"),
+        table(DIFFERENCE_HEADER, difference_rows(planned["differences"])),
         grid([figure(f"differences-{moment}-{name}".replace("_", "-"),
                      differences_plot(results["comparisons"][moment]["sum"]["differences"], name),
                      f"{name}: difference of each arm from the plain sum at {moment.replace('_', ' ')}",
@@ -30,7 +33,8 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
                      "t interval; right of the line the arm is better than the plain sum.")
               for moment in results["comparisons"] for name, task in TASKS.items()]),
         heading("Conflicts"),
-        grid([figure("cosines", cosines_plot(results["cosines"]), "Cosines of the tasks' gradients by step",
+        grid([figure("cosines", cosines_plot(results["cosines"]),
+                     "Cosines of the tasks' gradients by step",
                      f"PCGrad's run of seed {results['seeds'][0]}: cosine of two tasks' gradients by step; below 0 "
                      "they conflict."),
               *(figure(f"layers-{step}", layers_plot(probe), f"Cosines by layer after {step} steps",
@@ -49,7 +53,8 @@ def differences_plot(differences: list[dict], task: str) -> Figure:
     rows = [row for row in differences if row["task"] == task]
     for place, row in enumerate(rows):
         low, high = (row["mean"], row["mean"]) if row["low"] is None else (row["low"], row["high"])
-        axes.errorbar(row["mean"], -place, xerr=[[row["mean"] - low], [high - row["mean"]]], color=figures.BLUE,
+        axes.errorbar(row["mean"], -place, xerr=[[row["mean"] - low], [high - row["mean"]]],
+                      color=figures.BLUE,
                       marker="o", markersize=5, capsize=3, linewidth=1.4)
     axes.axvline(0, color=figures.GREY, linewidth=1)
     axes.set_yticks([-place for place in range(len(rows))], [row["arm"] for row in rows])
@@ -60,7 +65,8 @@ def differences_plot(differences: list[dict], task: str) -> Figure:
 
 def cosines_plot(cosines: Mapping[str, list[float]]) -> Figure:
     steps = list(range(1, 1 + len(next(iter(cosines.values())))))
-    drawn = figures.curves(steps, cosines, "cosine of two tasks' gradients", figures.pair_styles(), windows=20)
+    drawn = figures.curves(steps, cosines, "cosine of two tasks' gradients", figures.pair_styles(),
+                           windows=20)
     drawn.axes[0].axhline(0, color=figures.GREY, linewidth=1)
     return drawn
 
@@ -77,8 +83,10 @@ def layers_plot(probe: Mapping) -> Figure:
     for pair, (colour, dashes, marker) in figures.pair_styles().items():
         layers = [probe["pairs"][pair]["layers"][part] for part in parts]
         means = np.array([layer["mean_cosine"] for layer in layers])
-        half = [0 if layer["low"] is None else layer["mean_cosine"] - layer["low"] for layer in layers]
-        axes.errorbar(places + next(shifts), means, yerr=half, color=colour, linestyle=dashes, marker=marker,
+        half = [0 if layer["low"] is None else layer["mean_cosine"] - layer["low"]
+                for layer in layers]
+        axes.errorbar(places + next(shifts), means, yerr=half, color=colour, linestyle=dashes,
+                      marker=marker,
                       markersize=4, capsize=2, linewidth=1.2, label=pair)
     axes.axhline(0, color=figures.GREY, linewidth=1)
     axes.set_xticks(places, [part.replace("layer ", "") for part in parts], rotation=45, ha="right",

@@ -1,4 +1,5 @@
-"""The paper's Table 1 with our scores in it, as Markdown, CSV and JSON; each cell with the paper's figure beside it."""
+"""The paper's Table 1 with our scores in it, as Markdown, CSV and JSON; each cell with the paper's
+figure beside it."""
 
 from __future__ import annotations
 
@@ -25,17 +26,20 @@ def title_of(method: str) -> str:
 
 
 def cell(values: list[float | None], paper: float) -> dict:
-    """One figure of the table. values: a score a seed; an undefined one counts 0, as in the average."""
+    """One figure of the table. values: a score a seed; an undefined one counts 0, as in the
+    average."""
     if not values:
         return {"values": [], "mean": None, "low": None, "high": None, "paper": paper}
     mean, low, high = mean_interval([value or 0.0 for value in values])
     return {"values": values, "mean": mean, "low": low, "high": high, "paper": paper}
 
 
-def row(scores: list[dict], paper: dict) -> dict:
+def score_cells(scores: list[dict], paper: dict) -> dict:
     """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
-    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name]) for name, task in TASKS.items()}
-    return {**cells, "average": cell([dev["average"] for dev in scores], sum(paper.values()) / len(paper))}
+    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name])
+             for name, task in TASKS.items()}
+    return {**cells, "average": cell([dev["average"] for dev in scores],
+                                     sum(paper.values()) / len(paper))}
 
 
 def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
@@ -64,17 +68,20 @@ def number(value: float | None) -> str:
 
 
 def shown(figure: dict) -> str:
-    """Ours, ± the half width of its interval where there are several seeds, and the paper's in brackets."""
+    """Ours, ± the half width of its interval where there are several seeds, and the paper's in
+    brackets."""
     spread = "" if figure["low"] is None else f" ± {number(figure['high'] - figure['mean'])}"
     return f"{number(figure['mean'])}{spread} ({number(figure['paper'])})"
 
 
 def markdown(results: dict) -> str:
-    """The table in the paper's layout; the best of each column in bold, the paper's figures in brackets."""
+    """The table in the paper's layout: the best of each column in bold, the paper's figures in
+    brackets."""
     best = best_of_columns(results)
     columns = [(arch, task) for arch in ARCH_TITLES for task in TASKS]
     header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]
-    lines = [header, ["---"] * len(header)]
+
+    lines = []
     for method, by_arch in rows(results):
         cells = []
         for arch, task in columns:
@@ -82,11 +89,20 @@ def markdown(results: dict) -> str:
             is_best = figure["mean"] is not None and figure["mean"] == best[arch, task]
             cells.append(f"**{shown(figure)}**" if is_best else shown(figure))
         lines.append([title_of(method), *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     baseline = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
-    claims = claim_table(results["claims"]) if results.get("claims") else ""
-    return (f"{results['about']}\n\n{table}\n\nBaseline, a head for SST on the frozen encoder, the other two heads "
-            f"untrained: {baseline}.\n\n{best_sentence(results)} {test_sentence(results)}\n{claims}")
+    parts = [results["about"], markdown_table(header, lines),
+             f"Baseline, a head for SST on the frozen encoder, the other two heads untrained: {baseline}.",
+             f"{best_sentence(results)} {test_sentence(results)}"]
+    if results.get("claims"):
+        parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])),
+                  claim_note(results["claims"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def test_sentence(results: dict) -> str:
@@ -98,30 +114,30 @@ def test_sentence(results: dict) -> str:
     return f"On the test set, the paper's Table 2 in brackets: {ours}."
 
 
-CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours", "95 % interval", "verdict"]
+CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours",
+                "95 % interval",
+                "verdict"]
 
 
 def claim_rows(claims: list[dict]) -> list[list[str]]:
-    """A row a claim: the differences averaged over the pairs of cells that it is about."""
-    return [[claim["section"], claim["claim"], claim["task"].upper(), signed(claim["paper"]),
-             signed(claim["difference"]),
-             "none" if claim["low"] is None else f"{signed(claim['low'])} to {signed(claim['high'])}",
-             claim["verdict"]] for claim in claims]
+    """One row per claim; differences are averages over its pairs of cells."""
+    found = []
+    for claim in claims:
+        interval = "none"
+        if claim["low"] is not None:
+            interval = f"{signed(claim['low'])} to {signed(claim['high'])}"
+        found.append([claim["section"], claim["claim"], claim["task"].upper(),
+                      signed(claim["paper"]),
+                      signed(claim["difference"]), interval, claim["verdict"]])
+    return found
 
 
 def claim_note(claims: list[dict]) -> str:
-    """What the intervals are of."""
+    """What the intervals are of, and what the verdict is on."""
     if claims[0]["interval"] == "seeds":
         return "Intervals: Student's t over seeds. The verdict is on the sign alone."
-    return ("Intervals: bootstrap over dev items, the same items for every cell; with one seed nothing can be said of "
-            "another. The verdict is on the sign alone, and there are many of them: one in twenty would be wrong by "
-            "chance.")
-
-
-def claim_table(claims: list[dict]) -> str:
-    lines = [CLAIM_HEADER, ["---"] * len(CLAIM_HEADER), *claim_rows(claims)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"\n{table}\n\n{claim_note(claims)}\n"
+    return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not show "
+            "how another would differ. The verdict is on the sign alone, not corrected for the number of claims.")
 
 
 def signed(value: float) -> str:

@@ -1,0 +1,14 @@
+"""Masked-language-model pretraining: `python -m multitask.pretrain`.
+
+settings  one run's settings, checked
+corpus    a text as passages of token ids, some of them held out
+segments  what a sequence is: running text, or nearly the same text twice
+batches   which sequences and masks make up each step
+step      initial weights, one training step, held-out scores, contents of a checkpoint
+models    the model and tokenizer that a run starts from
+guesses   what the model puts in the place of hidden pieces
+run       a run from its first step to its last, and how one starts or resumes
+report    report.html
+
+corpus <- segments <- settings <- batches <- step <- {models, guesses <- report} <- run.
+"""

@@ -1,7 +1,7 @@
-"""Running text → one long array of token ids → sequences of full length that mix no passages.
+"""Running text → one long array of token ids → sequences of full length within one passage.
 
-A passage is what stands between blank lines: a chapter, an article. Its lines are tokenized one by one and laid end
-to end; [CLS] and [SEP] come only when a batch is cut.
+A passage is the text between blank lines: a chapter, an article. Its lines are tokenized one by one
+and joined; [CLS] and [SEP] are added when a batch is made.
 """
 
 from __future__ import annotations
@@ -17,37 +17,41 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from minbert import BertTokenizer, Packing
+from minbert import BertTokenizer
 from minbert.files import one_line, replacing
 from multitask.data.course import file_of, read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.tasks import TASKS
 
-TOKENIZE_AT_ONCE = 4096  # lines; bounds the memory of the tokenizer's own, bulky results
-HELD_OUT_SEED = 0        # of the choice of passages: the same in every run, whatever its seed
+TOKENIZE_AT_ONCE = 4096  # lines; bounds the memory of the tokenizer's results
+HELD_OUT_SEED = 0        # chooses the same passages in every run
 
 # a file's ending → how it is opened; anything else is plain text
 OPENERS: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def read_passages(path: Path) -> list[list[str]]:
-    """The file's passages, each a list of its lines without the empty ones. Plain UTF-8 text, .gz or .xz.
+    """The text's passages, each a list of its non-empty lines.
 
-    A folder stands for the course's data in it: see `training_passages`.
-    Raises FileNotFoundError or ValueError, naming the file, for one that cannot be read or has less than two passages.
+    Args:
+        path: plain UTF-8 text, .gz or .xz; or a folder with the course's data
+            (`training_passages`).
+
+    Raises:
+        FileNotFoundError, ValueError: the text cannot be read or has fewer than two passages.
     """
     if not path.exists():
-        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, or a folder with the "
-                                "course's data")
+        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, or "
+                                "a folder with the course's data")
+
     passages = training_passages(path) if path.is_dir() else _passages_of_file(path)
     if len(passages) < 2:
-        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, one of them held "
-                         "out: separate them by blank lines")
+        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, "
+                         "one of them held out: separate them by blank lines")
     return passages
 
 
@@ -61,38 +65,45 @@ def _passages_of_file(path: Path) -> list[list[str]]:
                 elif passages[-1]:
                     passages.append([])
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text {path} is not UTF-8 ({error}); convert it, for example with iconv") from None
+        raise ValueError(f"--text {path} is not UTF-8 ({error}); convert it, for example with "
+                         "iconv") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"--text {path} cannot be read ({error}); is it whole, and is its ending right?") from None
+        raise ValueError(f"--text {path} cannot be read ({error}); is it complete, and is its ending "
+                         "right?") from None
     return [passage for passage in passages if passage]
 
 
 def training_passages(folder: Path) -> list[list[str]]:
-    """The sentences that the tasks are trained on, each example's a passage: of MultiNLI too, if it is there; never of
-    dev or test files. A sentence that comes again is left out: what is held out is then never trained on.
+    """The tasks' training sentences, one passage per example; MultiNLI's too, if it is there.
 
-    Raises FileNotFoundError or ValueError, naming the file.
+    Dev and test files are not read. A repeated sentence is left out, so held-out text is never
+    trained on. Raises FileNotFoundError or ValueError, naming the file.
     """
-    files = [file_of(folder, task, "train") for task in TASKS.values()]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"--text {folder}: {missing[0]} is missing; name a text, or a folder with the course's "
-                                "data")
-    examples = [example for path, task in zip(files, TASKS.values(), strict=True)
-                for example in read_examples(path, task)]
+    examples = []
+    for task in TASKS.values():
+        path = file_of(folder, task, "train")
+        if not path.is_file():
+            raise FileNotFoundError(f"--text {folder}: {path} is missing; name a text, or a folder with "
+                                    "the course's data")
+        examples += read_examples(path, task)
     with suppress(FileNotFoundError):
         examples += read_multinli(folder, FILES["train"])
-    met = {""}
+
+    seen = {""}
     passages = []
     for example in examples:
-        passage = [sentence for sentence in dict.fromkeys(map(str.strip, example.sentences)) if sentence not in met]
-        met.update(passage)
-        passages.append(passage)
-    return [passage for passage in passages if passage]
+        passage = []
+        for sentence in map(str.strip, example.sentences):
+            if sentence not in seen:
+                seen.add(sentence)
+                passage.append(sentence)
+        if passage:
+            passages.append(passage)
+    return passages
 
 
 def split_passages(count: int, held_out: float) -> tuple[list[int], list[int]]:
-    """Numbers of the passages to train on and of those held out, a share of all, at least one of either."""
+    """Numbers of the training passages and of the held-out ones, at least one of each."""
     order = np.random.default_rng(HELD_OUT_SEED).permutation(count).tolist()
     held = min(count - 1, max(1, round(held_out * count)))
     return sorted(order[held:]), sorted(order[:held])
@@ -102,7 +113,9 @@ def split_passages(count: int, held_out: float) -> tuple[list[int], list[int]]:
 class Corpus:
     """Passages as token ids, without special tokens.
 
-    ids: (tokens,) uint16, or int32 for a vocabulary that needs it. ends: (passages,) int64, where each passage ends.
+    Attributes:
+        ids: (tokens,) uint16, or int32 for a vocabulary that needs it.
+        ends: (passages,) int64, where each passage ends.
     """
 
     ids: np.ndarray
@@ -110,16 +123,19 @@ class Corpus:
 
     @classmethod
     def tokenize(cls, passages: Sequence[Sequence[str]], tokenizer: BertTokenizer) -> Corpus:
-        """With a progress bar if it takes long."""
+        """Tokenizes the passages' lines, with a progress bar if it takes long."""
         dtype = np.uint16 if max(tokenizer.vocabulary.values()) < 1 << 16 else np.int32
         lines = [line for passage in passages for line in passage]
         ids, lengths = [np.empty(0, dtype)], []
+
         with tqdm(total=len(lines), desc="tokenize", unit="line", delay=1, leave=False) as bar:
             for start in range(0, len(lines), TOKENIZE_AT_ONCE):
-                found = [encoding.ids[1:-1] for encoding in tokenizer.encode(lines[start:start + TOKENIZE_AT_ONCE])]
-                ids.append(np.fromiter((number for line in found for number in line), dtype))
+                encodings = tokenizer.encode(lines[start:start + TOKENIZE_AT_ONCE])
+                found = [np.array(encoding.ids[1:-1], dtype) for encoding in encodings]
+                ids.append(np.concatenate(found))
                 lengths += [len(line) for line in found]
-                bar.update(len(found))
+                bar.update(len(encodings))
+
         ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return cls(np.concatenate(ids), ends[np.cumsum([len(passage) for passage in passages])])
 
@@ -130,28 +146,31 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> Corpus:
-        """Raises ValueError, naming the file, if it is missing, damaged, or not of a vocabulary of that size."""
+        """Raises ValueError, naming the file, if it is missing or damaged or has other pieces."""
         try:
             with safe_open(path, framework="numpy") as file:
                 corpus = cls(file.get_tensor("ids"), file.get_tensor("ends"))
             corpus.check(vocab_size)
-        # a number format that numpy does not have is a KeyError, a TypeError or an AttributeError of safetensors
+        # safetensors raises KeyError, TypeError or AttributeError for formats that numpy lacks
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise ValueError(f"{path} is missing or damaged ({one_line(error)}); start again with another "
-                             "--out") from None
+            raise ValueError(f"{path} is missing or damaged ({one_line(error)}); start again with "
+                             "another --out") from None
         return corpus
 
     def check(self, vocab_size: int) -> None:
-        """Raises ValueError unless these are passages, one after another, of pieces of such a vocabulary."""
+        """Raises ValueError unless these are consecutive passages of pieces of such a
+        vocabulary."""
         ids, ends = self.ids, self.ends
-        if ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64 or ids.ndim != 1 or ends.ndim != 1:
-            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of shape {ends.shape}, "
-                             "expected a row of uint16 or int32 and a row of int64")
+        are_rows = ids.ndim == ends.ndim == 1
+        if not are_rows or ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64:
+            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of shape "
+                             f"{ends.shape}, expected a row of uint16 or int32 and a row of int64")
         if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
-            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in order, the last at "
-                             f"{len(ids)}")
+            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in order, "
+                             f"the last at {len(ids)}")
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has {vocab_size}")
+            raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has "
+                             f"{vocab_size}")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -161,18 +180,17 @@ class Corpus:
         return digest.hexdigest()
 
     def cut(self, passages: Sequence[int], length: int) -> np.ndarray:
-        """Sequences of `length` tokens with [CLS] and [SEP], as (sequences, 2) int64: from where to where in `ids`.
+        """Cuts passages into sequences of `length` tokens, [CLS] and [SEP] included.
 
-        Every token of these passages is in exactly one; only a passage's last sequence is shorter.
+        Every token is in exactly one sequence; only a passage's last one is shorter.
+
+        Returns:
+            (sequences, 2) int64, each sequence's first place in `ids` and the one after its last.
         """
         starts = np.concatenate([[0], self.ends[:-1]])
         spans = [np.empty((0, 2), np.int64)]
         for passage in passages:
             begins = np.arange(starts[passage], self.ends[passage], length - 2)
-            spans.append(np.stack([begins, np.minimum(begins + length - 2, self.ends[passage])], axis=1))
+            ends = np.minimum(begins + length - 2, self.ends[passage])
+            spans.append(np.stack([begins, ends], axis=1))
         return np.concatenate(spans)
-
-    def batch(self, spans: np.ndarray, cls_id: int, sep_id: int) -> tuple[torch.Tensor, Packing]:
-        """These sequences in one row, [CLS] … [SEP] each: (tokens,) int64 and its packing."""
-        parts = [part for start, end in spans.tolist() for part in ([cls_id], self.ids[start:end], [sep_id])]
-        return torch.from_numpy(np.concatenate(parts, dtype=np.int64)), Packing.from_lengths(spans @ (-1, 1) + 2)

@@ -1,109 +1,94 @@
-"""What masked-language-model pretraining is made of: the step, held-out scores, what a checkpoint holds."""
+"""One step of pretraining, its initial weights, held-out scores, and what a checkpoint holds."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minbert import BertForMaskedLM, Masked, Packing
+from minbert import BertForMaskedLM
 from minbert.attention import BertSelfAttention
-
 from multitask.system.device import autocast
 from multitask.system.state import check_like, load_optimizer_state, optimizer_state
 from multitask.training.optimizing import finite_loss, scaled_step
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
-BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: the second steadier than 0.999 in runs of few steps
-EPS = 1e-9  # a small BERT's queries and keys have gradients of 3e-7 a weight: at AdamW's 1e-6 they would hardly move
-LOSSES = {"loss": "masked tokens", "segment_loss": "segments"}  # what each is of
-SHARPNESS = 1.7  # of 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
+from .batches import MaskedBatch
 
-
-class Segments(NamedTuple):
-    """token_type_ids: (tokens,) int64. labels: (batch,) int64, 0 if a sequence's two segments belong together; None
-    where that is not asked."""
-
-    token_type_ids: torch.Tensor
-    labels: torch.Tensor | None
-
-
-class Batch(NamedTuple):
-    masked: Masked
-    packing: Packing
-    segments: Segments
-
-    def to(self, device: torch.device) -> Batch:
-        masked = Masked(*(getattr(self.masked, field.name).to(device) for field in dataclasses.fields(self.masked)))
-        types, labels = self.segments
-        return Batch(masked, self.packing.to(device),
-                     Segments(types.to(device), None if labels is None else labels.to(device)))
-
-
-def generator_of(*numbers: int) -> torch.Generator:
-    """A generator of its own for each tuple of numbers, so that a step's draws do not hang on the steps before it."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed >> 1)
+BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: in short runs steadier than 0.999
+# A small BERT's queries and keys have gradients of 3e-7 per weight: at 1e-6 they would hardly move.
+EPS = 1e-9
+SHARPNESS = 1.7  # with 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
 
 
 @torch.no_grad()
 def draw_attentive(model: BertForMaskedLM) -> None:
-    """Weights of a new model from which guessing tokens is soon learnt; the rest as `init_weights` drew it.
+    """Changes a new model's initial weights, so that it learns early to look at other tokens.
 
-    As Devlin et al. draw them, N(0, 0.02²) all, every token of a narrow model looks at all others alike, what it sees
-    hardly reaches its output, and training stays for many million tokens at what a bag of words tells. So the heads of
-    the first layer begin by looking at a neighbour each (`look_at_neighbours`). In the others, queries and keys are
-    drawn such that scores have a deviation of about 3: tokens differ in what they look at. And values, attention's
-    output and the head's transform begin at a multiple of the identity: what is looked at is guessed. The last two
-    after the idea of Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"; docs/log.md 19 and
-    22 tell what was tried and measured.
+    With N(0, 0.02²) for all weights (Devlin et al.), every token of a narrow model attends to all
+    others equally. What it sees hardly reaches its output, and for many million tokens the model
+    learns no more than a bag of words does. Here the heads of the first layer begin by looking at
+    one neighbour each (`look_at_neighbours`). In the other layers, queries and keys give scores of
+    deviation 3. Values, attention's output and the head's transform begin near a multiple of the
+    identity, after Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
+    Measurements: docs/log.md 19 and 22.
     """
     hidden = model.config.hidden_size
     identity = torch.eye(hidden, device=model.decoder_bias.device)
+
     for layer in model.encoder.layers:
         queries_keys, values = layer.self_attention.query_key_value.weight.split([2 * hidden, hidden])
-        queries_keys.normal_(std=1.7 / math.sqrt(hidden))  # inputs have a deviation of 1, so queries and keys of 1.7
+        # inputs have deviation 1, so queries and keys have 1.7
+        queries_keys.normal_(std=1.7 / math.sqrt(hidden))
         values.add_(identity, alpha=0.7)
         layer.attention_dense.weight.add_(identity, alpha=0.7)
+
     model.transform_dense.weight.add_(identity)
     look_at_neighbours(model)
 
 
 @torch.no_grad()
 def look_at_neighbours(model: BertForMaskedLM) -> None:
-    """The heads of the first layer look at the tokens 1 before, 1 after, 2 before, 2 after and so on.
+    """Makes the first layer's heads look at the tokens 1 before, 1 after, 2 before, 2 after and so
+    on.
 
-    Positions p are embedded as sines and cosines, sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies.
-    Queries read the one, turned by ω times the head's shift s, and keys the other, so that the score of tokens p and
-    p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. From one copy, which also holds a part of each word,
-    every token would match itself best, and [MASK] every other [MASK].
+    Positions p are embedded as sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies.
+    Queries read one copy, rotated by ω times the head's shift s; keys read the other. So the score
+    of tokens p and p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. One copy alone also
+    holds a part of each
+    word: every token would match itself best, and [MASK] every other [MASK].
     """
     config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
-    # radians a position
-    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4, device=device)
-    count, turned = len(frequencies), frequencies[:config.head_dim // 2]
+
+    # radians per position
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4,
+                                 device=device)
+    count = len(frequencies)
     angles = torch.arange(config.max_position_embeddings, device=device).unsqueeze(1) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
-    # a deviation of 1.5 times that of the words, so that both are seen
-    embeddings.position_embeddings.weight[:, :4 * count] = 1.5 * math.sqrt(2) * config.initializer_range * waves
+
+    # 1.5 times the deviation of the words, so that neither hides the other
+    scale = 1.5 * math.sqrt(2) * config.initializer_range
+    embeddings.position_embeddings.weight[:, :4 * count] = scale * waves
     embeddings.token_type_embeddings.weight.zero_()  # what all tokens have in common
 
     attention = model.encoder.layers[0].self_attention
     queries, keys, _ = attention.query_key_value.weight.chunk(3)
     queries.normal_(std=config.initializer_range)
     keys.normal_(std=config.initializer_range)
-    sines = torch.arange(len(turned))  # of a head's rows and, in four blocks of `count`, of the hidden dimensions
+
+    # rows of a head and, in four blocks of `count`, hidden dimensions
+    turned = frequencies[:config.head_dim // 2]
+    sines = torch.arange(len(turned))
     cosines = sines + len(turned)
     for head in range(config.num_attention_heads):
         shift = (head // 2 + 1) * (-1 if head % 2 == 0 else 1)
         of_head = slice(head * config.head_dim, (head + 1) * config.head_dim)
         query, key = queries[of_head], keys[of_head]
+
         query[sines, sines] += SHARPNESS * (turned * shift).cos()
         query[sines, sines + count] += SHARPNESS * (turned * shift).sin()
         query[cosines, sines] -= SHARPNESS * (turned * shift).sin()
@@ -113,7 +98,8 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Of every layer and all attention weights; the model's config keeps what fine-tuning is to use."""
+    """Sets every dropout of the model, attention's included; config keeps fine-tuning's own
+    value."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
@@ -122,20 +108,28 @@ def set_dropout(model: nn.Module, share: float) -> None:
 
 
 class MaskedTrainer:
-    """A batch in, one AdamW step out: clipped by the norm of the whole gradient, biases and LayerNorm not decayed.
+    """One AdamW step per batch, clipped by the norm of the whole gradient.
 
-    All that is trained is one vector, its gradient another. The pooler is left out where it has no gradient, so that
-    weight decay does not shrink it.
+    All trained parameters are one vector, their gradient another. Biases and LayerNorm are not
+    decayed. The pooler has no gradient here; it is left out, so that weight decay does not shrink
+    it.
     """
 
-    def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float, precision: str) -> None:
+    def __init__(self, model: BertForMaskedLM, lr: float, weight_decay: float, clip: float,
+                 precision: str) -> None:
         self.model, self.clip, self.precision = model, clip, precision
-        decayed, undecayed = ({name: value for name, value in group.items()
-                               if model.uses_pooler or "pooler" not in name} for group in split_decayed(model))
-        self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
+
+        parameters = []
+        border = 0  # in the vector, between decayed parameters and the others
+        for is_decayed, group in zip((True, False), split_decayed(model), strict=True):
+            trained = {name: value for name, value in group.items() if "pooler" not in name}
+            parameters += trained.items()
+            if is_decayed:
+                border = sum(value.numel() for value in trained.values())
+        self.flat = FlatParameters(parameters)
         self.gradients = TaskGradients(self.flat, tasks=1)
         self.device = self.flat.vector.device
-        border = sum(value.numel() for value in decayed.values())
+
         groups = []
         for part, decay in ((slice(0, border), weight_decay), (slice(border, None), 0.0)):
             vector = nn.Parameter(self.flat.vector[part])
@@ -143,76 +137,73 @@ class MaskedTrainer:
             groups.append({"params": [vector], "weight_decay": decay, "base_lr": lr})
         self.optimizer = AdamW(groups, betas=BETAS, eps=EPS)
 
-    def step(self, batch: Batch, lr_scale: float = 1.0) -> dict[str, float]:
-        """The mean losses of the batch before the update, as `losses_of` has them; their sum is what is lowered.
+    def step(self, batch: MaskedBatch, lr_scale: float = 1.0) -> float:
+        """Updates the weights; returns the batch's mean loss before the update.
 
-        Raises FloatingPointError for a loss or a gradient that is not finite; nothing is updated then.
+        Raises:
+            FloatingPointError: the loss or the gradient is not finite; nothing is updated then.
         """
         self.model.train()
         with self.gradients.row(0) as gradient:
             with autocast(self.precision, self.device):
-                found = losses_of(self.model, batch)
-            sum(found.values()).backward()
-        values = {name: finite_loss(LOSSES[name], loss.item()) for name, loss in found.items()}
+                loss = loss_of(self.model, batch)
+            loss.backward()
+
+        value = finite_loss("masked tokens", loss.item())
         norm = gradient.norm().item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite, at a loss of {sum(values.values()):.4g}")
+            raise FloatingPointError(f"the gradient is not finite, at a loss of {value:.4g}")
+
         if self.clip and norm > self.clip:
             gradient.mul_(self.clip / norm)
         scaled_step(self.optimizer, lr_scale)
-        return values
+        return value
 
 
-def scores(model: BertForMaskedLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits of the hidden tokens, (masked, vocab), and of what the segments are to each other, (batch, 2); None where
-    that is not asked."""
-    types, labels = batch.segments
-    if labels is None:
-        return model.masked_logits(batch.masked, batch.packing, types), None
-    return model.packed_logits(batch.masked, batch.packing, types)
+def masked_logits(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
+    """Logits of the hidden tokens alone: (masked, vocab) float32."""
+    return model.masked_logits(batch.masked, batch.packing, batch.token_type_ids)
 
 
-def losses_of(model: BertForMaskedLM, batch: Batch) -> dict[str, torch.Tensor]:
-    """Mean cross entropies: "loss" over hidden tokens; "segment_loss" over sequences, where the batch has labels."""
-    logits, relationship = scores(model, batch)
-    found = {"loss": F.cross_entropy(logits, batch.masked.labels)}
-    if relationship is not None:
-        found["segment_loss"] = F.cross_entropy(relationship, batch.segments.labels)
-    return found
+def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
+    """The mean cross entropy over the hidden tokens."""
+    return F.cross_entropy(masked_logits(model, batch), batch.masked.labels)
 
 
 @torch.no_grad()
-def evaluate(model: BertForMaskedLM, batches: Sequence[Batch], precision: str) -> dict[str, float]:
-    """Without dropout: over all masked tokens of the batches perplexity, e to the mean cross entropy, and accuracy;
-    over all sequences "segment_accuracy", where the batches have labels."""
+def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
+             precision: str) -> dict[str, float]:
+    """Perplexity, e to the mean cross entropy, and accuracy over all hidden tokens, without
+    dropout."""
     model.eval()
     device = model.decoder_bias.device
-    loss, right, count, segments_right, sequences = 0.0, 0, 0, 0, 0
-    for batch in batches:
-        batch = batch.to(device)
+
+    loss, right, count = 0.0, 0, 0
+    for on_cpu in batches:
+        batch = on_cpu.to(device)
         labels = batch.masked.labels
         with autocast(precision, device):
-            logits, relationship = scores(model, batch)
+            logits = masked_logits(model, batch)
+
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         right += int((logits.argmax(1) == labels).sum())
         count += len(labels)
-        if relationship is not None:
-            segments_right += int((relationship.argmax(1) == batch.segments.labels).sum())
-            sequences += len(relationship)
-    found = {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
-    return found | ({"segment_accuracy": segments_right / sequences} if sequences else {})
+
+    # e to the 700 is the largest power that a float holds, nearly
+    return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
 
 
 def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:
-    """Weights and moments, by name, for a checkpoint."""
+    """Weights and moments by name, for a checkpoint."""
     weights = {f"model.{name}": value.detach() for name, value in trainer.model.named_parameters()}
     return {**weights, **optimizer_state(trainer.optimizer)}
 
 
 @torch.no_grad()
 def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
-    """Weights and moments as they were when `state_of` was taken. Raises ValueError for those of another model."""
-    check_like(tensors, {f"model.{name}": value for name, value in trainer.model.named_parameters()})
-    for name, value in trainer.model.named_parameters():
+    """Puts back what `state_of` took. Raises ValueError for tensors of another model."""
+    parameters = dict(trainer.model.named_parameters())
+    check_like(tensors, {f"model.{name}": value for name, value in parameters.items()})
+    for name, value in parameters.items():
         value.copy_(tensors[f"model.{name}"])
     load_optimizer_state(trainer.optimizer, tensors)

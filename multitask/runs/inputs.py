@@ -98,7 +98,7 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
             tokenizer = BertTokenizer.from_pretrained(settings.model)
         except HubError as error:
             advice = f"or use --model {EMBEDDED}, which is included in minbert"
-            raise HubError(f"{error}; {advice}", error.status) from None
+            raise HubError(f"{error}; {advice}") from None
     return MultitaskBert(encoder, tokenizer, settings.arch)
 
 

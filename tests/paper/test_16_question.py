@@ -1,7 +1,8 @@
-"""Lesson 16: does surgery help, and does the paper's table hold? How to ask so that the answer means something.
+"""Lesson 16: does surgery help, and does the paper's table hold? How to ask so that the answer
+means something.
 
-You learn that arms must differ in one thing only, what a claim is as a difference of cells, and what an interval over
-dev items does not say.
+You learn that arms must differ in one thing only, what a claim is as a difference of cells, and
+what an interval over dev items does not say.
 """
 
 import json
@@ -13,8 +14,8 @@ from scipy import stats
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1
-from multitask.experiments import claims, question
-from multitask.experiments import grid as experiments
+from multitask.experiments import arms, claims, question
+from multitask.experiments.__main__ import main
 from multitask.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -28,50 +29,55 @@ def quiet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def asked(small_data, tmp_path_factory):
-    """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given, arm by arm)."""
+    """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given,
+    arm by arm)."""
     torch.manual_seed(0)
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
+                         num_attention_heads=3,
                          intermediate_size=40)).save_pretrained(model)
     tokenizer.save_pretrained(model)
     out = tmp_path_factory.mktemp("out") / "surgery"
-    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4, eval_limit=30)
+    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4,
+                            eval_limit=30)
     met = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "TIMED_STEPS", 1)
-        patch.setattr(question, "PROBE_DRAWS", 2)
+        patch.setattr(arms, "PROBE_DRAWS", 2)
         patch.setattr(question, "RESAMPLES", 50)
-        step, train = question.SurgeryTrainer.step, question.train
+        step, train_arm = arms.SurgeryTrainer.step, question.train_arm
 
         def watched_step(self, batches, scale):
             key = met["now"]
             met.setdefault(key, {"batches": [], "start": self.flat.vector.clone(), "heads": {
                 name: value.clone() for name, value in self.heads.state_dict().items()}})
-            met[key]["batches"].append({name: batch.input_ids.clone() for name, batch in batches.items()})
+            met[key]["batches"].append({name: batch.input_ids.clone()
+                                        for name, batch in batches.items()})
             return step(self, batches, scale)
 
         def watched_train(asked_for, training, seed, *more, **named):
             met["now"] = (training, seed)
-            return train(asked_for, training, seed, *more, **named)
+            return train_arm(asked_for, training, seed, *more, **named)
 
         met["now"] = "timing"
-        patch.setattr(question.SurgeryTrainer, "step", watched_step)
-        patch.setattr(question, "train", watched_train)
+        patch.setattr(arms.SurgeryTrainer, "step", watched_step)
+        patch.setattr(question, "train_arm", watched_train)
         question.ask(ask, out, SEEDS, say=lambda line: None)
     return ask, out, met
 
 
-def test_every_arm_of_a_seed_starts_alike_and_meets_the_same_batches(asked):
+def test_arms_start_alike(asked):
     _, _, met = asked
     for seed in SEEDS:
         reference = met["pcgrad", seed]
         for training in question.TRAININGS:
             arm = met[training, seed]
             assert torch.equal(arm["start"], reference["start"])
-            assert all(torch.equal(value, reference["heads"][name]) for name, value in arm["heads"].items())
+            assert all(torch.equal(value, reference["heads"][name])
+                       for name, value in arm["heads"].items())
             for ours, theirs in zip(arm["batches"][:3], reference["batches"][:3], strict=True):
-                assert set(ours) == set(question.tasks_of(training))
+                assert set(ours) == set(arms.tasks_of(training))
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     first, second = (met["pcgrad", seed]["batches"] for seed in SEEDS)
     assert not all(torch.equal(a["sst"], b["sst"]) for a, b in zip(first, second, strict=False))
@@ -81,7 +87,7 @@ def trial(out, seed, training) -> dict:
     return json.loads(question.trial_file(out, seed, training).read_text())
 
 
-def test_the_constant_arm_has_pcgrads_own_mean_weights(asked):
+def test_constant_arm_weights(asked):
     _, out, _ = asked
     for seed in SEEDS:
         pcgrad, constant = trial(out, seed, "pcgrad"), trial(out, seed, "constant")
@@ -89,8 +95,9 @@ def test_the_constant_arm_has_pcgrads_own_mean_weights(asked):
         assert trial(out, seed, "sum")["conflicts"]["mean_weights"] == dict.fromkeys(TASKS, 1.0)
 
 
-def test_constant_weights_of_one_are_the_plain_sum(asked):
-    """Two arms that do the same end at the same numbers: nothing but the weights tells arms apart."""
+def test_weights_of_one_are_the_sum(asked):
+    """Two arms that do the same end at the same numbers: nothing but the weights tells arms
+    apart."""
     ask, _, _ = asked
     dataset = question.run.load_data(ask.settings(1))
     model = question.run.build_model(ask.settings(1), dataset)
@@ -98,14 +105,14 @@ def test_constant_weights_of_one_are_the_plain_sum(asked):
               for name, splits in dataset.items()}
     vectors = []
     for training, weights in (("sum", None), ("constant", [1.0, 1.0, 1.0])):
-        arm = question.Training(ask, training, 1, dataset, tokens, weights)
+        arm = arms.Arm(ask, training, 1, dataset, tokens, weights)
         for _ in range(2):
             arm.step()
         vectors.append(arm.trainer.flat.vector)
     assert torch.equal(*vectors)
 
 
-def test_the_comparison_is_paired_by_seed_and_corrected_over_arms_and_tasks(asked):
+def test_paired_and_corrected(asked):
     _, out, _ = asked
     results = json.loads((out / "question.json").read_text())
     family = results["comparisons"]["equal_steps"]["sum"]["differences"]
@@ -124,7 +131,7 @@ def test_the_comparison_is_paired_by_seed_and_corrected_over_arms_and_tasks(aske
     assert set(results["probes"]) == {"0", "1", "3"}
 
 
-def test_at_equal_time_every_arm_has_at_least_the_steps_of_the_slowest(asked):
+def test_steps_at_equal_time(asked):
     ask, out, _ = asked
     steps = json.loads((out / "question.json").read_text())["steps"]
     assert all(by_moment["equal_steps"] == ask.steps for by_moment in steps.values())
@@ -132,14 +139,14 @@ def test_at_equal_time_every_arm_has_at_least_the_steps_of_the_slowest(asked):
     assert min(by_moment["equal_time"] for by_moment in steps.values()) == ask.steps
 
 
-def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(asked, monkeypatch):
+def test_resume_of_a_question(asked, monkeypatch):
     ask, out, _ = asked
     before = (out / "question.json").read_text()
     question.trial_file(out, 11712, "paper").unlink()
-    trained, train = [], question.train
+    trained, train_arm = [], question.train_arm
     monkeypatch.setattr(question, "RESAMPLES", 50)
-    monkeypatch.setattr(question, "train", lambda q, training, *more, **named: (
-        trained.append(training), train(q, training, *more, **named))[1])
+    monkeypatch.setattr(question, "train_arm", lambda q, training, *more, **named: (
+        trained.append(training), train_arm(q, training, *more, **named))[1])
     question.ask(ask, out, SEEDS, say=lambda line: None)
     assert trained == ["paper"]
     again = json.loads((out / "question.json").read_text())
@@ -148,39 +155,45 @@ def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(aske
         question.ask(question.Question(model=ask.model, data=ask.data, steps=4), out, SEEDS)
 
 
-def test_the_report_shows_differences_and_conflicts_by_time_and_layer(asked):
+def test_question_report(asked):
     _, out, _ = asked
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_the_page_says_what_the_data_support(asked):
+def test_question_markdown(asked):
     _, out, _ = asked
     text = (out / "question.md").read_text()
-    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds", "noise floor",
+    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds",
+                 "noise floor",
                  "other dev items, the same models"):
         assert part in text, part
 
 
-# ------------------------------------------------------------------------------------------------ claims
+# ------------------------------------------------------------------------------------------------
+# claims
 
 
 CELLS = [*PAPER_TABLE_1, ("baseline", "concatA")]
 
 
-def test_the_papers_own_figures_bear_out_most_of_its_claims_and_not_all():
+def test_claims_by_the_papers_table():
     """Its differences by its own table, by hand where it matters."""
     paper = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
-    found = {(claim.text, claim.task): claims.difference(claim, {cell: paper[cell][claim.task] for cell in CELLS})
+    found = {(claim.text, claim.task): claims.difference(claim, {cell: paper[cell][claim.task]
+                                                                 for cell in CELLS})
              for claim in claims.claims()}
     # concatB − concatA on STS, ten methods: the sums of the paper's columns are 7.722 and 3.190
-    assert found["ConcatB is far better than ConcatA on pairs", "sts"] == pytest.approx((7.722 - 3.190) / 10)
+    assert found["ConcatB is far better than ConcatA on pairs",
+                 "sts"] == pytest.approx((7.722 - 3.190) / 10)
     signs = {(claim.text, claim.task): claim.sign for claim in claims.claims()}
     against = {key for key, value in found.items() if value * signs[key] <= 0}
-    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its own slips")
+    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its
+    # own slips")
     assert ("all experiments outperform the baseline, the worst too", "sst") in against
-    assert found["all experiments outperform the baseline, the worst too", "sst"] == pytest.approx(0.303 - 0.310)
+    assert found["all experiments outperform the baseline, the worst too",
+                 "sst"] == pytest.approx(0.303 - 0.310)
     assert ("final layers alone are worse than the worst of the others", "sts") not in against
     assert len(against) < len(found) / 4
 
@@ -199,7 +212,7 @@ def invented(score) -> dict:
     return labels, cells
 
 
-def test_a_real_difference_agrees_a_reversed_one_disagrees_and_none_is_undecided():
+def test_verdicts_on_claims():
     labels, cells = invented(lambda cell: 0.8 if cell[1] == "concatB" else 0.5)
     paper = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
     found = {(row["claim"], row["task"]): row for row in claims.judge([cells], labels, paper)}
@@ -211,12 +224,13 @@ def test_a_real_difference_agrees_a_reversed_one_disagrees_and_none_is_undecided
     assert found["MultiNLI helps a little", "para"]["difference"] == pytest.approx(0, abs=0.03)
     assert all(row["interval"] == "dev items" for row in found.values())
     shown = [row["verdict"] for row in claims.judge([cells, cells], labels, paper)]
-    assert set(shown) == {"cannot be said"}  # two seeds without a spread
+    assert set(shown) == {"no spread"}  # two seeds without a spread
     others = [invented_again(seed, labels, cells) for seed in range(4)]
     over_seeds = {(row["claim"], row["task"]): row for row in claims.judge(others, labels, paper)}
     row = over_seeds["ConcatB is far better than ConcatA on pairs", "para"]
     gains = [np.mean([(seed[chain, "concatB"]["para"] == labels["para"]).mean()
-                      - (seed[chain, "concatA"]["para"] == labels["para"]).mean() for chain in claims.CHAINS])
+                      - (seed[chain, "concatA"]["para"] == labels["para"]).mean()
+                      for chain in claims.CHAINS])
              for seed in others]
     theirs = stats.ttest_1samp(gains, 0).confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
@@ -226,28 +240,31 @@ def test_a_real_difference_agrees_a_reversed_one_disagrees_and_none_is_undecided
 def invented_again(seed, labels, cells) -> dict:
     """The same with a few PARA answers of each cell turned round: another seed."""
     generator = np.random.default_rng(seed)
-    return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"], by_task["para"])}
+    return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"],
+                                               by_task["para"])}
             for cell, by_task in cells.items()}
 
 
-def test_the_bootstrap_of_a_cell_is_that_of_the_metric():
+def test_bootstrap_of_a_cell():
     labels, cells = invented(lambda cell: 0.7)
     for task in TASKS:
         draws = claims._draws(task, {CELLS[0]: cells[CELLS[0]]}, labels[task])[CELLS[0]]
         generator = np.random.default_rng(claims.SEED)
         for draw in draws[:20]:
             items = generator.integers(400, size=400)
-            assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items], labels[task][items]))
+            assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items],
+                                                            labels[task][items]))
 
 
-def test_claims_need_all_of_their_cells():
+def test_claims_need_all_their_cells():
     labels, cells = invented(lambda cell: 0.7)
     some = {cell: values for cell, values in cells.items() if cell[1] != "concatB_al"}
-    found = {row["claim"] for row in claims.judge([some], labels, {**PAPER_TABLE_1, CELLS[-1]: PAPER_BASELINE})}
+    found = {row["claim"]
+             for row in claims.judge([some], labels, {**PAPER_TABLE_1, CELLS[-1]: PAPER_BASELINE})}
     assert "additional layers (AL) help" not in found
     assert "ConcatB costs SST" in found
 
 
-def test_the_commands_refuse_what_they_cannot_do(capsys, tmp_path):
-    assert experiments.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+def test_command_refuses_missing_data(capsys, tmp_path):
+    assert main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
     assert "there is no such folder" in capsys.readouterr().err

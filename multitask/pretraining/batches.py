@@ -1,0 +1,105 @@
+"""Which sequences and which masks make up each step, and the held-out batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from minbert import BertTokenizer, Masked, Masking, Packing
+
+from .segments import RunningText
+from .settings import PretrainingSettings
+
+EVALUATION_BATCH = 64
+# what a generator is for: the first of its numbers
+ORDER, MASKS, HELD_OUT_MASKS, SEGMENTS, HELD_OUT_SEGMENTS = range(5)
+
+
+class MaskedBatch(NamedTuple):
+    """A packed row with some tokens hidden; token_type_ids: (tokens,) int64."""
+
+    masked: Masked
+    packing: Packing
+    token_type_ids: torch.Tensor
+
+    def to(self, device: torch.device) -> MaskedBatch:
+        masked = Masked(self.masked.input_ids.to(device), self.masked.positions.to(device),
+                        self.masked.labels.to(device))
+        return MaskedBatch(masked, self.packing.to(device), self.token_type_ids.to(device))
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A generator for these numbers, so that a step's draws do not depend on earlier steps."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed >> 1)
+
+
+class TrainingBatches:
+    """The batches to train on, each a function of seed and step alone."""
+
+    def __init__(self, text: RunningText, tokenizer: BertTokenizer,
+                 settings: PretrainingSettings) -> None:
+        self.text = text
+        self.size, self.seed = settings.batch_size, settings.seed
+        self.steps_per_epoch = max(1, len(text.sequences) // self.size)
+        self._masking = Masking.of(tokenizer, settings.whole_words, settings.mask_share)
+        self._epoch, self._order = -1, np.empty(0)  # the epoch asked for last, and its order
+
+    def batch(self, step: int) -> MaskedBatch:
+        """Sequences and masks of a step."""
+        draws = np.random.default_rng((SEGMENTS, self.seed, step))
+        row, packing, types = self.text.batch(self.sequences_of(step), draws)
+        return MaskedBatch(self._masking(row, generator_of(MASKS, self.seed, step)), packing, types)
+
+    def sequences_of(self, step: int) -> np.ndarray:
+        """(sequences,) int64, the numbers of a step's sequences; each epoch has its own order."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            generator = generator_of(ORDER, self.seed, epoch)
+            order = torch.randperm(len(self.text.sequences), generator=generator).numpy()
+            self._epoch, self._order = epoch, order
+        return self._order[place * self.size:(place + 1) * self.size]
+
+    def most_frequent(self) -> int:
+        """The id of the most frequent piece."""
+        pieces = [self.text.corpus.ids[start:end] for start, end in self.text.sequences.tolist()]
+        return int(np.bincount(np.concatenate(pieces)).argmax())
+
+
+def held_out_batches(text: RunningText, tokenizer: BertTokenizer) -> list[MaskedBatch]:
+    """Held-out text with fixed masks of single pieces, even if training masks whole words."""
+    masking, masks = Masking.of(tokenizer), generator_of(HELD_OUT_MASKS)
+    draws = np.random.default_rng(HELD_OUT_SEGMENTS)
+    batches = []
+    for start in range(0, len(text.sequences), EVALUATION_BATCH):
+        chosen = np.arange(start, min(start + EVALUATION_BATCH, len(text.sequences)))
+        row, packing, types = text.batch(chosen, draws)
+        batches.append(MaskedBatch(masking(row, masks), packing, types))
+    return batches
+
+
+class Prefetch:
+    """Makes the next step's batch in a thread while this step is computed.
+
+    Args:
+        make: step → batch.
+        steps: no batch is made for this step or later ones.
+    """
+
+    def __init__(self, make: Callable[[int], MaskedBatch], steps: int,
+                 pool: ThreadPoolExecutor) -> None:
+        self._make, self._steps, self._pool = make, steps, pool
+        self._ahead: dict[int, Future] = {}
+
+    def batch(self, step: int) -> MaskedBatch:
+        """This step's batch. Raises here what went wrong when it was made ahead."""
+        future = self._ahead.pop(step, None)
+        batch = self._make(step) if future is None else future.result()
+
+        if step + 1 < self._steps:
+            self._ahead = {step + 1: self._pool.submit(self._make, step + 1)}
+        return batch
