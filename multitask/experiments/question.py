@@ -27,7 +27,7 @@ from multitask.analysis.comparisons import (
     mean_interval,
     paired_bootstrap,
     paired_difference,
-    verdict,
+    verdict_of,
 )
 from multitask.analysis.log import conflict_statistics, pairs_of, upper_triangle
 from multitask.analysis.probe import conflict_probe, summarise
@@ -278,9 +278,9 @@ def compared(scores: dict, arms: tuple[str, ...], control: str) -> dict:
         (arm, task): paired_difference(scores[arm][task], scores[control][task]) for arm in arms for task in TASKS}
     adjusted = holm({key: difference.p for key, difference in differences.items()})
     return {
-        "differences": [{"arm": arm, "task": task, **dataclasses.asdict(difference), "holm": adjusted[arm, task]}
+        "differences": [{"arm": arm, "task": task, **dataclasses.asdict(difference), "holm": adjusted[arm, task],
+                         "verdict": verdict_of(difference, adjusted[arm, task])}
                         for (arm, task), difference in differences.items()],
-        "verdict": verdict(differences, control),
     }
 
 
@@ -316,8 +316,7 @@ def markdown(results: dict) -> str:
     for moment in MOMENTS:
         parts += [f"## At {moment.replace('_', ' ')}", score_table(results, moment)]
         for control, family in results["comparisons"][moment].items():
-            parts += [f"### Against {control}", difference_table(family["differences"]),
-                      "\n".join(f"- {sentence}" for sentence in family["verdict"])]
+            parts += [f"### Against {control}", difference_table(family["differences"])]
     parts += ["## Within a seed: other dev items, the same models",
               "Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the trained models as given, "
               "so it says nothing about another seed.", within_table(results["within_seed"]),
@@ -342,10 +341,11 @@ def score_table(results: dict, moment: str) -> str:
 
 
 def difference_table(differences: list[dict]) -> str:
-    return _lines(["arm", "task", "difference", "95 % interval", "p", "p, Holm"], [
+    return _lines(["arm", "task", "difference", "95 % interval", "p", "p, Holm", "verdict"], [
         [row["arm"], row["task"], f"{row['mean']:+.4f}",
          "none" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}",
-         *("none" if row[key] is None else f"{row[key]:.3f}" for key in ("p", "holm"))] for row in differences])
+         *("none" if row[key] is None else f"{row[key]:.3f}" for key in ("p", "holm")), row["verdict"]]
+        for row in differences])
 
 
 def within_table(within: dict) -> str:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from minbert.files import replacing
 from multitask.reports import figures
-from multitask.reports.page import bullets, figure, grid, heading, page, paragraph
+from multitask.reports.page import figure, grid, heading, page, paragraph, table
+from multitask.reports.text import number, probability, span
 from multitask.tasks import TASKS
 
 
@@ -21,7 +22,11 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
     n = len(results["seeds"])
     parts = [
         heading("Does gradient surgery help?", 1), paragraph(about),
-        heading("What the data support"), bullets(planned["verdict"]),
+        heading("What the data support"),
+        table(["arm, task", "difference", "95 % interval", "p, Holm", "verdict"],
+              [[f"{row['arm']}, {row['task']}", number(row["mean"], 4, "+"),
+                "none" if row["low"] is None else span([row["low"], row["high"]], 4), probability(row["holm"]),
+                row["verdict"]] for row in planned["differences"]]),
         heading("Differences from the plain sum"),
         grid([figure(f"differences-{moment}-{name}".replace("_", "-"),
                      differences_plot(results["comparisons"][moment]["sum"]["differences"], name),

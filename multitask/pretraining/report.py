@@ -9,7 +9,7 @@ from typing import NamedTuple
 from minbert.files import replacing
 from multitask.reports.figures import pretraining_curves
 from multitask.reports.page import figure, heading, page, paragraph, table
-from multitask.reports.run_report import duration
+from multitask.reports.text import duration
 
 from .segments import AGAIN
 

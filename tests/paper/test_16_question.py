@@ -151,7 +151,7 @@ def test_a_question_goes_on_where_it_was_stopped_and_another_one_is_refused(aske
 def test_the_report_shows_differences_and_conflicts_by_time_and_layer(asked):
     _, out, _ = asked
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
+    assert page.count("<img") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
     assert "http" not in page.replace("http-equiv", "")
 
 
