@@ -1,9 +1,4 @@
-"""Where a trained model succeeds and fails on the dev set: the paper's section 6, Figures 4-6, with intervals.
-
-    python -m multitask.analysis RUN [--data FOLDER]
-
-asks RUN's model again and writes RUN/analysis.json and a fresh RUN/report.html.
-"""
+"""Where a trained model succeeds and fails on the dev set: the paper's section 6, with intervals."""
 
 from __future__ import annotations
 
@@ -14,8 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from multitask import metrics
 from multitask.data.course import Dataset, Example
@@ -86,7 +81,7 @@ def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class DevPredictions:
     """What a model made of one task's dev set; all arrays (n,) in its order.
 
     predictions: as the metric takes them. quality: 1 or 0, right or wrong, or minus the absolute error; more is better.
@@ -101,7 +96,7 @@ class Answers:
     wrong: np.ndarray
 
     @classmethod
-    def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> Answers:
+    def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> DevPredictions:
         """Raises ValueError unless logits are (len(examples), outputs) and every example has its label."""
         if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
             raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "
@@ -131,32 +126,25 @@ class Answers:
             return intervals.correlation(predictions, labels)  # the same, in silence where it is undefined
         return self.task.metric(predictions, labels)
 
-    def draws(self, resamples: int, generator: np.random.Generator, where: np.ndarray | slice = slice(None)
-              ) -> np.ndarray:
-        """(resamples,) scores of bootstrap samples of some of the examples; the paper's two metrics are fast."""
-        predictions, labels = self.predictions[where], self.labels[where]
-        n = len(labels)
-        if n == 0:
-            return np.full(resamples, np.nan)
-        if self.task.metric is metrics.accuracy:
-            return intervals.resampled_shares(int((predictions == labels).sum()), n, resamples, generator)
-        if self.task.metric is metrics.pearson:
-            return intervals.resampled_correlations(predictions, labels, resamples, generator)
-        items = generator.integers(n, size=(resamples, n))
-        scores = [self.task.metric(predictions[row], labels[row]) for row in items]
-        return np.array([np.nan if score is None else score for score in scores])
+    def draws(self, resamples: int, generator: np.random.Generator,
+              where: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(resamples,) scores of bootstrap samples of some of the examples."""
+        arrays = self.predictions[where], self.labels[where]
+        return intervals.bootstrap(intervals.statistic_of(self.task.metric), arrays, resamples,
+                                   generator)
 
-    def interval(self, inside: np.ndarray, resamples: int, generator: np.random.Generator) -> intervals.Interval:
-        """Of the score of a few examples: Wilson's of an accuracy, Fisher's of a correlation, else the bootstrap's."""
-        n = int(inside.sum())
+    def interval(self, inside: np.ndarray, resamples: int,
+                 generator: np.random.Generator) -> intervals.Interval:
+        """Of the score of a few examples: Wilson for accuracy, Fisher for Pearson, else bootstrap."""
+        predictions, labels = self.predictions[inside], self.labels[inside]
         if self.task.metric is metrics.accuracy:
-            return intervals.wilson(int((self.predictions == self.labels)[inside].sum()), n)
+            return intervals.wilson(int((predictions == labels).sum()), len(labels))
         if self.task.metric is metrics.pearson:
-            return intervals.fisher(self.score(inside), n)
+            return intervals.of_correlation(predictions, labels)
         return intervals.percentiles(self.draws(resamples, generator, inside))
 
 
-def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
+def binned(results: DevPredictions, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
     """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or Fisher.
 
     A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span less than all do,
@@ -166,36 +154,36 @@ def binned(answers: Answers, values: np.ndarray, resamples: int, generator: np.r
     rows = []
     for number in range(numbers.max() + 1):
         inside = numbers == number
-        n, score = int(inside.sum()), answers.score(inside)
+        n, score = int(inside.sum()), results.score(inside)
         row = {"n": n, "low": float(values[inside].min()), "high": float(values[inside].max()),
                "mean": float(values[inside].mean()), "score": score,
-               "interval": answers.interval(inside, resamples, generator)}
-        if not answers.task.classes:
-            error = answers.wrong[inside]
+               "interval": results.interval(inside, resamples, generator)}
+        if not results.task.classes:
+            error = results.wrong[inside]
             row |= {"absolute_error": float(error.mean()), "absolute_error_interval": intervals.of_mean(error)}
         rows.append(row)
-    return {"bins": rows, "trend": intervals.trend(values, answers.quality, resamples, generator)}
+    return {"bins": rows, "trend": intervals.trend(values, results.quality, resamples, generator)}
 
 
-def confusion(answers: Answers) -> dict:
+def confusion(results: DevPredictions) -> dict:
     """counts[i][j]: examples of class i answered as class j (the paper, Figure 6 a, b)."""
-    classes = answers.probabilities.shape[1]
+    classes = results.probabilities.shape[1]
     counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (answers.labels.astype(int), answers.predictions.astype(int)), 1)
+    np.add.at(counts, (results.labels.astype(int), results.predictions.astype(int)), 1)
     return {"classes": list(range(classes)), "counts": counts.tolist()}
 
 
-def calibration(answers: Answers) -> dict:
+def calibration(results: DevPredictions) -> dict:
     """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left out.
 
     expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et al. 2017, Eq. 3).
     """
-    given = answers.probabilities[:, 1]
+    given = results.probabilities[:, 1]
     numbers = np.minimum((given * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     rows = []
     for number in np.unique(numbers):
         inside = numbers == number
-        n, positive = int(inside.sum()), int(answers.labels[inside].sum())
+        n, positive = int(inside.sum()), int(results.labels[inside].sum())
         rows.append({"n": n, "low": float(number / CALIBRATION_BINS), "high": float((number + 1) / CALIBRATION_BINS),
                      "mean": float(given[inside].mean()), "share": positive / n,
                      "interval": intervals.wilson(positive, n)})
@@ -203,12 +191,12 @@ def calibration(answers: Answers) -> dict:
     return {"bins": rows, "expected_error": error}
 
 
-def scatter(answers: Answers) -> dict:
+def scatter(results: DevPredictions) -> dict:
     """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the mean signed error.
 
     signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that half of the scale.
     """
-    labels, predictions = answers.labels, answers.predictions
+    labels, predictions = results.labels, results.predictions
     signed, upper = predictions - labels, labels >= UPPER_HALF
     groups = {"all": np.full(len(labels), True), "upper": upper, "lower": ~upper}
     return {"labels": labels.tolist(), "predictions": [round(value, 4) for value in predictions.tolist()],
@@ -223,23 +211,24 @@ def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
     """prediction ≈ intercept + slope · label by least squares, the slope's interval by Student's t; else None."""
     if len(labels) < 3 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return None
-    line = stats.linregress(labels, predictions)
-    half = float(stats.t.ppf(intervals.QUANTILES[1], len(labels) - 2) * line.stderr)
+    line = scipy.stats.linregress(labels, predictions)
+    # not t.interval: it has no value for the error of 0 of a perfect fit
+    half = float(scipy.stats.t.ppf(intervals.QUANTILES[1], len(labels) - 2) * line.stderr)
     return {"slope": float(line.slope), "intercept": float(line.intercept),
             "slope_interval": [float(line.slope) - half, float(line.slope) + half]}
 
 
-def worst_errors(answers: Answers, examples: Sequence[Example]) -> list[dict]:
+def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[dict]:
     """The answers furthest from their labels, the worst first; of classes, those given the label least probability."""
-    order = np.argsort(-answers.wrong, kind="stable")
-    if answers.task.classes:
-        order = order[answers.quality[order] == 0]
+    order = np.argsort(-results.wrong, kind="stable")
+    if results.task.classes:
+        order = order[results.quality[order] == 0]
     return [{"id": examples[index].id, "sentences": list(examples[index].sentences),
-             "label": float(answers.labels[index]), "answer": float(answers.predictions[index]),
-             "wrong": float(answers.wrong[index])} for index in order[:WORST].tolist()]
+             "label": float(results.labels[index]), "answer": float(results.predictions[index]),
+             "wrong": float(results.wrong[index])} for index in order[:WORST].tolist()]
 
 
-def leakage(answers: Answers, dev: Sequence[Example], train: Sequence[Example], resamples: int,
+def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Example], resamples: int,
             generator: np.random.Generator) -> dict:
     """Scores apart for dev examples of which a sentence stands in the task's training file, and for the others.
 
@@ -248,31 +237,31 @@ def leakage(answers: Answers, dev: Sequence[Example], train: Sequence[Example], 
     seen = {normalised(sentence) for example in train for sentence in example.sentences}
     whole = {frozenset(map(normalised, example.sentences)) for example in train}
     shares = np.array([any(normalised(sentence) in seen for sentence in example.sentences) for example in dev])
-    parts = {name: {"n": int(inside.sum()), "score": answers.score(inside),
-                    "interval": intervals.percentiles(answers.draws(resamples, generator, inside))}
+    parts = {name: {"n": int(inside.sum()), "score": results.score(inside),
+                    "interval": intervals.percentiles(results.draws(resamples, generator, inside))}
              for name, inside in (("apart", ~shares), ("shared", shares))}
     return {**parts, "whole": sum(frozenset(map(normalised, example.sentences)) in whole for example in dev)}
 
 
-def analyse_task(answers: Answers, splits: Mapping[str, Sequence[Example]], resamples: int,
+def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]], resamples: int,
                  generator: np.random.Generator) -> dict:
     """Everything about one task but its score's interval; see `analyse`."""
     dev, train = splits["dev"], splits["train"]
     counts = word_counts(train)
-    _, sizes = np.unique(answers.labels, return_counts=True)
+    _, sizes = np.unique(results.labels, return_counts=True)
     found = {
-        "metric": answers.task.metric_name, "n": len(dev), "score": answers.score(),
-        "trivial": float(sizes.max() / len(dev)) if answers.task.classes else 0.0,
-        "length": binned(answers, np.array([sentence_length(example) for example in dev]), resamples, generator),
-        "commonality": binned(answers, np.array([word_commonality(example, counts) for example in dev]), resamples,
+        "metric": results.task.metric_name, "n": len(dev), "score": results.score(),
+        "trivial": float(sizes.max() / len(dev)) if results.task.classes else 0.0,
+        "length": binned(results, np.array([sentence_length(example) for example in dev]), resamples, generator),
+        "commonality": binned(results, np.array([word_commonality(example, counts) for example in dev]), resamples,
                               generator),
-        "leakage": leakage(answers, dev, train, resamples, generator),
-        "worst_errors": worst_errors(answers, dev),
+        "leakage": leakage(results, dev, train, resamples, generator),
+        "worst_errors": worst_errors(results, dev),
     }
-    if not answers.task.classes:
-        return {**found, "scatter": scatter(answers)}
-    found["confusion"] = confusion(answers)
-    return {**found, "calibration": calibration(answers)} if answers.task.outputs == 1 else found
+    if not results.task.classes:
+        return {**found, "scatter": scatter(results)}
+    found["confusion"] = confusion(results)
+    return {**found, "calibration": calibration(results)} if results.task.outputs == 1 else found
 
 
 # ------------------------------------------------------------------------------------------- of a run
@@ -289,10 +278,10 @@ def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SE
     generator = np.random.default_rng(seed)
     tasks, draws = {}, []
     for name, task in TASKS.items():
-        answers = Answers.of(task, dataset[name]["dev"], logits[name])
-        scores = answers.draws(resamples, generator)
+        results = DevPredictions.of(task, dataset[name]["dev"], logits[name])
+        scores = results.draws(resamples, generator)
         draws.append(np.nan_to_num(scores))  # an undefined score counts 0 in the average
-        tasks[name] = {**analyse_task(answers, dataset[name], resamples, generator),
+        tasks[name] = {**analyse_task(results, dataset[name], resamples, generator),
                        "interval": intervals.percentiles(scores)}
     value = sum(found["score"] or 0.0 for found in tasks.values()) / len(tasks)
     return {"seed": seed, "resamples": resamples, "tasks": tasks,

@@ -1,111 +1,147 @@
-"""How sure a number is: 95 % intervals for shares, means and correlations.
+"""95 % intervals for shares, means and correlations, and the bootstrap over examples.
 
-All of them treat the examples as independent draws and the trained model as given: they say how a score would move
-with other dev examples, not with another seed.
+All of them take the trained model as given and the examples as independent draws. They say how a
+score would move with other dev examples, not with another seed.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
+from collections.abc import Callable
 
 import numpy as np
-from scipy import special, stats
+import scipy  # scipy.stats loads at its first use, which keeps `--help` fast
 
-from .comparisons import LEVEL, mean_interval
+from multitask import metrics
 
+LEVEL = 0.95
 QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-NORMAL_QUANTILE = float(special.ndtri(QUANTILES[1]))  # 1.96
-DRAWS_AT_ONCE = 2**22  # indices of resampled examples in memory at once: 32 MB
+DRAWS_AT_ONCE = 2**21  # resampled examples in memory at once: 16 MB per array
 
 Interval = list[float] | None  # [low, high]; None where it is undefined
+Metric = Callable[[np.ndarray, np.ndarray], float | None]
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """The interval of a share, (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) (Wilson 1927).
-
-    It never leaves [0, 1] and, unlike p ± z √(p(1 − p)/n), has a width at p = 0 and 1 too; n = 0 gives None.
+    """Wilson's interval of a share (Wilson 1927), which has a width at 0 and 1 too; None for n = 0.
 
     >>> [round(value, 3) for value in wilson(0, 10)]
     [0.0, 0.278]
     """
     if n == 0:
         return None
-    share, z2 = successes / n, NORMAL_QUANTILE**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_QUANTILE * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
 def of_mean(values: np.ndarray) -> Interval:
-    """The interval of a mean by Student's t (statistics.mean_interval); None where no spread was seen."""
-    if len(values) < 2:
+    """Student's interval of a mean, x̄ ± t s/√n; None for fewer than two different values."""
+    if len(values) < 2 or np.ptp(values) == 0:
         return None
-    _, low, high = mean_interval(values.tolist())
-    return None if low is None else [low, high]
+
+    error = scipy.stats.sem(values)
+    low, high = scipy.stats.t.interval(LEVEL, len(values) - 1, values.mean(), error)
+    return [float(low), float(high)]
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's correlation of two (n,) arrays; None, in silence, where a side is constant or n < 2."""
+    """Pearson's correlation of two (n,) arrays; None, without a warning, where it is undefined."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(stats.pearsonr(x.astype(np.float64), y.astype(np.float64)).statistic)
+    return float(scipy.stats.pearsonr(np.float64(x), np.float64(y)).statistic)
 
 
-def fisher(r: float | None, n: int) -> Interval:
-    """The interval of a correlation, tanh(artanh r ± z/√(n − 3)) (Fisher 1921); None for n ≤ 3 or |r| = 1.
-
-    >>> [round(value, 3) for value in fisher(0.5, 28)]
-    [0.156, 0.736]
-    """
-    if r is None or n <= 3 or abs(r) >= 1:
+def of_correlation(x: np.ndarray, y: np.ndarray) -> Interval:
+    """Fisher's interval of Pearson's correlation (Fisher 1921); None for n ≤ 3 or |r| = 1."""
+    r = correlation(x, y)
+    if r is None or len(x) <= 3 or abs(r) >= 1:
         return None
-    half = NORMAL_QUANTILE / math.sqrt(n - 3)
-    return [math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)]
+
+    interval = scipy.stats.pearsonr(np.float64(x), np.float64(y)).confidence_interval(LEVEL)
+    return [float(interval.low), float(interval.high)]
 
 
-def resampled_shares(successes: int, n: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """(resamples,) shares of bootstrap samples; n draws with replacement hit Binomial(n, successes/n) successes."""
-    return generator.binomial(n, successes / n, resamples) / n
+# ---------------------------------------------------------------------------- bootstrap
 
 
-def resampled_correlations(x: np.ndarray, y: np.ndarray, resamples: int, generator: np.random.Generator
-                           ) -> np.ndarray:
-    """(resamples,) Pearson correlations of bootstrap samples of pairs (x, y); NaN where a sample is constant.
+def bootstrap(statistic: Callable, arrays: tuple[np.ndarray, ...], resamples: int,
+              generator: np.random.Generator) -> np.ndarray:
+    """The statistic on `resamples` draws of the examples with replacement (Efron 1979).
 
-    A sample is how often it holds each pair, (resamples, n), and the correlation needs five sums: one product.
+    Args:
+        statistic: Maps arrays of shape (..., n) to scores (...), NaN where they are undefined. It
+            takes the keyword `axis`, always -1.
+        arrays: Arrays of shape (n,). One draw takes the same examples from each of them.
+
+    Returns:
+        (resamples,) scores.
     """
-    n = len(x)
-    x, y = x - x.mean(), y - y.mean()  # else the differences of sums below would cancel
-    terms = np.stack([x, y, x * x, y * y, x * y], axis=1)  # (n, 5)
-    sums = np.empty((resamples, 5))
-    rows_at_once = max(1, DRAWS_AT_ONCE // n)
-    for start in range(0, resamples, rows_at_once):
-        rows = min(rows_at_once, resamples - start)
-        draws = generator.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts = np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n)
-        sums[start:start + rows] = counts @ terms
-    mean_x, mean_y, xx, yy, xy = (sums / n).T
-    variances = np.maximum(xx - mean_x**2, 0) * np.maximum(yy - mean_y**2, 0)
-    return np.divide(xy - mean_x * mean_y, np.sqrt(variances), out=np.full(resamples, np.nan),
-                     where=variances > 1e-24 * max(1e-300, float((x * x).mean() * (y * y).mean())))
+    n = len(arrays[0])
+    if n == 0:
+        return np.full(resamples, np.nan)
+    if n == 1:  # scipy asks for two examples; every draw of one is that one
+        return np.full(resamples, statistic(*arrays, axis=-1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # undefined draws are counted; do not warn for each
+        result = scipy.stats.bootstrap(
+            arrays, statistic, n_resamples=resamples, batch=max(1, DRAWS_AT_ONCE // n),
+            vectorized=True, paired=True, method="percentile", random_state=generator)
+    return result.bootstrap_distribution
+
+
+def statistic_of(metric: Metric) -> Callable:
+    """The metric over the last axis, as `bootstrap` takes it; the paper's two metrics are fast."""
+    if metric is metrics.accuracy:
+        return share_right
+    if metric is metrics.pearson:
+        return correlations
+
+    def one_by_one(predictions: np.ndarray, labels: np.ndarray, axis: int = -1) -> np.ndarray:
+        if predictions.ndim == 1:
+            value = metric(predictions, labels)
+            return np.nan if value is None else value
+        rows = zip(predictions, labels, strict=True)
+        return np.array([one_by_one(*row) for row in rows])
+
+    return one_by_one
+
+
+def share_right(predictions: np.ndarray, labels: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Accuracy over the last axis."""
+    return (predictions == labels).mean(axis)
+
+
+def correlations(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson's correlation over the last axis, NaN where a side is constant."""
+    constant = (np.ptp(x, axis) == 0) | (np.ptp(y, axis) == 0)
+    x = x - x.mean(axis, keepdims=True)
+    y = y - y.mean(axis, keepdims=True)
+
+    lengths = np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+    # divide by 1 where there is no correlation to compute
+    return np.where(constant, np.nan, (x * y).sum(axis) / np.where(constant, 1.0, lengths))
 
 
 def percentiles(draws: np.ndarray) -> Interval:
-    """The bootstrap interval: the 2.5 % and 97.5 % quantiles of the draws that are defined (Efron 1979)."""
+    """The 2.5 % and 97.5 % quantiles of the draws that are defined; None if there are none."""
     defined = draws[~np.isnan(draws)]
     return np.quantile(defined, QUANTILES).tolist() if len(defined) else None
 
 
-def trend(x: np.ndarray, quality: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
-    """Spearman's rank correlation of x with quality, its bootstrap interval and p value; positive: larger x, better.
+def trend(x: np.ndarray, quality: np.ndarray, resamples: int,
+          generator: np.random.Generator) -> dict:
+    """Spearman's rank correlation of x with quality; positive means: larger x, better.
 
-    The interval resamples pairs of ranks and takes Pearson's correlation of them, ranked once.
+    Its bootstrap interval takes Pearson's correlation of resampled ranks, ranked once.
     """
     result = {"n": len(x), "spearman": None, "interval": None, "p": None}
-    ranks = stats.rankdata(x), stats.rankdata(quality)
-    rho = correlation(*ranks)
-    if rho is None or len(x) < 3:
+    if len(x) < 3 or correlation(x, quality) is None:
         return result
-    p = float(stats.spearmanr(x, quality).pvalue)
-    return {**result, "spearman": rho, "p": p,
-            "interval": percentiles(resampled_correlations(*ranks, resamples, generator))}
+
+    spearman = scipy.stats.spearmanr(x, quality)
+    ranks = scipy.stats.rankdata(x), scipy.stats.rankdata(quality)
+    draws = bootstrap(correlations, ranks, resamples, generator)
+    return {**result, "spearman": float(spearman.statistic), "p": float(spearman.pvalue),
+            "interval": percentiles(draws)}

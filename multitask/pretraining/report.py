@@ -8,7 +8,7 @@ from pathlib import Path
 from minbert.files import replacing
 from multitask.reports.figures import pretraining_curves
 from multitask.reports.page import figure, heading, page, paragraph, table
-from multitask.reports.run_report import duration
+from multitask.reports.text import duration
 
 from .guesses import Guess
 from .segments import AGAIN

@@ -5,11 +5,10 @@ Every function takes plain text, escapes it, and returns HTML.
 
 from __future__ import annotations
 
+import base64
 import html
 import io
-import re
 from collections.abc import Iterable, Sequence
-from xml.etree import ElementTree
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -32,7 +31,7 @@ tr.best { font-weight: 600; background: #f2f2f2 } .wide { overflow-x: auto }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem }
 .grid.even { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: .5rem 0; max-width: 30rem } figcaption { line-height: 1.4 }
-svg { display: block; width: 100%; height: auto } svg * { stroke-linejoin: round; stroke-linecap: butt }
+figure img { display: block; width: 100%; height: auto }
 @media (max-width: 40rem) {
   body { padding: .75rem } table { font-size: .85rem } th, td { padding-right: .6rem }
   td:first-child { white-space: normal } .text td:first-child { white-space: pre-line }
@@ -86,70 +85,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | N
 
 
 def figure(name: str, drawn: Figure, title: str, caption: str) -> str:
-    """name: unique on the page, a letter first, then letters, digits and hyphens. title: what a reader who cannot see
-    the figure is told. caption: how to read it."""
-    return f"<figure>{inline_svg(name, drawn, title)}<figcaption>{escape(caption)}</figcaption></figure>"
+    """One figure, embedded in the page as a data: URI.
+
+    Args:
+        name: Its id, unique on the page.
+        title: The alternative text, for readers who cannot see the figure.
+        caption: How to read it.
+    """
+    content = base64.b64encode(_svg(drawn)).decode()
+    image = f'<img alt="{escape(title)}" src="data:image/svg+xml;base64,{content}">'
+    return (f'<figure id="{escape(name)}">{image}'
+            f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
 def grid(figures: Sequence[str]) -> str:
-    """Figures side by side where there is room, at most three, two where that leaves none alone; else one below the
-    other."""
+    """Figures side by side where there is room: at most three, or two if that leaves none alone."""
     even = len(figures) % 2 == 0 and len(figures) % 3 > 0
     return f"<div class=\"grid{' even' if even else ''}\">{''.join(figures)}</div>"
 
 
-def inline_svg(name: str, drawn: Figure, title: str) -> str:
-    """A figure as SVG to stand in a page with others: its ids begin with its name, its text stays text, and the same
-    figure gives the same bytes."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
-        raise ValueError(f"a figure's name is {name!r}; expected a letter, then letters, digits and hyphens")
+def _svg(drawn: Figure) -> bytes:
+    """The figure as SVG whose text stays text; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none",
+    with matplotlib.rc_context({"svg.hashsalt": "minbert", "svg.fonttype": "none",
                                 "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue().decode()
-    root = ElementTree.fromstring(text)
-    for parent in list(root.iter()):
-        for child in list(parent):  # matplotlib's own metadata, and a style for every element of the page
-            if _local(child.tag) in ("metadata", "style"):
-                parent.remove(child)
-    used = set(re.findall(r'(?:url\(|href=")#([^")]*)', text))
-    for element in root.iter():
-        element.tag, element.tail = _local(element.tag), None  # the space between elements is only for people
-        element.text = element.text if element.tag in ("text", "tspan") else None
-        element.attrib = {_local(key): _renamed(_local(key), value, name) for key, value in element.attrib.items()
-                          if key != "id" or value in used}
-    for group in root.iter("g"):
-        _share_style(group)
-    about = ElementTree.Element("title", {"id": f"{name}-title"})
-    about.text = title
-    root.insert(0, about)
-    root.attrib = {"viewBox": root.get("viewBox"), "role": "img", "aria-labelledby": f"{name}-title"}
-    return ElementTree.tostring(root, encoding="unicode")
+    return buffer.getvalue()
 
 
 def _class(name: str, given: bool) -> str:
     return f' class="{name}"' if given else ""
-
-
-def _share_style(group: ElementTree.Element) -> None:
-    """What many markers have in common is said once, by their group."""
-    styles = {element.get("style") if element.tag == "use" else None for element in group}
-    if len(group) > 1 and len(styles) == 1 and None not in styles:
-        group.set("style", styles.pop())
-        for element in group:
-            del element.attrib["style"]
-
-
-def _local(name: str) -> str:
-    """{namespace}name → name: inside HTML, SVG needs no namespaces."""
-    return name.rpartition("}")[2]
-
-
-def _renamed(key: str, value: str, name: str) -> str:
-    """An attribute with the ids in it prefixed."""
-    if key == "id":
-        return f"{name}-{value}"
-    if key == "href":
-        return value.replace("#", f"#{name}-", 1)
-    return value.replace("url(#", f"url(#{name}-")

@@ -19,7 +19,7 @@ from scipy import stats
 from multitask.analysis import dev_set as analysis
 from multitask.analysis import intervals, paper_results
 from multitask.analysis.dev_set import (
-    Answers,
+    DevPredictions,
     analyse,
     quantile_bins,
     sentence_length,
@@ -50,68 +50,46 @@ def test_wilsons_interval_by_hand():
     assert intervals.wilson(8, 10) == pytest.approx([0.4901, 0.9433], abs=1e-4)  # four digits were kept
 
 
-@given(st.integers(1, 500), st.data())
-def test_wilsons_interval_is_scipys(n, data):
-    successes = data.draw(st.integers(0, n))
-    theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    assert intervals.wilson(successes, n) == pytest.approx([theirs.low, theirs.high], abs=1e-12)  # float64 rounding
-
-
-def test_fishers_interval_is_scipys():
-    x, y = np.random.default_rng(1).normal(size=(2, 30))
-    y += x
-    theirs = stats.pearsonr(x, y).confidence_interval()
-    r = intervals.correlation(x, y)
-    assert intervals.fisher(r, 30) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
-
-
-def test_students_interval_is_scipys():
-    values = np.random.default_rng(1).normal(size=12)
-    theirs = stats.ttest_1samp(values, 0).confidence_interval()
-    assert intervals.of_mean(values) == pytest.approx([theirs.low, theirs.high], abs=1e-12)
-
-
 def test_what_cannot_be_said_is_none():
     assert intervals.wilson(0, 0) is None
-    assert intervals.fisher(0.5, 3) is None
-    assert intervals.fisher(1.0, 50) is None
+    assert intervals.of_correlation(np.array([1.0, 2.0, 4.0]), np.arange(3.0)) is None
+    assert intervals.of_correlation(np.arange(50.0), np.arange(50.0)) is None
+    assert intervals.of_correlation(np.ones(5), np.arange(5.0)) is None
     assert intervals.of_mean(np.array([1.0])) is None
     assert intervals.correlation(np.ones(5), np.arange(5.0)) is None
     assert intervals.percentiles(np.full(5, np.nan)) is None
 
 
-def test_drawing_answers_with_replacement_is_a_binomial():
-    """The short cut for accuracy against the bootstrap written out."""
-    right = np.array([1.0] * 30 + [0.0] * 20)
-    fast = intervals.resampled_shares(30, 50, 20_000, generator())
-    plain = right[generator().integers(50, size=(20_000, 50))].mean(1)
-    # a quantile of 20,000 draws of deviation 0.07 is known to about 0.002; shares come in steps of 0.02
-    assert intervals.percentiles(fast) == pytest.approx(intervals.percentiles(plain), abs=0.021)
-    assert fast.std() == pytest.approx(plain.std(), rel=0.03)
+def test_resamples_are_pairs():
+    """The mean over draws of a statistic of both arrays: x stays with its y."""
+    x = np.arange(40.0)
+    draws = intervals.bootstrap(lambda x, y, axis: np.abs(y - x - 1).max(axis), (x, x + 1), 50, generator())
+    assert draws.shape == (50,)
+    assert not draws.any()
 
 
-def test_resampled_correlations_are_those_of_resampled_pairs():
-    """Five sums and one product against scipy, sample by sample: the same generator draws the same samples."""
-    x, y = np.random.default_rng(2).normal(size=(2, 40)) + 1e6  # far from 0: sums of squares must not cancel
+def test_correlations_are_scipys():
+    x, y = np.random.default_rng(2).normal(size=(2, 7, 40)) + 1e6  # far from 0: sums of squares must not cancel
     y += 0.5 * x
-    fast = intervals.resampled_correlations(x, y, 50, generator())
-    draws = generator().integers(40, size=(50, 40))
-    plain = [stats.pearsonr(x[draw], y[draw]).statistic for draw in draws]
-    np.testing.assert_allclose(fast, plain, atol=1e-8)  # a million leaves float64 ten digits
+    plain = [stats.pearsonr(*rows).statistic for rows in zip(x, y, strict=True)]
+    np.testing.assert_allclose(intervals.correlations(x, y), plain, atol=1e-8)  # a million leaves ten digits
 
 
 def test_many_examples_are_resampled_in_parts(monkeypatch):
     x, y = np.random.default_rng(2).normal(size=(2, 40))
-    whole = intervals.resampled_correlations(x, y, 50, generator())
+    whole = intervals.bootstrap(intervals.correlations, (x, y), 50, generator())
     monkeypatch.setattr(intervals, "DRAWS_AT_ONCE", 7 * 40)
-    np.testing.assert_allclose(intervals.resampled_correlations(x, y, 50, generator()), whole, atol=1e-12)
+    parts = intervals.bootstrap(intervals.correlations, (x, y), 50, generator())
+    np.testing.assert_allclose(parts, whole, atol=1e-12)
 
 
 def test_a_sample_of_one_value_has_no_correlation():
     x, y = np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    draws = intervals.resampled_correlations(x, y, 200, generator())
+    draws = intervals.bootstrap(intervals.correlations, (x, y), 200, generator())
     assert 0.3 < np.isnan(draws).mean() < 0.7  # both draws alike: one half of all samples
     np.testing.assert_allclose(draws[~np.isnan(draws)], 1)
+    constant = np.full(7, 0.1)  # its mean is not exactly 0.1
+    assert np.isnan(intervals.bootstrap(intervals.correlations, (constant, np.arange(7.0)), 20, generator())).all()
 
 
 def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
@@ -120,7 +98,7 @@ def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
     for _ in range(300):
         x = random.normal(size=100)
         y = 0.8 * x + 0.6 * random.normal(size=100)
-        low, high = intervals.percentiles(intervals.resampled_correlations(x, y, 300, random))
+        low, high = intervals.percentiles(intervals.bootstrap(intervals.correlations, (x, y), 300, random))
         hits += low <= 0.8 <= high
     assert 0.88 < hits / 300 < 0.98  # 0.95 less what percentiles lose at n = 100, ± 3 deviations of 0.0126
 
@@ -185,7 +163,7 @@ def sst_answers():
     logits = torch.full((4, 5), -10.0)
     logits[range(4), [0, 1, 1, 4]] = 0.0
     examples = [example(text, label=label) for text, label in zip("abcd", (0.0, 0.0, 1.0, 2.0), strict=True)]
-    return Answers.of(SST, examples, logits), examples
+    return DevPredictions.of(SST, examples, logits), examples
 
 
 def test_a_confusion_matrix_by_hand():
@@ -201,7 +179,7 @@ def test_a_confusion_matrix_by_hand():
 def test_the_worst_errors_are_wrong_and_the_surest_come_first():
     logits = torch.tensor([[3.0], [-1.0], [-4.0], [2.0]])  # duplicate, no, no, duplicate
     examples = [Example(str(number), ("a", "b"), label) for number, label in enumerate((0.0, 1.0, 1.0, 1.0))]
-    found = analysis.worst_errors(Answers.of(PARA, examples, logits), examples)
+    found = analysis.worst_errors(DevPredictions.of(PARA, examples, logits), examples)
     assert [error["id"] for error in found] == ["2", "0", "1"]  # the fourth is right
     assert found[0]["wrong"] == pytest.approx(1 - 1 / (1 + math.exp(4)))
     assert found[0]["answer"] == 0
@@ -212,19 +190,19 @@ def test_calibration_by_hand():
     """Two pairs at 0.25, one a duplicate; two at 0.75, both duplicates: errors 0.25 and 0.25, so 0.25 together."""
     given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
     examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
-    answers = Answers.of(PARA, examples, torch.logit(given_probability)[:, None])
+    answers = DevPredictions.of(PARA, examples, torch.logit(given_probability)[:, None])
     found = analysis.calibration(answers)
     assert [(row["n"], row["share"], row["low"], row["high"]) for row in found["bins"]] == [
         (2, 0.5, 0.2, pytest.approx(0.3)), (2, 1.0, 0.7, 0.8)]
     assert found["expected_error"] == pytest.approx(0.25, abs=1e-6)  # float32 logits
-    certain = analysis.calibration(Answers.of(PARA, examples, torch.full((4, 1), 100.0)))  # σ = 1 has a bin too
+    certain = analysis.calibration(DevPredictions.of(PARA, examples, torch.full((4, 1), 100.0)))  # σ = 1 has a bin too
     assert [row["n"] for row in certain["bins"]] == [4]
 
 
 def test_undershooting_by_hand():
     labels, answers = [0.0, 1.0, 2.5, 5.0], [0.5, 1.0, 2.0, 4.0]
     examples = [example("a", "b", label=label) for label in labels]
-    found = analysis.scatter(Answers.of(STS, examples, torch.tensor(answers)[:, None]))
+    found = analysis.scatter(DevPredictions.of(STS, examples, torch.tensor(answers)[:, None]))
     errors = found["signed_error"]
     assert (errors["all"]["n"], errors["all"]["mean"]) == (4, pytest.approx(-0.25))
     assert (errors["upper"]["n"], errors["upper"]["mean"]) == (2, pytest.approx(-0.75))
@@ -237,7 +215,7 @@ def test_undershooting_by_hand():
 
 def test_a_perfect_prediction_is_neither_steep_nor_off():
     examples = [example("a", "b", label=label) for label in (0.0, 1.5, 3.0, 5.0)]
-    found = analysis.scatter(Answers.of(STS, examples, torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
+    found = analysis.scatter(DevPredictions.of(STS, examples, torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
     assert found["line"]["slope"] == pytest.approx(1)
     assert found["signed_error"]["all"]["mean"] == 0
 
@@ -249,7 +227,7 @@ def test_the_best_linear_prediction_undershoots_above_and_overshoots_below():
     clue = labels + random.normal(size=2000)
     slope, intercept = np.polyfit(clue, labels, 1)
     best = torch.tensor(intercept + slope * clue)[:, None]
-    found = analysis.scatter(Answers.of(STS, [example("a", "b", label=label) for label in labels], best))
+    found = analysis.scatter(DevPredictions.of(STS, [example("a", "b", label=label) for label in labels], best))
     assert found["signed_error"]["upper"]["mean"] < -0.1
     assert found["signed_error"]["lower"]["mean"] > 0.1
     assert found["line"]["slope"] < 0.9
@@ -259,7 +237,7 @@ def test_a_narrow_range_of_labels_lowers_pearson_but_not_the_error():
     """Why a bin shows the absolute error beside Pearson: same errors, half the range of labels."""
     random = generator()
     labels, errors = random.uniform(0, 5, 4000), random.normal(size=4000) * 0.7
-    answers = Answers.of(STS, [example("a", "b", label=label) for label in labels],
+    answers = DevPredictions.of(STS, [example("a", "b", label=label) for label in labels],
                          torch.tensor(labels + errors).clamp(0, 5)[:, None])
     middle = (labels > 2) & (labels < 3)
     assert answers.score() > 0.85
@@ -273,7 +251,7 @@ def test_shared_sentences_by_hand():
            example("A cat.", "A dog runs.", label=1.0),  # whole, in the other order
            example("One.", "A cat.", label=0.0),  # both sentences, but never together
            example("Fresh.", "New.", label=0.0)]
-    answers = Answers.of(PARA, dev, torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]))
+    answers = DevPredictions.of(PARA, dev, torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]))
     found = analysis.leakage(answers, dev, train, 100, generator())
     assert (found["shared"]["n"], found["shared"]["score"]) == (3, pytest.approx(2 / 3))
     assert (found["apart"]["n"], found["apart"]["score"]) == (1, 0.0)
@@ -285,7 +263,7 @@ def test_the_real_dev_sets_share_sentences_with_training(course_data):
         dataset = load_dataset(course_data)
     counts, exact = {}, {}
     for name, splits in dataset.items():
-        answers = Answers.of(TASKS[name], splits["dev"], torch.zeros(len(splits["dev"]), TASKS[name].outputs))
+        answers = DevPredictions.of(TASKS[name], splits["dev"], torch.zeros(len(splits["dev"]), TASKS[name].outputs))
         found = analysis.leakage(answers, splits["dev"], splits["train"], 1, generator())
         counts[name] = found["shared"]["n"], found["whole"]
         seen = {sentence for row in splits["train"] for sentence in row.sentences}

@@ -158,7 +158,7 @@ def test_resume_of_a_question(asked, monkeypatch):
 def test_question_report(asked):
     _, out, _ = asked
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
+    assert page.count("<img") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
     assert "http" not in page.replace("http-equiv", "")
 
 
