@@ -552,7 +552,7 @@ def test_another_thread_than_the_one_that_took_the_lock_can_give_it_up(tmp_path)
 
 def test_the_lock_of_a_killed_process_is_taken_over_and_said_so(tmp_path):
     child = subprocess.Popen(
-        [sys.executable, "-c", f"import sys, time; from pathlib import Path; from multitask.system.lock import FolderLock\n"
+        [sys.executable, "-c", "import time; from pathlib import Path; from multitask.system.lock import FolderLock\n"
          f"lock = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
     assert child.stdout.readline() == b"held\n"
