@@ -174,8 +174,9 @@ def run_files() -> dict[str, bytes]:
                             max_steps=3, seed=1)
         settings.save(folder / "config.json")
         model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
-        run = main_job._run(folder, settings, model, dataset(), RunLog(folder), torch.device("cpu"),
-                            lambda text: None, None, ALONE)
+        inputs = main_job._Inputs(torch.device("cpu"), dataset(), model)
+        run = main_job._assemble(folder, settings, inputs, RunLog(folder), lambda text: None, None,
+                                 ALONE)
         try:
             run.stage = Stage(run, "gs")
             run.stage._train_epoch()

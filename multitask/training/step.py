@@ -148,7 +148,8 @@ class SurgeryTrainer:
 
     def _backward(self, shares: Sequence[MicroBatches]) -> list[torch.Tensor]:
         """Fill the gradient matrix; return each share's part of its task's mean loss."""
-        if self.ranks.size == 1 and all(share.is_whole for share in shares):
+        is_alone = self.ranks.size == 1 and self._graphs is None
+        if is_alone and all(share.is_whole for share in shares):
             whole = {name: share.batches[0] for name, share in zip(self.tasks, shares, strict=True)}
             if all_at_once.applies(self.model, whole):
                 prepared = {name: self._prepared(batch) for name, batch in whole.items()}

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_10_training import EXAMPLES, SENTENCES, build, without_head_dropout
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing
-from minbert.attention import attention, ragged_attention
+from minbert.attention import attention
 from minbert.fast import linear
-from minbert.fast.linear import Linear
+from minbert.fast.linear import product
+from minbert.fast.packed import ragged_attention
 from multitask import MultitaskBert, pretrain
 from multitask.data import batching
 from multitask.data.batching import LEAST, LEAST_ON_CPU, rounded
@@ -121,7 +122,7 @@ def test_steps_with_graphs_are_the_steps_without():
         model = without_head_dropout(build_long())
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
         if graphed:
-            trainer._graphs = BackwardGraphs(trainer._backward_pieces, trainer.heads, replay_by_hand(trainer.heads))
+            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, replay_by_hand(trainer.heads))
         losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
         vectors.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
         made = [] if trainer._graphs is None else list(trainer._graphs.captured)
@@ -170,7 +171,7 @@ def test_where_no_graph_can_be_made_steps_go_on_by_hand(monkeypatch):
         model = without_head_dropout(build_long())
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
         if graphed:
-            trainer._graphs = BackwardGraphs(trainer._backward_pieces, trainer.heads, refuse)
+            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, refuse)
             with pytest.warns(UserWarning, match="no CUDA graph"):
                 found.append(steps_of_changing_shape(trainer, model))
         else:
@@ -224,12 +225,12 @@ def test_the_first_lines_say_where_bf16_was_taken_and_where_it_is_in_vain(monkey
 
 def test_without_bf16_in_the_processor_a_bf16_product_is_left_to_torch(monkeypatch):
     """oneDNN refuses it there with an error of its own."""
-    layer, x = Linear(3, 2), torch.randn(4, 3)
+    layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
     monkeypatch.setattr(linear, "_ONEDNN_DTYPES", (torch.float32,))
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    product = layer.product(x.bfloat16())
+    found = product(layer, x.bfloat16())
     expected = x.bfloat16() @ layer.weight.bfloat16().T + layer.bias.bfloat16()
-    assert torch.allclose(product, expected, atol=2**-6)  # two roundings of numbers up to 4
+    assert torch.allclose(found, expected, atol=2**-6)  # two roundings of numbers up to 4
 
 
 # ------------------------------------------------------------------------------------------------ with CUDA
