@@ -2,10 +2,10 @@
 
     python benchmarks/surgery.py [--threads 2] [--repeat 7] [--params 109482240]
 
-Gradients of 3 tasks, the size of bert-base, in float32. All ways take turns in one process; a number is a median of
-wall milliseconds, and in brackets the processor's own, which a busy machine changes less. The floor of surgery is
-its traffic, 7 · params · 4 bytes (read 3 rows for their products; read 3, write 1 for the combination), at the rate
-of a copy in the same run. Takes 3.2 GB.
+Gradients of 3 tasks, the size of bert-base, in float32. All ways take turns in one process; a
+number is a median of wall milliseconds, and in brackets the processor's own, which a busy machine
+changes less. The floor of surgery is its traffic, 7 · params · 4 bytes (read 3 rows for their
+products; read 3, write 1 for the combination), at the rate of a copy in the same run. Takes 3.2 GB.
 """
 
 from __future__ import annotations

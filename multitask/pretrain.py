@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from multitask.pretraining.run import (
+from multitask.pretraining.segments import SECOND_SEGMENTS
+from multitask.pretraining.settings import SAVE_DTYPES, PretrainingSettings
+from multitask.pretraining.start import (
     Pretraining,
     resume_pretraining,
     settings_of_run,
     start_pretraining,
 )
-from multitask.pretraining.segments import SECOND_SEGMENTS
-from multitask.pretraining.settings import SAVE_DTYPES, PretrainingSettings
 from multitask.runs.settings import SKIP, STOP
 from multitask.system import command
 from multitask.system.checkpoint import numbered

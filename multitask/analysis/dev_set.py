@@ -27,7 +27,7 @@ SEED, RESAMPLES = 11711, 1000
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 UPPER_HALF = 2.5  # of the scale of similarity, 0 to 5
 
-# ------------------------------------------------------------------------------------------- of sentences
+# ------------------------------------------------------------------------------------- of sentences
 
 
 def words(sentence: str) -> list[str]:
@@ -77,14 +77,15 @@ def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
     return np.searchsorted(edges, values, side="right")
 
 
-# ------------------------------------------------------------------------------------------- of one task
+# -------------------------------------------------------------------------------------- of one task
 
 
 @dataclasses.dataclass(frozen=True)
 class DevPredictions:
     """What a model made of one task's dev set; all arrays (n,) in its order.
 
-    predictions: as the metric takes them. quality: 1 or 0, right or wrong, or minus the absolute error; more is better.
+    predictions: as the metric takes them. quality: 1 or 0, right or wrong, or minus the absolute
+        error; more is better.
     wrong: 1 − the probability given to the label, or the absolute error.
     """
 
@@ -147,8 +148,8 @@ class DevPredictions:
 def binned(results: DevPredictions, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
     """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or Fisher.
 
-    A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span less than all do,
-    and that alone lowers Pearson's correlation.
+    A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span
+    less than all do, and that alone lowers Pearson's correlation.
     """
     numbers = quantile_bins(values, min(BINS, max(1, len(values) // EXAMPLES_A_BIN)))
     rows = []
@@ -176,7 +177,8 @@ def confusion(results: DevPredictions) -> dict:
 def calibration(results: DevPredictions) -> dict:
     """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left out.
 
-    expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et al. 2017, Eq. 3).
+    expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et
+        al. 2017, Eq. 3).
     """
     given = results.probabilities[:, 1]
     numbers = np.minimum((given * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -194,7 +196,8 @@ def calibration(results: DevPredictions) -> dict:
 def scatter(results: DevPredictions) -> dict:
     """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the mean signed error.
 
-    signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that half of the scale.
+    signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that
+        half of the scale.
     """
     labels, predictions = results.labels, results.predictions
     signed, upper = predictions - labels, labels >= UPPER_HALF
@@ -264,16 +267,17 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
     return {**found, "calibration": calibration(results)} if results.task.outputs == 1 else found
 
 
-# ------------------------------------------------------------------------------------------- of a run
+# ----------------------------------------------------------------------------------------- of a run
 
 
 def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED, resamples: int = RESAMPLES) -> dict:
     """The dev set through a model's raw outputs → {"average", "tasks": {task: {…}}}, ready for JSON.
 
-    dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev examples, outputs).
-    Of each task: score with bootstrap interval, `trivial` (the most frequent class's share, or 0), score by length and
-    commonality, worst errors, leakage; with classes the confusion matrix, with two also calibration; on a scale the
-    scatter plot. An undefined score is None. The same seed gives the same numbers. Raises ValueError for a wrong shape.
+    dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev
+    examples, outputs). Of each task: score with bootstrap interval, `trivial` (the most frequent
+    class's share, or 0), score by length and commonality, worst errors, leakage; with classes the
+    confusion matrix, with two also calibration; on a scale the scatter plot. An undefined score is
+    None. The same seed gives the same numbers. Raises ValueError for a wrong shape.
     """
     generator = np.random.default_rng(seed)
     tasks, draws = {}, []

@@ -7,8 +7,9 @@ batches   which sequences and masks make up each step
 step      initial weights, one training step, held-out scores, contents of a checkpoint
 models    the model and tokenizer that a run starts from
 guesses   what the model puts in the place of hidden pieces
-run       a run from its first step to its last, and how one starts or resumes
+run       a run from its first step to its last
+start     a new run, or one to resume
 report    report.html
 
-corpus <- segments <- settings <- batches <- step <- {models, guesses <- report} <- run.
+corpus <- segments <- settings <- batches <- step <- {models, guesses <- report} <- run <- start.
 """

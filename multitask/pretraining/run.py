@@ -6,35 +6,30 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from minbert import BertForMaskedLM, BertTokenizer, Masking
-from minbert.checkpoints.weights import SINGLE_FILE
+from minbert import BertTokenizer
 from minbert.files import one_line, replacing
 from multitask.runs.settings import STOP
 from multitask.system import checkpoint
-from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.environment import environment
 from multitask.system.interruption import Interruption, defer_signals
-from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog
 from multitask.system.state import random_state, restore_random_state
 from optim import linear_decay
 
 from .batches import Prefetch, TrainingBatches, held_out_batches
-from .corpus import Corpus, read_passages, split_passages
+from .corpus import Corpus, split_passages
 from .guesses import guess_hidden
-from .models import new_model, pretrained_model
 from .report import write_pretraining_report
 from .segments import MAKERS, NONE
 from .settings import SAVE_DTYPES, PretrainingSettings
-from .step import MaskedTrainer, evaluate, restore, set_dropout, state_of
+from .step import MaskedTrainer, evaluate, restore, state_of
 
 SETTINGS_FILE, CORPUS_FILE = "pretraining.json", "corpus.safetensors"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
@@ -178,8 +173,7 @@ class Pretraining:
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another
-        text."""
+        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another text."""
         if saved.value("corpus") != self.corpus.fingerprint:
             raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} "
                              "was made with")
@@ -198,11 +192,13 @@ class Pretraining:
             raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of step {self.step}, "
                              f"evaluated at {self.evaluated}, of {self.steps} steps")
         self.log.rewind(saved.value("log"))
-        for left_over in self.folder.glob(".tmp*"):  # of a file that safetensors could not finish
-            left_over.unlink()
+        for unfinished in self.folder.glob(".tmp*"):  # of safetensors
+            unfinished.unlink()
 
     def _conclude(self) -> None:
         """Prints some guesses, writes report.html and metrics.json."""
+        # A run that was killed between checkpoint and model left an older model here.
+        self.trainer.model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
         metrics = self._metrics()
         guesses = guess_hidden(self.trainer.model, self.held_out[0], self.tokenizer,
                                self.trainer.precision, GUESSES)
@@ -236,118 +232,3 @@ class Pretraining:
             "held_out_tokens_masked": sum(len(batch.masked.labels) for batch in self.held_out),
             "environment": environment(self.trainer.device, self.trainer.precision),
         }
-
-
-# ------------------------------------------------------------------------ start and resume
-
-
-def start_pretraining(settings: PretrainingSettings, folder: Path,
-                      say: Callable[[str], None] = tqdm.write) -> Pretraining:
-    """A new run, ready to train.
-
-    Raises:
-        ValueError, OSError: bad input; nothing has been written then.
-    """
-    check_folder(folder)
-    check_free(folder)
-    device = pick_device(settings.device)
-    passages = read_passages(Path(settings.text))
-    say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
-
-    torch.manual_seed(settings.seed)
-    make_model = new_model if settings.start is None else pretrained_model
-    model, tokenizer = make_model(settings, passages, say)
-    Masking.of(tokenizer)  # raises ValueError without [MASK]
-
-    # saved with the run, so that --resume takes the same precision
-    precision = pick_precision(settings.precision, device, model.config.hidden_size)
-    settings = dataclasses.replace(settings, precision=precision)
-    corpus = Corpus.tokenize(passages, tokenizer)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with _log_of(folder) as log:
-        check_folder(folder)  # again: another run may have started and ended meanwhile
-        log.rewind(0)  # drops what a run without a checkpoint left
-        settings.save(folder / SETTINGS_FILE)
-        tokenizer.save_pretrained(folder)
-        corpus.save(folder / CORPUS_FILE)
-        return _assemble(folder, settings, model, tokenizer, corpus, log, say)
-
-
-def resume_pretraining(folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining | None:
-    """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
-
-    The text is not needed. Raises ValueError or OSError for a folder that cannot be used.
-    """
-    settings = settings_of_run(folder)
-    if (folder / METRICS_FILE).is_file():
-        return None
-
-    with _log_of(folder) as log:
-        saved = checkpoint.load(folder)
-        config, tokenizer = saved.config(), saved.tokenizer()
-        if settings.length > config.max_position_embeddings:
-            raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but "
-                             f"the model in {saved.folder} takes sequences of up to "
-                             f"{config.max_position_embeddings} tokens")
-        corpus = Corpus.load(folder / CORPUS_FILE, tokenizer.vocab_size)
-        try:
-            run = _assemble(folder, settings, BertForMaskedLM(config), tokenizer, corpus, log, say)
-        except ValueError as error:
-            raise ValueError(f"{folder / SETTINGS_FILE} and {CORPUS_FILE} do not fit each other "
-                             f"({one_line(error)})") from None
-        run.restore(saved)
-
-    say(f"resumed after step {run.step:,} of {run.steps:,}")
-    return run
-
-
-def settings_of_run(folder: Path) -> PretrainingSettings:
-    """The settings of the run that --resume names. Raises FileNotFoundError or ValueError."""
-    if not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"--resume {folder}: it has no {SETTINGS_FILE}, so it is not the "
-                                "folder of a pretraining run")
-    return PretrainingSettings.load(folder / SETTINGS_FILE)
-
-
-@contextmanager
-def _log_of(folder: Path) -> Iterator[RunLog]:
-    """The folder's log, closed again if the run does not come to its first step."""
-    log = RunLog(folder)
-    try:
-        yield log
-    except BaseException:
-        log.close()
-        raise
-
-
-def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,
-              tokenizer: BertTokenizer, corpus: Corpus, log: RunLog,
-              say: Callable[[str], None]) -> Pretraining:
-    """The run of these parts, at step 0."""
-    device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device, model.config.hidden_size)
-    set_dropout(model, settings.dropout)
-    trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
-                            precision)
-    run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)
-
-    count = len(run.batches.text.sequences)
-    say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to "
-        f"{settings.length} tokens, {count:,} sequences; seed {settings.seed}, {device}, {precision})")
-    if note := precision_note(precision, device):
-        say(note)
-    return run
-
-
-def check_folder(folder: Path) -> None:
-    """Raises ValueError for a folder whose content would be lost."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; name a folder")
-    if (folder / METRICS_FILE).exists():
-        raise ValueError(f"--out {folder} holds a finished run; name another folder")
-    if checkpoint.numbered(folder):
-        raise ValueError(f"--out {folder} holds a checkpoint; resume it with --resume {folder}, "
-                         "or name another folder")
-    if (folder / SINGLE_FILE).exists():
-        raise ValueError(f"--out {folder} holds a model; name another folder")

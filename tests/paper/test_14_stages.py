@@ -23,6 +23,7 @@ from multitask.data.course import Example, load_dataset
 from multitask.data.multinli import load_multinli, read_multinli
 from multitask.data.sample import write_sample
 from multitask.data.sampling import ONCE, RoundRobin
+from multitask.experiments import __main__ as experiments_command
 from multitask.experiments import grid as experiments
 from multitask.experiments import table
 from multitask.runs.inputs import subsample
@@ -111,7 +112,7 @@ def test_official_zip(small_data, tmp_path):
     (PAIR | {"gold_label": "maybe"}, r"line 2: gold_label is 'maybe', expected one of entailment, neutral"),
     (PAIR | {"sentence2": 3}, "line 2: expected a JSON object with a string 'sentence2'"),
     ("[1]", "line 2: expected a JSON object"),
-    ("{", "line 2: not one JSON object a line"),
+    ("{", "line 2: not one JSON object per line"),
 ])
 def test_unusable_lines(row, message, tmp_path):
     jsonl(tmp_path / "multinli" / "x.jsonl", PAIR, row)
@@ -364,7 +365,7 @@ def test_grid_from_scratch(small_data, tmp_path):
     shared = experiments.load_shared(grid.node_settings(experiments.Node("concatB", ("nli",)), 1))
     tokens = {}
     for chain in (("nli",), ("gs_wrap",)):
-        experiments.train(experiments.Node("concatB", chain), grid, 1, shared, tokens)
+        experiments.train_node(experiments.Node("concatB", chain), grid, 1, shared, tokens)
     vocabularies = [(grid.seed_folder(1) / "concatB" / name / "model" / "vocab.txt").read_bytes()
                     for name in ("nli", "gs_wrap")]
     assert vocabularies[0] == vocabularies[1]
@@ -383,7 +384,7 @@ def test_diverged_training(small_data, checkpoint, tmp_path, monkeypatch):
     def diverge(node, *_):
         raise FloatingPointError("the loss of sst is nan")
 
-    monkeypatch.setattr(experiments, "train", diverge)
+    monkeypatch.setattr(experiments, "train_node", diverge)
     grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu", 2, 8)
     lines = []
     results = experiments.run_grid(grid, [1], lines.append)
@@ -425,7 +426,7 @@ def grid(sample, checkpoint, tmp_path_factory) -> Path:
 
 
 def asked(data, checkpoint, out, *more) -> int:
-    return experiments.main([str(value) for value in (
+    return experiments_command.main([str(value) for value in (
         "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out, *more)])
 
 
@@ -460,7 +461,7 @@ def test_grid_of_other_settings(grid, sample, checkpoint, capsys):
 
 
 def test_seeds_give_intervals():
-    row = table.row([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
+    row = table.score_cells([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
                      for a in (0.5, 0.52, 0.54)], {"sst": 0.51, "para": 0.7, "sts": 0.3})
     # mean .52, deviation .02, t of two degrees of freedom 4.303: ± 4.303 · .02 / √3 = .0497
     assert table.shown(row["sst"]) == ".520 ± .050 (.510)"

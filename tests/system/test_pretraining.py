@@ -30,6 +30,7 @@ from multitask.pretraining.batches import Prefetch
 from multitask.pretraining.corpus import Corpus, read_passages, split_passages
 from multitask.pretraining.segments import RunningText, TextTwice
 from multitask.pretraining.settings import PretrainingSettings
+from multitask.pretraining.start import start_pretraining
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
@@ -237,7 +238,7 @@ def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
         assert f"<td>{hidden}</td>" in page
         right += hidden == likeliest
     assert right >= 2
-    assert page.count("<svg") == 1
+    assert page.count("<img") == 1
     assert "On text that was held out, perplexity 1." in page
 
 
@@ -337,7 +338,7 @@ def test_max_minutes(text, tmp_path, capsys):
 def test_epochs_and_held_out_text(text, tmp_path):
     settings = pretrain.settings_of(pretrain.build_parser().parse_args(
         ["--text", str(text), "--out", str(tmp_path), *TINY]))
-    run = pretraining.start_pretraining(settings, tmp_path, say=lambda line: None)
+    run = start_pretraining(settings, tmp_path, say=lambda line: None)
     run.log.close()
     _, held_out = split_passages(40, 0.1)
     assert len(held_out) == 4
@@ -360,7 +361,7 @@ def test_prefetch(text, tmp_path):
     """Over the border of an epoch; what goes wrong with it is told in its own step."""
     settings = pretrain.settings_of(pretrain.build_parser().parse_args(
         ["--text", str(text), "--out", str(tmp_path), *TINY, "--second-segment", "again"]))
-    run = pretraining.start_pretraining(settings, tmp_path, say=lambda line: None)
+    run = start_pretraining(settings, tmp_path, say=lambda line: None)
     run.log.close()
     assert 2 < run.batches.steps_per_epoch < 20
     made = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import train_multitask
 from multitask import predict, pretrain
 from multitask.data import __main__ as data
-from multitask.experiments import grid
+from multitask.experiments import __main__ as experiments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_notebook_lines(capsys):
 def test_flags():
     """Every flag of the README exists, and every flag of the main job gives its default."""
     text = ""
-    for module in (train_multitask, predict, grid, pretrain, data):
+    for module in (train_multitask, predict, experiments, pretrain, data):
         text += module.build_parser().format_help()
     for flag in set(re.findall(r"--[a-z][a-z-]+", README)):
         assert flag in text, flag
