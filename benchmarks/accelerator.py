@@ -1,12 +1,14 @@
 """One training step, dev evaluation and encode on a GPU, ours against the usual stack, as Markdown tables.
 
-    python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER] [--profile]
+    python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER]
+    [--profile]
 
-The usual stack is that of benchmarks/step.py, with its batches sent to the GPU as padded grids. Encoders of two sizes
-with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the same ones, in turn, in one process. A
-number is a median of milliseconds between two moments at which the GPU was done. Peak memory is what torch had
-allocated at most, each side alone. The share of the peak counts 6 operations a weight and token (2 forward, 4 backward)
-of all layers, and those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
+The usual stack is that of benchmarks/step.py, with its batches sent to the GPU as padded grids.
+Encoders of two sizes with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the
+same ones, in turn, in one process. A number is a median of milliseconds between two moments at
+which the GPU was done. Peak memory is what torch had allocated at most, each side alone. The share
+of the peak counts 6 operations a weight and token (2 forward, 4 backward) of all layers, and those
+of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def compare(title: str, ours: Callable[[], object], usual: Callable[[], object],
             by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
     """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and theirs' medians.
 
-    units: how many of what is told one call does. by_hand: ours without graphs, where that is another way.
+    units: how many of what is told one call does. by_hand: ours without graphs, where that is
+        another way.
     """
     ways = {"ours": ours, "by hand": by_hand, "usual": usual}
     rounds = [{name: milliseconds(way) / units for name, way in ways.items() if way} for _ in range(repeat + 2)][2:]

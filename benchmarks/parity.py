@@ -2,8 +2,9 @@
 
     python benchmarks/parity.py [--shapes 60] [--seed 0]
 
-The real checkpoint is the one of the test extra; the random shapes vary heads, hidden size, layers, activation, eps,
-type vocabulary, sequence length up to 512, padding anywhere, batch 1 and rows of padding alone.
+The real checkpoint is the one of the test extra; the random shapes vary heads, hidden size, layers,
+activation, eps, type vocabulary, sequence length up to 512, padding anywhere, batch 1 and rows of
+padding alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """One training step, dev evaluation and encode, ours against the usual stack, as a Markdown table.
 
-    python benchmarks/step.py [--threads 2] [--steps 20] [--rounds 3] [--dev N] [--sentences 10000] [--data FOLDER]
+    python benchmarks/step.py [--threads 2] [--steps 20] [--rounds 3] [--dev N] [--sentences 10000]
+    [--data FOLDER]
 
-The usual stack: transformers with torch's fused attention on padded batches, a backward for each task, torchjd's
-PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process, and as in a training run no batch
-comes twice. A number is a median of wall seconds, and in brackets the processor's own seconds, which a busy machine
-changes less. Peak memory is of a process of its own, which loads what its side needs (Linux only). All of it takes half
-an hour; with --dev 200 --sentences 512, some minutes.
-Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: the checkpoint of the test extra.
+The usual stack: transformers with torch's fused attention on padded batches, a backward for each
+task, torchjd's PCGrad, torch's fused AdamW. Both take the same batches, in turn, in one process,
+and as in a training run no batch comes twice. A number is a median of wall seconds, and in brackets
+the processor's own seconds, which a busy machine changes less. Peak memory is of a process of its
+own, which loads what its side needs (Linux only). All of it takes half an hour; with --dev 200
+--sentences 512, some minutes.
+Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: the checkpoint of
+    the test extra.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ if TYPE_CHECKING:
 BATCH, LR = 16, 5e-5
 WARM_UP = 3  # steps that are not counted
 PEAK_STEPS = 3  # after which memory is read
-# a step of bf16 in software takes minutes; commits of before did not know where it is (anatomy.py measures them too)
+# a step of bf16 in software takes minutes; commits of before did not know where it is (anatomy.py
+# measures them too)
 PRECISIONS = ("fp32", "bf16") if getattr(linear, "MULTIPLIES_BF16", True) else ("fp32",)
 
 
@@ -190,7 +194,8 @@ def main() -> None:
         step = stepper(side, precision, model)
         for batch in batches:
             step(batch)
-        # getrusage would answer with the parent's peak where that is higher; Linux keeps this process's own here
+        # getrusage would answer with the parent's peak where that is higher; Linux keeps this
+        # process's own here
         status = Path("/proc/self/status").read_text(encoding="ascii")
         print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024)
         return

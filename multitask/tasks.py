@@ -20,12 +20,15 @@ from . import metrics
 class Task:
     """One task of the multi-task model.
 
-    file: the stem of its files, `{file}-{split}.csv`. text_columns: one for single sentences, two for pairs.
+    file: the stem of its files, `{file}-{split}.csv`. text_columns: one for single sentences, two
+        for pairs.
     parse_label: what stands in the file → number; raises ValueError with what was expected.
     loss: (logits (batch, outputs), labels (batch,)) → the mean over the batch.
     decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
-    answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a probability, a score.
-    metric: (predictions, labels) → score, under the name `metric_name`. scale: what the labels mean, in words.
+    answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a
+        probability, a score.
+    metric: (predictions, labels) → score, under the name `metric_name`. scale: what the labels
+        mean, in words.
     classes: how many there are, labels 0, 1, …; 0 where labels are numbers on a scale.
     """
 

@@ -1,7 +1,7 @@
 """What the paper reports, as data: Tables 1 and 2, and the claims of its section 6.
 
-All of it was got with bert-base, all of Quora's training pairs (here a user may have fewer) and one seed, so it stands
-beside our scores for orientation, not as a like-for-like comparison.
+All of it was got with bert-base, all of Quora's training pairs (here a user may have fewer) and one
+seed, so it stands beside our scores for orientation, not as a like-for-like comparison.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-# Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture in turn.
+# Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture
+# in turn.
 _ARCHITECTURES = ("concatA", "concatB", "concatB_al")
 _SCORES = ("sst", "para", "sts")
 _TABLE_1 = {
@@ -30,11 +31,12 @@ PAPER_TABLE_1 = {
     (method, arch): dict(zip(_SCORES, row[3 * number:3 * number + 3], strict=True))
     for method, row in _TABLE_1.items() for number, arch in enumerate(_ARCHITECTURES)}
 
-# One linear head trained on SST, the encoder frozen. Our copy of the paper prints STS as "008", its point and perhaps
-# a sign lost: read as −.008, chance either way.
+# One linear head trained on SST, the encoder frozen. Our copy of the paper prints STS as "008", its
+# point and perhaps a sign lost: read as −.008, chance either way.
 PAPER_BASELINE = {"sst": .310, "para": .380, "sts": -.008}
 
-# Test set, concatB_al; the table is labelled NLI + GS_bd, the text says NLI + GS_w and its numbers agree with that.
+# Test set, concatB_al; the table is labelled NLI + GS_bd, the text says NLI + GS_w and its numbers
+# agree with that.
 PAPER_TABLE_2 = {"sst": .539, "para": .873, "sts": .876}
 
 # Section 6.1: +1, the model does better where there is more of it; −1, worse.

@@ -1,8 +1,9 @@
 """How much the tasks' gradients conflict at one moment of a model, layer by layer, and how much of that is noise.
 
-A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise is orthogonal to
-nearly everything: small cosines between tasks may mean unrelated tasks or small batches. So the probe also takes two
-batches of *one* task; what they lack to a cosine of 1 is noise.
+A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise
+is orthogonal to nearly everything: small cosines between tasks may mean unrelated tasks or small
+batches. So the probe also takes two batches of *one* task; what they lack to a cosine of 1 is
+noise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ PARTS = {"embeddings": "embeddings", "pooler_dense": "pooler"}  # a parameter's 
 def part_slices(encoder: BertModel) -> dict[str, slice]:
     """Where each part's parameters lie in the vector of all of them, in the order of `encoder.parameters()`.
 
-    Parts: "embeddings", "layer 0", "layer 1", …, "pooler"; together they cover the vector, each number once.
+    Parts: "embeddings", "layer 0", "layer 1", …, "pooler"; together they cover the vector, each
+        number once.
     """
     slices, start = {}, 0
     for part, named in itertools.groupby(encoder.named_parameters(), lambda item: _part_of(item[0])):
@@ -59,16 +61,17 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
                    seed: int, dropout: bool = False) -> dict:
     """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of batches; nothing changes.
 
-    A draw takes two batches of each task without a common example: the first of each make the pairs' cosines, as in a
-    training step; both of one task make the noise floor. Layers are parts of the same gradients. A zero gradient has
-    cosine 0. model: parameters, modes, .grad and torch's generators are left as found. examples: task → labelled
-    examples, at least 2 · batch_size each. seed: of the draws. dropout: False is eval mode, so that sampling is the
-    only noise; True is training mode, dropout drawn from `seed` too. Memory: (2 · tasks, params) numbers.
+    A draw takes two batches of each task without a common example: the first of each make the
+    pairs' cosines, as in a training step; both of one task make the noise floor. Layers are parts
+    of the same gradients. A zero gradient has cosine 0. model: parameters, modes, .grad and torch's
+    generators are left as found. examples: task → labelled examples, at least 2 · batch_size each.
+    seed: of the draws. dropout: False is eval mode, so that sampling is the only noise; True is
+    training mode, dropout drawn from `seed` too. Memory: (2 · tasks, params) numbers.
 
-    Returns, ready for JSON:
-    {"batch_size", "draws", "seed", "dropout", "pairs": {"sst-para": {"cosine": [a number a draw],
-    "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}}, …}, "same_task": {"sst": likewise, …}}.
-    Raises ValueError for unusable arguments, FloatingPointError, naming the task, for a gradient that is not finite.
+    Returns, ready for JSON: {"batch_size", "draws", "seed", "dropout", "pairs": {"sst-para":
+    {"cosine": [a number a draw], "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}},
+    …}, "same_task": {"sst": likewise, …}}. Raises ValueError for unusable arguments,
+    FloatingPointError, naming the task, for a gradient that is not finite.
     """
     _check_arguments(examples, batch_size, draws)
     names = [name for name in TASKS if name in examples]
@@ -104,7 +107,8 @@ def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: Toke
               items: Sequence[int]) -> None:
     """Writes the encoder's gradient of the task's mean loss on these examples into `row`, (params,).
 
-    FlatParameters would do, but it moves the parameters, and a trainer may be holding them in a vector of its own.
+    FlatParameters would do, but it moves the parameters, and a trainer may be holding them in a
+    vector of its own.
     """
     parameters = list(model.encoder.parameters())
     row.zero_()
@@ -161,16 +165,17 @@ def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
 def summarise(probe: Mapping) -> dict:
     """Means over the draws of `conflict_probe`, for the whole encoder and each part, with the noise told apart.
 
-    If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine ‖μ‖²/(‖μ‖² + σ²)
-    on average, nearly: `noise_share`, 1 minus that, is the noise's share of the squared length. Between tasks i and j
-    the noise shrinks cos(μ_i, μ_j) by √(c_i c_j), c the same-task cosines; `ratio_to_same_task` is the mean cosine
-    divided by that (Spearman 1904), an estimate of cos(μ_i, μ_j). It is None where a c is not positive: all noise.
-    With c near 0 it is unreliable and may leave [−1, 1].
+    If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine
+    ‖μ‖²/(‖μ‖² + σ²) on average, nearly: `noise_share`, 1 minus that, is the noise's share of the
+    squared length. Between tasks i and j the noise shrinks cos(μ_i, μ_j) by √(c_i c_j), c the
+    same-task cosines; `ratio_to_same_task` is the mean cosine divided by that (Spearman 1904), an
+    estimate of cos(μ_i, μ_j). It is None where a c is not positive: all noise. With c near 0 it is
+    unreliable and may leave [−1, 1].
 
-    Returns {"pairs": {"sst-para": {"n", "mean_cosine", "low", "high", "conflict_rate", "ratio_to_same_task",
-    "layers": {part: likewise}}, …}, "same_task": {"sst": {"n", "mean_cosine", "low", "high", "noise_share",
-    "layers"}, …}}. low, high: 95 % interval of the mean over draws, None for one. conflict_rate: the share of the n
-    draws with a negative cosine.
+    Returns {"pairs": {"sst-para": {"n", "mean_cosine", "low", "high", "conflict_rate",
+    "ratio_to_same_task", "layers": {part: likewise}}, …}, "same_task": {"sst": {"n", "mean_cosine",
+    "low", "high", "noise_share", "layers"}, …}}. low, high: 95 % interval of the mean over draws,
+    None for one. conflict_rate: the share of the n draws with a negative cosine.
     """
     same = {name: {part: _mean(draws) for part, draws in _whole_and_parts(values)}
             for name, values in probe["same_task"].items()}

@@ -10,5 +10,6 @@ arms             one arm of one seed, step by step
 question_tables  question.md
 question_report  report.html of the question
 
-presets, claims, table <- grid_report <- grid; arms <- question_tables <- question_report <- question.
+presets, claims, table <- grid_report <- grid; arms <- question_tables <- question_report <-
+question.
 """

@@ -1,7 +1,7 @@
 """The figures of a report: one plot each, so that on a phone they stand one below the other.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; lines differ by dashes and markers too, for grey print.
-Nothing here writes a file: every function returns a matplotlib Figure.
+Colours are Okabe and Ito's, told apart by colour-blind readers; lines differ by dashes and markers
+too, for grey print. Nothing here writes a file: every function returns a matplotlib Figure.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def legend(axes: Axes, entries: int) -> None:
                 handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
 
 
-# ------------------------------------------------------------------------------------------- of the log
+# --------------------------------------------------------------------------------------- of the log
 
 
 def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
@@ -163,7 +163,7 @@ def _numbers(steps: Sequence[dict]) -> list[int]:
     return [step["step"] for step in steps]
 
 
-# ------------------------------------------------------------------------------------------- of the analysis
+# ---------------------------------------------------------------------------------- of the analysis
 
 
 def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None, key: str = "score",

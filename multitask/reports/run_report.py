@@ -23,7 +23,8 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
                  analysis: dict | None = None) -> None:
     """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis: from `analyse`.
 
-    What is missing (no analysis, a stage without steps or gradients of its own) leaves its section out.
+    What is missing (no analysis, a stage without steps or gradients of its own) leaves its section
+    out.
     """
     surgery = f" · {settings['surgery']}" if settings["gs"] != "none" else ""
     title = f"minbert: {settings['arch']} · {method_of(settings)}{surgery}"
@@ -96,7 +97,7 @@ def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | No
             f"{found['n']:,}"]
 
 
-# ------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> list[str]:
@@ -146,7 +147,7 @@ def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float
                  + ("; the shaded epoch was kept" if kept is not None else ""))
 
 
-# ------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def conflicts(steps: Sequence[dict]) -> list[str]:
@@ -172,7 +173,7 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
                       note=True)]
 
 
-# ------------------------------------------------------------------------------------------- what was run
+# ------------------------------------------------------------------------------------- what was run
 
 
 def facts(settings: dict, metrics: dict) -> str:

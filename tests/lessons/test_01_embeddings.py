@@ -1,8 +1,8 @@
 """Lesson 1: how ids become vectors.
 
-A token's first vector is a sum of three looked-up rows (what it is, where it stands, which sentence it belongs to),
-brought to mean 0 and variance 1 by LayerNorm. You learn which variance LayerNorm means (the biased one), and that
-embedding does not care how sentences are laid out in memory.
+A token's first vector is a sum of three looked-up rows (what it is, where it stands, which sentence
+it belongs to), brought to mean 0 and variance 1 by LayerNorm. You learn which variance LayerNorm
+means (the biased one), and that embedding does not care how sentences are laid out in memory.
 """
 
 import torch
@@ -24,7 +24,8 @@ def test_an_embedding_is_the_normalised_sum_of_three_rows_by_hand():
         module.word_embeddings.weight[3] = torch.tensor([1.0, 2.0, 3.0, 4.0])
         module.position_embeddings.weight[2] = torch.tensor([0.0, 0.0, 1.0, 1.0])
         module.token_type_embeddings.weight[1] = torch.tensor([1.0, 0.0, 0.0, 1.0])
-    # sum: [2, 2, 4, 6]; mean 3.5; deviations [-1.5, -1.5, .5, 2.5]; variance (2.25+2.25+.25+6.25)/4 = 2.75
+    # sum: [2, 2, 4, 6]; mean 3.5; deviations [-1.5, -1.5, .5, 2.5]; variance (2.25+2.25+.25+6.25)/4
+    # = 2.75
     by_hand = torch.tensor([-1.5, -1.5, 0.5, 2.5]) / 2.75**0.5
     ours = module(torch.tensor([3]), torch.tensor([1]), torch.tensor([2]))[0]
     # a few float32 roundings of numbers near 1

@@ -1,7 +1,8 @@
 """Lesson 2: attention, softmax(Q Kᵀ / √d) V.
 
-Every token asks a question (query), every token offers a key and a value; the answer is the values' average, weighted
-by how well the keys fit. You learn what the mask does, what √d is for, and that the fused kernel computes the same.
+Every token asks a question (query), every token offers a key and a value; the answer is the values'
+average, weighted by how well the keys fit. You learn what the mask does, what √d is for, and that
+the fused kernel computes the same.
 """
 
 import math

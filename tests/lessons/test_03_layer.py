@@ -1,7 +1,8 @@
 """Lesson 3: one transformer layer.
 
-Attention lets tokens talk, the feed-forward part lets each think; both add to what was there (the residual) and are
-normalised after the sum. You learn what GELU is exactly, and that "post-norm" means the outputs are normalised.
+Attention lets tokens talk, the feed-forward part lets each think; both add to what was there (the
+residual) and are normalised after the sum. You learn what GELU is exactly, and that "post-norm"
+means the outputs are normalised.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Lesson 4: the whole encoder, held against an independent one.
 
-transformers' BertModel is the oracle: same weights, same inputs, outputs and gradients must agree, with padding and
-without, on a real checkpoint and on random small shapes in double precision.
+transformers' BertModel is the oracle: same weights, same inputs, outputs and gradients must agree,
+with padding and without, on a real checkpoint and on random small shapes in double precision.
 """
 
 import math

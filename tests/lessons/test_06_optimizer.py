@@ -1,8 +1,8 @@
 """Lesson 6: AdamW, one update rule, four proofs.
 
-You learn what the course's form is (bias correction in the step size, decay after the update), where it differs from
-torch's own AdamW, and how to tell that an optimizer is right: by hand, against double precision, on a bowl and in
-Rosenbrock's valley.
+You learn what the course's form is (bias correction in the step size, decay after the update),
+where it differs from torch's own AdamW, and how to tell that an optimizer is right: by hand,
+against double precision, on a bowl and in Rosenbrock's valley.
 """
 
 import math
@@ -60,9 +60,11 @@ def test_the_courses_optimizer_test_ends_where_double_precision_does():
         return 2 * np.outer(weights @ x - np.array([x[0] + x[1], -x[2]]), x)
 
     expected = float64_adamw(start, gradient, 1000, lr=1e-3, weight_decay=1e-4)
-    # a thousand float32 steps, each rounded by at most 3e-8 either way: about √1000 · 2e-8 = 6e-7 in all
+    # a thousand float32 steps, each rounded by at most 3e-8 either way: about √1000 · 2e-8 = 6e-7
+    # in all
     assert np.abs(model.weight.detach().numpy() - expected).max() < 1e-6
-    # the same, four digits by eye, so that a change of both implementations at once does not go unseen
+    # the same, four digits by eye, so that a change of both implementations at once does not go
+    # unseen
     assert np.round(expected, 4).tolist() == [[0.5548, 0.8666, 0.0729], [-0.4473, -0.2951, -0.2717]]
 
 

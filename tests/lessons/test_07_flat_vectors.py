@@ -1,7 +1,8 @@
 """Lesson 7: a model as one long vector, the tasks' gradients as rows of one matrix.
 
-Gradient surgery is geometry in R^params. You learn how a module's parameters become views of one vector without the
-module noticing, and how backward can be made to write each task's gradient into its own row.
+Gradient surgery is geometry in R^params. You learn how a module's parameters become views of one
+vector without the module noticing, and how backward can be made to write each task's gradient into
+its own row.
 """
 
 import pytest

@@ -1,9 +1,9 @@
 """Lesson 8: gradient surgery.
 
-Two tasks conflict if their gradients point against each other: a step that helps one hurts the other. PCGrad takes
-from each task's gradient what points against another's. You learn Algorithm 1 of Yu et al. 2020 with numbers you can
-check by hand, why the tasks' Gram matrix is all it needs, what the paper's Eq. 2–5 do instead, and which beliefs
-about surgery are false.
+Two tasks conflict if their gradients point against each other: a step that helps one hurts the
+other. PCGrad takes from each task's gradient what points against another's. You learn Algorithm 1
+of Yu et al. 2020 with numbers you can check by hand, why the tasks' Gram matrix is all it needs,
+what the paper's Eq. 2–5 do instead, and which beliefs about surgery are false.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def matrices(draw, fewest=1, most=5):
     return rows * 10.0 ** torch.randint(-3, 4, (len(rows), 1))
 
 
-# ------------------------------------------------------------------------------------------------ by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 @pytest.mark.parametrize(("rows", "expected"), [
@@ -95,7 +95,7 @@ def test_eq_2_to_5_by_hand():
     torch.testing.assert_close(project_conflicting(rows), gradients([2, 1]), atol=1e-12, rtol=0)
 
 
-# ------------------------------------------------------------------------------------------------ a second way
+# ------------------------------------------------------------------------------------- a second way
 
 
 @settings(max_examples=200, deadline=None)
@@ -148,7 +148,7 @@ def test_three_tasks_agree_with_torchjds_gram_weights_with_its_order_fixed(monke
         torch.testing.assert_close(pcgrad_weights(rows @ rows.T, order), theirs, atol=1e-10, rtol=0)
 
 
-# ------------------------------------------------------------------------------------------------ properties
+# --------------------------------------------------------------------------------------- properties
 
 
 @settings(max_examples=200, deadline=None)
@@ -202,7 +202,7 @@ def test_a_seeded_generator_gives_the_same_order_again():
     assert len(orders) == 8  # all of them occur
 
 
-# ------------------------------------------------------------------------------------------------ numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
@@ -245,7 +245,8 @@ def test_float32_products_are_within_their_bound_of_exact_ones(kind):
     error = ((gram_matrix(rows) - exact) / (norms[:, None] * norms)).abs().max().item()
     assert 0 < error < 1024 * 2**-24  # proven for any order of summation
     assert error < 1e-6               # what pairwise or vectorised sums really do: √1024 roundings of 6e-8 at most
-    # a cosine's error moves a weight of PCGrad by as much: times the ratio of two norms, once for each other task
+    # a cosine's error moves a weight of PCGrad by as much: times the ratio of two norms, once for
+    # each other task
     order = [[1, 2], [2, 0], [0, 1]]
     torch.testing.assert_close(pcgrad_weights(gram_matrix(rows), order), pcgrad_weights(exact, order),
                                atol=0, rtol=4 * 1e-6 * (norms.max() / norms.min()).item())

@@ -1,8 +1,8 @@
 """Lesson 10: training, where everything meets.
 
-Sentences go into the shared encoder, heads turn embeddings into outputs, each task's gradient fills its own row,
-surgery makes one vector of them, AdamW takes a step. You learn how a pair enters under each architecture, who owns
-which gradient, and what a loss must be.
+Sentences go into the shared encoder, heads turn embeddings into outputs, each task's gradient fills
+its own row, surgery makes one vector of them, AdamW takes a step. You learn how a pair enters under
+each architecture, who owns which gradient, and what a loss must be.
 """
 
 import copy
@@ -63,7 +63,7 @@ def task_by_task(monkeypatch):
     monkeypatch.setattr(together, "MOST_TOKENS", 0)
 
 
-# ------------------------------------------------------------------------------------------------ how a pair goes in
+# ------------------------------------------------------------------------------- how a pair goes in
 
 
 @pytest.mark.parametrize(("arch", "sequences"), [("concatA", 2), ("concatB", 1), ("concatB_al", 1)])
@@ -106,7 +106,7 @@ def test_heads_are_as_deep_as_their_architecture_says():
     assert (head[0].p, head[3].p) == (0.3, 0.45)
 
 
-# ------------------------------------------------------------------------------------------------ losses
+# ------------------------------------------------------------------------------------------- losses
 
 
 def test_losses_by_hand():
@@ -124,7 +124,7 @@ def test_predictions_are_decoded_in_the_courses_terms():
     assert STS.decode(torch.tensor([[-3.0], [2.5], [7.0]])).tolist() == [0.0, 2.5, 5.0]
 
 
-# ------------------------------------------------------------------------------------------------ one step
+# ----------------------------------------------------------------------------------------- one step
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -228,7 +228,8 @@ def test_word_embeddings_as_looked_up_rows_train_as_a_whole_matrix_does(arch, su
         assert trainer.gradients.matrix.shape == (3, trainer.flat.vector.numel() - size)
         grams = [trainer.step(batches(model)).gram for _ in range(5)]
         ends.append((trainer.flat.vector, torch.stack(grams)))
-    # products are summed in another order: 6e-8 of them, which Adam's steps of lr · sign(g) carry on where |g| ≈ eps
+    # products are summed in another order: 6e-8 of them, which Adam's steps of lr · sign(g) carry
+    # on where |g| ≈ eps
     torch.testing.assert_close(ends[0][1], ends[1][1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-6, rtol=0)
 
@@ -257,7 +258,7 @@ def test_each_tasks_graph_is_freed_before_the_next_tasks_forward(task_by_task):
         del kept
 
 
-# ----------------------------------------------------------------------------------- all tasks at once, and one by one
+# ---------------------------------------------------------------- all tasks at once, and one by one
 
 
 def table_gradients(trainer):
@@ -297,7 +298,8 @@ def test_all_tasks_at_once_give_each_task_the_gradient_it_has_alone(arch, positi
     assert [one.pop("at once") for one in found] == [1, 0]
     for name, ours in found[0].items():
         for row, alone in zip(*map(torch.atleast_2d, (ours, found[1][name])), strict=True):
-            # sums in another order: float32's rounding; in bf16, of 8 bits, blocks of other sentences
+            # sums in another order: float32's rounding; in bf16, of 8 bits, blocks of other
+            # sentences
             assert (row - alone).norm() <= (1e-5 if precision == "fp32" else 0.02) * alone.norm(), name
     assert all(row.any() for row in found[0]["rows"])
 
@@ -508,7 +510,7 @@ def test_bf16_matrix_products_leave_weights_and_gradients_in_fp32_and_near():
     assert not torch.equal(gradients["fp32"], gradients["bf16"])
 
 
-# ------------------------------------------------------------------------------------------------ prediction
+# --------------------------------------------------------------------------------------- prediction
 
 
 def test_predictions_come_in_input_order_whatever_the_batches():

@@ -1,8 +1,9 @@
 """Lesson 17: where pretrained weights come from.
 
-Hide some words of a text, let the model guess them, and it learns the language from the text alone (Devlin et al. 2018,
-section 3.1). You learn what is hidden and what stands in its place, why only the guesses at hidden places
-are scored, which initial weights learn sooner, and what minbert-mini knows. tests/system/test_pretraining.py has the run.
+Hide some words of a text, let the model guess them, and it learns the language from the text alone
+(Devlin et al. 2018, section 3.1). You learn what is hidden and what stands in its place, why only
+the guesses at hidden places are scored, which initial weights learn sooner, and what minbert-mini
+knows. tests/system/test_pretraining.py has the run.
 """
 
 import copy
@@ -36,7 +37,7 @@ from minbert.mlm import HEAD_NAMES, NO_LABEL
 from multitask.pretraining.batches import MaskedBatch
 from multitask.pretraining.step import MaskedTrainer, draw_attentive, loss_of, set_dropout
 
-# ---------------------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 @pytest.fixture
@@ -321,7 +322,7 @@ def test_missing_second_head_warns(model, tmp_path):
     BertForMaskedLM.from_pretrained(tmp_path)  # which never looks at it
 
 
-# ------------------------------------------------------------------------------------------------------------ masking
+# ------------------------------------------------------------------------------------------ masking
 
 VOCABULARY = 1000
 SPECIALS = torch.arange(VOCABULARY) < 5  # [PAD] [UNK] [CLS] [SEP] [MASK]
@@ -338,8 +339,8 @@ def test_shares_15_and_80_10_10():
     assert torch.equal(masked.labels, row[masked.positions])
     shown = masked.input_ids[masked.positions]
     hidden, kept = (shown == 4), (shown == masked.labels)
-    # Four standard deviations of a binomial share of 15,000: 0.0131 and 0.0098. By chance a random piece is the old
-    # one or [MASK] once in a thousand times.
+    # Four standard deviations of a binomial share of 15,000: 0.0131 and 0.0098. By chance a random
+    # piece is the old one or [MASK] once in a thousand times.
     assert float(hidden.float().mean()) == pytest.approx(0.8, abs=0.0131)
     assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.0098)
     drawn = shown[~hidden & ~kept]
@@ -412,7 +413,7 @@ def test_masking_of_a_tokenizer():
     assert pieces[masking.mask_id] == "[MASK]"
 
 
-# ------------------------------------------------------------------------------------------------ minbert-mini
+# ------------------------------------------------------------------------------------- minbert-mini
 
 
 @pytest.fixture(scope="module")
@@ -447,7 +448,8 @@ def test_mini_in_transformers(mini):
                        for model in (theirs, copy.deepcopy(theirs).double()))
     ours_off, theirs_off = (float((vectors.detach() - exact.detach()).abs().max())
                             for vectors in (found, expected))
-    # How far float32 is from float64 depends on the processor's order of summation, for theirs as for ours.
+    # How far float32 is from float64 depends on the processor's order of summation, for theirs as
+    # for ours.
     assert ours_off < 2 * theirs_off + 5e-5
 
 

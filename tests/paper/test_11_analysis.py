@@ -1,9 +1,10 @@
 """Lesson 11: what a score does not say.
 
-A dev score is one number; this lesson takes it apart as the paper's section 6 does. You learn how sure a score is
-(Wilson's and Fisher's intervals, the bootstrap), how to ask whether a model does worse on long sentences without being
-fooled by ties or by a bin's narrow range, what a confusion matrix, calibration and a regression line say about its
-errors, and how much of a dev set stands in the training file already.
+A dev score is one number; this lesson takes it apart as the paper's section 6 does. You learn how
+sure a score is (Wilson's and Fisher's intervals, the bootstrap), how to ask whether a model does
+worse on long sentences without being fooled by ties or by a bin's narrow range, what a confusion
+matrix, calibration and a regression line say about its errors, and how much of a dev set stands in
+the training file already.
 """
 
 import json
@@ -41,7 +42,7 @@ def example(*sentences, label=None):
     return Example("x", sentences, label)
 
 
-# ------------------------------------------------------------------------------------------------ how sure is a score
+# ------------------------------------------------------------------------------ how sure is a score
 
 
 def test_wilsons_interval_by_hand():
@@ -116,7 +117,7 @@ def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
     assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None  # all right: no trend to speak of
 
 
-# ------------------------------------------------------------------------------------------------ sentences and bins
+# ------------------------------------------------------------------------------- sentences and bins
 
 
 def test_length_and_commonality_by_hand():
@@ -155,7 +156,7 @@ def test_without_ties_bins_are_equally_full(n):
     assert sizes.max() - sizes.min() <= 2
 
 
-# ------------------------------------------------------------------------------------------------ one task by hand
+# --------------------------------------------------------------------------------- one task by hand
 
 
 def sst_answers():
@@ -274,7 +275,7 @@ def test_the_real_dev_sets_share_sentences_with_training(course_data):
     assert counts["sst"] == (2, 2)
 
 
-# ------------------------------------------------------------------------------------------------ a run
+# -------------------------------------------------------------------------------------------- a run
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +350,7 @@ def test_logits_of_another_shape_are_refused(sample):
         analyse(unlabelled, {**logits, "sst": logits["sst"][:1]})
 
 
-# ------------------------------------------------------------------------------------------------ the log, the paper
+# ------------------------------------------------------------------------------- the log, the paper
 
 
 def test_conflicts_and_speed_by_hand():

@@ -1,8 +1,9 @@
 """Lesson 12: does gradient surgery help?
 
-Run two methods with one seed each, and one of them wins: that is no answer, for the next seed may turn it round. You
-learn what several seeds can say (Student's t, on differences of runs that share a seed), what it costs to ask many
-questions at once (Holm), what the dev set's size adds (the bootstrap), and how to say what was *not* shown.
+Run two methods with one seed each, and one of them wins: that is no answer, for the next seed may
+turn it round. You learn what several seeds can say (Student's t, on differences of runs that share
+a seed), what it costs to ask many questions at once (Holm), what the dev set's size adds (the
+bootstrap), and how to say what was *not* shown.
 """
 
 import itertools
@@ -24,7 +25,7 @@ from multitask.analysis.comparisons import (
 )
 from multitask.metrics import accuracy, pearson
 
-# ------------------------------------------------------------------------------------------------ over seeds
+# --------------------------------------------------------------------------------------- over seeds
 
 
 def test_the_mean_of_three_seeds_by_hand():
@@ -85,7 +86,7 @@ def test_scores_that_cannot_be_paired_are_refused():
             paired_difference([0.1, bad], [0.1, 0.2])
 
 
-# ------------------------------------------------------------------------------------------------ many questions
+# ----------------------------------------------------------------------------------- many questions
 
 
 def test_holm_by_hand():
@@ -116,7 +117,7 @@ def test_what_is_no_probability_is_refused():
             holm({"sst": 0.5, "para": bad})
 
 
-# ------------------------------------------------------------------------------------------------ over dev items
+# ----------------------------------------------------------------------------------- over dev items
 
 
 def test_bootstrap_is_binomial():
@@ -177,7 +178,7 @@ def test_arrays_that_do_not_fit():
         paired_bootstrap(accuracy, np.zeros(3), np.zeros(3), np.zeros(3), 0, seed=0)
 
 
-# ------------------------------------------------------------------------------------------------ in one word
+# -------------------------------------------------------------------------------------- in one word
 
 
 @pytest.mark.parametrize(("difference", "adjusted_p", "expected"), [

@@ -1,8 +1,8 @@
 """Lesson 13: conflict or noise?
 
-In training, tasks' gradients are nearly orthogonal, half of them conflicting. Is that the tasks, or the small batch?
-You learn to measure conflict at one moment, layer by layer, without disturbing the model, and to hold it against what
-two batches of one and the same task agree upon.
+In training, tasks' gradients are nearly orthogonal, half of them conflicting. Is that the tasks, or
+the small batch? You learn to measure conflict at one moment, layer by layer, without disturbing the
+model, and to hold it against what two batches of one and the same task agree upon.
 """
 
 import copy
@@ -45,7 +45,7 @@ def tokens(model):
     return {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
 
 
-# ------------------------------------------------------------------------------------------------ the measurement
+# ---------------------------------------------------------------------------------- the measurement
 
 
 def test_every_cosine_is_what_autograd_grad_gives(model, tokens):
@@ -126,7 +126,7 @@ def test_one_task_alone_has_a_noise_floor_and_no_pairs(model, tokens):
     assert summarise(probe)["pairs"] == {}
 
 
-# ------------------------------------------------------------------------------------------------ nothing is disturbed
+# ----------------------------------------------------------------------------- nothing is disturbed
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -176,7 +176,7 @@ def test_training_goes_on_as_if_there_had_been_no_probe(model, tokens):
     assert torch.equal(*results)
 
 
-# ------------------------------------------------------------------------------------------------ its arguments
+# ------------------------------------------------------------------------------------ its arguments
 
 
 def test_dropout_is_off_unless_asked_for_and_then_a_matter_of_the_seed(model, tokens):
@@ -205,7 +205,7 @@ def test_a_probe_works_where_gradients_are_switched_off(model, tokens):
         assert conflict_probe(model, tokens, 2, draws=1, seed=0)["pairs"]["sst-para"]["cosine"] != [0.0]
 
 
-# ------------------------------------------------------------------------------------------------ its summary
+# -------------------------------------------------------------------------------------- its summary
 
 
 def series(values: list[float], layer: list[float]) -> dict:
@@ -245,7 +245,8 @@ def test_the_ratio_finds_the_cosine_that_noise_hides():
     summary = summarise({"pairs": {"sst-sts": {"cosine": cosine(*first), "layers": {}}},
                          "same_task": {name: {"cosine": cosine(first[row], second[row]), "layers": {}}
                                        for row, name in enumerate(("sst", "sts"))}})
-    # 200 draws of cosines with deviation 1/√4000 = .016: means to .0011, the ratio to a hundredth of itself or two
+    # 200 draws of cosines with deviation 1/√4000 = .016: means to .0011, the ratio to a hundredth
+    # of itself or two
     assert summary["pairs"]["sst-sts"]["mean_cosine"] == pytest.approx(0.1, abs=0.005)
     assert summary["pairs"]["sst-sts"]["ratio_to_same_task"] == pytest.approx(0.6, abs=0.03)
     assert summary["same_task"]["sst"]["noise_share"] == pytest.approx(3 / 4, abs=0.005)

@@ -231,7 +231,7 @@ def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, sa
     assert verdict({"interval": interval}, expected) == said
 
 
-# ------------------------------------------------------------------------------------------------ the page's helpers
+# ------------------------------------------------------------------------------- the page's helpers
 
 
 def drawn() -> Figure:
@@ -273,7 +273,7 @@ def test_paper_and_phone_are_thought_of():
     assert "width=device-width" in page("t", [])
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):

@@ -2,9 +2,9 @@
 
     python tests/references/make.py
 
-Stored so that the lessons have a reference that does not change when transformers does; the version that made it stands
-in the file. Weights: tensor number n (in the model's own order) holds 0.6 · sin(0.7 n + 0.37 k) at flat position k,
-LayerNorm's scales 1 more.
+Stored so that the lessons have a reference that does not change when transformers does; the version
+that made it stands in the file. Weights: tensor number n (in the model's own order) holds 0.6 ·
+sin(0.7 n + 0.37 k) at flat position k, LayerNorm's scales 1 more.
 """
 
 import json

@@ -1,6 +1,7 @@
 """What runs on a GPU otherwise than on a CPU: attention on a packed row, a step in CUDA graphs, fused updates.
 
-The first part runs everywhere. The second needs CUDA, and then is the proof that a GPU computes what a CPU does.
+The first part runs everywhere. The second needs CUDA, and then is the proof that a GPU computes
+what a CPU does.
 """
 
 import copy
@@ -47,7 +48,7 @@ def build_long():
     return MultitaskBert(BertModel(config), tokenizer, "concatB")
 
 
-# ------------------------------------------------------------------------------------------------ everywhere
+# --------------------------------------------------------------------------------------- everywhere
 
 
 @given(st.integers(1, 100_000))
@@ -127,7 +128,8 @@ def test_steps_with_graphs_are_the_steps_without():
         vectors.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
         made = [] if trainer._graphs is None else list(trainer._graphs.captured)
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
-    # 5 steps of 1e-3: where a gradient is all but zero, AdamW's step has the sign of rounding errors
+    # 5 steps of 1e-3: where a gradient is all but zero, AdamW's step has the sign of rounding
+    # errors
     torch.testing.assert_close(vectors[1], vectors[0], atol=1e-3, rtol=0)
     assert (vectors[1] - vectors[0]).abs().mean() < 1e-6
     assert len(made) == 6  # three tasks, batches of two sizes
@@ -233,7 +235,7 @@ def test_without_bf16_in_the_processor_a_bf16_product_is_left_to_torch(monkeypat
     assert torch.allclose(found, expected, atol=2**-6)  # two roundings of numbers up to 4
 
 
-# ------------------------------------------------------------------------------------------------ with CUDA
+# ---------------------------------------------------------------------------------------- with CUDA
 
 
 def ragged(dtype, heads=4, head_dim=32, lengths=(7, 1, 64, 33)):

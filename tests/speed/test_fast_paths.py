@@ -140,7 +140,8 @@ def test_each_part_of_a_row_has_the_gradients_it_would_have_alone(precision, fir
     for row, packing, place in zip(rows, packings, places, strict=True):
         alone = torch.autograd.grad(loss_of(row, packing), list(place))
         for found, expected in zip(place.values(), alone, strict=True):
-            # float64 rounding; of bf16, where blocks of other sentences round elsewhere, some hundredths of the length
+            # float64 rounding; of bf16, where blocks of other sentences round elsewhere, some
+            # hundredths of the length
             error = (found - 2 * expected).norm() / (2 * expected).norm()
             assert error < (1e-12 if precision == "float64" else 0.02), error
 

@@ -1,7 +1,8 @@
 """Edit an equation in the book, and the program follows.
 
-Each edit is made in a copy of the packages' source. A step of the real trainer with the fast forms must
-then give what the same edit gives with MINBERT_PLAIN=1, and something else than before the edit.
+Each edit is made in a copy of the packages' source. A step of the real trainer with the fast forms
+must then give what the same edit gives with MINBERT_PLAIN=1, and something else than before the
+edit.
 """
 
 from __future__ import annotations

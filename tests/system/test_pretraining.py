@@ -169,7 +169,8 @@ def test_text_twice_overlap():
                 first_begins.append(first[0] < second[0])
             inside += first[-1] - first[0] - 1  # between its ends, which are there by definition
             left_out += first[-1] - first[0] + 1 - len(first)
-    # four standard deviations, of 2,000 sequences and of 1,000 pairs, whose shares deviate by .15 and .12
+    # four standard deviations, of 2,000 sequences and of 1,000 pairs, whose shares deviate by .15
+    # and .12
     assert count > 2000
     assert pairs / count == pytest.approx(0.5, abs=0.045)
     assert statistics.mean(first_begins) == pytest.approx(0.5, abs=0.065)
@@ -177,7 +178,7 @@ def test_text_twice_overlap():
     assert left_out / inside == pytest.approx(0.2, abs=0.015)
 
 
-# ------------------------------------------------------------------------------------------------------------ the run
+# ------------------------------------------------------------------------------------------ the run
 
 TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
         "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.1", "--dropout", "0.05", "--steps",
