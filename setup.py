@@ -14,7 +14,8 @@ setup(
     package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"]},  # checkpoint, sample
     py_modules=["train_multitask"],
     install_requires=[
-        "torch>=2.4,<2.14",      # 2.13 is tested; the calls used are there since 2.4, which is untested
+        # 2.13 is tested; the calls used are there since 2.4, which is untested
+        "torch>=2.4,<2.14",
         "numpy>=1.26",
         "scipy>=1.11.1",         # Pearson's correlation
         "tokenizers>=0.20",      # WordPiece

@@ -1,4 +1,5 @@
-"""One training step, dev evaluation and encode on a GPU, ours against the usual stack, as Markdown tables.
+"""One training step, dev evaluation and encode on a GPU, ours against the usual stack, as Markdown
+tables.
 
     python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER]
     [--profile]
@@ -47,7 +48,8 @@ class UsualOnGPU(Usual):
     """The same with random weights, on the GPU."""
 
     def __init__(self, model: MultitaskBert, precision: str) -> None:
-        config = transformers.BertConfig(**{name: value for name, value in model.encoder.config.to_dict().items()
+        config = transformers.BertConfig(**{name: value
+                                            for name, value in model.encoder.config.to_dict().items()
                                             if name != "model_type"}, attn_implementation="sdpa")
         self.encoder = transformers.BertModel(config).to(CUDA).train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
@@ -61,7 +63,8 @@ class UsualOnGPU(Usual):
         grids = {"input_ids": pad(batch.input_ids), "token_type_ids": pad(batch.token_type_ids),
                  "attention_mask": pad(torch.ones_like(batch.input_ids))}
         with autocast(self.precision, CUDA):
-            pooled = self.encoder(**{key: grid.to(CUDA) for key, grid in grids.items()}).pooler_output
+            pooled = self.encoder(**{key: grid.to(CUDA)
+                                     for key, grid in grids.items()}).pooler_output
         return self.heads[name](pooled.float())
 
     def step(self, batches: dict[str, Batch]) -> None:
@@ -70,7 +73,8 @@ class UsualOnGPU(Usual):
     @torch.no_grad()
     def encode(self, sentences: list[str], tokenizer: BertTokenizer) -> None:
         for start in range(0, len(sentences), 32):
-            inputs = {name: value.to(CUDA) for name, value in tokenizer(sentences[start:start + 32]).items()}
+            inputs = {name: value.to(CUDA)
+                      for name, value in tokenizer(sentences[start:start + 32]).items()}
             mask = inputs["attention_mask"][:, :, None]
             with autocast(self.precision, CUDA):
                 states = self.encoder(**inputs).last_hidden_state
@@ -93,18 +97,22 @@ def milliseconds(work: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], repeat: int, units: int = 1,
+def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], repeat: int,
+            units: int = 1,
             by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
-    """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and theirs' medians.
+    """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and
+    theirs' medians.
 
     units: how many of what is told one call does. by_hand: ours without graphs, where that is
         another way.
     """
     ways = {"ours": ours, "by hand": by_hand, "usual": usual}
-    rounds = [{name: milliseconds(way) / units for name, way in ways.items() if way} for _ in range(repeat + 2)][2:]
+    rounds = [{name: milliseconds(way) / units for name, way in ways.items() if way}
+              for _ in range(repeat + 2)][2:]
     medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     told = [f"{medians[name]:,.2f}" if name in medians else "–" for name in ways]
-    told += [f"{medians[name] / medians['ours']:.2f}" if name in medians else "–" for name in ("by hand", "usual")]
+    told += [f"{medians[name] / medians['ours']:.2f}" if name in medians else "–"
+             for name in ("by hand", "usual")]
     print(f"| {title} | {' | '.join(told)} |", flush=True)
     return medians["ours"], medians["usual"]
 
@@ -112,14 +120,17 @@ def compare(title: str, ours: Callable[[], object], usual: Callable[[], object],
 def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert:
     layers, hidden, heads = SHAPES[shape]
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=30522, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+    config = BertConfig(vocab_size=30522, hidden_size=hidden, num_hidden_layers=layers,
+                        num_attention_heads=heads,
                         intermediate_size=4 * hidden)
     model = MultitaskBert(BertModel(config), tokenizer, "concatB", precision).to(CUDA)
     return model.train()
 
 
-def peak_memory(make: Callable[[], Callable[[dict[str, Batch]], object]], batches: list[dict[str, Batch]]) -> float:
-    """MB above what was there before, of a model and what trains it and of steps, those that make graphs among them.
+def peak_memory(make: Callable[[], Callable[[dict[str, Batch]], object]],
+                batches: list[dict[str, Batch]]) -> float:
+    """MB above what was there before, of a model and what trains it and of steps, those that make
+    graphs among them.
 
     make: makes both, returns the step.
     """
@@ -145,14 +156,16 @@ def copy_rate() -> float:
     """Bytes a second, read and written."""
     a = torch.randn(1 << 28, device=CUDA)
     b = torch.empty_like(a)
-    return 2 * a.nbytes / (statistics.median([milliseconds(lambda: b.copy_(a)) for _ in range(13)][3:]) / 1e3)
+    return 2 * a.nbytes / (statistics.median([milliseconds(lambda: b.copy_(a))
+                                              for _ in range(13)][3:]) / 1e3)
 
 
 def operations(model: MultitaskBert, batches: list[dict[str, Batch]]) -> float:
     """Of a step, on the average: of the layers' weights and of attention, on real tokens only."""
     config = model.encoder.config
     weights = sum(value.numel() for value in model.encoder.layers.parameters() if value.dim() > 1)
-    lengths = torch.cat([batch.packing.lengths for step in batches for batch in step.values()]).double()
+    lengths = torch.cat([batch.packing.lengths for step in batches
+                         for batch in step.values()]).double()
     attention = 4 * config.hidden_size * config.num_hidden_layers * (lengths**2).sum()
     return float(6 * weights * lengths.sum() + 3 * attention) / len(batches)
 
@@ -160,7 +173,8 @@ def operations(model: MultitaskBert, batches: list[dict[str, Batch]]) -> float:
 def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, peak: float) -> None:
     folder = data_folder(arguments.data)
     draw = np.random.default_rng(0)
-    train = {name: read_examples(file_of(folder, task, "train"), task)[:5000] for name, task in TASKS.items()}
+    train = {name: read_examples(file_of(folder, task, "train"), task)[:5000]
+             for name, task in TASKS.items()}
     for precision in ("bf16", "fp32"):
         model = build(shape, tokenizer, precision)
         tokens = {name: model.tokenize(examples) for name, examples in train.items()}
@@ -171,10 +185,13 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         by_hand._graphs = None
         ways = [lambda step=step: [step(batch) for batch in batches]  # noqa: B023
                 for step in (ours.step, usual.step, by_hand.step)]
-        median, _ = compare(f"training step, {shape}, {precision}", *ways[:2], arguments.repeat, BATCHES, ways[2])
+        median, _ = compare(f"training step, {shape}, {precision}", *ways[:2], arguments.repeat,
+                            BATCHES, ways[2])
         work = operations(model, batches)
-        print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} T/s, "
-              f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs {len(ours._graphs.captured)}")
+        print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} "
+              f"T/s, "
+              f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs "
+              f"{len(ours._graphs.captured)}")
         if arguments.profile and precision == "bf16":
             profile(ours.step, batches)
         evaluate(shape, precision, model, usual, folder, arguments)
@@ -182,7 +199,8 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         peaks = [peak_memory(make, batches) for make in (
             lambda: SurgeryTrainer(build(shape, tokenizer, precision), "pcgrad", LR).step,  # noqa: B023
             lambda: UsualOnGPU(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
-        print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}", flush=True)
+        print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}",
+              flush=True)
 
 
 def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> None:
@@ -191,19 +209,23 @@ def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, 
         for batch in batches:
             step(batch)
         torch.cuda.synchronize()
-    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=25,
+                                     max_name_column_width=60))
 
 
-def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU, folder, arguments) -> None:
+def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU, folder,
+             arguments) -> None:
     model.eval()
     usual.encoder.eval()
     usual.heads.eval()
-    dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)) for name, task in TASKS.items()}
+    dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task))
+           for name, task in TASKS.items()}
     compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}",
             lambda: [model.predict_logits(name, items) for name, items in dev.items()],
             lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
     texts = [text for task in ("sst", "sts", "para") for example in
-             read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000] for text in example.sentences]
+             read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000]
+             for text in example.sentences]
     texts = texts[:10_000]
 
     def ours() -> None:
@@ -237,23 +259,28 @@ def surgery(params: int, repeat: int) -> None:
     aggregator = PCGrad()
     alone, _ = compare(f"surgery alone, 3 × {params / 1e6:.1f} M, against torchjd's",
                        lambda: project_conflicting(rows), lambda: aggregator(rows), repeat)
-    whole, update = compare("surgery + AdamW, against torch's fused AdamW alone", both, theirs.step, repeat)
+    whole, update = compare("surgery + AdamW, against torch's fused AdamW alone", both, theirs.step,
+                            repeat)
     print(f"  the floor of surgery is {floor:.2f} ms: {alone / floor:.2f} of it; with the update "
           f"{whole / update:.2f} of torch's update alone")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches a task")
     parser.add_argument("--tokenizer", default="minbert-mini")
     parser.add_argument("--data")
-    parser.add_argument("--profile", action="store_true", help="also print what the steps' kernels take")
+    parser.add_argument("--profile", action="store_true",
+                        help="also print what the steps' kernels take")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     peak = matrix_peak()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}; "
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers "
+          f"{transformers.__version__}; "
           f"bf16 peak {peak / 1e12:.0f} T/s, copies {copy_rate() / 1e12:.2f} TB/s\n\n"
-          "| milliseconds | ours | ours without graphs | usual stack | without graphs / ours | usual / ours |\n"
+          "| milliseconds | ours | ours without graphs | usual stack | without graphs / ours | "
+          "usual / ours |\n"
           "| --- | --- | --- | --- | --- | --- |")
     tokenizer = BertTokenizer.from_pretrained(arguments.tokenizer)
     for shape in SHAPES:

@@ -94,7 +94,8 @@ def main() -> None:
     for side, folder in sides.items():
         children[side] = subprocess.Popen(
             [sys.executable, __file__, *sys.argv[1:], "--child"], text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(folder), "TQDM_DISABLE": "1"})
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(folder), "TQDM_DISABLE": "1"})
 
     def ask(side: str, kind: str, number: int) -> float:
         child = children[side]

@@ -97,7 +97,8 @@ def main() -> None:
                 peak, size, seconds = result.get()
                 process.join()
                 peaks.append(peak)
-                print(f"{title}: {rows:,} pairs, a file of {size / 2**20:.1f} MiB: peak {peak / 2**20:.0f} MiB above "
+                print(f"{title}: {rows:,} pairs, a file of {size / 2**20:.1f} MiB: peak "
+                      f"{peak / 2**20:.0f} MiB above "
                       f"the start, {seconds:.0f} s of processor time", flush=True)
             print(f"{title}: {(peaks[1] - peaks[0]) / (counts[1] - counts[0]):.0f} bytes a pair",
                   flush=True)

@@ -110,7 +110,8 @@ def main() -> int:
     saves = [float(line)
              for line in Path(str(arguments.out) + ".saves").read_text(encoding="ascii").split()]
     trained = sum(step["seconds"] for step in steps)
-    print(f"{len(steps):,} steps; median seconds by quarter: {', '.join(f'{value:.3f}' for value in quarters)}")
+    print(f"{len(steps):,} steps; median seconds by quarter: "
+          f"{', '.join(f'{value:.3f}' for value in quarters)}")
     print(f"{len(saves)} checkpoints, {sum(saves):.1f} s in {trained:,.0f} s of steps: "
           f"{sum(saves) / trained:.2%}")
     if arguments.json:

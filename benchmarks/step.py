@@ -65,7 +65,8 @@ class Usual:
         import transformers  # both here: what they take of memory is not ours
         from torchjd.aggregation import PCGrad
 
-        self.encoder = transformers.BertModel.from_pretrained(checkpoint(), attn_implementation="sdpa").train()
+        self.encoder = transformers.BertModel.from_pretrained(checkpoint(),
+                                                              attn_implementation="sdpa").train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
         self.shared = list(self.encoder.parameters())
         parameters = [*self.shared, *self.heads.parameters()]
@@ -73,8 +74,10 @@ class Usual:
         self.surgery = PCGrad()
 
     def hidden(self, batch: Batch) -> transformers.modeling_outputs.BaseModelOutput:
-        grids = {"input_ids": batch.packing.pad(batch.input_ids), "token_type_ids": batch.packing.pad(
-            batch.token_type_ids), "attention_mask": batch.packing.pad(torch.ones_like(batch.input_ids))}
+        grids = {"input_ids": batch.packing.pad(batch.input_ids),
+                 "token_type_ids": batch.packing.pad(
+            batch.token_type_ids),
+                 "attention_mask": batch.packing.pad(torch.ones_like(batch.input_ids))}
         with autocast(self.precision, torch.device("cpu")):
             return self.encoder(**grids)
 
@@ -90,7 +93,8 @@ class Usual:
             for parameter in self.shared:
                 parameter.grad = None
         combined = self.surgery(torch.stack(rows))
-        for parameter, part in zip(self.shared, combined.split([p.numel() for p in self.shared]), strict=True):
+        for parameter, part in zip(self.shared, combined.split([p.numel() for p in self.shared]),
+                                   strict=True):
             parameter.grad = part.view_as(parameter)
         self.optimizer.step()
 
@@ -120,7 +124,8 @@ def data_folder(given: str | None) -> Path:
 def build(precision: str) -> MultitaskBert:
     torch.manual_seed(0)
     folder = checkpoint()
-    model = MultitaskBert(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), "concatB")
+    model = MultitaskBert(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder),
+                          "concatB")
     model.precision = precision
     return model.train()
 
@@ -136,7 +141,8 @@ def training_batches(model: MultitaskBert, folder: Path, count: int) -> list[dic
 
 def sentences(folder: Path, count: int) -> list[str]:
     """Drawn from the training sentences of all tasks, or all of these if there are fewer."""
-    every = [text for task in TASKS.values() for example in read_examples(file_of(folder, task, "train"), task)
+    every = [text for task in TASKS.values()
+             for example in read_examples(file_of(folder, task, "train"), task)
              for text in example.sentences]
     return [every[place] for place in np.random.default_rng(0).permutation(len(every))[:count]]
 
@@ -146,8 +152,10 @@ def encode(model: MultitaskBert, texts: list[str]) -> torch.Tensor:
         return model.encoder.encode(texts, model.tokenizer)
 
 
-def stepper(side: str, precision: str, model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
-    return SurgeryTrainer(model, "pcgrad", LR).step if side == "ours" else Usual(model, precision).step
+def stepper(side: str, precision: str,
+            model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
+    return SurgeryTrainer(model, "pcgrad",
+                          LR).step if side == "ours" else Usual(model, precision).step
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -156,28 +164,37 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]], warm_up: int) -> None:
-    """Runs each once, both sides in turn, the first `warm_up` not counted, and prints one line of the table."""
+def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]],
+            warm_up: int) -> None:
+    """Runs each once, both sides in turn, the first `warm_up` not counted, and prints one line of
+    the table."""
     rounds = [[timed(pair[0]), timed(pair[1])] for pair in zip(ours, usual, strict=True)][warm_up:]
     (wall, cpu), (their_wall, their_cpu) = (
-        [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)] for side in (0, 1))
-    print(f"| {title} (median of {len(rounds)}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} ({their_cpu:,.0f}) "
+        [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)]
+        for side in (0, 1))
+    print(f"| {title} (median of {len(rounds)}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} "
+          f"({their_cpu:,.0f}) "
           f"| {their_wall / wall:.2f} ({their_cpu / cpu:.2f}) |", flush=True)
 
 
 def peak(side: str, precision: str, arguments: argparse.Namespace) -> int:
     """Highest resident memory, MB, of a process that makes the batches and takes three steps."""
-    command = [sys.executable, __file__, "--threads", str(arguments.threads), "--peak", side, precision]
+    command = [sys.executable, __file__, "--threads", str(arguments.threads), "--peak", side,
+               precision]
     if arguments.data:
         command += ["--data", arguments.data]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return int(subprocess.run(command, check=True, capture_output=True,
+                              text=True).stdout.split()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20, help="each of its own batches (default: 20)")
-    parser.add_argument("--rounds", type=int, default=3, help="of evaluation and encode (default: 3)")
+    parser.add_argument("--steps", type=int, default=20,
+                        help="each of its own batches (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3,
+                        help="of evaluation and encode (default: 3)")
     parser.add_argument("--dev", type=int, help="examples a task (default: all)")
     parser.add_argument("--sentences", type=int, default=10_000, help="to encode (default: 10,000)")
     parser.add_argument("--data")
@@ -203,20 +220,24 @@ def main() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {arguments.threads} threads\n\n"
-          "| milliseconds, wall (processor) | ours | usual stack | ratio |\n| --- | --- | --- | --- |")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
+          f"{arguments.threads} threads\n\n"
+          "| milliseconds, wall (processor) | ours | usual stack | ratio |\n| --- | --- | --- | "
+          "--- |")
     for precision in PRECISIONS:
         model = build(precision)
         batches = training_batches(model, folder, WARM_UP + arguments.steps)
         sides = [stepper(side, precision, model) for side in ("ours", "usual")]
-        compare(f"training step, {precision}", *([lambda b=b, step=step: step(b) for b in batches] for step in sides),
+        compare(f"training step, {precision}",
+                *([lambda b=b, step=step: step(b) for b in batches] for step in sides),
                 warm_up=WARM_UP)
         usual = Usual(model, precision)
         model.eval()
         usual.encoder.eval()
         usual.heads.eval()
         rounds = arguments.rounds
-        dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task)[:arguments.dev])
+        dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"),
+                                                  task)[:arguments.dev])
                for name, task in TASKS.items()}
         compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {precision}",
                 [lambda: [model.predict_logits(name, items) for name, items in dev.items()]] * rounds,  # noqa: B023
@@ -224,7 +245,8 @@ def main() -> None:
         compare(f"encode, {len(texts):,} sentences, {precision}",
                 [lambda: encode(model, texts)] * rounds,  # noqa: B023
                 [lambda: usual.encode(texts, model.tokenizer)] * rounds, warm_up=0)  # noqa: B023
-    print("\n| peak memory of three steps, MB | ours | usual stack | ratio |\n| --- | --- | --- | --- |")
+    print("\n| peak memory of three steps, MB | ours | usual stack | ratio |\n| --- | --- | --- | "
+          "--- |")
     for precision in PRECISIONS:
         ours, theirs = (peak(side, precision, arguments) for side in ("ours", "usual"))
         print(f"| {precision} | {ours:,} | {theirs:,} | {ours / theirs:.2f} |", flush=True)

@@ -19,10 +19,19 @@ import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
-from optim import AdamW, FlatParameters, TaskGradients, combine, gram_matrix, pcgrad_weights, project_conflicting
+from optim import (
+    AdamW,
+    FlatParameters,
+    TaskGradients,
+    combine,
+    gram_matrix,
+    pcgrad_weights,
+    project_conflicting,
+)
 
 TASKS, LR = 3, 1e-5
-VOCABULARY, HIDDEN, LOOKED_UP = 30_522, 768, 700  # of 16 sentences of a task, and pairs as often as not
+# of 16 sentences of a task, and pairs as often as not
+VOCABULARY, HIDDEN, LOOKED_UP = 30_522, 768, 700
 
 Times = dict[str, tuple[float, float]]
 
@@ -35,7 +44,8 @@ def medians(ways: Mapping[str, Callable[[], object]], repeat: int) -> Times:
             wall, processor = time.perf_counter(), time.process_time()
             way()
             rounds[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {name: tuple(statistics.median(one[clock] for one in values[1:]) * 1e3 for clock in (0, 1))
+    return {name: tuple(statistics.median(one[clock] for one in values[1:]) * 1e3
+                        for clock in (0, 1))
             for name, values in rounds.items()}
 
 
@@ -55,7 +65,8 @@ def whole(params: int, repeat: int) -> None:
     theta.grad = rows[0]
     theirs = torch.optim.AdamW([theta], lr=LR, weight_decay=0.0, fused=True)
     theirs.step()
-    ours, decayed = (AdamW([theta], lr=LR, weight_decay=weight_decay) for weight_decay in (0.0, 0.01))
+    ours, decayed = (AdamW([theta], lr=LR, weight_decay=weight_decay)
+                     for weight_decay in (0.0, 0.01))
     for optimizer in (ours, decayed):  # one set of moments for all: memory
         optimizer.state[theta] = {**theirs.state[theta], "step": 1}
     aggregator = PCGrad()
@@ -79,14 +90,16 @@ def whole(params: int, repeat: int) -> None:
     }, repeat)
     copy = times.pop("copy of one row")
     floor = tuple(3.5 * clock for clock in copy)
-    print(f"A copy runs at {params * 8 / copy[0] / 1e6:.1f} GB/s: the floor is {floor[0]:,.0f} ({floor[1]:,.0f}) ms.")
+    print(f"A copy runs at {params * 8 / copy[0] / 1e6:.1f} GB/s: the floor is {floor[0]:,.0f} "
+          f"({floor[1]:,.0f}) ms.")
     updates = {name: times.pop(name) for name in list(times) if "AdamW" in name}
     print_table("surgery alone", times, {"the floor": floor, "torchjd": times["torchjd's PCGrad"]})
     print_table("with the update", updates, {"torch's AdamW": updates["torch's AdamW, fused"]})
 
 
 def compact(params: int, repeat: int) -> None:
-    """As a training step on a CPU has it: the word embeddings' gradients as the rows that were looked up."""
+    """As a training step on a CPU has it: the word embeddings' gradients as the rows that were
+    looked up."""
     table = nn.Embedding(VOCABULARY, HIDDEN, sparse=True)
     rest = nn.Parameter(torch.randn(params - table.weight.numel()) * 0.05)
     flat = FlatParameters({"table": table.weight, "rest": rest}.items())
@@ -111,19 +124,22 @@ def compact(params: int, repeat: int) -> None:
         optimizer.step()
 
     times = medians({"torch's AdamW, fused, on a dense gradient": theirs.step,
-                     f"ours: surgery + AdamW, {LOOKED_UP} rows of word embeddings a task": step}, repeat)
+                     f"ours: surgery + AdamW, {LOOKED_UP} rows of word embeddings a task": step},
+                    repeat)
     print_table("with the update, word embeddings compact", times,
                 {"torch's AdamW": times["torch's AdamW, fused, on a dense gradient"]})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--params", type=int, default=109_482_240)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {TASKS} × {arguments.params / 1e6:.1f} M numbers.")
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {TASKS} × "
+          f"{arguments.params / 1e6:.1f} M numbers.")
     with torch.no_grad():
         whole(arguments.params, arguments.repeat)
     compact(arguments.params, arguments.repeat)

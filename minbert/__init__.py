@@ -21,6 +21,7 @@ from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
 
 __all__ = [
-    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput", "BertTokenizer",
+    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput",
+    "BertTokenizer",
     "Masked", "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
 ]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Activation:
-    """A function and its derivative. Change both together: the first use in a process compares them.
+    """A function and its derivative. Change both together: the first use in a process compares
+    them.
 
     Args:
         function: x → y, elementwise.
@@ -39,7 +40,8 @@ def gelu_derivative(d_y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximation of Hendrycks and Gimpel 2016."""
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximation of Hendrycks and Gimpel
+    2016."""
     return F.gelu(x, approximate="tanh")
 
 

@@ -57,20 +57,24 @@ class BertSelfAttention(nn.Module):
         self.dropout = dropout
         self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, seq, hidden), mask (batch, seq) bool → (batch, seq, hidden)."""
         query, key, value = self.split_heads(hidden_states)
         dropout = self.dropout if self.training else 0.0
         context = attention(query, key, value, mask, dropout)  # (batch, heads, seq, head_dim)
         return context.transpose(1, 2).flatten(2)              # the heads side by side again
 
-    def weights(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The weights that `forward` averages values by, without dropout: (batch, heads, seq, seq)."""
+    def weights(self, hidden_states: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The weights that `forward` averages values by, without dropout: (batch, heads, seq,
+        seq)."""
         query, key, _ = self.split_heads(hidden_states)
         return attention_weights(query, key, mask)
 
     def split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, seq, hidden) → queries, keys and values: (3, batch, heads, seq, head_dim)."""
         mixed = self.query_key_value(hidden_states)                      # (batch, seq, 3 · hidden)
-        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))  # (batch, seq, 3, heads, head_dim)
+        # (batch, seq, 3, heads, head_dim)
+        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))
         return heads.permute(2, 0, 3, 1, 4)

@@ -1,4 +1,5 @@
-"""One transformer layer: attention, then feed-forward, each with dropout, residual and LayerNorm."""
+"""One transformer layer: attention, then feed-forward, each with dropout, residual and
+LayerNorm."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from .attention import BertSelfAttention
 
 
 class BertLayer(nn.Module):
-    """h = LayerNorm(x + dropout(W_o · attention(x))), y = LayerNorm(h + dropout(W_2 · act(W_1 · h))).
+    """h = LayerNorm(x + dropout(W_o · attention(x))), y = LayerNorm(h + dropout(W_2 · act(W_1 ·
+    h))).
 
     Vaswani et al. 2017, section 3.1, "post-norm": the normalisation comes after the sum.
     """
@@ -29,11 +31,13 @@ class BertLayer(nn.Module):
 
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, seq, hidden), mask (batch, seq) bool → (batch, seq, hidden)."""
         attended = self.attention_dense(self.self_attention(hidden_states, mask))
         hidden_states = self.attention_layer_norm(hidden_states + self.dropout(attended))
 
-        expanded = self.activation(self.intermediate_dense(hidden_states))  # (batch, seq, intermediate)
+        # (batch, seq, intermediate)
+        expanded = self.activation(self.intermediate_dense(hidden_states))
         output = self.output_dense(expanded)
         return self.output_layer_norm(hidden_states + self.dropout(output))

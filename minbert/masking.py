@@ -65,7 +65,8 @@ class Masking:
         """
         vocabulary = tokenizer.vocabulary
         if "[MASK]" not in vocabulary:
-            raise ValueError("the vocabulary lacks [MASK], so nothing can be hidden: take a checkpoint "
+            raise ValueError("the vocabulary lacks [MASK], so nothing can be hidden: take a "
+                             "checkpoint "
                              "that was pretrained as a masked-language model")
 
         size = max(vocabulary.values()) + 1

@@ -96,8 +96,8 @@ class BertForMaskedLM(nn.Module):
     The encoder keeps its pooler, which guessing tokens neither uses nor trains. It comes from the
     checkpoint, or is random, for fine-tuning to train.
 
-    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-    ...                     intermediate_size=16)
+    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16)
     >>> BertForMaskedLM(config).eval()(torch.tensor([[2, 4, 3]])).logits.shape
     torch.Size([1, 3, 10])
     """
@@ -138,7 +138,8 @@ class BertForMaskedLM(nn.Module):
         """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
         transformed = self.activation(self.transform_dense(hidden_states))
         transformed = self.transform_layer_norm(transformed)
-        return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight, self.decoder_bias)
+        return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight,
+                        self.decoder_bias)
 
     def _real_logits(self, out: BertOutput, attention_mask: torch.Tensor) -> torch.Tensor:
         """(batch, seq, vocab), computed at real tokens only."""
@@ -178,7 +179,8 @@ class BertForMaskedLM(nn.Module):
 
         >>> model = BertForMaskedLM.from_pretrained("minbert-mini")
         >>> tokenizer = BertTokenizer.from_pretrained("minbert-mini")
-        >>> [[guesses]] = model.fill_masks(["He opened the [MASK] and went in."], tokenizer, count=1)
+        >>> sentence = "He opened the [MASK] and went in."
+        >>> [[guesses]] = model.fill_masks([sentence], tokenizer, count=1)
         >>> [piece for piece, probability in guesses]
         ['door']
         """
@@ -190,7 +192,8 @@ class BertForMaskedLM(nn.Module):
         is_mask = inputs["input_ids"] == mask_id
         masks = is_mask.sum(1).tolist()
         if 0 in masks:
-            raise ValueError(f"nothing to guess in {sentences[masks.index(0)]!r}: put [MASK] where a "
+            raise ValueError(f"nothing to guess in {sentences[masks.index(0)]!r}: put [MASK] where "
+                             f"a "
                              "word is wanted")
 
         states = self.encoder(**inputs).last_hidden_state[is_mask]
@@ -234,7 +237,8 @@ class BertForMaskedLM(nn.Module):
                                   stacklevel=3)
                     continue
                 if missing:
-                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, among "
+                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, "
+                                     f"among "
                                      f"them {missing[0]}")
                 if names is HEAD_NAMES:
                     _check_tied(readers, path)
@@ -253,7 +257,8 @@ class BertForMaskedLM(nn.Module):
 
         tensors = {}
         for names in self.heads.values():
-            tensors.update({file_name: self.get_parameter(name) for name, file_name in names.items()})
+            tensors.update({file_name: self.get_parameter(name)
+                            for name, file_name in names.items()})
         for parameter, value in self.encoder.named_parameters():
             names = file_names(parameter)
             for name, rows in zip(names, value.chunk(len(names)), strict=True):
@@ -275,8 +280,8 @@ class BertForPreTraining(BertForMaskedLM):
     The second task's logits are two numbers per sequence, a linear layer on the pooler's output, so
     that is trained too.
 
-    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-    ...                     intermediate_size=16)
+    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16)
     >>> out = BertForPreTraining(config).eval()(torch.tensor([[2, 4, 3, 5, 3]]))
     >>> out.prediction_logits.shape, out.seq_relationship_logits.shape
     (torch.Size([1, 5, 10]), torch.Size([1, 2]))
@@ -337,4 +342,5 @@ def _check_tied(readers: Readers, path: Path) -> None:
         value = readers[original]()
         found = read_tensor(readers[copy], copy, value.shape, path)
         if not torch.equal(found.float(), value.float()):
-            raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is supported")
+            raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is "
+                             f"supported")

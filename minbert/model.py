@@ -53,10 +53,11 @@ class BertOutput:
 
 
 class BertModel(nn.Module):
-    """The encoder of Devlin et al. 2018, equal to transformers' BertModel to 1e-5 on the same weights.
+    """The encoder of Devlin et al. 2018, equal to transformers' BertModel to 1e-5 on the same
+    weights.
 
-    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-    ...                     intermediate_size=16)
+    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16)
     >>> input_ids, mask = torch.tensor([[2, 5, 3], [2, 3, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     >>> out = BertModel(config).eval()(input_ids, mask)
     >>> out.last_hidden_state.shape, out["pooler_output"].shape
@@ -64,7 +65,8 @@ class BertModel(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Random weights: N(0, initializer_range²), biases 0, LayerNorm 1 and 0. In training mode."""
+        """Random weights: N(0, initializer_range²), biases 0, LayerNorm 1 and 0. In training
+        mode."""
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(
@@ -135,8 +137,10 @@ class BertModel(nn.Module):
             last = fast.encode_padded(self, input_ids, token_type_ids, mask)
             return BertOutput(last, self.pool(last[:, 0]))
 
-        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids)  # (batch, seq, hidden)
+        position_ids = torch.arange(input_ids.shape[1],
+                                    device=input_ids.device).expand_as(input_ids)
+        # (batch, seq, hidden)
+        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids)
         all_states, all_weights = [hidden_states], []
         for layer in self.layers:
             if output_attentions:
@@ -182,14 +186,16 @@ class BertModel(nn.Module):
         if not input_ids.numel():
             raise ValueError(f"an empty batch of shape {tuple(input_ids.shape)}: "
                              "give at least one sentence")
-        for name, tensor in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        for name, tensor in (("attention_mask", attention_mask),
+                             ("token_type_ids", token_type_ids)):
             if tensor.shape != input_ids.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, input_ids "
                                  f"{tuple(input_ids.shape)}: they must agree")
 
         longest = self.config.max_position_embeddings
         if input_ids.shape[1] > longest:
-            raise ValueError(f"sequences of {input_ids.shape[1]} tokens, but max_position_embeddings "
+            raise ValueError(f"sequences of {input_ids.shape[1]} tokens, but "
+                             f"max_position_embeddings "
                              f"is {longest}: truncate with the tokenizer's max_length")
 
         if input_ids.device.type != "cpu":
@@ -198,4 +204,5 @@ class BertModel(nn.Module):
                                 ("token_type_ids", token_type_ids, self.config.type_vocab_size)):
             if ids.min() < 0 or ids.max() >= size:
                 raise ValueError(f"{name} must lie in [0, {size}), found {int(ids.min())} to "
-                                 f"{int(ids.max())}: do tokenizer and model come from one checkpoint?")
+                                 f"{int(ids.max())}: do tokenizer and model come from one "
+                                 f"checkpoint?")

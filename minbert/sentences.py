@@ -47,7 +47,8 @@ def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer,
             input_ids, token_type_ids, packing = fast.pack(ids, types)
 
             packing = packing.to(device)
-            row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device), packing,
+            row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device),
+                                     packing,
                                      first_only=pooling != "mean")
             vectors[indices] = POOLINGS[pooling](model, row, packing).float().cpu()
             progress.update(len(indices))

@@ -54,11 +54,14 @@ class MultitaskBert(nn.Module):
         if tokenizer.vocab_size > encoder.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the encoder "
                              f"{encoder.config.vocab_size}: they do not belong together")
-        self.encoder, self.tokenizer, self.arch, self.precision = encoder, tokenizer, arch, precision
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.arch, self.precision = arch, precision
         self.architecture = ARCHITECTURES[arch]
         if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
-            raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this encoder has "
-                             f"type_vocab_size {encoder.config.type_vocab_size}; take --arch concatA")
+            raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this "
+                             f"encoder has "
+                             f"type_vocab_size {encoder.config.type_vocab_size}; take --arch "
+                             f"concatA")
 
         self.tasks: dict[str, Task] = {}
         self.heads = nn.ModuleDict()
@@ -87,7 +90,8 @@ class MultitaskBert(nn.Module):
         return self.heads[task](self.embed(batch))
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """A batch → (examples, hidden), or (examples, 2·hidden) if a pair's sentences are encoded apart."""
+        """A batch → (examples, hidden), or (examples, 2·hidden) if a pair's sentences are encoded
+        apart."""
         with autocast(self.precision, self.device):
             first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
                                        batch.packing, first_only=True)
@@ -135,7 +139,8 @@ class MultitaskBert(nn.Module):
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> MultitaskBert:
-        """Open what the main job saved: a run folder, or its model/ folder. The model is in eval mode.
+        """Open what the main job saved: a run folder, or its model/ folder. The model is in eval
+        mode.
 
         Raises:
             FileNotFoundError: the folder holds no trained model.
@@ -147,15 +152,18 @@ class MultitaskBert(nn.Module):
         path = folder / HEADS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
-                                    f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes after "
+                                    f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "
+                                    f"after "
                                     "its first epoch")
         heads, arch, precision = _read_heads(path)
         model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch,
                     precision)
 
-        expected = {name: (value.shape, value.dtype) for name, value in model.heads.state_dict().items()}
+        expected = {name: (value.shape, value.dtype)
+                    for name, value in model.heads.state_dict().items()}
         if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
-            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other names, "
+            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other "
+                             f"names, "
                              "shapes or types")
         model.heads.load_state_dict(heads)
         return model.eval()
@@ -174,7 +182,8 @@ class MultitaskBert(nn.Module):
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
         return self.answer("sts", _sequence(pairs))
 
-    def answer(self, task: str, sentences: Sequence[tuple[str, ...]], bar: tqdm | None = None) -> np.ndarray:
+    def answer(self, task: str, sentences: Sequence[tuple[str, ...]],
+               bar: tqdm | None = None) -> np.ndarray:
         """(n,) predictions of any task in its own terms, as the predict_… methods return them."""
         return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
 
@@ -210,7 +219,8 @@ class MultitaskBert(nn.Module):
         size = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
         batches = ranks.share(examples.by_length(size))
         logits = torch.zeros(len(examples), self.tasks[task].outputs)
-        own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False, delay=1,
+        own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
+                       delay=1,
                        disable=bar is not None or not ranks.writes)
 
         was_training = self.training

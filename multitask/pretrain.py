@@ -73,7 +73,8 @@ def build_parser() -> Parser:
         help="mask all pieces of a word together (default: off)")
     add("--second-segment", choices=SECOND_SEGMENTS,
         help="none: each sequence is one piece of running "
-        "text. again: half of them are nearly the same text twice, as two segments, which helps with "
+        "text. again: half of them are nearly the same text twice, as two segments, which helps "
+        "with "
         "sentence pairs (default: none)")
     add("--mask-share", type=float, metavar="SHARE",
         help="of the tokens, to be guessed (default: 0.15)")
@@ -101,7 +102,8 @@ def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
     if arguments.start is not None:
         for name in SHAPE:
             if name in given:
-                raise ValueError(f"--{name.replace('_', '-')} is for a model from scratch; with --from "
+                raise ValueError(f"--{name.replace('_', '-')} is for a model from scratch; with "
+                                 f"--from "
                                  "the checkpoint decides it")
         given = {**FROM_DEFAULTS, **given}
 
@@ -144,7 +146,8 @@ def pretrain(run: Pretraining) -> int:
     except FloatingPointError as error:
         saved = numbered(folder)
         good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
-        return command.failed(NAME, f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, "
+        return command.failed(NAME,
+                              f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, "
                               "a lower --lr may avoid them", 1)
     except OSError as error:
         return command.failed(NAME, error, 1)

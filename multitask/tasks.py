@@ -51,7 +51,8 @@ class Task:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*", self.name):
-            raise ValueError(f"a task's name is {self.name!r}; expected small letters and digits, a letter first")
+            raise ValueError(f"a task's name is {self.name!r}; expected small letters and digits, "
+                             f"a letter first")
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log σ(z) for a duplicate, −log(1 − σ(z)) otherwise, mean over the batch; the sigmoid is in the loss."""
+    """−log σ(z) for a duplicate, −log(1 − σ(z)) otherwise, mean over the batch; the sigmoid is in
+    the loss."""
     return F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), labels.float())
 
 
@@ -117,15 +119,18 @@ def _number(text: str) -> float | None:
 
 
 SST = Task(
-    name="sst", title="sentiment (SST)", file="ids-sst", text_columns=("sentence",), label_column="sentiment",
-    parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy, decode=lambda logits: logits.argmax(1),
+    name="sst", title="sentiment (SST)", file="ids-sst", text_columns=("sentence",),
+    label_column="sentiment",
+    parse_label=whole_number(0, 4), outputs=5, loss=cross_entropy,
+    decode=lambda logits: logits.argmax(1),
     answer=lambda logits: logits.argmax(1), metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Sentiment", format_prediction=lambda value: str(int(value)),
     scale="0 very negative to 4 very positive", classes=5)
 
 PARA = Task(
     name="para", title="paraphrase (Quora)", file="quora", text_columns=("sentence1", "sentence2"),
-    label_column="is_duplicate", parse_label=whole_number(0, 1), outputs=1, loss=binary_cross_entropy,
+    label_column="is_duplicate", parse_label=whole_number(0, 1), outputs=1,
+    loss=binary_cross_entropy,
     decode=lambda logits: (logits.squeeze(1) > 0).float(),  # σ(z) > 1/2
     answer=lambda logits: logits.squeeze(1).sigmoid(),
     metric_name="accuracy", metric=metrics.accuracy,
@@ -135,7 +140,8 @@ PARA = Task(
 STS = Task(
     name="sts", title="similarity (STS)", file="sts", text_columns=("sentence1", "sentence2"),
     label_column="similarity", parse_label=number_between(0, 5), outputs=1, loss=mean_squared_error,
-    decode=lambda logits: logits.squeeze(1).clamp(0, 5), answer=lambda logits: logits.squeeze(1).clamp(0, 5),
+    decode=lambda logits: logits.squeeze(1).clamp(0, 5),
+    answer=lambda logits: logits.squeeze(1).clamp(0, 5),
     metric_name="pearson", metric=metrics.pearson,
     prediction_column="Predicted_Similiary",  # spelt so by the course, whose checker reads it
     format_prediction=lambda value: f"{value:.9g}",  # float32 to the last digit
@@ -143,9 +149,12 @@ STS = Task(
 
 # What --nli trains the encoder on first; its head is dropped afterwards, so it is none of TASKS.
 NLI = Task(
-    name="nli", title="inference (MultiNLI)", file="multinli_1.0", text_columns=("sentence1", "sentence2"),
-    label_column="gold_label", parse_label=one_of("entailment", "neutral", "contradiction"), outputs=3,
-    loss=cross_entropy, decode=lambda logits: logits.argmax(1), answer=lambda logits: logits.argmax(1),
+    name="nli", title="inference (MultiNLI)", file="multinli_1.0",
+    text_columns=("sentence1", "sentence2"),
+    label_column="gold_label", parse_label=one_of("entailment", "neutral", "contradiction"),
+    outputs=3,
+    loss=cross_entropy, decode=lambda logits: logits.argmax(1),
+    answer=lambda logits: logits.argmax(1),
     metric_name="accuracy", metric=metrics.accuracy,
     prediction_column="Predicted_Label", format_prediction=lambda value: str(int(value)),
     scale="0 entailment, 1 neutral, 2 contradiction", classes=3)

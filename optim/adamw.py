@@ -1,4 +1,5 @@
-"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019) in the form that CS224N's project asks for."""
+"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019) in the form that CS224N's project asks
+for."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class AdamW(Optimizer):
         ValueError: a hyperparameter is out of range.
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+    def __init__(self, params: Iterable, lr: float = 1e-3,
+                 betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-6, weight_decay: float = 0.0, correct_bias: bool = True) -> None:
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             if not value >= 0.0:
@@ -47,12 +49,14 @@ class AdamW(Optimizer):
         for name, beta in zip(("beta1", "beta2"), betas, strict=True):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"AdamW: {name} must be in [0, 1), got {beta}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+        super().__init__(params,
+                         {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                                   "correct_bias": correct_bias})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; return the closure's loss, if there is one."""
+        """Update every parameter that has a gradient; return the closure's loss, if there is
+        one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

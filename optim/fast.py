@@ -41,7 +41,8 @@ def _agrees(key: object, difference: Callable[[], float], plain: str) -> bool:
         _checked[key] = off <= 1e-9
         if not _checked[key]:
             warnings.warn(f"optim/fast.py does not compute what {plain} says: results differ by "
-                          f"{off:.2g}. The plain form runs from now on, exactly as written and slower",
+                          f"{off:.2g}. The plain form runs from now on, exactly as written and "
+                          f"slower",
                           stacklevel=3)
     return _checked[key]
 
@@ -74,7 +75,8 @@ def _adamw_difference(update: Update) -> float:
 def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, *,
                 lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
                 correct_bias: bool) -> None:
-    """The update of optim/adamw.py by torch's fused kernel, which reads and writes every number once.
+    """The update of optim/adamw.py by torch's fused kernel, which reads and writes every number
+    once.
 
     The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): ours, where its
     eps is ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to
@@ -86,7 +88,8 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
     change = torch.zeros_like(theta) if decay else theta
 
     torch._fused_adam_([change], [g], [m], [v], [], [torch.full((), float(t), device=theta.device)],
-                       amsgrad=False, maximize=False, lr=(1 - decay) * rate, beta1=beta1, beta2=beta2,
+                       amsgrad=False, maximize=False, lr=(1 - decay) * rate, beta1=beta1,
+                       beta2=beta2,
                        weight_decay=0.0, eps=eps / root)
     if decay:
         theta.add_(change.sub_(theta, alpha=decay))
@@ -94,14 +97,17 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
 
 def blocks(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor,
            weight_decay: float) -> Iterable[tuple[torch.Tensor, ...]]:
-    """θ, g, m and v, cut alike into the pieces that are best updated in turn; g is dense in each."""
+    """θ, g, m and v, cut alike into the pieces that are best updated in turn; g is dense in
+    each."""
     tensors = (theta, g, m, v)
     if g.is_sparse and g.device.type == "cpu" and g.sparse_dim() == 1:
         rows = max(1, BLOCK // math.prod(theta.shape[1:]))
-        return zip(theta.split(rows), dense_blocks(g, rows), m.split(rows), v.split(rows), strict=True)
+        return zip(theta.split(rows), dense_blocks(g, rows), m.split(rows), v.split(rows),
+                   strict=True)
     if g.is_sparse:
         return [(theta, g.to_dense(), m, v)]
-    if weight_decay and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
+    if weight_decay and all(tensor.device.type == "cpu" and tensor.is_contiguous()
+                            for tensor in tensors):
         return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
     return [tensors]
 
@@ -134,9 +140,12 @@ def is_fusible(tensors: Iterable[torch.Tensor]) -> bool:
 # ------------------------------------------------------------------------------------ Gram matrix
 
 
-def gram_matrix_applies(gradients: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+def gram_matrix_applies(gradients: torch.Tensor,
+                        plain: Callable[[torch.Tensor], torch.Tensor]) -> bool:
     """Whether `float32_gram_matrix` computes what `plain` does, for gradients like these."""
-    if is_plain() or gradients.dtype != torch.float32 or gradients.device.type not in ("cpu", "cuda"):
+    if is_plain() or gradients.dtype != torch.float32:
+        return False
+    if gradients.device.type not in ("cpu", "cuda"):
         return False
 
     def difference() -> float:

@@ -20,7 +20,8 @@ from .surgery import combine, gram_matrix
 
 
 def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Named parameters in two groups: with weight decay, and without, which are biases and LayerNorm.
+    """Named parameters in two groups: with weight decay, and without, which are biases and
+    LayerNorm.
 
     The rule of Devlin et al.'s own code, by shape: LayerNorm's scales and all biases are the
     vectors.
@@ -168,7 +169,8 @@ class TaskGradients:
             return row, None
         touched, gradients = self._looked_up()
         part = combine(gradients.flatten(1), weights).view(gradients.shape[1:])
-        return row, torch.sparse_coo_tensor(touched[None], part, self.table.shape, is_coalesced=True,
+        return row, torch.sparse_coo_tensor(touched[None], part, self.table.shape,
+                                            is_coalesced=True,
                                             check_invariants=False)
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,7 +53,9 @@ def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = N
     Returns:
         (tasks,) float64. Every weight is at least 1, and all are 1 exactly if no pair conflicts.
 
-    >>> pcgrad_weights(torch.tensor([[18.0, -22.0], [-22.0, 38.0]])).tolist()  # [[-4, 1, 1], [6, 1, 1]]
+    For the gradients [-4, 1, 1] and [6, 1, 1]:
+
+    >>> pcgrad_weights(torch.tensor([[18.0, -22.0], [-22.0, 38.0]])).tolist()
     [2.2222222222222223, 1.5789473684210527]
     """
     _check_finite(gram)

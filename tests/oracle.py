@@ -1,4 +1,5 @@
-"""Independent encoders that ours is held against: transformers' BertModel with our weights, and a stored reference."""
+"""Independent encoders that ours is held against: transformers' BertModel with our weights, and a
+stored reference."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from minbert.checkpoints.pretrained import file_names
 
 
 def reference(ours: BertModel) -> transformers.BertModel:
-    """In eval mode, with eager attention and our dtype; the weights are carried over name by name."""
+    """In eval mode, with eager attention and our dtype; the weights are carried over name by
+    name."""
     config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
     theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
     state = theirs.state_dict()
@@ -35,7 +37,8 @@ def gradients_by_their_name(ours: BertModel) -> dict[str, torch.Tensor]:
 
 
 def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
-    """Our model with the weights of references/make.py's formula, the inputs, and what transformers gave for them."""
+    """Our model with the weights of references/make.py's formula, the inputs, and what transformers
+    gave for them."""
     stored = json.loads((Path(__file__).parent / "references" / "bert.json").read_text(encoding="utf-8"))
     model = BertModel(BertConfig(**stored["shape"])).double().eval()
     targets = {}
@@ -45,7 +48,8 @@ def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
     for number, name in enumerate(stored["parameters"]):
         flat = torch.arange(targets[name].numel(), dtype=torch.float64)
         scale = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-        targets[name].copy_((0.6 * torch.sin(0.7 * number + 0.37 * flat) + scale).view_as(targets[name]))
+        targets[name].copy_((0.6 * torch.sin(0.7 * number + 0.37 * flat)
+                             + scale).view_as(targets[name]))
     inputs = {name: torch.tensor(rows) for name, rows in stored["inputs"].items()}
     for key in ("hidden_states", "attentions"):
         stored[key] = [torch.tensor(values, dtype=torch.float64) for values in stored[key]]

@@ -1,4 +1,5 @@
-"""The encoder's equations, faster. The book (embeddings, attention, layer, activations, model) has them plain.
+"""The encoder's equations, faster. The book (embeddings, attention, layer, activations, model) has
+them plain.
 
     encoder     chooses between the book and the fast forms
     check       compares both at first use in a process; where they differ, the book runs
@@ -29,5 +30,6 @@ from .packing import Packing, pack
 
 __all__ = [
     "Packing", "accumulate_into", "applies", "encode_layers", "encode_packed", "encode_padded",
-    "is_by_hand", "is_plain", "is_unhooked", "pack", "sparse_embedding_gradients", "weights_cast_once",
+    "is_by_hand", "is_plain", "is_unhooked", "pack", "sparse_embedding_gradients",
+    "weights_cast_once",
 ]

@@ -47,7 +47,8 @@ class Heads(NamedTuple):
 
 
 def mixes_of(x: torch.Tensor, packing: Packing, num_heads: int, first_only: bool) -> list[Mix]:
-    """Queries, keys and values in one product; with first_only, queries apart from keys and values."""
+    """Queries, keys and values in one product; with first_only, queries apart from keys and
+    values."""
     blocks, hidden = packing.blocks(num_heads), x.shape[1]
     if not first_only:
         return [Mix(x, ALL_ROWS, 3, blocks, False)]
@@ -56,7 +57,8 @@ def mixes_of(x: torch.Tensor, packing: Packing, num_heads: int, first_only: bool
             Mix(x, slice(hidden, 3 * hidden), 2, blocks, False)]
 
 
-def attend(attention: nn.Module, mixes: list[Mix], share: float) -> tuple[torch.Tensor, list[Heads]]:
+def attend(attention: nn.Module, mixes: list[Mix],
+           share: float) -> tuple[torch.Tensor, list[Heads]]:
     """Attention of every head, the softmax in float32 at least.
 
     Args:
@@ -98,7 +100,8 @@ def attend_backward(mixes: list[Mix], heads: list[Heads], share: float,
 
     places = zip(query_blocks.each(d_context), query_blocks.each(d_query), key_blocks.each(d_key),
                  key_blocks.each(d_value), strict=True)
-    for (query, key, value, weights, mask), (d_out, d_q, d_k, d_v) in zip(heads, places, strict=True):
+    for kept, (d_out, d_q, d_k, d_v) in zip(heads, places, strict=True):
+        query, key, value, weights, mask = kept
         # context = D weights V, D the dropout
         d_weights = drop_(_scaled_product(d_out, value.transpose(1, 2), rescale(share)), mask)
         _scaled_product(dropped(weights, mask).transpose(1, 2), d_out, rescale(share), d_v)

@@ -1,4 +1,5 @@
-"""Sequences of a packed row in blocks for attention: those of similar length together, padded alike.
+"""Sequences of a packed row in blocks for attention: those of similar length together, padded
+alike.
 
 Attention's products run over a block at once, for every head by itself, so a block is (sequences ·
 heads, width, head_dim). All blocks' heads lie in memory one after another, in slices of head_dim
@@ -85,7 +86,8 @@ class Blocks:
         return Blocks([1] * sequences, self.num_heads, self._groups, width=1)
 
     def split(self, row: torch.Tensor, kinds: int) -> torch.Tensor:
-        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at padding the first slice."""
+        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at padding the first
+        slice."""
         slices = row.reshape(-1, row.shape[1] // (kinds * self.num_heads))
         there, _ = self._there_and_back(kinds)
         return slices.index_select(0, there).unflatten(0, (kinds, -1))

@@ -1,4 +1,5 @@
-"""Edit an equation in the book, and the program follows: the fast forms are compared with it at first use.
+"""Edit an equation in the book, and the program follows: the fast forms are compared with it at
+first use.
 
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
 through the fast forms, values and gradients, without dropout and with it. Where the results differ,
@@ -37,7 +38,8 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Reference:
-    """What the fast forms were found equal to. code: the book's functions, kept so that ids stay theirs."""
+    """What the fast forms were found equal to. code: the book's functions, kept so that ids stay
+    theirs."""
 
     layer: type
     attention: type
@@ -54,7 +56,8 @@ def is_running() -> bool:
 
 
 def reference_of(model: nn.Module) -> Reference | None:
-    """The classes whose forward the fast forms equal on this model's device; None if they do not."""
+    """The classes whose forward the fast forms equal on this model's device; None if they do
+    not."""
     code = tuple(_code_of_book(model))
     device = model.pooler_dense.weight.device.type
     key = (type(model), model.config.hidden_act, device, *map(id, code))
@@ -73,8 +76,10 @@ def _code_of_book(model: nn.Module) -> Iterator[types.CodeType]:
     names = dict.fromkeys(type(part).__module__ for part in parts)
     for name in names:
         for value in vars(sys.modules[name]).values():
-            found = vars(value).values() if isinstance(value, type) and value.__module__ == name else [value]
-            yield from (item.__code__ for item in found if isinstance(item, types.FunctionType))
+            is_own_class = isinstance(value, type) and value.__module__ == name
+            for item in vars(value).values() if is_own_class else [value]:
+                if isinstance(item, types.FunctionType):
+                    yield item.__code__
 
 
 def _compared(model: nn.Module, code: tuple, device: str) -> Reference | None:
@@ -85,13 +90,13 @@ def _compared(model: nn.Module, code: tuple, device: str) -> Reference | None:
             tiny = type(model)(config)
             reference = Reference(type(tiny.layers[0]), type(tiny.layers[0].self_attention), code)
             found = difference(tiny, device)
-    except Exception as error:  # whatever an edited book raises, its plain form will raise where it runs
+    except Exception as error:  # the plain form will raise it again, where it runs
         found = f"{type(error).__name__}: {error}"
     if found is None:
         return reference
 
-    message = (f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from now on, "
-               "exactly as written and slower")
+    message = (f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
+               "now on, exactly as written and slower")
     if message not in _warned:
         _warned.add(message)
         warnings.warn(message, stacklevel=2)
@@ -151,7 +156,8 @@ def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
     return None
 
 
-def _value_and_gradients(forward: Callable[[], torch.Tensor], tiny: nn.Module) -> dict[str, torch.Tensor]:
+def _value_and_gradients(forward: Callable[[], torch.Tensor],
+                         tiny: nn.Module) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
     out = forward()
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
@@ -160,7 +166,9 @@ def _value_and_gradients(forward: Callable[[], torch.Tensor], tiny: nn.Module) -
 
     values = {"the outputs": out.detach()}
     for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
-        values[f"the gradients of {name}"] = torch.zeros_like(parameter) if gradient is None else gradient
+        if gradient is None:
+            gradient = torch.zeros_like(parameter)
+        values[f"the gradients of {name}"] = gradient
     return values
 
 

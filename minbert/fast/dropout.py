@@ -1,4 +1,5 @@
-"""Dropout's masks from cheap random bits: on a CPU, torch's own draws one Bernoulli number at a time.
+"""Dropout's masks from cheap random bits: on a CPU, torch's own draws one Bernoulli number at a
+time.
 
 Sixteen random bits decide for each number. A share p is kept to within 2⁻¹⁷ (0.1 becomes 0.100006;
 less than 2⁻¹⁷ becomes 2⁻¹⁶, so that something can be dropped), and what stays is divided by the
@@ -14,13 +15,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 LEVELS = 1 << 16  # of sixteen random bits
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number → integers of that size
+# bytes of a number → integers of that size
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
     """int16 in this shape: 0 with probability `share`, else -1, which is all bits set."""
     size = torch.Size(shape).numel()
-    bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)  # four draws in each
+    # four draws in each
+    bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)
     levels = bits.view(torch.int16)[:size].view(shape)  # -LEVELS/2 … LEVELS/2 - 1, equally likely
     below = _dropped(share) - LEVELS // 2 - 1           # the highest level that is dropped
     return levels.clamp(below, below + 1).neg_().add_(below)

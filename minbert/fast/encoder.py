@@ -26,7 +26,8 @@ def applies(model: nn.Module) -> bool:
     if is_plain() or check.is_running():
         return False
     reference = check.reference_of(model)
-    return reference is not None and all(_is_called_as_built(part, reference) for part in model.layers)
+    return reference is not None and all(_is_called_as_built(part, reference)
+                                         for part in model.layers)
 
 
 def _is_called_as_built(part: nn.Module, reference: check.Reference) -> bool:
@@ -67,7 +68,8 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
 
 def encode_padded(model: nn.Module, input_ids: torch.Tensor, token_type_ids: torch.Tensor,
                   mask: torch.Tensor) -> torch.Tensor:
-    """The encoder on a padded batch, computed without its padding: (batch, seq) → (batch, seq, hidden)."""
+    """The encoder on a padded batch, computed without its padding: (batch, seq) → (batch, seq,
+    hidden)."""
     packing = Packing.from_mask(mask)
     row = encode_packed(model, packing.unpad(input_ids), packing.unpad(token_type_ids), packing)
     return packing.pad(row)

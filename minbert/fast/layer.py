@@ -1,4 +1,5 @@
-"""BertLayer with its derivative written out by hand: what runs on a CPU, in training and evaluation.
+"""BertLayer with its derivative written out by hand: what runs on a CPU, in training and
+evaluation.
 
 The equations are those of minbert/layer.py, the form to read first. At first use in a process both
 are compared (check.py). By hand, because autograd casts, copies and adds where one pass is enough:
@@ -32,7 +33,8 @@ QUERY_KEY_VALUE = "self_attention.query_key_value"
 MODULES = {"attention_dense": nn.Linear, "attention_layer_norm": nn.LayerNorm,
            "intermediate_dense": nn.Linear, "output_dense": nn.Linear,
            "output_layer_norm": nn.LayerNorm}
-PARAMETERS = [f"{part}.{name}" for part in (QUERY_KEY_VALUE, *MODULES) for name in ("weight", "bias")]
+PARAMETERS = [f"{part}.{name}" for part in (QUERY_KEY_VALUE, *MODULES)
+              for name in ("weight", "bias")]
 
 # Hooks fire only when a module is called. This form calls none of the layer's parts.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -122,7 +124,8 @@ class _Layer(torch.autograd.Function):
 
 
 class _Normed(NamedTuple):
-    """What LayerNorm's derivative needs: input, mean and 1/deviation of each token, weight, bias."""
+    """What LayerNorm's derivative needs: input, mean and 1/deviation of each token, weight,
+    bias."""
 
     summed: torch.Tensor
     mean: torch.Tensor
@@ -160,7 +163,8 @@ def _forward(layer: nn.Module, x: torch.Tensor, packing: Packing, dtype: torch.d
     share = layer.dropout.p if layer.dropout.training else 0.0
     attention_share = attention.dropout if attention.training else 0.0
     weights = {name: layer.get_submodule(name).weight.detach()
-               for name in (QUERY_KEY_VALUE, "attention_dense", "intermediate_dense", "output_dense")}
+               for name in (QUERY_KEY_VALUE, "attention_dense", "intermediate_dense",
+                            "output_dense")}
 
     # LayerNorm(x + dropout(W_o · attention(x)))
     mixes = mixes_of(x.to(dtype), packing, attention.num_heads, first_only)
@@ -176,7 +180,8 @@ def _forward(layer: nn.Module, x: torch.Tensor, packing: Packing, dtype: torch.d
     summed, output_mask = _add_dropped(hidden, product(layer.output_dense, activated), share)
     output, output_norm = _normalise(layer.output_layer_norm, summed)
 
-    return output, _Kept(mixes, heads, attention_share, context, attended_mask, hidden_norm, hidden_in,
+    return output, _Kept(mixes, heads, attention_share, context, attended_mask, hidden_norm,
+                         hidden_in,
                          expanded, activated, output_mask, output_norm, share, weights)
 
 
@@ -196,14 +201,16 @@ def _backward(layer: nn.Module, kept: _Kept, gradients: _Gradients, packing: Pac
 
     # LayerNorm(h + dropout(W_2 · act(W_1 · h)))
     d_summed = gradients.of_norm("output_layer_norm", d_output, kept.output_norm, first_only)
-    d_activated = through("output_dense", through_dropout(d_summed, kept.output_mask), kept.activated)
+    d_activated = through("output_dense", through_dropout(d_summed, kept.output_mask),
+                          kept.activated)
     d_expanded = layer.activation.derivative(d_activated, kept.expanded)
     d_hidden = through("intermediate_dense", d_expanded, kept.hidden)
     d_hidden = d_summed.add_(d_hidden.to(d_summed.dtype))
 
     # LayerNorm(x + dropout(W_o · attention(x)))
     d_summed = gradients.of_norm("attention_layer_norm", d_hidden, kept.hidden_norm, first_only)
-    d_context = through("attention_dense", through_dropout(d_summed, kept.attended_mask), kept.context)
+    d_context = through("attention_dense", through_dropout(d_summed, kept.attended_mask),
+                        kept.context)
     d_rows = []
     d_mixes = attend_backward(kept.mixes, kept.heads, kept.attention_share, d_context)
     for mix, d_mixed in zip(kept.mixes, d_mixes, strict=True):
@@ -219,7 +226,8 @@ def _backward(layer: nn.Module, kept: _Kept, gradients: _Gradients, packing: Pac
 
 
 class _Gradients:
-    """A layer's parameter gradients as they come up: into the buffers, part by part, or for autograd."""
+    """A layer's parameter gradients as they come up: into the buffers, part by part, or for
+    autograd."""
 
     def __init__(self, layer: nn.Module, given: GradBuffers, packing: Packing) -> None:
         self._parameters = dict(zip(PARAMETERS, _parameters_of(layer), strict=True))

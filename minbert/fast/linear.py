@@ -1,4 +1,5 @@
-"""x Wᵀ + b and its derivatives, by the fastest CPU library for each, on weights cast once per step."""
+"""x Wᵀ + b and its derivatives, by the fastest CPU library for each, on weights cast once per
+step."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
+                                                               "_linear_pointwise")
 # Whether oneDNN has bf16 products for this processor (AVX-512 and newer). Elsewhere it refuses
 # them.
 MULTIPLIES_BF16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -74,7 +76,8 @@ def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
 
     if weight.shape[0] >= weight.shape[1] or not _by_onednn(grad):
         return grad @ weight
-    return _product(grad, weight.T.contiguous())  # measured: faster than BLAS where the result is wide
+    # measured: faster than BLAS where the result is wide
+    return _product(grad, weight.T.contiguous())
 
 
 def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:
@@ -94,7 +97,8 @@ def _by_onednn(x: torch.Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype in _ONEDNN_DTYPES
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _product(x: torch.Tensor, weight: torch.Tensor,
+             bias: torch.Tensor | None = None) -> torch.Tensor:
     if _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

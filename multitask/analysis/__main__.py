@@ -22,7 +22,8 @@ from .dev_set import ANALYSIS_FILE, analyse
 
 
 def analyse_run(run: Path, data: str | None = None) -> Path:
-    """Asks the model of a finished run, writes analysis.json and report.html; returns the report's path.
+    """Asks the model of a finished run, writes analysis.json and report.html; returns the report's
+    path.
 
     data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a
         folder that is no run.
@@ -32,18 +33,23 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
             raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
     settings = Settings.load(run / CONFIG_FILE)
     if settings.stages == ("nli",):
-        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing to analyse")
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
+                         f"to analyse")
     # MultiNLI itself is not asked for
-    dataset = load_data(dataclasses.replace(settings, nli=False, data=settings.data if data is None else data))
+    dataset = load_data(dataclasses.replace(settings, nli=False,
+                                            data=settings.data if data is None else data))
     model = MultitaskBert.from_pretrained(run)
-    analysis = analyse(dataset, {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
+    analysis = analyse(dataset,
+                       {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
                                  for name in TASKS})
     with replacing(run / ANALYSIS_FILE) as partial:
         partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
-    events = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    log = (run / LOG_FILE).read_text(encoding="utf-8")
+    events = [json.loads(line) for line in log.splitlines()]
     write_report(run / REPORT_FILE, dataclasses.asdict(settings),
                  json.loads((run / METRICS_FILE).read_text(encoding="utf-8")),
-                 *([event for event in events if event["event"] == kind] for kind in ("step", "epoch")), analysis)
+                 *([event for event in events if event["event"] == kind]
+                   for kind in ("step", "epoch")), analysis)
     return run / REPORT_FILE
 
 

@@ -1,4 +1,5 @@
-"""Where a trained model succeeds and fails on the dev set: the paper's section 6, with intervals."""
+"""Where a trained model succeeds and fails on the dev set: the paper's section 6, with
+intervals."""
 
 from __future__ import annotations
 
@@ -46,12 +47,15 @@ def sentence_length(example: Example) -> float:
 
 def word_counts(examples: Sequence[Example]) -> Counter[str]:
     """How often each word stands in these examples."""
-    return Counter(word for example in examples for sentence in example.sentences for word in words(sentence))
+    return Counter(word for example in examples for sentence in example.sentences
+                   for word in words(sentence))
 
 
 def word_commonality(example: Example, counts: Mapping[str, int]) -> float:
-    """The mean of log(1 + count) over the words of all its sentences (the paper, Figure 5); 0 without any word."""
-    found = [math.log1p(counts.get(word, 0)) for sentence in example.sentences for word in words(sentence)]
+    """The mean of log(1 + count) over the words of all its sentences (the paper, Figure 5); 0
+    without any word."""
+    found = [math.log1p(counts.get(word, 0)) for sentence in example.sentences
+             for word in words(sentence)]
     return sum(found) / len(found) if found else 0.0
 
 
@@ -65,7 +69,8 @@ def normalised(sentence: str) -> str:
 
 
 def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
-    """(n,) numbers → (n,) bin numbers from 0, at most `bins` of them, about equally full, none empty.
+    """(n,) numbers → (n,) bin numbers from 0, at most `bins` of them, about equally full, none
+    empty.
 
     Edges are values that occur, and equal values share a bin, so many ties make fewer bins.
 
@@ -98,12 +103,15 @@ class DevPredictions:
 
     @classmethod
     def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> DevPredictions:
-        """Raises ValueError unless logits are (len(examples), outputs) and every example has its label."""
+        """Raises ValueError unless logits are (len(examples), outputs) and every example has its
+        label."""
         if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
             raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "
-                             f"({len(examples)}, {task.outputs}), a row for each dev example, and at least one")
+                             f"({len(examples)}, {task.outputs}), a row for each dev example, and "
+                             f"at least one")
         if any(example.label is None for example in examples):
-            raise ValueError(f"{task.name}: a dev example has no label; the analysis needs all of them")
+            raise ValueError(f"{task.name}: a dev example has no label; the analysis needs all of "
+                             f"them")
         labels = np.array([example.label for example in examples], dtype=np.float64)
         logits = logits.detach().cpu().double()
         predictions = task.decode(logits).double().numpy()
@@ -116,7 +124,8 @@ class DevPredictions:
         else:
             probabilities = logits.softmax(1).numpy()
         given = probabilities[np.arange(len(labels)), labels.astype(int)]
-        return cls(task, labels, predictions, probabilities, (predictions == labels).astype(np.float64), 1 - given)
+        return cls(task, labels, predictions, probabilities,
+                   (predictions == labels).astype(np.float64), 1 - given)
 
     def score(self, where: np.ndarray | slice = slice(None)) -> float | None:
         """The task's metric on some of the examples; None where it is undefined."""
@@ -124,7 +133,8 @@ class DevPredictions:
         if not len(labels):
             return None
         if self.task.metric is metrics.pearson:
-            return intervals.correlation(predictions, labels)  # the same, in silence where it is undefined
+            # the same, in silence where it is undefined
+            return intervals.correlation(predictions, labels)
         return self.task.metric(predictions, labels)
 
     def draws(self, resamples: int, generator: np.random.Generator,
@@ -136,7 +146,8 @@ class DevPredictions:
 
     def interval(self, inside: np.ndarray, resamples: int,
                  generator: np.random.Generator) -> intervals.Interval:
-        """Of the score of a few examples: Wilson for accuracy, Fisher for Pearson, else bootstrap."""
+        """Of the score of a few examples: Wilson for accuracy, Fisher for Pearson, else
+        bootstrap."""
         predictions, labels = self.predictions[inside], self.labels[inside]
         if self.task.metric is metrics.accuracy:
             return intervals.wilson(int((predictions == labels).sum()), len(labels))
@@ -145,8 +156,10 @@ class DevPredictions:
         return intervals.percentiles(self.draws(resamples, generator, inside))
 
 
-def binned(results: DevPredictions, values: np.ndarray, resamples: int, generator: np.random.Generator) -> dict:
-    """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or Fisher.
+def binned(results: DevPredictions, values: np.ndarray, resamples: int,
+           generator: np.random.Generator) -> dict:
+    """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or
+    Fisher.
 
     A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span
     less than all do, and that alone lowers Pearson's correlation.
@@ -161,7 +174,8 @@ def binned(results: DevPredictions, values: np.ndarray, resamples: int, generato
                "interval": results.interval(inside, resamples, generator)}
         if not results.task.classes:
             error = results.wrong[inside]
-            row |= {"absolute_error": float(error.mean()), "absolute_error_interval": intervals.of_mean(error)}
+            row |= {"absolute_error": float(error.mean()),
+                    "absolute_error_interval": intervals.of_mean(error)}
         rows.append(row)
     return {"bins": rows, "trend": intervals.trend(values, results.quality, resamples, generator)}
 
@@ -175,7 +189,8 @@ def confusion(results: DevPredictions) -> dict:
 
 
 def calibration(results: DevPredictions) -> dict:
-    """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left out.
+    """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left
+    out.
 
     expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et
         al. 2017, Eq. 3).
@@ -186,7 +201,8 @@ def calibration(results: DevPredictions) -> dict:
     for number in np.unique(numbers):
         inside = numbers == number
         n, positive = int(inside.sum()), int(results.labels[inside].sum())
-        rows.append({"n": n, "low": float(number / CALIBRATION_BINS), "high": float((number + 1) / CALIBRATION_BINS),
+        rows.append({"n": n, "low": float(number / CALIBRATION_BINS),
+                     "high": float((number + 1) / CALIBRATION_BINS),
                      "mean": float(given[inside].mean()), "share": positive / n,
                      "interval": intervals.wilson(positive, n)})
     error = sum(row["n"] * abs(row["share"] - row["mean"]) for row in rows) / len(given)
@@ -194,7 +210,8 @@ def calibration(results: DevPredictions) -> dict:
 
 
 def scatter(results: DevPredictions) -> dict:
-    """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the mean signed error.
+    """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the
+    mean signed error.
 
     signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that
         half of the scale.
@@ -202,7 +219,8 @@ def scatter(results: DevPredictions) -> dict:
     labels, predictions = results.labels, results.predictions
     signed, upper = predictions - labels, labels >= UPPER_HALF
     groups = {"all": np.full(len(labels), True), "upper": upper, "lower": ~upper}
-    return {"labels": labels.tolist(), "predictions": [round(value, 4) for value in predictions.tolist()],
+    return {"labels": labels.tolist(),
+            "predictions": [round(value, 4) for value in predictions.tolist()],
             "line": fitted_line(labels, predictions),
             "signed_error": {name: {"n": int(inside.sum()),
                                     "mean": float(signed[inside].mean()) if inside.any() else None,
@@ -211,7 +229,8 @@ def scatter(results: DevPredictions) -> dict:
 
 
 def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
-    """prediction ≈ intercept + slope · label by least squares, the slope's interval by Student's t; else None."""
+    """prediction ≈ intercept + slope · label by least squares, the slope's interval by Student's t;
+    else None."""
     if len(labels) < 3 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return None
     line = scipy.stats.linregress(labels, predictions)
@@ -222,7 +241,8 @@ def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
 
 
 def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[dict]:
-    """The answers furthest from their labels, the worst first; of classes, those given the label least probability."""
+    """The answers furthest from their labels, the worst first; of classes, those given the label
+    least probability."""
     order = np.argsort(-results.wrong, kind="stable")
     if results.task.classes:
         order = order[results.quality[order] == 0]
@@ -231,19 +251,23 @@ def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[d
              "wrong": float(results.wrong[index])} for index in order[:WORST].tolist()]
 
 
-def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Example], resamples: int,
+def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Example],
+            resamples: int,
             generator: np.random.Generator) -> dict:
-    """Scores apart for dev examples of which a sentence stands in the task's training file, and for the others.
+    """Scores apart for dev examples of which a sentence stands in the task's training file, and for
+    the others.
 
     whole: dev examples that stand there with all their sentences together, in either order.
     """
     seen = {normalised(sentence) for example in train for sentence in example.sentences}
     whole = {frozenset(map(normalised, example.sentences)) for example in train}
-    shares = np.array([any(normalised(sentence) in seen for sentence in example.sentences) for example in dev])
+    shares = np.array([any(normalised(sentence) in seen for sentence in example.sentences)
+                       for example in dev])
     parts = {name: {"n": int(inside.sum()), "score": results.score(inside),
                     "interval": intervals.percentiles(results.draws(resamples, generator, inside))}
              for name, inside in (("apart", ~shares), ("shared", shares))}
-    return {**parts, "whole": sum(frozenset(map(normalised, example.sentences)) in whole for example in dev)}
+    return {**parts, "whole": sum(frozenset(map(normalised, example.sentences)) in whole
+                                  for example in dev)}
 
 
 def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]], resamples: int,
@@ -255,8 +279,11 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
     found = {
         "metric": results.task.metric_name, "n": len(dev), "score": results.score(),
         "trivial": float(sizes.max() / len(dev)) if results.task.classes else 0.0,
-        "length": binned(results, np.array([sentence_length(example) for example in dev]), resamples, generator),
-        "commonality": binned(results, np.array([word_commonality(example, counts) for example in dev]), resamples,
+        "length": binned(results, np.array([sentence_length(example) for example in dev]),
+                         resamples, generator),
+        "commonality": binned(results,
+                              np.array([word_commonality(example, counts) for example in dev]),
+                              resamples,
                               generator),
         "leakage": leakage(results, dev, train, resamples, generator),
         "worst_errors": worst_errors(results, dev),
@@ -270,8 +297,10 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
 # ----------------------------------------------------------------------------------------- of a run
 
 
-def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED, resamples: int = RESAMPLES) -> dict:
-    """The dev set through a model's raw outputs → {"average", "tasks": {task: {…}}}, ready for JSON.
+def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED,
+            resamples: int = RESAMPLES) -> dict:
+    """The dev set through a model's raw outputs → {"average", "tasks": {task: {…}}}, ready for
+    JSON.
 
     dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev
     examples, outputs). Of each task: score with bootstrap interval, `trivial` (the most frequent

@@ -34,18 +34,23 @@ def upper_triangle(table: torch.Tensor) -> list[float]:
 
 
 def speed(steps: Sequence[dict]) -> float:
-    """Examples a second: all tasks' examples in a step ÷ the median step's seconds, the first 5 steps left out."""
+    """Examples a second: all tasks' examples in a step ÷ the median step's seconds, the first 5
+    steps left out."""
     timed = steps[WARM_UP_STEPS:] or steps
-    return max(step["examples"] for step in timed) / statistics.median(step["seconds"] for step in timed)
+    return max(step["examples"] for step in timed) / statistics.median(step["seconds"]
+                                                                       for step in timed)
 
 
 def conflict_statistics(steps: Sequence[dict]) -> dict:
-    """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair; mean_weights by task."""
-    cosines = {pair: np.array([step["cosines"][pair] for step in steps]) for pair in pairs_of(TASKS)}
+    """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair;
+    mean_weights by task."""
+    cosines = {pair: np.array([step["cosines"][pair] for step in steps])
+               for pair in pairs_of(TASKS)}
     return {
         "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
         "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},
-        "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps])) for name in TASKS},
+        "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps]))
+                         for name in TASKS},
     }
 
 

@@ -61,13 +61,17 @@ def method_of(settings: Mapping) -> str:
     if not settings.get("start"):
         return own
     config = Path(settings["start"]) / "config.json"
-    before = method_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else "a trained model"
+    before = "a trained model"
+    if config.is_file():
+        before = method_of(json.loads(config.read_text(encoding="utf-8")))
     return f"{before}+{own}"
 
 
 def paper_scores(settings: Mapping) -> dict[str, float] | None:
-    """The paper's dev scores of the same method and architecture; None where it reports none, or on the sample."""
-    if settings.get("data") is None:  # sentences made up by rule: their scores say nothing beside real ones
+    """The paper's dev scores of the same method and architecture; None where it reports none, or on
+    the sample."""
+    # sentences made up by rule: their scores say nothing beside real ones
+    if settings.get("data") is None:
         return None
     method = method_of(settings)
     cells = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}

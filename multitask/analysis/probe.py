@@ -1,4 +1,5 @@
-"""How much the tasks' gradients conflict at one moment of a model, layer by layer, and how much of that is noise.
+"""How much the tasks' gradients conflict at one moment of a model, layer by layer, and how much of
+that is noise.
 
 A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise
 is orthogonal to nearly everything: small cosines between tasks may mean unrelated tasks or small
@@ -27,17 +28,20 @@ from optim import cosines, gram_matrix
 
 from .comparisons import mean_interval
 
-PARTS = {"embeddings": "embeddings", "pooler_dense": "pooler"}  # a parameter's first name → the part it belongs to
+# a parameter's first name → the part it belongs to
+PARTS = {"embeddings": "embeddings", "pooler_dense": "pooler"}
 
 
 def part_slices(encoder: BertModel) -> dict[str, slice]:
-    """Where each part's parameters lie in the vector of all of them, in the order of `encoder.parameters()`.
+    """Where each part's parameters lie in the vector of all of them, in the order of
+    `encoder.parameters()`.
 
     Parts: "embeddings", "layer 0", "layer 1", …, "pooler"; together they cover the vector, each
         number once.
     """
     slices, start = {}, 0
-    for part, named in itertools.groupby(encoder.named_parameters(), lambda item: _part_of(item[0])):
+    for part, named in itertools.groupby(encoder.named_parameters(),
+                                         lambda item: _part_of(item[0])):
         stop = start + sum(value.numel() for _, value in named)
         assert part not in slices, f"the parameters of {part} must lie together"
         slices[part] = slice(start, stop)
@@ -52,14 +56,17 @@ def _part_of(name: str) -> str:
 
 
 def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tensor:
-    """The rows' products in each part: (rows, params) → (parts, rows, rows) float64; their sum is the whole's."""
+    """The rows' products in each part: (rows, params) → (parts, rows, rows) float64; their sum is
+    the whole's."""
     return torch.stack([gram_matrix(matrix[:, part]) for part in slices.values()])
 
 
 @torch.enable_grad()
-def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int, draws: int,
+def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int,
+                   draws: int,
                    seed: int, dropout: bool = False) -> dict:
-    """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of batches; nothing changes.
+    """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of
+    batches; nothing changes.
 
     A draw takes two batches of each task without a common example: the first of each make the
     pairs' cosines, as in a training step; both of one task make the noise floor. Layers are parts
@@ -83,14 +90,16 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
     with _left_as_found(model, dropout, seed):
         for _ in tqdm(range(draws), desc="probe", unit="draw", leave=False, delay=1):
             for row, name in enumerate(names):
-                items = torch.randperm(len(examples[name]), generator=generator)[:2 * batch_size].tolist()
+                items = torch.randperm(len(examples[name]),
+                                       generator=generator)[:2 * batch_size].tolist()
                 _gradient(matrix[row], model, name, examples[name], items[:batch_size])
                 _gradient(matrix[row + len(names)], model, name, examples[name], items[batch_size:])
             grams = part_grams(matrix, slices)
             _check_finite(grams, names)
             tables.append(torch.stack([cosines(gram) for gram in (grams.sum(0), *grams)]))
     table = torch.stack(tables)  # (draws, 1 + parts, 2 · tasks, 2 · tasks)
-    rows = {"pairs": {f"{names[i]}-{names[j]}": (i, j) for i, j in itertools.combinations(range(len(names)), 2)},
+    rows = {"pairs": {f"{names[i]}-{names[j]}": (i, j)
+                      for i, j in itertools.combinations(range(len(names)), 2)},
             "same_task": {name: (i, i + len(names)) for i, name in enumerate(names)}}
     return {"batch_size": batch_size, "draws": draws, "seed": seed, "dropout": dropout,
             **{kind: {key: _series(table[:, :, i, j], slices) for key, (i, j) in pairs.items()}
@@ -105,14 +114,16 @@ def _series(values: torch.Tensor, slices: Mapping[str, slice]) -> dict:
 
 def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: TokenizedExamples,
               items: Sequence[int]) -> None:
-    """Writes the encoder's gradient of the task's mean loss on these examples into `row`, (params,).
+    """Writes the encoder's gradient of the task's mean loss on these examples into `row`,
+    (params,).
 
     FlatParameters would do, but it moves the parameters, and a trainer may be holding them in a
     vector of its own.
     """
     parameters = list(model.encoder.parameters())
     row.zero_()
-    for parameter, view in zip(parameters, row.split([value.numel() for value in parameters]), strict=True):
+    for parameter, view in zip(parameters, row.split([value.numel() for value in parameters]),
+                               strict=True):
         parameter.grad = view.view_as(parameter)
     batch = examples.batch(items).to(model.device)
     loss = TASKS[name].loss(model(name, batch), batch.labels)
@@ -121,10 +132,13 @@ def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: Toke
 
 @contextmanager
 def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[None]:
-    """Inside, the encoder's gradients may be written and random numbers drawn; after it, all is as it was."""
-    modes = {module: module.training for module in model.modules()}  # a stage may train the heads alone
+    """Inside, the encoder's gradients may be written and random numbers drawn; after it, all is as
+    it was."""
+    # a stage may train the heads alone
+    modes = {module: module.training for module in model.modules()}
     found: list[tuple[nn.Parameter, torch.Tensor | None, bool]] = [
-        (parameter, parameter.grad, parameter.requires_grad) for parameter in model.encoder.parameters()]
+        (parameter, parameter.grad, parameter.requires_grad)
+        for parameter in model.encoder.parameters()]
     generators = random_state()
     model.train(dropout)
     for parameter, _, _ in found:
@@ -142,17 +156,22 @@ def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[N
             module.training = training
 
 
-def _check_arguments(examples: Mapping[str, TokenizedExamples], batch_size: int, draws: int) -> None:
+def _check_arguments(examples: Mapping[str, TokenizedExamples], batch_size: int,
+                     draws: int) -> None:
     if batch_size < 1 or draws < 1:
         raise ValueError(f"batch_size and draws must be at least 1, got {batch_size} and {draws}")
     if not examples or not set(examples) <= set(TASKS):
-        raise ValueError(f"examples of {', '.join(TASKS)} expected, got {', '.join(examples) or 'none'}")
+        raise ValueError(f"examples of {', '.join(TASKS)} expected, got "
+                         f"{', '.join(examples) or 'none'}")
     for name, tokenized in examples.items():
         if len(tokenized) < 2 * batch_size:
-            raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} without a common "
-                             f"example take {2 * batch_size}; lower batch_size or give more examples")
+            raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} "
+                             f"without a common "
+                             f"example take {2 * batch_size}; lower batch_size or give more "
+                             f"examples")
         if np.isnan(tokenized.labels).any():
-            raise ValueError(f"{name}: examples without a label have no loss; give train or dev examples")
+            raise ValueError(f"{name}: examples without a label have no loss; give train or dev "
+                             f"examples")
 
 
 def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
@@ -163,7 +182,8 @@ def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
 
 
 def summarise(probe: Mapping) -> dict:
-    """Means over the draws of `conflict_probe`, for the whole encoder and each part, with the noise told apart.
+    """Means over the draws of `conflict_probe`, for the whole encoder and each part, with the noise
+    told apart.
 
     If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine
     ‖μ‖²/(‖μ‖² + σ²) on average, nearly: `noise_share`, 1 minus that, is the noise's share of the
@@ -199,7 +219,8 @@ def _whole_and_parts(values: Mapping) -> Iterator[tuple[str | None, list[float]]
 
 
 def _nested(parts: Mapping[str | None, dict]) -> dict:
-    return {**parts[None], "layers": {part: values for part, values in parts.items() if part is not None}}
+    return {**parts[None], "layers": {part: values for part, values in parts.items()
+                                      if part is not None}}
 
 
 def _mean(draws: Sequence[float]) -> dict:

@@ -60,7 +60,8 @@ class Batch:
             return self
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, input_ids=self.input_ids.to(device), labels=labels,
-                       token_type_ids=self.token_type_ids.to(device), packing=self.packing.to(device))
+                       token_type_ids=self.token_type_ids.to(device),
+                       packing=self.packing.to(device))
 
     def filled(self, tokens: int, seq: int, sequences: int) -> Batch:
         """The same with dummy sequences of token 0, whose outputs are discarded.
@@ -88,7 +89,8 @@ class Batch:
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
 
     def in_few_lengths(self) -> Batch:
-        """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, and no empty dummy sequences."""
+        """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, and no empty dummy
+        sequences."""
         tokens = rounded(len(self.input_ids), LEAST_ON_CPU)
         sequences = -(-(tokens - len(self.input_ids)) // LEAST)
         return self.filled(tokens, max(LEAST, self.packing.seq), sequences)
@@ -154,7 +156,8 @@ class TokenizedExamples:
             tokens += [len(each) for each in encodings]
             is_cut = np.array([bool(each.overflowing) for each in encodings])
             self.truncated += int(is_cut.reshape(-1, self.sequences_each).any(1).sum())
-        self._ids, self._types, self._ends = np.concatenate(ids), np.concatenate(types), np.cumsum(tokens)
+        self._ids, self._types = np.concatenate(ids), np.concatenate(types)
+        self._ends = np.cumsum(tokens)
 
         labels = [np.nan if example.label is None else example.label for example in examples]
         self.labels = np.array(labels, dtype=np.float32)
@@ -195,6 +198,7 @@ class TokenizedExamples:
         return MicroBatches(pieces, examples)
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """Indices in batches of similar length, the longest first: a lack of memory shows at once."""
+        """Indices in batches of similar length, the longest first: a lack of memory shows at
+        once."""
         order = np.argsort(-self.lengths, kind="stable").tolist()
         return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]

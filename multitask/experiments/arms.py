@@ -84,7 +84,8 @@ class Arm:
         """weights: one per task, for the arm `constant`."""
         settings = question.settings(seed)
         self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
-        self.model: MultitaskBert = run.build_model(settings, dataset).to(pick_device(settings.device))
+        self.model: MultitaskBert = run.build_model(settings,
+                                                    dataset).to(pick_device(settings.device))
         self.model.precision = pick_precision(settings.precision, self.model.device,
                                               self.model.encoder.config.hidden_size)
 

@@ -63,7 +63,8 @@ class Node:
 
 
 def graph() -> Iterator[Node]:
-    """All trainings, each after its parent: encoders first, and method by method across architectures."""
+    """All trainings, each after its parent: encoders first, and method by method across
+    architectures."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
 
@@ -77,7 +78,8 @@ def graph() -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid's folder and settings; saved as grid.json, so that only the same grid resumes there."""
+    """A grid's folder and settings; saved as grid.json, so that only the same grid resumes
+    there."""
 
     out: Path
     preset: str
@@ -99,7 +101,8 @@ class Grid:
             begun = json.loads(path.read_text(encoding="utf-8"))
             for key, value in asked.items():
                 if begun.get(key) != value:
-                    raise ValueError(f"{self.out} holds a grid with another {key} ({begun.get(key)}, "
+                    raise ValueError(f"{self.out} holds a grid with another {key} "
+                                     f"({begun.get(key)}, "
                                      f"not {value}); name another --out")
 
         self.out.mkdir(parents=True, exist_ok=True)
@@ -294,7 +297,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
             for stage in FLAGS}
     steps = ", ".join(f"{stage} {cap:,}" for stage, cap in caps.items() if cap)
     parts = [
-        f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: {grid.model} on "
+        f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: "
+        f"{grid.model} on "
         f"{grid.data or 'the embedded sample'}; {preset.note}.",
         f"Steps per stage at most: {steps}." if steps else "",
         f"Dev sets cut to {limit:,} examples per task, the same ones for all runs." if limit
@@ -322,4 +326,5 @@ def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
         paper = ", ".join(f"{name} {table.number(value)}" for name, value in PAPER_TABLE_2.items())
         beside = f"  (the paper's Table 2: {paper})" if split == TEST_SPLIT else ""
         print(f"best model, {split}: {describe(called)}{beside}")
-    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / run.REPORT_FILE}\nhand in: {files[0].parent}")
+    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / run.REPORT_FILE}\nhand in: "
+          f"{files[0].parent}")

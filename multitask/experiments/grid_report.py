@@ -24,14 +24,16 @@ def write_grid_report(path: Path, results: dict) -> None:
         paragraph(results["about"]),
         paragraph(f"{table.best_sentence(results)} {table.test_sentence(results)}"),
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
-        paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST on the frozen "
+        paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST "
+                  "on the frozen "
                   "encoder, the other two heads untrained: " + ", ".join(
                       f"{name.upper()} {table.shown(results['baseline'][name])}"
                       for name in TASKS) + ".", note=True),
         heading("At a glance"),
         grid([figure(f"cells-{name}", cells_plot(results, name),
                      f"{name}: ours against the paper, 30 experiments",
-                     f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line is our baseline. "
+                     f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line "
+                     f"is our baseline. "
                      "What the paper has further right should be further up.")
               for name, task in TASKS.items()]),
     ]
@@ -40,7 +42,8 @@ def write_grid_report(path: Path, results: dict) -> None:
                   html_table(table.CLAIM_HEADER[1:],
                              [[f"{section}: {claim}", *rest] for section, claim, *rest in
                               table.claim_rows(results["claims"])]),
-                  paragraph("A difference is the mean over all pairs of experiments that differ in this one thing. "
+                  paragraph("A difference is the mean over all pairs of experiments that differ in "
+                            "this one thing. "
                             + table.claim_note(results["claims"]), note=True)]
     with replacing(path) as partial:
         partial.write_text(page("minbert: Table 1", parts), encoding="utf-8")

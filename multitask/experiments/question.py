@@ -96,7 +96,8 @@ def check_same_question(question: Question, out: Path) -> None:
         begun = json.loads(path.read_text(encoding="utf-8"))
         for key, value in asked.items():
             if begun.get(key) != value:
-                raise ValueError(f"{out} holds a comparison with another {key} ({begun.get(key)}, not {value}); "
+                raise ValueError(f"{out} holds a comparison with another {key} ({begun.get(key)}, "
+                                 f"not {value}); "
                                  "name another --out")
 
     (out / TRIALS).mkdir(parents=True, exist_ok=True)

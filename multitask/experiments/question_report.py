@@ -28,18 +28,23 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
         table(DIFFERENCE_HEADER, difference_rows(planned["differences"])),
         grid([figure(f"differences-{moment}-{name}".replace("_", "-"),
                      differences_plot(results["comparisons"][moment]["sum"]["differences"], name),
-                     f"{name}: difference of each arm from the plain sum at {moment.replace('_', ' ')}",
-                     f"{task.title}, {moment.replace('_', ' ')}: mean difference over {n} seeds, paired, with its 95 % "
+                     f"{name}: difference of each arm from the plain sum at "
+                     f"{moment.replace('_', ' ')}",
+                     f"{task.title}, {moment.replace('_', ' ')}: mean difference over {n} seeds, "
+                     f"paired, with its 95 % "
                      "t interval; right of the line the arm is better than the plain sum.")
               for moment in results["comparisons"] for name, task in TASKS.items()]),
         heading("Conflicts"),
         grid([figure("cosines", cosines_plot(results["cosines"]),
                      "Cosines of the tasks' gradients by step",
-                     f"PCGrad's run of seed {results['seeds'][0]}: cosine of two tasks' gradients by step; below 0 "
+                     f"PCGrad's run of seed {results['seeds'][0]}: cosine of two tasks' gradients "
+                     f"by step; below 0 "
                      "they conflict."),
               *(figure(f"layers-{step}", layers_plot(probe), f"Cosines by layer after {step} steps",
-                       f"After {step} steps, by part of the encoder: coloured, two tasks; grey, two batches of one "
-                       f"task (mean of {len(TASKS)} tasks), which would be 1 without sampling noise. "
+                       f"After {step} steps, by part of the encoder: coloured, two tasks; grey, "
+                       f"two batches of one "
+                       f"task (mean of {len(TASKS)} tasks), which would be 1 without sampling "
+                       f"noise. "
                        f"{next(iter(probe['pairs'].values()))['n']} draws, bars: 95 % t intervals.")
                 for step, probe in results["probes"].items())]),
     ]

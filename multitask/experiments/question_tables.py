@@ -18,20 +18,27 @@ def about(results: dict) -> str:
     """What was trained and on what it was scored."""
     asked, seeds = results["asked"], results["seeds"]
     dev = ", ".join(f"{name} {count:,}" for name, count in results["dev"].items())
-    return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; {asked['steps']} "
-            f"steps of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the heads "
-            f"{asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, no clipping (it would scale each arm's heads "
-            f"otherwise); {len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}); dev items: {dev}.")
+    return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; "
+            f"{asked['steps']} "
+            f"steps of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the "
+            f"heads "
+            f"{asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, no clipping (it would scale "
+            f"each arm's heads "
+            f"otherwise); {len(seeds)} seed{'s' * (len(seeds) > 1)} "
+            f"({', '.join(map(str, seeds))}); dev items: {dev}.")
 
 
 def question_markdown(results: dict) -> str:
     seeds = results["seeds"]
     parts = ["# Does gradient surgery help?", about(results)]
     if len(seeds) < ENOUGH_SEEDS:
-        parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from; take at least "
+        parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from; take at "
+                     f"least "
                      f"{ENOUGH_SEEDS}.**")
-    parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its p values "
-                 "are corrected for its arms × tasks. The others help to explain it; each is corrected "
+    parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its "
+                 "p values "
+                 "are corrected for its arms × tasks. The others help to explain it; each is "
+                 "corrected "
                  "within itself.")
 
     for moment in MOMENTS:
@@ -40,7 +47,8 @@ def question_markdown(results: dict) -> str:
             parts += [f"### Against {control}", markdown_table(DIFFERENCE_HEADER,
                                                                difference_rows(family["differences"]))]
     parts += ["## Within a seed: other dev items, the same models",
-              "Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the trained models as given, "
+              "Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the "
+              "trained models as given, "
               "so it does not describe another seed.", within_table(results["within_seed"]),
               "## Conflicts", conflict_table(results)]
     return "\n\n".join(parts) + "\n"
@@ -104,5 +112,6 @@ def conflict_table(results: dict) -> str:
                              interval])
     floor = markdown_table(["moment", "pair, or one task twice", "mean cosine", "draws in conflict",
                             "95 % interval"], rows)
-    return (f"{rates}\n\nThe noise floor: without sampling noise, the cosine of two batches of one task would be 1. "
+    return (f"{rates}\n\nThe noise floor: without sampling noise, the cosine of two batches of one "
+            f"task would be 1. "
             f"The pairs' cosines stand beside it.\n\n{floor}")

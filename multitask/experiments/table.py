@@ -92,7 +92,8 @@ def markdown(results: dict) -> str:
 
     baseline = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
     parts = [results["about"], markdown_table(header, lines),
-             f"Baseline, a head for SST on the frozen encoder, the other two heads untrained: {baseline}.",
+             f"Baseline, a head for SST on the frozen encoder, the other two heads untrained: "
+             f"{baseline}.",
              f"{best_sentence(results)} {test_sentence(results)}"]
     if results.get("claims"):
         parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])),
@@ -109,7 +110,8 @@ def test_sentence(results: dict) -> str:
     """The paper's Table 2, where test labels were given."""
     if not results.get("test"):
         return ""
-    ours = ", ".join(f"{name.upper()} {number(results['test'][name][task.metric_name])} ({number(PAPER_TABLE_2[name])})"
+    ours = ", ".join(f"{name.upper()} {number(results['test'][name][task.metric_name])} "
+                     f"({number(PAPER_TABLE_2[name])})"
                      for name, task in TASKS.items())
     return f"On the test set, the paper's Table 2 in brackets: {ours}."
 
@@ -136,8 +138,10 @@ def claim_note(claims: list[dict]) -> str:
     """What the intervals are of, and what the verdict is on."""
     if claims[0]["interval"] == "seeds":
         return "Intervals: Student's t over seeds. The verdict is on the sign alone."
-    return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not show "
-            "how another would differ. The verdict is on the sign alone, not corrected for the number of claims.")
+    return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not "
+            "show "
+            "how another would differ. The verdict is on the sign alone, not corrected for the "
+            "number of claims.")
 
 
 def signed(value: float) -> str:

@@ -45,12 +45,14 @@ def read_passages(path: Path) -> list[list[str]]:
         FileNotFoundError, ValueError: the text cannot be read or has fewer than two passages.
     """
     if not path.exists():
-        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, or "
+        raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, "
+                                f"or "
                                 "a folder with the course's data")
 
     passages = training_passages(path) if path.is_dir() else _passages_of_file(path)
     if len(passages) < 2:
-        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are needed, "
+        raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are "
+                         f"needed, "
                          "one of them held out: separate them by blank lines")
     return passages
 
@@ -68,7 +70,8 @@ def _passages_of_file(path: Path) -> list[list[str]]:
         raise ValueError(f"--text {path} is not UTF-8 ({error}); convert it, for example with "
                          "iconv") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"--text {path} cannot be read ({error}); is it complete, and is its ending "
+        raise ValueError(f"--text {path} cannot be read ({error}); is it complete, and is its "
+                         f"ending "
                          "right?") from None
     return [passage for passage in passages if passage]
 
@@ -83,7 +86,8 @@ def training_passages(folder: Path) -> list[list[str]]:
     for task in TASKS.values():
         path = file_of(folder, task, "train")
         if not path.is_file():
-            raise FileNotFoundError(f"--text {folder}: {path} is missing; name a text, or a folder with "
+            raise FileNotFoundError(f"--text {folder}: {path} is missing; name a text, or a folder "
+                                    f"with "
                                     "the course's data")
         examples += read_examples(path, task)
     with suppress(FileNotFoundError):
@@ -163,10 +167,12 @@ class Corpus:
         ids, ends = self.ids, self.ends
         are_rows = ids.ndim == ends.ndim == 1
         if not are_rows or ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64:
-            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of shape "
+            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of "
+                             f"shape "
                              f"{ends.shape}, expected a row of uint16 or int32 and a row of int64")
         if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
-            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in order, "
+            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in "
+                             f"order, "
                              f"the last at {len(ids)}")
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
             raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has "

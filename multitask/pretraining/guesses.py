@@ -47,7 +47,8 @@ def guess_hidden(model: BertForMaskedLM, batch: MaskedBatch, tokenizer: BertToke
     end = 0
     for length in batch.packing.lengths.tolist()[:count]:
         start, end = end, end + length
-        inside = (masked.positions > start) & (masked.positions < end - 1)  # between [CLS] and [SEP]
+        # between [CLS] and [SEP]
+        inside = (masked.positions > start) & (masked.positions < end - 1)
         hidden = (inside & is_hidden).nonzero().squeeze(1).tolist()
         if not hidden:
             continue

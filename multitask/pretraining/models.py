@@ -26,7 +26,8 @@ def new_model(settings: PretrainingSettings, passages: list[list[str]],
         intermediate_size=4 * settings.hidden,
         max_position_embeddings=settings.length))  # longer positions would stay untrained
     draw_attentive(model)
-    say(f"model: from scratch ({count_parameters(model)} parameters, {tokenizer.vocab_size:,} pieces); "
+    say(f"model: from scratch ({count_parameters(model)} parameters, {tokenizer.vocab_size:,} "
+        f"pieces); "
         "its pooler stays random, since guessing tokens does not train it; "
         "--from CHECKPOINT continues from another")
     return model, tokenizer
@@ -40,12 +41,15 @@ def pretrained_model(settings: PretrainingSettings, passages: list[list[str]],
     tokenizer = BertTokenizer.from_pretrained(settings.start)
     config = model.config
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"--from {settings.start}: the tokenizer knows {tokenizer.vocab_size} pieces, "
+        raise ValueError(f"--from {settings.start}: the tokenizer knows {tokenizer.vocab_size} "
+                         f"pieces, "
                          f"the model {config.vocab_size}: they do not belong together")
     if settings.length > config.max_position_embeddings:
-        raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up to "
+        raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up "
+                         f"to "
                          f"{config.max_position_embeddings} tokens")
-    say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its pooler "
+    say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its "
+        f"pooler "
         "unchanged")
     return model, tokenizer
 

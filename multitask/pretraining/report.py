@@ -28,12 +28,16 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
     title = f"minbert: pretraining on {Path(settings['text']).name}"
     curves = figure("perplexity", pretraining_curves(steps, evaluations),
                     "Perplexity by tokens seen",
-                    "e to the mean cross entropy over hidden pieces: how many pieces a guess hesitates between.")
+                    "e to the mean cross entropy over hidden pieces: how many pieces a guess "
+                    "hesitates between.")
     scores = (f"On text that was held out, perplexity {metrics['perplexity']:.1f}, and "
-              f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always guessing "
-              f"{metrics['most_frequent_piece']!r}, the most frequent piece: {metrics['trivial_accuracy']:.1%}.")
+              f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always "
+              f"guessing "
+              f"{metrics['most_frequent_piece']!r}, the most frequent piece: "
+              f"{metrics['trivial_accuracy']:.1%}.")
 
-    note = ("Held-out text with the model's likeliest pieces for one that was hidden from it. Other pieces "
+    note = ("Held-out text with the model's likeliest pieces for one that was hidden from it. "
+            "Other pieces "
             "around it are hidden or replaced, as in training.")
     if settings["second_segment"] == AGAIN:
         note += " Half of this text comes twice, so a hidden piece may stand further on."

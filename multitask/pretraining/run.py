@@ -92,7 +92,8 @@ class Pretraining:
         bar = tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step",
                    smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as pool:
-            if self.trainer.device.type != "cpu":  # on a CPU a second thread would slow the step down
+            # on a CPU a second thread would slow the step down
+            if self.trainer.device.type != "cpu":
                 self._next_batch = Prefetch(self.batches.batch, self.steps, pool).batch
 
             is_last = self.step == self.steps
@@ -173,7 +174,8 @@ class Pretraining:
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another text."""
+        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another
+        text."""
         if saved.value("corpus") != self.corpus.fingerprint:
             raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} "
                              "was made with")

@@ -118,7 +118,8 @@ def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedL
 
     count = len(run.batches.text.sequences)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to "
-        f"{settings.length} tokens, {count:,} sequences; seed {settings.seed}, {device}, {precision})")
+        f"{settings.length} tokens, {count:,} sequences; seed {settings.seed}, {device}, "
+        f"{precision})")
     if note := precision_note(precision, device):
         say(note)
     return run

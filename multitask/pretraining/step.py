@@ -21,7 +21,8 @@ from .batches import MaskedBatch
 BETAS = (0.9, 0.98)  # Liu et al. 2019, Table 9: in short runs steadier than 0.999
 # A small BERT's queries and keys have gradients of 3e-7 per weight: at 1e-6 they would hardly move.
 EPS = 1e-9
-SHARPNESS = 1.7  # with 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
+# with 4 heads of 64 in 256 dimensions: nine tenths of the attention on the neighbour
+SHARPNESS = 1.7
 
 
 @torch.no_grad()
@@ -40,7 +41,8 @@ def draw_attentive(model: BertForMaskedLM) -> None:
     identity = torch.eye(hidden, device=model.decoder_bias.device)
 
     for layer in model.encoder.layers:
-        queries_keys, values = layer.self_attention.query_key_value.weight.split([2 * hidden, hidden])
+        weight = layer.self_attention.query_key_value.weight
+        queries_keys, values = weight.split([2 * hidden, hidden])
         # inputs have deviation 1, so queries and keys have 1.7
         queries_keys.normal_(std=1.7 / math.sqrt(hidden))
         values.add_(identity, alpha=0.7)

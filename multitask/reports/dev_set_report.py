@@ -16,11 +16,13 @@ from .text import metric_of, number, probability, span
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
-                  "commonality": ("mean of log(1 + count) over its words", "mean of log(1 + count), words of both")}
+                  "commonality": ("mean of log(1 + count) over its words",
+                                  "mean of log(1 + count), words of both")}
 
 
 def verdict(trend: dict, expected: int | None) -> str:
-    """What this run says of a claim of the paper: its interval lies on the claimed side of 0, the other, or both."""
+    """What this run says of a claim of the paper: its interval lies on the claimed side of 0, the
+    other, or both."""
     if trend["interval"] is None:
         return "undefined"
     low, high = trend["interval"]
@@ -32,28 +34,39 @@ def verdict(trend: dict, expected: int | None) -> str:
 
 
 def where_it_succeeds(analysis: dict) -> list[str]:
-    """Figures 4 and 5: score by sentence length and word commonality, and whether the paper's trends are there."""
+    """Figures 4 and 5: score by sentence length and word commonality, and whether the paper's
+    trends are there."""
     rows = []
     for predictor, name in itertools.product(PREDICTORS, TASKS):
         trend = analysis["tasks"][name][predictor]["trend"]
         expected = PAPER_TRENDS[predictor].get(name)  # it knows nothing of a task of one's own
-        rows.append([f"{name}, {PREDICTORS[predictor]}", {1: "better", -1: "worse", None: ""}[expected],
-                     verdict(trend, expected), number(trend["spearman"], sign="+"), span(trend["interval"]),
+        rows.append([f"{name}, {PREDICTORS[predictor]}",
+                     {1: "better", -1: "worse", None: ""}[expected],
+                     verdict(trend, expected), number(trend["spearman"], sign="+"),
+                     span(trend["interval"]),
                      probability(trend["p"]), f"{trend['n']:,}"])
     parts = [
         heading("Where it succeeds and fails"),
-        table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval", "p", "n"], rows),
-        paragraph("Spearman's rank correlation over all dev examples between length or commonality and being right "
-                  "(sts: minus the absolute error); above 0, the model does better where there is more of it. "
-                  "Undecided: the interval holds 0. By chance alone one such test in twenty shows something; these are "
+        table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval",
+               "p", "n"], rows),
+        paragraph("Spearman's rank correlation over all dev examples between length or commonality "
+                  "and being right "
+                  "(sts: minus the absolute error); above 0, the model does better where there is "
+                  "more of it. "
+                  "Undecided: the interval holds 0. By chance alone one such test in twenty shows "
+                  "something; these are "
                   "six. The paper shows trends without a test.", note=True)]
     for predictor, title in PREDICTORS.items():
-        drawn = [part for name in TASKS for part in _by_bin(name, analysis["tasks"][name], predictor)]
+        drawn = [part for name in TASKS
+                 for part in _by_bin(name, analysis["tasks"][name], predictor)]
         figure_number = 4 if predictor == "length" else 5
         parts += [heading(f"By {title} (the paper's Figure {figure_number})", 3), grid(drawn)]
-    parts.append(paragraph("Each point holds about an equal share of the dev examples: their number above, the bounds "
-                           "of length or commonality below. Bars: 95 % (Wilson; Fisher for Pearson; Student for "
-                           "errors). Dashes: the score over all examples. A bin's labels span less than all do, which "
+    parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
+                           "number above, the bounds "
+                           "of length or commonality below. Bars: 95 % (Wilson; Fisher for "
+                           "Pearson; Student for "
+                           "errors). Dashes: the score over all examples. A bin's labels span less "
+                           "than all do, which "
                            "alone lowers Pearson: trust the absolute error.", note=True))
     return parts
 
@@ -64,18 +77,23 @@ def _by_bin(name: str, found: dict, predictor: str) -> list[str]:
     panels = [(found["metric"], "score", "interval", found["score"], "higher is better")]
     if "absolute_error" in bins[0]:
         overall = sum(row["n"] * row["absolute_error"] for row in bins) / found["n"]
-        panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval", overall,
+        panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval",
+                          overall,
                           "lower is better"))
     return [figure(f"{predictor}-{name}-{key.replace('_', '-')}",
-                   figures.score_by_bin(bins, xlabel, f"{name} {metric.replace('pearson', 'Pearson')}", value, key,
+                   figures.score_by_bin(bins, xlabel,
+                                        f"{name} {metric.replace('pearson', 'Pearson')}", value,
+                                        key,
                                         interval),
                    f"{name}: {metric} by {title}, {found['n']:,} examples in {len(bins)} bins",
-                   f"{TASKS[name].title}: {metric.replace('pearson', 'Pearson')} by {title}, n = {found['n']:,}; "
+                   f"{TASKS[name].title}: {metric.replace('pearson', 'Pearson')} by {title}, n = "
+                   f"{found['n']:,}; "
                    f"{direction}.") for metric, key, interval, value, direction in panels]
 
 
 def predictions(analysis: dict) -> list[str]:
-    """Figure 6: confusion matrices and the scatter plot; calibration; whether predictions undershoot."""
+    """Figure 6: confusion matrices and the scatter plot; calibration; whether predictions
+    undershoot."""
     drawn, statements = [], []
     for name, found in analysis["tasks"].items():
         if "confusion" in found:
@@ -83,41 +101,54 @@ def predictions(analysis: dict) -> list[str]:
                 f"confusion-{name}", figures.confusion_matrix(**found["confusion"]),
                 f"{name}: confusion matrix of {found['n']:,} examples",
                 f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label "
-                f"({TASKS[name].scale}), its shares add up to 100 %; a good model is dark on the diagonal."))
+                f"({TASKS[name].scale}), its shares add up to 100 %; a good model is dark on the "
+                f"diagonal."))
         if "scatter" in found:
             drawn.append(figure(
                 f"scatter-{name}", figures.scatter_plot(**{key: found["scatter"][key]
-                                                           for key in ("labels", "predictions", "line")}),
+                                                           for key in ("labels", "predictions",
+                                                                       "line")}),
                 f"{name}: predictions against labels of {found['n']:,} pairs",
-                f"{TASKS[name].title}, n = {found['n']:,}: a point is a pair; below the dashes the model undershoots."))
+                f"{TASKS[name].title}, n = {found['n']:,}: a point is a pair; below the dashes the "
+                f"model undershoots."))
             statements += undershooting(name, found["scatter"])
         if "calibration" in found:
             drawn.append(figure(
                 f"calibration-{name}", figures.calibration_plot(found["calibration"]["bins"]),
                 f"{name}: share of duplicates by probability given, {found['n']:,} pairs",
-                f"{TASKS[name].title}, n = {found['n']:,} (of each bin above): on the dashes, probabilities mean what "
+                f"{TASKS[name].title}, n = {found['n']:,} (of each bin above): on the dashes, "
+                f"probabilities mean what "
                 "they say; below them the model is too sure of duplicates."))
             statements.append(f"{name}: expected calibration error "
-                              f"{number(found['calibration']['expected_error'])}, the mean distance from the dashes.")
+                              f"{number(found['calibration']['expected_error'])}, the mean "
+                              f"distance from the dashes.")
     return [heading("What it answers (the paper's Figure 6)"), grid(drawn), bullets(statements)]
 
 
 def undershooting(name: str, found: dict) -> list[str]:
-    """The paper: predictions slightly undershoot the labels. Said of all, and of both halves of the scale."""
+    """The paper: predictions slightly undershoot the labels. Said of all, and of both halves of the
+    scale."""
     everything = found["signed_error"]["all"]
-    if everything["interval"] is None or everything["interval"][0] <= 0 <= everything["interval"][1]:
+    interval = everything["interval"]
+    if interval is None or interval[0] <= 0 <= interval[1]:
         outcome = "undecided"
     else:
         outcome = "they do here" if everything["mean"] < 0 else "here they overshoot"
-    texts = [f"{part}: {number(error['mean'], 2, '+')} ({span(error['interval'], 2)}, n = {error['n']:,})"
-             for part, error in (("all", everything), ("labels of 2.5 and more", found["signed_error"]["upper"]),
-                                 ("labels below 2.5", found["signed_error"]["lower"])) if error["mean"] is not None]
-    lines = [f"{name}: does it undershoot, as the paper says? Mean of prediction − label over all pairs: {outcome}. "
+    texts = [f"{part}: {number(error['mean'], 2, '+')} ({span(error['interval'], 2)}, n = "
+             f"{error['n']:,})"
+             for part, error in (("all", everything),
+                                 ("labels of 2.5 and more", found["signed_error"]["upper"]),
+                                 ("labels below 2.5", found["signed_error"]["lower"]))
+             if error["mean"] is not None]
+    lines = [f"{name}: does it undershoot, as the paper says? Mean of prediction − label over all "
+             f"pairs: {outcome}. "
              + "; ".join(texts) + "."]
     if found["line"] is not None:
         line = found["line"]
-        lines.append(f"{name}: slope {number(line['slope'], 2)} ({span(line['slope_interval'], 2)}). Below 1, high "
-                     "labels are undershot and low ones overshot, as any imperfect least-squares prediction does.")
+        lines.append(f"{name}: slope {number(line['slope'], 2)} "
+                     f"({span(line['slope_interval'], 2)}). Below 1, high "
+                     "labels are undershot and low ones overshot, as any imperfect least-squares "
+                     "prediction does.")
     return lines
 
 
@@ -127,29 +158,39 @@ def shared_sentences(analysis: dict) -> list[str]:
     for name, found in analysis["tasks"].items():
         row = [metric_of(name), number(found["score"])]
         for group in (found["leakage"]["apart"], found["leakage"]["shared"]):
-            row += [f"{group['n']:,}", *((number(group["score"]), span(group["interval"])) if group["n"] else ("", ""))]
+            row += [f"{group['n']:,}",
+                    *((number(group["score"]), span(group["interval"])) if group["n"]
+                      else ("", ""))]
         rows.append([*row, f"{found['leakage']['whole']:,}"])
     return [heading("Sentences seen in training"),
-            table(["task", "all", "n", "no sentence shared", "95 % interval", "n", "a sentence shared", "95 % interval",
+            table(["task", "all", "n", "no sentence shared", "95 % interval", "n",
+                   "a sentence shared", "95 % interval",
                    "n, whole in training"], rows),
-            paragraph("A dev example shares a sentence if one of its sentences (in lower case, spaces made single) "
-                      "stands in the same task's training file; whole, if all do, in one example. A score that is only "
-                      "good where sentences are shared was learnt by heart. The two groups may differ in other ways "
+            paragraph("A dev example shares a sentence if one of its sentences (in lower case, "
+                      "spaces made single) "
+                      "stands in the same task's training file; whole, if all do, in one example. "
+                      "A score that is only "
+                      "good where sentences are shared was learnt by heart. The two groups may "
+                      "differ in other ways "
                       "too.", note=True)]
 
 
 def worst_errors(analysis: dict) -> list[str]:
     """The answers furthest from their labels, with their sentences."""
     parts = [heading("Worst errors"), paragraph(
-        "Read them before believing a score: some are the model's, some the label's. With classes, the wrong answers "
-        "that gave the label the least probability, p(label); on the scale, those furthest from it.", note=True)]
+        "Read them before believing a score: some are the model's, some the label's. With classes, "
+        "the wrong answers that gave the label the least probability, p(label); on the scale, "
+        "those furthest from it.",
+        note=True)]
     for name, found in analysis["tasks"].items():
         classes = found["metric"] == "accuracy"
         rows = [["\n".join(error["sentences"]), number(error["label"], 0 if classes else 1),
                  number(error["answer"], 0 if classes else 1),
                  f"{1 - error['wrong']:.1%}" if classes else number(error["wrong"], 1)]
                 for error in found["worst_errors"]]
-        header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label", "answer",
+        header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label",
+                  "answer",
                   "p(label)" if classes else "error"]
-        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {TASKS[name].scale}", text=True))
+        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {TASKS[name].scale}",
+                           text=True))
     return parts

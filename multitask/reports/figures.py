@@ -20,19 +20,23 @@ from multitask.tasks import TASKS
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
-PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"), (GREEN, "-.", "D"),
+PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"),
+               (GREEN, "-.", "D"),
                (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
-WIDTH, HEIGHT = 4.4, 3.2  # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
+# inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
+WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
 POINTS = 300  # of a curve
 SCATTER_POINTS = 2000
-LARGEST_LOG = 50.0  # of a perplexity that is drawn: a run that went astray has those that no axis takes
+# of a perplexity that is drawn: a run that went astray has those that no axis takes
+LARGEST_LOG = 50.0
 
 
 def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """name → colour, dashes, marker; the tasks keep theirs in every figure."""
     known = dict(zip(TASKS, itertools.cycle(STYLES)))
-    return {name: known.get(name, STYLES[number % len(STYLES)]) for number, name in enumerate(names)}
+    return {name: known.get(name, STYLES[number % len(STYLES)])
+            for number, name in enumerate(names)}
 
 
 def pair_styles() -> dict[str, tuple[str, str, str]]:
@@ -53,7 +57,8 @@ def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axe
 
 def legend(axes: Axes, entries: int) -> None:
     """Above the plot, where it covers nothing."""
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(3, entries), fontsize=9,
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(3, entries),
+                fontsize=9,
                 handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
 
 
@@ -61,17 +66,22 @@ def legend(axes: Axes, entries: int) -> None:
 
 
 def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
-           styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False, windows: int = 40) -> Figure:
-    """Moving averages over 1/windows of the steps, a line a name, thinned to a few hundred points."""
+           styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False,
+           windows: int = 40) -> Figure:
+    """Moving averages over 1/windows of the steps, a line a name, thinned to a few hundred
+    points."""
     window = max(1, len(steps) // windows)
     figure, axes = empty("step", ylabel + (f"\n(mean of {window} steps)" if window > 1 else ""))
-    first = 0 if log_scale else window - 1  # a start from few steps is noise, but losses fall most there
+    # a start from few steps is noise, but losses fall most there
+    first = 0 if log_scale else window - 1
     for name, values in series.items():
         colour, dashes, _ = styles[name]
-        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True) if value is not None),
+        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True)
+                         if value is not None),
                        strict=True)  # a task may sit out
         shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
-        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour, linestyle=dashes,
+        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour,
+                  linestyle=dashes,
                   linewidth=1.6, label=name)
     if log_scale:
         _log_scale(axes)
@@ -90,21 +100,26 @@ def _log_scale(axes: Axes) -> None:
 
 def _one_two_five(value: float, _: int) -> str:
     """Labels 2 and 5 times a power of ten, nothing else."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" and abs(value / float(f"{value:.0e}") - 1) < 1e-6 else ""
+    is_round = abs(value / float(f"{value:.0e}") - 1) < 1e-6
+    return f"{value:g}" if is_round and f"{value:e}"[0] in "25" else ""
 
 
 def loss_curves(steps: Sequence[dict]) -> Figure:
-    """Training loss of each task by step, on a logarithmic scale, since squared errors start far above the rest."""
+    """Training loss of each task by step, on a logarithmic scale, since squared errors start far
+    above the rest."""
     names = list(steps[0]["losses"])
     series = {name: [step["losses"].get(name) for step in steps] for name in names}
-    return curves(_numbers(steps), series, "training loss, log scale", styles_of(names), log_scale=True)
+    return curves(_numbers(steps), series, "training loss, log scale", styles_of(names),
+                  log_scale=True)
 
 
-def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int], best: int | None) -> Figure:
+def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int],
+               best: int | None) -> Figure:
     """A line a score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
     for name, (colour, dashes, marker) in styles_of(list(scores)).items():
-        axes.plot(epochs, scores[name], color=colour, linestyle=dashes, marker=marker, markersize=5, label=name)
+        axes.plot(epochs, scores[name], color=colour, linestyle=dashes, marker=marker, markersize=5,
+                  label=name)
     if best is not None:
         axes.axvline(best, color=GREY, linewidth=1, zorder=0)
         axes.annotate("kept", (best, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
@@ -117,14 +132,16 @@ def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int], bes
 
 def cosine_curves(steps: Sequence[dict]) -> Figure:
     series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs_of(TASKS)}
-    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", pair_styles(), windows=20)
+    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", pair_styles(),
+                    windows=20)
     figure.axes[0].axhline(0, color=GREY, linewidth=1)
     return figure
 
 
 def conflict_curves(steps: Sequence[dict]) -> Figure:
     """The share of recent steps in which a pair conflicts."""
-    series = {pair: [float(step["cosines"][pair] < 0) for step in steps] for pair in pairs_of(TASKS)}
+    series = {pair: [float(step["cosines"][pair] < 0) for step in steps]
+              for pair in pairs_of(TASKS)}
     figure = curves(_numbers(steps), series, "steps in conflict", pair_styles(), windows=10)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -139,20 +156,24 @@ def weight_curves(steps: Sequence[dict]) -> Figure:
 
 def norm_curves(steps: Sequence[dict]) -> Figure:
     series = {name: [step["gradient_norms"][name] for step in steps] for name in TASKS}
-    return curves(_numbers(steps), series, "norm of the gradient, log scale", styles_of(list(TASKS)), log_scale=True)
+    return curves(_numbers(steps), series, "norm of the gradient, log scale",
+                  styles_of(list(TASKS)), log_scale=True)
 
 
 def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
-    """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out text."""
+    """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out
+    text."""
     seen = np.cumsum([0, *(step["tokens"] for step in steps)]) / 1e6
     window = max(1, len(steps) // 100)
-    training = np.exp(np.minimum(moving_average([step["loss"] for step in steps], window), LARGEST_LOG))
+    training = np.exp(np.minimum(moving_average([step["loss"] for step in steps], window),
+                                 LARGEST_LOG))
     shown = np.unique(np.linspace(window - 1, len(steps) - 1, POINTS).astype(int))
     # of each evaluation, how many steps were taken before: some may have been skipped
     before = np.searchsorted(_numbers(steps), [row["step"] for row in evaluations], side="right")
     held_out = np.minimum([row["perplexity"] for row in evaluations], np.exp(LARGEST_LOG))
     figure, axes = empty("millions of tokens", "perplexity of masked tokens, log scale")
-    axes.plot(seen[shown + 1], training[shown], color=ORANGE, linewidth=1.2, label=f"training (mean of {window})")
+    axes.plot(seen[shown + 1], training[shown], color=ORANGE, linewidth=1.2,
+              label=f"training (mean of {window})")
     axes.plot(seen[before], held_out, color=BLUE, marker="o", markersize=5, label="held out")
     _log_scale(axes)
     legend(axes, 2)
@@ -166,22 +187,29 @@ def _numbers(steps: Sequence[dict]) -> list[int]:
 # ---------------------------------------------------------------------------------- of the analysis
 
 
-def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None, key: str = "score",
+def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None,
+                 key: str = "score",
                  interval_key: str = "interval") -> Figure:
-    """A point a bin with its interval, bins equally wide, their bounds below and n above; the dashes: over all."""
+    """A point a bin with its interval, bins equally wide, their bounds below and n above; the
+    dashes: over all."""
     figure, axes = empty(xlabel, ylabel)
     for place, row in enumerate(bins):
         if row[key] is not None:
             low, high = row[interval_key] or (row[key], row[key])
-            axes.errorbar(place + 0.5, row[key], yerr=[[max(0, row[key] - low)], [max(0, high - row[key])]],
+            axes.errorbar(place + 0.5, row[key],
+                          yerr=[[max(0, row[key] - low)], [max(0, high - row[key])]],
                           color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
-        axes.annotate(f"{row['n']:,}", (place + 0.5, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color="#333")
-    axes.annotate("n", (0, 1), xycoords="axes fraction", xytext=(-4, 2), textcoords="offset points", ha="right",
+        axes.annotate(f"{row['n']:,}", (place + 0.5, 1), xycoords=("data", "axes fraction"),
+                      xytext=(0, 2),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL,
+                      color="#333")
+    axes.annotate("n", (0, 1), xycoords="axes fraction", xytext=(-4, 2), textcoords="offset points",
+                  ha="right",
                   va="bottom", fontsize=SMALL, color="#333")
     if overall is not None:
         axes.axhline(overall, color=GREY, linewidth=1, linestyle="--", zorder=0)
-    axes.set_xticks(range(len(bins) + 1), bound_labels([row["low"] for row in bins] + [bins[-1]["high"]]),
+    axes.set_xticks(range(len(bins) + 1),
+                    bound_labels([row["low"] for row in bins] + [bins[-1]["high"]]),
                     fontsize=SMALL)
     axes.set_xlim(0, len(bins))
     axes.grid(axis="x", visible=False)
@@ -191,8 +219,10 @@ def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float 
 def bound_labels(bounds: Sequence[float]) -> list[str]:
     """With as few digits after the point as tell them apart.
 
-    >>> bound_labels([1.0, 8.0, 44.0]), bound_labels([3.0, 6.5, 8.0]), bound_labels([6.01, 6.04, 6.98])
-    (['1', '8', '44'], ['3.0', '6.5', '8.0'], ['6.01', '6.04', '6.98'])
+    >>> bound_labels([1.0, 8.0, 44.0]), bound_labels([3.0, 6.5, 8.0])
+    (['1', '8', '44'], ['3.0', '6.5', '8.0'])
+    >>> bound_labels([6.01, 6.04, 6.98])
+    ['6.01', '6.04', '6.98']
     """
     fewest = 0 if all(value == int(value) for value in bounds) else 1
     for digits in (fewest, 2, 3):
@@ -207,11 +237,13 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axes = empty("answer", "label (n)", height=3.6)
-    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)  # no bitmap
+    # no bitmap
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
     for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
-        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center", va="center",
+        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center",
+                  va="center",
                   fontsize=9, color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
@@ -223,11 +255,14 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     return figure
 
 
-def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: dict | None) -> Figure:
-    """Prediction against label, with the identity line and the fitted one; at most 2,000 points, evenly taken."""
+def scatter_plot(labels: Sequence[float], predictions: Sequence[float],
+                 line: dict | None) -> Figure:
+    """Prediction against label, with the identity line and the fitted one; at most 2,000 points,
+    evenly taken."""
     figure, axes = empty("label, 0 to 5", "prediction, 0 to 5", height=3.6)
     shown = np.unique(np.linspace(0, len(labels) - 1, SCATTER_POINTS).astype(int))
-    axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE, alpha=0.35, linewidths=0)
+    axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE,
+                 alpha=0.35, linewidths=0)
     axes.plot([0, 5], [0, 5], color=GREY, linestyle="--", linewidth=1.4, label="prediction = label")
     if line is not None:
         ends = np.array([0.0, 5.0])
@@ -244,9 +279,12 @@ def calibration_plot(bins: Sequence[dict]) -> Figure:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:
         low, high = row["interval"]
-        axes.errorbar(row["mean"], row["share"], yerr=[[max(0, row["share"] - low)], [max(0, high - row["share"])]],
+        axes.errorbar(row["mean"], row["share"],
+                      yerr=[[max(0, row["share"] - low)], [max(0, high - row["share"])]],
                       color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
-        axes.annotate(f"{row['n']:,}", (row["mean"], 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color="#333", rotation=45)
+        axes.annotate(f"{row['n']:,}", (row["mean"], 1), xycoords=("data", "axes fraction"),
+                      xytext=(0, 2),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL,
+                      color="#333", rotation=45)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     return figure

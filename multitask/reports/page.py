@@ -1,4 +1,5 @@
-"""One self-contained HTML page: text, tables and figures, readable offline, on a phone and on paper.
+"""One self-contained HTML page: text, tables and figures, readable offline, on a phone and on
+paper.
 
 Every function takes plain text, escapes it, and returns HTML.
 """
@@ -15,9 +16,11 @@ from matplotlib.figure import Figure
 
 STYLE = """
 :root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem; color: #1a1a1a;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem;
+       color: #1a1a1a;
   background: #fff }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #bbb }
 p, ul { max-width: 46rem; margin: .5rem 0 } ul { padding-left: 1.2rem }
 p.note, figcaption { color: #444; font-size: .9rem }
@@ -26,9 +29,11 @@ caption { text-align: left; font-weight: 600; padding: .25rem 0 }
 th, td { padding: .2rem 1rem .2rem 0; text-align: right; vertical-align: top; white-space: nowrap }
 th { vertical-align: bottom; border-bottom: 1px solid #666; white-space: normal; hyphens: none }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
-.text td { white-space: pre-line; overflow-wrap: anywhere } .text td:first-child { min-width: 10rem }
+.text td { white-space: pre-line; overflow-wrap: anywhere }
+.text td:first-child { min-width: 10rem }
 tr.best { font-weight: 600; background: #f2f2f2 } .wide { overflow-x: auto }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem }
+.grid { display: grid; gap: 1rem 1.5rem;
+        grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)) }
 .grid.even { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: .5rem 0; max-width: 30rem } figcaption { line-height: 1.4 }
 figure img { display: block; width: 100%; height: auto }
@@ -52,10 +57,12 @@ def escape(text: object) -> str:
 
 def page(title: str, parts: Iterable[str]) -> str:
     """The whole document; parts: HTML, one below the other."""
-    head = ("<meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+    head = ("<meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, "
+            "initial-scale=1\">"
             f"<title>{escape(title)}</title><style>{STYLE}</style>")
     body = "\n".join(parts)
-    return f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
+    return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n"
+            f"<body>\n{body}\n</body></html>\n")
 
 
 def heading(text: str, level: int = 2) -> str:
@@ -71,16 +78,19 @@ def bullets(texts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | None = None, caption: str = "",
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | None = None,
+          caption: str = "",
           text: bool = False) -> str:
-    """best: the number of a row to set off. text: all columns are words, to the left, else numbers to the right."""
+    """best: the number of a row to set off. text: all columns are words, to the left, else numbers
+    to the right."""
     head = "".join(f"<th scope=\"col\">{escape(cell)}</th>" for cell in header)
     lines = []
     for number, row in enumerate(rows):
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
         lines.append(f"<tr{_class('best', number == best)}>{cells}</tr>")
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (f"<div class=\"wide\"><table{_class('text', text)}>{about}<thead><tr>{head}</tr></thead>"
+    return (f"<div class=\"wide\"><table{_class('text', text)}>{about}"
+            f"<thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(lines)}</tbody></table></div>")
 
 

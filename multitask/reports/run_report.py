@@ -1,4 +1,5 @@
-"""RUN/report.html: what was run, how well it does beside the paper, where it fails, how the gradients got along."""
+"""RUN/report.html: what was run, how well it does beside the paper, where it fails, how the
+gradients got along."""
 
 from __future__ import annotations
 
@@ -16,12 +17,15 @@ from .dev_set_report import predictions, shared_sentences, where_it_succeeds, wo
 from .page import figure, grid, heading, page, paragraph, table
 from .text import duration, metric_of, number, span
 
-STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning", "fl": "final-layer fine-tuning"}
+STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning",
+                "fl": "final-layer fine-tuning"}
 
 
-def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict], epochs: Sequence[dict],
+def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict],
+                 epochs: Sequence[dict],
                  analysis: dict | None = None) -> None:
-    """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis: from `analyse`.
+    """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis:
+    from `analyse`.
 
     What is missing (no analysis, a stage without steps or gradients of its own) leaves its section
     out.
@@ -53,14 +57,16 @@ def stage_of(event: dict) -> str:
 
 def summary(settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    data = settings.get("data") or "the embedded sample (made up by rule: compare runs with each other, not the paper)"
+    sample = "the embedded sample (made up by rule: compare runs with each other, not the paper)"
+    data = settings.get("data") or sample
     start = settings.get("model") or f"of the run {settings['start']}"
     text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
     if metrics.get("steps"):
         text += f"; {metrics['steps']:,} steps"
     if metrics.get("train_seconds"):
         text += f" in {duration(metrics['train_seconds'])}"
-    return text + (f"; epoch {metrics['best_epoch']} was kept." if metrics.get("best_epoch") else ".")
+    return text + (f"; epoch {metrics['best_epoch']} was kept." if metrics.get("best_epoch")
+                   else ".")
 
 
 def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
@@ -70,19 +76,25 @@ def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
               *(["the paper"] if paper else []), "dev examples"]
     rows = [_score_row(name, metrics, analysis, paper) for name in TASKS]
     average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
-    rows.append(["average", number(average["score"]), *([span(average["interval"]), ""] if analysis else []),
+    rows.append(["average", number(average["score"]),
+                 *([span(average["interval"]), ""] if analysis else []),
                  *([number(sum(paper.values()) / len(paper))] if paper else []), ""])
     parts = [heading("Scores on the dev set"), table(header, rows)]
     if analysis:
         parts.append(paragraph(
-            f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, seed "
-            f"{analysis['seed']}. They say how the scores would move with other examples, not with another seed, and "
-            "take no account of the best epoch having been picked on these very examples. Trivial answer: always the "
+            f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, "
+            f"seed "
+            f"{analysis['seed']}. They say how the scores would move with other examples, not with "
+            f"another seed, and "
+            "take no account of the best epoch having been picked on these very examples. Trivial "
+            "answer: always the "
             "most frequent class, or a Pearson of 0.", note=True))
     if paper:
         parts.append(paragraph(
-            f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base on the full data, "
-            "one seed: for orientation, not a like-for-like comparison with another encoder or less data.", note=True))
+            f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base "
+            f"on the full data, "
+            "one seed: for orientation, not a like-for-like comparison with another encoder or "
+            "less data.", note=True))
     return parts
 
 
@@ -93,7 +105,8 @@ def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | No
         score = metrics["dev"][name][TASKS[name].metric_name]
         return [metric_of(name), number(score), *theirs, "" if n is None else f"{n:,}"]
     found = analysis["tasks"][name]
-    return [metric_of(name), number(found["score"]), span(found["interval"]), number(found["trivial"]), *theirs,
+    return [metric_of(name), number(found["score"]), span(found["interval"]),
+            number(found["trivial"]), *theirs,
             f"{found['n']:,}"]
 
 
@@ -111,31 +124,40 @@ def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> li
         drawn = []
         if own_steps:
             drawn.append(figure(
-                f"loss-{stage}", figures.loss_curves(own_steps), f"Training losses by step, {stage}",
-                "Training loss by step: falling is learning. Cross entropy in nats, squared error (sts) in points²."))
+                f"loss-{stage}", figures.loss_curves(own_steps),
+                f"Training losses by step, {stage}",
+                "Training loss by step: falling is learning. Cross entropy in nats, squared error "
+                "(sts) in points²."))
         if own_epochs:
             scores = epoch_scores(own_epochs)
             parts.append(epoch_table(stage, own_epochs, scores, best))
             drawn.append(figure(
-                f"dev-{stage}", figures.dev_scores(scores, [epoch["epoch"] for epoch in own_epochs], best),
+                f"dev-{stage}",
+                figures.dev_scores(scores, [epoch["epoch"] for epoch in own_epochs], best),
                 f"Dev scores by epoch, {stage}",
-                "Dev score by epoch, accuracy or Pearson: where a line turns down, training has begun to overfit."))
+                "Dev score by epoch, accuracy or Pearson: where a line turns down, training has "
+                "begun to overfit."))
         parts.append(grid(drawn))
     if any(set(TASKS) <= set(epoch["dev"]) for epoch in epochs):
-        parts.append(paragraph("average: mean of the three, as in the paper, by which the epoch to keep was chosen; "
-                               "overall: Pearson's −1…1 brought to 0…1 first, as in the course.", note=True))
+        parts.append(paragraph("average: mean of the three, as in the paper, by which the epoch to "
+                               "keep was chosen; "
+                               "overall: Pearson's −1…1 brought to 0…1 first, as in the course.",
+                               note=True))
     return parts
 
 
 def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
-    """name → a score an epoch: every task's metric, or the stage's own accuracy; NaN where it is undefined."""
+    """name → a score an epoch: every task's metric, or the stage's own accuracy; NaN where it is
+    undefined."""
     first = epochs[0]["dev"]
     names = [name for name in first if isinstance(first[name], dict)]
     values = {name: [next(iter(epoch["dev"][name].values())) for epoch in epochs] for name in names}
-    return {name: [float("nan") if value is None else value for value in row] for name, row in values.items()}
+    return {name: [float("nan") if value is None else value for value in row]
+            for name, row in values.items()}
 
 
-def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float]], best: int | None) -> str:
+def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float]],
+                best: int | None) -> str:
     totals = [key for key in ("average", "overall") if key in epochs[0]["dev"]]
     header = ["epoch", *(metric_of(name) if name in TASKS else name for name in scores), *totals]
     rows = [[epoch["epoch"],
@@ -151,25 +173,34 @@ def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float
 
 
 def conflicts(steps: Sequence[dict]) -> list[str]:
-    """How often and how strongly the tasks' gradients pointed against each other, and what surgery did about it."""
+    """How often and how strongly the tasks' gradients pointed against each other, and what surgery
+    did about it."""
     found = conflict_statistics(steps)
     pairs = table(["pair", "steps in conflict", "mean cosine"],
-                  [[pair, f"{found['conflict_rate'][pair]:.1%}", number(found["mean_cosine"][pair], sign="+")]
+                  [[pair, f"{found['conflict_rate'][pair]:.1%}",
+                    number(found["mean_cosine"][pair], sign="+")]
                    for pair in pairs_of(TASKS)])
-    weights = table(["task", "mean weight"], [[name, number(found["mean_weights"][name])] for name in TASKS])
+    weights = table(["task", "mean weight"],
+                    [[name, number(found["mean_weights"][name])] for name in TASKS])
     drawn = [
-        figure("cosines", figures.cosine_curves(steps), "Cosines between the tasks' gradients by step",
-               "Cosine of two tasks' gradients: below 0 a step that helps one task hurts the other."),
-        figure("conflict-rate", figures.conflict_curves(steps), "Share of steps in conflict by step",
-               "Share of steps in which two tasks conflict: 50 % is what unrelated gradients would show."),
+        figure("cosines", figures.cosine_curves(steps),
+               "Cosines between the tasks' gradients by step",
+               "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."),
+        figure("conflict-rate", figures.conflict_curves(steps),
+               "Share of steps in conflict by step",
+               "Share of steps in which two tasks conflict: 50 % is what unrelated gradients would "
+               "show."),
         figure("weights", figures.weight_curves(steps), "Surgery's weights by step",
                "What surgery multiplies a task's gradient by before the sum: 1 is the plain sum."),
     ]
     if all("gradient_norms" in step for step in steps):
-        drawn.append(figure("norms", figures.norm_curves(steps), "Norms of the tasks' gradients by step",
-                            "Length of each task's gradient: the longest decides the direction of a sum."))
+        drawn.append(figure("norms", figures.norm_curves(steps),
+                            "Norms of the tasks' gradients by step",
+                            "Length of each task's gradient: the longest decides the direction of "
+                            "a sum."))
     return [heading("Gradient conflicts"), pairs, weights, grid(drawn),
-            paragraph(f"Gradients of the shared encoder, of every step's own batches; {len(steps):,} steps.",
+            paragraph(f"Gradients of the shared encoder, of every step's own batches; "
+                      f"{len(steps):,} steps.",
                       note=True)]
 
 
@@ -183,11 +214,13 @@ def facts(settings: dict, metrics: dict) -> str:
         rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
         without = {split: n for split, n in metrics.get("left_out", {}).get(name, {}).items() if n}
         if without:
-            rows[f"rows without a label, {name}"] = (", ".join(f"{split} {n:,}" for split, n in without.items())
+            rows[f"rows without a label, {name}"] = (", ".join(f"{split} {n:,}"
+                                                               for split, n in without.items())
                                                      + ": left out")
     rows["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
     if metrics.get("train_seconds") is not None:
-        rows["train_seconds"] = f"{metrics['train_seconds']:,.1f} ({duration(metrics['train_seconds'])})"
+        seconds = metrics["train_seconds"]
+        rows["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
     if metrics.get("examples_per_second") is not None:
         rows["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
     rows |= metrics.get("environment", {})

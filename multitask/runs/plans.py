@@ -117,7 +117,8 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
 
     def fetch(name: str, rows: Sequence[int]) -> object:
-        return run.tokens[name]["train"].micro_batches(ranks.share(rows), settings.accumulate, len(rows))
+        return run.tokens[name]["train"].micro_batches(ranks.share(rows), settings.accumulate,
+                                                       len(rows))
 
     return Plan(
         tasks=tasks, scored=tasks,

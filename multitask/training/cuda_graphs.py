@@ -1,4 +1,5 @@
-"""A task's forward and backward as a CUDA graph: launched once by hand, then repeated by the GPU alone.
+"""A task's forward and backward as a CUDA graph: launched once by hand, then repeated by the GPU
+alone.
 
 A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor
 takes longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it
@@ -95,7 +96,8 @@ class BackwardGraphs:
                 self.captured[key] = self._made(row, name, filled.to(self._device), share.examples)
             except RuntimeError as error:
                 self._works = False
-                warnings.warn(f"no CUDA graph of a step could be made ({error}): kernels are launched "
+                warnings.warn(f"no CUDA graph of a step could be made ({error}): kernels are "
+                              f"launched "
                               "one by one, which is slower", stacklevel=2)
                 self._heads[name].zero_grad(set_to_none=True)
                 return self._backward(row, name, share)

@@ -1,4 +1,5 @@
-"""Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen encoder.
+"""Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen
+encoder.
 
 A frozen encoder in eval mode gives a sentence the same output every time, so each output is
 computed once. From then on an epoch costs what the heads cost.
@@ -67,13 +68,15 @@ class CachedEmbeddings:
 
     @torch.no_grad()
     def compute(self, indices: Sequence[int]) -> None:
-        """Encode those examples that have not been encoded yet, sentences of similar length together."""
+        """Encode those examples that have not been encoded yet, sentences of similar length
+        together."""
         indices = torch.as_tensor(indices)
         missing = indices[self.calls[indices] == 0].unique()
         if not len(missing):
             return
 
-        longest_first = torch.from_numpy(-self.examples.lengths[missing.numpy()]).argsort(stable=True)
+        lengths = torch.from_numpy(self.examples.lengths[missing.numpy()])
+        longest_first = (-lengths).argsort(stable=True)
         own = self.ranks.share(missing[longest_first].split(EVALUATION_BATCH))
         was_training = self.model.training
         self.model.eval()
@@ -102,13 +105,15 @@ class CachedEmbeddings:
 
 
 class HeadTrainer:
-    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not touched.
+    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not
+    touched.
 
     Args:
         clip: the largest norm of each head's gradient; 0 is off.
     """
 
-    def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float, weight_decay: float = 0.0,
+    def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float,
+                 weight_decay: float = 0.0,
                  clip: float = 0.0) -> None:
         self.model, self.clip = model, clip
         self.heads = nn.ModuleDict({name: model.heads[name] for name in tasks})

@@ -1,4 +1,5 @@
-"""What every trainer shares around AdamW: parameter groups, the scheduled step, checks of gradients."""
+"""What every trainer shares around AdamW: parameter groups, the scheduled step, checks of
+gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from optim import AdamW, split_decayed
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
-    """The heads' parameters for AdamW, biases without decay; `base_lr` is what the schedule scales."""
+    """The heads' parameters for AdamW, biases without decay; `base_lr` is what the schedule
+    scales."""
     decayed, undecayed = split_decayed(heads)
     return [{"params": list(decayed.values()), "weight_decay": weight_decay, "base_lr": lr},
             {"params": list(undecayed.values()), "weight_decay": 0.0, "base_lr": lr}]
@@ -53,5 +55,6 @@ def check_length(name: str, *squares: float) -> None:
     AdamW's second moment would be infinite, and the parameters would silently stand still.
     """
     if not max(squares) <= torch.finfo(torch.float32).max:
-        raise FloatingPointError(f"the gradient of {name} has length {math.sqrt(max(squares)):.3g}, "
+        raise FloatingPointError(f"the gradient of {name} has length "
+                                 f"{math.sqrt(max(squares)):.3g}, "
                                  "whose square float32 does not hold; --clip shortens it")

@@ -104,13 +104,15 @@ class SurgeryTrainer:
         # On a GPU a task's forward and backward are launched as one graph. On a CPU the library of
         # products keeps memory for every shape that it meets, so rows are filled up to a few
         # lengths.
-        fills = model.encoder.config.max_position_embeddings >= LEAST and fast.applies(model.encoder)
+        positions = model.encoder.config.max_position_embeddings
+        fills = positions >= LEAST and fast.applies(model.encoder)
         self._fills = fills and model.device.type == "cpu"
         self._graphs = None
         if fills and model.device.type == "cuda":
             self._graphs = BackwardGraphs(self._backward_task, self.heads)
 
-    def step(self, batches: Mapping[str, Batch | MicroBatches], lr_scale: float = 1.0) -> StepResult:
+    def step(self, batches: Mapping[str, Batch | MicroBatches],
+             lr_scale: float = 1.0) -> StepResult:
         """A gradient for each task, surgery, one update; the same update in every process.
 
         Args:
@@ -206,7 +208,8 @@ class SurgeryTrainer:
         return dict(zip(self.tasks, squares, strict=True))
 
     def _set_encoder_gradient(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
-        """Make the combined gradient that of the optimizer's vectors; `row` lacks a table's part."""
+        """Make the combined gradient that of the optimizer's vectors; `row` lacks a table's
+        part."""
         vectors = self.vectors
         if table is not None:
             vectors[0].grad, vectors = table, vectors[1:]
@@ -220,7 +223,8 @@ class SurgeryTrainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Optimizer moments and steps, and surgery's generator, by name; the weights are the model's."""
+        """Optimizer moments and steps, and surgery's generator, by name; the weights are the
+        model's."""
         return {**optimizer_state(self.optimizer), "surgery.generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

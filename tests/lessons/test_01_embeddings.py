@@ -13,7 +13,8 @@ from minbert.embeddings import BertEmbeddings
 
 
 def embeddings(**changes) -> BertEmbeddings:
-    shape = {"vocab_size": 7, "hidden_size": 4, "max_positions": 5, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+    shape = {"vocab_size": 7, "hidden_size": 4, "max_positions": 5, "type_vocab_size": 2,
+             "layer_norm_eps": 1e-12,
              "dropout": 0.0}
     return BertEmbeddings(**{**shape, **changes})
 
@@ -33,7 +34,8 @@ def test_an_embedding_is_the_normalised_sum_of_three_rows_by_hand():
 
 
 def test_layer_norm_divides_by_the_biased_deviation():
-    """Dividing by n − 1 instead of n is the commonest slip of annotated codes: 15 % off at width 4."""
+    """Dividing by n − 1 instead of n is the commonest slip of annotated codes: 15 % off at width
+    4."""
     module = embeddings()
     row = module(torch.tensor([3]), torch.tensor([1]), torch.tensor([2]))[0]
     torch.testing.assert_close(row.square().mean(), torch.tensor(1.0), atol=1e-6, rtol=0)
@@ -47,7 +49,8 @@ def test_layer_norm_eps_is_taken_from_the_configuration():
               + wide.token_type_embeddings.weight[0])
     centred = summed - summed.mean()
     by_hand = centred / (centred.square().mean() + 1.0).sqrt()
-    torch.testing.assert_close(wide(ids, torch.tensor([0]), torch.tensor([3]))[0], by_hand, atol=1e-6, rtol=0)
+    torch.testing.assert_close(wide(ids, torch.tensor([0]), torch.tensor([3]))[0], by_hand,
+                               atol=1e-6, rtol=0)
 
 
 def test_embeddings_are_those_of_transformers_and_of_the_stored_reference():
@@ -59,7 +62,8 @@ def test_embeddings_are_those_of_transformers_and_of_the_stored_reference():
     theirs = transformers.models.bert.modeling_bert.BertEmbeddings(transformers.BertConfig(**stored["shape"])).double()
     theirs.load_state_dict({name.replace("layer_norm", "LayerNorm"): value
                             for name, value in model.embeddings.state_dict().items()}, strict=False)
-    torch.testing.assert_close(ours, theirs.eval()(inputs["input_ids"], inputs["token_type_ids"]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours, theirs.eval()(inputs["input_ids"], inputs["token_type_ids"]),
+                               atol=1e-12, rtol=0)
 
 
 def test_a_packed_row_and_a_padded_grid_give_the_same_vectors():

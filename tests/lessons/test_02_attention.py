@@ -17,33 +17,40 @@ from minbert.fast import Packing, packed
 
 
 def random_heads(batch=3, heads=2, seq=5, head_dim=4, dtype=torch.float64):
-    return [torch.randn(batch, heads, seq, head_dim, dtype=dtype, requires_grad=True) for _ in range(3)]
+    return [torch.randn(batch, heads, seq, head_dim, dtype=dtype, requires_grad=True)
+            for _ in range(3)]
 
 
 def test_two_tokens_by_hand():
-    """d = 1, q = [1, 0], k = [0, ln 3], v = [0, 1]: token 1 weighs its keys 1 : 3, token 2 weighs them 1 : 1."""
+    """d = 1, q = [1, 0], k = [0, ln 3], v = [0, 1]: token 1 weighs its keys 1 : 3, token 2 weighs
+    them 1 : 1."""
     query = torch.tensor([[[[1.0], [0.0]]]])
     key = torch.tensor([[[[0.0], [math.log(3.0)]]]])
     value = torch.tensor([[[[0.0], [1.0]]]])
     # float32 rounding of numbers near 1
-    torch.testing.assert_close(attention(query, key, value).flatten(), torch.tensor([0.75, 0.5]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(attention(query, key, value).flatten(), torch.tensor([0.75, 0.5]),
+                               atol=1e-6, rtol=0)
 
 
 def test_scores_are_divided_by_the_root_of_head_dim():
     query, key, value = random_heads(head_dim=16)
     loops = torch.stack([torch.stack([
-        sum(w * v for w, v in zip(torch.softmax(torch.stack([q @ k / 4 for k in keys]), 0), values, strict=True))
-        for q in queries]) for queries, keys, values in zip(query[0], key[0], value[0], strict=True)])
+        sum(w * v for w, v in zip(torch.softmax(torch.stack([q @ k / 4 for k in keys]), 0), values,
+                                  strict=True))
+        for q in queries]) for queries, keys, values in zip(query[0], key[0], value[0],
+                                                            strict=True)])
     torch.testing.assert_close(attention(query, key, value)[0], loops, atol=1e-12, rtol=0)
 
 
 def test_masked_keys_have_no_weight_and_the_rest_sum_to_one():
     query, key, _ = random_heads()
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool()
-    identity = torch.eye(5, dtype=torch.float64).expand(3, 2, 5, 5)  # as values: the output is the weights
+    # as values: the output is the weights
+    identity = torch.eye(5, dtype=torch.float64).expand(3, 2, 5, 5)
     weights = attention(query, key, identity, mask)
     assert weights.masked_select(~mask[:, None, None, :].expand_as(weights)).abs().max() == 0
-    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-12,
+                               rtol=0)
 
 
 def test_a_row_of_padding_alone_gives_finite_values():
@@ -55,20 +62,25 @@ def test_a_row_of_padding_alone_gives_finite_values():
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_the_fused_kernel_equals_the_written_out_formula(masked, dtype, tolerance):
-    """Values and gradients; the tolerances are rounding of the dtype, sums of 5 to 30 terms near 1."""
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool() if masked else None
+    """Values and gradients; the tolerances are rounding of the dtype, sums of 5 to 30 terms near
+    1."""
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1],
+                         [1, 0, 1, 0, 1]]).bool() if masked else None
     inputs = random_heads(dtype=dtype)
     upstream = torch.randn_like(inputs[0])
     plain = attention(*inputs, mask)
-    fused = F.scaled_dot_product_attention(*inputs, None if mask is None else mask[:, None, None, :])
+    fused = F.scaled_dot_product_attention(*inputs,
+                                           None if mask is None else mask[:, None, None, :])
     torch.testing.assert_close(fused, plain, atol=tolerance, rtol=0)
-    for ours, theirs in zip(torch.autograd.grad(fused, inputs, upstream), torch.autograd.grad(plain, inputs, upstream),
+    for ours, theirs in zip(torch.autograd.grad(fused, inputs, upstream),
+                            torch.autograd.grad(plain, inputs, upstream),
                             strict=True):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
 def test_dropout_takes_its_share_of_attention():
-    """With equal scores and values 1, an output is the share kept over (1 − p): mean 1, and 0 where all are dropped."""
+    """With equal scores and values 1, an output is the share kept over (1 − p): mean 1, and 0 where
+    all are dropped."""
     zeros, ones = torch.zeros(64, 8, 16, 4), torch.ones(64, 8, 16, 4)
     out = attention(zeros, zeros, ones, None, 0.5)[..., 0]
     # 8,192 outputs of standard deviation 1/√16 = 0.25: the mean's standard error is 0.003
@@ -80,7 +92,8 @@ def test_one_product_makes_the_same_heads_as_three_separate_ones():
     module = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
     rows = torch.randn(4, 6, dtype=torch.float64)
     query, key, value = (rows @ w.T + b for w, b in zip(module.query_key_value.weight.chunk(3),
-                                                        module.query_key_value.bias.chunk(3), strict=True))
+                                                        module.query_key_value.bias.chunk(3),
+                                                        strict=True))
     heads = []
     for h in range(3):
         columns = slice(2 * h, 2 * h + 2)
@@ -93,7 +106,8 @@ def test_one_product_makes_the_same_heads_as_three_separate_ones():
 def test_it_is_torchs_own_multi_head_attention():
     ours = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
     theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True).double().eval()
-    theirs.load_state_dict({"in_proj_weight": ours.query_key_value.weight, "in_proj_bias": ours.query_key_value.bias,
+    theirs.load_state_dict({"in_proj_weight": ours.query_key_value.weight,
+                            "in_proj_bias": ours.query_key_value.bias,
                             "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
     rows = torch.randn(1, 4, 6, dtype=torch.float64)
     expected, weights = theirs(rows, rows, rows, average_attn_weights=False)

@@ -24,12 +24,15 @@ def layer(activation="gelu", dropout=0.0) -> BertLayer:
 
 def test_gelu_is_x_times_the_normal_distribution_function():
     by_hand = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in GRID.tolist()]
-    torch.testing.assert_close(gelu(GRID), torch.tensor(by_hand, dtype=torch.float64), atol=1e-14, rtol=0)
+    torch.testing.assert_close(gelu(GRID), torch.tensor(by_hand, dtype=torch.float64), atol=1e-14,
+                               rtol=0)
 
 
 def test_gelu_new_is_the_tanh_approximation_and_not_gelu():
-    by_hand = [x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) for x in GRID.tolist()]
-    torch.testing.assert_close(gelu_new(GRID), torch.tensor(by_hand, dtype=torch.float64), atol=1e-14, rtol=0)
+    by_hand = [x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+               for x in GRID.tolist()]
+    torch.testing.assert_close(gelu_new(GRID), torch.tensor(by_hand, dtype=torch.float64),
+                               atol=1e-14, rtol=0)
     assert 4e-4 < float((gelu(GRID) - gelu_new(GRID)).abs().max()) < 5e-4
 
 
@@ -40,18 +43,22 @@ def test_a_layer_is_the_two_equations_of_its_docstring(activation):
 
     def normalise(rows, norm):
         centred = rows - rows.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt() * norm.weight + norm.bias
+        return centred / (centred.square().mean(-1, keepdim=True)
+                          + 1e-12).sqrt() * norm.weight + norm.bias
 
     attended = module.self_attention(x) @ module.attention_dense.weight.T + module.attention_dense.bias
     h = normalise(x + attended, module.attention_layer_norm)
-    inner = ACTIVATIONS[activation](h @ module.intermediate_dense.weight.T + module.intermediate_dense.bias)
-    y = normalise(h + inner @ module.output_dense.weight.T + module.output_dense.bias, module.output_layer_norm)
+    inner = ACTIVATIONS[activation](h @ module.intermediate_dense.weight.T
+                                    + module.intermediate_dense.bias)
+    y = normalise(h + inner @ module.output_dense.weight.T + module.output_dense.bias,
+                  module.output_layer_norm)
     torch.testing.assert_close(module(x), y, atol=1e-12, rtol=0)
 
 
 def test_it_is_torchs_own_encoder_layer():
     ours = layer().eval()
-    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", layer_norm_eps=1e-12,
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu",
+                                              layer_norm_eps=1e-12,
                                               batch_first=True, norm_first=False).double()
     attention = ours.self_attention.query_key_value
     theirs.self_attn.load_state_dict({
@@ -74,8 +81,10 @@ def test_every_layers_output_is_that_of_the_stored_reference():
 
 def test_post_norm_outputs_have_mean_zero_and_variance_one():
     out = layer().eval()(100 * torch.randn(1, 5, 8, dtype=torch.float64))[0]
-    torch.testing.assert_close(out.mean(-1), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(out.square().mean(-1), torch.ones(5, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(out.mean(-1), torch.zeros(5, dtype=torch.float64), atol=1e-12,
+                               rtol=0)
+    torch.testing.assert_close(out.square().mean(-1), torch.ones(5, dtype=torch.float64), atol=1e-9,
+                               rtol=0)
 
 
 def test_without_positions_a_layer_treats_tokens_as_a_set():

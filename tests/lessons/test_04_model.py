@@ -15,7 +15,8 @@ from oracle import gradients_by_their_name, reference, stored_reference
 
 from minbert import BertConfig, BertModel
 
-SENTENCES = ["A gorgeous, witty, seductive movie.", "No.", "It is , by conventional measures , rather less than that ."]
+SENTENCES = ["A gorgeous, witty, seductive movie.", "No.",
+             "It is , by conventional measures , rather less than that ."]
 SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a second time?", "Yes."]
 
 
@@ -27,8 +28,10 @@ def scalar_loss(out, mask: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seconds", [None, SECONDS], ids=["sentences", "pairs"])
-def test_the_real_checkpoint_gives_the_references_outputs(real_model, real_checkpoint, real_tokenizer, seconds):
-    theirs = transformers.BertModel.from_pretrained(real_checkpoint, attn_implementation="eager").eval()
+def test_the_real_checkpoint_gives_the_references_outputs(real_model, real_checkpoint,
+                                                          real_tokenizer, seconds):
+    theirs = transformers.BertModel.from_pretrained(real_checkpoint,
+                                                    attn_implementation="eager").eval()
     batch = real_tokenizer(SENTENCES, seconds)
     mask = batch["attention_mask"].bool()
     with torch.no_grad():
@@ -40,14 +43,16 @@ def test_the_real_checkpoint_gives_the_references_outputs(real_model, real_check
 
 def test_the_real_checkpoint_gives_the_references_gradients(real_checkpoint, real_tokenizer):
     ours = BertModel.from_pretrained(real_checkpoint)
-    theirs = transformers.BertModel.from_pretrained(real_checkpoint, attn_implementation="eager").eval()
+    theirs = transformers.BertModel.from_pretrained(real_checkpoint,
+                                                    attn_implementation="eager").eval()
     batch = real_tokenizer(SENTENCES, SECONDS)
     for model in (ours, theirs):
         scalar_loss(model(**batch), batch["attention_mask"]).backward()
     found = gradients_by_their_name(ours)
     for name, value in theirs.named_parameters():
         error = (found[name] - value.grad).norm() / value.grad.norm().clamp(min=1e-12)
-        if name.endswith("key.bias"):  # zero in exact arithmetic: a constant added to all scores cancels in softmax
+        # zero in exact arithmetic: a constant added to all scores cancels in softmax
+        if name.endswith("key.bias"):
             error = (found[name] - value.grad).norm()
         assert error < 1e-4, name
 
@@ -58,14 +63,17 @@ def test_random_shapes_agree_in_double_precision(data):
     """Outputs and gradients to 1e-11: rounding of float64 through up to four layers."""
     heads = data.draw(st.integers(1, 4))
     config = BertConfig(
-        vocab_size=data.draw(st.integers(5, 60)), hidden_size=heads * data.draw(st.sampled_from([2, 4, 6])),
+        vocab_size=data.draw(st.integers(5, 60)),
+        hidden_size=heads * data.draw(st.sampled_from([2, 4, 6])),
         num_hidden_layers=data.draw(st.integers(1, 4)), num_attention_heads=heads,
         intermediate_size=data.draw(st.integers(1, 33)),
         hidden_act=data.draw(st.sampled_from(["gelu", "gelu_new", "relu"])),
-        max_position_embeddings=data.draw(st.integers(8, 24)), type_vocab_size=data.draw(st.integers(1, 3)),
+        max_position_embeddings=data.draw(st.integers(8, 24)),
+        type_vocab_size=data.draw(st.integers(1, 3)),
         layer_norm_eps=data.draw(st.sampled_from([1e-12, 1e-5])), initializer_range=0.2)
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
-    batch, seq = data.draw(st.integers(1, 4)), data.draw(st.integers(1, config.max_position_embeddings))
+    batch, seq = data.draw(st.integers(1, 4)), data.draw(st.integers(1,
+                                                                     config.max_position_embeddings))
     lengths = torch.tensor([data.draw(st.integers(1, seq)) for _ in range(batch)])
     # ids from 1: transformers blocks the gradient of [PAD], id 0, which never is a real token
     inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch, seq)),
@@ -117,7 +125,8 @@ def test_encode_gives_one_vector_a_sentence_in_input_order(real_model, real_toke
 
 
 def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer):
-    model = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8,
+    model = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+                                 intermediate_size=8,
                                  max_position_embeddings=20)).train()
     first, second = (model.encode(["a good film", "x " * 40], real_tokenizer) for _ in range(2))
     assert torch.equal(first, second)
@@ -128,19 +137,22 @@ def test_encode_keeps_the_mode_and_draws_no_dropout(tiny_config, real_tokenizer)
         model.encode(["a"], real_tokenizer, pooling="max")
     with pytest.raises(ValueError, match="put it in a list"):
         model.encode("a", real_tokenizer)
-    small = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
+    small = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1,
+                                 num_attention_heads=3))
     with pytest.raises(ValueError, match="has 30522 pieces, the model 50"):
         small.encode(["a"], real_tokenizer)
 
 
 def test_the_pooler_output_is_that_of_the_stored_reference():
     model, inputs, stored = stored_reference()
-    torch.testing.assert_close(model(**inputs).pooler_output, stored["pooler_output"], atol=1e-12, rtol=0)
+    torch.testing.assert_close(model(**inputs).pooler_output, stored["pooler_output"], atol=1e-12,
+                               rtol=0)
 
 
 def test_two_tokens_through_a_tiny_pooler_by_hand():
     """W = [[1, 2], [0, 1]], b = [0.5, −0.5], h = [1, −1]: tanh([−0.5, −1.5])."""
-    model = BertModel(BertConfig(vocab_size=3, hidden_size=2, num_hidden_layers=1, num_attention_heads=1))
+    model = BertModel(BertConfig(vocab_size=3, hidden_size=2, num_hidden_layers=1,
+                                 num_attention_heads=1))
     with torch.no_grad():
         model.pooler_dense.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
         model.pooler_dense.bias.copy_(torch.tensor([0.5, -0.5]))
@@ -153,7 +165,8 @@ def test_padding_never_changes_real_tokens(tiny_model):
     alone = tiny_model(ids).last_hidden_state
     padded_ids = torch.cat([ids, torch.randint(5, 50, (1, 4))], dim=1)
     mask = torch.tensor([[1] * 6 + [0] * 4])
-    beside = tiny_model(padded_ids.repeat(2, 1), torch.cat([mask, torch.ones_like(mask)])).last_hidden_state
+    beside = tiny_model(padded_ids.repeat(2, 1),
+                        torch.cat([mask, torch.ones_like(mask)])).last_hidden_state
     # float32 rounding: a longer row may be summed in another order
     torch.testing.assert_close(beside[0, :6], alone[0], atol=2e-6, rtol=0)
 
@@ -180,7 +193,8 @@ def test_the_plain_forms_give_the_same_model(tiny_model, monkeypatch):
 def test_the_output_is_read_and_written_by_key_and_by_attribute(tiny_model):
     out = tiny_model(torch.randint(5, 50, (2, 3)))
     assert out["pooler_output"] is out.pooler_output
-    out["last_hidden_state"] = out["last_hidden_state"] * 0  # the course's sanity_check.py assigns by key
+    # the course's sanity_check.py assigns by key
+    out["last_hidden_state"] = out["last_hidden_state"] * 0
     assert out.last_hidden_state.abs().max() == 0
     with pytest.raises(KeyError, match="logits"):
         out["logits"]
@@ -215,7 +229,8 @@ def test_a_configuration_that_describes_no_bert_is_refused(changes, message):
 
 
 def test_random_weights_follow_the_initializer_range():
-    model = BertModel(BertConfig(vocab_size=2000, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+    model = BertModel(BertConfig(vocab_size=2000, hidden_size=64, num_hidden_layers=1,
+                                 num_attention_heads=2,
                                  intermediate_size=64, initializer_range=0.05))
     assert abs(model.embeddings.word_embeddings.weight.std().item() - 0.05) < 1e-3
     assert model.pooler_dense.bias.abs().max() == 0

@@ -18,7 +18,8 @@ from optim.schedule import constant
 
 
 def float64_adamw(weights, gradient, steps, lr, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6):
-    """The update written a second time, in numpy and double precision, from the papers' equations."""
+    """The update written a second time, in numpy and double precision, from the papers'
+    equations."""
     m, v = np.zeros_like(weights), np.zeros_like(weights)
     for t in range(1, steps + 1):
         g = gradient(weights, t)
@@ -31,7 +32,8 @@ def float64_adamw(weights, gradient, steps, lr, weight_decay=0.0, betas=(0.9, 0.
 
 
 def test_the_first_step_by_hand():
-    """m = 0.1 g, v = 0.001 g², α = lr √0.001 / 0.1: the step is lr · g / (|g| + eps/√0.001), then the decay."""
+    """m = 0.1 g, v = 0.001 g², α = lr √0.001 / 0.1: the step is lr · g / (|g| + eps/√0.001), then
+    the decay."""
     parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     parameter.grad = torch.tensor([4.0], dtype=torch.float64)
     AdamW([parameter], lr=0.1, weight_decay=0.5).step()
@@ -40,7 +42,8 @@ def test_the_first_step_by_hand():
 
 
 def test_the_courses_optimizer_test_ends_where_double_precision_does():
-    """The procedure of the course's optimizer_test.py, 1,000 steps; the reference is float64_adamw above."""
+    """The procedure of the course's optimizer_test.py, 1,000 steps; the reference is float64_adamw
+    above."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2, bias=False)
@@ -73,7 +76,8 @@ def test_without_bias_correction_the_first_step_is_larger(correct_bias):
     parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     parameter.grad = torch.ones(1, dtype=torch.float64)
     AdamW([parameter], lr=1.0, eps=0.0, correct_bias=correct_bias).step()
-    assert parameter.item() == pytest.approx(-1.0 if correct_bias else -0.1 / math.sqrt(0.001), rel=1e-12)
+    assert parameter.item() == pytest.approx(-1.0 if correct_bias else -0.1 / math.sqrt(0.001),
+                                             rel=1e-12)
 
 
 def run(optimizer_class, steps=50, **options):
@@ -89,9 +93,11 @@ def run(optimizer_class, steps=50, **options):
 
 def test_it_equals_torchs_adamw_where_the_two_forms_meet():
     """No eps and no decay: the same sequence. Deviation in the docstring: they part with either."""
-    torch.testing.assert_close(run(AdamW, eps=0.0), run(torch.optim.AdamW, eps=0.0, weight_decay=0.0),
+    torch.testing.assert_close(run(AdamW, eps=0.0),
+                               run(torch.optim.AdamW, eps=0.0, weight_decay=0.0),
                                atol=1e-12, rtol=0)
-    assert (run(AdamW, eps=1e-2) - run(torch.optim.AdamW, eps=1e-2, weight_decay=0.0)).abs().max() > 1e-4
+    assert (run(AdamW, eps=1e-2) - run(torch.optim.AdamW, eps=1e-2,
+                                       weight_decay=0.0)).abs().max() > 1e-4
     # decay after the update multiplies the step too: a difference of lr² · weight_decay a step
     apart = (run(AdamW, 1, eps=0.0, weight_decay=0.1)
              - run(torch.optim.AdamW, 1, eps=0.0, weight_decay=0.1)).abs()
@@ -99,7 +105,8 @@ def test_it_equals_torchs_adamw_where_the_two_forms_meet():
 
 
 def test_eps_is_larger_in_torchs_terms_by_the_bias_correction():
-    """√v + eps here is √(v/(1−β2ᵗ)) + eps/√(1−β2ᵗ) there: equal after the first step if eps is so scaled."""
+    """√v + eps here is √(v/(1−β2ᵗ)) + eps/√(1−β2ᵗ) there: equal after the first step if eps is so
+    scaled."""
     ours = run(AdamW, 1, eps=1e-3)
     theirs = run(torch.optim.AdamW, 1, eps=1e-3 / math.sqrt(1 - 0.999), weight_decay=0.0)
     torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=0)
@@ -111,7 +118,8 @@ def test_eps_is_larger_in_torchs_terms_by_the_bias_correction():
 def test_the_update_in_one_pass_is_the_equations_line_by_line(dtype, weight_decay, correct_bias):
     group = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": weight_decay,
              "correct_bias": correct_bias}
-    start = [torch.randn(1000, dtype=dtype), torch.zeros(1000, dtype=dtype), torch.zeros(1000, dtype=dtype)]
+    start = [torch.randn(1000, dtype=dtype), torch.zeros(1000, dtype=dtype),
+             torch.zeros(1000, dtype=dtype)]
     ends = []
     for update in (adamw_update, fused_adamw):
         torch.manual_seed(1)
@@ -167,7 +175,8 @@ def test_state_saved_and_loaded_goes_on_as_if_never_stopped():
     for step in range(6):
         if step == 3:
             saved, value = optimizer.state_dict(), straight.detach().clone()
-            saved = {**saved, "state": {k: {n: torch.as_tensor(x).clone() if n != "step" else x for n, x in s.items()}
+            saved = {**saved, "state": {k: {n: torch.as_tensor(x).clone() if n != "step" else x
+                                            for n, x in s.items()}
                                         for k, s in saved["state"].items()}}
         gradient_step(straight, optimizer)
     resumed = torch.nn.Parameter(value)
@@ -179,8 +188,10 @@ def test_state_saved_and_loaded_goes_on_as_if_never_stopped():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"lr": -1e-3}, "lr must be 0 or more, got -0.001"), ({"betas": (1.0, 0.999)}, r"beta1 must be in \[0, 1\)"),
-    ({"betas": (0.9, -0.1)}, "beta2"), ({"eps": -1.0}, "eps"), ({"weight_decay": float("nan")}, "weight_decay"),
+    ({"lr": -1e-3}, "lr must be 0 or more, got -0.001"),
+    ({"betas": (1.0, 0.999)}, r"beta1 must be in \[0, 1\)"),
+    ({"betas": (0.9, -0.1)}, "beta2"), ({"eps": -1.0}, "eps"),
+    ({"weight_decay": float("nan")}, "weight_decay"),
 ])
 def test_hyperparameters_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -189,7 +200,8 @@ def test_hyperparameters_out_of_range_are_refused(options, message):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_a_sparse_gradient_is_a_dense_one_of_zeros_elsewhere_bit_for_bit(weight_decay, monkeypatch):
-    """Rows that no sentence looks up move on: their moments decay and push. Blocks of 3 rows here, some untouched."""
+    """Rows that no sentence looks up move on: their moments decay and push. Blocks of 3 rows here,
+    some untouched."""
     monkeypatch.setattr("optim.fast.BLOCK", 6)
     tables = [torch.nn.Embedding(10, 2, sparse=sparse) for sparse in (True, False)]
     tables[1].load_state_dict(tables[0].state_dict())

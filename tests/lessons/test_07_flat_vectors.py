@@ -34,7 +34,8 @@ def test_vector_and_module_are_one_memory():
     flat = FlatParameters(model.named_parameters())
     flat.vector.fill_(0.5)
     assert all((parameter == 0.5).all() for parameter in model.parameters())
-    model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
+    model.load_state_dict({name: torch.ones_like(value)
+                           for name, value in model.state_dict().items()})
     assert (flat.vector == 1).all()
 
 
@@ -69,7 +70,8 @@ def reader(sparse):
 @pytest.mark.parametrize("sparse", [True, False])
 def test_a_row_can_be_added_to_later(sparse):
     model = reader(sparse)
-    gradients = TaskGradients(FlatParameters(model.named_parameters()), 2, "table.weight" if sparse else None)
+    gradients = TaskGradients(FlatParameters(model.named_parameters()), 2,
+                              "table.weight" if sparse else None)
 
     def loss(words: list[int]) -> torch.Tensor:
         return model["top"](model["table"](torch.tensor(words)).sum(0)).sin().sum()
@@ -93,7 +95,8 @@ def test_a_table_kept_as_the_rows_looked_up_is_the_whole_matrix():
     weights, ends = torch.tensor([1.5, 1.0, 2.0, 0.5], dtype=torch.float64), []
     for sparse in (True, False):
         model = reader(sparse)
-        gradients = TaskGradients(FlatParameters(model.named_parameters()), 4, "table.weight" if sparse else None)
+        gradients = TaskGradients(FlatParameters(model.named_parameters()), 4,
+                                  "table.weight" if sparse else None)
         for _ in range(2):  # twice: what an earlier step looked up is forgotten
             for task, words in enumerate(sentences):
                 hidden = model["table"](torch.tensor(words)).sum(0) if words else torch.ones(2)
@@ -105,7 +108,8 @@ def test_a_table_kept_as_the_rows_looked_up_is_the_whole_matrix():
         assert all(parameter.grad is None for parameter in model.parameters())
         assert gradients.matrix.shape[1] == (6 if sparse else 24)
     assert table is None
-    torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-12, rtol=0)  # float64 sums in another order
+    # float64 sums in another order
+    torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-12, rtol=0)
     assert torch.equal(ends[0][1], ends[1][1])
 
 

@@ -34,14 +34,16 @@ def gradients(rows, dtype=torch.float64):
 
 def all_orders(tasks):
     """Every way in which every task can meet the others."""
-    sequences = [list(itertools.permutations([j for j in range(tasks) if j != i])) for i in range(tasks)]
+    sequences = [list(itertools.permutations([j for j in range(tasks) if j != i]))
+                 for i in range(tasks)]
     return [list(map(list, order)) for order in itertools.product(*sequences)]
 
 
 @st.composite
 def matrices(draw, fewest=1, most=5):
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    rows = torch.randn(draw(st.integers(fewest, most)), draw(st.integers(1, 9)), dtype=torch.float64)
+    rows = torch.randn(draw(st.integers(fewest, most)), draw(st.integers(1, 9)),
+                       dtype=torch.float64)
     return rows * 10.0 ** torch.randint(-3, 4, (len(rows), 1))
 
 
@@ -56,7 +58,8 @@ def matrices(draw, fewest=1, most=5):
     ([[1, -1], [0, 0]], [1, -1]),  # a zero gradient: no division by its norm
 ])
 def test_two_tasks_by_hand(rows, expected):
-    torch.testing.assert_close(project_conflicting(gradients(rows)), gradients(expected), atol=5e-5, rtol=0)
+    torch.testing.assert_close(project_conflicting(gradients(rows)), gradients(expected), atol=5e-5,
+                               rtol=0)
 
 
 def test_the_weights_of_the_first_example():
@@ -67,7 +70,8 @@ def test_the_weights_of_the_first_example():
 def test_three_tasks_of_which_two_conflict_give_the_same_in_any_order():
     rows = gradients([[1, 0, 0], [-1, 1, 0], [0, 0, 1]])
     for order in all_orders(3):
-        torch.testing.assert_close(project_conflicting(rows, order), gradients([0.5, 1.5, 1]), atol=1e-12, rtol=0)
+        torch.testing.assert_close(project_conflicting(rows, order), gradients([0.5, 1.5, 1]),
+                                   atol=1e-12, rtol=0)
 
 
 def test_with_three_conflicts_the_order_matters():
@@ -75,7 +79,8 @@ def test_with_three_conflicts_the_order_matters():
     rows = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
     outputs = [project_conflicting(rows, order) for order in all_orders(3)]
     assert len(outputs) == 8
-    torch.testing.assert_close(torch.stack(outputs).mean(0), gradients([0, 0.05, 0.40]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(torch.stack(outputs).mean(0), gradients([0, 0.05, 0.40]), atol=1e-12,
+                               rtol=0)
     assert len({tuple(output.round(decimals=9).tolist()) for output in outputs}) == 8
 
 
@@ -83,13 +88,15 @@ def test_a_task_is_never_projected_against_itself():
     """Against itself, every gradient would vanish: g − (g·g/‖g‖²) g = 0."""
     rows = gradients([[1.0, 2.0]])
     assert torch.equal(project_conflicting(rows), rows[0])
-    assert all(i not in others for i, others in enumerate(random_order(6, torch.Generator().manual_seed(0))))
+    assert all(i not in others for i, others in enumerate(random_order(6,
+                                                                       torch.Generator().manual_seed(0))))
     with pytest.raises(ValueError, match="every other task once"):
         project_conflicting(gradients([[1, 0], [0, 1]]), order=[[0], [1]])
 
 
 def test_eq_2_to_5_by_hand():
-    """g1 = [1, 0], g2 = [1, 1]: g1' = g1 − (1/2) g2 = [.5, −.5], g2' = g2 − (1/1) g1 = [0, 1]. No conflict, yet cut."""
+    """g1 = [1, 0], g2 = [1, 1]: g1' = g1 − (1/2) g2 = [.5, −.5], g2' = g2 − (1/1) g1 = [0, 1]. No
+    conflict, yet cut."""
     rows = gradients([[1, 0], [1, 1]])
     torch.testing.assert_close(project_paper(rows), gradients([0.5, 0.5]), atol=1e-12, rtol=0)
     torch.testing.assert_close(project_conflicting(rows), gradients([2, 1]), atol=1e-12, rtol=0)
@@ -110,13 +117,15 @@ def test_the_gram_matrix_route_is_algorithm_1(rows, seed):
 @settings(max_examples=200, deadline=None)
 @given(matrices())
 def test_the_papers_weights_are_eq_2_to_4_written_out(rows):
-    projected = [g - sum((g @ h) / (h @ h) * h for j, h in enumerate(rows) if j != i) for i, g in enumerate(rows)]
+    projected = [g - sum((g @ h) / (h @ h) * h for j, h in enumerate(rows) if j != i)
+                 for i, g in enumerate(rows)]
     torch.testing.assert_close(project_paper(rows), torch.stack(projected).sum(0),
                                atol=1e-11 * rows.abs().max().item(), rtol=1e-9)
 
 
 def test_two_tasks_agree_with_torchjd():
-    """torchjd averages where PCGrad's authors sum; with two tasks there is one order, so both are defined."""
+    """torchjd averages where PCGrad's authors sum; with two tasks there is one order, so both are
+    defined."""
     from torchjd.aggregation import PCGrad
 
     for seed in range(20):
@@ -128,7 +137,8 @@ def test_two_tasks_agree_with_torchjd():
 
 
 def test_three_tasks_agree_with_torchjds_gram_weights_with_its_order_fixed(monkeypatch):
-    """torchjd draws each task's order by torch.randperm; we record what it drew and hand it to ours."""
+    """torchjd draws each task's order by torch.randperm; we record what it drew and hand it to
+    ours."""
     from torchjd.aggregation import PCGradWeighting
 
     drawn = []
@@ -169,8 +179,10 @@ def test_scaling_or_rotating_all_gradients_scales_or_rotates_the_result(rows, se
     result, size = project_conflicting(rows, order), rows.abs().max().item()
     for weighting in (project_conflicting, lambda matrix, _: project_paper(matrix)):
         result = weighting(rows, order)
-        torch.testing.assert_close(weighting(8 * rows, order), 8 * result, atol=1e-10 * size, rtol=1e-8)
-        torch.testing.assert_close(weighting(rows @ rotation, order), result @ rotation, atol=1e-9 * size, rtol=1e-6)
+        torch.testing.assert_close(weighting(8 * rows, order), 8 * result, atol=1e-10 * size,
+                                   rtol=1e-8)
+        torch.testing.assert_close(weighting(rows @ rotation, order), result @ rotation,
+                                   atol=1e-9 * size, rtol=1e-6)
 
 
 def test_with_three_tasks_conflicts_can_remain():
@@ -196,7 +208,8 @@ def test_inputs_are_not_modified_and_the_global_generator_does_not_move():
 
 def test_a_seeded_generator_gives_the_same_order_again():
     rows = torch.randn(5, 6)
-    first, second = (project_conflicting(rows, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    first, second = (project_conflicting(rows, generator=torch.Generator().manual_seed(4))
+                     for _ in range(2))
     assert torch.equal(first, second)
     orders = {str(random_order(3, torch.Generator().manual_seed(seed))) for seed in range(200)}
     assert len(orders) == 8  # all of them occur
@@ -208,7 +221,8 @@ def test_a_seeded_generator_gives_the_same_order_again():
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
 @pytest.mark.parametrize("method", SURGERY)
 def test_float32_gradients_of_any_scale_are_projected_rightly(scale, method):
-    """Squares of 1e30 overflow float32 and those of 1e-30 vanish in it; sums of products are float64."""
+    """Squares of 1e30 overflow float32 and those of 1e-30 vanish in it; sums of products are
+    float64."""
     rows = gradients([[-4, 1, 1], [6, 1, 1]], torch.float32)
     expected = combine(rows, SURGERY[method](gram_matrix(rows)))
     scaled = combine(rows * scale, SURGERY[method](gram_matrix(rows * scale)))
@@ -218,7 +232,8 @@ def test_float32_gradients_of_any_scale_are_projected_rightly(scale, method):
 def test_the_gram_matrix_is_exact_across_blocks(monkeypatch):
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows = torch.randn(3, 50)  # shorter than a piece of float32 products: float64 throughout
-    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)
+    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12,
+                               rtol=0)
     rows = torch.randn(3, 50, dtype=torch.float64)
     torch.testing.assert_close(gram_matrix(rows), rows @ rows.T, atol=1e-12, rtol=0)
 
@@ -237,26 +252,34 @@ def long_gradients(kind):
     return rows
 
 
-@pytest.mark.parametrize("kind", ["random", "all of one sign", "nearly orthogonal", "nearly opposed", "scales apart"])
+@pytest.mark.parametrize("kind",
+                         ["random", "all of one sign", "nearly orthogonal", "nearly opposed",
+                          "scales apart"])
 def test_float32_products_are_within_their_bound_of_exact_ones(kind):
     rows = long_gradients(kind)
     exact = gram_matrix(rows.double())
     norms = exact.diagonal().sqrt()
     error = ((gram_matrix(rows) - exact) / (norms[:, None] * norms)).abs().max().item()
     assert 0 < error < 1024 * 2**-24  # proven for any order of summation
-    assert error < 1e-6               # what pairwise or vectorised sums really do: √1024 roundings of 6e-8 at most
+    # what pairwise or vectorised sums really do: √1024 roundings of 6e-8 at most
+    assert error < 1e-6
     # a cosine's error moves a weight of PCGrad by as much: times the ratio of two norms, once for
     # each other task
     order = [[1, 2], [2, 0], [0, 1]]
-    torch.testing.assert_close(pcgrad_weights(gram_matrix(rows), order), pcgrad_weights(exact, order),
+    torch.testing.assert_close(pcgrad_weights(gram_matrix(rows), order),
+                               pcgrad_weights(exact, order),
                                atol=0, rtol=4 * 1e-6 * (norms.max() / norms.min()).item())
 
 
-@pytest.mark.parametrize("scales", [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-30, 1.0, 1e30), (1e-22, 1e-19, 0.0)])
+@pytest.mark.parametrize("scales",
+                         [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-30, 1.0, 1e30),
+                          (1e-22, 1e-19, 0.0)])
 def test_long_gradients_of_any_scale_have_exact_products(scales):
-    """1e-30² is 0 in float32 and 1e30² is inf; each is noticed, and all is done again in float64."""
+    """1e-30² is 0 in float32 and 1e30² is inf; each is noticed, and all is done again in
+    float64."""
     rows = torch.randn(3, 5000) * torch.tensor(scales)[:, None]
-    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=0, rtol=1e-10)
+    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=0,
+                               rtol=1e-10)
 
 
 def test_a_surrounding_autocast_changes_no_product():
@@ -281,7 +304,8 @@ def test_the_norm_of_the_result_is_known_before_it_is_computed():
     rows = torch.randn(3, 8, dtype=torch.float64)
     gram = gram_matrix(rows)
     weights = pcgrad_weights(gram)
-    assert norm_of_combination(gram, weights) == pytest.approx(combine(rows, weights).norm().item(), rel=1e-12)
+    assert norm_of_combination(gram, weights) == pytest.approx(combine(rows, weights).norm().item(),
+                                                               rel=1e-12)
 
 
 def test_cosines_by_hand():
@@ -296,7 +320,8 @@ def test_the_plain_sum_has_weights_one():
 
 
 def test_constant_weights_do_not_look_at_the_gradients():
-    """PCGrad's mean weights, held fixed, are the control that tells surgery from an unequal weighting of the tasks."""
+    """PCGrad's mean weights, held fixed, are the control that tells surgery from an unequal
+    weighting of the tasks."""
     values = [1.5, 1.0, 2.0]
     method = constant_weights(values)
     values[0] = 9.0

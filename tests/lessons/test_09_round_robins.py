@@ -53,7 +53,8 @@ def test_wrap_reshuffles():
 
 
 @pytest.mark.parametrize(("lengths", "sizes", "steps"), [
-    ({"sst": 8544, "para": 141498, "sts": 6040}, {"sst": 1, "para": 24, "sts": 1}, 5895),  # the paper's
+    # the paper's
+    ({"sst": 8544, "para": 141498, "sts": 6040}, {"sst": 1, "para": 24, "sts": 1}, 5895),
     ({"sst": 8544, "para": 40515, "sts": 6040}, {"sst": 5, "para": 24, "sts": 3}, 1688),
     ({"sst": 3, "para": 240, "sts": 60}, {"sst": 1, "para": 24, "sts": 6}, 10),
 ])
@@ -69,7 +70,8 @@ def test_bd_ends_together():
     for _ in range(2):
         steps = epoch(sampler)
         assert [len(step["sst"]) for step in steps] == [4] * 10
-        assert sorted(i for step in steps for i in step["sst"])[:40] == sorted({i for s in steps for i in s["sst"]})
+        assert sorted(i for step in steps
+                      for i in step["sst"])[:40] == sorted({i for s in steps for i in s["sst"]})
         assert sorted(i for step in steps for i in step["para"]) == list(range(240))
         assert len(steps) == 10
         counts = Counter(i for step in steps for i in step["sts"])  # a set smaller than n wraps
@@ -79,7 +81,8 @@ def test_bd_ends_together():
 def test_bd_reshuffles():
     lengths = {"sst": 48, "para": 240, "sts": 30}
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
-    orders = [[tuple(i for step in epoch(sampler) for i in step[name]) for name in lengths] for _ in range(2)]
+    orders = [[tuple(i for step in epoch(sampler) for i in step[name]) for name in lengths]
+              for _ in range(2)]
     assert all(first != second for first, second in zip(*orders, strict=True))
 
 
@@ -87,13 +90,15 @@ def test_mean_losses_are_eq_7():
     """Eq. 7 rescales *summed* losses by b_min / b, which is b_min times each mean."""
     sizes = {"sst": 5, "para": 24, "sts": 3}
     smallest = min(sizes.values())
-    labels = {"sst": torch.randint(5, (5,)).float(), "para": torch.randint(2, (24,)).float(), "sts": torch.rand(3) * 5}
+    labels = {"sst": torch.randint(5, (5,)).float(), "para": torch.randint(2, (24,)).float(),
+              "sts": torch.rand(3) * 5}
     for name, task in TASKS.items():
         logits = torch.randn(sizes[name], task.outputs, dtype=torch.float64)
         one_by_one = [task.loss(logits[i:i + 1], labels[name][i:i + 1]) for i in range(sizes[name])]
         eq_7 = sum(one_by_one) * smallest / sizes[name]
         # the losses compute in float32
-        torch.testing.assert_close(task.loss(logits, labels[name]), eq_7 / smallest, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(task.loss(logits, labels[name]), eq_7 / smallest, atol=1e-6,
+                                   rtol=1e-5)
 
 
 def test_seed_decides_batches():

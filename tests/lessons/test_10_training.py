@@ -29,19 +29,24 @@ from multitask.training.step import TABLE, SurgeryTrainer
 from optim import AdamW, TaskGradients, gram_matrix, split_decayed
 from optim.surgery import random_order
 
-SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good"]
+SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
+             "is it any good"]
 EXAMPLES = {
     "sst": [Example(str(i), (text,), float(i)) for i, text in enumerate(SENTENCES)],
-    "para": [Example(str(i), pair, float(i % 2)) for i, pair in enumerate(itertools.pairwise(SENTENCES))],
-    "sts": [Example(str(i), pair, 1.3 * i) for i, pair in enumerate(zip(SENTENCES[:3], SENTENCES[2:], strict=True))],
+    "para": [Example(str(i), pair, float(i % 2))
+             for i, pair in enumerate(itertools.pairwise(SENTENCES))],
+    "sts": [Example(str(i), pair, 1.3 * i)
+            for i, pair in enumerate(zip(SENTENCES[:3], SENTENCES[2:], strict=True))],
 }
 
 
 def build(arch="concatB", dropout=0.0, seed=0, positions=32) -> MultitaskBert:
     torch.manual_seed(seed)
     tokenizer = BertTokenizer.train(SENTENCES, 80)
-    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=positions, initializer_range=0.2,
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
+                        num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=positions,
+                        initializer_range=0.2,
                         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     return MultitaskBert(BertModel(config), tokenizer, arch)
 
@@ -54,7 +59,8 @@ def without_head_dropout(model: MultitaskBert) -> MultitaskBert:
 
 
 def batches(model):
-    return {name: model.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+    return {name: model.tokenize(examples).batch(range(len(examples)))
+            for name, examples in EXAMPLES.items()}
 
 
 @pytest.fixture
@@ -70,10 +76,12 @@ def task_by_task(monkeypatch):
 def test_a_pair_enters_as_its_architecture_says(arch, sequences):
     model = build(arch)
     batch = model.tokenize(EXAMPLES["para"][:1]).batch([0])
-    ids = [encoding.ids for encoding in (model.tokenizer.encode([SENTENCES[0]], [SENTENCES[1]]) if sequences == 1
+    ids = [encoding.ids for encoding in (model.tokenizer.encode([SENTENCES[0]], [SENTENCES[1]])
+                                         if sequences == 1
                                          else model.tokenizer.encode(SENTENCES[:2]))]
     assert batch.input_ids.tolist() == [number for sentence in ids for number in sentence]
-    assert batch.input_ids.tolist().count(model.tokenizer.pad_token_id) == 0  # no padding inside a pair
+    # no padding inside a pair
+    assert batch.input_ids.tolist().count(model.tokenizer.pad_token_id) == 0
     assert batch.packing.batch == sequences
     assert batch.token_type_ids.max() == (1 if sequences == 1 else 0)
 
@@ -83,7 +91,8 @@ def test_concat_a_puts_the_two_embeddings_side_by_side():
     pairs = [example.sentences for example in EXAMPLES["para"]]
     embedded = model.embed(model.tokenize(EXAMPLES["para"]).batch(range(len(pairs))))
     for row, (first, second) in zip(embedded, pairs, strict=True):
-        pooled = [model.encoder(**model.tokenizer([text])).pooler_output[0] for text in (first, second)]
+        pooled = [model.encoder(**model.tokenizer([text])).pooler_output[0]
+                  for text in (first, second)]
         # float32 rounding
         torch.testing.assert_close(row, torch.cat(pooled), atol=1e-5, rtol=0)
 
@@ -102,7 +111,8 @@ def test_heads_are_as_deep_as_their_architecture_says():
     assert shapes == {"concatA": [(1, 32), (1,)], "concatB": [(1, 16), (1,)],
                       "concatB_al": [(16, 16), (16,), (1, 16), (1,)]}
     head = TwoLayerHead(4, 4, 2)
-    assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear", "LeakyReLU", "Dropout", "Linear"]
+    assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear", "LeakyReLU", "Dropout",
+                                                        "Linear"]
     assert (head[0].p, head[3].p) == (0.3, 0.45)
 
 
@@ -115,7 +125,8 @@ def test_losses_by_hand():
     # the sigmoid is applied once: at logit ln 3 the probability is 3/4
     assert PARA.loss(torch.tensor([[math.log(3.0)]]), torch.tensor([1.0])).item() == pytest.approx(
         math.log(4 / 3), rel=1e-6)
-    assert STS.loss(torch.tensor([[2.0], [3.0]]), torch.tensor([2.5, 5.0])).item() == pytest.approx((0.25 + 4) / 2)
+    assert STS.loss(torch.tensor([[2.0], [3.0]]),
+                    torch.tensor([2.5, 5.0])).item() == pytest.approx((0.25 + 4) / 2)
 
 
 def test_predictions_are_decoded_in_the_courses_terms():
@@ -149,12 +160,14 @@ def test_the_plain_step(arch, clip, plain, monkeypatch):
     assert result.losses == pytest.approx(losses, rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text,
+                                   name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("arch", ["concatA", "concatB"])
 def test_ten_steps_are_those_of_transformers_on_padded_batches_with_eq_1(arch):
-    """Another encoder, padded batches, one backward of the summed loss: nothing shared but heads and AdamW."""
+    """Another encoder, padded batches, one backward of the summed loss: nothing shared but heads
+    and AdamW."""
     ours = without_head_dropout(build(arch))
     theirs = reference(ours.encoder)
     heads = copy.deepcopy(ours.heads)
@@ -164,10 +177,12 @@ def test_ten_steps_are_those_of_transformers_on_padded_batches_with_eq_1(arch):
     def padded_loss(name):
         columns = list(zip(*(example.sentences for example in EXAMPLES[name]), strict=True))
         if arch == "concatA":
-            pooled = torch.cat([theirs(**ours.tokenizer(column)).pooler_output for column in columns], dim=1)
+            pooled = torch.cat([theirs(**ours.tokenizer(column)).pooler_output
+                                for column in columns], dim=1)
         else:
             pooled = theirs(**ours.tokenizer(*columns)).pooler_output
-        logits, labels = heads[name](pooled), torch.tensor([example.label for example in EXAMPLES[name]])
+        logits, labels = heads[name](pooled), torch.tensor([example.label
+                                                            for example in EXAMPLES[name]])
         return {"sst": lambda: F.cross_entropy(logits, labels.long()),
                 "para": lambda: F.binary_cross_entropy(logits.sigmoid()[:, 0], labels),
                 "sts": lambda: F.mse_loss(logits[:, 0], labels)}[name]()
@@ -189,7 +204,8 @@ def test_a_head_gets_its_own_tasks_gradient_untouched_by_surgery():
     step = trainer.optimizer.step
 
     def spy():
-        seen.update({name: parameter.grad.clone() for name, parameter in model.heads.named_parameters()})
+        seen.update({name: parameter.grad.clone()
+                     for name, parameter in model.heads.named_parameters()})
         return step()
 
     trainer.optimizer.step = spy
@@ -197,7 +213,8 @@ def test_a_head_gets_its_own_tasks_gradient_untouched_by_surgery():
     for name, batch in batches(model).items():
         loss = TASKS[name].loss(model(name, batch), batch.labels)
         expected = torch.autograd.grad(loss, list(model.heads[name].parameters()))
-        for (parameter, _), gradient in zip(model.heads[name].named_parameters(), expected, strict=True):
+        for (parameter, _), gradient in zip(model.heads[name].named_parameters(), expected,
+                                            strict=True):
             # float32 rounding
             torch.testing.assert_close(seen[f"{name}.{parameter}"], gradient, atol=1e-6, rtol=1e-5)
 
@@ -207,7 +224,8 @@ def test_surgery_sees_the_encoders_gradients_and_nothing_else():
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
     encoder = list(model.encoder.parameters())
     rows = torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(
-        TASKS[name].loss(model(name, batch), batch.labels), encoder)]) for name, batch in batches(model).items()])
+        TASKS[name].loss(model(name, batch), batch.labels), encoder)])
+                        for name, batch in batches(model).items()])
     result = trainer.step(batches(model))
     # float32 rounding in gradients of norms near 1
     torch.testing.assert_close(result.gram, gram_matrix(rows), atol=1e-5, rtol=1e-4)
@@ -216,7 +234,8 @@ def test_surgery_sees_the_encoders_gradients_and_nothing_else():
 @pytest.mark.parametrize("surgery", ["pcgrad", "sum"])
 @pytest.mark.parametrize("arch", ["concatA", "concatB"])
 def test_word_embeddings_as_looked_up_rows_train_as_a_whole_matrix_does(arch, surgery, monkeypatch):
-    """Five steps, clipped and with decay; without TABLE every task's gradient is one row of all parameters."""
+    """Five steps, clipped and with decay; without TABLE every task's gradient is one row of all
+    parameters."""
     ends = []
     for compact in (True, False):
         model = build(arch, dropout=0.1)
@@ -271,49 +290,58 @@ def table_gradients(trainer):
 
 
 def gradients_of_a_step(model, at_once: bool, monkeypatch) -> dict[str, torch.Tensor]:
-    """What a step's forwards and backwards leave: losses, each task's gradient of the encoder and of its head."""
+    """What a step's forwards and backwards leave: losses, each task's gradient of the encoder and
+    of its head."""
     monkeypatch.setattr(together, "MOST_TOKENS", 1000 if at_once else 0)
     calls = []
     backward = together.backward
     monkeypatch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    losses = trainer._backward([MicroBatches([batch], len(batch.labels)) for batch in batches(model).values()])
+    losses = trainer._backward([MicroBatches([batch], len(batch.labels))
+                                for batch in batches(model).values()])
     monkeypatch.setattr(together, "backward", backward)
     dense = trainer.flat.vector.numel() - model.encoder.get_parameter(TABLE).numel()
     return {"at once": torch.tensor(len(calls)), "losses": torch.stack(losses),
             "rows": trainer.gradients.matrix[:, -dense:],
             "table": table_gradients(trainer),
-            "heads": torch.cat([parameter.grad.flatten() for parameter in model.heads.parameters()])}
+            "heads": torch.cat([parameter.grad.flatten()
+                                for parameter in model.heads.parameters()])}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("positions", [32, 64])  # with 64, rows are filled up
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_all_tasks_at_once_give_each_task_the_gradient_it_has_alone(arch, positions, precision, monkeypatch):
+def test_all_tasks_at_once_give_each_task_the_gradient_it_has_alone(arch, positions, precision,
+                                                                    monkeypatch):
     models = [without_head_dropout(build(arch, positions=positions)) for _ in range(2)]
     for model in models:
         model.precision = precision
-    found = [gradients_of_a_step(model, at_once, monkeypatch) for model, at_once in zip(models, (True, False),
+    found = [gradients_of_a_step(model, at_once, monkeypatch)
+             for model, at_once in zip(models, (True, False),
                                                                                         strict=True)]
     assert [one.pop("at once") for one in found] == [1, 0]
     for name, ours in found[0].items():
         for row, alone in zip(*map(torch.atleast_2d, (ours, found[1][name])), strict=True):
             # sums in another order: float32's rounding; in bf16, of 8 bits, blocks of other
             # sentences
-            assert (row - alone).norm() <= (1e-5 if precision == "fp32" else 0.02) * alone.norm(), name
+            assert (row - alone).norm() <= (1e-5 if precision == "fp32"
+                                            else 0.02) * alone.norm(), name
     assert all(row.any() for row in found[0]["rows"])
 
 
 def test_with_dropout_each_task_has_the_gradient_of_its_own_loss_under_the_masks_drawn(monkeypatch):
-    """The same draws again, and autograd asked for one loss after another through the layers of all."""
+    """The same draws again, and autograd asked for one loss after another through the layers of
+    all."""
     model = build(dropout=0.3)
     torch.manual_seed(5)
     found = gradients_of_a_step(model, True, monkeypatch)
     torch.manual_seed(5)
     each, encoder = batches(model), model.encoder
-    row = torch.cat([encoder.embeddings(batch.input_ids, batch.token_type_ids, batch.packing.position_ids)
+    row = torch.cat([encoder.embeddings(batch.input_ids, batch.token_type_ids,
+                                        batch.packing.position_ids)
                      for batch in each.values()])
-    packing = Packing.from_lengths([length for batch in each.values() for length in batch.packing.lengths.tolist()])
+    packing = Packing.from_lengths([length for batch in each.values()
+                                    for length in batch.packing.lengths.tolist()])
     firsts = fast.encode_layers(encoder, row, packing, first_only=True)
     firsts = firsts.split([batch.packing.batch for batch in each.values()])
     losses = [TASKS[name].loss(model.heads[name](model.pool(first, batch)), batch.labels)
@@ -328,11 +356,13 @@ def test_with_dropout_each_task_has_the_gradient_of_its_own_loss_under_the_masks
         tables.append(of_table)
         heads += others[:-len(dense)]
         # float32 rounding of sums in another order
-        torch.testing.assert_close(row, torch.cat([one.flatten() for one in others[-len(dense):]]), atol=2e-6,
+        torch.testing.assert_close(row, torch.cat([one.flatten() for one in others[-len(dense):]]),
+                                   atol=2e-6,
                                    rtol=1e-5)
     for found_one, expected in ((found["table"], torch.stack(tables)),
                                 (found["heads"], torch.cat([one.flatten() for one in heads]))):
-        torch.testing.assert_close(found_one.flatten(), expected.flatten(), atol=2e-6, rtol=1e-5)  # the same
+        # the same
+        torch.testing.assert_close(found_one.flatten(), expected.flatten(), atol=2e-6, rtol=1e-5)
 
 
 def adapted(model):
@@ -343,7 +373,8 @@ def adapted(model):
 
 def with_loss(model, term):
     sst = model.tasks["sst"]
-    model.tasks["sst"] = dataclasses.replace(sst, loss=lambda logits, labels: sst.loss(logits, labels) + term(logits))
+    model.tasks["sst"] = dataclasses.replace(sst, loss=lambda logits,
+                                             labels: sst.loss(logits, labels) + term(logits))
 
 
 def detached(model):
@@ -364,14 +395,19 @@ def factorised(model):
 LIBERTIES = {
     "a hook on a weight": (lambda model: model.encoder.layers[1].output_dense.weight.register_hook(lambda g: 2 * g), 0),
     "an adapter behind a layer": (adapted, 0),
-    "a part replaced": (lambda model: setattr(model.encoder.layers[0], "output_dense", torch.nn.Linear(32, 16)), 1),
-    "a part taken away": (lambda model: setattr(model.encoder.layers[0], "output_layer_norm", torch.nn.Identity()), 0),
-    "a forward of its own": (lambda model: setattr(model, "forward", lambda name, batch: 2 * MultitaskBert.forward(
+    "a part replaced": (lambda model: setattr(model.encoder.layers[0], "output_dense",
+                                              torch.nn.Linear(32, 16)), 1),
+    "a part taken away": (lambda model: setattr(model.encoder.layers[0], "output_layer_norm",
+                                                torch.nn.Identity()), 0),
+    "a forward of its own": (lambda model: setattr(model, "forward", lambda name,
+                                                   batch: 2 * MultitaskBert.forward(
         model, name, batch)), 0),
-    "a way to embed of its own": (lambda model: setattr(model, "embed", lambda batch: 2 * MultitaskBert.embed(
+    "a way to embed of its own": (lambda model: setattr(model, "embed",
+                                                        lambda batch: 2 * MultitaskBert.embed(
         model, batch)), 0),
     "a hook on the pooler": (lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 1),
-    "a frozen weight": (lambda model: model.encoder.layers[1].output_dense.requires_grad_(False), 1),
+    "a frozen weight": (lambda model: model.encoder.layers[1].output_dense.requires_grad_(False),
+                        1),
     "frozen embeddings": (lambda model: model.encoder.embeddings.requires_grad_(False), 1),
     "a frozen first half": (lambda model: [part.requires_grad_(False) for part in (
         model.encoder.embeddings, model.encoder.layers[0])], 1),
@@ -397,7 +433,8 @@ def test_what_was_changed_is_obeyed_as_it_is_task_by_task_in_the_plain_form(libe
     for name, ours in found[0].items():
         for row, plain in zip(*map(torch.atleast_2d, (ours, found[1][name])), strict=True):
             # sums in another order: float32's rounding; in bf16, of 8 bits, at other places
-            assert (row - plain).norm() <= (0.06 if liberty == "factorised embeddings" else 1e-5) * plain.norm(), name
+            assert (row - plain).norm() <= (0.06 if liberty == "factorised embeddings"
+                                            else 1e-5) * plain.norm(), name
 
 
 def test_a_step_that_breaks_off_between_two_tasks_leaves_nothing_behind(monkeypatch):
@@ -428,8 +465,10 @@ def test_a_step_of_too_many_tokens_or_of_a_part_of_a_batch_goes_task_by_task(mon
     assert not together.applies(model, each)
     monkeypatch.setattr(together, "MOST_TOKENS", tokens)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    whole = torch.stack(trainer._backward([MicroBatches([batch], len(batch.labels)) for batch in each.values()]))
-    half = torch.stack(trainer._backward([MicroBatches([batch], 2 * len(batch.labels)) for batch in each.values()]))
+    whole = torch.stack(trainer._backward([MicroBatches([batch], len(batch.labels))
+                                           for batch in each.values()]))
+    half = torch.stack(trainer._backward([MicroBatches([batch], 2 * len(batch.labels))
+                                          for batch in each.values()]))
     # float32 rounding
     torch.testing.assert_close(whole, 2 * half, atol=0, rtol=1e-6)
 
@@ -441,7 +480,8 @@ def test_a_handful_of_examples_is_learnt_by_heart(surgery):
     first = trainer.step(batches(model)).losses
     for _ in range(150):
         last = trainer.step(batches(model)).losses
-    if surgery == "paper":  # its unconditional projection can point uphill for a task; it must still run
+    # its unconditional projection can point uphill for a task; it must still run
+    if surgery == "paper":
         assert all(math.isfinite(loss) for loss in last.values())
     else:
         assert all(last[name] < first[name] / 4 for name in TASKS), (first, last)
@@ -452,8 +492,11 @@ def test_the_plain_sum_is_the_gradient_of_eq_1():
     model = without_head_dropout(build())
     trainer = SurgeryTrainer(model, "sum", lr=0.0)
     trainer.step(batches(model))
-    total = sum(TASKS[name].loss(model(name, batch), batch.labels) for name, batch in batches(model).items())
-    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(trainer.flat.parameters.values()))])
+    total = sum(TASKS[name].loss(model(name, batch), batch.labels)
+                for name, batch in batches(model).items())
+    gradient = torch.cat([g.flatten()
+                          for g in torch.autograd.grad(total,
+                                                       list(trainer.flat.parameters.values()))])
     combined = torch.cat([vector.grad.to_dense().flatten() for vector in trainer.vectors])
     torch.testing.assert_close(combined, gradient, atol=1e-5, rtol=1e-4)
 
@@ -492,7 +535,8 @@ def test_moments_of_another_model_are_refused():
     trainer.step(batches(trainer.model))
     state = trainer.state_dict()
     state["optimizer.0.exp_avg"] = state["optimizer.0.exp_avg"].flatten()
-    with pytest.raises(ValueError, match=r"optimizer\.0\.exp_avg has shape \(\d+,\), expected \(\d+, 16\)"):
+    with pytest.raises(ValueError,
+                       match=r"optimizer\.0\.exp_avg has shape \(\d+,\), expected \(\d+, 16\)"):
         trainer.load_state_dict(state)
 
 
@@ -504,7 +548,8 @@ def test_bf16_matrix_products_leave_weights_and_gradients_in_fp32_and_near():
         trainer = SurgeryTrainer(model, "sum", lr=0.0)
         trainer.step(batches(model))
         assert trainer.flat.vector.dtype == trainer.gradients.matrix.dtype == torch.float32
-        gradients[precision] = torch.cat([vector.grad.to_dense().flatten() for vector in trainer.vectors])
+        gradients[precision] = torch.cat([vector.grad.to_dense().flatten()
+                                          for vector in trainer.vectors])
     # bf16 has 8 bits: a relative error of 2^-8 a product, a few per cent through two layers
     assert F.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=0) > 0.99
     assert not torch.equal(gradients["fp32"], gradients["bf16"])

@@ -103,7 +103,8 @@ def test_opens_transformers_files(model, padded, tmp_path):
 def test_folder_opens_as_encoder(model, padded, tmp_path):
     model.save_pretrained(tmp_path)
     del padded["labels"]
-    encoder = BertModel.from_pretrained(tmp_path)  # a missing pooler would warn, and warnings are errors here
+    # a missing pooler would warn, and warnings are errors here
+    encoder = BertModel.from_pretrained(tmp_path)
     assert torch.equal(encoder(**padded).pooler_output, model.encoder(**padded).pooler_output)
     theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
     # float32 rounding
@@ -139,7 +140,8 @@ def test_fp16_halves_the_file(model, tmp_path):
     model.save_pretrained(tmp_path / "fp16", torch.float16)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("fp32", "fp16")]
     weights = 4 * sum(value.numel() for value in model.parameters())
-    assert sizes[0] - sizes[1] == pytest.approx(weights / 2, abs=8)  # the header is filled up to 8 bytes
+    # the header is filled up to 8 bytes
+    assert sizes[0] - sizes[1] == pytest.approx(weights / 2, abs=8)
     again = BertForMaskedLM.from_pretrained(tmp_path / "fp16")
     assert torch.equal(again.decoder_bias, model.decoder_bias.half().float())
 
@@ -214,10 +216,12 @@ def test_clipping(model):
 
 
 def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
-    """Of the last 20 steps, on rows x x y y z z …: a hidden token is known to whoever looks at its neighbour."""
+    """Of the last 20 steps, on rows x x y y z z …: a hidden token is known to whoever looks at its
+    neighbour."""
     set_dropout(model, 0.0)
     trainer = MaskedTrainer(model, lr=1e-3, weight_decay=0.01, clip=1.0, precision="fp32")
-    masking, generator, found = dataclasses.replace(PLAIN, vocab_size=50), torch.Generator().manual_seed(1), []
+    masking, generator, found = dataclasses.replace(PLAIN,
+                                                    vocab_size=50), torch.Generator().manual_seed(1), []
     for step in range(steps):
         row = torch.randint(5, 50, (16, 8), generator=generator).repeat_interleave(2, 1).flatten()
         masked = masking(row, generator)
@@ -227,8 +231,8 @@ def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
 
 
 def test_attentive_weights_learn_sooner():
-    """Guessing without looking costs a little less than ln 45 = 3.81, for a tenth is not hidden. Weights of N(0, 0.02²)
-    stay there."""
+    """Guessing without looking costs a little less than ln 45 = 3.81, for a tenth is not hidden.
+    Weights of N(0, 0.02²) stay there."""
     config = BertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                         intermediate_size=128, max_position_embeddings=16)
     torch.manual_seed(0)
@@ -239,7 +243,8 @@ def test_attentive_weights_learn_sooner():
 
 
 def test_first_heads_look_at_neighbours():
-    """At the tokens 1 before, 1 after, 2 before, 2 after, and not at themselves; a third of the row is [MASK]."""
+    """At the tokens 1 before, 1 after, 2 before, 2 after, and not at themselves; a third of the row
+    is [MASK]."""
     length, drawn = 64, torch.Generator().manual_seed(0)
     config = BertConfig(vocab_size=500, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
                         intermediate_size=128, max_position_embeddings=length)
@@ -271,7 +276,8 @@ def test_both_tasks_equal_transformers(tiny_config, padded, tmp_path):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     model.save_pretrained(tmp_path)
-    theirs = transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    theirs = transformers.BertForPreTraining.from_pretrained(tmp_path,
+                                                             attn_implementation="eager").eval()
     padded["next_sentence_label"] = torch.tensor([1, 0])
     ours, reference = model(**padded), theirs(**padded)
     real = padded["attention_mask"].bool()
@@ -317,7 +323,9 @@ def test_missing_second_head_warns(model, tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({name: value for name, value in tensors.items() if "pooler" not in name},
               tmp_path / "model.safetensors")
-    with pytest.warns(UserWarning, match="has no pooler"), pytest.warns(UserWarning, match="no next-sentence head"):
+    with pytest.warns(UserWarning,
+                      match="has no pooler"), pytest.warns(UserWarning,
+                                                           match="no next-sentence head"):
         BertForPreTraining.from_pretrained(tmp_path)
     BertForMaskedLM.from_pretrained(tmp_path)  # which never looks at it
 
@@ -371,7 +379,8 @@ def test_masks_follow_the_seed():
 @settings(max_examples=60, deadline=None)
 def test_special_tokens_and_whole_words(ids, seed, whole_words):
     row = torch.tensor(ids)
-    chosen = (WORDS if whole_words else PLAIN)(row, torch.Generator().manual_seed(seed)).positions.tolist()
+    chosen = (WORDS if whole_words else PLAIN)(row,
+                                               torch.Generator().manual_seed(seed)).positions.tolist()
     assert chosen == sorted(set(chosen))
     free = [place for place, piece in enumerate(ids) if piece >= 5]
     assert set(chosen) <= set(free)
@@ -385,7 +394,8 @@ def test_special_tokens_and_whole_words(ids, seed, whole_words):
 
 
 def test_word_of_three_pieces():
-    """[CLS] ##a b ##c ##d e [SEP]: words ##a (its beginning was cut off), b ##c ##d, e; 0.15 · 5 tokens rounds to 1."""
+    """[CLS] ##a b ##c ##d e [SEP]: words ##a (its beginning was cut off), b ##c ##d, e; 0.15 · 5
+    tokens rounds to 1."""
     row = torch.tensor([2, 501, 10, 502, 503, 11, 3])
     seen = {tuple(WORDS.choose(row, torch.Generator().manual_seed(seed)).tolist())
             for seed in range(50)}
@@ -434,7 +444,8 @@ def test_mini_is_small_and_bundled(monkeypatch):
 
 
 def test_mini_in_transformers(mini):
-    """To the last digits that float32 has: ours are as near to double precision as transformers' own."""
+    """To the last digits that float32 has: ours are as near to double precision as transformers'
+    own."""
     _, tokenizer = mini
     folder, sentences = resolve("minbert-mini"), ["She went to the window.", "No."]
     theirs = transformers.AutoModel.from_pretrained(folder).float().eval()  # the file is fp16
@@ -454,15 +465,18 @@ def test_mini_in_transformers(mini):
 
 
 def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequence[str]) -> float:
-    """The mean of -ln of the probability that the model gives a word where its text, or pair, has [MASK]."""
+    """The mean of -ln of the probability that the model gives a word where its text, or pair, has
+    [MASK]."""
     model, tokenizer = mini
     batch = tokenizer(list(texts))
-    likely = model(**batch).logits[batch["input_ids"] == tokenizer.vocabulary["[MASK]"]].log_softmax(-1)
+    likely = model(**batch).logits[batch["input_ids"]
+                                   == tokenizer.vocabulary["[MASK]"]].log_softmax(-1)
     return -likely[range(len(words)), [tokenizer.vocabulary[word] for word in words]].mean().item()
 
 
 def test_mini_uses_word_order(mini):
-    """It is no bag of words: of the same words in another order it makes a worse guess, on average by far."""
+    """It is no bag of words: of the same words in another order it makes a worse guess, on average
+    by far."""
     hidden = [("He shook his [MASK] and said nothing.", "head"),
               ("She opened the [MASK] and went out.", "door"),
               ("It was the first [MASK] I had ever seen him.", "time"),
@@ -497,5 +511,7 @@ def test_mini_compares_two_sentences(mini):
               for sentence, word in hidden]
     alone, again = surprise(mini, sentences,
                             words), surprise(mini, list(zip(sentences, retold, strict=True)), words)
-    assert alone > 3  # nats: with no other sentence, each has a probability of 5 % or less on average
-    assert again < 0.1  # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
+    # nats: with no other sentence, each has a probability of 5 % or less on average
+    assert alone > 3
+    # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
+    assert again < 0.1

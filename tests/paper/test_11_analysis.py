@@ -48,7 +48,8 @@ def example(*sentences, label=None):
 def test_wilsons_interval_by_hand():
     # 8 of 10, z = 1.96: centre (0.8 + 3.8416/20) / (1 + 0.38416) = 0.71674,
     # half width 1.96 √(0.16/10 + 3.8416/400) / 1.38416 = 0.22661
-    assert intervals.wilson(8, 10) == pytest.approx([0.4901, 0.9433], abs=1e-4)  # four digits were kept
+    # four digits were kept
+    assert intervals.wilson(8, 10) == pytest.approx([0.4901, 0.9433], abs=1e-4)
 
 
 def test_what_cannot_be_said_is_none():
@@ -64,16 +65,19 @@ def test_what_cannot_be_said_is_none():
 def test_resamples_are_pairs():
     """The mean over draws of a statistic of both arrays: x stays with its y."""
     x = np.arange(40.0)
-    draws = intervals.bootstrap(lambda x, y, axis: np.abs(y - x - 1).max(axis), (x, x + 1), 50, generator())
+    draws = intervals.bootstrap(lambda x, y, axis: np.abs(y - x - 1).max(axis), (x, x + 1), 50,
+                                generator())
     assert draws.shape == (50,)
     assert not draws.any()
 
 
 def test_correlations_are_scipys():
-    x, y = np.random.default_rng(2).normal(size=(2, 7, 40)) + 1e6  # far from 0: sums of squares must not cancel
+    # far from 0: sums of squares must not cancel
+    x, y = np.random.default_rng(2).normal(size=(2, 7, 40)) + 1e6
     y += 0.5 * x
     plain = [stats.pearsonr(*rows).statistic for rows in zip(x, y, strict=True)]
-    np.testing.assert_allclose(intervals.correlations(x, y), plain, atol=1e-8)  # a million leaves ten digits
+    # a million leaves ten digits
+    np.testing.assert_allclose(intervals.correlations(x, y), plain, atol=1e-8)
 
 
 def test_many_examples_are_resampled_in_parts(monkeypatch):
@@ -90,7 +94,8 @@ def test_a_sample_of_one_value_has_no_correlation():
     assert 0.3 < np.isnan(draws).mean() < 0.7  # both draws alike: one half of all samples
     np.testing.assert_allclose(draws[~np.isnan(draws)], 1)
     constant = np.full(7, 0.1)  # its mean is not exactly 0.1
-    assert np.isnan(intervals.bootstrap(intervals.correlations, (constant, np.arange(7.0)), 20, generator())).all()
+    assert np.isnan(intervals.bootstrap(intervals.correlations, (constant, np.arange(7.0)), 20,
+                                        generator())).all()
 
 
 def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
@@ -99,9 +104,11 @@ def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
     for _ in range(300):
         x = random.normal(size=100)
         y = 0.8 * x + 0.6 * random.normal(size=100)
-        low, high = intervals.percentiles(intervals.bootstrap(intervals.correlations, (x, y), 300, random))
+        low, high = intervals.percentiles(intervals.bootstrap(intervals.correlations, (x, y), 300,
+                                                              random))
         hits += low <= 0.8 <= high
-    assert 0.88 < hits / 300 < 0.98  # 0.95 less what percentiles lose at n = 100, ± 3 deviations of 0.0126
+    # 0.95 less what percentiles lose at n = 100, ± 3 deviations of 0.0126
+    assert 0.88 < hits / 300 < 0.98
 
 
 def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
@@ -114,7 +121,8 @@ def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
     assert found["p"] == pytest.approx(theirs.pvalue)
     assert found["interval"][0] < found["spearman"] < found["interval"][1]
     assert found["interval"][0] > 0  # more is better, as made
-    assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None  # all right: no trend to speak of
+    # all right: no trend to speak of
+    assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None
 
 
 # ------------------------------------------------------------------------------- sentences and bins
@@ -128,7 +136,8 @@ def test_length_and_commonality_by_hand():
     expected = (math.log(4) + math.log(2) + math.log(1)) / 3  # a: 3 times, dog: once, runs: never
     assert word_commonality(example("A dog runs ."), counts) == pytest.approx(expected)
     both = word_commonality(example("a", "zebra zebra"), counts)
-    assert both == pytest.approx(math.log(4) / 3)  # words of both together, not the mean of two means
+    # words of both together, not the mean of two means
+    assert both == pytest.approx(math.log(4) / 3)
     assert word_commonality(example("?!"), counts) == 0
 
 
@@ -163,7 +172,8 @@ def sst_answers():
     """Labels 0 0 1 2; answers 0 1 1 4, each with nearly all probability."""
     logits = torch.full((4, 5), -10.0)
     logits[range(4), [0, 1, 1, 4]] = 0.0
-    examples = [example(text, label=label) for text, label in zip("abcd", (0.0, 0.0, 1.0, 2.0), strict=True)]
+    examples = [example(text, label=label)
+                for text, label in zip("abcd", (0.0, 0.0, 1.0, 2.0), strict=True)]
     return DevPredictions.of(SST, examples, logits), examples
 
 
@@ -179,7 +189,8 @@ def test_a_confusion_matrix_by_hand():
 
 def test_the_worst_errors_are_wrong_and_the_surest_come_first():
     logits = torch.tensor([[3.0], [-1.0], [-4.0], [2.0]])  # duplicate, no, no, duplicate
-    examples = [Example(str(number), ("a", "b"), label) for number, label in enumerate((0.0, 1.0, 1.0, 1.0))]
+    examples = [Example(str(number), ("a", "b"), label)
+                for number, label in enumerate((0.0, 1.0, 1.0, 1.0))]
     found = analysis.worst_errors(DevPredictions.of(PARA, examples, logits), examples)
     assert [error["id"] for error in found] == ["2", "0", "1"]  # the fourth is right
     assert found[0]["wrong"] == pytest.approx(1 - 1 / (1 + math.exp(4)))
@@ -188,7 +199,8 @@ def test_the_worst_errors_are_wrong_and_the_surest_come_first():
 
 
 def test_calibration_by_hand():
-    """Two pairs at 0.25, one a duplicate; two at 0.75, both duplicates: errors 0.25 and 0.25, so 0.25 together."""
+    """Two pairs at 0.25, one a duplicate; two at 0.75, both duplicates: errors 0.25 and 0.25, so
+    0.25 together."""
     given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
     examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
     answers = DevPredictions.of(PARA, examples, torch.logit(given_probability)[:, None])
@@ -196,7 +208,8 @@ def test_calibration_by_hand():
     assert [(row["n"], row["share"], row["low"], row["high"]) for row in found["bins"]] == [
         (2, 0.5, 0.2, pytest.approx(0.3)), (2, 1.0, 0.7, 0.8)]
     assert found["expected_error"] == pytest.approx(0.25, abs=1e-6)  # float32 logits
-    certain = analysis.calibration(DevPredictions.of(PARA, examples, torch.full((4, 1), 100.0)))  # σ = 1 has a bin too
+    # σ = 1 has a bin too
+    certain = analysis.calibration(DevPredictions.of(PARA, examples, torch.full((4, 1), 100.0)))
     assert [row["n"] for row in certain["bins"]] == [4]
 
 
@@ -216,19 +229,23 @@ def test_undershooting_by_hand():
 
 def test_a_perfect_prediction_is_neither_steep_nor_off():
     examples = [example("a", "b", label=label) for label in (0.0, 1.5, 3.0, 5.0)]
-    found = analysis.scatter(DevPredictions.of(STS, examples, torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
+    found = analysis.scatter(DevPredictions.of(STS, examples,
+                                               torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
     assert found["line"]["slope"] == pytest.approx(1)
     assert found["signed_error"]["all"]["mean"] == 0
 
 
 def test_the_best_linear_prediction_undershoots_above_and_overshoots_below():
-    """Why undershooting high labels is no flaw of a model: least squares does it whenever it is not perfect."""
+    """Why undershooting high labels is no flaw of a model: least squares does it whenever it is not
+    perfect."""
     random = generator()
     labels = random.uniform(0, 5, 2000)
     clue = labels + random.normal(size=2000)
     slope, intercept = np.polyfit(clue, labels, 1)
     best = torch.tensor(intercept + slope * clue)[:, None]
-    found = analysis.scatter(DevPredictions.of(STS, [example("a", "b", label=label) for label in labels], best))
+    found = analysis.scatter(DevPredictions.of(STS,
+                                               [example("a", "b", label=label) for label in labels],
+                                               best))
     assert found["signed_error"]["upper"]["mean"] < -0.1
     assert found["signed_error"]["lower"]["mean"] > 0.1
     assert found["line"]["slope"] < 0.9
@@ -264,7 +281,8 @@ def test_the_real_dev_sets_share_sentences_with_training(course_data):
         dataset = load_dataset(course_data)
     counts, exact = {}, {}
     for name, splits in dataset.items():
-        answers = DevPredictions.of(TASKS[name], splits["dev"], torch.zeros(len(splits["dev"]), TASKS[name].outputs))
+        answers = DevPredictions.of(TASKS[name], splits["dev"],
+                                    torch.zeros(len(splits["dev"]), TASKS[name].outputs))
         found = analysis.leakage(answers, splits["dev"], splits["train"], 1, generator())
         counts[name] = found["shared"]["n"], found["whole"]
         seen = {sentence for row in splits["train"] for sentence in row.sentences}
@@ -287,7 +305,8 @@ def sample(tmp_path_factory):
     for name, task in TASKS.items():
         labels = torch.tensor([row.label for row in dataset[name]["dev"]])
         noise = torch.randn(len(labels), task.outputs)
-        known = torch.nn.functional.one_hot(labels.long(), 5) * 2.0 if task.outputs > 1 else labels[:, None] - 0.5
+        known = torch.nn.functional.one_hot(labels.long(),
+                                            5) * 2.0 if task.outputs > 1 else labels[:, None] - 0.5
         logits[name] = known + noise
     return dataset, logits
 
@@ -304,11 +323,14 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
 
     dataset, logits = sample
     found = analyse(dataset, logits, resamples=200)
-    scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy() for name, task in TASKS.items()},
-                       {name: np.array([row.label for row in dataset[name]["dev"]]) for name in TASKS})
+    scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy()
+                               for name, task in TASKS.items()},
+                       {name: np.array([row.label for row in dataset[name]["dev"]])
+                        for name in TASKS})
     for name, task in TASKS.items():
         one = found["tasks"][name]
-        assert one["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-6)  # float32 against float64
+        # float32 against float64
+        assert one["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-6)
         assert one["interval"][0] < one["score"] < one["interval"][1]
         for predictor in ("length", "commonality"):
             assert sum(row["n"] for row in one[predictor]["bins"]) == one["n"]
@@ -317,14 +339,16 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
     assert found["average"]["score"] == pytest.approx(scores["average"], abs=1e-6)
     low, high = found["average"]["interval"]
     assert low < scores["average"] < high
-    widths = [found["tasks"][name]["interval"][1] - found["tasks"][name]["interval"][0] for name in TASKS]
+    widths = [found["tasks"][name]["interval"][1] - found["tasks"][name]["interval"][0]
+              for name in TASKS]
     # the mean of three independent scores: deviations add in squares, divided by three
     assert high - low == pytest.approx(math.sqrt(sum(width**2 for width in widths)) / 3, rel=0.2)
 
 
 def test_constant_answers_have_no_correlation_and_nothing_breaks(sample):
     dataset, logits = sample
-    found = analyse(dataset, {name: torch.zeros_like(values) for name, values in logits.items()}, resamples=20)
+    found = analyse(dataset, {name: torch.zeros_like(values) for name, values in logits.items()},
+                    resamples=20)
     sts = found["tasks"]["sts"]
     assert sts["score"] is None
     assert sts["interval"] is None
@@ -343,7 +367,9 @@ def test_a_few_examples_suffice(sample, n):
 
 def test_logits_of_another_shape_are_refused(sample):
     dataset, logits = sample
-    with pytest.raises(ValueError, match=r"sst: logits have shape \(3, 5\), expected \(\d+, 5\), a row for each dev"):
+    with pytest.raises(ValueError,
+                       match=r"sst: logits have shape \(3, 5\), expected \(\d+, 5\), a row for "
+                             r"each dev"):
         analyse(dataset, {**logits, "sst": logits["sst"][:3]})
     unlabelled = {**dataset, "sst": {**dataset["sst"], "dev": [example("a")]}}
     with pytest.raises(ValueError, match="sst: a dev example has no label"):
@@ -354,24 +380,30 @@ def test_logits_of_another_shape_are_refused(sample):
 
 
 def test_conflicts_and_speed_by_hand():
-    steps = [{"cosines": {"sst-para": cosine, "sst-sts": 0.5, "para-sts": -0.5}, "examples": 48, "seconds": 9.0,
-              "weights": {"sst": 1.0, "para": 2.0, "sts": cosine + 2}} for cosine in (-0.2, 0.0, 0.6)]
+    steps = [{"cosines": {"sst-para": cosine, "sst-sts": 0.5, "para-sts": -0.5}, "examples": 48,
+              "seconds": 9.0,
+              "weights": {"sst": 1.0, "para": 2.0, "sts": cosine + 2}}
+             for cosine in (-0.2, 0.0, 0.6)]
     found = conflict_statistics(steps)
-    assert found["conflict_rate"] == {"sst-para": pytest.approx(1 / 3), "sst-sts": 0, "para-sts": 1}  # 0 is no conflict
+    # 0 is no conflict
+    assert found["conflict_rate"] == {"sst-para": pytest.approx(1 / 3), "sst-sts": 0, "para-sts": 1}
     assert found["mean_cosine"]["sst-para"] == pytest.approx(0.4 / 3)
     assert found["mean_weights"] == {"sst": 1, "para": 2, "sts": pytest.approx(2 + 0.4 / 3)}
-    assert speed([*steps, *steps, {"examples": 48, "seconds": 2.0}, {"examples": 48, "seconds": 4.0}]) == 48 / 4
+    assert speed([*steps, *steps, {"examples": 48, "seconds": 2.0},
+                  {"examples": 48, "seconds": 4.0}]) == 48 / 4
     assert moving_average([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
 
 
 def test_the_papers_table_says_what_the_paper_says():
-    """Its own sentences about its numbers, and its columns' sums, taken from the page by another program (awk)."""
+    """Its own sentences about its numbers, and its columns' sums, taken from the page by another
+    program (awk)."""
     table = paper_results.PAPER_TABLE_1
     assert len(table) == 30
     best = {task: max(table, key=lambda key: table[key][task]) for task in ("sst", "sts")}
     assert best == {"sst": ("nli+gs_bd+fl", "concatA"), "sts": ("nli+gs_bd", "concatB_al")}
     averages = {key: sum(row.values()) / 3 for key, row in table.items()}
-    assert max(averages, key=averages.get) in {("nli+gs_wrap", "concatB_al"), ("nli+gs_wrap+fl", "concatB_al")}
+    assert max(averages, key=averages.get) in {("nli+gs_wrap", "concatB_al"),
+                                               ("nli+gs_wrap+fl", "concatB_al")}
     sums = {(arch, task): sum(row[task] for (_, name), row in table.items() if name == arch)
             for arch in ("concatA", "concatB", "concatB_al") for task in ("sst", "para", "sts")}
     assert {key: round(value, 3) for key, value in sums.items()} == {
@@ -384,6 +416,8 @@ def test_a_run_finds_its_place_in_the_papers_table():
     settings = {"arch": "concatB", "gs": "wrap", "data": "data"}
     assert paper_results.paper_scores(settings) == {"sst": .511, "para": .843, "sts": .850}
     assert paper_results.method_of({**settings, "nli": True, "fl": True}) == "nli+gs_wrap+fl"
-    assert paper_results.paper_scores({"arch": "concatA", "gs": "none", "data": "data"}) == paper_results.PAPER_BASELINE
-    assert paper_results.paper_scores({**settings, "gs": "none", "nli": True}) is None  # no such row
+    assert paper_results.paper_scores({"arch": "concatA", "gs": "none",
+                                       "data": "data"}) == paper_results.PAPER_BASELINE
+    # no such row
+    assert paper_results.paper_scores({**settings, "gs": "none", "nli": True}) is None
     assert paper_results.paper_scores({**settings, "data": None}) is None  # the sample

@@ -29,24 +29,31 @@ from multitask.metrics import accuracy, pearson
 
 
 def test_the_mean_of_three_seeds_by_hand():
-    """.50, .52, .54: s = .02, s/√3 = .011547, and t of 2 degrees of freedom is 4.302653 at 97.5 %."""
+    """.50, .52, .54: s = .02, s/√3 = .011547, and t of 2 degrees of freedom is 4.302653 at 97.5
+    %."""
     mean, low, high = mean_interval([0.50, 0.52, 0.54])
     half = 4.302653 * 0.02 / math.sqrt(3)
-    assert (mean, low, high) == pytest.approx((0.52, 0.52 - half, 0.52 + half), abs=1e-7)  # t is given to 7 digits
+    # t is given to 7 digits
+    assert (mean, low, high) == pytest.approx((0.52, 0.52 - half, 0.52 + half), abs=1e-7)
 
 
 def test_three_paired_seeds_by_hand():
-    """Differences .01, .02, .03: t = .02 / (.01/√3) = √12; with 2 degrees of freedom p = 1 − t/√(t² + 2)."""
+    """Differences .01, .02, .03: t = .02 / (.01/√3) = √12; with 2 degrees of freedom p = 1 − t/√(t²
+    + 2)."""
     result = paired_difference([0.51, 0.72, 0.33], [0.50, 0.70, 0.30])
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert result.n == 3
-    assert (result.mean, result.low, result.high) == pytest.approx((0.02, 0.02 - half, 0.02 + half), abs=1e-7)
+    assert (result.mean, result.low, result.high) == pytest.approx((0.02, 0.02 - half, 0.02 + half),
+                                                                   abs=1e-7)
     assert result.p == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-9)
 
 
 def test_two_seeds_are_the_cauchy_distribution():
-    """With 1 degree of freedom p = 1 − (2/π) arctan t. Differences .01 and .03 give t = 2, and p = .295."""
-    assert paired_difference([0.51, 0.53], [0.50, 0.50]).p == pytest.approx(1 - 2 / math.pi * math.atan(2), rel=1e-9)
+    """With 1 degree of freedom p = 1 − (2/π) arctan t. Differences .01 and .03 give t = 2, and p =
+    .295."""
+    assert paired_difference([0.51, 0.53],
+                             [0.50, 0.50]).p == pytest.approx(1 - 2 / math.pi * math.atan(2),
+                                                              rel=1e-9)
 
 
 def test_pairing_takes_out_what_a_seed_does_to_both_arms():
@@ -98,15 +105,18 @@ def test_holm_by_hand():
 
 
 def test_a_comparison_without_a_p_value_still_counts():
-    assert holm({1: 0.01, 2: None, 3: 0.03}) == {1: pytest.approx(0.03), 2: None, 3: pytest.approx(0.06)}
+    assert holm({1: 0.01, 2: None, 3: 0.03}) == {1: pytest.approx(0.03), 2: None,
+                                                 3: pytest.approx(0.06)}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_holm_is_bonferroni_in_every_subset_that_holds_the_comparison(values):
-    """The closure principle (Marcus et al. 1976): reject what every intersection of nulls that holds it rejects."""
+    """The closure principle (Marcus et al. 1976): reject what every intersection of nulls that
+    holds it rejects."""
     subsets = [subset for size in range(1, len(values) + 1)
                for subset in itertools.combinations(range(len(values)), size)]
-    expected = [max(min(1, len(subset) * min(values[k] for k in subset)) for subset in subsets if i in subset)
+    expected = [max(min(1, len(subset) * min(values[k] for k in subset)) for subset in subsets
+                    if i in subset)
                 for i in range(len(values))]
     assert list(holm(dict(enumerate(values))).values()) == pytest.approx(expected, rel=1e-12)
 
@@ -126,7 +136,8 @@ def test_bootstrap_is_binomial():
     b = (np.arange(400) % 10 < 3).astype(float)
     low, high, undefined = paired_bootstrap(accuracy, labels, b, labels, 4000, seed=1)
     expected = stats.binom(400, 0.3).ppf([0.025, 0.975]) / 400
-    assert (low, high) == pytest.approx(expected, abs=0.005)  # 2 items of 400: a 2.5 % quantile of 4,000 draws
+    # 2 items of 400: a 2.5 % quantile of 4,000 draws
+    assert (low, high) == pytest.approx(expected, abs=0.005)
     assert undefined == 0
 
 
@@ -149,11 +160,13 @@ def test_undefined_resamples_are_counted():
     assert (low, high) == pytest.approx((2, 2))
     assert 400 < undefined < 600
     for models in ((np.zeros(5), np.arange(5.0)), (np.arange(5.0), np.zeros(5))):
-        assert paired_bootstrap(pearson, *models, np.arange(5.0) ** 2, 10, seed=0) == (None, None, 10)
+        assert paired_bootstrap(pearson, *models, np.arange(5.0) ** 2, 10,
+                                seed=0) == (None, None, 10)
 
 
 def test_pairing_items_sharpens():
-    """Both fail on the hard items; b fails on 8 more of 200. Apart, ± .06 hides that; paired, it shows."""
+    """Both fail on the hard items; b fails on 8 more of 200. Apart, ± .06 hides that; paired, it
+    shows."""
     labels = np.zeros(200)
     a, b = (np.arange(200) < 40).astype(float), (np.arange(200) < 48).astype(float)
     low, high, _ = paired_bootstrap(accuracy, a, b, labels, 2000, seed=0)
@@ -165,7 +178,8 @@ def test_pairing_items_sharpens():
 def test_bootstrap_follows_its_seed():
     labels = np.arange(30) % 2
     a, b = labels[::-1] * (np.arange(30) < 20), np.ones(30)
-    first, again, other = (paired_bootstrap(accuracy, a, b, labels, 50, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (paired_bootstrap(accuracy, a, b, labels, 50, seed=seed)
+                           for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -185,7 +199,8 @@ def test_arrays_that_do_not_fit():
     (PairedDifference(5, 0.012, 0.004, 0.020, 0.001), 0.006, "better"),
     (PairedDifference(5, -0.03, -0.04, -0.02, 0.0001), 0.0006, "worse"),
     (PairedDifference(5, 0.004, -0.013, 0.021, 0.55), 1.0, "not shown"),
-    (PairedDifference(5, 0.008, 0.001, 0.015, 0.03), 0.12, "not shown"),  # but taken alone it would be
+    # but taken alone it would be
+    (PairedDifference(5, 0.008, 0.001, 0.015, 0.03), 0.12, "not shown"),
     (PairedDifference(4, 0.0, None, None, None), None, "no spread"),
     (PairedDifference(1, -0.01, None, None, None), None, "one seed")])
 def test_a_verdict_is_one_word(difference, adjusted_p, expected):
@@ -193,14 +208,16 @@ def test_a_verdict_is_one_word(difference, adjusted_p, expected):
 
 
 def test_where_nothing_differs_a_table_of_six_seldom_claims_that_something_does():
-    """Each cell alone errs in 5 % of tables; without Holm, 1 − .95⁶ = 26 % of tables would claim something."""
+    """Each cell alone errs in 5 % of tables; without Holm, 1 − .95⁶ = 26 % of tables would claim
+    something."""
     generator = np.random.default_rng(5)
     cells = list(itertools.product(("pcgrad", "paper"), ("sst", "para", "sts")))
     claims = naive = 0
     for _ in range(400):
         table = {cell: paired_difference(*generator.normal(size=(2, 5))) for cell in cells}
         adjusted = holm({cell: difference.p for cell, difference in table.items()})
-        claims += any(verdict_of(table[cell], p) in ("better", "worse") for cell, p in adjusted.items())
+        claims += any(verdict_of(table[cell], p) in ("better", "worse")
+                      for cell, p in adjusted.items())
         naive += any(difference.p < 0.05 for difference in table.values())
     assert claims / 400 < 0.05 + 0.035  # 3 standard deviations of 400 draws
     assert naive / 400 > 0.2

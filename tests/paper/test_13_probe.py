@@ -22,7 +22,8 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import cosines, gram_matrix
 
-SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice", "is it any good", "yes"]
+SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
+             "is it any good", "yes"]
 PAIRS = list(itertools.combinations(SENTENCES, 2))
 EXAMPLES = {
     "sst": [Example(str(i), (text,), float(i % 5)) for i, text in enumerate(SENTENCES)],
@@ -35,7 +36,8 @@ PARTS = ["embeddings", "layer 0", "layer 1", "pooler"]
 @pytest.fixture
 def model() -> MultitaskBert:
     tokenizer = BertTokenizer.train(SENTENCES, 80)
-    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
+                        num_attention_heads=2,
                         intermediate_size=32, max_position_embeddings=32, initializer_range=0.2)
     return MultitaskBert(BertModel(config), tokenizer, "concatB").eval()
 
@@ -52,7 +54,8 @@ def test_every_cosine_is_what_autograd_grad_gives(model, tokens):
     """The same draws, the gradients by another route, the parts by their names alone."""
     draws, size = 3, 2
     probe = conflict_probe(model, tokens, size, draws, seed=5)
-    prefixes = {"embeddings": "embeddings.", "layer 0": "layers.0.", "layer 1": "layers.1.", "pooler": "pooler_"}
+    prefixes = {"embeddings": "embeddings.", "layer 0": "layers.0.", "layer 1": "layers.1.",
+                "pooler": "pooler_"}
     named = dict(model.encoder.named_parameters())
     generator = torch.Generator().manual_seed(5)
     for draw in range(draws):
@@ -62,22 +65,27 @@ def test_every_cosine_is_what_autograd_grad_gives(model, tokens):
             for half in range(2):
                 batch = tokens[name].batch(items[half * size:(half + 1) * size])
                 loss = TASKS[name].loss(model(name, batch), batch.labels)
-                gradients[name, half] = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+                gradients[name,
+                          half] = dict(zip(named, torch.autograd.grad(loss, list(named.values())),
+                                           strict=True))
 
         def cosine(first, second, prefix=""):
-            vectors = [torch.cat([value.double().flatten() for name, value in found.items() if name.startswith(prefix)])
+            vectors = [torch.cat([value.double().flatten() for name, value in found.items()
+                                  if name.startswith(prefix)])
                        for found in (first, second)]
             return F.cosine_similarity(*vectors, dim=0).item()
 
         expected = {("pairs", f"{a}-{b}"): (gradients[a, 0], gradients[b, 0])
                     for a, b in itertools.combinations(TASKS, 2)}
-        expected |= {("same_task", name): (gradients[name, 0], gradients[name, 1]) for name in TASKS}
+        expected |= {("same_task", name): (gradients[name, 0], gradients[name, 1])
+                     for name in TASKS}
         for (kind, key), vectors in expected.items():
             found = probe[kind][key]
             # float32 gradients, summed in another order
             assert found["cosine"][draw] == pytest.approx(cosine(*vectors), abs=1e-5)
             for part, prefix in prefixes.items():
-                assert found["layers"][part][draw] == pytest.approx(cosine(*vectors, prefix), abs=1e-5)
+                assert found["layers"][part][draw] == pytest.approx(cosine(*vectors, prefix),
+                                                                    abs=1e-5)
 
 
 def test_a_probe_is_plain_json_with_a_number_for_every_draw(model, tokens):
@@ -109,11 +117,13 @@ def test_dot_products_of_the_parts_add_up_to_the_whole(model):
     assert parts.shape == (4, 4, 4)
     # squared norms of about 10,000, each of the two sums right to float32's 6e-8
     torch.testing.assert_close(parts.sum(0), gram_matrix(matrix), atol=2e-3, rtol=0)
-    assert not torch.allclose(torch.stack([cosines(gram) for gram in parts]).mean(0), cosines(parts.sum(0)), atol=1e-4)
+    assert not torch.allclose(torch.stack([cosines(gram) for gram in parts]).mean(0),
+                              cosines(parts.sum(0)), atol=1e-4)
 
 
 def test_without_sampling_noise_two_batches_of_a_task_agree(model):
-    """Every example the same: the batches of a task are one batch, and its cosine is 1 in every layer."""
+    """Every example the same: the batches of a task are one batch, and its cosine is 1 in every
+    layer."""
     tokens = {name: model.tokenize(examples[:1] * 6) for name, examples in EXAMPLES.items()}
     for values in conflict_probe(model, tokens, 3, draws=2, seed=0)["same_task"].values():
         for series in (values["cosine"], *values["layers"].values()):
@@ -162,7 +172,8 @@ def test_after_a_failure_too(model, tokens):
 
 
 def test_training_goes_on_as_if_there_had_been_no_probe(model, tokens):
-    """The trainer's parameters are views of its vector; a probe that moved them would train nothing from then on."""
+    """The trainer's parameters are views of its vector; a probe that moved them would train nothing
+    from then on."""
     results = []
     for probed in (False, True):
         twin = copy.deepcopy(model).train()
@@ -191,10 +202,12 @@ def test_dropout_is_off_unless_asked_for_and_then_a_matter_of_the_seed(model, to
 
 
 def test_arguments_that_cannot_be_probed_are_refused(model, tokens):
-    unlabelled = model.tokenize([Example("", example.sentences, None) for example in EXAMPLES["sst"]])
+    unlabelled = model.tokenize([Example("", example.sentences, None)
+                                 for example in EXAMPLES["sst"]])
     for examples, size, message in (
             (tokens, 4, r"sst: 6 examples, but two batches of 4 without a common example take 8"),
-            (tokens, 0, "at least 1"), ({}, 2, "got none"), ({"nli": tokens["sst"]}, 2, "sst, para, sts expected"),
+            (tokens, 0, "at least 1"), ({}, 2, "got none"),
+            ({"nli": tokens["sst"]}, 2, "sst, para, sts expected"),
             ({"sst": unlabelled}, 2, "without a label")):
         with pytest.raises(ValueError, match=message):
             conflict_probe(model, examples, size, draws=1, seed=0)
@@ -202,7 +215,8 @@ def test_arguments_that_cannot_be_probed_are_refused(model, tokens):
 
 def test_a_probe_works_where_gradients_are_switched_off(model, tokens):
     with torch.no_grad():
-        assert conflict_probe(model, tokens, 2, draws=1, seed=0)["pairs"]["sst-para"]["cosine"] != [0.0]
+        assert conflict_probe(model, tokens, 2, draws=1,
+                              seed=0)["pairs"]["sst-para"]["cosine"] != [0.0]
 
 
 # -------------------------------------------------------------------------------------- its summary
@@ -216,12 +230,14 @@ def test_a_summary_by_hand():
     """Between tasks .1 on average; within sst .5 and within sts .32: .1 / √(.5 · .32) = .25."""
     summary = summarise({
         "pairs": {"sst-sts": series([0.2, -0.1, 0.2], [-0.1, -0.1, 0.5])},
-        "same_task": {"sst": series([0.4, 0.6, 0.5], [0.3, 0.2, 0.1]), "sts": series([0.32] * 3, [0.1, -0.3, 0.1])}})
+        "same_task": {"sst": series([0.4, 0.6, 0.5], [0.3, 0.2, 0.1]),
+                      "sts": series([0.32] * 3, [0.1, -0.3, 0.1])}})
     pair = summary["pairs"]["sst-sts"]
     half = 4.302653 * 0.1  # t of 2 degrees of freedom; s/√3 = √(.03 / 3) = .1
     assert pair["n"] == 3
     assert pair["conflict_rate"] == pytest.approx(1 / 3)
-    assert (pair["mean_cosine"], pair["low"], pair["high"]) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-6)
+    assert (pair["mean_cosine"], pair["low"],
+            pair["high"]) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-6)
     assert pair["ratio_to_same_task"] == pytest.approx(0.25)
     assert summary["same_task"]["sst"]["noise_share"] == pytest.approx(0.5)
     assert summary["same_task"]["sts"]["noise_share"] == pytest.approx(0.68)
@@ -232,18 +248,22 @@ def test_a_summary_by_hand():
 
 
 def test_the_ratio_finds_the_cosine_that_noise_hides():
-    """μ₁, μ₂ at cosine .6 with noise of 3 and 8 times their squared length: cosine .6 · √(1/4 · 1/9) = .1, ratio .6."""
+    """μ₁, μ₂ at cosine .6 with noise of 3 and 8 times their squared length: cosine .6 · √(1/4 ·
+    1/9) = .1, ratio .6."""
     dimensions, generator = 4000, np.random.default_rng(0)
     means = np.zeros((2, dimensions))
     means[0, 0], means[1, :2] = 1, (0.6, 0.8)
     noise = np.sqrt(np.array([3, 8]) / dimensions)[:, None, None]
 
     def cosine(a, b):
-        return (np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).tolist()
+        return (np.sum(a * b, -1) / np.linalg.norm(a,
+                                                   axis=-1) / np.linalg.norm(b, axis=-1)).tolist()
 
-    first, second = (means[:, None] + noise * generator.normal(size=(2, 200, dimensions)) for _ in range(2))
+    first, second = (means[:, None] + noise * generator.normal(size=(2, 200, dimensions))
+                     for _ in range(2))
     summary = summarise({"pairs": {"sst-sts": {"cosine": cosine(*first), "layers": {}}},
-                         "same_task": {name: {"cosine": cosine(first[row], second[row]), "layers": {}}
+                         "same_task": {name: {"cosine": cosine(first[row], second[row]),
+                                              "layers": {}}
                                        for row, name in enumerate(("sst", "sts"))}})
     # 200 draws of cosines with deviation 1/√4000 = .016: means to .0011, the ratio to a hundredth
     # of itself or two

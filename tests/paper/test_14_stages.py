@@ -36,7 +36,8 @@ from optim import AdamW
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run", "the man runs"]
+SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run",
+             "the man runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,8 @@ def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2,
+                         num_attention_heads=3,
                          intermediate_size=40)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -69,7 +71,8 @@ def metrics_of(run) -> dict:
 
 
 def weights_of(run) -> list[bytes]:
-    return [(run / "model" / name).read_bytes() for name in ("model.safetensors", "heads.safetensors")]
+    return [(run / "model" / name).read_bytes()
+            for name in ("model.safetensors", "heads.safetensors")]
 
 
 def epochs_of(run) -> list[dict]:
@@ -83,10 +86,12 @@ def epochs_of(run) -> list[dict]:
 
 def jsonl(path, *rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+                    + "\n")
 
 
-PAIR = {"gold_label": "neutral", "sentence1": "A man eats.", "sentence2": "He eats soup.", "pairID": "7n"}
+PAIR = {"gold_label": "neutral", "sentence1": "A man eats.", "sentence2": "He eats soup.",
+        "pairID": "7n"}
 
 
 def test_multinli_labels(tmp_path):
@@ -109,7 +114,8 @@ def test_official_zip(small_data, tmp_path):
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    (PAIR | {"gold_label": "maybe"}, r"line 2: gold_label is 'maybe', expected one of entailment, neutral"),
+    (PAIR | {"gold_label": "maybe"},
+     r"line 2: gold_label is 'maybe', expected one of entailment, neutral"),
     (PAIR | {"sentence2": 3}, "line 2: expected a JSON object with a string 'sentence2'"),
     ("[1]", "line 2: expected a JSON object"),
     ("{", "line 2: not one JSON object per line"),
@@ -144,7 +150,8 @@ def test_real_multinli_counts(course_data):
 @pytest.fixture(scope="module")
 def whole(small_data, checkpoint, tmp_path_factory) -> Path:
     """All three stages in one run."""
-    return train(small_data, checkpoint, tmp_path_factory.mktemp("runs") / "whole", "--arch", "concatB_al", "--nli",
+    return train(small_data, checkpoint, tmp_path_factory.mktemp("runs") / "whole", "--arch",
+                 "concatB_al", "--nli",
                  "--gs", "wrap", "--fl", "--epochs", 2)
 
 
@@ -167,16 +174,19 @@ def test_three_stages_report(whole):
 
 def test_chain_equals_its_links(whole, small_data, checkpoint, tmp_path):
     """Stages in one run give the same bytes as one run per stage."""
-    nli = train(small_data, checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli", "--gs", "none",
+    nli = train(small_data, checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli", "--gs",
+                "none",
                 "--epochs", 2)
     surgery = train(small_data, checkpoint, tmp_path / "gs", "--start", nli, "--epochs", 2)
-    heads = train(small_data, checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none", "--fl", "--epochs", 2)
+    heads = train(small_data, checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none",
+                  "--fl", "--epochs", 2)
     assert weights_of(heads) == weights_of(whole)
     assert weights_of(heads) != weights_of(surgery) != weights_of(nli)
 
 
 def test_fl_keeps_the_encoder(whole):
-    encoders = [(whole / folder / "model.safetensors").read_bytes() for folder in ("stages/nli", "stages/gs", "model")]
+    encoders = [(whole / folder / "model.safetensors").read_bytes()
+                for folder in ("stages/nli", "stages/gs", "model")]
     assert encoders[0] != encoders[1] == encoders[2]
 
 
@@ -192,11 +202,13 @@ def test_resume_in_any_stage(stage, whole, small_data, checkpoint, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_train_step", stop)
-        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al", "--nli", "--gs", "wrap",
+        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al",
+                        "--nli", "--gs", "wrap",
                         "--fl", "--epochs", 2, status=130)
 
     trained = []
-    monkeypatch.setattr(Stage, "_train_step", lambda self: (trained.append(self.name), train_step(self))[1])
+    monkeypatch.setattr(Stage, "_train_step",
+                        lambda self: (trained.append(self.name), train_step(self))[1])
     torch.rand(5)  # whatever the global generator did in between
     assert train_multitask.main(["--resume", str(stopped)]) == 0
     assert set(trained) == set(list(STAGES)[list(STAGES).index(stage):]) - {"baseline"}
@@ -210,9 +222,11 @@ def test_resume_between_stages(whole, small_data, checkpoint, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setitem(STAGES, "gs", STAGES["gs"].__class__(STAGES["gs"].title, stop))
-        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al", "--nli", "--gs", "wrap",
+        stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al",
+                        "--nli", "--gs", "wrap",
                         "--fl", "--epochs", 2, status=130)
-    assert [path.name for path in numbered(stopped)] == ["1", "2"]  # after each epoch of the first stage
+    # after each epoch of the first stage
+    assert [path.name for path in numbered(stopped)] == ["1", "2"]
     assert train_multitask.main(["--resume", str(stopped)]) == 0
     assert weights_of(stopped) == weights_of(whole)
 
@@ -225,11 +239,13 @@ def test_start_of_other_arch(whole, small_data, checkpoint, capsys):
 
 def test_nli_head_shape():
     """It has the pair encoding and the depth of its architecture."""
-    encoder = BertModel(BertConfig(vocab_size=40, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+    encoder = BertModel(BertConfig(vocab_size=40, hidden_size=24, num_hidden_layers=1,
+                                   num_attention_heads=3,
                                    intermediate_size=40))
     tokenizer = BertTokenizer.train(SENTENCES, 40)
     shapes = {}
-    for arch, kind in (("concatA", OneLayerHead), ("concatB", OneLayerHead), ("concatB_al", TwoLayerHead)):
+    for arch, kind in (("concatA", OneLayerHead), ("concatB", OneLayerHead),
+                       ("concatB_al", TwoLayerHead)):
         model = MultitaskBert(encoder, tokenizer, arch)
         model.add_task(NLI)
         assert isinstance(model.heads["nli"], kind)
@@ -255,7 +271,8 @@ def test_baseline_trains_sst(small_data, checkpoint, tmp_path):
 
 @pytest.fixture
 def frozen(checkpoint) -> MultitaskBert:
-    return MultitaskBert(BertModel.from_pretrained(checkpoint), BertTokenizer.from_pretrained(checkpoint), "concatA")
+    return MultitaskBert(BertModel.from_pretrained(checkpoint),
+                         BertTokenizer.from_pretrained(checkpoint), "concatA")
 
 
 def pairs(count: int) -> list[Example]:
@@ -269,7 +286,8 @@ def test_embeddings_computed_once(frozen, monkeypatch):
     encoded = []
     embed = MultitaskBert.embed
     monkeypatch.setattr(MultitaskBert, "embed",
-                        lambda self, batch: (encoded.append(len(batch.labels)), embed(self, batch))[1])
+                        lambda self,
+                        batch: (encoded.append(len(batch.labels)), embed(self, batch))[1])
     batch = embeddings.batch([3, 0, 3])
     again = embeddings.batch([0, 5])
     assert encoded == [2, 1]  # 3 and 0; then 5
@@ -300,14 +318,16 @@ def test_head_without_a_batch(frozen):
     batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(2):
         trainer.step({"para": batch})
-    moved = {name for name, value in frozen.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name for name, value in frozen.state_dict().items()
+             if not torch.equal(value, before[name])}
     assert moved == {"heads.para.1.weight", "heads.para.1.bias"}
 
 
 def test_head_step_by_hand(frozen):
     """The head written out, on the same embeddings, dropout off."""
     frozen.heads["para"][0].p = 0.0
-    weight, bias = (value.detach().clone().requires_grad_() for value in frozen.heads["para"].parameters())
+    weight, bias = (value.detach().clone().requires_grad_()
+                    for value in frozen.heads["para"].parameters())
     theirs = AdamW([weight, bias], lr=1e-2)
     ours = HeadTrainer(frozen, ["para"], lr=1e-2)
     batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
@@ -330,7 +350,8 @@ def test_once():
         steps = [sampler.next_step() for _ in range(5)]
         assert [set(step) for step in steps] == [{"sst", "para"}] * 3 + [{"para"}] * 2
         for name, length in (("sst", 5), ("para", 9)):
-            assert sorted(index for step in steps for index in step.get(name, [])) == list(range(length))
+            assert sorted(index for step in steps
+                          for index in step.get(name, [])) == list(range(length))
 
 
 def test_eval_limit():
@@ -354,14 +375,16 @@ def test_graph_shares_chains():
     assert sum(node.chain[-1] == "fl" for node in nodes) == 18
     seen = set()
     for node in nodes:
-        assert node.chain[:-1] in (*((),), *(chain for arch, chain in seen if arch == node.arch))  # parents come first
+        # parents come first
+        assert node.chain[:-1] in (*((),), *(chain for arch, chain in seen if arch == node.arch))
         seen.add((node.arch, node.chain))
     assert {(node.name, node.arch) for node in nodes} >= set(PAPER_TABLE_1)
 
 
 def test_grid_from_scratch(small_data, tmp_path):
     """The vocabulary is learnt from the data, and MultiNLI must not change the shared ids."""
-    grid = experiments.Grid(tmp_path / "scratch", "quick", str(small_data), "scratch", "fp32", "cpu", 2, 8)
+    grid = experiments.Grid(tmp_path / "scratch", "quick", str(small_data), "scratch", "fp32",
+                            "cpu", 2, 8)
     shared = experiments.load_shared(grid.node_settings(experiments.Node("concatB", ("nli",)), 1))
     tokens = {}
     for chain in (("nli",), ("gs_wrap",)):
@@ -376,7 +399,8 @@ def test_mistyped_grid(small_data, checkpoint, tmp_path, capsys):
     assert asked(tmp_path / "nowhere", checkpoint, tmp_path / "grid") == 2
     assert asked(small_data, checkpoint, tmp_path / "grid", "--seeds", "0") == 2
     assert "--seeds 0: must be at least 1" in capsys.readouterr().err
-    experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu").check()
+    experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32",
+                     "cpu").check()
 
 
 def test_diverged_training(small_data, checkpoint, tmp_path, monkeypatch):
@@ -385,14 +409,16 @@ def test_diverged_training(small_data, checkpoint, tmp_path, monkeypatch):
         raise FloatingPointError("the loss of sst is nan")
 
     monkeypatch.setattr(experiments, "train_node", diverge)
-    grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32", "cpu", 2, 8)
+    grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(checkpoint), "fp32",
+                            "cpu", 2, 8)
     lines = []
     results = experiments.run_grid(grid, [1], lines.append)
     assert results["best"] is None
     assert "  failed: the loss of sst is nan" in lines
     assert any("nli, which it starts from, failed" in line for line in lines)
     again = []
-    experiments.run_grid(grid, [1], again.append)  # the reason is remembered, nothing is tried twice
+    # the reason is remembered, nothing is tried twice
+    experiments.run_grid(grid, [1], again.append)
     assert any("it failed before" in line for line in again)
     assert not any("  failed:" in line for line in again)
 
@@ -427,7 +453,8 @@ def grid(sample, checkpoint, tmp_path_factory) -> Path:
 
 def asked(data, checkpoint, out, *more) -> int:
     return experiments_command.main([str(value) for value in (
-        "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out, *more)])
+        "--data", data, "--model", checkpoint, "--max-steps", 2, "--eval-limit", 20, "--out", out,
+        *more)])
 
 
 def test_whole_grid(grid):
@@ -461,7 +488,8 @@ def test_grid_of_other_settings(grid, sample, checkpoint, capsys):
 
 
 def test_seeds_give_intervals():
-    row = table.score_cells([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": a}
+    row = table.score_cells([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5},
+                              "sts": {"pearson": None}, "average": a}
                      for a in (0.5, 0.52, 0.54)], {"sst": 0.51, "para": 0.7, "sts": 0.3})
     # mean .52, deviation .02, t of two degrees of freedom 4.303: ± 4.303 · .02 / √3 = .0497
     assert table.shown(row["sst"]) == ".520 ± .050 (.510)"
@@ -473,11 +501,13 @@ def test_hand_in_format(grid, sample, tmp_path, capsys):
     """Of a grid whose dev sets were cut to 20: the best model on all of dev and test."""
     assert hand_in.main([str(grid), "--data", str(sample), "--out", str(tmp_path / "hand-in")]) == 0
     printed = capsys.readouterr().out
-    columns = {"sst": ("Predicted_Sentiment", r"[0-4]"), "para": ("Predicted_Is_Paraphrase", r"[01]\.0"),
+    columns = {"sst": ("Predicted_Sentiment", r"[0-4]"),
+               "para": ("Predicted_Is_Paraphrase", r"[01]\.0"),
                "sts": ("Predicted_Similiary", r"\d(\.\d+)?(e-\d+)?")}
     dataset = load_dataset(sample)
     for name, (column, value) in columns.items():
-        for split, examples in (("dev", dataset[name]["dev"]), ("test", dataset[name]["test-student"])):
+        for split, examples in (("dev", dataset[name]["dev"]),
+                                ("test", dataset[name]["test-student"])):
             path = tmp_path / "hand-in" / f"{name}-{split}-output.csv"
             header, *lines = path.read_text().splitlines()
             assert header == f"id \t {column} "
@@ -492,9 +522,11 @@ def test_test_labels(grid, sample, checkpoint, tmp_path, capsys):
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():
-        shutil.copy(sample / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")  # any labelled file
+        # any labelled file
+        shutil.copy(sample / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")
     assert asked(sample, checkpoint, grid, "--test-labels", labels) == 0
-    lines = [line.split("(the")[0].split(": ", 1)[1].strip() for line in capsys.readouterr().out.splitlines()
+    lines = [line.split("(the")[0].split(": ", 1)[1].strip()
+             for line in capsys.readouterr().out.splitlines()
              if line.startswith("best model")]
     assert len(lines) == 2
     assert lines[0] == lines[1]  # the same examples, so the same scores

@@ -158,7 +158,8 @@ def test_resume_of_a_question(asked, monkeypatch):
 def test_question_report(asked):
     _, out, _ = asked
     page = (out / "report.html").read_text()
-    assert page.count("<img") == 2 * 3 + 1 + 3  # two moments of three tasks, by step, by layer at three moments
+    # two moments of three tasks, by step, by layer at three moments
+    assert page.count("<img") == 2 * 3 + 1 + 3
     assert "http" not in page.replace("http-equiv", "")
 
 
@@ -208,7 +209,8 @@ def invented(score) -> dict:
         right = generator.random(400) < score(cell)
         cells[cell] = {"sst": np.where(right, labels["sst"], (labels["sst"] + 1) % 5),
                        "para": np.where(right, labels["para"], 1 - labels["para"]),
-                       "sts": labels["sts"] + generator.normal(size=400) * (0.5 if score(cell) > 0.6 else 2)}
+                       "sts": labels["sts"]
+                       + generator.normal(size=400) * (0.5 if score(cell) > 0.6 else 2)}
     return labels, cells
 
 

@@ -1,4 +1,5 @@
-"""report.html as its reader meets it: one page that needs nothing else, safe with any data, whole without any part."""
+"""report.html as its reader meets it: one page that needs nothing else, safe with any data, whole
+without any part."""
 
 import base64
 import json
@@ -21,19 +22,25 @@ from multitask.reports.run_report import write_report
 from multitask.reports.text import number, span
 from multitask.tasks import TASKS
 
-SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>", "data": "/data"}
-SCORES = {"sst": {"accuracy": 0.5}, "para": {"accuracy": 0.8}, "sts": {"pearson": None}, "average": 0.43,
+SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>",
+            "data": "/data"}
+SCORES = {"sst": {"accuracy": 0.5}, "para": {"accuracy": 0.8}, "sts": {"pearson": None},
+          "average": 0.43,
           "overall": 0.6}
-METRICS = {"dev": SCORES, "best_epoch": 2, "steps": 30, "train_seconds": 3.2, "examples_per_second": 100.0,
+METRICS = {"dev": SCORES, "best_epoch": 2, "steps": 30, "train_seconds": 3.2,
+           "examples_per_second": 100.0,
            "stages": {"gs": {"dev": SCORES, "best_epoch": 2, "steps": 30}},
-           "examples": {name: {"train": 2000, "dev": 40} for name in TASKS}, "environment": {"torch": "2"}}
+           "examples": {name: {"train": 2000, "dev": 40} for name in TASKS},
+           "environment": {"torch": "2"}}
 NASTY = '<script>alert("x")</script> & \'quoted\' "double" </td>\x0c'
 
 
 def step(number, stage="gs", **more):
     cosines = {"sst-para": 0.1 * (-1)**number, "sst-sts": 0.2, "para-sts": -0.1}
-    values = {"event": "step", "stage": stage, "step": number, "losses": {"sst": 1.6, "para": 0.7, "sts": 4 / number},
-              "cosines": cosines, "weights": dict.fromkeys(TASKS, 1.5), "gradient_norms": dict.fromkeys(TASKS, 2.0)}
+    values = {"event": "step", "stage": stage, "step": number,
+              "losses": {"sst": 1.6, "para": 0.7, "sts": 4 / number},
+              "cosines": cosines, "weights": dict.fromkeys(TASKS, 1.5),
+              "gradient_norms": dict.fromkeys(TASKS, 2.0)}
     return {**values, **more}
 
 
@@ -49,20 +56,24 @@ def small_analysis(sentence=NASTY, n=40):
     torch.manual_seed(0)
     dataset, logits = {}, {}
     for name, task in TASKS.items():
-        examples = [Example(str(k), tuple(f"{sentence} {k} {'w ' * (k % 7)}" for _ in task.text_columns), float(k % 2))
+        examples = [Example(str(k),
+                            tuple(f"{sentence} {k} {'w ' * (k % 7)}" for _ in task.text_columns),
+                            float(k % 2))
                     for k in range(n)]
         dataset[name] = {"train": examples[: n // 2], "dev": examples}
         logits[name] = torch.randn(n, task.outputs)
     return analyse(dataset, logits, resamples=20)
 
 
-def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS, analysis=None) -> str:
+def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS,
+            analysis=None) -> str:
     write_report(tmp_path / "report.html", settings, metrics, steps, epochs, analysis)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would see: elements with attributes, and the text outside the style sheet."""
+    """Collects what a browser would see: elements with attributes, and the text outside the style
+    sheet."""
 
     VOID = ("meta", "br", "img")
 
@@ -111,7 +122,8 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole):
     assert "http" not in whole  # no address at all, not even a namespace's
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.elements}
     for tag, attributes in reader.elements:
-        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,"), tag
+        assert attributes.get("src",
+                              "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,"), tag
         assert attributes.get("href", "#").startswith("#"), tag  # a figure's own marker
         assert not any(key.startswith("on") for key in attributes)
     assert "url(" not in re.sub(r"url\(#", "", whole)
@@ -127,11 +139,13 @@ def test_no_id_stands_twice(whole):
 def svgs(text: str) -> list[str]:
     """Every figure of a page as SVG."""
     sources = [attributes["src"] for attributes in Reader(text).all("img")]
-    return [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() for source in sources]
+    return [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+            for source in sources]
 
 
 def test_every_figure_says_what_it_shows(whole):
-    images, captions = Reader(whole).all("img"), re.findall(r"<figcaption>(.+?)</figcaption>", whole)
+    images, captions = Reader(whole).all("img"), re.findall(r"<figcaption>(.+?)</figcaption>",
+                                                            whole)
     assert whole.count("<figure ") == len(captions) == len(images) >= 17
     assert all(len(attributes["alt"]) > 15 for attributes in images)
 
@@ -154,8 +168,10 @@ def test_sentences_of_the_data_are_text_and_nothing_else(whole):
 
 
 def test_every_section_is_there(whole):
-    for title in ("Scores on the dev set", "Training", "Where it succeeds and fails", "By sentence length",
-                  "By word commonality", "What it answers", "Sentences seen in training", "Gradient conflicts",
+    for title in ("Scores on the dev set", "Training", "Where it succeeds and fails",
+                  "By sentence length",
+                  "By word commonality", "What it answers", "Sentences seen in training",
+                  "Gradient conflicts",
                   "Worst errors", "What was run"):
         assert re.search(rf"<h\d>{title}", whole), title
 
@@ -184,37 +200,46 @@ def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_pat
     nli = [epoch(number, "nli", {"nli": {"accuracy": score}, "average": score, "overall": score})
            for number, score in ((1, 0.6), (2, 0.7))]
     settings = {**SETTINGS, "nli": True, "fl": True}
-    metrics = {**METRICS, "stages": {"nli": {"best_epoch": 2}, **METRICS["stages"], "fl": {"best_epoch": 1}}}
-    text = written(tmp_path, settings, metrics, [step(1, "nli", losses={"nli": 1.1}), *STEPS, *bare],
+    metrics = {**METRICS, "stages": {"nli": {"best_epoch": 2}, **METRICS["stages"],
+                                     "fl": {"best_epoch": 1}}}
+    text = written(tmp_path, settings, metrics,
+                   [step(1, "nli", losses={"nli": 1.1}), *STEPS, *bare],
                    [*nli, *EPOCHS, epoch(1, "fl")])
-    for title in ("MultiNLI pretraining", "gradient-surgery fine-tuning", "final-layer fine-tuning"):
+    for title in ("MultiNLI pretraining", "gradient-surgery fine-tuning",
+                  "final-layer fine-tuning"):
         assert f"{title}: dev scores; the shaded epoch was kept" in text
     assert text.count('class="best"') == 3
     assert "own batches; 30 steps" in text  # the conflicts are those of gs alone
-    only = written(tmp_path, {**SETTINGS, "gs": "none", "fl": True}, {"dev": SCORES, "best_epoch": 1, "steps": 1},
+    only = written(tmp_path, {**SETTINGS, "gs": "none", "fl": True},
+                   {"dev": SCORES, "best_epoch": 1, "steps": 1},
                    bare, [epoch(1, "fl")], small_analysis("plain"))
     assert "Gradient conflicts" not in only
     assert "Worst errors" in only
 
 
 def test_a_run_without_any_step_or_epoch_still_has_a_report(tmp_path):
-    text = written(tmp_path, {**SETTINGS, "gs": "none"}, {"dev": SCORES, "best_epoch": None, "steps": 0}, [], [])
+    text = written(tmp_path, {**SETTINGS, "gs": "none"},
+                   {"dev": SCORES, "best_epoch": None, "steps": 0}, [], [])
     assert Reader(text).open == []
     assert "Training" not in text
 
 
 def test_a_perfect_model_has_no_errors_to_show(tmp_path):
-    examples = {name: [Example("1", ("a",) * len(task.text_columns), float(k % 2)) for k in range(4)]
+    examples = {name: [Example("1", ("a",) * len(task.text_columns), float(k % 2))
+                       for k in range(4)]
                 for name, task in TASKS.items()}
-    logits = {"sst": torch.eye(5)[[0, 1, 0, 1]], "para": torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]),
+    logits = {"sst": torch.eye(5)[[0, 1, 0, 1]],
+              "para": torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]),
               "sts": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
-    found = analyse({name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits, resamples=20)
+    found = analyse({name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits,
+                    resamples=20)
     assert Reader(written(tmp_path, analysis=found)).open == []
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
     found = small_analysis()
-    assert written(tmp_path, analysis=found) == written(tmp_path, analysis=json.loads(json.dumps(found)))
+    assert written(tmp_path, analysis=found) == written(tmp_path,
+                                                        analysis=json.loads(json.dumps(found)))
 
 
 def test_numbers_read_well():
@@ -225,7 +250,8 @@ def test_numbers_read_well():
 
 
 @pytest.mark.parametrize(("interval", "expected", "said"), [
-    ([0.01, 0.2], +1, "as the paper says"), ([0.01, 0.2], -1, "the opposite"), ([-0.2, -0.1], -1, "as the paper says"),
+    ([0.01, 0.2], +1, "as the paper says"), ([0.01, 0.2], -1, "the opposite"),
+    ([-0.2, -0.1], -1, "as the paper says"),
     ([-0.2, 0.1], +1, "undecided"), (None, +1, "undefined")])
 def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, said):
     assert verdict({"interval": interval}, expected) == said
@@ -284,7 +310,8 @@ def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     for path in write_sample(tmp_path / "data").glob("*.csv"):
         path.write_text("\n".join(path.read_text().splitlines()[:41]) + "\n")
-    assert train_multitask.main(["--data", "data", "--model", "scratch", "--max-steps", "2", "--eval-limit", "30",
+    assert train_multitask.main(["--data", "data", "--model", "scratch", "--max-steps", "2",
+                                 "--eval-limit", "30",
                                  "--out", "run"]) == 0
     assert analysis_command.main(["run"]) == 0
     assert "analysis: run/analysis.json\nreport: run/report.html" in capsys.readouterr().out
@@ -292,7 +319,9 @@ def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]
     for name, task in TASKS.items():
         assert found["tasks"][name]["n"] == 30
-        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-5)  # fp32
+        # fp32
+        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric_name],
+                                                              abs=1e-5)
     assert "Worst errors" in (tmp_path / "run" / "report.html").read_text()
 
 

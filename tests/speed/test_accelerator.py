@@ -1,4 +1,5 @@
-"""What runs on a GPU otherwise than on a CPU: attention on a packed row, a step in CUDA graphs, fused updates.
+"""What runs on a GPU otherwise than on a CPU: attention on a packed row, a step in CUDA graphs,
+fused updates.
 
 The first part runs everywhere. The second needs CUDA, and then is the proof that a GPU computes
 what a CPU does.
@@ -34,15 +35,18 @@ from multitask.training.step import SurgeryTrainer
 from optim import AdamW, combine, gram_matrix
 
 CUDA = torch.device("cuda")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: what is special to one "
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(),
+                                reason="no CUDA device here: what is special to one "
                                 "is not tested")
 
 
 def build_long():
-    """As `build`, for sentences of 128 tokens and with heads of 8 numbers, so that graphs and kernels apply."""
+    """As `build`, for sentences of 128 tokens and with heads of 8 numbers, so that graphs and
+    kernels apply."""
     torch.manual_seed(0)
     tokenizer = build().tokenizer
-    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
+                        num_attention_heads=2,
                         intermediate_size=32, max_position_embeddings=128, initializer_range=0.2,
                         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return MultitaskBert(BertModel(config), tokenizer, "concatB")
@@ -68,15 +72,18 @@ def test_a_filled_batch_has_the_same_loss_and_gradients(name, filler):
     model = without_head_dropout(build())
     batch = model.tokenize(EXAMPLES[name]).batch(range(len(EXAMPLES[name])))
     filled = batch.filled(len(batch.input_ids) + filler, batch.packing.seq + 30, 2)
-    assert (len(filled.input_ids), filled.packing.batch) == (len(batch.input_ids) + filler, batch.packing.batch + 2)
+    assert (len(filled.input_ids), filled.packing.batch) == (len(batch.input_ids) + filler,
+                                                             batch.packing.batch + 2)
     found = []
     for each in (batch, filled):
         model.zero_grad()
         loss = model.tasks[name].loss(model(name, each), each.labels)
         loss.backward()
-        found.append([loss, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
+        found.append([loss, *(parameter.grad for parameter in model.parameters()
+                              if parameter.grad is not None)])
     for ours, expected in zip(found[1], found[0], strict=True):
-        torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-4)  # float32 sums in another order
+        # float32 sums in another order
+        torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-4)
 
 
 def test_bounds_are_where_sentences_begin_and_end():
@@ -88,8 +95,8 @@ def test_bounds_are_where_sentences_begin_and_end():
 
 
 def replay_by_hand(heads):
-    """In place of a CUDA graph: does the work anew and puts the results where the first ones stand. What other graphs
-    have left is then lost, since all have their memory from one pool."""
+    """In place of a CUDA graph: does the work anew and puts the results where the first ones stand.
+    What other graphs have left is then lost, since all have their memory from one pool."""
     results = []
 
     def capture(work, pool):
@@ -111,10 +118,13 @@ def replay_by_hand(heads):
 
 
 def steps_of_changing_shape(trainer, model):
-    """All examples of each task, or all but one, from another one on in each step: → (steps, tasks) losses."""
+    """All examples of each task, or all but one, from another one on in each step: → (steps, tasks)
+    losses."""
     tokens = {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
-    return [list(trainer.step({name: items.batch([(step + k) % len(items) for k in range(len(items) - step % 2)])
-                               for name, items in tokens.items()}).losses.values()) for step in range(5)]
+    return [list(trainer.step({name: items.batch([(step + k) % len(items)
+                                                  for k in range(len(items) - step % 2)])
+                               for name, items in tokens.items()}).losses.values())
+            for step in range(5)]
 
 
 def test_steps_with_graphs_are_the_steps_without():
@@ -123,9 +133,11 @@ def test_steps_with_graphs_are_the_steps_without():
         model = without_head_dropout(build_long())
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
         if graphed:
-            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, replay_by_hand(trainer.heads))
+            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
+                                             replay_by_hand(trainer.heads))
         losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
-        vectors.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        vectors.append(torch.cat([parameter.detach().flatten()
+                                  for parameter in model.parameters()]))
         made = [] if trainer._graphs is None else list(trainer._graphs.captured)
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     # 5 steps of 1e-3: where a gradient is all but zero, AdamW's step has the sign of rounding
@@ -140,14 +152,16 @@ def test_on_a_cpu_a_row_is_filled_up_to_few_lengths_by_sequences_that_are_not_em
     lengths = [40] * (tokens // 40) + [tokens % 40] * (tokens % 40 > 0)
     ids, labels = torch.zeros(tokens, dtype=torch.int64), torch.zeros(len(lengths))
     filled = batching.Batch(ids, ids, Packing.from_lengths(lengths), 1, labels).in_few_lengths()
-    assert len(filled.input_ids) == rounded(tokens, LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
+    assert len(filled.input_ids) == rounded(tokens,
+                                            LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
     assert filled.packing.batch == len(lengths) + filled.dummy_sequences
     added = {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
     assert filled.packing.lengths[len(lengths):].tolist() == added
 
 
 def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
-    """Rows are filled up, so that memory is not taken for ever new shapes; a short-sighted encoder's are left alone."""
+    """Rows are filled up, so that memory is not taken for ever new shapes; a short-sighted
+    encoder's are left alone."""
     losses, vectors = [], []
     for fills in (False, True):
         model = without_head_dropout(build_long())
@@ -155,7 +169,8 @@ def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
         assert trainer._fills
         trainer._fills = fills
         losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
-        vectors.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        vectors.append(torch.cat([parameter.detach().flatten()
+                                  for parameter in model.parameters()]))
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     assert (vectors[1] - vectors[0]).abs().mean() < 1e-6  # as above
     assert not SurgeryTrainer(build(), "pcgrad", lr=1e-3)._fills
@@ -193,14 +208,16 @@ def test_the_kernels_for_packed_rows_are_there_with_their_derivatives(dtype, mon
 
 def test_bf16_is_taken_where_a_gpu_has_it(monkeypatch):
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device,
+                            capability=capability: capability)
         assert pick_precision("auto", CUDA, hidden_size=128) == expected
         assert pick_precision("fp32", CUDA, hidden_size=128) == "fp32"
 
 
 @pytest.mark.parametrize(("has_bf16", "hidden_size", "expected"), [
     (True, 384, "bf16"), (True, 256, "fp32"), (False, 768, "fp32")])
-def test_bf16_is_taken_on_a_cpu_that_has_it_for_wide_encoders(monkeypatch, has_bf16, hidden_size, expected):
+def test_bf16_is_taken_on_a_cpu_that_has_it_for_wide_encoders(monkeypatch, has_bf16, hidden_size,
+                                                              expected):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
     assert pick_precision("auto", torch.device("cpu"), hidden_size) == expected
     for name in ("fp32", "bf16"):
@@ -263,7 +280,8 @@ def test_attention_on_a_packed_row_equals_the_formula_on_the_padded_grid(dtype, 
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_in_attention_leaves_out_the_share_it_is_told(dtype):
-    """Values are all one, so an output is the sum of the weights that stay, over 1 − p: 1 in the mean."""
+    """Values are all one, so an output is the sum of the weights that stay, over 1 − p: 1 in the
+    mean."""
     rows, packing = ragged(dtype, lengths=(512,) * 8)
     with torch.no_grad():
         rows[2] = 1
@@ -286,14 +304,16 @@ def test_a_gpu_takes_the_steps_of_a_cpu(precision, tolerance):
     for each in (model, on_cuda(model)):
         each.precision = precision if each.device.type == "cuda" else "fp32"
         trainer = SurgeryTrainer(each, "pcgrad", lr=1e-3, weight_decay=0.01, clip=1.0)
-        inputs = {name: each.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+        inputs = {name: each.tokenize(examples).batch(range(len(examples)))
+                  for name, examples in EXAMPLES.items()}
         results.append([trainer.step(inputs).losses for _ in range(3)])
         trainers.append(trainer)
     for ours, expected in zip(results[1], results[0], strict=True):
         assert ours == pytest.approx(expected, rel=tolerance * 10)
     assert len(trainers[1]._graphs.captured) == 3
     if precision == "fp32":
-        torch.testing.assert_close(trainers[1].flat.vector.cpu(), trainers[0].flat.vector, atol=2e-4, rtol=0)
+        torch.testing.assert_close(trainers[1].flat.vector.cpu(), trainers[0].flat.vector,
+                                   atol=2e-4, rtol=0)
 
 
 @needs_cuda
@@ -307,20 +327,23 @@ def test_graphs_compute_what_launching_by_hand_does():
             trainer._graphs = None
         losses.append(steps_of_changing_shape(trainer, each))
         vectors.append(trainer.flat.vector)
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4,
+                               atol=1e-5)
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=2e-4)
 
 
 @needs_cuda
 def test_many_graphs_from_one_pool_do_not_write_on_each_others_results():
-    """Sentences of 1 to 50 words, so that steps meet graphs made before and after one another in any order."""
+    """Sentences of 1 to 50 words, so that steps meet graphs made before and after one another in
+    any order."""
     rng = random.Random(0)
 
     def sentence() -> str:
         return " ".join(rng.choices(SENTENCES[0].split(), k=rng.randint(1, 50)))
 
     examples = {"sst": [Example(str(i), (sentence(),), float(i % 5)) for i in range(40)],
-                "para": [Example(str(i), (sentence(), sentence()), float(i % 2)) for i in range(40)],
+                "para": [Example(str(i), (sentence(), sentence()), float(i % 2))
+                         for i in range(40)],
                 "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in range(40)]}
     model, losses = without_head_dropout(build_long()), []
     for graphed in (True, False):
@@ -329,9 +352,11 @@ def test_many_graphs_from_one_pool_do_not_write_on_each_others_results():
         if not graphed:
             trainer._graphs = None
         tokens = {name: each.tokenize(items) for name, items in examples.items()}
-        losses.append([list(trainer.step({name: items.batch(draw.sample(range(40), 4)) for name, items in
+        losses.append([list(trainer.step({name: items.batch(draw.sample(range(40), 4))
+                                          for name, items in
                                           tokens.items()}).losses.values()) for _ in range(30)])
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3,
+                               atol=1e-4)
 
 
 @needs_cuda
@@ -341,7 +366,8 @@ def test_dropout_in_a_graph_differs_from_step_to_step_and_repeats_with_the_seed(
         each = build_long().to(CUDA)
         torch.manual_seed(3)
         trainer = SurgeryTrainer(each, "pcgrad", lr=0.0)
-        inputs = {name: each.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+        inputs = {name: each.tokenize(examples).batch(range(len(examples)))
+                  for name, examples in EXAMPLES.items()}
         runs.append([trainer.step(inputs).losses["sst"] for _ in range(3)])
     assert len(set(runs[0])) == 3
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
@@ -351,7 +377,8 @@ def test_dropout_in_a_graph_differs_from_step_to_step_and_repeats_with_the_seed(
 def test_a_loss_that_is_not_finite_stops_a_step_in_graphs():
     model = build_long().to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    inputs = {name: model.tokenize(examples).batch(range(len(examples))) for name, examples in EXAMPLES.items()}
+    inputs = {name: model.tokenize(examples).batch(range(len(examples)))
+              for name, examples in EXAMPLES.items()}
     trainer.step(inputs)
     before = trainer.flat.vector.clone()
     inputs["para"].labels[0] = float("nan")
@@ -379,7 +406,8 @@ def test_predictions_of_a_gpu_are_those_of_a_cpu(precision):
     for name, examples in EXAMPLES.items():
         expected = model.predict_logits(name, model.tokenize(examples))
         found = theirs.predict_logits(name, theirs.tokenize(examples))
-        torch.testing.assert_close(found, expected, atol=1e-5 if precision == "fp32" else 5e-2, rtol=0)
+        torch.testing.assert_close(found, expected, atol=1e-5 if precision == "fp32" else 5e-2,
+                                   rtol=0)
 
 
 @needs_cuda
@@ -394,7 +422,8 @@ def test_encode_and_forward_on_a_gpu_equal_those_of_a_cpu():
     ours = theirs(**{name: value.to(CUDA) for name, value in inputs.items()})
     expected = encoder(**inputs)
     mask = inputs["attention_mask"].bool()
-    torch.testing.assert_close(ours.last_hidden_state.cpu()[mask], expected.last_hidden_state[mask], atol=2e-5, rtol=0)
+    torch.testing.assert_close(ours.last_hidden_state.cpu()[mask], expected.last_hidden_state[mask],
+                               atol=2e-5, rtol=0)
     torch.testing.assert_close(ours.pooler_output.cpu(), expected.pooler_output, atol=2e-5, rtol=0)
 
 
@@ -404,9 +433,11 @@ def test_surgery_on_a_gpu_is_exact():
     expected = rows.double() @ rows.double().T
     gram = gram_matrix(rows.to(CUDA))
     assert gram.device.type == "cpu"
-    torch.testing.assert_close(gram, expected, atol=0.05, rtol=1e-6)  # of 1e6; the products' rounding is a thousandth
+    # of 1e6; the products' rounding is a thousandth
+    torch.testing.assert_close(gram, expected, atol=0.05, rtol=1e-6)
     weights = torch.tensor([1.5, -2.0, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(combine(rows.to(CUDA), weights).cpu(), combine(rows, weights), atol=1e-6, rtol=0)
+    torch.testing.assert_close(combine(rows.to(CUDA), weights).cpu(), combine(rows, weights),
+                               atol=1e-6, rtol=0)
     tiny = gram_matrix(rows.to(CUDA) * 1e-30)
     torch.testing.assert_close(tiny * 1e60, expected, atol=0.05, rtol=1e-6)
 
@@ -415,7 +446,8 @@ def test_surgery_on_a_gpu_is_exact():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_an_update_on_a_gpu_is_that_of_a_cpu(weight_decay):
     generator = torch.Generator().manual_seed(0)
-    start, gradients = torch.randn(1000, generator=generator), torch.randn(20, 1000, generator=generator)
+    start, gradients = torch.randn(1000,
+                                   generator=generator), torch.randn(20, 1000, generator=generator)
     found = []
     for device in ("cpu", "cuda"):
         theta = torch.nn.Parameter(start.to(device, copy=True))
@@ -430,7 +462,8 @@ def test_an_update_on_a_gpu_is_that_of_a_cpu(weight_decay):
 @needs_cuda
 def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu():
     torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
+                                       num_attention_heads=4,
                             intermediate_size=64)).eval()
     ids = torch.randint(5, 50, (25,))
     types = torch.tensor([0] * 5 + [1] * 4 + [0] * 4 + [0] * 3 + [1] * 9)
@@ -441,17 +474,22 @@ def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu():
     loss_of(theirs, batch.to(CUDA)).backward()
     for (name, ours), expected in zip(theirs.named_parameters(), model.parameters(), strict=True):
         if expected.grad is not None:
-            torch.testing.assert_close(ours.grad.cpu(), expected.grad, atol=2e-5, rtol=1e-3, msg=name)
+            torch.testing.assert_close(ours.grad.cpu(), expected.grad, atol=2e-5, rtol=1e-3,
+                                       msg=name)
 
 
 @needs_cuda
-def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path, interrupted_in_step_40):
+def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path,
+                                                                     interrupted_in_step_40):
     """In bf16, which is what auto takes on a GPU of today, the next batch made ahead."""
     text = tmp_path / "text"
-    text.write_text("\n\n".join(f"the {animal} {sound}. the {animal} always {sound}. " * 30 for animal, sound in (
+    text.write_text("\n\n".join(f"the {animal} {sound}. the {animal} always {sound}. " * 30
+                                for animal, sound in (
         ("cat", "meows"), ("dog", "barks"), ("cow", "moos"), ("bird", "sings")) * 4))
-    flags = ["--text", str(text), "--out", str(tmp_path / "run"), "--layers", "2", "--hidden", "64", "--heads", "2",
-             "--vocab-size", "60", "--length", "32", "--steps", "60", "--held-out", "0.3", "--batch-size", "16",
+    flags = ["--text", str(text), "--out", str(tmp_path / "run"), "--layers", "2", "--hidden", "64",
+             "--heads", "2",
+             "--vocab-size", "60", "--length", "32", "--steps", "60", "--held-out", "0.3",
+             "--batch-size", "16",
              "--lr", "1e-2", "--second-segment", "again", "--checkpoint-every", "20"]
     with interrupted_in_step_40():
         assert pretrain.main(flags) == 130
@@ -464,7 +502,8 @@ def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path, i
 @needs_cuda
 def test_a_usual_training_loop_runs_on_a_gpu():
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    model = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
+                                 num_attention_heads=4,
                                  intermediate_size=64)).to(CUDA)
     optimizer = AdamW(model.parameters(), lr=1e-3)
     ids, losses = torch.randint(5, 50, (4, 10), device=CUDA), []

@@ -25,19 +25,24 @@ from minbert.layer import BertLayer
 HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)
 
 
-def layer_of(activation: str = "gelu", dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> BertLayer:
+def layer_of(activation: str = "gelu", dropout: float = 0.0,
+             dtype: torch.dtype = torch.float64) -> BertLayer:
     layer = BertLayer(HIDDEN, 3, 20, activation, 1e-12, dropout, dropout).to(dtype)
     for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.5)  # far from a start at which biases and LayerNorm would say nothing
+        # far from a start at which biases and LayerNorm would say nothing
+        nn.init.normal_(parameter, std=0.5)
     return layer
 
 
-def run_fast(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
-    """As the encoder does: by hand, or, where a part was changed, part by part on the packed row."""
+def run_fast(layer: BertLayer, x: torch.Tensor, packing: Packing,
+             first_only: bool = False) -> torch.Tensor:
+    """As the encoder does: by hand, or, where a part was changed, part by part on the packed
+    row."""
     return packed.encode_layers(SimpleNamespace(layers=[layer]), x, packing, first_only)
 
 
-def run_plain(layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
+def run_plain(layer: BertLayer, x: torch.Tensor, packing: Packing,
+              first_only: bool = False) -> torch.Tensor:
     out = layer(packing.pad(x), packing.attention_mask)
     return out[:, 0] if first_only else packing.unpad(out)
 
@@ -47,8 +52,10 @@ def grads_of(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
     return {parameter: parameter.grad for parameter in module.parameters()}
 
 
-def value_and_gradients(run, layer: BertLayer, x: torch.Tensor, packing: Packing, first_only: bool) -> list[torch.Tensor]:
-    """The layer's output, the gradient of x and those of all parameters, of a sum weighted unevenly."""
+def value_and_gradients(run, layer: BertLayer, x: torch.Tensor, packing: Packing,
+                        first_only: bool) -> list[torch.Tensor]:
+    """The layer's output, the gradient of x and those of all parameters, of a sum weighted
+    unevenly."""
     out = run(layer, x, packing, first_only)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *layer.parameters()])]
@@ -70,7 +77,8 @@ def test_the_layer_by_hand_is_the_layer_in_value_and_every_gradient(activation, 
 
 @pytest.mark.parametrize("first_only", [False, True])
 def test_with_dropout_the_derivative_by_hand_is_that_of_the_masks_drawn(first_only):
-    """Finite differences, the seed set before each forward, so that all of them draw the same masks."""
+    """Finite differences, the seed set before each forward, so that all of them draw the same
+    masks."""
     layer, packing = layer_of("gelu", 0.3), Packing.from_lengths([3, 1, 2])
     x = torch.randn(6, HIDDEN, dtype=torch.float64, requires_grad=True)
 
@@ -99,7 +107,8 @@ def test_in_bf16_the_layer_by_hand_is_as_near_to_float32_as_autocast_is():
 
 
 def test_weights_cast_once_and_gradients_written_in_place_change_no_bit():
-    """In bf16 a gradient is rounded once, to bf16; whether it is then copied or added to zeros is all the same."""
+    """In bf16 a gradient is rounded once, to bf16; whether it is then copied or added to zeros is
+    all the same."""
     layer, packing = layer_of(dtype=torch.float32), Packing.from_lengths(LENGTHS)
     x = torch.randn(sum(LENGTHS), HIDDEN, requires_grad=True)
 
@@ -123,7 +132,8 @@ def test_weights_cast_once_and_gradients_written_in_place_change_no_bit():
 @pytest.mark.parametrize("precision", ["float64", "bfloat16"])
 def test_each_part_of_a_row_has_the_gradients_it_would_have_alone(precision, first_only):
     """Of two parts, of two and three sentences, each has its own places; a second backward adds."""
-    dtype, lengths = (torch.float64 if precision == "float64" else torch.float32), ([3, 9], [8, 2, 10])
+    dtype, lengths = (torch.float64 if precision == "float64"
+                      else torch.float32), ([3, 9], [8, 2, 10])
     layer = layer_of(dtype=dtype)
     rows = [torch.randn(sum(part), HIDDEN, dtype=dtype) for part in lengths]
     packings = [Packing.from_lengths(part) for part in lengths]
@@ -132,7 +142,8 @@ def test_each_part_of_a_row_has_the_gradients_it_would_have_alone(precision, fir
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             return run_fast(layer, row, packing, first_only).square().sum()
 
-    places = [{parameter: torch.zeros_like(parameter) for parameter in layer.parameters()} for _ in rows]
+    places = [{parameter: torch.zeros_like(parameter) for parameter in layer.parameters()}
+              for _ in rows]
     with accumulate_into(places, [2, 3]):
         for _ in range(2):
             loss_of(torch.cat(rows), Packing.from_lengths([*lengths[0], *lengths[1]])).backward()
@@ -149,7 +160,8 @@ def test_each_part_of_a_row_has_the_gradients_it_would_have_alone(precision, fir
 def test_places_for_other_parts_than_there_are_are_refused():
     layer, row = layer_of(), torch.randn(5, HIDDEN, dtype=torch.float64)
     places = [{parameter: torch.zeros_like(parameter) for parameter in layer.parameters()}] * 2
-    with accumulate_into(places), pytest.raises(AssertionError, match="one mapping of buffers per part"):
+    with accumulate_into(places), pytest.raises(AssertionError,
+                                                match="one mapping of buffers per part"):
         run_fast(layer, row, Packing.from_lengths([2, 3])).sum().backward()
     assert current_buffers() == GradBuffers()
 
@@ -171,15 +183,19 @@ def test_a_float32_gradient_is_added_in_place():
 def test_a_graph_that_is_kept_gives_the_same_gradient_again():
     """As other implementations of gradient surgery need it."""
     layer = layer_of()
-    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum()
-    first, again = (torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True) for _ in range(2))
+    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64),
+                    Packing.from_lengths([3])).square().sum()
+    first, again = (torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+                    for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_what_backward_needed_is_freed_with_it_though_the_loss_is_held():
-    """In the usual loop the last step's loss still stands while the next forward runs: its activations must not."""
+    """In the usual loop the last step's loss still stands while the next forward runs: its
+    activations must not."""
     layer = layer_of()
-    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).sum()
+    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64),
+                    Packing.from_lengths([3])).sum()
     loss.backward()
     with pytest.raises(RuntimeError, match="second time"):
         loss.grad_fn.next_functions[0][0].saved_tensors  # noqa: B018
@@ -188,7 +204,8 @@ def test_what_backward_needed_is_freed_with_it_though_the_loss_is_held():
 def test_a_second_derivative_is_refused_rather_than_wrong():
     layer = layer_of()
     x = torch.randn(3, HIDDEN, dtype=torch.float64, requires_grad=True)
-    [first] = torch.autograd.grad(run_fast(layer, x, Packing.from_lengths([3])).square().sum(), [x], create_graph=True)
+    [first] = torch.autograd.grad(run_fast(layer, x, Packing.from_lengths([3])).square().sum(), [x],
+                                  create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
@@ -235,15 +252,18 @@ def test_a_layer_that_was_changed_computes_what_its_plain_form_would(change):
 def test_dropout_in_an_evaluated_model_is_drawn_where_its_modules_train():
     """Monte Carlo dropout (Gal and Ghahramani 2016)."""
     layer, x = layer_of(dropout=0.5).eval(), torch.randn(3, HIDDEN, dtype=torch.float64)
-    assert torch.equal(run_fast(layer, x, Packing.from_lengths([3])), run_fast(layer, x, Packing.from_lengths([3])))
+    assert torch.equal(run_fast(layer, x, Packing.from_lengths([3])),
+                       run_fast(layer, x, Packing.from_lengths([3])))
     layer.dropout.train()
-    assert not torch.equal(run_fast(layer, x, Packing.from_lengths([3])), run_fast(layer, x, Packing.from_lengths([3])))
+    assert not torch.equal(run_fast(layer, x, Packing.from_lengths([3])),
+                           run_fast(layer, x, Packing.from_lengths([3])))
 
 
 def test_a_backward_through_weights_that_have_changed_since_is_refused():
     """With the new weights, the gradient would be that of no function at all."""
     layer = layer_of()
-    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum()
+    loss = run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64),
+                    Packing.from_lengths([3])).square().sum()
     layer.load_state_dict(layer_of().state_dict())
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -261,10 +281,12 @@ class Once(nn.Module):
 
 
 def test_weights_lent_for_one_call_get_the_gradient_of_that_call():
-    """torch.func.functional_call puts others in the place of the layer's own, and takes them away before backward."""
+    """torch.func.functional_call puts others in the place of the layer's own, and takes them away
+    before backward."""
     layer, packing = layer_of(), Packing.from_lengths(LENGTHS)
     x, gradients = torch.randn(sum(LENGTHS), HIDDEN, dtype=torch.float64), []
-    lent = {f"layer.{name}": (value.detach() + 0.1).requires_grad_() for name, value in layer.named_parameters()}
+    lent = {f"layer.{name}": (value.detach() + 0.1).requires_grad_()
+            for name, value in layer.named_parameters()}
     for run in (run_fast, run_plain):
         loss = functional_call(Once(layer, run), lent, (x, packing)).square().sum()
         gradients.append(torch.autograd.grad(loss, list(lent.values())))
@@ -302,7 +324,8 @@ def test_a_weight_that_is_frozen_or_has_a_hook_gets_no_gradient_in_place():
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with accumulate_into([grads_of(layer)]):
-        run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64), Packing.from_lengths([3])).square().sum().backward()
+        run_fast(layer, torch.randn(3, HIDDEN, dtype=torch.float64),
+                 Packing.from_lengths([3])).square().sum().backward()
     zero = {name for name, parameter in layer.named_parameters() if not parameter.grad.any()}
     assert zero == {"output_dense.weight", "attention_dense.weight"}
 
@@ -311,7 +334,8 @@ def test_a_weight_that_is_frozen_or_has_a_hook_gets_no_gradient_in_place():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_products_by_hand_are_torchs_own_linear(rows, width, out, dtype):
     layer = nn.Linear(width, out, dtype=dtype)
-    x, upstream = torch.randn(rows, width, dtype=dtype, requires_grad=True), torch.randn(rows, out, dtype=dtype)
+    x, upstream = torch.randn(rows, width, dtype=dtype,
+                              requires_grad=True), torch.randn(rows, out, dtype=dtype)
     plain = F.linear(x, layer.weight, layer.bias)
     gradients = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
     found = [product(layer, x.detach()), input_gradient(layer, upstream, layer.weight.detach()),
@@ -371,7 +395,8 @@ def test_an_embedding_adds_the_same_gradient_to_one_that_waits():
 
 
 def test_the_usual_loop_meets_dense_gradients_only(tiny_model: BertModel):
-    """Forward, zero_grad, backward, step: at the second forward the first gradient is still there."""
+    """Forward, zero_grad, backward, step: at the second forward the first gradient is still
+    there."""
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-3)
     for _ in range(2):
         loss = tiny_model(torch.tensor([[1, 2, 3]])).pooler_output.sum()
@@ -396,12 +421,15 @@ def test_blocks_hold_every_head_of_every_token_once_and_give_them_back():
     query, key, value = heads = blocks.split(row, 3)
     assert torch.equal(blocks.join(heads), row)
     sentences = row.unflatten(1, (3, 2, 4)).split(lengths)
-    for place, number in enumerate([5, 1, 3]):       # alike in length: the first block, two heads each, 16 wide
+    # alike in length: the first block, two heads each, 16 wide
+    for place, number in enumerate([5, 1, 3]):
         for head in range(2):
             for part, found in enumerate((query, key, value)):
                 [first, *_] = blocks.each(found)
-                assert torch.equal(first[2 * place + head, :lengths[number]], sentences[number][:, part, head])
-    assert [tuple(block.shape) for block in blocks.each(query)] == [(6, 16, 4), (2, 8, 4), (2, 8, 4)]
+                assert torch.equal(first[2 * place + head, :lengths[number]],
+                                   sentences[number][:, part, head])
+    assert [tuple(block.shape) for block in blocks.each(query)] == [(6, 16, 4), (2, 8, 4),
+                                                                    (2, 8, 4)]
 
 
 def test_blocks_are_zero_or_shut_out_where_no_token_is():
@@ -426,11 +454,14 @@ def test_attention_in_blocks_is_attention_over_the_whole_padded_batch():
     packing, whole = Packing.from_lengths([2, 9, 1, 8]), Packing.from_lengths([2, 9, 1, 8])
     whole.__dict__["_blocks"] = one = Blocks([2, 9, 1, 8], 3, [range(4)], 1)
     assert whole.blocks(3) is one
-    torch.testing.assert_close(run_fast(layer, row, packing), run_fast(layer, row, whole), atol=1e-12, rtol=0)  # float64 rounding
+    # float64 rounding
+    torch.testing.assert_close(run_fast(layer, row, packing), run_fast(layer, row, whole),
+                               atol=1e-12, rtol=0)
 
 
 def test_the_first_token_alone_is_the_first_of_all(tiny_model: BertModel):
-    """Also where a sentence is empty or begins late: there the whole layer is computed, and zeros stand for it."""
+    """Also where a sentence is empty or begins late: there the whole layer is computed, and zeros
+    stand for it."""
     ids, types = torch.randint(50, (9,)), torch.randint(2, (9,))
     late = torch.tensor([[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
     for packing in (Packing.from_lengths([2, 4, 3]), Packing.from_mask(late)):
@@ -441,7 +472,8 @@ def test_the_first_token_alone_is_the_first_of_all(tiny_model: BertModel):
 
 
 def test_sentences_that_begin_late_or_are_empty_are_what_the_plain_form_makes_of_them(tiny_model, monkeypatch):
-    packing = Packing.from_mask(torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]))
+    packing = Packing.from_mask(torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0],
+                                              [0, 1, 1, 0]]))
     ids, types, found = torch.randint(50, (8,)), torch.randint(2, (8,)), []
     for plain in ("0", "1"):
         monkeypatch.setenv("MINBERT_PLAIN", plain)

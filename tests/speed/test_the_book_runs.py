@@ -68,8 +68,10 @@ EDITS = {
     "head dropout": ("heads/layers.py", [("FIRST_DROPOUT = 0.3", "FIRST_DROPOUT = 0.6")], {}),
 }
 # What the fast forms replace, and would not follow unless they were compared with the book.
-REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum", "gelu is silu",
-            "no root of d", "mask ignored", "dropout on values", "layers twice", "no bias correction",
+REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum",
+            "gelu is silu",
+            "no root of d", "mask ignored", "dropout on values", "layers twice",
+            "no bias correction",
             "decay before the step", "eps inside the root"}
 
 
@@ -109,8 +111,10 @@ def edit(folder: Path, name: str) -> dict:
     return settings
 
 
-def two_steps(dropout: float = 0.0, weight_decay: float = 0.1, surgery: str = "pcgrad") -> torch.Tensor:
-    """All weights after two steps of the real trainer on three tasks, from the imported packages."""
+def two_steps(dropout: float = 0.0, weight_decay: float = 0.1,
+              surgery: str = "pcgrad") -> torch.Tensor:
+    """All weights after two steps of the real trainer on three tasks, from the imported
+    packages."""
     from minbert import BertConfig, BertModel, BertTokenizer
     from multitask import MultitaskBert
     from multitask.data.course import Example
@@ -129,7 +133,8 @@ def two_steps(dropout: float = 0.0, weight_decay: float = 0.1, surgery: str = "p
         "para": [Example(str(i), pair, float(i % 2)) for i, pair in enumerate(pairs)],
         "sts": [Example(str(i), pair, 1.1 * i) for i, pair in enumerate(pairs[:4])],
     }
-    batches = {name: model.tokenize(some).batch(range(len(some))) for name, some in examples.items()}
+    batches = {name: model.tokenize(some).batch(range(len(some)))
+               for name, some in examples.items()}
 
     trainer = SurgeryTrainer(model, surgery, lr=1e-3, weight_decay=weight_decay, seed=5)
     for _ in range(2):
@@ -176,7 +181,8 @@ def test_without_the_check_it_would_not(name, copy_of_source, monkeypatch):
 
 
 def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
-    """The record of an activation in two minds: the plain form's gradients are right, and a warning tells."""
+    """The record of an activation in two minds: the plain form's gradients are right, and a warning
+    tells."""
     path = copy_of_source / "minbert/activations.py"
     path.write_text(path.read_text().replace("torch.ops.aten.gelu_backward(d_y, x)\n",
                                              "2 * torch.ops.aten.gelu_backward(d_y, x)\n", 1))

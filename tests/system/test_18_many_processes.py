@@ -53,7 +53,8 @@ def test_surgery_is_not_linear():
     """By hand: two examples of task 2 cancel out the conflict of one of them with task 1."""
     first, second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 1.0]])
     assert project_conflicting((first + second) / 2).tolist() == [2, 1]
-    assert project_conflicting(first).tolist() == [0.5, 1.5]  # [1, 0] + ½ [-1, 1] and [-1, 1] + [1, 0]
+    # [1, 0] + ½ [-1, 1] and [-1, 1] + [1, 0]
+    assert project_conflicting(first).tolist() == [0.5, 1.5]
     assert ((project_conflicting(first) + project_conflicting(second)) / 2).tolist() == [2.25, 1.25]
 
 
@@ -63,10 +64,12 @@ def step_in_pieces(count: int | None, clip=0.0) -> tuple:
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip)
     inputs = batches(model)
     if count is not None:
-        inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), count, len(examples))
+        inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), count,
+                                                               len(examples))
                   for name, examples in EXAMPLES.items()}
     losses = trainer.step(inputs).losses
-    return losses, checksum(model.parameters()), [trainer.gradients.matrix, *(p.grad for p in model.heads.parameters())]
+    return losses, checksum(model.parameters()), [trainer.gradients.matrix,
+                                                  *(p.grad for p in model.heads.parameters())]
 
 
 def test_one_piece():
@@ -74,7 +77,8 @@ def test_one_piece():
     assert step_in_pieces(1)[:2] == step_in_pieces(None)[:2]
 
 
-@pytest.mark.parametrize("count", [2, 3, 100])  # of 5, 4 and 3 examples: pieces of unequal size, then of one
+# of 5, 4 and 3 examples: pieces of unequal size, then of one
+@pytest.mark.parametrize("count", [2, 3, 100])
 def test_pieces_add_up(count):
     losses, _, gradients = step_in_pieces(count)
     expected_losses, _, expected = step_in_pieces(None)
@@ -172,7 +176,8 @@ def test_two_make_the_steps_of_one(accumulate, clip):
     def train(model, ranks) -> list:
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip, seed=3, ranks=ranks)
         examples = {name: model.tokenize(EXAMPLES[name]) for name in TASKS}
-        return [trainer.step({name: examples[name].micro_batches(ranks.share(rows[name]), accumulate, len(rows[name]))
+        return [trainer.step({name: examples[name].micro_batches(ranks.share(rows[name]),
+                                                                 accumulate, len(rows[name]))
                               for name in TASKS}) for _ in range(3)]
 
     alone = train(models[2], ALONE)
@@ -209,9 +214,12 @@ def test_shared_predictions(monkeypatch):
         monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
     model = build().eval()
     examples = model.tokenize(EXAMPLES["para"])
-    logits, rows = model.predict_logits("para", examples), CachedEmbeddings(model, examples, "").batch(range(4)).embeddings
+    logits, rows = model.predict_logits("para",
+                                        examples), CachedEmbeddings(model, examples,
+                                                                    "").batch(range(4)).embeddings
     for own, encoded in in_two_threads(lambda ranks: (model.predict_logits("para", examples, ranks),
-                                                      CachedEmbeddings(model, examples, "", ranks).batch(range(4)))):
+                                                      CachedEmbeddings(model, examples, "",
+                                                                       ranks).batch(range(4)))):
         assert torch.equal(own, logits)
         assert torch.equal(encoded.embeddings, rows)
 
@@ -224,7 +232,8 @@ def test_failure_is_told_once():
             return "data"
 
         outcomes = [ranks.broadcast_from_writer(lambda: f"made by {ranks.rank}")]
-        for attempt in (lambda: ranks.run_on_all(read), lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
+        for attempt in (lambda: ranks.run_on_all(read),
+                        lambda: ranks.check_same("data", lambda: "é" * ranks.rank)):
             with pytest.raises((ValueError, SystemExit)) as caught:
                 attempt()
             outcomes.append(repr(caught.value))
@@ -268,8 +277,10 @@ def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
     tokenizer = BertTokenizer.train(texts, 300)
     for name, dropout in (("plain", 0.0), ("dropout", 0.1)):
         torch.manual_seed(0)
-        config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-                            intermediate_size=40, initializer_range=0.2, hidden_dropout_prob=dropout,
+        config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2,
+                            num_attention_heads=3,
+                            intermediate_size=40, initializer_range=0.2,
+                            hidden_dropout_prob=dropout,
                             attention_probs_dropout_prob=dropout)
         BertModel(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -295,8 +306,10 @@ def last_state(run: Path) -> dict[str, torch.Tensor]:
 
 def test_two_train_as_one(tiny, tmp_path, monkeypatch):
     """20 steps at the paper's learning rate without dropout; two pieces per batch in two."""
-    flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5", "--precision", "fp32"]
-    done = torchrun(*flags, "--batch-size", 8, "--accumulate", 2, "--out", tmp_path / "two", NO_DROPOUT="1")
+    flags = ["--data", tiny["data"], "--model", tiny["plain"], "--lr", "1e-5", "--epochs", "5",
+             "--precision", "fp32"]
+    done = torchrun(*flags, "--batch-size", 8, "--accumulate", 2, "--out", tmp_path / "two",
+                    NO_DROPOUT="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1  # one speaks
     assert "(seed 11711, cpu, fp32, 2 processes)" in done.stdout
@@ -319,17 +332,20 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
             assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
             assert (two["conflicts"], two["examples"]) == (one["conflicts"], one["examples"])
         else:
-            assert scores(two["dev"]) == pytest.approx(scores(one["dev"]), abs=5e-4)  # three decimals
+            # three decimals
+            assert scores(two["dev"]) == pytest.approx(scores(one["dev"]), abs=5e-4)
     metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert metrics["environment"]["processes"] == 2
 
 
 def scores(dev: dict) -> list[float]:
-    return [value or 0.0 for of_task in dev.values() for value in (of_task.values() if isinstance(of_task, dict)
+    return [value or 0.0 for of_task in dev.values()
+            for value in (of_task.values() if isinstance(of_task, dict)
                                                                    else [of_task])]
 
 
-CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst=1,para=16,sts=1", "--epochs", 2,
+CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst=1,para=16,sts=1",
+         "--epochs", 2,
          "--lr", 1e-3]  # of one example of sst, one of the two processes has none
 
 
@@ -337,7 +353,8 @@ CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst
 def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
     """A run whose process 1 was killed before the checkpoint of surgery's epoch 2; and stderr."""
     folder = tmp_path_factory.mktemp("killed")
-    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out", folder / "run", SIGKILL="1",
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out",
+                    folder / "run", SIGKILL="1",
                     WITNESS=str(folder / "before"))
     assert done.returncode != 0
     return folder / "run", done.stderr
@@ -346,24 +363,29 @@ def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
 def test_killed_process(killed):
     """The others end with a message that names how to resume."""
     folder, stderr = killed
-    lines = [line for line in stderr.splitlines() if line.startswith("train_multitask.py: process 0: ")]
+    lines = [line for line in stderr.splitlines()
+             if line.startswith("train_multitask.py: process 0: ")]
     assert lines, stderr
     for line in lines:  # two where torchrun's signal comes just after the connection broke
         assert "another process has ended" in line or "as all processes are when one has ended" in line
-        assert line.endswith(f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {folder}")
-    assert [path.name for path in numbered(folder)] == ["2", "3"]  # two epochs of MultiNLI, one of surgery
+        assert line.endswith(f"; go on with: torchrun --nproc_per_node=2 train_multitask.py "
+                             f"--resume {folder}")
+    # two epochs of MultiNLI, one of surgery
+    assert [path.name for path in numbered(folder)] == ["2", "3"]
 
 
 @pytest.fixture(scope="module")
 def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
     """That run resumed: the process, the log before it, the folder of what its ranks noted."""
     word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
-    return torchrun("--resume", killed[0], WITNESS=str(word / "after"), THREADS=str(word / "threads")), before, word
+    return torchrun("--resume", killed[0], WITNESS=str(word / "after"),
+                    THREADS=str(word / "threads")), before, word
 
 
 def test_ctrl_c_in_one_process(tiny, tmp_path):
     """The writer is at a later step by then and waits for a sum, so it cannot be told."""
-    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8, "--epochs", 50, "--out",
+    done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], "--batch-size", 8,
+                    "--epochs", 50, "--out",
                     tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
     assert done.returncode != 0
     assert f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
@@ -388,13 +410,15 @@ def test_resume_of_two(killed, resumed):
     assert witnesses[2] == witnesses[3]
     assert witnesses[0].split()[0] == witnesses[2].split()[0]  # the same weights in both processes
     assert witnesses[0] != witnesses[2]                        # but not the same random numbers
-    assert [event["stage"] for event in whole][-5:] == ["gs"] * 5  # four steps and their epoch's scores
+    # four steps and their epoch's scores
+    assert [event["stage"] for event in whole][-5:] == ["gs"] * 5
     assert log(folder)[:len(whole)] == whole
     assert json.loads((folder / "metrics.json").read_text())["stages"].keys() == {"nli", "gs", "fl"}
     assert len(list((folder / "predictions").iterdir())) == 6
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell threads' names")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(),
+                    reason="the system does not tell threads' names")
 def test_no_thread_is_left(resumed):
     """One that frees a tensor then would abort a process that has done all its work."""
     for rank in range(2):

@@ -64,7 +64,8 @@ def finished(small_data, tmp_path_factory) -> Path:
 def test_files_of_a_run(finished):
     """Files and metrics are those that DESIGN promises."""
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model", "predictions", "analysis.json",
+    assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model",
+                     "predictions", "analysis.json",
                      "report.html"}
     metrics = json.loads((finished / "metrics.json").read_text())
     dev = metrics["dev"]
@@ -107,7 +108,8 @@ def test_saved_run_predicts(finished, small_data):
             answers = ask([example.sentences for example in examples])
             lines = (finished / "predictions" / f"{name}-{split}-output.csv").read_text().splitlines()[1:]
             form = TASKS[name].format_prediction
-            assert [line.split(" , ")[1].strip() for line in lines] == [form(value) for value in answers.tolist()]
+            assert [line.split(" , ")[1].strip()
+                    for line in lines] == [form(value) for value in answers.tolist()]
 
 
 def test_log_of_conflicts(finished):
@@ -123,7 +125,8 @@ def test_log_of_conflicts(finished):
 def test_report_is_one_page(finished):
     page = (finished / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<img") == 18  # two learning curves, twelve of the analysis, four of the gradients
+    # two learning curves, twelve of the analysis, four of the gradients
+    assert page.count("<img") == 18
     assert set(re.findall(r'src="([^,]*),', page)) == {"data:image/svg+xml;base64"}
     assert "href=\"http" not in page
     for text in ("Scores on the dev set", "Gradient conflicts", "sst-para", "examples_per_second"):
@@ -138,16 +141,20 @@ def test_opens_in_transformers(finished):
     ours = MultitaskBert.from_pretrained(finished)
     texts = ["A film worth seeing twice.", "No."]
     inputs = ours.tokenizer(texts)
-    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"], inputs["input_ids"])
+    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"],
+                       inputs["input_ids"])
     # float32 rounding
-    torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output,
+                               atol=1e-5, rtol=0)
 
 
 def test_predict(finished, tmp_path, capsys):
     assert predict.main([str(finished), "--task", "sst", "A film worth seeing twice."]) == 0
     assert capsys.readouterr().out.strip() in "01234"
-    (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat sleeps.\ny\ta\tb\n")
-    assert predict.main([str(finished), "--task", "sts", "--input", "pairs.tsv", "--output", "out.tsv"]) == 0
+    (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat "
+                                        "sleeps.\ny\ta\tb\n")
+    assert predict.main([str(finished), "--task", "sts", "--input", "pairs.tsv", "--output",
+                         "out.tsv"]) == 0
     with open("out.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["sentence1"] for row in rows] == ["A dog runs.", "a"]
@@ -167,9 +174,12 @@ def test_predict_refuses(finished, arguments, message, capsys):
 
 
 def test_other_arms(small_data):
-    for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"), ("concatB_al", "wrap", "sum")]):
-        assert small_run(f"arm{number}", small_data, "--arch", arch, "--gs", gs, "--surgery", surgery, "--max-steps",
-                         4, "--eval-limit", 10, "--warmup", 0.5, "--schedule", "linear", "--clip", 1, "--weight-decay",
+    for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"),
+                                                  ("concatB_al", "wrap", "sum")]):
+        assert small_run(f"arm{number}", small_data, "--arch", arch, "--gs", gs, "--surgery",
+                         surgery, "--max-steps",
+                         4, "--eval-limit", 10, "--warmup", 0.5, "--schedule", "linear", "--clip",
+                         1, "--weight-decay",
                          0.01) == 0
         metrics = json.loads(Path(f"arm{number}/metrics.json").read_text())
         assert metrics["steps"] == 4
@@ -240,7 +250,8 @@ def interrupt():
 def test_resume_with_other_data(capsys, stopped, tmp_path):
     path = tmp_path / "copy" / "ids-sst-train.csv"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
+    # two rows change places
+    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")
     assert "the data have changed" in refused(capsys, "--resume", stopped)
 
 
@@ -263,7 +274,8 @@ def test_a_folder_per_run():
     settings = train_multitask.settings_of(train_multitask.build_parser().parse_args([]))
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
-    assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}" for number in range(1, 9)]
+    assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}"
+                                                     for number in range(1, 9)]
 
 
 def test_bf16_run_read_back(small_data, tmp_path):
@@ -272,7 +284,8 @@ def test_bf16_run_read_back(small_data, tmp_path):
     assert model.precision == "bf16"
     items = [example.sentences for example in load_dataset(small_data)["sts"]["dev"]]
     lines = (tmp_path / "half" / "predictions" / "sts-dev-output.csv").read_text().splitlines()[1:]
-    assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
+    assert [float(line.split(" , ")[1])
+            for line in lines] == pytest.approx(model.predict_similarity(items).tolist())
 
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1")])
@@ -378,11 +391,14 @@ def test_defaults(small_data):
     """Real data take the paper's, the sample its own."""
     parse = train_multitask.build_parser().parse_args
     on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
-    assert (on_data.lr, on_data.epochs, on_data.batch_size, on_data.model) == (1e-5, 10, None, "bert-base-uncased")
-    assert (on_data.weight_decay, on_data.clip, on_data.warmup, on_data.schedule) == (0, 0, 0, "constant")
+    assert (on_data.lr, on_data.epochs, on_data.batch_size,
+            on_data.model) == (1e-5, 10, None, "bert-base-uncased")
+    assert (on_data.weight_decay, on_data.clip, on_data.warmup,
+            on_data.schedule) == (0, 0, 0, "constant")
     assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
     on_sample = train_multitask.settings_of(parse([]))
-    assert (on_sample.data, on_sample.model, on_sample.lr, on_sample.epochs) == (None, "minbert-mini", 4e-4, 1)
+    assert (on_sample.data, on_sample.model, on_sample.lr,
+            on_sample.epochs) == (None, "minbert-mini", 4e-4, 1)
     scratch = train_multitask.settings_of(parse(["--model", "scratch"]))
     assert (scratch.lr, scratch.epochs) == (5e-4, 5)
     assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
@@ -396,12 +412,14 @@ def test_first_lines(tmp_path):
     """As a user starts it: a process of its own, in an empty folder."""
     done = subprocess.run(
         [sys.executable, ROOT / "train_multitask.py", "--max-steps", "2", "--eval-limit", "20"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False)
     assert done.returncode == 0, done.stderr
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith("data:  the embedded sample")
     assert "--data FOLDER" in first
-    assert second.startswith("model: minbert-mini, a small BERT pretrained on books that comes with minbert")
+    assert second.startswith("model: minbert-mini, a small BERT pretrained on books that comes "
+                             "with minbert")
     assert "--model takes a larger one: bert-base-uncased or a checkpoint's folder" in second
     assert (tmp_path / "runs" / "concatB-wrap-1" / "report.html").is_file()
 

@@ -151,7 +151,8 @@ def test_text_twice_segments(sizes, length, seed):
 
 
 def test_text_twice_overlap():
-    """Windows of w tokens, one w/4 later on average, each without a fifth of its tokens: .75 · .8 = .6 are in both."""
+    """Windows of w tokens, one w/4 later on average, each without a fifth of its tokens: .75 · .8 =
+    .6 are in both."""
     text = TextTwice(numbered_corpus([25_000] * 2), range(2), 500, PIECES)
     both, tokens, first_begins, inside, left_out, pairs, count = 0, 0, [], 0, 0, 0, 0
     for seed in range(20):
@@ -189,7 +190,8 @@ SOUNDS = {"cat": "meows", "dog": "barks", "bird": "sings", "cow": "moos"}
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """40 passages of 12 sentences of 11 words: two of these to a sequence; the seventh follows from the fifth."""
+    """40 passages of 12 sentences of 11 words: two of these to a sequence; the seventh follows from
+    the fifth."""
     choose = random.Random(0).choice
     passages = ["\n".join(f"in the garden a {animal} always {SOUNDS[animal]} before it falls asleep"
                           for animal in (choose(list(SOUNDS)) for _ in range(12)))
@@ -213,8 +215,8 @@ def events(folder, kind: str) -> list[dict]:
 
 
 def test_learns_a_repetitive_text(finished):
-    """Uniform guessing costs ln 92 = 4.5. Of 11 words 9 are always the same: who knows these and draws the animal and
-    its sound by lot pays 2/11 · ln 4 = 0.25."""
+    """Uniform guessing costs ln 92 = 4.5. Of 11 words 9 are always the same: who knows these and
+    draws the animal and its sound by lot pays 2/11 · ln 4 = 0.25."""
     scores = events(finished, "evaluation")
     assert [score["step"] for score in scores] == [0, 30, 60]
     assert math.log(scores[0]["perplexity"]) > 4
@@ -227,7 +229,8 @@ def test_learns_a_repetitive_text(finished):
 
 
 def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
-    """What was hidden is a word of the text, and what is guessed there for the most part the right one."""
+    """What was hidden is a word of the text, and what is guessed there for the most part the right
+    one."""
     assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "again"), *TINY]) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if "guesses:" in line]
     assert len(printed) == 3
@@ -244,7 +247,8 @@ def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
 
 
 def test_curve_after_skipped_steps():
-    """Of 4 steps the last was left out; the perplexity of the third is what evaluation reports at most."""
+    """Of 4 steps the last was left out; the perplexity of the third is what evaluation reports at
+    most."""
     steps = [{"step": step, "loss": 800.0, "tokens": 100} for step in (1, 2, 3)]
     evaluations = [{"step": 0, "perplexity": 50.0}, {"step": 3, "perplexity": math.exp(700)},
                    {"step": 4, "perplexity": 60.0}]
@@ -257,12 +261,14 @@ def test_curve_after_skipped_steps():
 
 
 def test_trivial_accuracy(finished, text):
-    """Each of the 11 words of a sentence is a piece, and of all pieces only the constant ones stand in all of them."""
+    """Each of the 11 words of a sentence is a piece, and of all pieces only the constant ones stand
+    in all of them."""
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["most_frequent_piece"] in ("in", "the", "garden", "a", "always", "before", "it",
                                               "falls", "asleep")
     # a share of some 80 masked tokens that is 1/11 on average; 4 standard deviations of it
-    assert metrics["trivial_accuracy"] == pytest.approx(1 / 11, abs=4 * math.sqrt(1 / 11 * 10 / 11 / 79))
+    assert metrics["trivial_accuracy"] == pytest.approx(1 / 11,
+                                                        abs=4 * math.sqrt(1 / 11 * 10 / 11 / 79))
     assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
 
 
@@ -273,7 +279,8 @@ def test_learning_rate(finished):
 
 
 def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted_in_step_40):
-    """Stopped in step 40, resumed from step 30: weights and losses are those of the straight run."""
+    """Stopped in step 40, resumed from step 30: weights and losses are those of the straight
+    run."""
     flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY]
     with interrupted_in_step_40():
         assert pretrain.main(flags) == 130
@@ -344,7 +351,8 @@ def test_epochs_and_held_out_text(text, tmp_path):
     _, held_out = split_passages(40, 0.1)
     assert len(held_out) == 4
     trained = {tuple(span) for span in run.batches.text.sequences.tolist()}
-    assert not trained & {tuple(span) for span in run.corpus.cut(held_out, settings.length).tolist()}
+    assert not trained & {tuple(span)
+                          for span in run.corpus.cut(held_out, settings.length).tolist()}
     seen = []
     for epoch in range(2):
         tokens = []
@@ -354,7 +362,8 @@ def test_epochs_and_held_out_text(text, tmp_path):
             tokens.append(whole)
         seen.append(torch.cat(tokens))
     left_out = len(run.batches.text.sequences) % settings.batch_size
-    assert len(seen[0].eq(2).nonzero()) == len(run.batches.text.sequences) - left_out  # [CLS] has id 2
+    # [CLS] has id 2
+    assert len(seen[0].eq(2).nonzero()) == len(run.batches.text.sequences) - left_out
     assert not torch.equal(seen[0][:200], seen[1][:200])
 
 
@@ -406,7 +415,8 @@ def test_folder_opens_in_transformers(finished):
 def test_unseen_token_type(finished):
     types = BertModel.from_pretrained(finished).embeddings.token_type_embeddings.weight
     assert torch.equal(types[0], types[1])
-    assert BertConfig.from_file(finished / "config.json").hidden_dropout_prob == 0.1  # fine-tuning's own
+    # fine-tuning's own
+    assert BertConfig.from_file(finished / "config.json").hidden_dropout_prob == 0.1
 
 
 def test_continues_from_checkpoint(finished, text, tmp_path):
@@ -466,7 +476,9 @@ def test_help_states_the_defaults():
         value = defaults.get(action.dest, dataclasses.MISSING)
         if value not in (None, False, dataclasses.MISSING):
             said = action.help.rsplit("default: ", 1)[1].rstrip(")").split(";")[0]
-            assert (float(said) == value) if isinstance(value, (int, float)) else (said == value), action.dest
+            assert (float(said) == value) if isinstance(value,
+                                                        (int,
+                                                         float)) else (said == value), action.dest
 
 
 def test_continues_from_mini(text, tmp_path):
