@@ -4,7 +4,7 @@
     surgery   PCGrad, the paper's Eq. 2–5, the sum, constant weights: from the Gram matrix
     flat      parameters ↔ one vector; the tasks' gradients ↔ rows of one matrix
     schedule  step → multiplier of the learning rate
-    fast      faster forms of these, compared with the plain ones at first use
+    fast      AdamW's update in one pass, compared with the plain one at first use
 
 >>> from optim import AdamW, project_conflicting
 """

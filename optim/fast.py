@@ -1,7 +1,7 @@
-"""The faster forms of this package, each compared with its plain form at first use in a process.
+"""AdamW's update in one pass, compared with the plain one at first use in a process.
 
-MINBERT_PLAIN=1 switches them off. Where a fast form computes something else than the plain one, as
-after an edit of the plain one, the plain one runs from then on, and one warning tells it.
+MINBERT_PLAIN=1 switches it off. Where it computes something else than `adamw_update`, as after an
+edit of that, the plain update runs from then on, and one warning tells it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,6 @@ import torch
 BLOCK = 1 << 18
 FUSED = ("cpu", "cuda")  # where torch has its one-pass kernel of Adam
 
-# Float32 products of this many columns are exact enough to be summed in float64.
-COLUMNS = 1 << 10
-# Squared norms from here on are not touched by what float32 loses of products under 1e-38: even
-# 10¹⁰ of them are 1e-28 together.
-LEAST_SQUARE = 1e-20
-
 Update = Callable[..., None]  # (θ, g, m, v, t, *, lr, betas, eps, weight_decay, correct_bias)
 _checked: dict[object, bool] = {}
 
@@ -34,29 +28,21 @@ def is_plain() -> bool:
     return os.environ.get("MINBERT_PLAIN", "0") not in ("", "0")
 
 
-def _agrees(key: object, difference: Callable[[], float], plain: str) -> bool:
-    """Whether the fast form equals the plain one; compared once per key."""
-    if key not in _checked:
-        off = difference()
-        _checked[key] = off <= 1e-9
-        if not _checked[key]:
-            warnings.warn(f"optim/fast.py does not compute what {plain} says: results differ by "
-                          f"{off:.2g}. The plain form runs from now on, exactly as written and "
-                          f"slower",
-                          stacklevel=3)
-    return _checked[key]
-
-
-# ------------------------------------------------------------------------------------------ AdamW
-
-
 def fused_adamw_applies(update: Update) -> bool:
-    """Whether `fused_adamw` computes what the plain `update` does."""
-    return not is_plain() and _agrees(update.__code__, lambda: _adamw_difference(update),
-                                      "adamw_update in optim/adamw.py")
+    """Whether `fused_adamw` computes what the plain `update` does; compared once per update."""
+    if is_plain():
+        return False
+    if update.__code__ not in _checked:
+        off = _difference(update)
+        _checked[update.__code__] = off <= 1e-9
+        if not _checked[update.__code__]:
+            warnings.warn("optim/fast.py does not compute what adamw_update in optim/adamw.py "
+                          f"says: results differ by {off:.2g}. The plain form runs from now on, "
+                          "exactly as written and slower", stacklevel=2)
+    return _checked[update.__code__]
 
 
-def _adamw_difference(update: Update) -> float:
+def _difference(update: Update) -> float:
     """The largest difference over two steps, with decay and without, in float64."""
     worst = 0.0
     for weight_decay, correct_bias in ((0.0, True), (0.2, True), (0.2, False)):
@@ -135,41 +121,3 @@ def is_fusible(tensors: Iterable[torch.Tensor]) -> bool:
     tensors = list(tensors)
     return (len({tensor.dtype for tensor in tensors}) == 1
             and all(tensor.device.type in FUSED and tensor.is_contiguous() for tensor in tensors))
-
-
-# ------------------------------------------------------------------------------------ Gram matrix
-
-
-def gram_matrix_applies(gradients: torch.Tensor,
-                        plain: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether `float32_gram_matrix` computes what `plain` does, for gradients like these."""
-    if is_plain() or gradients.dtype != torch.float32:
-        return False
-    if gradients.device.type not in ("cpu", "cuda"):
-        return False
-
-    def difference() -> float:
-        # whole numbers, whose products float32 holds exactly
-        sample = (torch.arange(3 * 1500) % 7 - 3.0).view(3, 1500)
-        return float((float32_gram_matrix(sample, plain) - plain(sample)).abs().max())
-
-    return _agrees(plain.__code__, difference, "the plain Gram matrix in optim/surgery.py")
-
-
-def float32_gram_matrix(gradients: torch.Tensor,
-                        plain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """G Gᵀ in a third of the time: float32 products of 1,024 columns each, summed in float64.
-
-    Each K_ij is within 1024 · 2⁻²⁴ ‖g_i‖ ‖g_j‖ = 6e-5 ‖g_i‖ ‖g_j‖ (Higham 2002, section 3.1), in
-    practice a thousandth of that. If a product overflowed or could have vanished, `plain` does it
-    all.
-    """
-    pieces = gradients.shape[1] // COLUMNS
-    whole, rest = gradients.tensor_split([pieces * COLUMNS], dim=1)
-    batch = whole.unflatten(1, (pieces, COLUMNS)).transpose(0, 1)  # (pieces, tasks, COLUMNS)
-    products = gradients.new_empty(pieces, len(gradients), len(gradients))
-    torch.bmm(batch, batch.mT, out=products)  # with `out`, autocast does not make it bf16
-    gram = products.sum(0, dtype=torch.float64).cpu() + plain(rest)
-
-    is_exact = torch.isfinite(gram).all() and (gram.diagonal() >= LEAST_SQUARE).all()
-    return gram if is_exact else plain(gradients)

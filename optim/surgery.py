@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from . import fast
-
 # Where project_conflicting draws its order if no generator is passed: one of its own, so that
 # surgery never moves the global one, on which dropout and shuffling depend.
 _default_generator = torch.Generator().manual_seed(0)
@@ -169,14 +167,9 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
-    if fast.gram_matrix_applies(gradients, _gram_matrix):
-        return fast.float32_gram_matrix(gradients, _gram_matrix)
-    return _gram_matrix(gradients)
-
-
-def _gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.device.type == "mps":  # has no float64
         gradients = gradients.cpu()
+
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     for piece in gradients.split(_piece_for(gradients), dim=1):
         piece = piece.double()

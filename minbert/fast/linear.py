@@ -1,5 +1,4 @@
-"""x Wᵀ + b and its derivatives, by the fastest CPU library for each, on weights cast once per
-step."""
+"""x Wᵀ + b and its derivatives on a CPU, on weights cast once per step."""
 
 from __future__ import annotations
 
@@ -12,12 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
-                                                               "_linear_pointwise")
-# Whether oneDNN has bf16 products for this processor (AVX-512 and newer). Elsewhere it refuses
-# them.
-MULTIPLIES_BF16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-_ONEDNN_DTYPES = (torch.float32, torch.bfloat16) if MULTIPLIES_BF16 else (torch.float32,)
+# Whether oneDNN has bf16 products for this processor (AVX-512 and newer); elsewhere it refuses.
+MULTIPLIES_BF16 = (torch.backends.mkldnn.is_available()
+                   and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+                   and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 ALL_ROWS = slice(None)
 
 
@@ -64,7 +61,10 @@ def product(linear: nn.Linear, x: torch.Tensor, rows: slice = ALL_ROWS) -> torch
         weight, bias = cast.weight, cast.bias
     else:
         weight, bias = linear.weight.detach().to(x.dtype), linear.bias.detach().to(x.dtype)
-    return _product(x, weight[rows], bias[rows])
+
+    if x.dtype == torch.bfloat16 and MULTIPLIES_BF16:
+        return torch.ops.mkldnn._linear_pointwise(x, weight[rows], bias[rows], "none", [], "")
+    return F.linear(x, weight[rows], bias[rows])
 
 
 def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
@@ -73,11 +73,7 @@ def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
     cast = _casts.get(linear)
     is_cast = cast is not None and cast.stands_for(weight, grad.dtype)
     weight = (cast.weight if is_cast else weight.to(grad.dtype))[rows]
-
-    if weight.shape[0] >= weight.shape[1] or not _by_onednn(grad):
-        return grad @ weight
-    # measured: faster than BLAS where the result is wide
-    return _product(grad, weight.T.contiguous())
+    return grad @ weight
 
 
 def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:
@@ -91,14 +87,3 @@ def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor
         place.addmm_(grad.T, x)
     else:
         place.add_((grad.T @ x).to(place.dtype))  # cast first: adding across dtypes is slower
-
-
-def _by_onednn(x: torch.Tensor) -> bool:
-    return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype in _ONEDNN_DTYPES
-
-
-def _product(x: torch.Tensor, weight: torch.Tensor,
-             bias: torch.Tensor | None = None) -> torch.Tensor:
-    if _by_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)

@@ -245,7 +245,7 @@ def test_the_first_lines_say_where_bf16_was_taken_and_where_it_is_in_vain(monkey
 def test_without_bf16_in_the_processor_a_bf16_product_is_left_to_torch(monkeypatch):
     """oneDNN refuses it there with an error of its own."""
     layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
-    monkeypatch.setattr(linear, "_ONEDNN_DTYPES", (torch.float32,))
+    monkeypatch.setattr(linear, "MULTIPLIES_BF16", False)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
     found = product(layer, x.bfloat16())
     expected = x.bfloat16() @ layer.weight.bfloat16().T + layer.bias.bfloat16()

@@ -1,0 +1,103 @@
+"""What each trick for speed is worth: a training step without it, in turn with the step as it is.
+
+    python benchmarks/tricks.py --data data --model CHECKPOINT
+
+Printed: the median step, and how much longer it takes without the trick. A trick that is worth less than
+a tenth of a step's time or memory should go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from contextlib import ExitStack
+from unittest import mock
+
+import torch
+
+from minbert import BertModel, BertTokenizer
+from minbert.fast import attention, blocks, layer
+from multitask import MultitaskBert
+from multitask.data import load_dataset
+from multitask.training import all_at_once
+from multitask.training.step import SurgeryTrainer
+from optim import TaskGradients
+from optim import fast as optim_fast
+
+BATCH = 16
+by_hand_forward = layer.forward
+
+
+def bernoulli_mask(shape, share):
+    """`keep_mask` by torch's own draws."""
+    return -torch.empty(shape).bernoulli_(1 - share).to(torch.int16)
+
+
+def whole_last_layer(part, x, packing, first_only=False):
+    out = by_hand_forward(part, x, packing, False)
+    return out.index_select(0, packing.starts) if first_only else out
+
+
+# trick → what stands in for it: (object, attribute, value)
+WITHOUT = {
+    "dropout from cheap bits": [(layer, "keep_mask", bernoulli_mask),
+                                (attention, "keep_mask", bernoulli_mask)],
+    "fused AdamW": [(optim_fast, "fused_adamw_applies", lambda *_: False)],
+    "layer by hand": [(layer, "applies", lambda *_: False)],
+    "all tasks at once": [(all_at_once, "MOST_TOKENS", 0)],
+    "[CLS] alone in the last layer": [(layer, "forward", whole_last_layer)],
+    "blocks of similar length": [
+        (blocks, "group_by_length", lambda lengths: [[n for n, size in enumerate(lengths) if size]])],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="the course's files")
+    parser.add_argument("--model", required=True, help="a checkpoint's folder")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9, help="the first one warms up")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    dataset = load_dataset(arguments.data)
+
+    def trainer() -> SurgeryTrainer:
+        encoder = BertModel.from_pretrained(arguments.model)
+        tokenizer = BertTokenizer.from_pretrained(arguments.model)
+        model = MultitaskBert(encoder, tokenizer, "concatB", arguments.precision)
+        return SurgeryTrainer(model.train(), "pcgrad", lr=1e-5)
+
+    usual = trainer()
+    with mock.patch("multitask.training.step.TaskGradients",
+                    lambda flat, tasks, table: TaskGradients(flat, tasks)):
+        dense = trainer()
+    unfilled = trainer()
+    unfilled._fills = False
+    tokens = {name: usual.model.tokenize(splits["train"][:2000]) for name, splits in dataset.items()}
+
+    arms = {"as it is": (usual, []), **{name: (usual, patches) for name, patches in WITHOUT.items()},
+            "rows of looked-up embeddings": (dense, []), "rows filled to few lengths": (unfilled, [])}
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(arguments.rounds):
+        rows = [(number * BATCH + k) % 2000 for k in range(BATCH)]
+        batches = {name: examples.batch(rows) for name, examples in tokens.items()}
+        for name, (stepped, patches) in arms.items():
+            with ExitStack() as stack:
+                for target, attribute, value in patches:
+                    stack.enter_context(mock.patch.object(target, attribute, value))
+                started = time.perf_counter()
+                stepped.step(batches)
+                seconds[name].append(time.perf_counter() - started)
+
+    base = statistics.median(seconds["as it is"][1:])
+    for name, took in seconds.items():
+        median = statistics.median(took[1:])
+        print(f"{name:32}{median * 1000:8.0f} ms  {100 * (median / base - 1):+6.1f} %")
+
+
+if __name__ == "__main__":
+    main()
