@@ -165,9 +165,11 @@ class TokenizedExamples:
 
     def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer,
                 max_length: int) -> list:
+        # Single sentences, or concatA: [CLS] a [SEP] and [CLS] b [SEP] apart.
         if self.sequences_each > 1 or len(sentences[0]) == 1:
             texts = [text for example in sentences for text in example]
             return tokenizer.encode(texts, max_length=max_length)
+        # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].
         firsts, seconds = zip(*sentences, strict=True)
         return tokenizer.encode(firsts, seconds, max_length=max_length)
 

@@ -60,8 +60,9 @@ class SurgeryTrainer:
     """Batches of all tasks in, one AdamW step out.
 
     The encoder's parameters are one vector and the tasks' gradients of it the rows of one matrix
-    (and, for the word embeddings, the few rows that were looked up). Surgery sees nothing else.
-    Each head keeps the gradient of its own task.
+    (and, for the word embeddings, the few rows that were looked up). The losses
+    are never added: these gradients are, after surgery. Each head keeps the gradient of its own
+    task.
 
     Args:
         surgery: a name from optim.SURGERY, or a function of the Gram matrix like those.
