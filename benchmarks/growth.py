@@ -29,9 +29,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from torch import nn
 
 from minbert import BertConfig, BertModel, pack
-from minbert.fast.linear import Linear
+from minbert.fast.linear import product
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.reports.figures import BLUE, HEIGHT, SMALL, VERMILION, WIDTH, legend
@@ -122,9 +123,9 @@ def step_point(trainer: SurgeryTrainer, label: str, lengths: Sequence[Sequence[i
 
 def square_product(precision: str) -> Callable[[], object]:
     """By the library that computes the layers' products."""
-    linear = Linear(SQUARE, SQUARE).to(PRODUCT_DTYPES[precision]).requires_grad_(False)
+    linear = nn.Linear(SQUARE, SQUARE).to(PRODUCT_DTYPES[precision]).requires_grad_(False)
     x = torch.randn(SQUARE, SQUARE).to(linear.weight.dtype)
-    return lambda: linear.product(x)
+    return lambda: product(linear, x)
 
 
 def surgery_point(rows: torch.Tensor, copy: torch.Tensor) -> Point:

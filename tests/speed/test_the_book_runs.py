@@ -211,3 +211,16 @@ def test_a_function_replaced_in_a_notebook_is_noticed(monkeypatch):
     with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
         after = model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
+
+
+def test_comparing_draws_nothing():
+    """The comparison at first use leaves torch's generator as it was."""
+    from minbert import BertConfig, BertModel, fast
+    from minbert.fast import check
+
+    model = BertModel(BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1,
+                                 num_attention_heads=2, intermediate_size=16))
+    before = torch.get_rng_state()
+    check._references.clear()
+    assert fast.applies(model)
+    assert torch.equal(torch.get_rng_state(), before)
