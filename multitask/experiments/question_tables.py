@@ -6,10 +6,10 @@ import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.log import pairs_of
+from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
 
 from .arms import MOMENTS, training_of
-from .table import markdown_table
 
 ENOUGH_SEEDS = 5
 

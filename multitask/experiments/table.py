@@ -12,6 +12,7 @@ from pathlib import Path
 from minbert.files import replacing
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
 
 TABLE_FILE = "table.json"
@@ -99,11 +100,6 @@ def markdown(results: dict) -> str:
         parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])),
                   claim_note(results["claims"])]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def test_sentence(results: dict) -> str:
