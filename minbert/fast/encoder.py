@@ -68,8 +68,16 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
 
 def encode_padded(model: nn.Module, input_ids: torch.Tensor, token_type_ids: torch.Tensor,
                   mask: torch.Tensor) -> torch.Tensor:
-    """The encoder on a padded batch, computed without its padding: (batch, seq) → (batch, seq,
-    hidden)."""
+    """The encoder on a padded batch without its padding, where `applies` holds.
+
+    Args:
+        input_ids, token_type_ids: (batch, seq) int64.
+        mask: (batch, seq) bool, True where a token is real.
+
+    Returns:
+        (batch, seq, hidden).
+    """
     packing = Packing.from_mask(mask)
-    row = encode_packed(model, packing.unpad(input_ids), packing.unpad(token_type_ids), packing)
-    return packing.pad(row)
+    row = model.embeddings(packing.unpad(input_ids), packing.unpad(token_type_ids),
+                           packing.position_ids)
+    return packing.pad(packed.encode_layers(model, row, packing))
