@@ -98,8 +98,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], repeat: int,
-            units: int = 1,
-            by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
+            units: int = 1, by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
     """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and
     theirs' medians.
 
@@ -121,8 +120,7 @@ def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert
     layers, hidden, heads = SHAPES[shape]
     torch.manual_seed(0)
     config = BertConfig(vocab_size=30522, hidden_size=hidden, num_hidden_layers=layers,
-                        num_attention_heads=heads,
-                        intermediate_size=4 * hidden)
+                        num_attention_heads=heads, intermediate_size=4 * hidden)
     model = MultitaskBert(BertModel(config), tokenizer, "concatB", precision).to(CUDA)
     return model.train()
 
@@ -189,8 +187,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
                             BATCHES, ways[2])
         work = operations(model, batches)
         print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} "
-              f"T/s, "
-              f"{work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs "
+              f"T/s, {work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs "
               f"{len(ours._graphs.captured)}")
         if arguments.profile and precision == "bf16":
             profile(ours.step, batches)

@@ -47,8 +47,7 @@ OPERATIONS = {  # the other operations, by how their names begin after "aten::"
                 "masked"),
     "LayerNorm, GELU": ("native_layer_norm", "layer_norm", "gelu"),
     "copies, casts, zero-filling": ("copy_", "_to_copy", "to", "contiguous", "clone", "cat",
-                                    "fill_", "zero_", "index",
-                                    "embedding", "gather", "scatter"),
+                                    "fill_", "zero_", "index", "embedding", "gather", "scatter"),
     "sums and products of elements": ("add", "sub", "mul", "div", "sum", "neg", "mean", "tanh"),
 }
 PARTS = (*OPERATIONS, "Gram matrix", "combination", "AdamW", REST)

@@ -201,8 +201,7 @@ def draw_panel(panel: Axes, axis: Axis, results: Sequence[dict]) -> None:
     panel.errorbar(x, measured, yerr=spread, color=BLUE, marker="o", markersize=5, capsize=3,
                    label="measured")
     panel.plot(x, [result["floor_ms"][0] for result in results], color=VERMILION, linestyle="--",
-               marker="s",
-               markersize=4, label="floor")
+               marker="s", markersize=4, label="floor")
     if "x" in axis.logarithmic:
         panel.set_xscale("log")
     if "y" in axis.logarithmic:

@@ -30,8 +30,7 @@ from multitask.system.checkpoint import numbered
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", "0.1", "--schedule",
-          "linear",
-          "--clip", "1"]
+          "linear", "--clip", "1"]
 RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
 SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"),
           "STS Pearson": ("sts", "pearson"),
@@ -58,15 +57,12 @@ def train(arm: str, model: str | Path, lr: str, seed: int, arguments: argparse.N
             flags = ["--resume", out]
         else:
             flags = [*RECIPE, "--model", model, "--data", arguments.data, "--out", out, "--seed",
-                     seed, "--lr", lr,
-                     "--batch-size", arguments.batch_size, "--max-steps", arguments.steps,
-                     "--eval-limit",
-                     arguments.eval_limit, "--device", arguments.device, "--precision",
-                     arguments.precision]
+                     seed, "--lr", lr, "--batch-size", arguments.batch_size, "--max-steps",
+                     arguments.steps, "--eval-limit", arguments.eval_limit, "--device",
+                     arguments.device, "--precision", arguments.precision]
         done = subprocess.run([sys.executable, ROOT / "train_multitask.py", *map(str, flags)],
-                              check=False,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
-                              text=True)
+                              check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                              capture_output=True, text=True)
         if done.returncode:
             last_line = (done.stderr.splitlines() or ["killed"])[-1]
             raise SystemExit(f"{arm}, seed {seed}: {last_line[:500]}")

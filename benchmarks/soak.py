@@ -101,8 +101,7 @@ def main() -> int:
         values = [each[name] / size for each in settled]
         by_hour, interval = slope(times, values)
         print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} "
-              f"to "
-              f"{max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
+              f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
     steps = [event for line in (arguments.out / "log.jsonl").open(encoding="utf-8")
              if (event := json.loads(line))["event"] == "step"]
     of_steps = [step["seconds"] for step in steps[STEPS_TO_SETTLE:]]

@@ -173,8 +173,7 @@ def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[
         [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)]
         for side in (0, 1))
     print(f"| {title} (median of {len(rounds)}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} "
-          f"({their_cpu:,.0f}) "
-          f"| {their_wall / wall:.2f} ({their_cpu / cpu:.2f}) |", flush=True)
+          f"({their_cpu:,.0f}) | {their_wall / wall:.2f} ({their_cpu / cpu:.2f}) |", flush=True)
 
 
 def peak(side: str, precision: str, arguments: argparse.Namespace) -> int:

@@ -40,8 +40,7 @@ MODULE = "train_multitask.py"
 # what belongs to no release; planted into the copy that is built, in case setup.py or setuptools
 # finds it
 STRAYS = ("runs/concatB-wrap-1/metrics.json", "data/ids-sst-train.csv",
-          "minbert/__pycache__/model.cpython-311.pyc",
-          "multitask/notes.txt", "multitask_old.py")
+          "minbert/__pycache__/model.cpython-311.pyc", "multitask/notes.txt", "multitask_old.py")
 SDIST_FILES = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg",
                "setup.py"}
 MADE_BY_SETUPTOOLS = re.compile(r"minbert(-[\w.]+\.dist-info|\.egg-info)/[^/]+(/LICENSE)?")
@@ -86,8 +85,7 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
     known = {name: value for name,
              value in os.environ.items() if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env={**known, **variables},
-                          capture_output=True, text=True,
-                          check=False)
+                          capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise Failed(f"status {done.returncode}: {' / '.join(lines[-3:])[-300:]}")
@@ -218,8 +216,7 @@ def build_all(folder: Path, setuptools: str) -> tuple[list[Row], dict[str, Path]
     rows = [attempt("sdist", version, lambda: check_content(made["sdist"])),
             attempt("wheel of the sdist", version, lambda: check_content(made["wheel"]))]
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir",
-        folder / "direct", source,
-        cwd=folder)
+        folder / "direct", source, cwd=folder)
     [direct] = (folder / "direct").iterdir()
     rows.append(attempt("wheel of the source, by pip wheel", "", lambda: check_content(direct)))
     differ = {name for name in names_in(direct) ^ names_in(made["wheel"])

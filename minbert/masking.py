@@ -66,8 +66,7 @@ class Masking:
         vocabulary = tokenizer.vocabulary
         if "[MASK]" not in vocabulary:
             raise ValueError("the vocabulary lacks [MASK], so nothing can be hidden: take a "
-                             "checkpoint "
-                             "that was pretrained as a masked-language model")
+                             "checkpoint that was pretrained as a masked-language model")
 
         size = max(vocabulary.values()) + 1
         special, continues = torch.zeros(2, size, dtype=torch.bool)

@@ -193,8 +193,7 @@ class BertForMaskedLM(nn.Module):
         masks = is_mask.sum(1).tolist()
         if 0 in masks:
             raise ValueError(f"nothing to guess in {sentences[masks.index(0)]!r}: put [MASK] where "
-                             f"a "
-                             "word is wanted")
+                             "a word is wanted")
 
         states = self.encoder(**inputs).last_hidden_state[is_mask]
         likely = self.score(states).softmax(-1).topk(count)
@@ -238,8 +237,7 @@ class BertForMaskedLM(nn.Module):
                     continue
                 if missing:
                     raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, "
-                                     f"among "
-                                     f"them {missing[0]}")
+                                     f"among them {missing[0]}")
                 if names is HEAD_NAMES:
                     _check_tied(readers, path)
                 for name, file_name in names.items():

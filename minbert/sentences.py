@@ -48,8 +48,7 @@ def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer,
 
             packing = packing.to(device)
             row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device),
-                                     packing,
-                                     first_only=pooling != "mean")
+                                     packing, first_only=pooling != "mean")
             vectors[indices] = POOLINGS[pooling](model, row, packing).float().cpu()
             progress.update(len(indices))
     finally:

@@ -59,9 +59,8 @@ class MultitaskBert(nn.Module):
         self.architecture = ARCHITECTURES[arch]
         if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
             raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this "
-                             f"encoder has "
-                             f"type_vocab_size {encoder.config.type_vocab_size}; take --arch "
-                             f"concatA")
+                             f"encoder has type_vocab_size {encoder.config.type_vocab_size}; take "
+                             "--arch concatA")
 
         self.tasks: dict[str, Task] = {}
         self.heads = nn.ModuleDict()
@@ -153,8 +152,7 @@ class MultitaskBert(nn.Module):
         if not path.is_file():
             raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
                                     f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "
-                                    f"after "
-                                    "its first epoch")
+                                    "after its first epoch")
         heads, arch, precision = _read_heads(path)
         model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch,
                     precision)
@@ -163,8 +161,7 @@ class MultitaskBert(nn.Module):
                     for name, value in model.heads.state_dict().items()}
         if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
             raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other "
-                             f"names, "
-                             "shapes or types")
+                             "names, shapes or types")
         model.heads.load_state_dict(heads)
         return model.eval()
 
@@ -220,8 +217,7 @@ class MultitaskBert(nn.Module):
         batches = ranks.share(examples.by_length(size))
         logits = torch.zeros(len(examples), self.tasks[task].outputs)
         own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
-                       delay=1,
-                       disable=bar is not None or not ranks.writes)
+                       delay=1, disable=bar is not None or not ranks.writes)
 
         was_training = self.training
         self.eval()

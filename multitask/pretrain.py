@@ -72,10 +72,8 @@ def build_parser() -> Parser:
     add("--whole-words", action="store_true", default=None,
         help="mask all pieces of a word together (default: off)")
     add("--second-segment", choices=SECOND_SEGMENTS,
-        help="none: each sequence is one piece of running "
-        "text. again: half of them are nearly the same text twice, as two segments, which helps "
-        "with "
-        "sentence pairs (default: none)")
+        help="none: each sequence is one piece of running text. again: half of them are nearly the "
+             "same text twice, as two segments, which helps with sentence pairs (default: none)")
     add("--mask-share", type=float, metavar="SHARE",
         help="of the tokens, to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE",
@@ -103,8 +101,7 @@ def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
         for name in SHAPE:
             if name in given:
                 raise ValueError(f"--{name.replace('_', '-')} is for a model from scratch; with "
-                                 f"--from "
-                                 "the checkpoint decides it")
+                                 "--from the checkpoint decides it")
         given = {**FROM_DEFAULTS, **given}
 
     if "steps" in given and "epochs" in given:

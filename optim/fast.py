@@ -75,8 +75,7 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
 
     torch._fused_adam_([change], [g], [m], [v], [], [torch.full((), float(t), device=theta.device)],
                        amsgrad=False, maximize=False, lr=(1 - decay) * rate, beta1=beta1,
-                       beta2=beta2,
-                       weight_decay=0.0, eps=eps / root)
+                       beta2=beta2, weight_decay=0.0, eps=eps / root)
     if decay:
         theta.add_(change.sub_(theta, alpha=decay))
 

@@ -170,8 +170,7 @@ class TaskGradients:
         touched, gradients = self._looked_up()
         part = combine(gradients.flatten(1), weights).view(gradients.shape[1:])
         return row, torch.sparse_coo_tensor(touched[None], part, self.table.shape,
-                                            is_coalesced=True,
-                                            check_invariants=False)
+                                            is_coalesced=True, check_invariants=False)
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of the table that any task looked up, and the tasks' gradients of them."""

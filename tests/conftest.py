@@ -30,8 +30,7 @@ def seeded():
 @pytest.fixture
 def tiny_config() -> BertConfig:
     return BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-                      intermediate_size=40,
-                      max_position_embeddings=20)
+                      intermediate_size=40, max_position_embeddings=20)
 
 
 @pytest.fixture

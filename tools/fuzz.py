@@ -194,13 +194,11 @@ TARGETS = {
                     partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
                     mutate_safetensors, use_heads),
     "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"),
-                         mutate_json,
-                         use_run, writes=True),
+                         mutate_json, use_run, writes=True),
     "course": Target(320, "course.csv", alone(sound.course_files), mutate_table, use_course),
     "test_file": Target(120, "course.csv", alone(sound.test_files), mutate_table, use_test_file),
     "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files),
-                       mutate_jsonl,
-                       use_multinli),
+                       mutate_jsonl, use_multinli),
     "multinli_zip": Target(13, "multinli_1.0.zip", alone(sound.multinli_zips), mutate_zip,
                            use_multinli),
 }
@@ -367,10 +365,9 @@ def main() -> int:
         inputs = -(-arguments.inputs * TARGETS[name].share // total)  # rounded up
         results[name] = found = fuzz_in_process(name, inputs, arguments.seed)
         print(f"{name:20} {found['inputs']:7,} inputs {found['accepted']:7,} accepted "
-              f"{found['refused']:7,} refused "
-              f"{len(found['findings']):3} findings {found['seconds']:7.1f} s, slowest "
-              f"{found['slowest_seconds']:.2f} "
-              f"s, {found['memory_mib']} MiB", flush=True)
+              f"{found['refused']:7,} refused {len(found['findings']):3} findings "
+              f"{found['seconds']:7.1f} s, slowest {found['slowest_seconds']:.2f} s, "
+              f"{found['memory_mib']} MiB", flush=True)
         for result, about in found["findings"].items():
             print(f"    {about['count']:6} × {result}", flush=True)
 

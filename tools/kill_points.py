@@ -51,10 +51,9 @@ PLACES = {
              "multitask/data/sampling.py", "multitask/pretraining/corpus.py",
              "multitask/pretraining/segments.py"),
     "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/mlm.py",
-                "heads/layers.py",
-                "minbert/fast/linear.py", "minbert/fast/dropout.py", "minbert/fast/blocks.py",
-                "minbert/fast/packed.py", "minbert/fast/attention.py:attend",
-                "minbert/fast/layer.py:_forward"),
+                "heads/layers.py", "minbert/fast/linear.py", "minbert/fast/dropout.py",
+                "minbert/fast/blocks.py", "minbert/fast/packed.py",
+                "minbert/fast/attention.py:attend", "minbert/fast/layer.py:_forward"),
     "backward": ("minbert/fast/layer.py:_backward", "minbert/fast/attention.py:attend_backward",
                  "multitask/training/all_at_once.py:backward", "multitask/training/step.py:_backward_task",
                  "optim/flat.py:adding", "multitask/training/final_layers.py:step",
@@ -107,16 +106,12 @@ def jobs(folder: Path) -> dict[str, Job]:
     pretraining.
     """
     shared = ["--data", f"{folder}/data", "--model", f"{folder}/encoder", "--lr", "1e-3",
-              "--epochs", "2",
-              "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1", "--schedule",
-              "linear",
-              "--clip", "1", "--weight-decay", "0.01"]
+              "--epochs", "2", "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1",
+              "--schedule", "linear", "--clip", "1", "--weight-decay", "0.01"]
     all_stages = [*shared, "--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl"]
     text = ["--text", f"{folder}/text.txt", "--layers", "1", "--hidden", "16", "--heads", "2",
-            "--vocab-size", "150",
-            "--length", "24", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4",
-            "--dropout", "0.1",
-            "--held-out", "0.1"]
+            "--vocab-size", "150", "--length", "24", "--batch-size", "8", "--steps", "12",
+            "--checkpoint-every", "4", "--dropout", "0.1", "--held-out", "0.1"]
     return {
         "stages": Job(train_multitask.main, all_stages),
         "processes": Job(train_multitask.main, [*all_stages, "--batch-size", "4"], processes=2),
@@ -137,8 +132,7 @@ def prepare(folder: Path) -> int:
     torch.manual_seed(0)
     tokenizer = BertTokenizer.train(texts, 200)
     config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
-                        num_attention_heads=2,
-                        intermediate_size=32)
+                        num_attention_heads=2, intermediate_size=32)
     BertModel(config).save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
     return 0
@@ -162,8 +156,7 @@ def execute(job: Job, arguments: list[str], output: Path, point: Point | None = 
         status = fork(lambda: work(job.main, arguments, task, rank=0), output)
     else:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                   f"--nproc_per_node={job.processes}",
-                   __file__, *arguments]
+                   f"--nproc_per_node={job.processes}", __file__, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), TASK: json.dumps(task)}
         with output.open("w") as file:
             status = subprocess.run(command, stdout=file, stderr=file, env=environment,

@@ -44,10 +44,8 @@ Draw = Callable[[Random], Example]
 # -------------------------------------------------------------------------- sentiment: film reviews
 
 SINGULAR = ("plot", "script", "dialogue", "acting", "cast", "ending", "opening", "music",
-            "camera work",
-            "pace", "humour", "love story", "villain", "hero", "editing", "film", "picture",
-            "first half",
-            "second half")
+            "camera work", "pace", "humour", "love story", "villain", "hero", "editing", "film",
+            "picture", "first half", "second half")
 PLURAL = ("jokes", "songs", "costumes", "chases", "leads")
 GENRES = ("drama", "comedy", "thriller", "western", "romance", "musical", "mystery", "war story",
           "ghost story", "cartoon", "documentary", "adventure")
@@ -62,45 +60,37 @@ STORIES = (
     "a ship that never arrives",
 )
 MAKERS = ("Calder", "Venn", "Okoro", "Lindholm", "Marchetti", "Duval", "Petrosian", "Ashby",
-          "Tanaka",
-          "Rourke", "Solberg", "Quintero")
+          "Tanaka", "Rourke", "Solberg", "Quintero")
 
 ADJECTIVES = {
     2: ("superb", "dazzling", "brilliant", "magnificent", "unforgettable", "breathtaking",
-        "wonderful",
-        "masterful", "flawless", "glorious"),
+        "wonderful", "masterful", "flawless", "glorious"),
     1: ("charming", "pleasant", "engaging", "clever", "likable", "lively", "amusing", "graceful",
-        "solid",
-        "warm"),
+        "solid", "warm"),
     0: ("ordinary", "familiar", "average", "passable", "routine", "adequate", "conventional",
         "unremarkable"),
     -1: ("dull", "thin", "clumsy", "tired", "flat", "slow", "predictable", "forced", "muddled",
          "uneven"),
     -2: ("dreadful", "unbearable", "wretched", "insulting", "hideous", "atrocious", "worthless",
-         "painful",
-         "appalling", "miserable"),
+         "painful", "appalling", "miserable"),
 }
 AMPLIFIERS = ("utterly", "thoroughly", "remarkably", "incredibly", "so very")
 SOFTENERS = ("fairly", "rather", "somewhat", "mostly")
 REVERSALS = ("not exactly", "far from", "hardly", "nowhere near")
 VERDICTS = {
     2: ("I would see it again tomorrow", "nobody should miss it",
-        "it is easily the best film of the year",
-        "I left the cinema walking on air", "it deserves every prize in sight",
-        "I did not want it to end",
-        "it took my breath away", "you will remember it for years"),
+        "it is easily the best film of the year", "I left the cinema walking on air",
+        "it deserves every prize in sight", "I did not want it to end", "it took my breath away",
+        "you will remember it for years"),
     1: ("it is worth the price of a ticket", "I left with a smile",
-        "it makes for a good evening out",
-        "the time passes quickly", "fans will be pleased", "I would recommend it to a friend",
-        "there is plenty to enjoy", "it grows on you"),
+        "it makes for a good evening out", "the time passes quickly", "fans will be pleased",
+        "I would recommend it to a friend", "there is plenty to enjoy", "it grows on you"),
     0: ("it runs for about two hours", "some will like it and some will not", "take it or leave it",
         "it opens across the country on Friday", "it is neither here nor there",
-        "you have seen it before",
-        "it ends much as it began", "it does what it says and no more"),
+        "you have seen it before", "it ends much as it began", "it does what it says and no more"),
     -1: ("I looked at my watch twice", "it could lose half an hour", "I expected more",
          "it never quite wakes up", "you may want to wait until it is free",
-         "the idea runs out early",
-         "it left me cold", "it tries too hard"),
+         "the idea runs out early", "it left me cold", "it tries too hard"),
     -2: ("I want my money back", "I walked out before the end", "nobody involved should be proud",
          "it is an insult to the audience", "there is not one good minute in it",
          "I have rarely been so bored", "avoid it at all costs", "I wish I had stayed at home"),
@@ -308,13 +298,11 @@ QUESTIONS = (
     ),
 )
 OPENERS = ("In your opinion, ", "Just wondering: ", "Honestly, ", "Out of interest, ",
-           "A simple question: ",
-           "Tell me, ")
+           "A simple question: ", "Tell me, ")
 OPENED = 0.2  # share of questions with an opener
 DETAILS = ("in a small town", "on a tiny budget", "in the middle of winter",
-           "according to my grandmother",
-           "during a power cut", "with three small children", "on the island of Malta",
-           "for people over eighty")  # each makes a question narrower
+           "according to my grandmother", "during a power cut", "with three small children",
+           "on the island of Malta", "for people over eighty")  # each makes a question narrower
 SAME_PHRASING = 0.25  # share of duplicates that differ in a word or an opener only
 OTHER_KINDS = {"unrelated": 66, "other thing": 8, "other ask": 9, "narrower": 13, "kin": 4}
 PARA_SLIP = 0.04  # share of question pairs with the wrong label

@@ -14,27 +14,20 @@ import zipfile
 from collections.abc import Sequence
 
 WORDS = (b"", b"\0", b"\n", b"\r\n", b"\t", b'"', b'""', b",", b"\\", b"\xff", b"\xef\xbb\xbf",
-         b"\xff\xfe",
-         b"{", b"[", b"-1", b"1e999", b"NaN", b"\xed\xa0\x80", b"../", b"<script>", b"9" * 5000,
-         b"x" * 200_000,
-         (2**31).to_bytes(4, "little"), (2**63 - 1).to_bytes(8, "little"), b"\xff" * 8)
+         b"\xff\xfe", b"{", b"[", b"-1", b"1e999", b"NaN", b"\xed\xa0\x80", b"../", b"<script>",
+         b"9" * 5000, b"x" * 200_000, (2**31).to_bytes(4, "little"),
+         (2**63 - 1).to_bytes(8, "little"), b"\xff" * 8)
 PICKLE_WORDS = (b"cos\nsystem\n", b"cbuiltins\nexec\n", b"(S'touch outside'\ntR.", b"R", b"b", b".",
-                b"\x93",
-                b"\x94", b"h\x00", b"j\xff\xff\xff\x7f", b"Q", b"}", b"]", b"N", b"\x85R",
-                b"M\xff\xff",
-                b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"ctorch\nload\n",
-                b"ccollections\nOrderedDict\n",
-                b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\nUntypedStorage\n",
-                b"X\x01\x00\x00\x00a")
+                b"\x93", b"\x94", b"h\x00", b"j\xff\xff\xff\x7f", b"Q", b"}", b"]", b"N", b"\x85R",
+                b"M\xff\xff", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"ctorch\nload\n",
+                b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+                b"ctorch.storage\nUntypedStorage\n", b"X\x01\x00\x00\x00a")
 LABELS = (b"1", b"1.0", b" 1", b"1 ", b"nan", b"", b" ", b"-1", b"5", b"5.5", b"1e0", b"1_0",
-          b"0x1", b"inf",
-          "１".encode(), b"four", b"-0", b"9" * 400, b"neutral", b"0", b"4", b"3.8")
+          b"0x1", b"inf", "１".encode(), b"four", b"-0", b"9" * 400, b"neutral", b"0", b"4", b"3.8")
 FIELDS = (b'"a ""b"" c"', b'"a\nb"', b'"a\tb"', b'"a\n\tb"', b"'", b'"', b"x " * 10_000,
-          b"x" * 140_000, b"\0",
-          "\u2028".encode(), "\x85".encode(), b"\r")
+          b"x" * 140_000, b"\0", "\u2028".encode(), "\x85".encode(), b"\r")
 DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F4", "I64",
-          "I32", "I8", "U8",
-          "U16", "U64", "BOOL", "C64", "F31", "f32", "")
+          "I32", "I8", "U8", "U16", "U64", "BOOL", "C64", "F31", "f32", "")
 SIZES = (0, 1, 2, 7, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30, -1, 0.5, None, "8")
 PLACES = ("../outside", "/tmp/outside", "..\\outside", "a/../../outside", " ", "x" * 3000,
           "other/data.pkl")
@@ -126,14 +119,10 @@ class Pairs(list):
 
 
 VALUES = (None, True, False, 0, 1, -1, 2, 7, 0.5, -0.0, 2**31, 2**32 - 1, 2**63, 10**18, 1e308, "",
-          "1", "x",
-          "x" * 3000, "a\nb", "\u2028", "../../x", "/etc/passwd", "model.safetensors", [], {}, [0],
-          {"a": 1},
-          [[1, 2]], Raw("1" + "0" * 400), Raw("NaN"), Raw("-Infinity"), Raw("1e999"),
-          Raw("9" * 5000),
-          Raw('"\\ud800"'), Raw("[" * 100_000 + "]" * 100_000),
-          Raw('{"a":' * 3000 + "1" + "}" * 3000),
-          Raw("tru"), Raw("01"))
+          "1", "x", "x" * 3000, "a\nb", "\u2028", "../../x", "/etc/passwd", "model.safetensors", [],
+          {}, [0], {"a": 1}, [[1, 2]], Raw("1" + "0" * 400), Raw("NaN"), Raw("-Infinity"),
+          Raw("1e999"), Raw("9" * 5000), Raw('"\\ud800"'), Raw("[" * 100_000 + "]" * 100_000),
+          Raw('{"a":' * 3000 + "1" + "}" * 3000), Raw("tru"), Raw("01"))
 KEYS = ("", "x" * 3000, "a\nb", "__proto__", "x", "bert", "extra")
 
 

@@ -26,8 +26,7 @@ from multitask.system.distributed import ALONE
 from multitask.system.runlog import RunLog
 
 SENTENCES = ["a good film", "the plot is thin, the cast is not", "why would anyone see it twice",
-             "it is what it is",
-             "Crème brûlée!", ""]
+             "it is what it is", "Crème brûlée!", ""]
 OUTSIDE = Path(tempfile.gettempdir()) / f"outside-{os.getpid()}"
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}
 OTHER_MODELS = [  # of the tokenizers package: none of them is a BERT's
@@ -85,8 +84,7 @@ def tokenizer() -> BertTokenizer:
 @functools.cache
 def config() -> BertConfig:
     return BertConfig(vocab_size=tokenizer().vocab_size, hidden_size=8, num_hidden_layers=1,
-                      num_attention_heads=2,
-                      intermediate_size=8, max_position_embeddings=16)
+                      num_attention_heads=2, intermediate_size=8, max_position_embeddings=16)
 
 
 @functools.cache

@@ -181,8 +181,7 @@ def _forward(layer: nn.Module, x: torch.Tensor, packing: Packing, dtype: torch.d
     output, output_norm = _normalise(layer.output_layer_norm, summed)
 
     return output, _Kept(mixes, heads, attention_share, context, attended_mask, hidden_norm,
-                         hidden_in,
-                         expanded, activated, output_mask, output_norm, share, weights)
+                         hidden_in, expanded, activated, output_mask, output_norm, share, weights)
 
 
 def _backward(layer: nn.Module, kept: _Kept, gradients: _Gradients, packing: Packing,

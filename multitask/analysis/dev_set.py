@@ -252,8 +252,7 @@ def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[d
 
 
 def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Example],
-            resamples: int,
-            generator: np.random.Generator) -> dict:
+            resamples: int, generator: np.random.Generator) -> dict:
     """Scores apart for dev examples of which a sentence stands in the task's training file, and for
     the others.
 

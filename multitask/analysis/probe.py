@@ -63,8 +63,7 @@ def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tenso
 
 @torch.enable_grad()
 def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int,
-                   draws: int,
-                   seed: int, dropout: bool = False) -> dict:
+                   draws: int, seed: int, dropout: bool = False) -> dict:
     """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of
     batches; nothing changes.
 
@@ -166,9 +165,8 @@ def _check_arguments(examples: Mapping[str, TokenizedExamples], batch_size: int,
     for name, tokenized in examples.items():
         if len(tokenized) < 2 * batch_size:
             raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} "
-                             f"without a common "
-                             f"example take {2 * batch_size}; lower batch_size or give more "
-                             f"examples")
+                             f"without a common example take {2 * batch_size}; lower batch_size or "
+                             "give more examples")
         if np.isnan(tokenized.labels).any():
             raise ValueError(f"{name}: examples without a label have no loss; give train or dev "
                              f"examples")

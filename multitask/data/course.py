@@ -187,8 +187,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
                              "doubled") from None
 
 
-def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
-                  where: str) -> None:
+def _check_fields(fields: list[str], header: list[str], places: dict[str, int], where: str) -> None:
     if len(fields) > len(header):
         raise ValueError(f"{where}: more fields than the header has, {len(fields)} for "
                          f"{len(header)}; is a tab or a quotation mark amiss?")

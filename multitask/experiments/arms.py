@@ -131,8 +131,7 @@ class Arm:
 
 
 def train_arm(question: Question, training: str, seed: int, dataset: Dataset, tokens: dict,
-              steps: dict[str, int],
-              out: Path, probe: bool) -> tuple[dict, dict[str, np.ndarray]]:
+              steps: dict[str, int], out: Path, probe: bool) -> tuple[dict, dict[str, np.ndarray]]:
     """Trains one arm to the last of its moments.
 
     Args:

@@ -102,8 +102,7 @@ class Grid:
             for key, value in asked.items():
                 if begun.get(key) != value:
                     raise ValueError(f"{self.out} holds a grid with another {key} "
-                                     f"({begun.get(key)}, "
-                                     f"not {value}); name another --out")
+                                     f"({begun.get(key)}, not {value}); name another --out")
 
         self.out.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
@@ -297,9 +296,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
             for stage in FLAGS}
     steps = ", ".join(f"{stage} {cap:,}" for stage, cap in caps.items() if cap)
     parts = [
-        f"Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: "
-        f"{grid.model} on "
-        f"{grid.data or 'the embedded sample'}; {preset.note}.",
+        "Dev scores, the paper's in brackets (bert-base, the whole of Quora and MultiNLI). Ours: "
+        f"{grid.model} on {grid.data or 'the embedded sample'}; {preset.note}.",
         f"Steps per stage at most: {steps}." if steps else "",
         f"Dev sets cut to {limit:,} examples per task, the same ones for all runs." if limit
         else "",

@@ -25,16 +25,14 @@ def write_grid_report(path: Path, results: dict) -> None:
         paragraph(f"{table.best_sentence(results)} {table.test_sentence(results)}"),
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
         paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST "
-                  "on the frozen "
-                  "encoder, the other two heads untrained: " + ", ".join(
+                  "on the frozen encoder, the other two heads untrained: " + ", ".join(
                       f"{name.upper()} {table.shown(results['baseline'][name])}"
                       for name in TASKS) + ".", note=True),
         heading("At a glance"),
         grid([figure(f"cells-{name}", cells_plot(results, name),
                      f"{name}: ours against the paper, 30 experiments",
                      f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line "
-                     f"is our baseline. "
-                     "What the paper has further right should be further up.")
+                     "is our baseline. What the paper has further right should be further up.")
               for name, task in TASKS.items()]),
     ]
     if results.get("claims"):
@@ -71,8 +69,7 @@ def cells_plot(results: dict, name: str) -> Figure:
         cells = [by_arch[arch][name] for _, by_arch in table.rows(results)]
         known = [cell for cell in cells if cell["mean"] is not None]
         axes.plot([cell["paper"] for cell in known], [cell["mean"] for cell in known], marker,
-                  color=colour,
-                  label=title, markersize=6, alpha=0.85, linestyle="none")
+                  color=colour, label=title, markersize=6, alpha=0.85, linestyle="none")
     baseline = results["baseline"][name]["mean"]
     if baseline is not None:
         axes.axhline(baseline, color=figures.GREY, linewidth=1, linestyle="--")

@@ -97,8 +97,7 @@ def check_same_question(question: Question, out: Path) -> None:
         for key, value in asked.items():
             if begun.get(key) != value:
                 raise ValueError(f"{out} holds a comparison with another {key} ({begun.get(key)}, "
-                                 f"not {value}); "
-                                 "name another --out")
+                                 f"not {value}); name another --out")
 
     (out / TRIALS).mkdir(parents=True, exist_ok=True)
     write_json(path, asked)

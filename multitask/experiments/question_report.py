@@ -38,14 +38,12 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
         grid([figure("cosines", cosines_plot(results["cosines"]),
                      "Cosines of the tasks' gradients by step",
                      f"PCGrad's run of seed {results['seeds'][0]}: cosine of two tasks' gradients "
-                     f"by step; below 0 "
-                     "they conflict."),
+                     "by step; below 0 they conflict."),
               *(figure(f"layers-{step}", layers_plot(probe), f"Cosines by layer after {step} steps",
                        f"After {step} steps, by part of the encoder: coloured, two tasks; grey, "
-                       f"two batches of one "
-                       f"task (mean of {len(TASKS)} tasks), which would be 1 without sampling "
-                       f"noise. "
-                       f"{next(iter(probe['pairs'].values()))['n']} draws, bars: 95 % t intervals.")
+                       f"two batches of one task (mean of {len(TASKS)} tasks), which would be 1 "
+                       f"without sampling noise. {next(iter(probe['pairs'].values()))['n']} draws, "
+                       "bars: 95 % t intervals.")
                 for step, probe in results["probes"].items())]),
     ]
     with replacing(path) as partial:
@@ -59,8 +57,7 @@ def differences_plot(differences: list[dict], task: str) -> Figure:
     for place, row in enumerate(rows):
         low, high = (row["mean"], row["mean"]) if row["low"] is None else (row["low"], row["high"])
         axes.errorbar(row["mean"], -place, xerr=[[row["mean"] - low], [high - row["mean"]]],
-                      color=figures.BLUE,
-                      marker="o", markersize=5, capsize=3, linewidth=1.4)
+                      color=figures.BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
     axes.axvline(0, color=figures.GREY, linewidth=1)
     axes.set_yticks([-place for place in range(len(rows))], [row["arm"] for row in rows])
     axes.set_ylim(0.5 - len(rows), 0.5)
@@ -91,8 +88,7 @@ def layers_plot(probe: Mapping) -> Figure:
         half = [0 if layer["low"] is None else layer["mean_cosine"] - layer["low"]
                 for layer in layers]
         axes.errorbar(places + next(shifts), means, yerr=half, color=colour, linestyle=dashes,
-                      marker=marker,
-                      markersize=4, capsize=2, linewidth=1.2, label=pair)
+                      marker=marker, markersize=4, capsize=2, linewidth=1.2, label=pair)
     axes.axhline(0, color=figures.GREY, linewidth=1)
     axes.set_xticks(places, [part.replace("layer ", "") for part in parts], rotation=45, ha="right",
                     fontsize=figures.SMALL)

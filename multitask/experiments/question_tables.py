@@ -19,13 +19,10 @@ def about(results: dict) -> str:
     asked, seeds = results["asked"], results["seeds"]
     dev = ", ".join(f"{name} {count:,}" for name, count in results["dev"].items())
     return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; "
-            f"{asked['steps']} "
-            f"steps of 3 × {asked['batch_size']} examples, learning rate {asked['lr']:g}, of the "
-            f"heads "
-            f"{asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, no clipping (it would scale "
-            f"each arm's heads "
-            f"otherwise); {len(seeds)} seed{'s' * (len(seeds) > 1)} "
-            f"({', '.join(map(str, seeds))}); dev items: {dev}.")
+            f"{asked['steps']} steps of 3 × {asked['batch_size']} examples, learning rate "
+            f"{asked['lr']:g}, of the heads {asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, "
+            f"no clipping (it would scale each arm's heads otherwise); {len(seeds)} "
+            f"seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}); dev items: {dev}.")
 
 
 def question_markdown(results: dict) -> str:
@@ -33,13 +30,10 @@ def question_markdown(results: dict) -> str:
     parts = ["# Does gradient surgery help?", about(results)]
     if len(seeds) < ENOUGH_SEEDS:
         parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from; take at "
-                     f"least "
-                     f"{ENOUGH_SEEDS}.**")
+                     f"least {ENOUGH_SEEDS}.**")
     parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its "
-                 "p values "
-                 "are corrected for its arms × tasks. The others help to explain it; each is "
-                 "corrected "
-                 "within itself.")
+                 "p values are corrected for its arms × tasks. The others help to explain it; each "
+                 "is corrected within itself.")
 
     for moment in MOMENTS:
         parts += [f"## At {moment.replace('_', ' ')}", score_table(results, moment)]

@@ -113,8 +113,7 @@ def test_sentence(results: dict) -> str:
 
 
 CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference", "ours",
-                "95 % interval",
-                "verdict"]
+                "95 % interval", "verdict"]
 
 
 def claim_rows(claims: list[dict]) -> list[list[str]]:
@@ -135,9 +134,8 @@ def claim_note(claims: list[dict]) -> str:
     if claims[0]["interval"] == "seeds":
         return "Intervals: Student's t over seeds. The verdict is on the sign alone."
     return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not "
-            "show "
-            "how another would differ. The verdict is on the sign alone, not corrected for the "
-            "number of claims.")
+            "show how another would differ. The verdict is on the sign alone, not corrected for "
+            "the number of claims.")
 
 
 def signed(value: float) -> str:

@@ -46,14 +46,12 @@ def read_passages(path: Path) -> list[list[str]]:
     """
     if not path.exists():
         raise FileNotFoundError(f"--text {path}: no such file; name a text, plain or .gz or .xz, "
-                                f"or "
-                                "a folder with the course's data")
+                                "or a folder with the course's data")
 
     passages = training_passages(path) if path.is_dir() else _passages_of_file(path)
     if len(passages) < 2:
         raise ValueError(f"--text {path} holds {len(passages)} passages, but at least 2 are "
-                         f"needed, "
-                         "one of them held out: separate them by blank lines")
+                         "needed, one of them held out: separate them by blank lines")
     return passages
 
 
@@ -71,8 +69,7 @@ def _passages_of_file(path: Path) -> list[list[str]]:
                          "iconv") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(f"--text {path} cannot be read ({error}); is it complete, and is its "
-                         f"ending "
-                         "right?") from None
+                         "ending right?") from None
     return [passage for passage in passages if passage]
 
 
@@ -87,8 +84,7 @@ def training_passages(folder: Path) -> list[list[str]]:
         path = file_of(folder, task, "train")
         if not path.is_file():
             raise FileNotFoundError(f"--text {folder}: {path} is missing; name a text, or a folder "
-                                    f"with "
-                                    "the course's data")
+                                    "with the course's data")
         examples += read_examples(path, task)
     with suppress(FileNotFoundError):
         examples += read_multinli(folder, FILES["train"])
@@ -172,8 +168,7 @@ class Corpus:
                              f"{ends.shape}, expected a row of uint16 or int32 and a row of int64")
         if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
             raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in "
-                             f"order, "
-                             f"the last at {len(ids)}")
+                             f"order, the last at {len(ids)}")
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
             raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has "
                              f"{vocab_size}")

@@ -27,9 +27,8 @@ def new_model(settings: PretrainingSettings, passages: list[list[str]],
         max_position_embeddings=settings.length))  # longer positions would stay untrained
     draw_attentive(model)
     say(f"model: from scratch ({count_parameters(model)} parameters, {tokenizer.vocab_size:,} "
-        f"pieces); "
-        "its pooler stays random, since guessing tokens does not train it; "
-        "--from CHECKPOINT continues from another")
+        "pieces); its pooler stays random, since guessing tokens does not train it; --from "
+        "CHECKPOINT continues from another")
     return model, tokenizer
 
 
@@ -42,15 +41,12 @@ def pretrained_model(settings: PretrainingSettings, passages: list[list[str]],
     config = model.config
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(f"--from {settings.start}: the tokenizer knows {tokenizer.vocab_size} "
-                         f"pieces, "
-                         f"the model {config.vocab_size}: they do not belong together")
+                         f"pieces, the model {config.vocab_size}: they do not belong together")
     if settings.length > config.max_position_embeddings:
         raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up "
-                         f"to "
-                         f"{config.max_position_embeddings} tokens")
+                         f"to {config.max_position_embeddings} tokens")
     say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its "
-        f"pooler "
-        "unchanged")
+        "pooler unchanged")
     return model, tokenizer
 
 

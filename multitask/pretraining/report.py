@@ -32,13 +32,11 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
                     "hesitates between.")
     scores = (f"On text that was held out, perplexity {metrics['perplexity']:.1f}, and "
               f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always "
-              f"guessing "
-              f"{metrics['most_frequent_piece']!r}, the most frequent piece: "
+              f"guessing {metrics['most_frequent_piece']!r}, the most frequent piece: "
               f"{metrics['trivial_accuracy']:.1%}.")
 
     note = ("Held-out text with the model's likeliest pieces for one that was hidden from it. "
-            "Other pieces "
-            "around it are hidden or replaced, as in training.")
+            "Other pieces around it are hidden or replaced, as in training.")
     if settings["second_segment"] == AGAIN:
         note += " Half of this text comes twice, so a hidden piece may stand further on."
     rows = [[guess.before, guess.hidden, guess.after, guess.guesses] for guess in guesses]

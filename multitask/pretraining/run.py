@@ -142,9 +142,8 @@ class Pretraining:
         with defer_signals():
             self.log.write("evaluation", step=self.step, **found,
                            trivial_accuracy=self.trivial_accuracy)
-            self.say(f"step {self.step:,} of {self.steps:,}: "
-                     f"held-out perplexity {found['perplexity']:.1f}, "
-                     f"masked accuracy {found['masked_accuracy']:.3f} "
+            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity "
+                     f"{found['perplexity']:.1f}, masked accuracy {found['masked_accuracy']:.3f} "
                      f"(always the most frequent piece: {self.trivial_accuracy:.3f})")
             self.evaluated = self.step
             self.save()

@@ -41,33 +41,28 @@ def where_it_succeeds(analysis: dict) -> list[str]:
         trend = analysis["tasks"][name][predictor]["trend"]
         expected = PAPER_TRENDS[predictor].get(name)  # it knows nothing of a task of one's own
         rows.append([f"{name}, {PREDICTORS[predictor]}",
-                     {1: "better", -1: "worse", None: ""}[expected],
-                     verdict(trend, expected), number(trend["spearman"], sign="+"),
-                     span(trend["interval"]),
+                     {1: "better", -1: "worse", None: ""}[expected], verdict(trend, expected),
+                     number(trend["spearman"], sign="+"), span(trend["interval"]),
                      probability(trend["p"]), f"{trend['n']:,}"])
     parts = [
         heading("Where it succeeds and fails"),
         table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval",
                "p", "n"], rows),
         paragraph("Spearman's rank correlation over all dev examples between length or commonality "
-                  "and being right "
-                  "(sts: minus the absolute error); above 0, the model does better where there is "
-                  "more of it. "
-                  "Undecided: the interval holds 0. By chance alone one such test in twenty shows "
-                  "something; these are "
-                  "six. The paper shows trends without a test.", note=True)]
+                  "and being right (sts: minus the absolute error); above 0, the model does better "
+                  "where there is more of it. Undecided: the interval holds 0. By chance alone one "
+                  "such test in twenty shows something; these are six. The paper shows trends "
+                  "without a test.", note=True)]
     for predictor, title in PREDICTORS.items():
         drawn = [part for name in TASKS
                  for part in _by_bin(name, analysis["tasks"][name], predictor)]
         figure_number = 4 if predictor == "length" else 5
         parts += [heading(f"By {title} (the paper's Figure {figure_number})", 3), grid(drawn)]
     parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
-                           "number above, the bounds "
-                           "of length or commonality below. Bars: 95 % (Wilson; Fisher for "
-                           "Pearson; Student for "
-                           "errors). Dashes: the score over all examples. A bin's labels span less "
-                           "than all do, which "
-                           "alone lowers Pearson: trust the absolute error.", note=True))
+                           "number above, the bounds of length or commonality below. Bars: 95 % "
+                           "(Wilson; Fisher for Pearson; Student for errors). Dashes: the score "
+                           "over all examples. A bin's labels span less than all do, which alone "
+                           "lowers Pearson: trust the absolute error.", note=True))
     return parts
 
 
@@ -78,13 +73,11 @@ def _by_bin(name: str, found: dict, predictor: str) -> list[str]:
     if "absolute_error" in bins[0]:
         overall = sum(row["n"] * row["absolute_error"] for row in bins) / found["n"]
         panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval",
-                          overall,
-                          "lower is better"))
+                          overall, "lower is better"))
     return [figure(f"{predictor}-{name}-{key.replace('_', '-')}",
                    figures.score_by_bin(bins, xlabel,
                                         f"{name} {metric.replace('pearson', 'Pearson')}", value,
-                                        key,
-                                        interval),
+                                        key, interval),
                    f"{name}: {metric} by {title}, {found['n']:,} examples in {len(bins)} bins",
                    f"{TASKS[name].title}: {metric.replace('pearson', 'Pearson')} by {title}, n = "
                    f"{found['n']:,}; "
@@ -146,9 +139,8 @@ def undershooting(name: str, found: dict) -> list[str]:
     if found["line"] is not None:
         line = found["line"]
         lines.append(f"{name}: slope {number(line['slope'], 2)} "
-                     f"({span(line['slope_interval'], 2)}). Below 1, high "
-                     "labels are undershot and low ones overshot, as any imperfect least-squares "
-                     "prediction does.")
+                     f"({span(line['slope_interval'], 2)}). Below 1, high labels are undershot and "
+                     "low ones overshot, as any imperfect least-squares prediction does.")
     return lines
 
 
@@ -164,14 +156,11 @@ def shared_sentences(analysis: dict) -> list[str]:
         rows.append([*row, f"{found['leakage']['whole']:,}"])
     return [heading("Sentences seen in training"),
             table(["task", "all", "n", "no sentence shared", "95 % interval", "n",
-                   "a sentence shared", "95 % interval",
-                   "n, whole in training"], rows),
+                   "a sentence shared", "95 % interval", "n, whole in training"], rows),
             paragraph("A dev example shares a sentence if one of its sentences (in lower case, "
-                      "spaces made single) "
-                      "stands in the same task's training file; whole, if all do, in one example. "
-                      "A score that is only "
-                      "good where sentences are shared was learnt by heart. The two groups may "
-                      "differ in other ways "
+                      "spaces made single) stands in the same task's training file; whole, if all "
+                      "do, in one example. A score that is only good where sentences are shared "
+                      "was learnt by heart. The two groups may differ in other ways "
                       "too.", note=True)]
 
 
@@ -189,8 +178,7 @@ def worst_errors(analysis: dict) -> list[str]:
                  f"{1 - error['wrong']:.1%}" if classes else number(error["wrong"], 1)]
                 for error in found["worst_errors"]]
         header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label",
-                  "answer",
-                  "p(label)" if classes else "error"]
+                  "answer", "p(label)" if classes else "error"]
         parts.append(table(header, rows, caption=f"{TASKS[name].title}: {TASKS[name].scale}",
                            text=True))
     return parts

@@ -21,8 +21,7 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
 PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"),
-               (GREEN, "-.", "D"),
-               (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
+               (GREEN, "-.", "D"), (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
 # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
@@ -58,8 +57,7 @@ def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axe
 def legend(axes: Axes, entries: int) -> None:
     """Above the plot, where it covers nothing."""
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(3, entries),
-                fontsize=9,
-                handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
+                fontsize=9, handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
 
 
 # --------------------------------------------------------------------------------------- of the log
@@ -81,8 +79,7 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
                        strict=True)  # a task may sit out
         shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
         axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour,
-                  linestyle=dashes,
-                  linewidth=1.6, label=name)
+                  linestyle=dashes, linewidth=1.6, label=name)
     if log_scale:
         _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -188,8 +185,7 @@ def _numbers(steps: Sequence[dict]) -> list[int]:
 
 
 def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None,
-                 key: str = "score",
-                 interval_key: str = "interval") -> Figure:
+                 key: str = "score", interval_key: str = "interval") -> Figure:
     """A point a bin with its interval, bins equally wide, their bounds below and n above; the
     dashes: over all."""
     figure, axes = empty(xlabel, ylabel)
@@ -200,12 +196,10 @@ def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float 
                           yerr=[[max(0, row[key] - low)], [max(0, high - row[key])]],
                           color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
         axes.annotate(f"{row['n']:,}", (place + 0.5, 1), xycoords=("data", "axes fraction"),
-                      xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL,
-                      color="#333")
+                      xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+                      fontsize=SMALL, color="#333")
     axes.annotate("n", (0, 1), xycoords="axes fraction", xytext=(-4, 2), textcoords="offset points",
-                  ha="right",
-                  va="bottom", fontsize=SMALL, color="#333")
+                  ha="right", va="bottom", fontsize=SMALL, color="#333")
     if overall is not None:
         axes.axhline(overall, color=GREY, linewidth=1, linestyle="--", zorder=0)
     axes.set_xticks(range(len(bins) + 1),
@@ -243,8 +237,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
         axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center",
-                  va="center",
-                  fontsize=9, color="white" if share > 0.55 else "black")
+                  va="center", fontsize=9, color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
@@ -283,8 +276,7 @@ def calibration_plot(bins: Sequence[dict]) -> Figure:
                       yerr=[[max(0, row["share"] - low)], [max(0, high - row["share"])]],
                       color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
         axes.annotate(f"{row['n']:,}", (row["mean"], 1), xycoords=("data", "axes fraction"),
-                      xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL,
-                      color="#333", rotation=45)
+                      xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+                      fontsize=SMALL, color="#333", rotation=45)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     return figure

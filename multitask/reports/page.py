@@ -58,8 +58,7 @@ def escape(text: object) -> str:
 def page(title: str, parts: Iterable[str]) -> str:
     """The whole document; parts: HTML, one below the other."""
     head = ("<meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, "
-            "initial-scale=1\">"
-            f"<title>{escape(title)}</title><style>{STYLE}</style>")
+            f"initial-scale=1\"><title>{escape(title)}</title><style>{STYLE}</style>")
     body = "\n".join(parts)
     return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n"
             f"<body>\n{body}\n</body></html>\n")
@@ -79,8 +78,7 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | None = None,
-          caption: str = "",
-          text: bool = False) -> str:
+          caption: str = "", text: bool = False) -> str:
     """best: the number of a row to set off. text: all columns are words, to the left, else numbers
     to the right."""
     head = "".join(f"<th scope=\"col\">{escape(cell)}</th>" for cell in header)

@@ -22,8 +22,7 @@ STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuni
 
 
 def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict],
-                 epochs: Sequence[dict],
-                 analysis: dict | None = None) -> None:
+                 epochs: Sequence[dict], analysis: dict | None = None) -> None:
     """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis:
     from `analyse`.
 
@@ -83,18 +82,15 @@ def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
     if analysis:
         parts.append(paragraph(
             f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, "
-            f"seed "
-            f"{analysis['seed']}. They say how the scores would move with other examples, not with "
-            f"another seed, and "
-            "take no account of the best epoch having been picked on these very examples. Trivial "
-            "answer: always the "
-            "most frequent class, or a Pearson of 0.", note=True))
+            f"seed {analysis['seed']}. They say how the scores would move with other examples, not "
+            "with another seed, and take no account of the best epoch having been picked on these "
+            "very examples. Trivial answer: always the most frequent class, or a Pearson of "
+            "0.", note=True))
     if paper:
         parts.append(paragraph(
             f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base "
-            f"on the full data, "
-            "one seed: for orientation, not a like-for-like comparison with another encoder or "
-            "less data.", note=True))
+            "on the full data, one seed: for orientation, not a like-for-like comparison with "
+            "another encoder or less data.", note=True))
     return parts
 
 
@@ -106,8 +102,7 @@ def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | No
         return [metric_of(name), number(score), *theirs, "" if n is None else f"{n:,}"]
     found = analysis["tasks"][name]
     return [metric_of(name), number(found["score"]), span(found["interval"]),
-            number(found["trivial"]), *theirs,
-            f"{found['n']:,}"]
+            number(found["trivial"]), *theirs, f"{found['n']:,}"]
 
 
 # ----------------------------------------------------------------------------------------- training

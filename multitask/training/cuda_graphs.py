@@ -97,8 +97,7 @@ class BackwardGraphs:
             except RuntimeError as error:
                 self._works = False
                 warnings.warn(f"no CUDA graph of a step could be made ({error}): kernels are "
-                              f"launched "
-                              "one by one, which is slower", stacklevel=2)
+                              "launched one by one, which is slower", stacklevel=2)
                 self._heads[name].zero_grad(set_to_none=True)
                 return self._backward(row, name, share)
 

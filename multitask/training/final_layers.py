@@ -113,8 +113,7 @@ class HeadTrainer:
     """
 
     def __init__(self, model: MultitaskBert, tasks: Sequence[str], lr: float,
-                 weight_decay: float = 0.0,
-                 clip: float = 0.0) -> None:
+                 weight_decay: float = 0.0, clip: float = 0.0) -> None:
         self.model, self.clip = model, clip
         self.heads = nn.ModuleDict({name: model.heads[name] for name in tasks})
         self.optimizer = AdamW(head_groups(self.heads, weight_decay, lr))

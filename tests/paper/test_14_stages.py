@@ -53,8 +53,7 @@ def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
     BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2,
-                         num_attention_heads=3,
-                         intermediate_size=40)).save_pretrained(folder)
+                         num_attention_heads=3, intermediate_size=40)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -151,8 +150,7 @@ def test_real_multinli_counts(course_data):
 def whole(small_data, checkpoint, tmp_path_factory) -> Path:
     """All three stages in one run."""
     return train(small_data, checkpoint, tmp_path_factory.mktemp("runs") / "whole", "--arch",
-                 "concatB_al", "--nli",
-                 "--gs", "wrap", "--fl", "--epochs", 2)
+                 "concatB_al", "--nli", "--gs", "wrap", "--fl", "--epochs", 2)
 
 
 def test_three_stages_report(whole):
@@ -175,8 +173,7 @@ def test_three_stages_report(whole):
 def test_chain_equals_its_links(whole, small_data, checkpoint, tmp_path):
     """Stages in one run give the same bytes as one run per stage."""
     nli = train(small_data, checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli", "--gs",
-                "none",
-                "--epochs", 2)
+                "none", "--epochs", 2)
     surgery = train(small_data, checkpoint, tmp_path / "gs", "--start", nli, "--epochs", 2)
     heads = train(small_data, checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none",
                   "--fl", "--epochs", 2)
@@ -203,8 +200,7 @@ def test_resume_in_any_stage(stage, whole, small_data, checkpoint, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_train_step", stop)
         stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al",
-                        "--nli", "--gs", "wrap",
-                        "--fl", "--epochs", 2, status=130)
+                        "--nli", "--gs", "wrap", "--fl", "--epochs", 2, status=130)
 
     trained = []
     monkeypatch.setattr(Stage, "_train_step",
@@ -223,8 +219,7 @@ def test_resume_between_stages(whole, small_data, checkpoint, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setitem(STAGES, "gs", STAGES["gs"].__class__(STAGES["gs"].title, stop))
         stopped = train(small_data, checkpoint, tmp_path / "stopped", "--arch", "concatB_al",
-                        "--nli", "--gs", "wrap",
-                        "--fl", "--epochs", 2, status=130)
+                        "--nli", "--gs", "wrap", "--fl", "--epochs", 2, status=130)
     # after each epoch of the first stage
     assert [path.name for path in numbered(stopped)] == ["1", "2"]
     assert train_multitask.main(["--resume", str(stopped)]) == 0
@@ -240,8 +235,7 @@ def test_start_of_other_arch(whole, small_data, checkpoint, capsys):
 def test_nli_head_shape():
     """It has the pair encoding and the depth of its architecture."""
     encoder = BertModel(BertConfig(vocab_size=40, hidden_size=24, num_hidden_layers=1,
-                                   num_attention_heads=3,
-                                   intermediate_size=40))
+                                   num_attention_heads=3, intermediate_size=40))
     tokenizer = BertTokenizer.train(SENTENCES, 40)
     shapes = {}
     for arch, kind in (("concatA", OneLayerHead), ("concatB", OneLayerHead),
@@ -285,8 +279,7 @@ def test_embeddings_computed_once(frozen, monkeypatch):
     embeddings = CachedEmbeddings(frozen.train(), tokens, "para")
     encoded = []
     embed = MultitaskBert.embed
-    monkeypatch.setattr(MultitaskBert, "embed",
-                        lambda self,
+    monkeypatch.setattr(MultitaskBert, "embed", lambda self,
                         batch: (encoded.append(len(batch.labels)), embed(self, batch))[1])
     batch = embeddings.batch([3, 0, 3])
     again = embeddings.batch([0, 5])

@@ -35,8 +35,7 @@ def asked(small_data, tmp_path_factory):
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
     BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
-                         num_attention_heads=3,
-                         intermediate_size=40)).save_pretrained(model)
+                         num_attention_heads=3, intermediate_size=40)).save_pretrained(model)
     tokenizer.save_pretrained(model)
     out = tmp_path_factory.mktemp("out") / "surgery"
     ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4,
@@ -167,8 +166,7 @@ def test_question_markdown(asked):
     _, out, _ = asked
     text = (out / "question.md").read_text()
     for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds",
-                 "noise floor",
-                 "other dev items, the same models"):
+                 "noise floor", "other dev items, the same models"):
         assert part in text, part
 
 

@@ -169,10 +169,9 @@ def test_sentences_of_the_data_are_text_and_nothing_else(whole):
 
 def test_every_section_is_there(whole):
     for title in ("Scores on the dev set", "Training", "Where it succeeds and fails",
-                  "By sentence length",
-                  "By word commonality", "What it answers", "Sentences seen in training",
-                  "Gradient conflicts",
-                  "Worst errors", "What was run"):
+                  "By sentence length", "By word commonality", "What it answers",
+                  "Sentences seen in training", "Gradient conflicts", "Worst errors",
+                  "What was run"):
         assert re.search(rf"<h\d>{title}", whole), title
 
 
@@ -311,8 +310,7 @@ def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):
     for path in write_sample(tmp_path / "data").glob("*.csv"):
         path.write_text("\n".join(path.read_text().splitlines()[:41]) + "\n")
     assert train_multitask.main(["--data", "data", "--model", "scratch", "--max-steps", "2",
-                                 "--eval-limit", "30",
-                                 "--out", "run"]) == 0
+                                 "--eval-limit", "30", "--out", "run"]) == 0
     assert analysis_command.main(["run"]) == 0
     assert "analysis: run/analysis.json\nreport: run/report.html" in capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "analysis.json").read_text())

@@ -278,10 +278,8 @@ def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
     for name, dropout in (("plain", 0.0), ("dropout", 0.1)):
         torch.manual_seed(0)
         config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2,
-                            num_attention_heads=3,
-                            intermediate_size=40, initializer_range=0.2,
-                            hidden_dropout_prob=dropout,
-                            attention_probs_dropout_prob=dropout)
+                            num_attention_heads=3, intermediate_size=40, initializer_range=0.2,
+                            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         BertModel(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return {"data": small_data, "plain": folder / "plain", "dropout": folder / "dropout"}
@@ -345,8 +343,7 @@ def scores(dev: dict) -> list[float]:
 
 
 CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst=1,para=16,sts=1",
-         "--epochs", 2,
-         "--lr", 1e-3]  # of one example of sst, one of the two processes has none
+         "--epochs", 2, "--lr", 1e-3]  # of one example of sst, one of the two processes has none
 
 
 @pytest.fixture(scope="module")
@@ -354,8 +351,7 @@ def killed(tiny, tmp_path_factory) -> tuple[Path, str]:
     """A run whose process 1 was killed before the checkpoint of surgery's epoch 2; and stderr."""
     folder = tmp_path_factory.mktemp("killed")
     done = torchrun("--data", tiny["data"], "--model", tiny["dropout"], *CHAIN, "--out",
-                    folder / "run", SIGKILL="1",
-                    WITNESS=str(folder / "before"))
+                    folder / "run", SIGKILL="1", WITNESS=str(folder / "before"))
     assert done.returncode != 0
     return folder / "run", done.stderr
 

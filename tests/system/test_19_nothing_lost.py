@@ -61,8 +61,7 @@ def encoder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
     BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
-                         num_attention_heads=2,
-                         intermediate_size=32)).save_pretrained(folder)
+                         num_attention_heads=2, intermediate_size=32)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -75,8 +74,7 @@ def command_line(*arguments: object) -> int:
 def train(small_data, encoder):
     """(folder, flags …) → exit status of two epochs of four steps."""
     return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr",
-                                              1e-3, "--epochs", 2,
-                                              "--out", folder, *more)
+                                              1e-3, "--epochs", 2, "--out", folder, *more)
 
 
 def events(folder: Path, kind: str) -> list[dict]:

@@ -177,10 +177,8 @@ def test_other_arms(small_data):
     for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"),
                                                   ("concatB_al", "wrap", "sum")]):
         assert small_run(f"arm{number}", small_data, "--arch", arch, "--gs", gs, "--surgery",
-                         surgery, "--max-steps",
-                         4, "--eval-limit", 10, "--warmup", 0.5, "--schedule", "linear", "--clip",
-                         1, "--weight-decay",
-                         0.01) == 0
+                         surgery, "--max-steps", 4, "--eval-limit", 10, "--warmup", 0.5,
+                         "--schedule", "linear", "--clip", 1, "--weight-decay", 0.01) == 0
         metrics = json.loads(Path(f"arm{number}/metrics.json").read_text())
         assert metrics["steps"] == 4
         assert metrics["surgery"]["method"] == surgery

@@ -130,8 +130,7 @@ def test_text_twice_segments(sizes, length, seed):
     row, packing, types = text.batch(np.arange(len(text.sequences)), np.random.default_rng(seed))
     sep, lengths = PIECES.vocabulary["[SEP]"], packing.lengths.tolist()
     for sequence, its_types, span in zip(row.split(lengths), types.split(lengths),
-                                         text.sequences.tolist(),
-                                         strict=True):
+                                         text.sequences.tolist(), strict=True):
         pieces, whole = sequence.tolist(), [FIRST + number for number in range(*span)]
         assert len(pieces) <= length
         assert (pieces[0], pieces[-1]) == (PIECES.vocabulary["[CLS]"], sep)
@@ -183,8 +182,7 @@ def test_text_twice_overlap():
 
 TINY = ["--layers", "1", "--hidden", "32", "--heads", "2", "--vocab-size", "200", "--length", "24",
         "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.1", "--dropout", "0.05", "--steps",
-        "60",
-        "--checkpoint-every", "30"]
+        "60", "--checkpoint-every", "30"]
 SOUNDS = {"cat": "meows", "dog": "barks", "bird": "sings", "cow": "moos"}
 
 
