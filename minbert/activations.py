@@ -40,8 +40,7 @@ def gelu_derivative(d_y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximation of Hendrycks and Gimpel
-    2016."""
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))): Hendrycks and Gimpel's (2016) approximation."""
     return F.gelu(x, approximate="tanh")
 
 

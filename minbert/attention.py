@@ -67,8 +67,7 @@ class BertSelfAttention(nn.Module):
 
     def weights(self, hidden_states: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The weights that `forward` averages values by, without dropout: (batch, heads, seq,
-        seq)."""
+        """The averaging weights of `forward`, without dropout: (batch, heads, seq, seq)."""
         query, key, _ = self.split_heads(hidden_states)
         return attention_weights(query, key, mask)
 

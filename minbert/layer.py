@@ -1,5 +1,4 @@
-"""One transformer layer: attention, then feed-forward, each with dropout, residual and
-LayerNorm."""
+"""One transformer layer: attention, then feed-forward, each with residual and LayerNorm."""
 
 from __future__ import annotations
 

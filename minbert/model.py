@@ -53,8 +53,7 @@ class BertOutput:
 
 
 class BertModel(nn.Module):
-    """The encoder of Devlin et al. 2018, equal to transformers' BertModel to 1e-5 on the same
-    weights.
+    """The encoder of Devlin et al. 2018; equals transformers' BertModel to 1e-5.
 
     >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1,
     ...                     num_attention_heads=2, intermediate_size=16)
@@ -65,8 +64,7 @@ class BertModel(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Random weights: N(0, initializer_range²), biases 0, LayerNorm 1 and 0. In training
-        mode."""
+        """Random weights N(0, initializer_range²), biases 0, LayerNorm 1 and 0; training mode."""
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(

@@ -89,8 +89,7 @@ class MultitaskBert(nn.Module):
         return self.heads[task](self.embed(batch))
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """A batch → (examples, hidden), or (examples, 2·hidden) if a pair's sentences are encoded
-        apart."""
+        """A batch → (examples, hidden); (examples, 2·hidden) if pairs are encoded separately."""
         with autocast(self.precision, self.device):
             first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
                                        batch.packing, first_only=True)
@@ -138,8 +137,7 @@ class MultitaskBert(nn.Module):
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> MultitaskBert:
-        """Open what the main job saved: a run folder, or its model/ folder. The model is in eval
-        mode.
+        """Opens what the main job saved, a run folder or its model/ folder, in eval mode.
 
         Raises:
             FileNotFoundError: the folder holds no trained model.

@@ -1,12 +1,12 @@
-"""Pretrain a BERT on a text as a masked-language model, or continue from a checkpoint on your own
-text.
+"""Pretrain a BERT on text as a masked-language model, or continue from a checkpoint.
 
-    python -m multitask.pretrain --text books.txt.xz --out my-bert python -m multitask.pretrain
-    --text reviews.txt --out my-bert --from bert-base-uncased python -m multitask.pretrain --text
-    data --out my-bert --from minbert-mini --second-segment again python -m multitask.pretrain
-    --resume my-bert python train_multitask.py --model my-bert
+    python -m multitask.pretrain --text books.txt.xz --out my-bert
+    python -m multitask.pretrain --text reviews.txt --out my-bert --from bert-base-uncased
+    python -m multitask.pretrain --text data --out mine --from minbert-mini --second-segment again
+    python -m multitask.pretrain --resume my-bert
+    python train_multitask.py --model my-bert
 
-The text is plain UTF-8, .gz or .xz, with blank lines between its passages (chapters, articles).
+The text is plain UTF-8, .gz or .xz, with blank lines between passages (chapters, articles).
 """
 
 from __future__ import annotations

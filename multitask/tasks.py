@@ -61,8 +61,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log σ(z) for a duplicate, −log(1 − σ(z)) otherwise, mean over the batch; the sigmoid is in
-    the loss."""
+    """Mean of −log σ(z) for duplicates and −log(1 − σ(z)) otherwise; takes logits."""
     return F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), labels.float())
 
 

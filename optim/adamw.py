@@ -1,5 +1,4 @@
-"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019) in the form that CS224N's project asks
-for."""
+"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019), as CS224N's project asks for."""
 
 from __future__ import annotations
 
@@ -55,8 +54,7 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; return the closure's loss, if there is
-        one."""
+        """Updates every parameter that has a gradient; returns the closure's loss, if any."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -61,8 +61,7 @@ def _difference(update: Update) -> float:
 def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, *,
                 lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
                 correct_bias: bool) -> None:
-    """The update of optim/adamw.py by torch's fused kernel, which reads and writes every number
-    once.
+    """optim/adamw.py's update by torch's fused kernel, which touches every number once.
 
     The kernel's own form is θ ← θ − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + eps): ours, where its
     eps is ours / √(1 − β2ᵗ). With decay it updates a zero in place of θ, and the decay is added to
@@ -82,8 +81,7 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
 
 def blocks(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor,
            weight_decay: float) -> Iterable[tuple[torch.Tensor, ...]]:
-    """θ, g, m and v, cut alike into the pieces that are best updated in turn; g is dense in
-    each."""
+    """θ, g, m and v in pieces of the same place and size; g is dense in each."""
     tensors = (theta, g, m, v)
     if g.is_sparse and g.device.type == "cpu" and g.sparse_dim() == 1:
         rows = max(1, BLOCK // math.prod(theta.shape[1:]))

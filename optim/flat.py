@@ -20,8 +20,7 @@ from .surgery import combine, gram_matrix
 
 
 def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Named parameters in two groups: with weight decay, and without, which are biases and
-    LayerNorm.
+    """Named parameters in two groups: with weight decay, and without (biases, LayerNorm).
 
     The rule of Devlin et al.'s own code, by shape: LayerNorm's scales and all biases are the
     vectors.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 
 def constant(step: int, warmup_steps: int, total_steps: int) -> float:
-    """1, after a linear warm-up from 1/warmup_steps. Steps count from 0. The paper has no
-    warm-up."""
+    """1, after a linear warm-up from 1/warmup_steps. Steps count from 0. Not in the paper."""
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
 
 def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up, then a straight line to 0 at total_steps (Devlin et al. 2018, A.2). Steps
-    count from 0.
+    """Linear warm-up, then linear decay to 0 at total_steps (Devlin et al. 2018, A.2).
 
     >>> [linear_decay(step, 2, 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]

@@ -2,9 +2,8 @@
 
 NO_DROPOUT in the environment: the heads have none. WITNESS=PATH: after the second epoch of surgery,
 before its checkpoint, each process writes down its weights' checksum and its next random numbers.
-SIGKILL=1: then process 1 is sent that signal, and so on with the names of others.
-THREADS=PATH: when all is done, each process writes down the names of its threads, as the system
-knows them.
+SIGKILL=1: then process 1 is sent that signal, and so on with the names of others. THREADS=PATH:
+when all is done, each process writes down the names of its threads, as the system knows them.
 """
 
 import atexit

@@ -1,5 +1,4 @@
-"""The encoder's equations, faster. The book (embeddings, attention, layer, activations, model) has
-them plain.
+"""The encoder's equations, faster. The plain forms are in the book, one folder up.
 
     encoder     chooses between the book and the fast forms
     check       compares both at first use in a process; where they differ, the book runs

@@ -47,8 +47,7 @@ class Heads(NamedTuple):
 
 
 def mixes_of(x: torch.Tensor, packing: Packing, num_heads: int, first_only: bool) -> list[Mix]:
-    """Queries, keys and values in one product; with first_only, queries apart from keys and
-    values."""
+    """Queries, keys and values in one product; with first_only, the queries separately."""
     blocks, hidden = packing.blocks(num_heads), x.shape[1]
     if not first_only:
         return [Mix(x, ALL_ROWS, 3, blocks, False)]

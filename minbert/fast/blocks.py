@@ -1,5 +1,4 @@
-"""Sequences of a packed row in blocks for attention: those of similar length together, padded
-alike.
+"""Blocks for attention: sequences of a packed row, grouped by length and padded alike.
 
 Attention's products run over a block at once, for every head by itself, so a block is (sequences ·
 heads, width, head_dim). All blocks' heads lie in memory one after another, in slices of head_dim
@@ -86,8 +85,7 @@ class Blocks:
         return Blocks([1] * sequences, self.num_heads, self._groups, width=1)
 
     def split(self, row: torch.Tensor, kinds: int) -> torch.Tensor:
-        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); at padding the first
-        slice."""
+        """(tokens, kinds · heads · head_dim) → (kinds, slots, head_dim); padding gets slice 0."""
         slices = row.reshape(-1, row.shape[1] // (kinds * self.num_heads))
         there, _ = self._there_and_back(kinds)
         return slices.index_select(0, there).unflatten(0, (kinds, -1))

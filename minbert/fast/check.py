@@ -1,5 +1,4 @@
-"""Edit an equation in the book, and the program follows: the fast forms are compared with it at
-first use.
+"""The comparison at first use: edit an equation in the book, and the program follows.
 
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
 through the fast forms, values and gradients, without dropout and with it. Where the results differ,
@@ -38,8 +37,7 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Reference:
-    """What the fast forms were found equal to. code: the book's functions, kept so that ids stay
-    theirs."""
+    """What the fast forms equalled. code: the book's functions, kept so that ids stay theirs."""
 
     layer: type
     attention: type
@@ -56,8 +54,7 @@ def is_running() -> bool:
 
 
 def reference_of(model: nn.Module) -> Reference | None:
-    """The classes whose forward the fast forms equal on this model's device; None if they do
-    not."""
+    """The classes whose forward the fast forms equal on this model's device, or None."""
     code = tuple(_code_of_book(model))
     device = model.pooler_dense.weight.device.type
     key = (type(model), model.config.hidden_act, device, *map(id, code))

@@ -1,5 +1,4 @@
-"""Dropout's masks from cheap random bits: on a CPU, torch's own draws one Bernoulli number at a
-time.
+"""Dropout masks from cheap random bits. On a CPU, torch draws one Bernoulli at a time.
 
 Sixteen random bits decide for each number. A share p is kept to within 2⁻¹⁷ (0.1 becomes 0.100006;
 less than 2⁻¹⁷ becomes 2⁻¹⁶, so that something can be dropped), and what stays is divided by the

@@ -35,8 +35,7 @@ class GradBuffers:
 @contextmanager
 def accumulate_into(buffers: Sequence[Mapping[nn.Parameter, torch.Tensor]],
                     sequences: Sequence[int] | None = None) -> Iterator[None]:
-    """Inside, forwards of the layer by hand remember these buffers, and their backwards add to
-    them.
+    """Inside, backward passes of the layer by hand add to these buffers.
 
     A parameter that is frozen or has a hook is left to autograd, which looks at such things but
     sums over all parts. With several parts, therefore, no parameter may have a hook.

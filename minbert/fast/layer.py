@@ -1,5 +1,4 @@
-"""BertLayer with its derivative written out by hand: what runs on a CPU, in training and
-evaluation.
+"""BertLayer with a hand-written derivative: what runs on a CPU, training and evaluation.
 
 The equations are those of minbert/layer.py, the form to read first. At first use in a process both
 are compared (check.py). By hand, because autograd casts, copies and adds where one pass is enough:
@@ -124,8 +123,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Normed(NamedTuple):
-    """What LayerNorm's derivative needs: input, mean and 1/deviation of each token, weight,
-    bias."""
+    """LayerNorm's derivative needs these: input, mean, 1/deviation per token, weight, bias."""
 
     summed: torch.Tensor
     mean: torch.Tensor
@@ -225,8 +223,7 @@ def _backward(layer: nn.Module, kept: _Kept, gradients: _Gradients, packing: Pac
 
 
 class _Gradients:
-    """A layer's parameter gradients as they come up: into the buffers, part by part, or for
-    autograd."""
+    """A layer's parameter gradients: into the buffers part by part, or for autograd."""
 
     def __init__(self, layer: nn.Module, given: GradBuffers, packing: Packing) -> None:
         self._parameters = dict(zip(PARAMETERS, _parameters_of(layer), strict=True))

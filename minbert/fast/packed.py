@@ -17,8 +17,7 @@ from .packing import Packing
 
 def encode_layers(model: nn.Module, row: torch.Tensor, packing: Packing,
                   first_only: bool = False) -> torch.Tensor:
-    """All layers of a BertModel: (tokens, hidden) → (tokens, hidden), or (batch, hidden) if
-    first_only.
+    """All layers: (tokens, hidden) → (tokens, hidden), or (batch, hidden) if first_only.
 
     Where a sequence has no first token, the whole last layer is computed, and zeros stand for it.
     """
@@ -66,8 +65,7 @@ def ragged_applies(tensor: torch.Tensor, head_dim: int) -> bool:
 
 def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                      bounds: torch.Tensor, longest: int, dropout: float = 0.0) -> torch.Tensor:
-    """Attention within each sequence of a packed row on a CUDA device, where no padding is
-    computed.
+    """Attention within each sequence of a packed row on a CUDA device, without padding.
 
     In half precision by the kernel of Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux
     et al. 2022 (xFormers), both as torch has them. Their ATen names are called, since torch's

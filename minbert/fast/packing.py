@@ -40,8 +40,7 @@ class Packing:
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
-        """attention_mask: (batch, seq), nonzero = real token, which may stand anywhere in its
-        row."""
+        """attention_mask: (batch, seq), nonzero for real tokens, which may stand anywhere."""
         batch, seq = attention_mask.shape
         mask = attention_mask != 0
         slots = mask.flatten().nonzero().squeeze(1)
@@ -50,8 +49,7 @@ class Packing:
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], seq: int | None = None) -> Packing:
-        """Sequences of these lengths, all from column 0, in a grid of width `seq` (default:
-        longest)."""
+        """Sequences of these lengths from column 0, in a grid of width `seq` (default: longest)."""
         length = torch.tensor(lengths, dtype=torch.int64)
         width = int(length.max()) if seq is None else seq
         return cls.from_mask(torch.arange(width) < length[:, None])
@@ -135,16 +133,14 @@ class Packing:
 
 def pack(ids: Sequence[np.ndarray],
          types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
-    """Token ids and types, an array per sequence → input_ids, token_type_ids (tokens,), and
-    packing."""
+    """Ids and types, one array per sequence → input_ids, token_type_ids (tokens,), packing."""
     input_ids = torch.from_numpy(np.concatenate(ids, dtype=np.int64))
     token_type_ids = torch.from_numpy(np.concatenate(types, dtype=np.int64))
     return input_ids, token_type_ids, Packing.from_lengths([len(sequence) for sequence in ids])
 
 
 class _Scatter(torch.autograd.Function):
-    """Rows → a taller tensor of zeros with the rows at `slots`; its derivative picks them out
-    again.
+    """Rows → a taller tensor of zeros with the rows at `slots`; backward picks them out.
 
     The backward of torch's own indexing adds where a copy is enough: no slot occurs twice.
     """
@@ -161,8 +157,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The transpose of _Scatter: picks the rows at `slots`; its derivative puts them among
-    zeros."""
+    """The transpose of _Scatter: picks the rows at `slots`; backward scatters them."""
 
     @staticmethod
     def forward(ctx, grid: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

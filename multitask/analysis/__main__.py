@@ -22,8 +22,7 @@ from .dev_set import ANALYSIS_FILE, analyse
 
 
 def analyse_run(run: Path, data: str | None = None) -> Path:
-    """Asks the model of a finished run, writes analysis.json and report.html; returns the report's
-    path.
+    """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
     data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a
         folder that is no run.

@@ -1,5 +1,4 @@
-"""Where a trained model succeeds and fails on the dev set: the paper's section 6, with
-intervals."""
+"""Where a model succeeds and fails on the dev set: the paper's section 6, with intervals."""
 
 from __future__ import annotations
 
@@ -52,8 +51,7 @@ def word_counts(examples: Sequence[Example]) -> Counter[str]:
 
 
 def word_commonality(example: Example, counts: Mapping[str, int]) -> float:
-    """The mean of log(1 + count) over the words of all its sentences (the paper, Figure 5); 0
-    without any word."""
+    """Mean of log(1 + count) over the words of all sentences (paper, Figure 5); 0 without words."""
     found = [math.log1p(counts.get(word, 0)) for sentence in example.sentences
              for word in words(sentence)]
     return sum(found) / len(found) if found else 0.0
@@ -69,8 +67,7 @@ def normalised(sentence: str) -> str:
 
 
 def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
-    """(n,) numbers → (n,) bin numbers from 0, at most `bins` of them, about equally full, none
-    empty.
+    """(n,) numbers → (n,) bin numbers from 0: at most `bins`, about equally full, none empty.
 
     Edges are values that occur, and equal values share a bin, so many ties make fewer bins.
 
@@ -103,8 +100,7 @@ class DevPredictions:
 
     @classmethod
     def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> DevPredictions:
-        """Raises ValueError unless logits are (len(examples), outputs) and every example has its
-        label."""
+        """Raises ValueError unless logits are (len(examples), outputs) and every label is known."""
         if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
             raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "
                              f"({len(examples)}, {task.outputs}), a row for each dev example, and "
@@ -146,8 +142,7 @@ class DevPredictions:
 
     def interval(self, inside: np.ndarray, resamples: int,
                  generator: np.random.Generator) -> intervals.Interval:
-        """Of the score of a few examples: Wilson for accuracy, Fisher for Pearson, else
-        bootstrap."""
+        """The interval of a score: Wilson for accuracy, Fisher for Pearson, else bootstrap."""
         predictions, labels = self.predictions[inside], self.labels[inside]
         if self.task.metric is metrics.accuracy:
             return intervals.wilson(int((predictions == labels).sum()), len(labels))
@@ -158,8 +153,7 @@ class DevPredictions:
 
 def binned(results: DevPredictions, values: np.ndarray, resamples: int,
            generator: np.random.Generator) -> dict:
-    """Score by quantile of `values`, and the trend over all examples. A bin's interval: Wilson or
-    Fisher.
+    """Score by quantile of `values` with Wilson or Fisher intervals, and the overall trend.
 
     A scale's bins hold the mean absolute error too, with Student's interval: a bin's labels span
     less than all do, and that alone lowers Pearson's correlation.
@@ -189,8 +183,7 @@ def confusion(results: DevPredictions) -> dict:
 
 
 def calibration(results: DevPredictions) -> dict:
-    """Of pairs given a probability about p, how many are duplicates? Ten bins of p, empty ones left
-    out.
+    """Reliability of the probabilities: share of duplicates in ten bins of p, empty ones left out.
 
     expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et
         al. 2017, Eq. 3).
@@ -210,8 +203,7 @@ def calibration(results: DevPredictions) -> dict:
 
 
 def scatter(results: DevPredictions) -> dict:
-    """Prediction against label on a scale (the paper, Figure 6 c): points, the fitted line, the
-    mean signed error.
+    """Prediction against label on a scale (paper, Figure 6c): points, fitted line, mean error.
 
     signed_error: prediction − label; below 0 is undershooting. "upper" and "lower": labels in that
         half of the scale.
@@ -229,8 +221,7 @@ def scatter(results: DevPredictions) -> dict:
 
 
 def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
-    """prediction ≈ intercept + slope · label by least squares, the slope's interval by Student's t;
-    else None."""
+    """Least squares: prediction ≈ intercept + slope · label, with a t interval, or None."""
     if len(labels) < 3 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return None
     line = scipy.stats.linregress(labels, predictions)
@@ -241,8 +232,7 @@ def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
 
 
 def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[dict]:
-    """The answers furthest from their labels, the worst first; of classes, those given the label
-    least probability."""
+    """The worst answers: furthest from the label, or with the least probability for it."""
     order = np.argsort(-results.wrong, kind="stable")
     if results.task.classes:
         order = order[results.quality[order] == 0]
@@ -253,8 +243,7 @@ def worst_errors(results: DevPredictions, examples: Sequence[Example]) -> list[d
 
 def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Example],
             resamples: int, generator: np.random.Generator) -> dict:
-    """Scores apart for dev examples of which a sentence stands in the task's training file, and for
-    the others.
+    """Scores of dev examples that share a sentence with the training file, and of the others.
 
     whole: dev examples that stand there with all their sentences together, in either order.
     """
@@ -298,8 +287,7 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
 
 def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED,
             resamples: int = RESAMPLES) -> dict:
-    """The dev set through a model's raw outputs → {"average", "tasks": {task: {…}}}, ready for
-    JSON.
+    """A model's raw dev outputs → {"average", "tasks": {task: {…}}}, ready for JSON.
 
     dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev
     examples, outputs). Of each task: score with bootstrap interval, `trivial` (the most frequent

@@ -34,16 +34,14 @@ def upper_triangle(table: torch.Tensor) -> list[float]:
 
 
 def speed(steps: Sequence[dict]) -> float:
-    """Examples a second: all tasks' examples in a step ÷ the median step's seconds, the first 5
-    steps left out."""
+    """Examples per second: per step, all tasks ÷ the median time, without the first 5 steps."""
     timed = steps[WARM_UP_STEPS:] or steps
     return max(step["examples"] for step in timed) / statistics.median(step["seconds"]
                                                                        for step in timed)
 
 
 def conflict_statistics(steps: Sequence[dict]) -> dict:
-    """conflict_rate: share of steps in which a pair's cosine is negative; mean_cosine by pair;
-    mean_weights by task."""
+    """By pair conflict_rate (share of steps with cosine < 0), mean_cosine; by task mean_weights."""
     cosines = {pair: np.array([step["cosines"][pair] for step in steps])
                for pair in pairs_of(TASKS)}
     return {

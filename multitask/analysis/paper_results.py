@@ -68,8 +68,7 @@ def method_of(settings: Mapping) -> str:
 
 
 def paper_scores(settings: Mapping) -> dict[str, float] | None:
-    """The paper's dev scores of the same method and architecture; None where it reports none, or on
-    the sample."""
+    """The paper's dev scores of this method and architecture; None if it reports none."""
     # sentences made up by rule: their scores say nothing beside real ones
     if settings.get("data") is None:
         return None

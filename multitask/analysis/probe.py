@@ -1,5 +1,4 @@
-"""How much the tasks' gradients conflict at one moment of a model, layer by layer, and how much of
-that is noise.
+"""Conflict of the tasks' gradients at one moment, by layer, separated from sampling noise.
 
 A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise
 is orthogonal to nearly everything: small cosines between tasks may mean unrelated tasks or small
@@ -33,8 +32,7 @@ PARTS = {"embeddings": "embeddings", "pooler_dense": "pooler"}
 
 
 def part_slices(encoder: BertModel) -> dict[str, slice]:
-    """Where each part's parameters lie in the vector of all of them, in the order of
-    `encoder.parameters()`.
+    """Where each part's parameters lie in the vector of `encoder.parameters()`.
 
     Parts: "embeddings", "layer 0", "layer 1", …, "pooler"; together they cover the vector, each
         number once.
@@ -56,16 +54,14 @@ def _part_of(name: str) -> str:
 
 
 def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tensor:
-    """The rows' products in each part: (rows, params) → (parts, rows, rows) float64; their sum is
-    the whole's."""
+    """Gram matrix by part: (rows, params) → (parts, rows, rows) float64, summing to the whole."""
     return torch.stack([gram_matrix(matrix[:, part]) for part in slices.values()])
 
 
 @torch.enable_grad()
 def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int,
                    draws: int, seed: int, dropout: bool = False) -> dict:
-    """Cosines between the tasks' gradients of the shared encoder, on `draws` fresh draws of
-    batches; nothing changes.
+    """Cosines of the tasks' encoder gradients on `draws` fresh batches; the model is unchanged.
 
     A draw takes two batches of each task without a common example: the first of each make the
     pairs' cosines, as in a training step; both of one task make the noise floor. Layers are parts
@@ -113,8 +109,7 @@ def _series(values: torch.Tensor, slices: Mapping[str, slice]) -> dict:
 
 def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: TokenizedExamples,
               items: Sequence[int]) -> None:
-    """Writes the encoder's gradient of the task's mean loss on these examples into `row`,
-    (params,).
+    """Writes the encoder's gradient of the task's mean loss on these examples to `row`.
 
     FlatParameters would do, but it moves the parameters, and a trainer may be holding them in a
     vector of its own.
@@ -131,8 +126,7 @@ def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: Toke
 
 @contextmanager
 def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[None]:
-    """Inside, the encoder's gradients may be written and random numbers drawn; after it, all is as
-    it was."""
+    """Inside, gradients may be written and random numbers drawn; afterwards all is restored."""
     # a stage may train the heads alone
     modes = {module: module.training for module in model.modules()}
     found: list[tuple[nn.Parameter, torch.Tensor | None, bool]] = [
@@ -180,8 +174,7 @@ def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
 
 
 def summarise(probe: Mapping) -> dict:
-    """Means over the draws of `conflict_probe`, for the whole encoder and each part, with the noise
-    told apart.
+    """Means of `conflict_probe` over its draws, whole and by part, with the noise separated.
 
     If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine
     ‖μ‖²/(‖μ‖² + σ²) on average, nearly: `noise_share`, 1 minus that, is the noise's share of the

@@ -89,8 +89,7 @@ class Batch:
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
 
     def in_few_lengths(self) -> Batch:
-        """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, and no empty dummy
-        sequences."""
+        """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, no empty dummy sequences."""
         tokens = rounded(len(self.input_ids), LEAST_ON_CPU)
         sequences = -(-(tokens - len(self.input_ids)) // LEAST)
         return self.filled(tokens, max(LEAST, self.packing.seq), sequences)
@@ -200,7 +199,6 @@ class TokenizedExamples:
         return MicroBatches(pieces, examples)
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """Indices in batches of similar length, the longest first: a lack of memory shows at
-        once."""
+        """Indices in batches of similar length, longest first: lack of memory shows at once."""
         order = np.argsort(-self.lengths, kind="stable").tolist()
         return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,5 +1,4 @@
-"""The embedded sample: a small synthetic dataset in the course's files, so that nothing is
-downloaded.
+"""The embedded sample: a small synthetic dataset in the course's file format.
 
 `sample.zip` holds the files; `tools/make_sample.py` made them by rule and can make them again.
 Scores on the sample compare runs with each other and say nothing about real data.

@@ -1,9 +1,8 @@
 """The two round robins of the paper, section 4.3.2: which examples of each task make up a step.
 
 `wrap`: the same batch size for every task. An epoch is one pass over the largest dataset; smaller
-datasets are reshuffled and restarted when exhausted.
-`bd` (batches of different size): n · b_t ≈ l_t (Eq. 6), so that all datasets are exhausted together
-after n steps.
+datasets are reshuffled and restarted when exhausted. `bd` (batches of different size): n · b_t ≈
+l_t (Eq. 6), so that all datasets are exhausted together after n steps.
 
 Eq. 7 multiplies each *summed* loss by b_min / b_t. That is b_min times the *mean* loss, and b_min
 is common to all tasks. So both schemes take each task's mean loss and rescale nothing;

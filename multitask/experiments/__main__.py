@@ -1,5 +1,4 @@
-"""Table 1 of the paper: ten methods × three architectures and the baseline; shared stages are
-trained once.
+"""Table 1 of the paper: ten methods × three architectures, and the baseline.
 
     python -m multitask.experiments --preset quick --data data --model bert-base-uncased
     python -m multitask.experiments --question surgery --seeds 5 --data data

@@ -1,10 +1,8 @@
-"""The paper's sections 5.4 to 5.6 as differences between cells of its Table 1, each with an
-interval.
+"""The paper's sections 5.4 to 5.6 as differences between cells of Table 1, with intervals.
 
 A claim is a difference averaged over pairs of cells that differ in one thing, for example ConcatB −
 ConcatA over all ten methods. With one seed the interval is a bootstrap over dev items, with the
-same
-items for every cell: it shows how the difference would move with other items, not with another
+same items for every cell: it shows how the difference would move with other items, not with another
 seed. With several seeds it is Student's t interval over seeds.
 """
 
@@ -117,8 +115,7 @@ def difference(claim: Claim, scores: Mapping[Cell, float | np.ndarray]) -> float
 
 
 def verdict_on(claim: Claim, low: float | None, high: float | None) -> str:
-    """Whether the interval lies on the claimed side of 0: agrees, disagrees, undecided or no
-    spread."""
+    """Which side of 0 the interval lies on: agrees, disagrees, undecided, or no spread."""
     if low is None:
         return "no spread"
     if low <= 0 <= high:
@@ -129,8 +126,7 @@ def verdict_on(claim: Claim, low: float | None, high: float | None) -> str:
 def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
           labels: Mapping[str, np.ndarray],
           paper: Mapping[Cell, Mapping[str, float]]) -> list[dict]:
-    """Every claim whose cells are known: the paper's difference, ours, its interval and the
-    verdict.
+    """Every claim whose cells are known: the paper's difference, ours, interval and verdict.
 
     Args:
         predictions: for each seed, cell → task → (n,).
@@ -175,8 +171,7 @@ def _score(task: str, predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
            labels: np.ndarray) -> dict[Cell, np.ndarray]:
-    """Cell → (resamples,) scores of bootstrap samples of the dev items, the same ones for every
-    cell."""
+    """Cell → (resamples,) scores; every cell is scored on the same bootstrap samples."""
     generator = np.random.default_rng(SEED)
     n = len(labels)
     counts = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]
@@ -193,8 +188,7 @@ def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
 
 
 def _resampled_pearson(shares: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's correlation weighted by each row of shares, (resamples, n); 0 where a side is
-    constant."""
+    """Pearson's r weighted by each row of shares, (resamples, n); 0 where a side is constant."""
     x, y = x - x.mean(), y - y.mean()  # without this, the differences of sums below would cancel
     mean_x, mean_y = shares @ x, shares @ y
     variances = (shares @ x**2 - mean_x**2) * (shares @ y**2 - mean_y**2)

@@ -63,8 +63,7 @@ class Node:
 
 
 def graph() -> Iterator[Node]:
-    """All trainings, each after its parent: encoders first, and method by method across
-    architectures."""
+    """All trainings, each after its parent: encoders first, then method by method."""
     yield Node("concatA", BASELINE)
     chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
 
@@ -78,8 +77,7 @@ def graph() -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid's folder and settings; saved as grid.json, so that only the same grid resumes
-    there."""
+    """Folder and settings of a grid, saved as grid.json: only the same grid resumes there."""
 
     out: Path
     preset: str
@@ -126,8 +124,7 @@ class Grid:
 
 
 def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -> dict:
-    """Trains what is missing and writes the table after each training; returns the table's
-    content."""
+    """Trains what is missing and writes the table after each training; returns its content."""
     grid.check()
     dataset: Dataset | None = None
     tokens: dict[bool, Tokens] = {}  # by whether a pair is one joined input
@@ -178,8 +175,7 @@ def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
 
 
 def load_shared(settings: Settings) -> Dataset:
-    """The data of every training, read once, MultiNLI included; without test sets, which only the
-    best model meets."""
+    """The data of all trainings, MultiNLI included, test sets excluded; read once."""
     dataset = run.load_data(dataclasses.replace(settings, nli=True))
     return {name: {split: examples for split, examples in splits.items() if split != TEST_SPLIT}
             for name, splits in dataset.items()}
@@ -249,8 +245,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
 
 
 def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
-    """The paper's claims about its Table 1 with the grid's own differences, from the complete
-    seeds."""
+    """The paper's claims judged on the seeds whose grid is complete."""
     cells = {(node.name, node.arch): node for node in graph()
              if (node.name, node.arch) in PAPER_TABLE_1}
     cells["baseline", "concatA"] = Node("concatA", BASELINE)
@@ -308,8 +303,7 @@ def about(grid: Grid, seeds: list[int]) -> str:
 
 
 def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
-    """The best model's hand-in, and its scores on labelled test examples, task → examples: the
-    paper's Table 2."""
+    """Writes the best model's hand-in and, on labelled test examples, the paper's Table 2."""
     settings = Settings.load(grid.out / results["best"]["run"] / run.CONFIG_FILE)
     dataset = run.load_data(dataclasses.replace(settings, nli=False, eval_limit=None))
     for name, examples in labelled.items():

@@ -1,5 +1,4 @@
-"""report.html of a whole grid: Table 1 with our scores, the paper's claims, and how both compare at
-a glance."""
+"""report.html of a grid: Table 1 with our scores, the paper's claims, and both compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Does gradient surgery help? Arms that differ only in the weights of the tasks' gradients, paired
-by seed.
+"""Does gradient surgery help? Arms that differ only in gradient weights, paired by seed.
 
 Every arm of a seed starts from the same weights and sees the same batches in the same order. All
 are scored at a fixed final step, so no epoch is selected on dev. `constant` multiplies the
@@ -48,8 +47,7 @@ RESAMPLES = 1000
 
 def ask(question: Question, out: Path, seeds: list[int],
         say: Callable[[str], None] = print) -> dict:
-    """Trains what is missing, then compares; writes question.json, question.md and report.html per
-    seed.
+    """Trains what is missing, then compares; after each seed writes the three result files.
 
     Raises:
         ValueError: the folder holds results of another question.
@@ -199,8 +197,7 @@ def differences_from(control: str, arms: tuple[str, ...], scores: dict) -> list[
 
 
 def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
-    """The paired bootstrap over dev items of pcgrad − sum: chance of the items, not of the
-    training."""
+    """Paired bootstrap of pcgrad − sum over dev items: chance in the items, not in training."""
     with (np.load(trial_file(out, seed, "pcgrad").with_suffix(".npz")) as pcgrad,
           np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
         found = {}

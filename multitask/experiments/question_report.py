@@ -1,5 +1,4 @@
-"""report.html of the surgery question: differences with their intervals, conflicts by time and
-layer."""
+"""report.html of the surgery question: differences, intervals, conflicts by time and layer."""
 
 from __future__ import annotations
 

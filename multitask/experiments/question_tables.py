@@ -86,8 +86,7 @@ def within_table(within: dict) -> str:
 
 
 def conflict_table(results: dict) -> str:
-    """Conflicts over the steps of all seeds; then between and within tasks where the first seed was
-    probed."""
+    """Conflicts over the steps of all seeds, and the probe between and within tasks."""
     rows = []
     for pair in pairs_of(TASKS):
         rate = np.mean([seed["conflict_rate"][pair] for seed in results["conflicts"].values()])

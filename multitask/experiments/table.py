@@ -1,5 +1,4 @@
-"""The paper's Table 1 with our scores in it, as Markdown, CSV and JSON; each cell with the paper's
-figure beside it."""
+"""Table 1 with our scores beside the paper's, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ def title_of(method: str) -> str:
 
 
 def cell(values: list[float | None], paper: float) -> dict:
-    """One figure of the table. values: a score a seed; an undefined one counts 0, as in the
-    average."""
+    """One figure of the table. values: one score per seed; an undefined score counts 0."""
     if not values:
         return {"values": [], "mean": None, "low": None, "high": None, "paper": paper}
     mean, low, high = mean_interval([value or 0.0 for value in values])
@@ -69,15 +67,13 @@ def number(value: float | None) -> str:
 
 
 def shown(figure: dict) -> str:
-    """Ours, ± the half width of its interval where there are several seeds, and the paper's in
-    brackets."""
+    """Ours, ± the half width of its interval if there are several seeds, and the paper's."""
     spread = "" if figure["low"] is None else f" ± {number(figure['high'] - figure['mean'])}"
     return f"{number(figure['mean'])}{spread} ({number(figure['paper'])})"
 
 
 def markdown(results: dict) -> str:
-    """The table in the paper's layout: the best of each column in bold, the paper's figures in
-    brackets."""
+    """The paper's layout: the best of each column in bold, the paper's figures in brackets."""
     best = best_of_columns(results)
     columns = [(arch, task) for arch in ARCH_TITLES for task in TASKS]
     header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]

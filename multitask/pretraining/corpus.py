@@ -158,8 +158,7 @@ class Corpus:
         return corpus
 
     def check(self, vocab_size: int) -> None:
-        """Raises ValueError unless these are consecutive passages of pieces of such a
-        vocabulary."""
+        """Raises ValueError unless these are consecutive passages of this vocabulary."""
         ids, ends = self.ids, self.ends
         are_rows = ids.ndim == ends.ndim == 1
         if not are_rows or ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64:

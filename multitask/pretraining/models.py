@@ -34,8 +34,7 @@ def new_model(settings: PretrainingSettings, passages: list[list[str]],
 
 def pretrained_model(settings: PretrainingSettings, passages: list[list[str]],
                      say: Callable[[str], None]) -> tuple[BertForMaskedLM, BertTokenizer]:
-    """Model and tokenizer of --from. Raises ValueError if they do not fit each other or
-    --length."""
+    """Model and tokenizer of --from. Raises ValueError if they or --length do not match."""
     model = BertForMaskedLM.from_pretrained(settings.start)
     tokenizer = BertTokenizer.from_pretrained(settings.start)
     config = model.config

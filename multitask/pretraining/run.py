@@ -173,8 +173,7 @@ class Pretraining:
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes over a checkpoint's state. Raises ValueError if it is damaged or of another
-        text."""
+        """Restores a checkpoint. Raises ValueError if it is damaged or of another text."""
         if saved.value("corpus") != self.corpus.fingerprint:
             raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} "
                              "was made with")

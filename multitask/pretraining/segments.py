@@ -71,8 +71,7 @@ class RunningText:
 
 
 class TextTwice(RunningText):
-    """Half of the sequences running text, half two windows on the same piece of text, as two
-    segments.
+    """Half of the sequences are running text, half two windows on one passage, as two segments.
 
     Both windows have one width. The later one begins up to half a width after the other, and comes
     first half of the time. Tokens are left out of both with a probability drawn for each pair. So

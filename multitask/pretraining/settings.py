@@ -111,8 +111,7 @@ class PretrainingSettings:
 
     @classmethod
     def load(cls, path: Path) -> PretrainingSettings:
-        """The settings that `save` wrote. Raises FileNotFoundError or ValueError, naming the
-        file."""
+        """Reads what `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         try:
             return cls(**read_object(path))
         except (TypeError, ValueError) as error:

@@ -54,14 +54,12 @@ def draw_attentive(model: BertForMaskedLM) -> None:
 
 @torch.no_grad()
 def look_at_neighbours(model: BertForMaskedLM) -> None:
-    """Makes the first layer's heads look at the tokens 1 before, 1 after, 2 before, 2 after and so
-    on.
+    """Makes the first layer's heads attend to neighbours: 1 before, 1 after, 2 before, and so on.
 
     Positions p are embedded as sin(ωp) and cos(ωp) for a range of frequencies ω, in two copies.
     Queries read one copy, rotated by ω times the head's shift s; keys read the other. So the score
     of tokens p and p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. One copy alone also
-    holds a part of each
-    word: every token would match itself best, and [MASK] every other [MASK].
+    holds a part of each word: every token would match itself best, and [MASK] every other [MASK].
     """
     config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
 
@@ -100,8 +98,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Sets every dropout of the model, attention's included; config keeps fine-tuning's own
-    value."""
+    """Sets every dropout of the model; config keeps the value for fine-tuning."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
@@ -175,8 +172,7 @@ def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
 @torch.no_grad()
 def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
              precision: str) -> dict[str, float]:
-    """Perplexity, e to the mean cross entropy, and accuracy over all hidden tokens, without
-    dropout."""
+    """Perplexity, e^(mean cross entropy), and accuracy over all hidden tokens, without dropout."""
     model.eval()
     device = model.decoder_bias.device
 

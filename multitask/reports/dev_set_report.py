@@ -21,8 +21,7 @@ PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of
 
 
 def verdict(trend: dict, expected: int | None) -> str:
-    """What this run says of a claim of the paper: its interval lies on the claimed side of 0, the
-    other, or both."""
+    """Whether an interval lies on the paper's side of 0, on the other, or holds 0."""
     if trend["interval"] is None:
         return "undefined"
     low, high = trend["interval"]
@@ -34,8 +33,7 @@ def verdict(trend: dict, expected: int | None) -> str:
 
 
 def where_it_succeeds(analysis: dict) -> list[str]:
-    """Figures 4 and 5: score by sentence length and word commonality, and whether the paper's
-    trends are there."""
+    """Figures 4 and 5: score by sentence length and word commonality, and the trends."""
     rows = []
     for predictor, name in itertools.product(PREDICTORS, TASKS):
         trend = analysis["tasks"][name][predictor]["trend"]
@@ -85,8 +83,7 @@ def _by_bin(name: str, found: dict, predictor: str) -> list[str]:
 
 
 def predictions(analysis: dict) -> list[str]:
-    """Figure 6: confusion matrices and the scatter plot; calibration; whether predictions
-    undershoot."""
+    """Figure 6: confusion matrices, scatter plot, calibration, and undershooting."""
     drawn, statements = [], []
     for name, found in analysis["tasks"].items():
         if "confusion" in found:
@@ -119,8 +116,7 @@ def predictions(analysis: dict) -> list[str]:
 
 
 def undershooting(name: str, found: dict) -> list[str]:
-    """The paper: predictions slightly undershoot the labels. Said of all, and of both halves of the
-    scale."""
+    """The paper's "predictions slightly undershoot", checked on all and on both halves."""
     everything = found["signed_error"]["all"]
     interval = everything["interval"]
     if interval is None or interval[0] <= 0 <= interval[1]:

@@ -66,8 +66,7 @@ def legend(axes: Axes, entries: int) -> None:
 def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
            styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False,
            windows: int = 40) -> Figure:
-    """Moving averages over 1/windows of the steps, a line a name, thinned to a few hundred
-    points."""
+    """Moving averages over 1/windows of the steps, one line per name, thinned to a few hundred."""
     window = max(1, len(steps) // windows)
     figure, axes = empty("step", ylabel + (f"\n(mean of {window} steps)" if window > 1 else ""))
     # a start from few steps is noise, but losses fall most there
@@ -102,8 +101,7 @@ def _one_two_five(value: float, _: int) -> str:
 
 
 def loss_curves(steps: Sequence[dict]) -> Figure:
-    """Training loss of each task by step, on a logarithmic scale, since squared errors start far
-    above the rest."""
+    """Training loss of each task by step; logarithmic, since squared errors start far above."""
     names = list(steps[0]["losses"])
     series = {name: [step["losses"].get(name) for step in steps] for name in names}
     return curves(_numbers(steps), series, "training loss, log scale", styles_of(names),
@@ -158,8 +156,7 @@ def norm_curves(steps: Sequence[dict]) -> Figure:
 
 
 def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
-    """Perplexity of masked tokens by tokens seen: of the batches trained on, and of the held-out
-    text."""
+    """Perplexity of masked tokens by tokens seen, for training batches and held-out text."""
     seen = np.cumsum([0, *(step["tokens"] for step in steps)]) / 1e6
     window = max(1, len(steps) // 100)
     training = np.exp(np.minimum(moving_average([step["loss"] for step in steps], window),
@@ -186,8 +183,7 @@ def _numbers(steps: Sequence[dict]) -> list[int]:
 
 def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float | None,
                  key: str = "score", interval_key: str = "interval") -> Figure:
-    """A point a bin with its interval, bins equally wide, their bounds below and n above; the
-    dashes: over all."""
+    """One point per bin with its interval; dashes: over all. Bounds below, n above."""
     figure, axes = empty(xlabel, ylabel)
     for place, row in enumerate(bins):
         if row[key] is not None:
@@ -250,8 +246,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
 
 def scatter_plot(labels: Sequence[float], predictions: Sequence[float],
                  line: dict | None) -> Figure:
-    """Prediction against label, with the identity line and the fitted one; at most 2,000 points,
-    evenly taken."""
+    """Prediction against label with identity and fitted line; at most 2,000 points."""
     figure, axes = empty("label, 0 to 5", "prediction, 0 to 5", height=3.6)
     shown = np.unique(np.linspace(0, len(labels) - 1, SCATTER_POINTS).astype(int))
     axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE,

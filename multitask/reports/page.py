@@ -1,5 +1,4 @@
-"""One self-contained HTML page: text, tables and figures, readable offline, on a phone and on
-paper.
+"""One self-contained HTML page: text, tables, figures; offline, on a phone and on paper.
 
 Every function takes plain text, escapes it, and returns HTML.
 """
@@ -79,8 +78,7 @@ def bullets(texts: Iterable[str]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | None = None,
           caption: str = "", text: bool = False) -> str:
-    """best: the number of a row to set off. text: all columns are words, to the left, else numbers
-    to the right."""
+    """best: index of a highlighted row. text: all columns left-aligned, else numbers right."""
     head = "".join(f"<th scope=\"col\">{escape(cell)}</th>" for cell in header)
     lines = []
     for number, row in enumerate(rows):

@@ -1,5 +1,4 @@
-"""RUN/report.html: what was run, how well it does beside the paper, where it fails, how the
-gradients got along."""
+"""RUN/report.html: settings, scores beside the paper's, errors, conflict of gradients."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuni
 
 def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict],
                  epochs: Sequence[dict], analysis: dict | None = None) -> None:
-    """settings: what was run. metrics: metrics.json. steps, epochs: the log's events. analysis:
-    from `analyse`.
+    """Writes the page from settings, metrics.json, the log's events and the analysis.
 
     What is missing (no analysis, a stage without steps or gradients of its own) leaves its section
     out.
@@ -142,8 +140,7 @@ def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> li
 
 
 def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
-    """name → a score an epoch: every task's metric, or the stage's own accuracy; NaN where it is
-    undefined."""
+    """name → one score per epoch: each task's metric or the stage's accuracy; NaN if undefined."""
     first = epochs[0]["dev"]
     names = [name for name in first if isinstance(first[name], dict)]
     values = {name: [next(iter(epoch["dev"][name].values())) for epoch in epochs] for name in names}
@@ -168,8 +165,7 @@ def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float
 
 
 def conflicts(steps: Sequence[dict]) -> list[str]:
-    """How often and how strongly the tasks' gradients pointed against each other, and what surgery
-    did about it."""
+    """How often and how strongly gradients conflicted, and what surgery did."""
     found = conflict_statistics(steps)
     pairs = table(["pair", "steps in conflict", "mean cosine"],
                   [[pair, f"{found['conflict_rate'][pair]:.1%}",

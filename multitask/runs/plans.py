@@ -140,8 +140,7 @@ def plan_baseline(run: Run) -> Plan:
 
 
 def _train_heads(run: Run, tasks: list[str]) -> Plan:
-    """Processes share the encoding. Head updates are cheaper than communicating gradients, so every
-    process performs all of them, with the same random numbers."""
+    """Heads on a frozen encoder. Processes share the encoding; each performs all head updates."""
     settings, ranks = run.settings, run.ranks
 
     def embeddings_of(name: str, split: str) -> CachedEmbeddings:

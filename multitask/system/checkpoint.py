@@ -80,8 +80,7 @@ def _ours(run: Path) -> list[Path]:
 
 def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: BertConfig,
          tokenizer: BertTokenizer) -> Path:
-    """Writes the next checkpoint, reads it back from the disk, names it, and then removes all but
-    the one before it.
+    """Writes the next checkpoint, verifies it, names it, and keeps the one before it.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; the message names the

@@ -79,8 +79,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
 
 
 def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, object]) -> None:
-    """Refuses, with ValueError, flags beside --resume that would change the run. Repeating its own
-    is allowed.
+    """Refuses, with ValueError, flags beside --resume that would change the run.
 
     Args:
         given: flag → value on the command line.

@@ -18,8 +18,7 @@ PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, an
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; auto is CUDA, else the CPU. Apple's MPS is untested, so auto does
-    not take it.
+    """The named device; auto is CUDA if present, else the CPU (Apple's MPS is untested).
 
     Raises:
         ValueError: torch does not find that device here.

@@ -1,5 +1,4 @@
-"""Several processes, as torchrun starts them: which one this is, how many there are, and what they
-exchange.
+"""Several processes, as torchrun starts them: which one, how many, and their exchange.
 
 Every process ("rank") runs the same program with the same model and sampler, and takes its own
 share of each step's rows. Gradients are summed task by task before surgery, because surgery is not
@@ -268,8 +267,7 @@ def checksum(tensors: Iterable[torch.Tensor]) -> str:
 
 @contextmanager
 def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGTERM calls `speak` and ends the process with status 1, even while it waits for
-    others.
+    """Inside, SIGTERM calls `speak` and exits with status 1, even while waiting for others.
 
     torchrun sends SIGTERM to all processes when one has failed. A Python handler runs only after
     the current library call returns, which may be never if a GPU waits for another. So a thread

@@ -19,8 +19,7 @@ LOCK_FILE, HOLDER_FILE = ".lock", ".lock.json"
 
 
 class FolderLock:
-    """Held from its creation until `release` or the end of the process. Warns if a process died
-    with it.
+    """Held until `release` or the end of the process. Warns if a process died holding it.
 
     Raises:
         ValueError: another process, which the message names, holds it.

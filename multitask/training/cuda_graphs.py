@@ -1,5 +1,4 @@
-"""A task's forward and backward as a CUDA graph: launched once by hand, then repeated by the GPU
-alone.
+"""A task's forward and backward as a CUDA graph: recorded once, replayed by the GPU alone.
 
 A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor
 takes longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it

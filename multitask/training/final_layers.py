@@ -1,5 +1,4 @@
-"""Final-layer fine-tuning (the paper, section 4.3.3): heads trained on the outputs of a frozen
-encoder.
+"""Final-layer fine-tuning (paper, section 4.3.3): heads on outputs of a frozen encoder.
 
 A frozen encoder in eval mode gives a sentence the same output every time, so each output is
 computed once. From then on an epoch costs what the heads cost.
@@ -68,8 +67,7 @@ class CachedEmbeddings:
 
     @torch.no_grad()
     def compute(self, indices: Sequence[int]) -> None:
-        """Encode those examples that have not been encoded yet, sentences of similar length
-        together."""
+        """Encodes those examples that are not encoded yet, grouped by length."""
         indices = torch.as_tensor(indices)
         missing = indices[self.calls[indices] == 0].unique()
         if not len(missing):
@@ -105,8 +103,7 @@ class CachedEmbeddings:
 
 
 class HeadTrainer:
-    """Embedded batches of some tasks in, one AdamW step of their heads out; the encoder is not
-    touched.
+    """Embedded batches in, one AdamW step of the heads out; the encoder is not touched.
 
     Args:
         clip: the largest norm of each head's gradient; 0 is off.

@@ -1,5 +1,4 @@
-"""What every trainer shares around AdamW: parameter groups, the scheduled step, checks of
-gradients."""
+"""What every trainer shares around AdamW: groups, the scheduled step, gradient checks."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from optim import AdamW, split_decayed
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
-    """The heads' parameters for AdamW, biases without decay; `base_lr` is what the schedule
-    scales."""
+    """The heads' parameters for AdamW, biases without decay; schedules scale `base_lr`."""
     decayed, undecayed = split_decayed(heads)
     return [{"params": list(decayed.values()), "weight_decay": weight_decay, "base_lr": lr},
             {"params": list(undecayed.values()), "weight_decay": 0.0, "base_lr": lr}]

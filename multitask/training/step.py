@@ -60,9 +60,8 @@ class SurgeryTrainer:
     """Batches of all tasks in, one AdamW step out.
 
     The encoder's parameters are one vector and the tasks' gradients of it the rows of one matrix
-    (and, for the word embeddings, the few rows that were looked up). The losses
-    are never added: these gradients are, after surgery. Each head keeps the gradient of its own
-    task.
+    (and, for the word embeddings, the few rows that were looked up). The losses are never added:
+    these gradients are, after surgery. Each head keeps the gradient of its own task.
 
     Args:
         surgery: a name from optim.SURGERY, or a function of the Gram matrix like those.
@@ -209,8 +208,7 @@ class SurgeryTrainer:
         return dict(zip(self.tasks, squares, strict=True))
 
     def _set_encoder_gradient(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
-        """Make the combined gradient that of the optimizer's vectors; `row` lacks a table's
-        part."""
+        """Gives the optimizer the combined gradient; `row` lacks a table's part."""
         vectors = self.vectors
         if table is not None:
             vectors[0].grad, vectors = table, vectors[1:]
@@ -224,8 +222,7 @@ class SurgeryTrainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Optimizer moments and steps, and surgery's generator, by name; the weights are the
-        model's."""
+        """Moments, step count and surgery's generator, by name; the weights are the model's."""
         return {**optimizer_state(self.optimizer), "surgery.generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
