@@ -10,12 +10,14 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 JSON_BYTES = 1 << 26       # of a configuration or an index; real ones have a hundredth of it
 LINE_CHARACTERS = 1 << 22  # of a line of data; MultiNLI's longest has 106,016
@@ -118,6 +120,24 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(f"{path}: {error}") from None
         raise
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file by UTF-8 text; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Replaces a file by a JSON value; see `replacing`."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor],
+                  metadata: Mapping[str, str] | None = None) -> None:
+    """Replaces a safetensors file; see `replacing`."""
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata and dict(metadata))
 
 
 def sync(path: Path) -> None:

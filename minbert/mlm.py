@@ -7,7 +7,6 @@ the second's, which tells whether the second segment belongs behind the first.
 from __future__ import annotations
 
 import itertools
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,10 +21,10 @@ from . import fast
 from .activations import ACTIVATIONS
 from .checkpoints import hub
 from .checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
-from .checkpoints.weights import SINGLE_FILE, Readers, find_weights, open_weights
+from .checkpoints.weights import FORMAT, SINGLE_FILE, Readers, find_weights, open_weights
 from .config import BertConfig
 from .fast import Packing
-from .files import replacing
+from .files import write_json, write_tensors
 from .masking import Masked
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
@@ -264,12 +262,10 @@ class BertForMaskedLM(nn.Module):
         tensors = {name: value.detach().to("cpu", dtype, copy=True).contiguous()
                    for name, value in tensors.items()}
 
-        with replacing(folder / SINGLE_FILE) as partial:
-            save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
+        write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
         config = {**self.config.to_dict(), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}
-        with replacing(folder / CONFIG_FILE) as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / CONFIG_FILE, config)
 
 
 class BertForPreTraining(BertForMaskedLM):

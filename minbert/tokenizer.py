@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
-from .files import one_line, read_object, replacing
+from .files import one_line, read_object, write_json, write_text
 
 # Keys of tokenizer_config.json, true or false, and their defaults; None is "as do_lower_case".
 OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
@@ -232,21 +231,18 @@ class BertTokenizer:
 
         # Not the package's own save: this way a full disk is an OSError.
         self._tokenizer.no_truncation()
-        with replacing(folder / "tokenizer.json") as partial:
-            partial.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
 
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        with replacing(folder / "vocab.txt") as partial:
-            partial.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
 
         normalizer = self._tokenizer.normalizer
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase,
                   "strip_accents": getattr(normalizer, "strip_accents", None),
                   "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True)}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
-        with replacing(folder / "tokenizer_config.json") as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", config)
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minbert.files import replacing
+from minbert.files import write_text
 from multitask.data.batching import TokenizedExamples
 from multitask.data.course import Example
 from multitask.system.distributed import ALONE, Ranks
@@ -69,8 +69,7 @@ def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[E
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task.name}-{split}-output.csv"
-    with replacing(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

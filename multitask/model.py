@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
-from minbert.files import one_line, replacing, sync
+from minbert.files import one_line, sync, write_tensors
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.course import Example
 from multitask.system.device import autocast
@@ -125,8 +124,7 @@ class MultitaskBert(nn.Module):
                  for name, value in self.heads.state_dict().items() if name.split(".")[0] in TASKS}
         # one entry, since the order of several would change from run to run
         about = json.dumps({"arch": self.arch, "precision": self.precision})
-        with replacing(fresh / HEADS_FILE) as partial:
-            save_file(heads, partial, metadata={"multitask": about})
+        write_tensors(fresh / HEADS_FILE, heads, {"multitask": about})
 
         if folder.exists():
             os.replace(folder, stale)

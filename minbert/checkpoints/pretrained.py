@@ -5,7 +5,6 @@ A checkpoint is a folder with config.json (the shape) and named tensors in a for
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from minbert.config import BertConfig
-from minbert.files import one_line, replacing
+from minbert.files import one_line, write_json, write_tensors
 
 from . import hub
-from .weights import SINGLE_FILE, find_weights, open_weights, refuse_claims_beyond
+from .weights import FORMAT, SINGLE_FILE, find_weights, open_weights, refuse_claims_beyond
 
 Model = TypeVar("Model", bound=nn.Module)
 CONFIG_FILE = "config.json"
@@ -192,7 +190,5 @@ def save(model: nn.Module, folder: str | Path) -> None:
         for name, row in zip(names, rows, strict=True):
             tensors[name] = row.clone()
 
-    with replacing(folder / SINGLE_FILE) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for this key
-    with replacing(folder / CONFIG_FILE) as partial:
-        partial.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
+    write_json(folder / CONFIG_FILE, model.config.to_dict())

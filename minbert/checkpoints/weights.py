@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from minbert.files import one_line, read_object
 
 SINGLE_FILE = "model.safetensors"
+FORMAT = {"format": "pt"}  # metadata that transformers asks for
 # In order of preference; an index stands for the files it names.
 WEIGHTS_FILES = (SINGLE_FILE, "model.safetensors.index.json",
                  "pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from minbert.files import replacing
+from minbert.files import write_json
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
@@ -41,8 +41,7 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
     analysis = analyse(dataset,
                        {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
                                  for name in TASKS})
-    with replacing(run / ANALYSIS_FILE) as partial:
-        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    write_json(run / ANALYSIS_FILE, analysis, indent=None)
     log = (run / LOG_FILE).read_text(encoding="utf-8")
     events = [json.loads(line) for line in log.splitlines()]
     write_report(run / REPORT_FILE, dataclasses.asdict(settings),

@@ -2,6 +2,7 @@
 
 grid             the graph of trainings behind Table 1, and what it collects
 presets          flags and settings of each stage
+request          a folder takes results of one request only
 table            Table 1 as Markdown, CSV and JSON
 claims           the paper's claims as differences between cells of Table 1
 grid_report      report.html of a grid

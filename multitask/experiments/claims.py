@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
+from multitask.analysis.intervals import statistic_of
 from multitask.tasks import TASKS
 
 RESAMPLES, SEED = 1000, 11711
@@ -172,26 +173,12 @@ def _score(task: str, predictions: np.ndarray, labels: np.ndarray) -> float:
 def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
            labels: np.ndarray) -> dict[Cell, np.ndarray]:
     """Cell → (resamples,) scores; every cell is scored on the same bootstrap samples."""
-    generator = np.random.default_rng(SEED)
-    n = len(labels)
-    counts = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]
-    shares = np.stack(counts) / n  # (resamples, n)
+    score = statistic_of(TASKS[task].metric)
+    drawn = np.random.default_rng(SEED).integers(len(labels), size=(RESAMPLES, len(labels)))
 
-    found = {}
+    found: dict[Cell, np.ndarray] = {}
     for cell, by_task in cells.items():
-        if TASKS[task].metric_name == "accuracy":
-            found[cell] = shares @ (by_task[task] == labels)
-        else:
-            found[cell] = _resampled_pearson(shares, by_task[task].astype(np.float64),
-                                             labels.astype(np.float64))
+        predictions = by_task[task]
+        draws = [score(predictions[rows], labels[rows]) for rows in np.array_split(drawn, 20)]
+        found[cell] = np.nan_to_num(np.concatenate(draws))  # an undefined correlation counts 0
     return found
-
-
-def _resampled_pearson(shares: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r weighted by each row of shares, (resamples, n); 0 where a side is constant."""
-    x, y = x - x.mean(), y - y.mean()  # without this, the differences of sums below would cancel
-    mean_x, mean_y = shares @ x, shares @ y
-    variances = (shares @ x**2 - mean_x**2) * (shares @ y**2 - mean_y**2)
-    covariance = shares @ (x * y) - mean_x * mean_y
-    return np.divide(covariance, np.sqrt(np.maximum(variances, 0)), out=np.zeros(len(shares)),
-                     where=variances > 1e-20)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from heads import ARCHITECTURES
-from minbert.files import replacing
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
 from multitask.data.course import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, read_predictions
@@ -32,6 +31,7 @@ from multitask.tasks import TASKS
 from . import claims, table
 from .grid_report import write_grid_report
 from .presets import FLAGS, PRESETS, Preset
+from .request import claim_folder
 
 GRID_FILE, FAILED_FILE = "grid.json", "failed.txt"
 BASELINE = ("baseline",)
@@ -95,16 +95,8 @@ class Grid:
         asked["settings"] = dataclasses.asdict(PRESETS[self.preset])
 
         path = self.out / GRID_FILE
-        if path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}")):
-            begun = json.loads(path.read_text(encoding="utf-8"))
-            for key, value in asked.items():
-                if begun.get(key) != value:
-                    raise ValueError(f"{self.out} holds a grid with another {key} "
-                                     f"({begun.get(key)}, not {value}); name another --out")
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}"))
+        claim_folder(path, asked, has_results)
 
     def common(self, seed: int) -> dict:
         """The settings of every training with this seed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from minbert.files import replacing
+from minbert.files import write_text
 from multitask.reports import figures
 from multitask.reports.page import figure, grid, heading, page, paragraph
 from multitask.reports.page import table as html_table
@@ -42,8 +42,7 @@ def write_grid_report(path: Path, results: dict) -> None:
                   paragraph("A difference is the mean over all pairs of experiments that differ in "
                             "this one thing. "
                             + table.claim_note(results["claims"]), note=True)]
-    with replacing(path) as partial:
-        partial.write_text(page("minbert: Table 1", parts), encoding="utf-8")
+    write_text(path, page("minbert: Table 1", parts))
 
 
 def score_table(results: dict, arch: str, best: dict) -> str:

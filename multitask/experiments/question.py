@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minbert.files import replacing
+from minbert.files import replacing, write_json, write_text
 from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
 from multitask.data.course import Dataset
 from multitask.runs import run
@@ -37,6 +37,7 @@ from .arms import (
 )
 from .question_report import write_question_report
 from .question_tables import about, question_markdown
+from .request import claim_folder
 
 QUESTION_FILE = "question.json"
 # arms against a control: Holm's correction covers each family's arms × tasks
@@ -52,7 +53,9 @@ def ask(question: Question, out: Path, seeds: list[int],
     Raises:
         ValueError: the folder holds results of another question.
     """
-    check_same_question(question, out)
+    claim_folder(out / "asked.json", dataclasses.asdict(question),
+                 has_results=any((out / TRIALS).glob("*.json")))
+    (out / TRIALS).mkdir(exist_ok=True)
     settings = question.settings(seeds[0])
     dataset = run.load_data(settings)
     model = run.build_model(settings, dataset)
@@ -80,31 +83,9 @@ def ask(question: Question, out: Path, seeds: list[int],
 
         results = compare(question, out, seeds[:count], labels)
         write_json(out / QUESTION_FILE, results)
-        with replacing(out / "question.md") as partial:
-            partial.write_text(question_markdown(results), encoding="utf-8")
+        write_text(out / "question.md", question_markdown(results))
         write_question_report(out / run.REPORT_FILE, results, about(results))
     return results
-
-
-def check_same_question(question: Question, out: Path) -> None:
-    """Raises ValueError if the folder holds results of another question."""
-    path = out / "asked.json"
-    asked = dataclasses.asdict(question)
-    if any((out / TRIALS).glob("*.json")):
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in asked.items():
-            if begun.get(key) != value:
-                raise ValueError(f"{out} holds a comparison with another {key} ({begun.get(key)}, "
-                                 f"not {value}); name another --out")
-
-    (out / TRIALS).mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)
-
-
-def write_json(path: Path, values: dict) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n",
-                           encoding="utf-8")
 
 
 def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens: dict,

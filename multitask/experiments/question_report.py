@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from minbert.files import replacing
+from minbert.files import write_text
 from multitask.reports import figures
 from multitask.reports.page import figure, grid, heading, page, paragraph, table
 from multitask.tasks import TASKS
@@ -45,8 +45,7 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
                        "bars: 95 % t intervals.")
                 for step, probe in results["probes"].items())]),
     ]
-    with replacing(path) as partial:
-        partial.write_text(page("minbert: does gradient surgery help?", parts), encoding="utf-8")
+    write_text(path, page("minbert: does gradient surgery help?", parts))
 
 
 def differences_plot(differences: list[dict], task: str) -> Figure:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from minbert.files import replacing
+from minbert.files import write_json, write_text
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.reports import text
 from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
 
@@ -61,9 +61,7 @@ def best_of_columns(results: dict) -> dict[tuple[str, str], float]:
 
 def number(value: float | None) -> str:
     """.512, −.008; three digits, no leading 0, as the paper writes them."""
-    if value is None:
-        return "·"
-    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+    return "·" if value is None else text.number(value, zero=False)
 
 
 def shown(figure: dict) -> str:
@@ -135,7 +133,7 @@ def claim_note(claims: list[dict]) -> str:
 
 
 def signed(value: float) -> str:
-    return ("+" if value >= 0 else "") + number(value)
+    return text.number(value, sign="+", zero=False)
 
 
 def best_sentence(results: dict) -> str:
@@ -162,8 +160,6 @@ def as_csv(results: dict) -> str:
 
 def write(folder: Path, results: dict) -> None:
     """table.md, table.csv and table.json."""
-    contents = {"table.md": markdown(results), "table.csv": as_csv(results),
-                TABLE_FILE: json.dumps(results, indent=2, ensure_ascii=False) + "\n"}
-    for name, text in contents.items():
-        with replacing(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+    write_text(folder / "table.md", markdown(results))
+    write_text(folder / "table.csv", as_csv(results))
+    write_json(folder / TABLE_FILE, results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minbert.files import replacing
+from minbert.files import write_text
 from multitask.reports.figures import pretraining_curves
 from multitask.reports.page import figure, heading, page, paragraph, table
 from multitask.reports.text import duration
@@ -48,8 +48,7 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
         table(["before", "hidden", "after", "guesses, with their probabilities"], rows, text=True),
         heading("What was run"), table(["setting", "value"], _facts(settings, metrics), text=True),
     ]
-    with replacing(path) as partial:
-        partial.write_text(page(title, parts), encoding="utf-8")
+    write_text(path, page(title, parts))
 
 
 def _facts(settings: Mapping, metrics: Mapping) -> list[tuple[str, object]]:

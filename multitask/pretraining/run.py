@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from minbert import BertTokenizer
-from minbert.files import one_line, replacing
+from minbert.files import one_line, write_json
 from multitask.runs.settings import STOP
 from multitask.system import checkpoint
 from multitask.system.environment import environment
@@ -209,8 +208,7 @@ class Pretraining:
             self.folder / REPORT_FILE, dataclasses.asdict(self.settings), metrics,
             list(self.log.events("step")), list(self.log.events("evaluation")), guesses)
         # metrics.json comes last: it marks the run as finished
-        with replacing(self.folder / METRICS_FILE) as partial:
-            partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / METRICS_FILE, metrics)
         checkpoint.drop_older(self.folder)
 
     def _metrics(self) -> dict:

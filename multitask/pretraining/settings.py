@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from minbert.files import one_line, read_object, replacing
+from minbert.files import one_line, read_object, write_json
 from multitask.runs.settings import LARGEST, SKIP, STOP, check_type
 from multitask.system.device import DEVICES, PRECISIONS
 
@@ -105,9 +104,7 @@ class PretrainingSettings:
         raise ValueError(f"--{name.replace('_', '-')} {shown}: {expected}")
 
     def save(self, path: Path) -> None:
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n",
-                               encoding="utf-8")
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> PretrainingSettings:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from minbert.files import replacing
+from minbert.files import write_text
 from multitask.analysis.log import conflict_statistics, pairs_of
 from multitask.analysis.paper_results import method_of, paper_scores
 from multitask.tasks import TASKS
@@ -41,8 +41,7 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
         *(worst_errors(analysis) if analysis else []),
         heading("What was run"), facts(settings, metrics),
     ]
-    with replacing(path) as partial:
-        partial.write_text(page(title, parts), encoding="utf-8")
+    write_text(path, page(title, parts))
 
 
 def stage_of(event: dict) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minbert import BertModel
-from minbert.files import one_line, replacing
+from minbert.files import one_line, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
 from multitask.data.course import TEST_SPLIT, Dataset, left_out
@@ -252,8 +251,8 @@ def _conclude(run: Run) -> dict:
     metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
     write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs,
                  analysis)
-    with replacing(run.folder / METRICS_FILE) as partial:  # last: it marks the run as finished
-        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    # written last: it marks the run as finished
+    write_json(run.folder / METRICS_FILE, metrics)
 
     checkpoint.drop_older(run.folder)
     result = run.finished[last]
@@ -285,8 +284,7 @@ def _analyse(run: Run) -> dict | None:
         return None
 
     analysis = analyse(run.dataset, run.logits)
-    with replacing(run.folder / ANALYSIS_FILE) as partial:
-        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+    write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
     return analysis
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from heads import ARCHITECTURES
-from minbert.files import one_line, read_object, replacing
+from minbert.files import one_line, read_object, write_json
 from multitask.data.sampling import ROUND_ROBINS
 from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS
@@ -114,9 +113,7 @@ class Settings:
         return tuple(name for name, is_wanted in wanted.items() if is_wanted) or ("baseline",)
 
     def save(self, path: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Settings:

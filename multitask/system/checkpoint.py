@@ -7,7 +7,6 @@ checksum of each file. No pickle is written or read.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from minbert import BertConfig, BertTokenizer
-from minbert.files import one_line, read_object, replacing, sha256_of, sync
+from minbert.files import one_line, read_object, sha256_of, sync, write_json, write_tensors
 
 CHECKPOINT_FOLDER = "checkpoint"
 TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
@@ -94,11 +93,11 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         partial.mkdir(parents=True)
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
         _write_tensors(partial / TENSORS_FILE, tensors)
-        _write_json(partial / VALUES_FILE, values)
-        _write_json(partial / "config.json", config.to_dict())
+        write_json(partial / VALUES_FILE, values, indent=None)
+        write_json(partial / "config.json", config.to_dict())
         tokenizer.save_pretrained(partial)
         sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
-        _write_json(partial / SUMS_FILE, sums)
+        write_json(partial / SUMS_FILE, sums)
 
         os.replace(partial, target)
         for folder in (target.parent, run):
@@ -115,8 +114,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Raises OSError if the disk does not give back what was written."""
-    with replacing(path) as partial:
-        save_file(tensors, partial)
+    write_tensors(path, tensors)
 
     _forget(path)
     saved = load_file(path)
@@ -124,11 +122,6 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         torch.equal(_bytes(saved[name]), _bytes(value)) for name, value in tensors.items())
     if not same:
         raise OSError(f"{path} does not read back as it was written: the disk may be failing")
-
-
-def _write_json(path: Path, value: dict) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -477,7 +477,7 @@ def test_whole_grid(grid):
 def test_grid_of_other_settings(grid, sample, checkpoint, capsys):
     """It does not continue in the same folder."""
     assert asked(sample, checkpoint, grid, "--precision", "bf16") == 2
-    assert "holds a grid with another precision" in capsys.readouterr().err
+    assert "holds results with another precision" in capsys.readouterr().err
 
 
 def test_seeds_give_intervals():

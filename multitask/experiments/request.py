@@ -1,0 +1,24 @@
+"""What was asked of a folder: the same request resumes there, another one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minbert.files import read_object, write_json
+
+
+def claim_folder(path: Path, request: dict, has_results: bool) -> None:
+    """Saves the request in `path`.
+
+    Raises:
+        ValueError: the folder has results of another request.
+    """
+    if has_results:
+        begun = read_object(path)
+        for key, value in request.items():
+            if begun.get(key) != value:
+                raise ValueError(f"{path.parent} holds results with another {key} "
+                                 f"({begun.get(key)}, not {value}); name another --out")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, request)
