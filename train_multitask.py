@@ -107,16 +107,16 @@ def build_parser() -> Parser:
     add("--eval-limit", type=int, metavar="N",
         help="at most N dev and test examples per task (default: all)")
     add("--on-nonfinite", choices=NONFINITE_CHOICES, default=default["on_nonfinite"],
-        help="a step with a loss or gradient that is not finite ends the run, or is skipped "
+        help="on a loss or gradient that is not finite, end the run or skip the step "
              "(default: stop)")
     add("--checkpoint-every", type=int, metavar="N",
-        help="steps between checkpoints within an epoch (default: as often as it costs 1 %% of "
-             "the time)")
+        help="steps between checkpoints within an epoch (default: so often that they take 1 %% "
+             "of the time)")
     add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
     add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
     add("--plain", action="store_true",
-        help="compute everything by the plain forms (written-out attention, plain layer, plain "
-             "AdamW, task by task): for reading, debugging and experiments; slower (default: off)")
+        help="use the plain forms only (written-out attention, plain layer, plain AdamW, one task "
+             "after another): for reading, debugging and experiments; slower (default: off)")
     return parser
 
 
@@ -249,7 +249,7 @@ def stopped(run: Run, reason: object, status: int) -> int:
     """Prints why training stopped and how to resume; returns the status."""
     if numbered(run.folder):
         folder = quote(str(run.folder))
-        how = f"go on with: {run.ranks.command} train_multitask.py --resume {folder}"
+        how = f"resume with: {run.ranks.command} train_multitask.py --resume {folder}"
     else:
         how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""

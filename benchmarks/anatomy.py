@@ -2,7 +2,7 @@
 
     python benchmarks/anatomy.py --precision bf16 --json after.json [--threads 2] [--steps 12]
     [--data FOLDER]
-    python benchmarks/anatomy.py --draw before.json after.json --plot docs/performance/anatomy.svg
+    python benchmarks/anatomy.py --draw before.json after.json --plot docs/figures/anatomy.svg
 
 3 tasks × 16 real examples with the checkpoint of the test extra, as in benchmarks/step.py; no batch
 comes twice, the first three steps are left out. To measure an older commit, run this script with

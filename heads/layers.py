@@ -2,7 +2,7 @@
 
 Linear layers start as nn.Linear does, not as BERT's own layers do. With N(0, 0.02²) a head passes
 so little gradient that sentiment, whose gradient is the smallest, is learnt much later
-(docs/log.md).
+(docs/log/2026-11-23.md).
 """
 
 from __future__ import annotations

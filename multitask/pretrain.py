@@ -40,52 +40,53 @@ def build_parser() -> Parser:
     parser = Parser(f"python -m {NAME}", __doc__)
     add = parser.add_argument
     add("--text", metavar="FILE",
-        help="plain text, .gz or .xz, or a folder with the course's data, "
-        "whose training sentences are then the text; required for a new run")
+        help="plain text, .gz or .xz; or a folder with the course's data, for its training "
+             "sentences; required for a new run")
     add("--out", metavar="FOLDER",
-        help="the run's folder, which then serves as --model; required for a new run")
+        help="the run's folder, later usable as --model; required for a new run")
     add("--resume", metavar="FOLDER",
         help="resume an interrupted run; needs no other flag (default: a new run)")
     add("--from", dest="start", metavar="NAME_OR_FOLDER",
         help="a checkpoint to continue from (default: from scratch)")
-    add("--layers", type=int, metavar="N", help="from scratch (default: 4)")
+    add("--layers", type=int, metavar="N", help="number of layers, from scratch (default: 4)")
     add("--hidden", type=int, metavar="N",
-        help="width, from scratch; feed-forward is 4 times it (default: 256)")
-    add("--heads", type=int, metavar="N", help="from scratch (default: 4)")
-    add("--vocab-size", type=int, metavar="N", help="pieces to learn, from scratch (default: 8192)")
+        help="width, from scratch; the feed-forward layer is 4 times as wide (default: 256)")
+    add("--heads", type=int, metavar="N", help="attention heads, from scratch (default: 4)")
+    add("--vocab-size", type=int, metavar="N", help="vocabulary size to learn, from scratch (default: 8192)")
     add("--length", type=int, metavar="N",
         help="tokens per sequence, [CLS] and [SEP] included (default: 128)")
     add("--batch-size", type=int, metavar="N", help="sequences per step (default: 64)")
     add("--epochs", type=int, metavar="N", help="passes over the text (default: 3)")
     add("--steps", type=int, metavar="N", help="instead of --epochs (default: none)")
     add("--max-minutes", type=float, metavar="X",
-        help="stop after this time; --resume trains as long again (default: no limit)")
+        help="stop after this time; --resume adds as much again (default: no limit)")
     add("--lr", type=float, metavar="X",
-        help="highest learning rate (default: 1e-3; 5e-5 with --from)")
+        help="peak learning rate (default: 1e-3; 5e-5 with --from)")
     add("--warmup", type=float, metavar="SHARE",
-        help="of the steps, linear; then linear decay to 0 (default: 0.05)")
+        help="share of steps for linear warm-up; linear decay to 0 follows (default: 0.05)")
     add("--weight-decay", type=float, metavar="X",
-        help="not on biases and LayerNorm (default: 0.01)")
-    add("--clip", type=float, metavar="NORM", help="of the whole gradient; 0 is off (default: 1)")
+        help="decoupled, not on biases and LayerNorm (default: 0.01)")
+    add("--clip", type=float, metavar="NORM", help="clip the gradient's norm; 0 is off (default: 1)")
     add("--dropout", type=float, metavar="SHARE",
-        help="in pretraining; fine-tuning takes the one of config.json (default: 0)")
+        help="dropout while pretraining; fine-tuning uses config.json's (default: 0)")
     add("--whole-words", action="store_true", default=None,
         help="mask all pieces of a word together (default: off)")
     add("--second-segment", choices=SECOND_SEGMENTS,
         help="none: each sequence is one piece of running text. again: half of them are nearly the "
              "same text twice, as two segments, which helps with sentence pairs (default: none)")
     add("--mask-share", type=float, metavar="SHARE",
-        help="of the tokens, to be guessed (default: 0.15)")
+        help="share of tokens to be guessed (default: 0.15)")
     add("--held-out", type=float, metavar="SHARE",
-        help="of the passages, never trained on (default: 0.01)")
+        help="share of passages never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",
         help="steps between evaluations, each with a checkpoint (default: 500)")
     add("--on-nonfinite", choices=(STOP, SKIP),
-        help="what a loss or gradient that is not finite does to the run or step (default: stop)")
+        help="on a loss or gradient that is not finite, end the run or skip the step "
+             "(default: stop)")
     add("--seed", type=int, metavar="N", help="(default: 11711)")
     add("--device", choices=DEVICES, help="(default: auto)")
     add("--precision", choices=PRECISIONS, help=PRECISION_HELP)
-    add("--save-dtype", choices=SAVE_DTYPES, help="of the saved model's weights (default: fp32)")
+    add("--save-dtype", choices=SAVE_DTYPES, help="type of the saved weights (default: fp32)")
     return parser
 
 

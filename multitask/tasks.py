@@ -1,6 +1,6 @@
 """What a task is: its files and columns, its labels, its loss, its metric, its prediction file.
 
-A further task is one more entry in TASKS, and its files.
+A new task is one more entry in TASKS, and its files.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from . import metrics
 class Task:
     """One task of the multi-task model.
 
-    file: the stem of its files, `{file}-{split}.csv`. text_columns: one for single sentences, two
-        for pairs.
-    parse_label: what stands in the file → number; raises ValueError with what was expected.
-    loss: (logits (batch, outputs), labels (batch,)) → the mean over the batch.
-    decode: logits (n, outputs) → predictions (n,), as the prediction file and the metric take them.
-    answer: logits (n, outputs) → what MultitaskBert.predict_… returns, (n,): a class, a
-        probability, a score.
-    metric: (predictions, labels) → score, under the name `metric_name`. scale: what the labels
-        mean, in words.
-    classes: how many there are, labels 0, 1, …; 0 where labels are numbers on a scale.
+    Attributes:
+        file: stem of its files, `{file}-{split}.csv`.
+        text_columns: one for single sentences, two for pairs.
+        parse_label: text in the file → number; raises ValueError with what was expected.
+        loss: (logits (batch, outputs), labels (batch,)) → mean over the batch.
+        decode: logits (n, outputs) → predictions (n,), as prediction file and metric take them.
+        answer: logits (n, outputs) → (n,) a class, a probability or a score, for users.
+        metric: (predictions, labels) → score; its name is `metric_name`.
+        scale: what the labels mean, in words.
+        classes: number of classes, with labels 0, 1, …; 0 for numbers on a scale.
     """
 
     name: str

@@ -49,7 +49,7 @@ PAPER_TRENDS = {
 def method_of(settings: Mapping) -> str:
     """The paper's name of a run's stages: a key of Table 1, or "baseline" where no stage is on.
 
-    A run that was started from another (`start`) goes on with the stages of that one.
+    A run that was started from another (`start`) continues the stages of that one.
 
     >>> method_of({"nli": True, "gs": "wrap", "fl": True}), method_of({"gs": "none"})
     ('nli+gs_wrap+fl', 'baseline')

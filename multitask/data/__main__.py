@@ -15,7 +15,7 @@ from .sources import SOURCES, DownloadError, ServerError, Source, keep_or_fetch
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.data",
                     "Fetch the course's files and MultiNLI. Existing files are kept, interrupted "
-                    "downloads resume. docs/data.md describes the files and their terms.")
+                    "downloads resume. docs/how-to/data.md describes the files and their terms.")
     parser.add_argument("--download", metavar="FOLDER", required=True,
                         help="the data folder, usually data")
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
@@ -69,7 +69,7 @@ def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
             status = status or 2
 
     for reason, files in missing.items():
-        print(f"multitask.data: {reason}; or put into {folder} by hand (docs/data.md): "
+        print(f"multitask.data: {reason}; or put into {folder} by hand (docs/how-to/data.md): "
               f"{', '.join(files)}", file=sys.stderr)
     return status
 

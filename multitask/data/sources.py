@@ -1,6 +1,6 @@
 """Where the course's files and MultiNLI come from, and how one file is fetched.
 
-docs/data.md describes the files, their terms, and how to place them by hand.
+docs/how-to/data.md describes the files, their terms, and how to place them by hand.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _course(task: str, file: str, terms: str, sha256: str | None = None,
     return Source(task, file, f"{COURSE_URL}/{file}", sha256, size, terms)
 
 
-# docs/data.md says how each checksum was learnt.
+# docs/how-to/data.md says how each checksum was learnt.
 SOURCES = (
     _course("sst", "ids-sst-train.csv", SST_TERMS,
             "03b2b625c090f94a6afd59f114cde5282e2053aab0b101e87ed695d8a0c5b1df", 1_175_139),

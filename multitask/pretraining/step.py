@@ -35,7 +35,7 @@ def draw_attentive(model: BertForMaskedLM) -> None:
     one neighbour each (`look_at_neighbours`). In the other layers, queries and keys give scores of
     deviation 3. Values, attention's output and the head's transform begin near a multiple of the
     identity, after Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
-    Measurements: docs/log.md 19 and 22.
+    Measurements: docs/log/2026-11-24.md, 19 and 22.
     """
     hidden = model.config.hidden_size
     identity = torch.eye(hidden, device=model.decoder_bias.device)

@@ -153,7 +153,7 @@ def load(run: Path) -> Checkpoint:
 
         for damaged, error in damage.items():
             os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
-            warnings.warn(f"{error}; going on from the checkpoint before it, {folder}",
+            warnings.warn(f"{error}; resuming from the checkpoint before it, {folder}",
                           stacklevel=2)
         return saved
 

@@ -12,8 +12,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
 WIDE = 384  # hidden size from which bf16 was measured to be faster on a CPU; at 128 it was slower
-PRECISION_HELP = ("of the matrix products; auto is bf16 on a GPU that has it, and on a processor "
-                  f"that has it for encoders of hidden size {WIDE} and more, else fp32 "
+PRECISION_HELP = ("precision of the matrix products; auto takes bf16 on GPUs that support it, and on "
+                  f"CPUs with bf16 instructions for hidden sizes from {WIDE}, else fp32 "
                   "(default: auto)")
 
 
@@ -35,7 +35,7 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device, hidden_size: int) -> str:
     """fp32 or bf16; auto is bf16 where the hardware has it, on a CPU only from hidden size WIDE on.
 
-    docs/performance.md, "--precision auto", has the measurements.
+    docs/explanation/performance.md has the measurements.
     """
     if name != "auto":
         return name

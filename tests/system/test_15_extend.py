@@ -1,4 +1,4 @@
-"""Lesson 15: the programs of docs/extend.md, as they stand there."""
+"""Lesson 15: the programs of docs/how-to/extend.md, as they stand there."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```",
-                           (ROOT / "docs" / "extend.md").read_text(), re.DOTALL))
+                           (ROOT / "docs" / "how-to" / "extend.md").read_text(), re.DOTALL))
 
 
 @pytest.fixture(scope="module")

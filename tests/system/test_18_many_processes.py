@@ -364,7 +364,7 @@ def test_killed_process(killed):
     assert lines, stderr
     for line in lines:  # two where torchrun's signal comes just after the connection broke
         assert "another process has ended" in line or "as all processes are when one has ended" in line
-        assert line.endswith(f"; go on with: torchrun --nproc_per_node=2 train_multitask.py "
+        assert line.endswith(f"; resume with: torchrun --nproc_per_node=2 train_multitask.py "
                              f"--resume {folder}")
     # two epochs of MultiNLI, one of surgery
     assert [path.name for path in numbered(folder)] == ["2", "3"]
@@ -384,7 +384,7 @@ def test_ctrl_c_in_one_process(tiny, tmp_path):
                     "--epochs", 50, "--out",
                     tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
     assert done.returncode != 0
-    assert f"; go on with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
+    assert f"; resume with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
     assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 

@@ -129,7 +129,7 @@ def test_interrupted_step(number, train, alone, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_log_step", interrupted)
         assert train(folder) == 130
-    assert f"go on with: python train_multitask.py --resume '{folder}'" in capsys.readouterr().err
+    assert f"resume with: python train_multitask.py --resume '{folder}'" in capsys.readouterr().err
     assert len(events(folder, "step")) == 6
     torch.rand(5)
     assert command_line("--resume", folder) == 0

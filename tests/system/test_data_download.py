@@ -202,7 +202,7 @@ def test_a_wrong_checksum(fetch, server, data):
     code, out, err = fetch("--only", "course", promised=FILES)
     assert (code, len(out), len(err)) == (1, 8, 1)
     assert f"sha256 is {sha256(same_size)}, expected {sha256(FILES['sts-dev.csv'])}" in err[0]
-    assert err[0].endswith(f"put into {data} by hand (docs/data.md): sts-dev.csv")
+    assert err[0].endswith(f"put into {data} by hand (docs/how-to/data.md): sts-dev.csv")
     assert "sts-dev.csv" not in " ".join(visible(data))
 
 
@@ -245,7 +245,7 @@ def test_no_network(server, tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     expected = f"could not download {url}/ids-sst-train.csv (Connection refused): check the network"
     assert expected in line
-    assert f"put into {data} by hand (docs/data.md): {', '.join(COURSE + MULTINLI)}" in line
+    assert f"put into {data} by hand (docs/how-to/data.md): {', '.join(COURSE + MULTINLI)}" in line
     assert visible(data) == []
 
 
@@ -369,8 +369,8 @@ def test_the_real_checksums(course_data):
 
 
 def test_the_docs():
-    """docs/data.md has every file, its address, its terms and its checksum."""
-    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    """docs/how-to/data.md has every file, its address, its terms and its checksum."""
+    text = (ROOT / "docs" / "how-to" / "data.md").read_text(encoding="utf-8")
     for row in SOURCES:
         address = row.url.removesuffix(row.file)
         for word in (row.file.rpartition("/")[2], address, row.terms, row.sha256 or "unknown"):

@@ -150,7 +150,7 @@ def test_length_of_files():
 
 
 def test_every_name_in_paper_to_code_exists():
-    text = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "paper_to_code.md").read_text(encoding="utf-8")
     names = [name for name in re.findall(r"`([\w.]+)`", text) if "." in name]
     tests = {path.stem: path.read_text(encoding="utf-8")
              for path in (ROOT / "tests").rglob("test_*.py")}

@@ -1,0 +1,206 @@
+"""README and documentation: what they show runs, what they name exists, and they read easily."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import commands_page
+import numpy as np
+import pytest
+import sentences
+
+import train_multitask
+from minbert import BertForMaskedLM, BertTokenizer
+from multitask import hand_in, predict, pretrain
+from multitask.data import __main__ as data
+from multitask.experiments import __main__ as experiments
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md",
+         *(path for path in sorted((ROOT / "docs").glob("**/*.md"))
+           if "_build" not in path.parts and "log" not in path.parts)]
+TO_RUN = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+MODULES = {"train_multitask.py": train_multitask, "multitask.predict": predict,
+           "multitask.hand_in": hand_in, "multitask.pretrain": pretrain,
+           "multitask.experiments": experiments, "multitask.data": data}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The page's code blocks of a language; "" is a block without one."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"),
+                      flags=re.DOTALL | re.MULTILINE)
+
+
+def commands_of(path: Path) -> list[tuple[str, list[str]]]:
+    """(module, flags) of every command of ours in the page's blocks."""
+    found = []
+    for block in [*blocks(path, "sh"), *blocks(path, "")]:
+        for line in block.replace("\n    --", " --").splitlines():
+            match = re.search(r"(?:^|&& )(?:python -m (multitask\.\w+)|"
+                              r"(?:python|torchrun .*?) (train_multitask\.py))( .*)?$", line)
+            if match:
+                words = shlex.split(match[3] or "", comments=True)
+                found.append((match[1] or match[2], words))
+    return found
+
+
+# ------------------------------------------------------------------------------- what pages show
+
+
+def test_two_commands():
+    """`.ci/run` takes its two commands from the README's first sh block."""
+    main_job, tests = [line for line in blocks(README, "sh")[0].splitlines() if line.strip()]
+    assert main_job.startswith("pip install -e . && python train_multitask.py --arch concatB --gs "
+                               "wrap")
+    assert tests.startswith("pip install -e '.[test]' && pytest")
+
+
+@pytest.fixture(scope="module")
+def folder(small_data, tmp_path_factory) -> Path:
+    """A user's folder: data, a run of two steps, a pretrained model, sentences of one's own."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(small_data, folder / "data")
+    tok = BertTokenizer.from_pretrained("minbert-mini")
+    model = BertForMaskedLM.from_pretrained("minbert-mini")
+    model.save_pretrained(folder / "my-bert")
+    tok.save_pretrained(folder / "my-bert")
+
+    rows = "sentence1\tsentence2\nHow old are you?\tWhat is your age?\n"
+    (folder / "pairs.tsv").write_text(rows)
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        status = train_multitask.main([
+            "--data", "data", "--model", "minbert-mini", "--max-steps", "2", "--fl",
+            "--out", "runs/concatB-wrap-1"])
+    finally:
+        os.chdir(before)
+    assert status == 0
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:minbert/fast/layer.py does not compute")
+@pytest.mark.parametrize("page", TO_RUN, ids=name_of)
+def test_python_runs(page, folder, monkeypatch, capsys):
+    """The Python blocks of a page run one after another, as in a notebook."""
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    for block in blocks(page, "python"):
+        if re.match(r"# \w+\.py\n", block):  # a program: test_15_extend.py runs those
+            continue
+        with np.errstate(all="ignore"):
+            exec(block, names)
+    if page.name == "surgery.md":
+        assert sum(loss.item() for loss in names["losses"]()) < 0.2
+        assert "[0.5000, 3.5000]" in capsys.readouterr().out
+    if page.name == "notebooks.md":
+        assert capsys.readouterr().out.splitlines()[3] == "tensor(True)"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_parse(page):
+    """Every command has flags and values that its parser accepts."""
+    for module, words in commands_of(page):
+        if "…" not in words:
+            parser = MODULES.get(module)
+            assert parser is not None or module == "multitask.analysis", module
+            if parser is not None:
+                parser.build_parser().parse_intermixed_args(words)
+
+
+@pytest.mark.parametrize("page", TO_RUN, ids=name_of)
+def test_commands_run(page, folder, monkeypatch, capsys):
+    """predict and hand_in run as they stand, the main job for one step."""
+    monkeypatch.chdir(folder)
+    for module, words in commands_of(page):
+        words = ["minbert-mini" if word in ("bert-base-uncased", "CHECKPOINT", "pairs") else word
+                 for word in words]
+        if module in ("multitask.predict", "multitask.hand_in"):
+            words = [word.replace("concatB-wrap-2", "concatB-wrap-1") for word in words]
+            assert MODULES[module].main(words) == 0, words
+        if module == "train_multitask.py" and "cuda" not in words and "HOST" not in str(words):
+            if "--resume" not in words:
+                words += ["--max-steps", "1", "--eval-limit", "4", "--out",
+                          f"runs/{page.stem}-{len(list(folder.glob('runs/*')))}"]
+                if "--model" not in words and "--start" not in words:
+                    words += ["--model", "minbert-mini"]
+            assert train_multitask.main(words) == 0, words
+    capsys.readouterr()
+
+
+# ------------------------------------------------------------------------------ what pages name
+
+
+def test_commands_page_is_current():
+    """`python tools/commands_page.py` writes it from the parsers."""
+    assert commands_page.PAGE.read_text(encoding="utf-8") == commands_page.page()
+
+
+def test_flags_and_defaults():
+    """Every flag that a page names exists; every flag of the main job states its default."""
+    known = "--nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint --cov"
+    for module in [*MODULES.values(), *commands_page.COMMANDS]:
+        known += module.build_parser().format_help()
+    for path in (ROOT / "tools").glob("*.py"):
+        known += path.read_text(encoding="utf-8")
+    for page in PAGES:
+        for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", page.read_text(encoding="utf-8"))):
+            assert flag in known, f"{name_of(page)}: {flag}"
+
+    for action in train_multitask.build_parser()._actions:
+        assert action.dest == "help" or "default" in action.help, action.dest
+
+
+def test_files_exist():
+    """Every file of the repository that a page names is there, and so is every link's target."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"`((?:minbert|optim|heads|multitask|tests|tools|benchmarks|docs|examples)"
+                           r"/[\w/.-]+\.\w+)`", text)
+        for name in named:
+            assert (ROOT / name).is_file(), f"{name_of(page)}: {name}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+            assert (page.parent / link).exists(), f"{name_of(page)}: {link}"
+
+
+def test_run_folder_page(folder):
+    """The page names every file of a run and every key of its JSON files."""
+    text = (ROOT / "docs" / "reference" / "run-folder.md").read_text(encoding="utf-8")
+    run = folder / "runs" / "concatB-wrap-1"
+    for path in run.iterdir():
+        assert f"`{path.name}" in text, path.name
+
+    keys = set(json.loads((run / "metrics.json").read_text()))
+    keys |= json.loads((run / "metrics.json").read_text())["environment"].keys()
+    analysis = json.loads((run / "analysis.json").read_text())
+    keys |= analysis.keys()
+    for task in analysis["tasks"].values():
+        keys |= task.keys()
+    for line in (run / "log.jsonl").read_text().splitlines():
+        keys |= json.loads(line).keys()
+    missing = [key for key in sorted(keys) if f"`{key}" not in text]
+    assert not missing
+
+
+# ------------------------------------------------------------------------------- how pages read
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_short_sentences(page):
+    """Half of a page's sentences have at most 20 words, nine in ten at most 35."""
+    words = sentences.lengths(page.read_text(encoding="utf-8"))
+    assert np.median(words) <= 20
+    assert np.quantile(words, 0.9) <= 35
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 160
+    assert "@@" not in README.read_text(encoding="utf-8")

@@ -1,0 +1,55 @@
+"""Writes docs/reference/commands.md from the commands' own parsers.
+
+    python tools/commands_page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import train_multitask
+from multitask import hand_in, predict, pretrain
+from multitask.analysis import __main__ as analysis
+from multitask.data import __main__ as data
+from multitask.experiments import __main__ as experiments
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
+COMMANDS = (train_multitask, predict, hand_in, analysis, experiments, pretrain, data)
+INTRODUCTION = """\
+# Commands
+
+Every command prints this with `--help`. Its exit status is 0 when it is done, 2 for wrong usage or input, 130 when it is
+interrupted, and 1 otherwise. Errors are one line on stderr.
+
+This page is written by `python tools/commands_page.py`."""
+
+
+def page() -> str:
+    parts = [INTRODUCTION]
+    for module in COMMANDS:
+        parser = module.build_parser()
+        parts += [f"## {parser.prog}", parser.description.strip(), flags(parser)]
+    return "\n\n".join(parts) + "\n"
+
+
+def flags(parser: argparse.ArgumentParser) -> str:
+    """One row per flag: its name and value, and its help."""
+    rows = ["| flag | meaning |", "| --- | --- |"]
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.dest == "help":
+            continue
+        name = ", ".join(action.option_strings) or action.dest
+        value = action.metavar
+        if action.choices is not None:
+            value = "{" + ",".join(map(str, action.choices)) + "}"
+        if action.option_strings and action.nargs != 0:
+            name = f"{name} {value or action.dest.upper()}"
+        meaning = formatter._expand_help(action) if action.help else "required"
+        rows.append(f"| `{name}` | {meaning} |".replace("~", "\\~"))
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
