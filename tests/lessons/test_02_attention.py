@@ -11,137 +11,168 @@ import pytest
 import torch
 from oracle import stored_reference
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from minbert.attention import BertSelfAttention, attention
 from minbert.fast import Packing, packed
 
+# True: a real token, which may be looked at. Padding need not stand at the end.
+MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool()
+
 
 def random_heads(batch=3, heads=2, seq=5, head_dim=4, dtype=torch.float64):
-    return [torch.randn(batch, heads, seq, head_dim, dtype=dtype, requires_grad=True)
-            for _ in range(3)]
+    """Queries, keys and values."""
+    shape = (batch, heads, seq, head_dim)
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def self_attention() -> BertSelfAttention:
+    return BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
 
 
 def test_two_tokens_by_hand():
-    """d = 1, q = [1, 0], k = [0, ln 3], v = [0, 1]: token 1 weighs its keys 1 : 3, token 2 weighs
-    them 1 : 1."""
+    """d = 1, q = [1, 0], k = [0, ln 3], v = [0, 1]: the keys weigh 1 : 3, then 1 : 1."""
     query = torch.tensor([[[[1.0], [0.0]]]])
     key = torch.tensor([[[[0.0], [math.log(3.0)]]]])
     value = torch.tensor([[[[0.0], [1.0]]]])
+
+    out = attention(query, key, value).flatten()
+
     # float32 rounding of numbers near 1
-    torch.testing.assert_close(attention(query, key, value).flatten(), torch.tensor([0.75, 0.5]),
-                               atol=1e-6, rtol=0)
+    assert_close(out, torch.tensor([0.75, 0.5]), atol=1e-6, rtol=0)
 
 
-def test_scores_are_divided_by_the_root_of_head_dim():
+def test_scores_over_root_d():
+    """Scores are divided by √head_dim, here √16 = 4. The formula is written as plain loops."""
     query, key, value = random_heads(head_dim=16)
-    loops = torch.stack([torch.stack([
-        sum(w * v for w, v in zip(torch.softmax(torch.stack([q @ k / 4 for k in keys]), 0), values,
-                                  strict=True))
-        for q in queries]) for queries, keys, values in zip(query[0], key[0], value[0],
-                                                            strict=True)])
-    torch.testing.assert_close(attention(query, key, value)[0], loops, atol=1e-12, rtol=0)
+
+    out = attention(query, key, value)
+
+    for head in range(2):
+        for token in range(5):
+            scores = torch.stack([query[0, head, token] @ k / 4 for k in key[0, head]])
+            weights = torch.softmax(scores, dim=0)
+            answer = sum(w * v for w, v in zip(weights, value[0, head], strict=True))
+            assert_close(out[0, head, token], answer, atol=1e-12, rtol=0)
 
 
-def test_masked_keys_have_no_weight_and_the_rest_sum_to_one():
+def test_masked_keys():
+    """Masked keys have no weight, and the other weights sum to one."""
     query, key, _ = random_heads()
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]]).bool()
-    # as values: the output is the weights
+    # with the identity as values, the output is the weights
     identity = torch.eye(5, dtype=torch.float64).expand(3, 2, 5, 5)
-    weights = attention(query, key, identity, mask)
-    assert weights.masked_select(~mask[:, None, None, :].expand_as(weights)).abs().max() == 0
-    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-12,
-                               rtol=0)
+
+    weights = attention(query, key, identity, MASK)
+
+    masked = ~MASK[:, None, None, :].expand_as(weights)
+    assert weights[masked].abs().max() == 0
+    assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-12, rtol=0)
 
 
-def test_a_row_of_padding_alone_gives_finite_values():
-    query, key, value = random_heads(batch=1)
-    out = attention(query, key, value, torch.zeros(1, 5, dtype=torch.bool))
+def test_all_padding_is_finite():
+    """A row of padding alone gives finite values."""
+    out = attention(*random_heads(batch=1), torch.zeros(1, 5, dtype=torch.bool))
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-def test_the_fused_kernel_equals_the_written_out_formula(masked, dtype, tolerance):
-    """Values and gradients; the tolerances are rounding of the dtype, sums of 5 to 30 terms near
-    1."""
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1],
-                         [1, 0, 1, 0, 1]]).bool() if masked else None
+def test_fused_equals_formula(mask, dtype, tolerance):
+    """The fused kernel gives the formula's values and gradients."""
     inputs = random_heads(dtype=dtype)
     upstream = torch.randn_like(inputs[0])
+    fused_mask = None if mask is None else mask[:, None, None, :]
+
     plain = attention(*inputs, mask)
-    fused = F.scaled_dot_product_attention(*inputs,
-                                           None if mask is None else mask[:, None, None, :])
-    torch.testing.assert_close(fused, plain, atol=tolerance, rtol=0)
-    for ours, theirs in zip(torch.autograd.grad(fused, inputs, upstream),
-                            torch.autograd.grad(plain, inputs, upstream),
-                            strict=True):
-        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+    fused = F.scaled_dot_product_attention(*inputs, fused_mask)
+
+    # rounding of the dtype in sums of 5 to 30 terms near 1
+    assert_close(fused, plain, atol=tolerance, rtol=0)
+    fused_gradients = torch.autograd.grad(fused, inputs, upstream)
+    plain_gradients = torch.autograd.grad(plain, inputs, upstream)
+    assert_close(fused_gradients, plain_gradients, atol=tolerance, rtol=0)
 
 
-def test_dropout_takes_its_share_of_attention():
-    """With equal scores and values 1, an output is the share kept over (1 − p): mean 1, and 0 where
-    all are dropped."""
+def test_dropout():
+    """With equal scores and values 1, an output is the share kept over 1 − p: mean 1."""
     zeros, ones = torch.zeros(64, 8, 16, 4), torch.ones(64, 8, 16, 4)
+
     out = attention(zeros, zeros, ones, None, 0.5)[..., 0]
+
     # 8,192 outputs of standard deviation 1/√16 = 0.25: the mean's standard error is 0.003
     assert abs(float(out.mean()) - 1) < 0.015
     assert abs(float(out.std()) - 0.25) < 0.02
 
 
-def test_one_product_makes_the_same_heads_as_three_separate_ones():
-    module = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
+def test_one_product_three_heads():
+    """One matrix product makes the same heads as three separate ones."""
+    module = self_attention()
     rows = torch.randn(4, 6, dtype=torch.float64)
-    query, key, value = (rows @ w.T + b for w, b in zip(module.query_key_value.weight.chunk(3),
-                                                        module.query_key_value.bias.chunk(3),
-                                                        strict=True))
+    weights = module.query_key_value.weight.chunk(3)
+    biases = module.query_key_value.bias.chunk(3)
+    query, key, value = (rows @ w.T + b for w, b in zip(weights, biases, strict=True))
+
     heads = []
     for h in range(3):
         columns = slice(2 * h, 2 * h + 2)
-        weights = torch.softmax(query[:, columns] @ key[:, columns].T / math.sqrt(2), dim=-1)
-        heads.append(weights @ value[:, columns])
-    ours = module(rows[None])[0]
-    torch.testing.assert_close(ours, torch.cat(heads, dim=1), atol=1e-12, rtol=0)
+        scores = query[:, columns] @ key[:, columns].T / math.sqrt(2)
+        heads.append(torch.softmax(scores, dim=-1) @ value[:, columns])
+
+    assert_close(module(rows[None])[0], torch.cat(heads, dim=1), atol=1e-12, rtol=0)
 
 
-def test_it_is_torchs_own_multi_head_attention():
-    ours = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
+def test_equals_torch():
+    """Outputs and weights equal those of torch's own multi-head attention."""
+    ours = self_attention()
     theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True).double().eval()
-    theirs.load_state_dict({"in_proj_weight": ours.query_key_value.weight,
-                            "in_proj_bias": ours.query_key_value.bias,
-                            "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
+    theirs.load_state_dict({
+        "in_proj_weight": ours.query_key_value.weight, "in_proj_bias": ours.query_key_value.bias,
+        # torch also projects the result; BERT does so in the layer, see lesson 3
+        "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
     rows = torch.randn(1, 4, 6, dtype=torch.float64)
+
     expected, weights = theirs(rows, rows, rows, average_attn_weights=False)
-    torch.testing.assert_close(ours(rows), expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(ours.weights(rows), weights, atol=1e-12, rtol=0)
+
+    assert_close(ours(rows), expected, atol=1e-12, rtol=0)
+    assert_close(ours.weights(rows), weights, atol=1e-12, rtol=0)
 
 
-def test_the_weights_are_those_of_the_stored_reference():
+def test_stored_weights():
+    """The attention weights equal those of the stored reference."""
     model, inputs, stored = stored_reference()
     out = model(**inputs, output_attentions=True)
+
+    # only rows of real tokens: what padding looks at is unspecified
     real = inputs["attention_mask"].bool()[:, None, :, None].expand_as(out.attentions[0])
     for ours, theirs in zip(out.attentions, stored["attentions"], strict=True):
-        torch.testing.assert_close(ours[real], theirs[real], atol=1e-12, rtol=0)
+        assert_close(ours[real], theirs[real], atol=1e-12, rtol=0)
 
 
-def test_sentences_in_one_row_never_see_each_other():
-    module = BertSelfAttention(hidden_size=6, num_heads=3, dropout=0.0).double().eval()
-    first, second = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
-    packing = Packing.from_lengths([4, 2])
-    together = packed.attend(module, torch.cat([first, second]), packing)
+def test_packed_sentences_are_apart():
+    """Sentences packed into one row never see each other."""
+    module = self_attention()
+    first = torch.randn(4, 6, dtype=torch.float64)
+    second = torch.randn(2, 6, dtype=torch.float64)
+
+    together = packed.attend(module, torch.cat([first, second]), Packing.from_lengths([4, 2]))
+
     apart = torch.cat([module(first[None])[0], module(second[None])[0]])
-    torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
+    assert_close(together, apart, atol=1e-12, rtol=0)
 
 
-def test_packing_and_padding_are_inverse_and_each_others_transpose():
+def test_pad_and_unpad():
+    """Padding and unpadding are each other's inverse and transpose."""
     packing = Packing.from_lengths([3, 1, 2])
-    assert packing.slots.tolist() == [0, 1, 2, 3, 6, 7]
-    assert packing.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
     row = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     grid = torch.randn(3, 3, 5, dtype=torch.float64, requires_grad=True)
+
+    assert packing.slots.tolist() == [0, 1, 2, 3, 6, 7]
+    assert packing.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
     assert torch.equal(packing.unpad(packing.pad(row)), row)
     assert packing.pad(row)[~packing.mask].abs().max() == 0
     assert torch.equal(packing.first_tokens(row), row[[0, 3, 4]])
-    # <pad(row), grid> = <row, unpad(grid)>: what autograd needs of a linear map and its backward
-    torch.testing.assert_close((packing.pad(row) * grid).sum(), (row * packing.unpad(grid)).sum())
+
+    # <pad(row), grid> = <row, unpad(grid)>: autograd needs this of a linear map and its backward
+    assert_close((packing.pad(row) * grid).sum(), (row * packing.unpad(grid)).sum())
     assert torch.autograd.gradcheck(packing.pad, row)
     assert torch.autograd.gradcheck(packing.unpad, grid)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import algorithm_1
+from torch.testing import assert_close
 
 from optim import (
     constant_weights,
@@ -32,18 +33,27 @@ def gradients(rows, dtype=torch.float64):
     return torch.tensor(rows, dtype=dtype)
 
 
+THREE_CONFLICTS = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def all_orders(tasks):
     """Every way in which every task can meet the others."""
-    sequences = [list(itertools.permutations([j for j in range(tasks) if j != i]))
-                 for i in range(tasks)]
-    return [list(map(list, order)) for order in itertools.product(*sequences)]
+    sequences = []
+    for task in range(tasks):
+        others = [other for other in range(tasks) if other != task]
+        sequences.append(list(itertools.permutations(others)))
+    return list(itertools.product(*sequences))
 
 
 @st.composite
 def matrices(draw, fewest=1, most=5):
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    rows = torch.randn(draw(st.integers(fewest, most)), draw(st.integers(1, 9)),
-                       dtype=torch.float64)
+    shape = draw(st.integers(fewest, most)), draw(st.integers(1, 9))
+    rows = torch.randn(shape, dtype=torch.float64)
     return rows * 10.0 ** torch.randint(-3, 4, (len(rows), 1))
 
 
@@ -58,48 +68,50 @@ def matrices(draw, fewest=1, most=5):
     ([[1, -1], [0, 0]], [1, -1]),  # a zero gradient: no division by its norm
 ])
 def test_two_tasks_by_hand(rows, expected):
-    torch.testing.assert_close(project_conflicting(gradients(rows)), gradients(expected), atol=5e-5,
-                               rtol=0)
+    assert_close(project_conflicting(gradients(rows)), gradients(expected), atol=5e-5, rtol=0)
 
 
-def test_the_weights_of_the_first_example():
+def test_weights_by_hand():
+    """The first example above is the sum of its gradients, weighted by 2.2222 and 1.5789."""
     weights = pcgrad_weights(gram_matrix(gradients([[-4, 1, 1], [6, 1, 1]])))
-    torch.testing.assert_close(weights, gradients([2.2222, 1.5789]), atol=5e-5, rtol=0)
+    assert_close(weights, gradients([2.2222, 1.5789]), atol=5e-5, rtol=0)
 
 
-def test_three_tasks_of_which_two_conflict_give_the_same_in_any_order():
-    rows = gradients([[1, 0, 0], [-1, 1, 0], [0, 0, 1]])
-    for order in all_orders(3):
-        torch.testing.assert_close(project_conflicting(rows, order), gradients([0.5, 1.5, 1]),
-                                   atol=1e-12, rtol=0)
+@pytest.mark.parametrize("order", all_orders(3))
+def test_one_conflict_any_order(order):
+    """Three tasks of which two conflict give the same in any order."""
+    result = project_conflicting(gradients([[1, 0, 0], [-1, 1, 0], [0, 0, 1]]), order)
+    assert_close(result, gradients([0.5, 1.5, 1]), atol=1e-12, rtol=0)
 
 
-def test_with_three_conflicts_the_order_matters():
-    """K: 8 orders, 8 different outputs, their mean [0, 0.05, 0.40]."""
-    rows = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
-    outputs = [project_conflicting(rows, order) for order in all_orders(3)]
+def test_order_matters():
+    """With three conflicts, 8 orders give 8 different outputs. Their mean is [0, 0.05, 0.40]."""
+    outputs = [project_conflicting(THREE_CONFLICTS, order) for order in all_orders(3)]
+
     assert len(outputs) == 8
-    torch.testing.assert_close(torch.stack(outputs).mean(0), gradients([0, 0.05, 0.40]), atol=1e-12,
-                               rtol=0)
-    assert len({tuple(output.round(decimals=9).tolist()) for output in outputs}) == 8
+    assert_close(torch.stack(outputs).mean(0), gradients([0, 0.05, 0.40]), atol=1e-12, rtol=0)
+    different = {tuple(output.round(decimals=9).tolist()) for output in outputs}
+    assert len(different) == 8
 
 
-def test_a_task_is_never_projected_against_itself():
-    """Against itself, every gradient would vanish: g − (g·g/‖g‖²) g = 0."""
+def test_never_against_itself():
+    """A task is never projected against itself: g − (g·g/‖g‖²) g = 0 would be left."""
     rows = gradients([[1.0, 2.0]])
     assert torch.equal(project_conflicting(rows), rows[0])
-    assert all(i not in others for i, others in enumerate(random_order(6,
-                                                                       torch.Generator().manual_seed(0))))
+
+    for task, others in enumerate(random_order(6, seeded(0))):
+        assert task not in others
+
     with pytest.raises(ValueError, match="every other task once"):
         project_conflicting(gradients([[1, 0], [0, 1]]), order=[[0], [1]])
 
 
 def test_eq_2_to_5_by_hand():
-    """g1 = [1, 0], g2 = [1, 1]: g1' = g1 − (1/2) g2 = [.5, −.5], g2' = g2 − (1/1) g1 = [0, 1]. No
-    conflict, yet cut."""
+    """Eq. 2 to 5 project also where there is no conflict, and Algorithm 1 does not."""
     rows = gradients([[1, 0], [1, 1]])
-    torch.testing.assert_close(project_paper(rows), gradients([0.5, 0.5]), atol=1e-12, rtol=0)
-    torch.testing.assert_close(project_conflicting(rows), gradients([2, 1]), atol=1e-12, rtol=0)
+    # g1' = g1 − (1/2) g2 = [0.5, −0.5], g2' = g2 − (1/1) g1 = [0, 1]
+    assert_close(project_paper(rows), gradients([0.5, 0.5]), atol=1e-12, rtol=0)
+    assert_close(project_conflicting(rows), gradients([2, 1]), atol=1e-12, rtol=0)
 
 
 # ------------------------------------------------------------------------------------- a second way
@@ -107,55 +119,58 @@ def test_eq_2_to_5_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(matrices(), st.integers(0, 2**31))
-def test_the_gram_matrix_route_is_algorithm_1(rows, seed):
-    order = random_order(len(rows), torch.Generator().manual_seed(seed))
+def test_gram_route_is_algorithm_1(rows, seed):
+    """The way over the Gram matrix gives what Algorithm 1 gives on the vectors themselves."""
+    order = random_order(len(rows), seeded(seed))
     # float64 rounding, relative to the largest gradient
-    torch.testing.assert_close(project_conflicting(rows, order), algorithm_1(rows, order),
-                               atol=1e-11 * rows.abs().max().item(), rtol=1e-9)
+    atol = 1e-11 * rows.abs().max().item()
+    assert_close(project_conflicting(rows, order), algorithm_1(rows, order), atol=atol, rtol=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
 @given(matrices())
-def test_the_papers_weights_are_eq_2_to_4_written_out(rows):
-    projected = [g - sum((g @ h) / (h @ h) * h for j, h in enumerate(rows) if j != i)
-                 for i, g in enumerate(rows)]
-    torch.testing.assert_close(project_paper(rows), torch.stack(projected).sum(0),
-                               atol=1e-11 * rows.abs().max().item(), rtol=1e-9)
+def test_paper_weights(rows):
+    """The paper's weights are Eq. 2 to 4, written out here on the vectors."""
+    expected = torch.zeros_like(rows[0])
+    for i, gradient in enumerate(rows):
+        expected += gradient
+        for j, other in enumerate(rows):
+            if j != i:
+                expected -= (gradient @ other) / (other @ other) * other
+
+    atol = 1e-11 * rows.abs().max().item()
+    assert_close(project_paper(rows), expected, atol=atol, rtol=1e-9)
 
 
-def test_two_tasks_agree_with_torchjd():
-    """torchjd averages where PCGrad's authors sum; with two tasks there is one order, so both are
-    defined."""
+@pytest.mark.parametrize("seed", range(20))
+def test_two_tasks_by_torchjd(seed):
+    """Two tasks agree with torchjd. They have only one order, so both results are defined."""
     from torchjd.aggregation import PCGrad
 
-    for seed in range(20):
-        rows = torch.randn(2, 7, generator=torch.Generator().manual_seed(seed))
-        theirs = PCGrad()(rows)
-        ours = project_conflicting(rows)
-        # float32 rounding of sums of 7 products near 1
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    rows = torch.randn(2, 7, generator=seeded(seed))
+    # float32 rounding of sums of 7 products near 1
+    assert_close(project_conflicting(rows), PCGrad()(rows), atol=1e-5, rtol=1e-5)
 
 
-def test_three_tasks_agree_with_torchjds_gram_weights_with_its_order_fixed(monkeypatch):
-    """torchjd draws each task's order by torch.randperm; we record what it drew and hand it to
-    ours."""
+@pytest.mark.parametrize("seed", range(20))
+def test_three_tasks_by_torchjd(seed, monkeypatch):
+    """Three tasks agree with torchjd's weights if ours take the order that torchjd drew."""
     from torchjd.aggregation import PCGradWeighting
 
-    drawn = []
-    randperm = torch.randperm
+    drawn, randperm = [], torch.randperm
 
     def recording(*args, **kwargs):
         drawn.append(randperm(*args, **kwargs))
         return drawn[-1]
 
+    rows = torch.randn(3, 5, generator=seeded(seed), dtype=torch.float64)
+    rows[1] -= rows[0]
     monkeypatch.setattr(torch, "randperm", recording)
-    for seed in range(20):
-        rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        rows[1] -= rows[0]
-        drawn.clear()
-        theirs = PCGradWeighting()(rows @ rows.T)
-        order = [[j for j in drawn[i].tolist() if j != i] for i in range(3)]
-        torch.testing.assert_close(pcgrad_weights(rows @ rows.T, order), theirs, atol=1e-10, rtol=0)
+    theirs = PCGradWeighting()(rows @ rows.T)
+
+    # torchjd draws all tasks, and skips the one that is projected
+    order = [[j for j in drawn[i].tolist() if j != i] for i in range(3)]
+    assert_close(pcgrad_weights(rows @ rows.T, order), theirs, atol=1e-10, rtol=0)
 
 
 # --------------------------------------------------------------------------------------- properties
@@ -163,9 +178,11 @@ def test_three_tasks_agree_with_torchjds_gram_weights_with_its_order_fixed(monke
 
 @settings(max_examples=200, deadline=None)
 @given(matrices())
-def test_weights_are_at_least_one_and_all_one_exactly_without_conflict(rows):
+def test_weights_at_least_one(rows):
+    """Weights are at least 1, and all exactly 1 if and only if no two tasks conflict."""
     gram = gram_matrix(rows)
     weights = pcgrad_weights(gram)
+
     assert (weights >= 1).all()
     conflict = bool((gram < 0).any())
     assert bool((weights == 1).all()) == (not conflict)
@@ -173,46 +190,51 @@ def test_weights_are_at_least_one_and_all_one_exactly_without_conflict(rows):
 
 @settings(max_examples=100, deadline=None)
 @given(matrices(), st.integers(0, 2**31))
-def test_scaling_or_rotating_all_gradients_scales_or_rotates_the_result(rows, seed):
-    order = random_order(len(rows), torch.Generator().manual_seed(seed))
-    rotation, _ = torch.linalg.qr(torch.randn(rows.shape[1], rows.shape[1], dtype=torch.float64))
-    result, size = project_conflicting(rows, order), rows.abs().max().item()
-    for weighting in (project_conflicting, lambda matrix, _: project_paper(matrix)):
-        result = weighting(rows, order)
-        torch.testing.assert_close(weighting(8 * rows, order), 8 * result, atol=1e-10 * size,
-                                   rtol=1e-8)
-        torch.testing.assert_close(weighting(rows @ rotation, order), result @ rotation,
-                                   atol=1e-9 * size, rtol=1e-6)
+def test_scaling_and_rotation(rows, seed):
+    """Scaling or rotating all gradients scales or rotates the result."""
+    order, size = random_order(len(rows), seeded(seed)), rows.abs().max().item()
+    square = torch.randn(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(square)
+
+    for project in (lambda matrix: project_conflicting(matrix, order), project_paper):
+        result = project(rows)
+        assert_close(project(8 * rows), 8 * result, atol=1e-10 * size, rtol=1e-8)
+        assert_close(project(rows @ rotation), result @ rotation, atol=1e-9 * size, rtol=1e-6)
 
 
-def test_with_three_tasks_conflicts_can_remain():
-    """A common belief that is false: after surgery the sum may still point against a task."""
-    rows = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
-    assert any((rows @ project_conflicting(rows, order) < 0).any() for order in all_orders(3))
+def test_conflicts_can_remain():
+    """With three tasks the sum after surgery may still point against a task."""
+    results = [project_conflicting(THREE_CONFLICTS, order) for order in all_orders(3)]
+    assert any((THREE_CONFLICTS @ result < 0).any() for result in results)
 
 
 @settings(max_examples=50, deadline=None)
 @given(matrices(2, 2))
-def test_with_two_tasks_no_conflict_remains(rows):
+def test_two_tasks_no_conflict_left(rows):
     assert (rows @ project_conflicting(rows) >= -1e-9 * (rows @ rows.T).abs().max()).all()
 
 
-def test_inputs_are_not_modified_and_the_global_generator_does_not_move():
+def test_inputs_are_kept():
+    """Surgery modifies no input and leaves the global generator where it was."""
     rows = torch.randn(4, 6)
     copy, state = rows.clone(), torch.get_rng_state()
+
     project_conflicting(rows)
     project_paper(rows)
+
     assert torch.equal(rows, copy)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_seeded_generator_gives_the_same_order_again():
+def test_seeded_order():
+    """A seeded generator gives the same order again, and every order occurs."""
     rows = torch.randn(5, 6)
-    first, second = (project_conflicting(rows, generator=torch.Generator().manual_seed(4))
-                     for _ in range(2))
+    first = project_conflicting(rows, generator=seeded(4))
+    second = project_conflicting(rows, generator=seeded(4))
     assert torch.equal(first, second)
-    orders = {str(random_order(3, torch.Generator().manual_seed(seed))) for seed in range(200)}
-    assert len(orders) == 8  # all of them occur
+
+    orders = {str(random_order(3, seeded(seed))) for seed in range(200)}
+    assert len(orders) == 8
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -220,27 +242,26 @@ def test_a_seeded_generator_gives_the_same_order_again():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
 @pytest.mark.parametrize("method", SURGERY)
-def test_float32_gradients_of_any_scale_are_projected_rightly(scale, method):
-    """Squares of 1e30 overflow float32 and those of 1e-30 vanish in it; sums of products are
-    float64."""
+def test_float32_of_any_scale(scale, method):
+    """Squares of 1e30 overflow float32, those of 1e-30 vanish in it; the products are float64."""
+    def project(rows):
+        return combine(rows, SURGERY[method](gram_matrix(rows)))
+
     rows = gradients([[-4, 1, 1], [6, 1, 1]], torch.float32)
-    expected = combine(rows, SURGERY[method](gram_matrix(rows)))
-    scaled = combine(rows * scale, SURGERY[method](gram_matrix(rows * scale)))
-    torch.testing.assert_close(scaled / scale, expected, atol=1e-5, rtol=1e-5)
+    assert_close(project(rows * scale) / scale, project(rows), atol=1e-5, rtol=1e-5)
 
 
-def test_the_gram_matrix_is_exact_across_blocks(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gram_across_pieces(dtype, monkeypatch):
+    """The Gram matrix is exact where its sums run over several pieces of the gradients."""
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
-    rows = torch.randn(3, 50)  # shorter than a piece of float32 products: float64 throughout
-    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12,
-                               rtol=0)
-    rows = torch.randn(3, 50, dtype=torch.float64)
-    torch.testing.assert_close(gram_matrix(rows), rows @ rows.T, atol=1e-12, rtol=0)
+    rows = torch.randn(3, 50, dtype=dtype)
+    assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)
 
 
 def long_gradients(kind):
     """(3, 300,005) float32: what makes float32 sums go wrong."""
-    rows = torch.randn(3, 300_005, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(3, 300_005, generator=seeded(0))
     if kind == "all of one sign":  # partial sums grow, and every rounding is of a large number
         rows = rows.abs() + 10
     elif kind == "nearly orthogonal":  # products of ±1e4 that cancel to almost nothing
@@ -252,105 +273,114 @@ def long_gradients(kind):
     return rows
 
 
-@pytest.mark.parametrize("kind",
-                         ["random", "all of one sign", "nearly orthogonal", "nearly opposed",
-                          "scales apart"])
+@pytest.mark.parametrize("kind", ["random", "all of one sign", "nearly orthogonal",
+                                  "nearly opposed", "scales apart"])
 def test_float32_gram_is_exact(kind):
+    """Products and sums of float32 gradients are float64, and so are PCGrad's weights."""
     rows = long_gradients(kind)
-    exact = gram_matrix(rows.double())
+    gram, exact = gram_matrix(rows), gram_matrix(rows.double())
     norms = exact.diagonal().sqrt()
-    error = ((gram_matrix(rows) - exact) / (norms[:, None] * norms)).abs().max().item()
-    assert error < 1e-13  # products and sums are float64
-    # what pairwise or vectorised sums really do: √1024 roundings of 6e-8 at most
-    assert error < 1e-6
-    # a cosine's error moves a weight of PCGrad by as much: times the ratio of two norms, once for
-    # each other task
+
+    assert ((gram - exact) / (norms[:, None] * norms)).abs().max().item() < 1e-13
+    # For each other task, a cosine's error moves a weight by that error times a ratio of two norms.
     order = [[1, 2], [2, 0], [0, 1]]
-    torch.testing.assert_close(pcgrad_weights(gram_matrix(rows), order),
-                               pcgrad_weights(exact, order),
-                               atol=0, rtol=4 * 1e-6 * (norms.max() / norms.min()).item())
+    rtol = 4 * 1e-6 * (norms.max() / norms.min()).item()
+    assert_close(pcgrad_weights(gram, order), pcgrad_weights(exact, order), atol=0, rtol=rtol)
 
 
-@pytest.mark.parametrize("scales",
-                         [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-30, 1.0, 1e30),
-                          (1e-22, 1e-19, 0.0)])
-def test_long_gradients_of_any_scale_have_exact_products(scales):
-    """1e-30² is 0 in float32 and 1e30² is inf; each is noticed, and all is done again in
-    float64."""
+@pytest.mark.parametrize("scales", [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-30, 1.0, 1e30),
+                                    (1e-22, 1e-19, 0.0)])
+def test_long_of_any_scale(scales):
+    """Products of long gradients are exact, though 1e-30² is 0 in float32 and 1e30² is inf."""
     rows = torch.randn(3, 5000) * torch.tensor(scales)[:, None]
-    torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=0,
-                               rtol=1e-10)
+    assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=0, rtol=1e-10)
 
 
-def test_a_surrounding_autocast_changes_no_product():
+def test_autocast():
+    """A surrounding autocast changes no product."""
     rows = torch.randn(3, 5000)
     with torch.autocast("cpu", torch.bfloat16):
         inside = gram_matrix(rows)
     assert torch.equal(gram_matrix(rows), inside)
 
 
-def test_the_combination_may_take_the_place_of_the_first_gradient(monkeypatch):
+def test_combine_in_place(monkeypatch):
+    """The combination may take the place of the first gradient."""
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows, weights = torch.randn(3, 50), torch.tensor([1.5, 1.0, 2.0], dtype=torch.float64)
     expected = combine(rows, weights)
     # float32 rounding of three terms near 1
-    torch.testing.assert_close(expected, (weights @ rows.double()).float(), atol=2e-6, rtol=0)
+    assert_close(expected, (weights @ rows.double()).float(), atol=2e-6, rtol=0)
+
     result = combine(rows, weights, out=rows[0])
+
     assert result.data_ptr() == rows.data_ptr()
     assert torch.equal(rows[0], expected)
 
 
-def test_the_norm_of_the_result_is_known_before_it_is_computed():
+def test_norm_of_combination():
+    """The norm of the result is known before the result is computed."""
     rows = torch.randn(3, 8, dtype=torch.float64)
     gram = gram_matrix(rows)
     weights = pcgrad_weights(gram)
-    assert norm_of_combination(gram, weights) == pytest.approx(combine(rows, weights).norm().item(),
-                                                               rel=1e-12)
+
+    norm = combine(rows, weights).norm().item()
+    assert norm_of_combination(gram, weights) == pytest.approx(norm, rel=1e-12)
 
 
 def test_cosines_by_hand():
     values = cosines(gram_matrix(gradients([[1, 0], [1, 1], [-2, 0], [0, 0]])))
     root = 0.5**0.5
     expected = [[1, root, -1, 0], [root, 1, -root, 0], [-1, -root, 1, 0], [0, 0, 0, 0]]
-    torch.testing.assert_close(values, gradients(expected), atol=1e-12, rtol=0)
+    assert_close(values, gradients(expected), atol=1e-12, rtol=0)
 
 
-def test_the_plain_sum_has_weights_one():
+def test_sum_has_weights_one():
     assert sum_weights(torch.eye(3)).tolist() == [1, 1, 1]
 
 
-def test_constant_weights_do_not_look_at_the_gradients():
-    """PCGrad's mean weights, held fixed, are the control that tells surgery from an unequal
-    weighting of the tasks."""
+def test_constant_weights():
+    """Constant weights do not look at the gradients.
+
+    PCGrad's mean weights, held fixed, are a control: they tell surgery from unequal task weights.
+    """
     values = [1.5, 1.0, 2.0]
     method = constant_weights(values)
-    values[0] = 9.0
+    values[0] = 9.0  # too late: the method has its own copy
+
     for gram in (torch.eye(3), -torch.ones(3, 3), torch.zeros(3, 3)):
         weights = method(gram, generator=torch.Generator())
         assert weights.tolist() == [1.5, 1.0, 2.0]
         assert weights.dtype == torch.float64
-        weights.zero_()  # a caller's own copy
+        weights.zero_()  # the caller has its own copy too
+
     rows = gradients([[1, 0], [0, 1], [1, 1]])
     assert combine(rows, method(gram_matrix(rows))).tolist() == [3.5, 3.0]
 
 
-def test_constant_weights_one_for_each_task():
+@pytest.mark.parametrize("bad", [[], [1.0, float("nan")], [[1.0, 2.0]]])
+def test_bad_constant_weights(bad):
+    with pytest.raises(ValueError, match="one finite number per task"):
+        constant_weights(bad)
+
+
+def test_too_few_constant_weights():
     with pytest.raises(ValueError, match="2 constant weights for 3 tasks"):
         constant_weights([1, 2])(torch.eye(3))
-    for bad in ([], [1.0, float("nan")], [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="one finite number per task"):
-            constant_weights(bad)
 
 
+@pytest.mark.parametrize("weights", [pcgrad_weights, paper_weights])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_gradients_that_are_not_finite_are_refused_by_task(bad):
+def test_not_finite(bad, weights):
+    """Gradients that are not finite are refused, and the error names their task."""
     rows = gradients([[1, 0], [bad, 1], [0, 1]])
-    for weights in (pcgrad_weights, paper_weights):
-        with pytest.raises(ValueError, match=r"tasks \[1\] are not finite"):
-            weights(gram_matrix(rows))
+    with pytest.raises(ValueError, match=r"tasks \[1\] are not finite"):
+        weights(gram_matrix(rows))
 
 
-def test_what_is_no_gradient_matrix_is_refused():
-    for rows in (torch.ones(3), torch.ones(2, 2, dtype=torch.int64), torch.ones(0, 3)):
-        with pytest.raises(ValueError, match=r"\(tasks, params\) matrix of floats"):
-            project_conflicting(rows)
+@pytest.mark.parametrize("rows", [torch.ones(3), torch.ones(2, 2, dtype=torch.int64),
+                                  torch.ones(0, 3)])
+def test_bad_matrices(rows):
+    """A matrix of gradients has two dimensions, floats and at least one task."""
+    with pytest.raises(ValueError, match=r"\(tasks, params\) matrix of floats"):
+        project_conflicting(rows)
