@@ -9,10 +9,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 project = "minbert"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+highlight_language = "text"
 html_theme = "furo"
 html_title = "minbert"
 html_show_sphinx = False
 html_show_copyright = False
+html_show_sourcelink = False
+html_theme_options = {"top_of_page_buttons": []}
 myst_heading_anchors = 3         # headings have the anchors that GitHub gives them
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
