@@ -52,7 +52,8 @@ def build_parser() -> Parser:
     add("--hidden", type=int, metavar="N",
         help="width, from scratch; the feed-forward layer is 4 times as wide (default: 256)")
     add("--heads", type=int, metavar="N", help="attention heads, from scratch (default: 4)")
-    add("--vocab-size", type=int, metavar="N", help="vocabulary size to learn, from scratch (default: 8192)")
+    add("--vocab-size", type=int, metavar="N",
+        help="vocabulary size to learn, from scratch (default: 8192)")
     add("--length", type=int, metavar="N",
         help="tokens per sequence, [CLS] and [SEP] included (default: 128)")
     add("--batch-size", type=int, metavar="N", help="sequences per step (default: 64)")
@@ -66,7 +67,8 @@ def build_parser() -> Parser:
         help="share of steps for linear warm-up; linear decay to 0 follows (default: 0.05)")
     add("--weight-decay", type=float, metavar="X",
         help="decoupled, not on biases and LayerNorm (default: 0.01)")
-    add("--clip", type=float, metavar="NORM", help="clip the gradient's norm; 0 is off (default: 1)")
+    add("--clip", type=float, metavar="NORM",
+        help="clip the gradient's norm; 0 is off (default: 1)")
     add("--dropout", type=float, metavar="SHARE",
         help="dropout while pretraining; fine-tuning uses config.json's (default: 0)")
     add("--whole-words", action="store_true", default=None,

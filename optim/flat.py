@@ -1,8 +1,8 @@
 """Parameters as views of one vector, and the tasks' gradients as rows of one matrix.
 
-Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory:
-every parameter of the shared encoder is a view of `FlatParameters.vector`, and backward adds the
-gradient of task t to row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
+Gradient surgery treats a task's gradient as one vector in R^params. Here it is one, in memory.
+Every parameter of the shared encoder is a view of `FlatParameters.vector`, and backward adds task
+t's gradient to row t of `TaskGradients.matrix`. Nothing is ever concatenated or copied back.
 
 A table of word embeddings is the exception. It is half of a small BERT, and a step looks up a few
 hundred of its rows, so its gradient can be kept as those rows alone.

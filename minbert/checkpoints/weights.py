@@ -7,8 +7,8 @@
 | pytorch_model.bin | torch's older, pickled form; opened with weights_only, so code is refused |
 | pytorch_model.bin.index.json | the same in several files |
 
-Names are brought to one form: without the prefix `bert.` of models with a head on top, and with
-LayerNorm's `weight` and `bias`, which the first checkpoints call `gamma` and `beta`.
+Names are brought to one form. The prefix `bert.` of models with a head is removed, and the first
+checkpoints' `gamma` and `beta` become LayerNorm's `weight` and `bias`.
 """
 
 from __future__ import annotations

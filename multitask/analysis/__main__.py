@@ -25,7 +25,7 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
     """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
     data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a
-        folder that is no run.
+        folder that is not a run.
     """
     for name in (CONFIG_FILE, METRICS_FILE, LOG_FILE):
         if not (run / name).is_file():

@@ -1,7 +1,7 @@
 """What the paper reports, as data: Tables 1 and 2, and the claims of its section 6.
 
-All of it was got with bert-base, all of Quora's training pairs (here a user may have fewer) and one
-seed, so it stands beside our scores for orientation, not as a like-for-like comparison.
+They come from bert-base, all of Quora's training pairs and one seed. They stand beside our scores
+for orientation, not as a like-for-like comparison.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Conflict of the tasks' gradients at one moment, by layer, separated from sampling noise.
 
-A batch's gradient is the data's gradient plus sampling noise, and in millions of dimensions noise
-is orthogonal to nearly everything: small cosines between tasks may mean unrelated tasks or small
-batches. So the probe also takes two batches of *one* task; what they lack to a cosine of 1 is
-noise.
+A batch's gradient is the data's gradient plus sampling noise. In millions of dimensions, noise is
+orthogonal to nearly everything, so a small cosine may mean unrelated tasks or small batches. The
+probe therefore also takes two batches of *one* task: what they lack to a cosine of 1 is noise.
 """
 
 from __future__ import annotations
@@ -176,8 +175,8 @@ def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:
 def summarise(probe: Mapping) -> dict:
     """Means of `conflict_probe` over its draws, whole and by part, with the noise separated.
 
-    If a batch's gradient is μ plus noise of variance σ² in all, two batches of one task have cosine
-    ‖μ‖²/(‖μ‖² + σ²) on average, nearly: `noise_share`, 1 minus that, is the noise's share of the
+    Suppose a batch's gradient is μ plus noise of total variance σ². Two batches of one task then
+    have a cosine of about ‖μ‖²/(‖μ‖² + σ²). `noise_share` is 1 minus that: the noise's share of the
     squared length. Between tasks i and j the noise shrinks cos(μ_i, μ_j) by √(c_i c_j), c the
     same-task cosines; `ratio_to_same_task` is the mean cosine divided by that (Spearman 1904), an
     estimate of cos(μ_i, μ_j). It is None where a c is not positive: all noise. With c near 0 it is

@@ -1,9 +1,9 @@
 """The paper's sections 5.4 to 5.6 as differences between cells of Table 1, with intervals.
 
 A claim is a difference averaged over pairs of cells that differ in one thing, for example ConcatB −
-ConcatA over all ten methods. With one seed the interval is a bootstrap over dev items, with the
-same items for every cell: it shows how the difference would move with other items, not with another
-seed. With several seeds it is Student's t interval over seeds.
+ConcatA over all ten methods. With one seed, the interval is a bootstrap over dev items,
+the same for every cell. It shows how the difference would move with other items, not with another
+seed. With several seeds, it is Student's t interval over seeds.
 """
 
 from __future__ import annotations

@@ -46,11 +46,11 @@ def where_it_succeeds(analysis: dict) -> list[str]:
         heading("Where it succeeds and fails"),
         table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval",
                "p", "n"], rows),
-        paragraph("Spearman's rank correlation over all dev examples between length or commonality "
-                  "and being right (sts: minus the absolute error); above 0, the model does better "
-                  "where there is more of it. Undecided: the interval holds 0. By chance alone one "
-                  "such test in twenty shows something; these are six. The paper shows trends "
-                  "without a test.", note=True)]
+        paragraph("Spearman's rank correlation, over all dev examples, of length or commonality "
+                  "with being right (sts: with minus the absolute error). Above 0, the model does "
+                  "better where there is more of it. Undecided: the interval holds 0. These are "
+                  "six tests, and one in twenty shows something by chance alone. The paper shows "
+                  "trends without a test.", note=True)]
     for predictor, title in PREDICTORS.items():
         drawn = [part for name in TASKS
                  for part in _by_bin(name, analysis["tasks"][name], predictor)]
@@ -59,8 +59,8 @@ def where_it_succeeds(analysis: dict) -> list[str]:
     parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
                            "number above, the bounds of length or commonality below. Bars: 95 % "
                            "(Wilson; Fisher for Pearson; Student for errors). Dashes: the score "
-                           "over all examples. A bin's labels span less than all do, which alone "
-                           "lowers Pearson: trust the absolute error.", note=True))
+                           "over all examples. Labels within a bin span a smaller range, which "
+                           "alone lowers Pearson: trust the absolute error.", note=True))
     return parts
 
 
@@ -91,7 +91,7 @@ def predictions(analysis: dict) -> list[str]:
                 f"confusion-{name}", figures.confusion_matrix(**found["confusion"]),
                 f"{name}: confusion matrix of {found['n']:,} examples",
                 f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label "
-                f"({TASKS[name].scale}), its shares add up to 100 %; a good model is dark on the "
+                f"({TASKS[name].scale}), its shares add up to 100 %. A good model is dark on the "
                 f"diagonal."))
         if "scatter" in found:
             drawn.append(figure(
@@ -153,19 +153,19 @@ def shared_sentences(analysis: dict) -> list[str]:
     return [heading("Sentences seen in training"),
             table(["task", "all", "n", "no sentence shared", "95 % interval", "n",
                    "a sentence shared", "95 % interval", "n, whole in training"], rows),
-            paragraph("A dev example shares a sentence if one of its sentences (in lower case, "
-                      "spaces made single) stands in the same task's training file; whole, if all "
-                      "do, in one example. A score that is only good where sentences are shared "
-                      "was learnt by heart. The two groups may differ in other ways "
+            paragraph("A dev example shares a sentence if one of its sentences (ignoring case and "
+                      "spacing) is in the same task's training file. It is whole if all of its "
+                      "sentences are, in one example. A score that is good only for shared "
+                      "sentences was learnt by heart. The two groups may differ in other ways "
                       "too.", note=True)]
 
 
 def worst_errors(analysis: dict) -> list[str]:
     """The answers furthest from their labels, with their sentences."""
     parts = [heading("Worst errors"), paragraph(
-        "Read them before believing a score: some are the model's, some the label's. With classes, "
-        "the wrong answers that gave the label the least probability, p(label); on the scale, "
-        "those furthest from it.",
+        "Read them before you believe a score: some errors are the model's, some the label's. With "
+        "classes, these are the wrong answers with the lowest probability of the label, p(label). "
+        "On a scale, they are the answers furthest from it.",
         note=True)]
     for name, found in analysis["tasks"].items():
         classes = found["metric"] == "accuracy"

@@ -53,7 +53,7 @@ def stage_of(event: dict) -> str:
 
 def summary(settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    sample = "the embedded sample (made up by rule: compare runs with each other, not the paper)"
+    sample = "the embedded sample (synthetic: compare runs with each other, not with the paper)"
     data = settings.get("data") or sample
     start = settings.get("model") or f"of the run {settings['start']}"
     text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
@@ -79,15 +79,14 @@ def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
     if analysis:
         parts.append(paragraph(
             f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, "
-            f"seed {analysis['seed']}. They say how the scores would move with other examples, not "
-            "with another seed, and take no account of the best epoch having been picked on these "
-            "very examples. Trivial answer: always the most frequent class, or a Pearson of "
-            "0.", note=True))
+            f"seed {analysis['seed']}. They show how scores would move with other examples, not "
+            "with another seed. The best epoch was selected on these same examples, which flatters "
+            "it. Trivial answer: always the most frequent class, or a Pearson of 0.", note=True))
     if paper:
         parts.append(paragraph(
             f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base "
-            "on the full data, one seed: for orientation, not a like-for-like comparison with "
-            "another encoder or less data.", note=True))
+            "on the full data, one seed. It is for orientation, not a like-for-like "
+            "comparison.", note=True))
     return parts
 
 

@@ -12,8 +12,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
 WIDE = 384  # hidden size from which bf16 was measured to be faster on a CPU; at 128 it was slower
-PRECISION_HELP = ("precision of the matrix products; auto takes bf16 on GPUs that support it, and on "
-                  f"CPUs with bf16 instructions for hidden sizes from {WIDE}, else fp32 "
+PRECISION_HELP = ("precision of the matrix products; auto takes bf16 on GPUs that support it, and "
+                  f"on CPUs with bf16 instructions for hidden sizes from {WIDE}, else fp32 "
                   "(default: auto)")
 
 

@@ -1,7 +1,7 @@
 """A task's forward and backward as a CUDA graph: recorded once, replayed by the GPU alone.
 
-A step of a small BERT is some two thousand kernels of a few microseconds each, and a processor
-takes longer to launch one than the GPU to run it. A graph repeats the kernels of the code that it
+A step of a small BERT is some two thousand kernels of a few microseconds each. The processor takes
+longer to launch one than the GPU takes to run it. A graph repeats the kernels of the code that it
 captured, so an edit of that code takes effect here too. It holds for one shape only: the row of
 tokens is filled up to one of a few lengths with dummy sequences, whose outputs are discarded
 (`Batch.in_few_shapes`). All graphs share one pool of memory, where the next one overwrites what the
