@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
@@ -66,15 +67,16 @@ def build_parser() -> Parser:
     add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
     add("--fl", action="store_true",
         help="finally, train only the heads on the frozen encoder (default: off)")
-    add("--start", metavar="RUN",
+    add("--start", type=expanduser, metavar="RUN",
         help="start from the model of a run, its encoder and heads (default: --model)")
-    add("--model", metavar="NAME_OR_FOLDER",
+    add("--model", type=expanduser, metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on "
              f"real data, {EMBEDDED} on the sample)")
-    add("--data", metavar="FOLDER",
+    add("--data", type=expanduser, metavar="FOLDER",
         help="the course's files (default: ./data if it holds them, else the sample)")
-    add("--out", metavar="FOLDER", help="the run's folder (default: runs/ARCH-GS-N)")
-    add("--resume", metavar="RUN",
+    add("--out", type=expanduser, metavar="FOLDER", help="the run's folder (default: "
+                                                         "runs/ARCH-GS-N)")
+    add("--resume", type=expanduser, metavar="RUN",
         help="resume an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N",
         help="epochs of each stage (default: 10; on the sample 5, "
@@ -184,6 +186,8 @@ def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
     """The settings that flags beside --resume change; other flags raise ValueError."""
     given = command.given_flags(build_parser(), argv)
     changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
+    if "data" in changes:
+        changes["data"] = str(Path(changes["data"]).resolve())
     started = dataclasses.asdict(load_settings(folder))
     sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
     command.refuse_other_settings(given, {**started, "batch_sizes": sizes, "out": str(folder)})
@@ -223,6 +227,11 @@ def train(run: Run) -> int:
             return stopped(run, error, 1)
         except OSError as error:
             return command.failed(NAME, error, 1)
+        except (MemoryError, RuntimeError) as error:
+            accumulate = 2 * run.settings.accumulate
+            reason = (f"{command.out_of_memory(error)}, or compute each batch in pieces "
+                      f"(--accumulate {accumulate})")
+            return stopped(run, reason, 1, f" --accumulate {accumulate}")
         finally:
             run.log.close()
 
@@ -245,11 +254,11 @@ def not_finite(run: Run, error: FloatingPointError) -> int:
     return command.failed(NAME, f"{error}; {good}; {advice}", 1)
 
 
-def stopped(run: Run, reason: object, status: int) -> int:
-    """Prints why training stopped and how to resume; returns the status."""
+def stopped(run: Run, reason: object, status: int, flags: str = "") -> int:
+    """Prints why training stopped and how to resume, with which flags; returns the status."""
     if numbered(run.folder):
         folder = quote(str(run.folder))
-        how = f"resume with: {run.ranks.command} train_multitask.py --resume {folder}"
+        how = f"resume with: {run.ranks.command} train_multitask.py --resume {folder}{flags}"
     else:
         how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""

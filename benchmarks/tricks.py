@@ -73,7 +73,7 @@ def main() -> None:
 
     usual = trainer()
     with mock.patch("multitask.training.step.TaskGradients",
-                    lambda flat, tasks, table: TaskGradients(flat, tasks)):
+                    lambda flat, tasks, *_, **named: TaskGradients(flat, tasks, **named)):
         dense = trainer()
     unfilled = trainer()
     unfilled._fills = False

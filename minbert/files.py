@@ -1,4 +1,4 @@
-"""Files: size-limited reading, atomic replacement, checksums, and text fit for an error.
+"""Files and other input: user's paths, size-limited reading, atomic replacement, text for errors.
 
 A file from outside may be damaged, malicious or of another kind. Readers then raise a ValueError
 whose message is one line that names the file.
@@ -10,8 +10,10 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +23,32 @@ from safetensors.torch import save_file
 
 JSON_BYTES = 1 << 26       # of a configuration or an index; real ones have a hundredth of it
 LINE_CHARACTERS = 1 << 22  # of a line of data; MultiNLI's longest has 106,016
+
+
+def user_path(name: str | Path) -> Path:
+    """A path that a user gave; `~` becomes the home folder."""
+    return Path(os.path.expanduser(name))
+
+
+def items_of(collection: Iterable, what: str) -> list:
+    """Reads a collection once, a generator too.
+
+    Args:
+        what: the items, for the error.
+
+    Raises:
+        ValueError: It is one string or a mapping.
+    """
+    if isinstance(collection, (str, bytes, Mapping)) or not isinstance(collection, Iterable):
+        kind = "one string" if isinstance(collection, str) else type(collection).__name__
+        raise ValueError(f"expected a list of {what}, got {kind}: put it in a list")
+    return list(collection)
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raises ValueError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}")
 
 
 def read_object(path: Path) -> dict:
@@ -99,12 +127,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a path to write to, which replaces `path` at once when the block ends well.
 
     The bytes are on the disk before the name is, and the name before this returns. If the block
-    fails, what was written is removed, so a full disk does not get fuller.
+    fails, what was written is removed, so a full disk does not get fuller. A link is followed. A
+    device or a pipe is written to at the end.
 
     Raises:
-        OSError: Also where safetensors cannot write.
+        OSError: It names `path`, also where safetensors cannot write.
     """
-    partial = path.with_name(path.name + ".partial")
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / "content"
+            yield partial
+            with partial.open("rb") as content, path.open("wb") as stream:
+                shutil.copyfileobj(content, stream)
+        return
+
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(target.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # left by a killed process
         partial.touch()
@@ -113,13 +151,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
         partial.chmod(mode)
         sync(partial)
-        os.replace(partial, path)
+        os.replace(partial, target)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):
             raise OSError(f"{path}: {error}") from None
+        if isinstance(error, OSError) and error.filename == str(partial):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
-    sync(path.parent)
+    sync(target.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether there is a device, a pipe or the like, which must never be replaced by a file."""
+    if path.absolute().parts[1:2] in (("dev",), ("proc",)):  # /dev/stdout may be a file
+        return path.exists()
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from . import fast
 from .activations import ACTIVATIONS
 from .checkpoints import hub
-from .checkpoints.pretrained import CONFIG_FILE, file_names, read_tensor
+from .checkpoints.pretrained import CONFIG_FILE, config_of, file_names, read_tensor
 from .checkpoints.weights import FORMAT, SINGLE_FILE, Readers, find_weights, open_weights
 from .config import BertConfig
 from .fast import Packing
-from .files import write_json, write_tensors
+from .files import check_count, items_of, user_path, write_json, write_tensors
 from .masking import Masked
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
@@ -185,6 +185,8 @@ class BertForMaskedLM(nn.Module):
         mask_id = tokenizer.vocabulary.get("[MASK]")
         if mask_id is None:
             raise ValueError("the vocabulary lacks [MASK], so nothing can be guessed with it")
+        check_count("count", count)
+        sentences = items_of(sentences, "sentences")
         inputs = {name: value.to(self.decoder_bias.device)
                   for name, value in tokenizer(sentences).items()}
         is_mask = inputs["input_ids"] == mask_id
@@ -248,7 +250,7 @@ class BertForMaskedLM(nn.Module):
         Args:
             dtype: of the tensors in the file; fp16 halves it.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
         tensors = {}
@@ -263,7 +265,7 @@ class BertForMaskedLM(nn.Module):
                    for name, value in tensors.items()}
 
         write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
-        config = {**self.config.to_dict(), "architectures": [type(self).__name__],
+        config = {**config_of(self.encoder), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}
         write_json(folder / CONFIG_FILE, config)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from .tokenizer import BertTokenizer
 class BertOutput:
     """What BertModel returns, by attribute or by key: out.pooler_output is out["pooler_output"].
 
+    By place too, and unpacked: last, pooled = bert(input_ids).
+
     Attributes:
         last_hidden_state: (batch, seq, hidden). Values at padding positions are unspecified.
         pooler_output: (batch, hidden).
@@ -39,7 +41,12 @@ class BertOutput:
         """The names of the tensors that are present."""
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
-    def __getitem__(self, key: str) -> torch.Tensor:
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (getattr(self, key) for key in self.keys())
+
+    def __getitem__(self, key: str | int) -> torch.Tensor:
+        if isinstance(key, int):
+            return tuple(self)[key]
         self._check(key)
         return getattr(self, key)
 
@@ -158,7 +165,7 @@ class BertModel(nn.Module):
         """tanh(W h_[CLS] + b): (batch, hidden) → (batch, hidden)."""
         return torch.tanh(self.pooler_dense(cls_states))
 
-    def encode(self, sentences: Sequence[str], tokenizer: BertTokenizer, pooling: str = "mean",
+    def encode(self, sentences: Iterable[str], tokenizer: BertTokenizer, pooling: str = "mean",
                batch_size: int | None = None) -> torch.Tensor:
         """One vector per sentence, in input order, without dropout and gradients.
 
@@ -193,11 +200,14 @@ class BertModel(nn.Module):
         longest = self.config.max_position_embeddings
         if input_ids.shape[1] > longest:
             raise ValueError(f"sequences of {input_ids.shape[1]} tokens, but "
-                             f"max_position_embeddings "
-                             f"is {longest}: truncate with the tokenizer's max_length")
+                             f"max_position_embeddings is {longest}: truncate with the "
+                             "tokenizer's max_length")
 
         if input_ids.device.type != "cpu":
             return  # looking at values would make an accelerator wait
+        if attention_mask.is_floating_point() and attention_mask.min() < 0:
+            raise ValueError("attention_mask has negative numbers: expected 1 for real tokens and "
+                             "0 for padding, not a mask that is added to scores")
         for name, ids, size in (("input_ids", input_ids, self.config.vocab_size),
                                 ("token_type_ids", token_type_ids, self.config.type_vocab_size)):
             if ids.min() < 0 or ids.max() >= size:

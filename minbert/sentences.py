@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import fast
+from .files import check_count
 from .tokenizer import BertTokenizer
 
 # pooling → function (model, row of token vectors, packing) → (batch, hidden). All but the mean
@@ -21,10 +23,23 @@ POOLINGS = {
 }
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the whole model is in eval mode; then each of its parts has its own mode again."""
+    training = [part for part in model.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 @torch.no_grad()
-def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer, pooling: str,
+def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer, pooling: str,
            batch_size: int | None) -> torch.Tensor:
-    """See BertModel.encode. Sentences of similar length share a batch; the model's mode is kept."""
+    """See BertModel.encode. Sentences of similar length share a batch."""
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the model "
                          f"{model.config.vocab_size}: they do not belong together")
@@ -33,13 +48,14 @@ def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer,
 
     encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
     longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
-    vectors = torch.empty(len(encodings), model.config.hidden_size)
-    device, was_training = model.pooler_dense.weight.device, model.training
-    batch_size = batch_size or (64 if device.type == "cpu" else 512)
+    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
+    device = model.pooler_dense.weight.device
+    if batch_size is None:
+        batch_size = 64 if device.type == "cpu" else 512
+    check_count("batch_size", batch_size)
     progress = tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
 
-    model.eval()
-    try:
+    with evaluating(model), progress:
         for start in range(0, len(encodings), batch_size):
             indices = longest_first[start:start + batch_size]
             ids = [np.array(encodings[index].ids) for index in indices]
@@ -51,7 +67,4 @@ def encode(model: nn.Module, sentences: Sequence[str], tokenizer: BertTokenizer,
                                      packing, first_only=pooling != "mean")
             vectors[indices] = POOLINGS[pooling](model, row, packing).float().cpu()
             progress.update(len(indices))
-    finally:
-        progress.close()
-        model.train(was_training)
     return vectors

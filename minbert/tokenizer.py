@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
-from .files import one_line, read_object, write_json, write_text
+from .files import check_count, items_of, one_line, read_object, user_path, write_json, write_text
 
 # Keys of tokenizer_config.json, true or false, and their defaults; None is "as do_lower_case".
 OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+# The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
+_lock = threading.Lock()
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -97,7 +100,7 @@ class BertTokenizer:
         Args:
             strip_accents: None means as `lowercase`.
         """
-        path = Path(path)
+        path = user_path(path)
         try:
             pieces = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
@@ -116,6 +119,8 @@ class BertTokenizer:
         Args:
             vocab_size: At most so many pieces, or as many as the alphabet needs.
         """
+        check_count("vocab_size", vocab_size)
+        texts = items_of(texts, "texts")
         tokenizer = _word_piece({}, lowercase)
 
         # The trainer numbers the pieces ##a, ##b, … in the order of a hash table, which changes
@@ -138,33 +143,44 @@ class BertTokenizer:
         """Piece → id."""
         return self._tokenizer.get_vocab()
 
-    def encode(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
+    def encode(self, sentences: Iterable[str] | Iterable[tuple[str, str]],
+               pairs: Iterable[str] | None = None,
                max_length: int | None = None) -> list[Encoding]:
         """Returns one `tokenizers.Encoding` per sentence or pair, without padding.
 
+        Several threads may call it at once.
+
         Args:
+            sentences: The sentences, or the pairs if `pairs` is None.
+            pairs: The second sentences.
             max_length: Counts [CLS] and [SEP]. What is longer loses tokens from the longer sentence
                 first, and its encoding's `overflowing` is not empty.
         """
-        special = 2 if pairs is None else 3
+        inputs = items_of(sentences, "sentences")
+        are_pairs = pairs is not None
+        if are_pairs:
+            seconds = items_of(pairs, "sentences")
+            if len(seconds) != len(inputs):
+                raise ValueError(f"{len(inputs)} sentences, but {len(seconds)} pair sentences")
+            inputs = list(zip(inputs, seconds, strict=True))
+        elif inputs and isinstance(inputs[0], (tuple, list)):
+            are_pairs, inputs = True, [_pair(item, number) for number, item in enumerate(inputs)]
+
+        special = 3 if are_pairs else 2
         if max_length is not None and max_length < special:
             raise ValueError(f"max_length is {max_length}, "
                              f"but [CLS] and [SEP] alone take {special}")
-        if isinstance(sentences, str) or isinstance(pairs, str):
-            raise ValueError("expected a list of sentences, got one string: put it in a list")
-        if pairs is not None and len(pairs) != len(sentences):
-            raise ValueError(f"{len(sentences)} sentences, but {len(pairs)} pair sentences")
+        _check_texts(inputs if are_pairs else [(text,) for text in inputs])
 
-        columns = (sentences,) if pairs is None else (sentences, pairs)
-        inputs = list(zip(*columns, strict=True))
-
-        self._tokenizer.no_truncation()
-        if max_length is not None:
-            inputs = [self._beginnings(texts, max_length) for texts in inputs]
-            self._tokenizer.enable_truncation(max_length, strategy="longest_first")
-        if pairs is None:
-            inputs = [sentence for (sentence,) in inputs]
-        return self._tokenizer.encode_batch(inputs)
+        with _lock:
+            self._tokenizer.no_truncation()
+            if max_length is not None:
+                if are_pairs:
+                    inputs = [self._beginnings(texts, max_length) for texts in inputs]
+                else:
+                    inputs = [self._beginnings((text,), max_length)[0] for text in inputs]
+                self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+            return self._tokenizer.encode_batch(inputs)
 
     def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
         """As many words of one sentence or two as hold this number of tokens.
@@ -174,8 +190,6 @@ class BertTokenizer:
         gives the longer sentence one more, and the second of two equal ones: so the longer sentence
         must stay the longer.
         """
-        if not all(isinstance(sentence, str) for sentence in sentences):
-            return sentences  # the package has the better error
         if max(map(len, sentences)) <= tokens:
             return sentences
 
@@ -196,7 +210,8 @@ class BertTokenizer:
             least = max(least, kept + number)
         return tuple(beginnings)
 
-    def __call__(self, sentences: Sequence[str], pairs: Sequence[str] | None = None,
+    def __call__(self, sentences: Iterable[str] | Iterable[tuple[str, str]],
+                 pairs: Iterable[str] | None = None,
                  max_length: int | None = None) -> dict[str, torch.Tensor]:
         """Returns input_ids, attention_mask, token_type_ids: (batch, seq) int64, padding last."""
         encodings = self.encode(sentences, pairs, max_length)
@@ -215,23 +230,29 @@ class BertTokenizer:
             batch["token_type_ids"][row, :length] = torch.tensor(encoding.type_ids)
         return batch
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Returns the text of these pieces, lower-case if the tokenizer is; special tokens stay.
+
+        ids: one sequence, (seq,).
 
         >>> tokenizer = BertTokenizer.train(["a film as good as a film can be"], vocab_size=50)
         >>> tokenizer.decode(tokenizer.encode(["As good as a film"])[0].ids)
         '[CLS] as good as a film [SEP]'
         """
+        if isinstance(ids, torch.Tensor):
+            ids = ids.tolist()
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens."""
-        folder = Path(folder)
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
         # Not the package's own save: this way a full disk is an OSError.
-        self._tokenizer.no_truncation()
-        write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+        with _lock:
+            self._tokenizer.no_truncation()
+            text = self._tokenizer.to_str(pretty=True)
+        write_text(folder / "tokenizer.json", text)
 
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -243,6 +264,25 @@ class BertTokenizer:
                   "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True)}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
         write_json(folder / "tokenizer_config.json", config)
+
+
+def _pair(item: object, number: int) -> tuple[str, str]:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ValueError(f"item {number} is {one_line(repr(item))}, expected a pair of sentences")
+    return tuple(item)
+
+
+def _check_texts(inputs: Sequence[tuple]) -> None:
+    """Raises ValueError, with the item's number, for what is not text."""
+    for number, texts in enumerate(inputs):
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"item {number} is {one_line(repr(text))}, expected a sentence")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"item {number} is {one_line(ascii(text))}: it holds bytes that "
+                                 "are not text; decode it as UTF-8, or as what it is") from None
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:

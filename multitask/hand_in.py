@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from os.path import expanduser
 from pathlib import Path
 
+from minbert.files import user_path
 from multitask.data.course import TEST_SPLIT, load_dataset
 from multitask.evaluation import describe
 from multitask.experiments.table import TABLE_FILE
@@ -36,10 +38,10 @@ def run_of(folder: Path) -> Path:
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.hand_in", __doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, or a grid's")
-    parser.add_argument("--data", metavar="FOLDER", default="data",
+    parser.add_argument("run", type=user_path, help="a run's folder, or a grid's")
+    parser.add_argument("--data", type=expanduser, metavar="FOLDER", default="data",
                         help="the course's files (default: data)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("hand-in"),
+    parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("hand-in"),
                         help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     return parser

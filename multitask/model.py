@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
-from minbert.files import one_line, sync, write_tensors
+from minbert.files import items_of, one_line, sync, user_path, write_tensors
+from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.course import Example
 from multitask.system.device import autocast
@@ -112,7 +113,7 @@ class MultitaskBert(nn.Module):
         Args:
             aside: where the older model goes; nothing may be there yet. By default it is removed.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         fresh = folder.with_name(folder.name + ".new")
         stale = aside or folder.with_name(folder.name + ".old")
         for leftover in (fresh, stale):
@@ -141,7 +142,7 @@ class MultitaskBert(nn.Module):
             FileNotFoundError: the folder holds no trained model.
             ValueError: its heads are damaged, or not those of its encoder.
         """
-        folder = Path(run)
+        folder = user_path(run)
         if (folder / MODEL_FOLDER).is_dir():
             folder = folder / MODEL_FOLDER
         path = folder / HEADS_FILE
@@ -163,36 +164,39 @@ class MultitaskBert(nn.Module):
 
     # ---------------------------------------------------------------------------------- predictions
 
-    def predict_sentiment(self, sentences: Sequence[str]) -> np.ndarray:
+    def predict_sentiment(self, sentences: Iterable[str]) -> np.ndarray:
         """(n,) classes, 0 very negative … 4 very positive, in input order."""
-        return self.answer("sst", [(sentence,) for sentence in _sequence(sentences)])
+        return self.answer("sst", [(text,) for text in items_of(sentences, "sentences")])
 
-    def predict_paraphrase(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    def predict_paraphrase(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """(n,) probabilities that the two sentences say the same, in input order."""
-        return self.answer("para", _sequence(pairs))
+        return self.answer("para", pairs)
 
-    def predict_similarity(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    def predict_similarity(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
-        return self.answer("sts", _sequence(pairs))
+        return self.answer("sts", pairs)
 
-    def answer(self, task: str, sentences: Sequence[tuple[str, ...]],
+    def answer(self, task: str, sentences: Iterable[tuple[str, ...]],
                bar: tqdm | None = None) -> np.ndarray:
         """(n,) predictions of any task in its own terms, as the predict_… methods return them."""
         return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
 
-    def predict(self, task: str, sentences: Sequence[tuple[str, ...]],
+    def predict(self, task: str, sentences: Iterable[tuple[str, ...]],
                 bar: tqdm | None = None) -> torch.Tensor:
         """Raw outputs (n, outputs) of `task`, in input order, batched, without gradients.
+
+        Several threads may call it at once on a model in eval mode.
 
         Args:
             sentences: a tuple of one sentence, or a pair, per example.
             bar: a progress bar to advance; without one, its own appears if it takes long.
         """
         width = len(self.tasks[task].text_columns)
+        sentences = items_of(sentences, "pairs" if width > 1 else "sentences")
         for number, texts in enumerate(sentences):
-            is_right = not isinstance(texts, str) and len(texts) == width
+            is_right = isinstance(texts, (tuple, list)) and len(texts) == width
             if not is_right or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} an example; "
+                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} per example; "
                                  f"item {number} is {texts!r}")
 
         examples = [Example("", tuple(texts), None) for texts in sentences]
@@ -203,7 +207,7 @@ class MultitaskBert(nn.Module):
     @torch.no_grad()
     def predict_logits(self, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
                        bar: tqdm | None = None) -> torch.Tensor:
-        """Raw outputs (n, outputs) float32 on the CPU, in the examples' order; the mode is kept.
+        """Raw outputs (n, outputs) float32 on the CPU, in the examples' order.
 
         Args:
             ranks: the processes that share the batches; each returns all outputs.
@@ -211,19 +215,14 @@ class MultitaskBert(nn.Module):
         """
         size = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
         batches = ranks.share(examples.by_length(size))
-        logits = torch.zeros(len(examples), self.tasks[task].outputs)
+        logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32)
         own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
                        delay=1, disable=bar is not None or not ranks.writes)
 
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self), own_bar:
             for indices in batches:
                 logits[indices] = self(task, examples.batch(indices).to(self.device)).cpu()
                 (own_bar if bar is None else bar).update(len(indices))
-        finally:
-            own_bar.close()
-            self.train(was_training)
         ranks.start_sum(logits)()  # each row is zeros in all processes but one
         return logits
 
@@ -241,9 +240,3 @@ def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], str, str]:
         raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote "
                          f"({one_line(error)})") from None
     return heads, arch, precision
-
-
-def _sequence(items: Sequence) -> Sequence:
-    if isinstance(items, str):
-        raise ValueError("expected a list, got one string: put it in a list")
-    return items

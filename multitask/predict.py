@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minbert.files import replacing
+from minbert.files import replacing, user_path
 from multitask.data.course import read_rows
 from multitask.model import MultitaskBert
 from multitask.system import command
@@ -62,11 +62,11 @@ def write_answers(path: Path, task: Task, answered: Iterable[tuple[tuple[str, ..
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.predict", __doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, or its model/ folder")
+    parser.add_argument("run", type=user_path, help="a run's folder, or its model/ folder")
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--input", type=Path, metavar="FILE",
+    parser.add_argument("--input", type=user_path, metavar="FILE",
                         help="a tab-separated file in place of sentences")
-    parser.add_argument("--output", type=Path, metavar="FILE",
+    parser.add_argument("--output", type=user_path, metavar="FILE",
                         help="where to write the answers (default: print)")
     parser.add_argument("sentences", nargs="*", help="one sentence for sst, two for para and sts")
     return parser

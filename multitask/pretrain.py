@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
@@ -39,14 +40,14 @@ SHAPE = ("layers", "hidden", "heads", "vocab_size")
 def build_parser() -> Parser:
     parser = Parser(f"python -m {NAME}", __doc__)
     add = parser.add_argument
-    add("--text", metavar="FILE",
+    add("--text", type=expanduser, metavar="FILE",
         help="plain text, .gz or .xz; or a folder with the course's data, for its training "
              "sentences; required for a new run")
-    add("--out", metavar="FOLDER",
+    add("--out", type=expanduser, metavar="FOLDER",
         help="the run's folder, later usable as --model; required for a new run")
-    add("--resume", metavar="FOLDER",
+    add("--resume", type=expanduser, metavar="FOLDER",
         help="resume an interrupted run; needs no other flag (default: a new run)")
-    add("--from", dest="start", metavar="NAME_OR_FOLDER",
+    add("--from", dest="start", type=expanduser, metavar="NAME_OR_FOLDER",
         help="a checkpoint to continue from (default: from scratch)")
     add("--layers", type=int, metavar="N", help="number of layers, from scratch (default: 4)")
     add("--hidden", type=int, metavar="N",
@@ -151,6 +152,8 @@ def pretrain(run: Pretraining) -> int:
                               "a lower --lr may avoid them", 1)
     except OSError as error:
         return command.failed(NAME, error, 1)
+    except (MemoryError, RuntimeError) as error:
+        return command.failed(NAME, f"{command.out_of_memory(error)}, in a new run", 1)
     finally:
         run.log.close()
 

@@ -52,6 +52,18 @@ class AdamW(Optimizer):
                          {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                                   "correct_bias": correct_bias})
 
+    def __setstate__(self, state: dict) -> None:
+        """Takes over a saved state; torch.optim.AdamW's too, whose moments mean the same."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("correct_bias", True)
+            for option in ("amsgrad", "maximize"):
+                if group.get(option):
+                    raise ValueError(f"AdamW: the saved state is of a run with {option}=True, "
+                                     "which this AdamW does not have")
+        for values in self.state.values():
+            values["step"] = int(values["step"])
+
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Updates every parameter that has a gradient; returns the closure's loss, if any."""

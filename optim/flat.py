@@ -35,7 +35,9 @@ def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str,
 class FlatParameters:
     """One contiguous vector that holds all parameters; each becomes a view of its own part.
 
-    The module trains, saves and loads as before.
+    The module trains and loads as before, and its whole state_dict saves as before. What keeps
+    memory by storage sees one vector: torch.save of one layer's state_dict writes all of it, and
+    safetensors' save_model refuses. `release` ends the sharing.
 
     Args:
         named_parameters: as from nn.Module.named_parameters().
@@ -68,6 +70,27 @@ class FlatParameters:
         for value, view in zip(values, self.views(self.vector), strict=True):
             value.data = view
 
+    def check(self) -> None:
+        """Raises ValueError if a parameter is no longer part of the vector, or was frozen."""
+        if self.frozen():
+            raise ValueError(f"{self.frozen()[0]} is frozen: leave it out of FlatParameters, or "
+                             "weight decay and old moments would move it")
+        start = self.vector.data_ptr()
+        for name, value in self.parameters.items():
+            if value.numel() and value.data_ptr() != start:
+                raise ValueError(f"{name} is no longer a part of FlatParameters.vector: it was "
+                                 "moved, cast or replaced afterwards; make FlatParameters last")
+            start += value.numel() * value.element_size()
+
+    def frozen(self) -> list[str]:
+        """The names of parameters that do not require a gradient."""
+        return [name for name, value in self.parameters.items() if not value.requires_grad]
+
+    def release(self) -> None:
+        """Gives every parameter memory of its own again; the vector is then no part of them."""
+        for value in self.parameters.values():
+            value.data = value.data.clone()
+
     def views(self, vector: torch.Tensor) -> Iterator[torch.Tensor]:
         """Cut a (params,) vector into views of the parameters' shapes, in order."""
         return _views(vector, self.parameters.values())
@@ -91,6 +114,12 @@ class TaskGradients:
             columns, and a task's gradient of it is as many rows as were looked up; `gram` and
             `combine_` give the same. Leave it out where several processes sum their rows.
 
+    A user's own loop is watched: what no loss reaches, and what was replaced after FlatParameters,
+    is refused by name when the matrix is read.
+
+        watched: whether what no loss reaches is refused. The library's own trainers, whose
+            backward pass does without autograd's hooks, leave it out.
+
     Raises:
         ValueError: `table` is not flat's first parameter.
 
@@ -103,7 +132,8 @@ class TaskGradients:
     [[3.0, 3.0], [5.0, 5.0]]
     """
 
-    def __init__(self, flat: FlatParameters, tasks: int, table: str | None = None) -> None:
+    def __init__(self, flat: FlatParameters, tasks: int, table: str | None = None,
+                 watched: bool = True) -> None:
         first = next(iter(flat.parameters))
         if table not in (None, first):
             raise ValueError(f"TaskGradients: the table must be flat's first parameter, {first}, "
@@ -111,9 +141,33 @@ class TaskGradients:
         self.table = flat.parameters[first] if table else None
         self._dense = [value for name, value in flat.parameters.items() if name != table]
         params = sum(value.numel() for value in self._dense)
-        self.matrix = flat.vector.new_zeros(tasks, params)
-        self._views = [list(_views(row, self._dense)) for row in self.matrix]
+        self._matrix = flat.vector.new_zeros(tasks, params)
+        self._views = [list(_views(row, self._dense)) for row in self._matrix]
         self._table_gradients: list[torch.Tensor | None] = [None] * tasks
+
+        # Which rows are filled in this round, and which parameters some loss has reached.
+        self._flat, self._watched = flat, watched
+        self._filled: set[int] = set()
+        self._reached: set[nn.Parameter] = set()
+        if watched:
+            for value in flat.parameters.values():
+                value.register_post_accumulate_grad_hook(self._reached.add)
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """(tasks, params).
+
+        Raises:
+            ValueError: all rows are filled, and no loss has reached some parameter.
+        """
+        if self._watched and len(self._filled) == len(self._matrix):
+            for name, value in self._flat.parameters.items():
+                if value not in self._reached:
+                    raise ValueError(
+                        f"no loss has reached {name}: leave it out of FlatParameters, or weight "
+                        "decay would move it. If it was replaced since, by "
+                        "load_state_dict(assign=True) for example, make FlatParameters afterwards")
+        return self._matrix
 
     def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
         """Parameter → its part of row `task`; the table is not among them."""
@@ -121,8 +175,19 @@ class TaskGradients:
 
     @contextmanager
     def row(self, task: int) -> Iterator[torch.Tensor]:
-        """Inside, backward accumulates into row `task`, which starts from zero; yields that row."""
-        self.matrix[task].zero_()
+        """Inside, backward accumulates into row `task`, which starts from zero; yields that row.
+
+        Raises:
+            ValueError: a parameter is no longer part of the vector, or was frozen.
+        """
+        if self._watched:
+            self._flat.check()
+        if task in self._filled:  # a new round
+            self._filled.clear()
+            self._reached.clear()
+        self._filled.add(task)
+
+        self._matrix[task].zero_()
         self._table_gradients[task] = None
         with self.adding(task) as row:
             yield row
@@ -137,7 +202,7 @@ class TaskGradients:
             self.table.grad = self._table_gradients[task]
 
         try:
-            yield self.matrix[task]
+            yield self._matrix[task]
             for parameter, view in views.items():
                 assert parameter.grad is view, "backward must add into the row, not replace it"
             if self.table is not None:
@@ -150,7 +215,7 @@ class TaskGradients:
 
     def gram(self) -> torch.Tensor:
         """The Gram matrix of the tasks' whole gradients, (tasks, tasks)."""
-        gram = gram_matrix(self.matrix)
+        gram = gram_matrix(self._matrix)
         if self.table is None:
             return gram
         _, table_gradients = self._looked_up()
@@ -163,7 +228,7 @@ class TaskGradients:
             That row, and the table's part as a sparse gradient, (rows, hidden); None without a
             table.
         """
-        row = combine(self.matrix, weights, out=self.matrix[0])
+        row = combine(self._matrix, weights, out=self._matrix[0])
         if self.table is None:
             return row, None
         touched, gradients = self._looked_up()
@@ -175,7 +240,7 @@ class TaskGradients:
         """The rows of the table that any task looked up, and the tasks' gradients of them."""
         rows = [gradient.indices()[0] for gradient in self._table_gradients]
         touched = torch.cat(rows).unique()
-        gradients = self.matrix.new_zeros(len(rows), len(touched), *self.table.shape[1:])
+        gradients = self._matrix.new_zeros(len(rows), len(touched), *self.table.shape[1:])
         for task, gradient in enumerate(self._table_gradients):
             gradients[task, torch.searchsorted(touched, rows[task])] = gradient.values()
         return touched, gradients

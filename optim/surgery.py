@@ -136,21 +136,35 @@ def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]] 
     """PCGrad (Yu et al. 2020, Algorithm 1) merged by the sum; the gradients are not modified.
 
     Args:
-        gradients: (tasks, params).
+        gradients: (tasks, params) of any floating-point type.
         order, generator: see `pcgrad_weights`.
 
     Returns:
-        (params,).
+        (params,). If a gradient is not finite, the plain sum, which is not finite either: a
+        GradScaler then sees the overflow and skips the step.
 
     >>> project_conflicting(torch.tensor([[3.0, 1.0], [-2.0, 1.0]])).tolist()
     [0.5, 3.5]
     """
-    return combine(gradients, pcgrad_weights(gram_matrix(gradients), order, generator))
+    return _combined(gradients, lambda gram: pcgrad_weights(gram, order, generator))
 
 
 def project_paper(gradients: torch.Tensor) -> torch.Tensor:
-    """The paper's Eq. 2–5: (tasks, params) → (params,). The gradients are not modified."""
-    return combine(gradients, paper_weights(gram_matrix(gradients)))
+    """The paper's Eq. 2–5: (tasks, params) → (params,). See `project_conflicting`."""
+    return _combined(gradients, paper_weights)
+
+
+def _combined(gradients: torch.Tensor,
+              method: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    gram = gram_matrix(gradients)
+    if not torch.isfinite(gram).all():
+        return gradients.sum(0)
+
+    weights = method(gram)
+    bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
+    if bound < torch.finfo(gradients.dtype).max:
+        return combine(gradients, weights)
+    return combine(gradients.double(), weights).to(gradients.dtype)
 
 
 def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:

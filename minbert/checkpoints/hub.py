@@ -12,11 +12,10 @@ huggingface_hub fetches and caches. It reads these environment variables at its 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from minbert.files import one_line
+from minbert.files import one_line, user_path
 
 from .weights import WEIGHTS_FILES, find_weights, index_parts
 
@@ -55,11 +54,15 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     if name_or_folder == EMBEDDED:
         return Path(__file__).parents[1] / "mini"
 
-    path = os.path.expanduser(name_or_folder)
-    if os.path.isdir(path):
-        return Path(path)
-
+    path = user_path(name_or_folder)
+    if path.is_file():
+        raise ValueError(f"{path} is a file: name the folder that holds the checkpoint")
     name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
+    # an empty folder, left by a failed download for example, does not hide a name on the hub
+    hides_nothing = path.is_dir() and not any(path.iterdir()) and _NAME.fullmatch(name)
+    if path.is_dir() and not hides_nothing:
+        return path
+
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not an existing folder, nor is it a hub name, which looks "
                          "like 'bert-base-uncased' or 'org/name' (letters, digits, '-', '_', '.'): "

@@ -15,10 +15,17 @@ import torch
 from torch import nn
 
 from minbert.config import BertConfig
-from minbert.files import one_line, write_json, write_tensors
+from minbert.files import one_line, user_path, write_json, write_tensors
 
 from . import hub
-from .weights import FORMAT, SINGLE_FILE, find_weights, open_weights, refuse_claims_beyond
+from .weights import (
+    FORMAT,
+    SINGLE_FILE,
+    find_weights,
+    open_weights,
+    refuse_claims_beyond,
+    refuse_foreign,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 CONFIG_FILE = "config.json"
@@ -88,6 +95,7 @@ def load(model_class: type[Model], name_or_folder: str | Path, revision: str) ->
     """
     folder = hub.resolve(name_or_folder, revision)
     if not (folder / CONFIG_FILE).is_file():
+        refuse_foreign(folder)
         raise FileNotFoundError(f"{folder} is not a checkpoint: {CONFIG_FILE} is missing")
     config = BertConfig.from_file(folder / CONFIG_FILE)
     path = find_weights(folder)
@@ -180,7 +188,7 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
 
 def save(model: nn.Module, folder: str | Path) -> None:
     """Writes config.json and model.safetensors, each whole or not at all."""
-    folder = Path(folder)
+    folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
     tensors = {}
@@ -191,4 +199,9 @@ def save(model: nn.Module, folder: str | Path) -> None:
             tensors[name] = row.clone()
 
     write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
-    write_json(folder / CONFIG_FILE, model.config.to_dict())
+    write_json(folder / CONFIG_FILE, config_of(model))
+
+
+def config_of(model: nn.Module) -> dict:
+    """The content of config.json, with as many layers as the model has: users cut some off."""
+    return {**model.config.to_dict(), "num_hidden_layers": len(model.layers)}

@@ -7,14 +7,15 @@
 | pytorch_model.bin | torch's older, pickled form; opened with weights_only, so code is refused |
 | pytorch_model.bin.index.json | the same in several files |
 
-Names are brought to one form. The prefix `bert.` of models with a head is removed, and the first
-checkpoints' `gamma` and `beta` become LayerNorm's `weight` and `bias`.
+Names are brought to one form. The prefix `bert.` of models with a head is removed, and so is what
+wrappers put before every name, such as `module.`. The first checkpoints' `gamma` and `beta` become
+LayerNorm's `weight` and `bias`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ WEIGHTS_FILES = (SINGLE_FILE, "model.safetensors.index.json",
 FOREIGN_FILES = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "bert_model.ckpt.index",
                  "model.onnx")
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # in front of every name, if at all
 # tensor name → function that reads it
 Readers = dict[str, Callable[[], torch.Tensor]]
 
@@ -47,12 +49,17 @@ def find_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
 
+    refuse_foreign(folder)
+    raise FileNotFoundError(f"{folder} is not a checkpoint: {SINGLE_FILE} is missing "
+                            f"(or {', '.join(WEIGHTS_FILES[1:])})")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises FileNotFoundError if the folder holds weights of another framework."""
     for name in FOREIGN_FILES:
         if (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds {name} only, weights of another framework; "
                                     f"save the model from PyTorch as {SINGLE_FILE}")
-    raise FileNotFoundError(f"{folder} is not a checkpoint: {SINGLE_FILE} is missing "
-                            f"(or {', '.join(WEIGHTS_FILES[1:])})")
 
 
 @contextmanager
@@ -112,10 +119,28 @@ def canonical_name(name: str) -> str:
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
+def _wrapper_prefix(names: Iterable[str]) -> str:
+    """What wrappers put before every name: module. (several GPUs), _orig_mod. (torch.compile)…
+
+    >>> _wrapper_prefix(["module._orig_mod.pooler.dense.bias", "module._orig_mod.pooler.dense"])
+    'module._orig_mod.'
+    """
+    names = list(names)
+    prefix = ""
+    while True:
+        for wrapper in WRAPPERS:
+            if names and all(name.startswith(prefix + wrapper) for name in names):
+                prefix += wrapper
+                break
+        else:
+            return prefix
+
+
 def _with_canonical_names(readers: Readers, path: Path) -> Readers:
     renamed: Readers = {}
+    prefix = _wrapper_prefix(readers)
     for name, reader in readers.items():
-        new_name = canonical_name(name)
+        new_name = canonical_name(name.removeprefix(prefix))
         if new_name in renamed:
             raise ValueError(f"{path} holds {one_line(new_name)} twice, once under another name: "
                              "keep one of them")

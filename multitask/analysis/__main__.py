@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from os.path import expanduser
 from pathlib import Path
 
-from minbert.files import write_json
+from minbert.files import user_path, write_json
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
@@ -53,8 +54,9 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.analysis", __doc__)
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
-    parser.add_argument("--data", metavar="FOLDER", help="other data than the run's own")
+    parser.add_argument("run", type=user_path, help="the folder of a finished run")
+    parser.add_argument("--data", type=expanduser, metavar="FOLDER", help="other data than the "
+                                                                          "run's own")
     return parser
 
 

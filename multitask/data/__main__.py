@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from multitask.system import command
 from multitask.system.command import Parser
 
 from .sources import SOURCES, DownloadError, ServerError, Source, keep_or_fetch
@@ -16,7 +18,7 @@ def build_parser() -> Parser:
     parser = Parser("python -m multitask.data",
                     "Fetch the course's files and MultiNLI. Existing files are kept, interrupted "
                     "downloads resume. docs/how-to/data.md describes the files and their terms.")
-    parser.add_argument("--download", metavar="FOLDER", required=True,
+    parser.add_argument("--download", type=expanduser, metavar="FOLDER", required=True,
                         help="the data folder, usually data")
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
                         help="course, multinli or a file's name; may be repeated "
@@ -77,18 +79,14 @@ def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all is there, 1 a file is missing, 2 usage or an unusable file, 130 Ctrl-C."""
     arguments = build_parser().parse_args(argv)
-    folder = Path(arguments.download)
-    try:
-        sources = choose(arguments.only)
+
+    def fetch() -> int:
+        folder, sources = Path(arguments.download), choose(arguments.only)
         check_usage(folder, arguments.base_url)
         return fetch_all(sources, folder, arguments.base_url)
-    except (ValueError, OSError) as error:
-        print(f"multitask.data: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("multitask.data: interrupted; what has arrived is kept, run again to resume",
-              file=sys.stderr)
-        return 130
+
+    return command.answer("multitask.data", fetch,
+                          "interrupted; what has arrived is kept, run again to resume")
 
 
 if __name__ == "__main__":

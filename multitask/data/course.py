@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minbert.files import bounded_lines, one_line
+from minbert.files import bounded_lines, one_line, user_path
 from multitask.tasks import TASKS, Task
 
 REQUIRED_SPLITS = ("train", "dev")
@@ -83,7 +83,7 @@ def load_dataset(folder: str | Path) -> Dataset:
     Raises:
         FileNotFoundError, ValueError: The message names the file.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"--data {folder}: there is no such folder")
     missing = missing_files(folder)
@@ -120,7 +120,7 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
     first_lines: dict[str, int] = {}
     repeated: dict[str, int] = {}
 
-    for line, row in read_rows(Path(path), columns):
+    for line, row in read_rows(user_path(path), columns):
         if first_lines.setdefault(row["id"], line) != line:
             repeated.setdefault(row["id"], line)
         if len(f"{row['id']}.".splitlines()) > 1:

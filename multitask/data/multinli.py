@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from minbert.files import bounded_lines, one_line, parse
+from minbert.files import bounded_lines, one_line, parse, user_path
 from multitask.tasks import NLI
 
 from .course import Example, Examples
@@ -33,7 +33,7 @@ def load_multinli(data: str | Path) -> dict[str, Examples]:
     Raises:
         FileNotFoundError, ValueError: The message names file and line.
     """
-    return {split: read_multinli(Path(data), name) for split, name in FILES.items()}
+    return {split: read_multinli(user_path(data), name) for split, name in FILES.items()}
 
 
 def read_multinli(data: Path, name: str) -> Examples:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from os.path import expanduser
 from pathlib import Path
 
 from minbert.checkpoints.hub import EMBEDDED
+from minbert.files import user_path
 from multitask.data.course import read_examples
 from multitask.runs.inputs import DEFAULT_MODEL, default_data
 from multitask.system import command
@@ -38,10 +40,10 @@ def build_parser() -> Parser:
         help="does surgery help? control arms paired by seed, instead of the table")
     add("--seeds", type=int, metavar="N",
         help="11711 and the N - 1 after it (default: 1; 5 for --question)")
-    add("--data", metavar="FOLDER",
+    add("--data", type=expanduser, metavar="FOLDER",
         help="the course's files (default: ./data if it holds them, else the sample)")
-    add("--model", metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
-    add("--out", type=Path, metavar="FOLDER",
+    add("--model", type=expanduser, metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
+    add("--out", type=user_path, metavar="FOLDER",
         help="(default: experiments/PRESET or experiments/surgery)")
     add("--max-steps", type=int, metavar="N",
         help="end each stage after N steps (default: the preset's)")
@@ -49,7 +51,7 @@ def build_parser() -> Parser:
         help="at most N dev examples per task (default: the preset's)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
-    add("--test-labels", type=Path, metavar="FOLDER",
+    add("--test-labels", type=user_path, metavar="FOLDER",
         help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
     return parser
 

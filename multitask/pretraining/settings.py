@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 import torch
@@ -71,6 +72,9 @@ class PretrainingSettings:
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
+        for name in ("text", "start"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, expanduser(getattr(self, name)))
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
 

@@ -126,7 +126,7 @@ class MaskedTrainer:
             if is_decayed:
                 border = sum(value.numel() for value in trained.values())
         self.flat = FlatParameters(parameters)
-        self.gradients = TaskGradients(self.flat, tasks=1)
+        self.gradients = TaskGradients(self.flat, tasks=1, watched=False)
         self.device = self.flat.vector.device
 
         groups = []

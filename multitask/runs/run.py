@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minbert import BertModel
-from minbert.files import one_line, write_json
+from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
 from multitask.data.course import TEST_SPLIT, Dataset, left_out
@@ -73,6 +73,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
         ValueError, OSError: settings, data, model or folder cannot be used.
     """
     settings = _choose_forms(settings, say)
+    out = None if out is None else str(user_path(out))
 
     def read() -> _Inputs:
         if out is not None:
@@ -108,6 +109,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
     Raises:
         ValueError, OSError: the folder does not hold a run, or its checkpoints cannot be used.
     """
+    folder = user_path(folder)
     started = ranks.run_on_all(lambda: load_settings(folder))
     if is_finished(folder):
         return None
@@ -125,7 +127,6 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
             return None
 
         saved = _load_checkpoint(folder, ranks)
-        ranks.run_on_all(save_changes)
 
         def read_model(data: Dataset) -> MultitaskBert:
             return MultitaskBert(BertModel(saved.config()), saved.tokenizer(), settings.arch)
@@ -140,6 +141,7 @@ def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | 
                              f"but the run has {known}")
         run.stage = Stage(run, name)
         run.stage.restore(saved)
+        ranks.run_on_all(save_changes)  # only now: other data are refused above
         ranks.check_same("weights", lambda: checksum(run.model.parameters()))
 
     of_stage = f"{run.stage.name} " if len(settings.stages) > 1 else ""

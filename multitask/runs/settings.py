@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 from heads import ARCHITECTURES
@@ -19,7 +20,9 @@ GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
 NONFINITE_CHOICES = (STOP, SKIP)
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
-CHANGEABLE = ("on_nonfinite", "checkpoint_every")  # by --resume: what was computed stays valid
+# by --resume: what was computed stays valid. Data may have moved; their content is compared.
+CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data")
+PATHS = ("model", "start", "data")
 PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
 
 # setting → the values that it can take; train_multitask.py offers the same
@@ -80,6 +83,9 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
+        for name in PATHS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, expanduser(getattr(self, name)))
 
         for name, choices in CHOICES.items():
             value = getattr(self, name)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import torch
+
+from .console import accept_any_text, drop_output, one_line_warnings
 from .interruption import interruptible
 
 Job = TypeVar("Job")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +23,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_known_args(self, *args: object, **named: object) -> tuple:
+        accept_any_text()
+        return super().parse_known_args(*args, **named)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
@@ -34,18 +41,24 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
 
     Returns:
         What `command` returns; 2 for wrong input, 130 if interrupted, 1 for numbers that are not
-        finite.
+        finite and for lack of memory.
     """
-    with warnings.catch_warnings(), interruptible():
-        show_warnings_in_one_line()
+    with one_line_warnings(), interruptible():
         try:
-            return command()
+            status = command()
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # nobody reads on, as in … | head -1
+            drop_output()
+            return 0
         except (ValueError, OSError) as error:
             return failed(name, error, 2)
         except FloatingPointError as error:
             return failed(name, error, 1)
         except KeyboardInterrupt:
             return failed(name, interrupted, 130)
+        except (MemoryError, RuntimeError) as error:
+            return failed(name, out_of_memory(error), 1)
 
 
 def prepare_and_train(name: str, prepare: Callable[[], Job | None],
@@ -60,15 +73,25 @@ def prepare_and_train(name: str, prepare: Callable[[], Job | None],
         The exit status: 2 if `prepare` fails, 130 if it is interrupted, 0 without a job, else that
             of `train`.
     """
-    show_warnings_in_one_line()
-    with interruptible():
+    with one_line_warnings(), interruptible():
         try:
             job = prepare()
         except (ValueError, OSError) as error:
             return failed(name, error, 2)
         except KeyboardInterrupt:
             return failed(name, "interrupted before training began", 130)
+        except (MemoryError, RuntimeError) as error:
+            return failed(name, out_of_memory(error), 1)
         return 0 if job is None else train(job)
+
+
+def out_of_memory(error: Exception) -> str:
+    """The reason in one line; any other error is raised again."""
+    text = str(error)
+    is_short = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    if not is_short and not any(part in text for part in OUT_OF_MEMORY):
+        raise error
+    return "out of memory: take a smaller --batch-size"
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:
@@ -95,10 +118,6 @@ def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, obj
         raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the "
                          f"settings it was started with, and {', '.join(others)} would change "
                          "the run")
-
-
-def show_warnings_in_one_line() -> None:
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
 
 
 def failed(name: str, reason: object, status: int) -> int:

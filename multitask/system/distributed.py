@@ -26,6 +26,8 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import distributed as dist
 
+from .console import say
+
 Result = TypeVar("Result")
 WRITER = 0
 # How long a process waits for one that hangs: longer than any share of an evaluation takes. One
@@ -71,7 +73,7 @@ class Ranks:
     def say(self, text: str) -> None:
         """Prints a line, once for all processes."""
         if self.writes:
-            print(text, flush=self.size > 1)
+            say(text)
 
     def share(self, items: Sequence) -> Sequence:
         """This process's items: every `size`-th, so that each item belongs to one process."""

@@ -86,9 +86,14 @@ class SurgeryTrainer:
         # The encoder as one vector, the table of word embeddings first.
         decayed, undecayed = split_decayed(model.encoder)
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
+        self._frozen = self.flat.frozen()  # they stay where they are: no gradient, no decay
+        if self._frozen and weight_decay:
+            raise ValueError(f"{self._frozen[0]} is frozen, but weight decay would move it: take "
+                             "weight_decay=0")
         # Only a CPU leaves the table's gradient sparse, and a sum over processes needs whole rows.
         is_sparse = model.device.type == "cpu" and ranks.size == 1 and not fast.is_plain()
-        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if is_sparse else None)
+        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if is_sparse else None,
+                                       watched=False)
 
         # What AdamW updates: three parts of that vector, and the heads.
         table = decayed.pop(TABLE)
@@ -123,7 +128,11 @@ class SurgeryTrainer:
         Raises:
             FloatingPointError: a loss or gradient is not finite; the error names the task, and
                 nothing is updated.
+            ValueError: parameters were frozen or released since the trainer was made.
         """
+        if self.flat.frozen() != self._frozen:
+            raise ValueError("parameters were frozen or released since the trainer was made, and "
+                             "their moments would move them: make a new trainer")
         self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
         shares = [MicroBatches.of(batches[name]) for name in self.tasks]
         with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):

@@ -71,13 +71,15 @@ def test_rows_by_autograd():
 def test_unused_parameters():
     """A parameter that a task does not touch has gradient zero in its row."""
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
-    gradients = task_gradients(model, tasks=1)
+    gradients = task_gradients(model, tasks=2)
     gradients.matrix.fill_(9.0)
 
-    with gradients.row(0):
-        model["used"](torch.ones(1, 2)).sum().backward()
+    for task, name in enumerate(model):
+        with gradients.row(task):
+            model[name](torch.ones(1, 2)).sum().backward()
 
-    assert gradients.matrix.tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]
+    assert gradients.matrix.tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
+                                         [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
 
 
 def reader(sparse):

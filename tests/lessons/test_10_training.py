@@ -241,7 +241,7 @@ def test_word_embeddings_as_looked_up_rows_train_as_a_whole_matrix_does(arch, su
         model = build(arch, dropout=0.1)
         if not compact:
             monkeypatch.setattr("multitask.training.step.TaskGradients",
-                                lambda flat, tasks, _: TaskGradients(flat, tasks))
+                                lambda flat, tasks, *_, **named: TaskGradients(flat, tasks, **named))
         trainer = SurgeryTrainer(model, surgery, lr=1e-3, weight_decay=0.1, clip=0.5, seed=3)
         size = model.encoder.get_parameter(TABLE).numel() if compact else 0
         assert trainer.gradients.matrix.shape == (3, trainer.flat.vector.numel() - size)
