@@ -40,6 +40,7 @@ from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.system.distributed import ProcessLost, on_sigterm
+from multitask.tasks import TASKS
 from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
@@ -63,7 +64,8 @@ def build_parser() -> Parser:
         help="round robin of gradient-surgery fine-tuning: equal batches, batches of different "
              "size, or no such stage; none alone is the paper's baseline (default: wrap)")
     add("--surgery", choices=SURGERY,
-        help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum (default: pcgrad)")
+        help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum; or a method of "
+             "your own, see docs/how-to/extend.md (default: pcgrad)")
     add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
     add("--fl", action="store_true",
         help="finally, train only the heads on the frozen encoder (default: off)")
@@ -235,16 +237,28 @@ def train(run: Run) -> int:
         finally:
             run.log.close()
 
-        ranks.say(f"report: {run.folder / REPORT_FILE}")
-        if run.settings.stages == ("nli",):
-            ranks.say("its heads are untrained; continue with: python train_multitask.py --start "
-                      f"{run.folder}")
-        else:
-            ranks.say(f"hand in: {run.folder / PREDICTIONS_FOLDER}\n"
-                      f"try it: python -m multitask.predict {run.folder} --task sst "
-                      "\"A film worth seeing twice.\"")
+        ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run)}")
         distributed.stop(ranks)
     return 0
+
+
+def advice(run: Run) -> str:
+    """What to do with a finished run."""
+    folder = quote(str(run.folder))
+    if run.settings.stages == ("nli",):
+        return ("its heads are untrained; continue with: python train_multitask.py --start "
+                f"{folder}")
+
+    where = f"hand in: {run.folder / PREDICTIONS_FOLDER}"
+    if run.settings.eval_limit is not None:
+        where = (f"predictions: {run.folder / PREDICTIONS_FOLDER}, cut by --eval-limit; for whole "
+                 f"ones: python -m multitask.hand_in {folder}")
+    task = TASKS.get("sst") or next(iter(TASKS.values()))
+    examples = '"A film worth seeing twice."'
+    if len(task.text_columns) > 1:
+        examples = '"A dog runs." "A dog is running."'
+    return (f"{where}\ntry it: python -m multitask.predict {folder} --task {task.name} "
+            f"{examples}")
 
 
 def not_finite(run: Run, error: FloatingPointError) -> int:

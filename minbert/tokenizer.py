@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import reprlib
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import tokenizers
 import torch
 from tokenizers import Encoding, Tokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
@@ -17,13 +17,16 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
-from .files import check_count, items_of, one_line, read_object, user_path, write_json, write_text
+from .files import check_count, items_of, one_line, user_path, write_json, write_text
+from .tokenizer_settings import (
+    GENERIC_CLASSES,
+    SPECIAL_TOKENS,
+    AddedToken,
+    TokenizerSettings,
+)
 
-# Keys of tokenizer_config.json, true or false, and their defaults; None is "as do_lower_case".
-OPTIONS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 # The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
 _lock = threading.Lock()
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class BertTokenizer:
@@ -58,28 +61,45 @@ class BertTokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertTokenizer:
-        """Reads tokenizer.json, else vocab.txt with the options of tokenizer_config.json.
+        """Reads tokenizer.json or vocab.txt, and the settings beside it, as transformers does.
 
-        The options are do_lower_case (default: true), strip_accents (default: as do_lower_case)
-        and tokenize_chinese_chars (default: true).
+        tokenizer_config.json has do_lower_case (default: true), strip_accents (default: as
+        do_lower_case) and tokenize_chinese_chars (default: true); they hold for tokenizer.json
+        too. Added tokens may stand there, in added_tokens.json or in special_tokens_map.json.
 
         Args:
             name_or_folder, revision: As for BertModel.from_pretrained.
+
+        Raises:
+            ValueError: A setting is not one of BERT's; the message names file and setting.
         """
         folder = hub.resolve(name_or_folder, revision)
+        settings = TokenizerSettings.read(folder)
         if (folder / "tokenizer.json").is_file():
-            return cls._from_json(folder / "tokenizer.json")
-        if not (folder / "vocab.txt").is_file():
+            tokenizer = cls._from_json(folder / "tokenizer.json")
+            if settings.class_name not in GENERIC_CLASSES:
+                tokenizer._tokenizer.normalizer = _normalizer(*settings.options)
+                tokenizer.lowercase = settings.options[0]
+        elif (folder / "vocab.txt").is_file():
+            tokenizer = cls.from_vocabulary(folder / "vocab.txt", *settings.options)
+        else:
             raise FileNotFoundError(f"{folder} has no vocabulary: "
                                     "expected tokenizer.json or vocab.txt")
+        tokenizer._add(settings.added)
+        return tokenizer
 
-        path = folder / "tokenizer_config.json"
-        config = read_object(path) if path.is_file() else {}
-        options = {name: config.get(name, default) for name, default in OPTIONS.items()}
-        for name, value in options.items():
-            if not (isinstance(value, bool) or value is OPTIONS[name]):
-                raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
-        return cls.from_vocabulary(folder / "vocab.txt", *options.values())
+    def _add(self, added: Iterable[AddedToken]) -> None:
+        """Adds the tokens that the vocabulary lacks; each gets the next id."""
+        known = self.vocabulary
+        for token in added:
+            if token.text in known:
+                continue
+            if token.number not in (None, self.vocab_size):
+                raise ValueError(f"{token.file}: {one_line(repr(token.text))} has the id "
+                                 f"{token.number}, but the vocabulary ends at "
+                                 f"{self.vocab_size - 1}")
+            self._tokenizer.add_tokens([tokenizers.AddedToken(token.text, **token.flags)])
+            self.vocab_size += 1
 
     @classmethod
     def _from_json(cls, path: Path) -> BertTokenizer:
@@ -259,7 +279,9 @@ class BertTokenizer:
         write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
 
         normalizer = self._tokenizer.normalizer
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase,
+        is_bert = isinstance(normalizer, BertNormalizer)  # else tokenizer.json alone describes it
+        config = {"tokenizer_class": "BertTokenizer" if is_bert else GENERIC_CLASSES[0],
+                  "do_lower_case": self.lowercase,
                   "strip_accents": getattr(normalizer, "strip_accents", None),
                   "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True)}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
@@ -300,12 +322,16 @@ def _check_layout(tokenizer: Tokenizer) -> None:
                              f"{one_line(types)}")
 
 
+def _normalizer(lowercase: bool, strip_accents: bool | None, split_chinese: bool) -> BertNormalizer:
+    return BertNormalizer(lowercase=lowercase, strip_accents=strip_accents,
+                          handle_chinese_chars=split_chinese)
+
+
 def _word_piece(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None,
                 split_chinese: bool = True) -> Tokenizer:
     """BERT's pipeline: clean, split at spaces and punctuation, match the longest piece first."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents,
-                                          handle_chinese_chars=split_chinese)
+    tokenizer.normalizer = _normalizer(lowercase, strip_accents, split_chinese)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])

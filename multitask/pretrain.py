@@ -18,6 +18,7 @@ from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
+from minbert.checkpoints.hub import EMBEDDED
 from multitask.pretraining.segments import SECOND_SEGMENTS
 from multitask.pretraining.settings import SAVE_DTYPES, PretrainingSettings
 from multitask.pretraining.start import (
@@ -26,6 +27,7 @@ from multitask.pretraining.start import (
     settings_of_run,
     start_pretraining,
 )
+from multitask.runs.inputs import SCRATCH
 from multitask.runs.settings import SKIP, STOP
 from multitask.system import command
 from multitask.system.checkpoint import numbered
@@ -159,7 +161,9 @@ def pretrain(run: Pretraining) -> int:
 
     if not is_finished:
         print(f"stopped by --max-minutes after step {run.step:,} of {run.steps:,}; {resume_with}")
-    print(f"use it: python train_multitask.py --model {folder}")
+    # a bare name of ours would mean the bundled model
+    model = f"./{folder}" if str(folder) in (EMBEDDED, SCRATCH) else str(folder)
+    print(f"use it: python train_multitask.py --model {quote(model)}")
     return 0
 
 

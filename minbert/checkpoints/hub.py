@@ -12,10 +12,11 @@ huggingface_hub fetches and caches. It reads these environment variables at its 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from minbert.files import one_line, user_path
+from minbert.files import one_line
 
 from .weights import WEIGHTS_FILES, find_weights, index_parts
 
@@ -24,7 +25,8 @@ __all__ = ["EMBEDDED", "HubError", "resolve"]
 EMBEDDED = "minbert-mini"  # a small real BERT; its card: minbert/mini/README.md
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # at least one is needed, both are taken
-SMALL_FILES = ("config.json", "tokenizer_config.json", *VOCABULARIES)
+SMALL_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json",
+               "added_tokens.json", *VOCABULARIES)
 
 # The hub's alphabet, for what becomes part of a path: neither may lead elsewhere.
 _NAME = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
@@ -54,15 +56,13 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     if name_or_folder == EMBEDDED:
         return Path(__file__).parents[1] / "mini"
 
-    path = user_path(name_or_folder)
-    if path.is_file():
+    path = os.path.expanduser(name_or_folder)
+    if os.path.isdir(path):
+        return Path(path)
+    if os.path.isfile(path):
         raise ValueError(f"{path} is a file: name the folder that holds the checkpoint")
-    name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
-    # an empty folder, left by a failed download for example, does not hide a name on the hub
-    hides_nothing = path.is_dir() and not any(path.iterdir()) and _NAME.fullmatch(name)
-    if path.is_dir() and not hides_nothing:
-        return path
 
+    name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not an existing folder, nor is it a hub name, which looks "
                          "like 'bert-base-uncased' or 'org/name' (letters, digits, '-', '_', '.'): "

@@ -96,7 +96,10 @@ def load(model_class: type[Model], name_or_folder: str | Path, revision: str) ->
     folder = hub.resolve(name_or_folder, revision)
     if not (folder / CONFIG_FILE).is_file():
         refuse_foreign(folder)
-        raise FileNotFoundError(f"{folder} is not a checkpoint: {CONFIG_FILE} is missing")
+        hint = ""
+        if not any(folder.iterdir()):
+            hint = "; the folder is empty: remove it if a name on the hub was meant"
+        raise FileNotFoundError(f"{folder} is not a checkpoint: {CONFIG_FILE} is missing{hint}")
     config = BertConfig.from_file(folder / CONFIG_FILE)
     path = find_weights(folder)
 

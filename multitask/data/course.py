@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from minbert.files import bounded_lines, one_line, user_path
 from multitask.tasks import TASKS, Task
@@ -165,7 +166,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         # strict: else a quotation mark inside a field is silently dropped and the rest joined to it
-        reader = csv.reader(bounded_lines(file, str(path)), delimiter="\t", strict=True)
+        reader = csv.reader(_whole_lines(file, path), delimiter="\t", strict=True)
         line = 1
         try:
             header = next(reader, None)
@@ -173,10 +174,17 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             places = {column: header.index(column) for column in columns}
 
             line = reader.line_num + 1
+            blank = 0  # the first of the blank lines that have just been read
             for fields in reader:
                 if fields:
+                    # in a file of one column such a line may be meant as an empty sentence
+                    if blank and len(header) == 1:
+                        raise ValueError(f"{path}, line {blank}: a blank line between rows; write "
+                                         'an empty sentence as "", or remove the line')
                     _check_fields(fields, header, places, f"{path}, line {line}")
                     yield line, {column: fields[place] for column, place in places.items()}
+                elif not blank:
+                    blank = line
                 line = reader.line_num + 1
         except UnicodeDecodeError:
             raise ValueError(_not_utf8(path)) from None
@@ -185,6 +193,15 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             raise ValueError(f"{path}, line {line}: {reason}; is a quotation mark amiss? A field "
                              "that begins with one ends with one, and those inside it are "
                              "doubled") from None
+
+
+def _whole_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The file's lines; a carriage return within a line would split a row in two."""
+    for number, line in enumerate(bounded_lines(file, str(path)), start=1):
+        if line.endswith("\r"):
+            raise ValueError(f"{path}, line {number}: a carriage return without a line feed within "
+                             "the line; remove it, or save the file with LF line ends")
+        yield line
 
 
 def _check_fields(fields: list[str], header: list[str], places: dict[str, int], where: str) -> None:

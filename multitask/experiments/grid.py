@@ -24,6 +24,7 @@ from multitask.runs import run
 from multitask.runs.hand_in import hand_in
 from multitask.runs.inputs import Tokens
 from multitask.runs.settings import Settings
+from multitask.system import console
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
 from multitask.system.device import pick_device
 from multitask.tasks import TASKS
@@ -115,7 +116,7 @@ class Grid:
         return node.settings(self.common(seed), PRESETS[self.preset], self.seed_folder(seed))
 
 
-def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = print) -> dict:
+def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.say) -> dict:
     """Trains what is missing and writes the table after each training; returns its content."""
     grid.check()
     dataset: Dataset | None = None

@@ -21,6 +21,7 @@ from minbert.files import replacing, write_json, write_text
 from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
 from multitask.data.course import Dataset
 from multitask.runs import run
+from multitask.system import console
 from multitask.tasks import TASKS
 
 from .arms import (
@@ -47,7 +48,7 @@ RESAMPLES = 1000
 
 
 def ask(question: Question, out: Path, seeds: list[int],
-        say: Callable[[str], None] = print) -> dict:
+        say: Callable[[str], None] = console.say) -> dict:
     """Trains what is missing, then compares; after each seed writes the three result files.
 
     Raises:

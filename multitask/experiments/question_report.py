@@ -14,7 +14,7 @@ from multitask.reports import figures
 from multitask.reports.page import figure, grid, heading, page, paragraph, table
 from multitask.tasks import TASKS
 
-from .question_tables import DIFFERENCE_HEADER, difference_rows
+from .question_tables import DIFFERENCE_HEADER, difference_rows, trial_note
 
 
 def write_question_report(path: Path, results: Mapping, about: str) -> None:
@@ -23,6 +23,7 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
     n = len(results["seeds"])
     parts = [
         heading("Does gradient surgery help?", 1), paragraph(about),
+        *([paragraph(trial_note(results))] if trial_note(results) else []),
         heading("Differences from the plain sum"),
         table(DIFFERENCE_HEADER, difference_rows(planned["differences"])),
         grid([figure(f"differences-{moment}-{name}".replace("_", "-"),

@@ -25,12 +25,19 @@ def about(results: dict) -> str:
             f"seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}); dev items: {dev}.")
 
 
+def trial_note(results: dict) -> str:
+    """The warning that every page of too few seeds carries; else empty."""
+    count = len(results["seeds"])
+    if count >= ENOUGH_SEEDS:
+        return ""
+    return (f"A trial run: {count} seed{'s are' if count > 1 else ' is'} too few to conclude from; "
+            f"take at least {ENOUGH_SEEDS}.")
+
+
 def question_markdown(results: dict) -> str:
-    seeds = results["seeds"]
     parts = ["# Does gradient surgery help?", about(results)]
-    if len(seeds) < ENOUGH_SEEDS:
-        parts.append(f"**A trial run: {len(seeds)} seeds are too few to conclude from; take at "
-                     f"least {ENOUGH_SEEDS}.**")
+    if trial_note(results):
+        parts.append(f"**{trial_note(results)}**")
     parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its "
                  "p values are corrected for its arms × tasks. The others help to explain it; each "
                  "is corrected within itself.")

@@ -16,6 +16,7 @@ import torch
 from multitask.data.course import Dataset, fingerprint
 from multitask.data.sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
 from multitask.model import MODEL_FOLDER, MultitaskBert
+from multitask.system import console
 from multitask.system.distributed import ALONE, Ranks
 from multitask.system.runlog import RunLog
 from multitask.tasks import NLI, TASKS
@@ -45,7 +46,7 @@ class Run:
     model: MultitaskBert
     dataset: Dataset
     log: RunLog
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = console.say
     ranks: Ranks = ALONE
     tokens: Tokens = field(default_factory=dict)
     stage: Any = None  # a Stage; stages.py imports this module
@@ -115,6 +116,11 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
     settings, ranks = run.settings, run.ranks
     ranks.seed_apart(settings.seed)
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
+    for name, size in sizes.items():
+        if size > lengths[name]:
+            run.say(f"note:  {name} has {lengths[name]:,} examples, fewer than a batch of "
+                    f"{size:,}: each step takes all of them")
+    sizes = {name: min(size, lengths[name]) for name, size in sizes.items()}
 
     def fetch(name: str, rows: Sequence[int]) -> object:
         return run.tokens[name]["train"].micro_batches(ranks.share(rows), settings.accumulate,
@@ -136,6 +142,9 @@ def plan_final_layers(run: Run) -> Plan:
 
 def plan_baseline(run: Run) -> Plan:
     """The paper's baseline: a head for SST on the frozen encoder; the others stay untrained."""
+    if "sst" not in TASKS:
+        raise ValueError("--gs none alone is the paper's baseline, a head for sst, and there is no "
+                         "such task; add --fl")
     return _train_heads(run, ["sst"])
 
 

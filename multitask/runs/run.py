@@ -19,7 +19,7 @@ from multitask.data.course import TEST_SPLIT, Dataset, left_out
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, predict, write_predictions
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
-from multitask.system import checkpoint
+from multitask.system import checkpoint, console
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
@@ -57,7 +57,7 @@ class _Inputs:
     model: MultitaskBert
 
 
-def start(settings: Settings, out: str | None, say: Callable[[str], None] = print,
+def start(settings: Settings, out: str | None, say: Callable[[str], None] = console.say,
           dataset: Dataset | None = None, tokens: Tokens | None = None,
           ranks: Ranks = ALONE) -> Run:
     """A new run, ready for `execute`. All that the user gives is checked before a file is written.
@@ -98,7 +98,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = prin
     return run
 
 
-def resume(folder: Path, say: Callable[[str], None] = print, dataset: Dataset | None = None,
+def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Dataset | None = None,
            tokens: Tokens | None = None, ranks: Ranks = ALONE,
            changes: Mapping[str, object] | None = None) -> Run | None:
     """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
@@ -293,7 +293,8 @@ def _analyse(run: Run) -> dict | None:
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     """The content of metrics.json (README, "What a run leaves behind")."""
     last = run.finished[run.settings.stages[-1]]
-    surgery_steps = [step for step in steps if step["stage"] == "gs"]
+    # a single task's steps have no conflicts
+    surgery_steps = [step for step in steps if step["stage"] == "gs" and "cosines" in step]
     surgery = {}
     if surgery_steps:
         surgery["surgery"] = {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}

@@ -128,7 +128,8 @@ class SurgeryTrainer:
         Raises:
             FloatingPointError: a loss or gradient is not finite; the error names the task, and
                 nothing is updated.
-            ValueError: parameters were frozen or released since the trainer was made.
+            ValueError: parameters were frozen or released since the trainer was made, or a surgery
+                method of one's own returned another shape.
         """
         if self.flat.frozen() != self._frozen:
             raise ValueError("parameters were frozen or released since the trainer was made, and "
@@ -142,7 +143,10 @@ class SurgeryTrainer:
         gram = self.gradients.gram()  # before anything else waits for a GPU's answer
         losses = self._sum_over_ranks(values)
         squares = self._check(losses, gram)
-        weights = self.surgery(gram, generator=self.generator)
+        weights = torch.as_tensor(self.surgery(gram, generator=self.generator)).to(gram)
+        if weights.shape != gram.shape[:1]:
+            raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected "
+                             f"one weight for each of {len(gram)} tasks")
 
         # Clipping: encoder and heads together.
         norm = norm_of_combination(gram, weights)

@@ -1,0 +1,706 @@
+"""Lesson 21: what users of other tools ran into must not happen here.
+
+Each test names the public report that it comes from, if there is one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import train_multitask
+from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from minbert.files import replacing, write_text
+from multitask import TASKS, MultitaskBert, hand_in, predict, pretrain
+from multitask.data.course import load_dataset, read_examples
+from multitask.experiments import __main__ as experiments
+from multitask.runs import run as main_job
+from multitask.system import command
+from optim import AdamW, FlatParameters, TaskGradients, project_conflicting, project_paper
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (train_multitask, predict, hand_in, pretrain, experiments)
+TINY = {"vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 64}
+TEXTS = ["a good film", "it was dull", "two dogs run on the grass", "no"]
+
+
+@pytest.fixture
+def tok() -> BertTokenizer:
+    return BertTokenizer.train(TEXTS, 100)
+
+
+@pytest.fixture
+def model(tok) -> MultitaskBert:
+    torch.manual_seed(0)
+    return MultitaskBert(BertModel(BertConfig(**TINY)), tok, "concatB").eval()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A home folder of one's own, and another working folder."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tmp_path_factory) -> Path:
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
+                                 "1", "--out", str(folder)]) == 0
+    return folder
+
+
+def python(*words: object, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
+    """Runs python in a process of its own, with bytes as output."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=folder, check=False,
+                          capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **variables})
+
+
+# ------------------------------------------------------------------------------ 1: paths with ~
+
+
+def test_home_in_flags():
+    """--out=~/runs/a reaches argparse as it stands (transformers #10628)."""
+    kinds = {"FOLDER", "FILE", "RUN", "NAME_OR_FOLDER"}
+    for module in COMMANDS:
+        for action in module.build_parser()._actions:
+            if action.metavar in kinds or action.dest == "run":
+                assert str(action.type("~/x")) == os.path.expanduser("~/x"), action.dest
+
+
+def test_home_in_api(home, tok, small_data):
+    encoder = BertModel(BertConfig(**TINY))
+    encoder.save_pretrained("~/enc")
+    tok.save_pretrained("~/enc")
+    BertForMaskedLM(BertConfig(**TINY)).save_pretrained("~/mlm")
+    MultitaskBert(encoder, tok, "concatB").save_pretrained("~/multi")
+    BertModel.from_pretrained("~/enc")
+    BertTokenizer.from_pretrained("~/enc")
+    MultitaskBert.from_pretrained("~/multi")
+
+    (home / "data").symlink_to(small_data)
+    assert load_dataset("~/data").keys() == TASKS.keys()
+    assert {path.name for path in home.iterdir()} == {"enc", "mlm", "multi", "data"}
+    assert not list(Path.cwd().iterdir())
+
+
+def test_home_in_a_run(home, small_data):
+    """The run can be resumed, and its data and start are found (Lightning #19058)."""
+    (home / "data").symlink_to(small_data)
+    words = ["--data=~/data", "--model=scratch", "--max-steps=1", "--out=~/runs/a"]
+    assert train_multitask.main(words) == 0
+    assert train_multitask.main(["--resume=~/runs/a"]) == 0
+    assert train_multitask.main(["--start=~/runs/a", "--gs=none", "--fl", "--max-steps=1",
+                                 "--data=~/data", "--out=~/b"]) == 0
+    assert (home / "b" / "metrics.json").is_file()
+    assert not list(Path.cwd().iterdir())
+
+
+# ----------------------------------------------------------------------- 2: read once, checked
+
+
+def test_collections_are_read_once(model, tok):
+    pairs = [("a good film", "a film"), ("no", "two dogs")]
+    expected = model.predict_paraphrase(pairs)
+    firsts, seconds = zip(*pairs, strict=True)
+    for given in (zip(firsts, seconds, strict=True), (pair for pair in pairs), tuple(pairs),
+                  [list(pair) for pair in pairs]):
+        np.testing.assert_array_equal(model.predict_paraphrase(given), expected)
+
+    assert len(model.predict_sentiment(text for text in TEXTS)) == 4
+    assert len(model.encoder.encode((text for text in TEXTS), tok)) == 4
+    ids = tok(list(firsts), list(seconds))["input_ids"]
+    assert torch.equal(tok((text for text in firsts), (text for text in seconds))["input_ids"],
+                       ids)
+    assert torch.equal(tok(pairs)["input_ids"], ids)
+
+
+@pytest.mark.parametrize(("items", "message"), [
+    ([{"a": 1, "b": 2}], "item 0"), ([{"a", "b"}], "item 0"), ([("a", "b"), ("a",)], "item 1"),
+    ([("a", None)], "item 0"), ({"a": "b"}, "got dict"), ("ab", "one string"), (None, "NoneType"),
+    (["ab"], "item 0")])
+def test_what_is_no_pair(model, items, message):
+    with pytest.raises(ValueError, match=message):
+        model.predict_similarity(items)
+
+
+@pytest.mark.parametrize("items", [["a", None], ["a", 3], ["a", b"b"], ["a", "\ud800"]])
+def test_item_number(tok, model, items):
+    """The error names the item; half a character is no text (issue 21, 12)."""
+    for call in (tok, tok.encode, model.predict_sentiment,
+                 lambda given: model.encoder.encode(given, tok)):
+        with pytest.raises(ValueError, match="item 1 is"):
+            call(items)
+
+
+def test_pair_tuples_have_a_limit(tok):
+    with pytest.raises(ValueError, match="max_length is 2"):
+        tok([("a", "b")], max_length=2)
+
+
+# ------------------------------------------------------------------------------ 3: threads
+
+
+def test_threads(model, tok):
+    """One tokenizer, several threads (tokenizers #537, transformers #47085)."""
+    long = ["a good film and " * 20, *TEXTS] * 5
+    expected = {None: [e.ids for e in tok.encode(long)],
+                16: [e.ids for e in tok.encode(long, max_length=16)]}
+    vectors, classes = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+    wrong: list = []
+
+    def work(limit: int | None) -> None:
+        try:
+            for _ in range(30):
+                if [e.ids for e in tok.encode(long, max_length=limit)] != expected[limit]:
+                    wrong.append(limit)
+                if not torch.equal(model.encoder.encode(TEXTS, tok), vectors):
+                    wrong.append("encode")
+                if not np.array_equal(model.predict_sentiment(TEXTS), classes):
+                    wrong.append("predict")
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=[limit]) for limit in (None, 16) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# --------------------------------------------------------------- 5: what is no regular file
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_pipes_and_devices_stay(tmp_path):
+    """A device is written to, never replaced (bazel #31038)."""
+    os.mkfifo(tmp_path / "pipe")
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(tmp_path / "pipe", "answers")
+    reader.join()
+    assert received == ["answers"]
+    assert (tmp_path / "pipe").is_fifo()
+
+    before = os.stat("/dev/null")
+    write_text(Path("/dev/null"), "gone")
+    assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+def test_errors_name_the_users_path(tmp_path):
+    with (pytest.raises(OSError, match="answers") as caught, replacing(tmp_path / "no" / "answers")
+          as partial):
+        partial.write_text("x")
+    assert "partial" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------- 6: counts
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+def test_counts(tok, model, count):
+    with pytest.raises(ValueError, match="batch_size is"):
+        model.encoder.encode(TEXTS, tok, batch_size=count)
+    with pytest.raises(ValueError, match="count is"):
+        BertForMaskedLM(BertConfig(**TINY)).fill_masks(["a [MASK]"], tok, count=count)
+    with pytest.raises(ValueError, match="vocab_size is"):
+        BertTokenizer.train(TEXTS, count)
+
+
+def test_batch_beyond_the_data(small_data, tmp_path, capsys):
+    """Each step takes all examples once, and one line says so."""
+    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--batch-size",
+                                 "5000", "--max-steps", "1", "--out", str(tmp_path / "run")]) == 0
+    assert "fewer than a batch of 5,000" in capsys.readouterr().out
+    [line] = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+              if '"step"' in line and '"losses"' in line]
+    dataset = load_dataset(small_data)
+    assert json.loads(line)["examples"] == sum(len(splits["train"]) for splits in dataset.values())
+
+
+# --------------------------------------------------------------------- 7, 8: flat parameters
+
+
+def flat_loop(net: nn.Module, loss, steps: int = 1, change=lambda net: None) -> None:
+    """The loop of docs/how-to/surgery.md."""
+    flat = FlatParameters(net.named_parameters())
+    gradients = TaskGradients(flat, tasks=1)
+    vector = nn.Parameter(flat.vector)
+    optimizer = AdamW([vector], lr=0.1, weight_decay=0.1)
+    change(net)
+    for _ in range(steps):
+        with gradients.row(0):
+            loss(net).backward()
+        vector.grad = project_conflicting(gradients.matrix)
+        optimizer.step()
+
+
+def two_layers() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2)})
+
+
+def loss_of_both(net: nn.Module) -> torch.Tensor:
+    x = torch.ones(1, 3)
+    return (net["a"](x) + net["b"](x)).square().sum()
+
+
+@pytest.mark.parametrize(("loss", "change", "message"), [
+    (loss_of_both, lambda net: net["b"].requires_grad_(False), "b.weight is frozen"),
+    (lambda net: net["a"](torch.ones(1, 3)).sum(), lambda net: None, "no loss has reached b.weig"),
+    (loss_of_both, lambda net: net.load_state_dict(two_layers().state_dict(), assign=True),
+     "no loss has reached a.weight"),
+    (loss_of_both, lambda net: setattr(net["b"], "weight", nn.Parameter(torch.ones(2, 3))),
+     "no loss has reached b.weight"),
+    (loss_of_both, lambda net: net["b"].double().float(), "b.weight is no longer a part"),
+])
+def test_frozen_unused_replaced(loss, change, message):
+    """Weights that get no gradient never move in silence (diffusers #1009, pytorch #38581)."""
+    with pytest.raises(ValueError, match=message):
+        flat_loop(two_layers(), loss, change=change)
+
+
+def test_flat_loop_goes_on():
+    net = two_layers()
+    before = loss_of_both(net).item()
+    flat_loop(net, loss_of_both, steps=20)
+    assert loss_of_both(net).item() < 0.1 * before
+
+
+def test_release(tmp_path):
+    """After `release` one layer saves alone, and safetensors takes the model."""
+    net = two_layers()
+    flat = FlatParameters(net.named_parameters())
+    torch.save(net["a"].state_dict(), tmp_path / "shared")
+    flat.release()
+    torch.save(net["a"].state_dict(), tmp_path / "own")
+    assert torch.load(tmp_path / "own")["weight"].untyped_storage().nbytes() == 6 * 4
+    save_file(dict(net.state_dict()), tmp_path / "all.safetensors")
+
+
+# ------------------------------------------------------------------------- 9: half precision
+
+
+@pytest.mark.parametrize(("rows", "expected"), [
+    ([[40000.0, 10000], [-30000, 10000]], [2882, 37471]),
+    ([[60000.0, 100], [-60000, 100]], None)])
+def test_half_precision(rows, expected):
+    exact = project_conflicting(torch.tensor(rows, dtype=torch.float64))
+    found = project_conflicting(torch.tensor(rows, dtype=torch.float16))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found, exact.half(), rtol=1e-3, atol=0)
+    if expected:
+        torch.testing.assert_close(exact, torch.tensor(expected, dtype=torch.float64), rtol=1e-3,
+                                   atol=0)
+
+
+@pytest.mark.parametrize("method", [project_conflicting, project_paper])
+def test_near_the_limit_of_float32(method):
+    rows = torch.tensor([[3e38, 1e38], [-2e38, 1e38]])
+    torch.testing.assert_close(method(rows), method(rows.double()).float(), rtol=1e-5, atol=0)
+
+
+def test_overflow_reaches_the_scaler():
+    """GradScaler's first overflow is normal: it skips the step and lowers its scale."""
+    for method in (project_conflicting, project_paper):
+        found = method(torch.tensor([[float("inf"), 1.0], [1.0, 1.0]]))
+        assert not torch.isfinite(found).all()
+
+
+# ----------------------------------------------------------------------------- 10: modes
+
+
+def test_modes_are_kept(model, tok):
+    model.train()
+    model.encoder.layers[0].eval()
+    before = [part.training for part in model.modules()]
+    model.predict_sentiment(TEXTS)
+    model.encoder.encode(TEXTS, tok)
+    assert [part.training for part in model.modules()] == before
+
+
+# ------------------------------------------------------------------- 11, 12: terminals, bytes
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_any_terminal(encoding, small_data, tmp_path):
+    """Neither --help nor a Greek folder ends a command on a terminal that lacks the letters."""
+    for name in ("train_multitask", "multitask.experiments", "multitask.pretrain"):
+        done = python("-m", name, "--help", PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+    out = tmp_path / "δοκιμή"
+    done = python("-m", "train_multitask", "--data", small_data, "--model", "scratch",
+                  "--max-steps", "1", "--out", out, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert (out / "metrics.json").is_file()
+
+
+def test_bytes_that_are_not_text(trained):
+    done = subprocess.run([sys.executable, "-m", "multitask.predict", trained, "--task", "sst",
+                           b"bad \xff byte"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"not text" in done.stderr
+
+
+def test_reader_that_has_gone(trained):
+    """predict … | head -1 ends without a word."""
+    command = (f"{sys.executable} -m multitask.predict {trained} --task sst 'A film.' "
+               "| (exec <&-; sleep 8)")
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, check=False,
+                          capture_output=True)
+    assert b"Errno" not in done.stderr
+    assert done.returncode == 0
+
+
+# ------------------------------------------------------------------------ 13: moved data
+
+
+def test_moved_run_and_data(small_data, tmp_path, capsys):
+    """A run and its data may move; other data are refused, and config.json stays."""
+    shutil.copytree(small_data, tmp_path / "data")
+    words = ["--data", str(tmp_path / "data"), "--model", "scratch", "--out",
+             str(tmp_path / "run")]
+    with contextlib.suppress(SystemExit):
+        job = main_job.start(train_multitask.settings_of(
+            train_multitask.build_parser().parse_args([*words, "--epochs", "2"])),
+            str(tmp_path / "run"))
+        job.stage._train_epoch()
+        job.stage._evaluate()
+        job.log.close()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
+    path = tmp_path / "other" / "ids-sst-train.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    resume = ["--resume", str(tmp_path / "moved"), "--data"]
+    assert train_multitask.main([*resume, str(tmp_path / "other")]) == 2
+    assert "other training examples" in capsys.readouterr().err
+    assert train_multitask.main([*resume, str(tmp_path / "elsewhere")]) == 0
+    assert main_job.is_finished(tmp_path / "moved")
+
+
+# --------------------------------------------------------------- 14: one answer for each row
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("sentence\nA.\n\nB.\n", "line 3: a blank line"),
+    ("sentence\nA.\rB.\n", "line 2: a carriage return")])
+def test_one_column(content, message, trained, tmp_path, capsys):
+    (tmp_path / "in.tsv").write_bytes(content.encode())
+    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_blank_lines_at_the_end(trained, tmp_path, capsys):
+    (tmp_path / "in.tsv").write_text('sentence\nA.\n""\nB.\n\n\n')
+    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 0
+    assert len(capsys.readouterr().out.split()) == 3
+    (tmp_path / "ids-sst-dev.csv").write_text("id\tsentence\tsentiment\n1\tA.\t1\n\n2\tB.\t2\n")
+    assert len(read_examples(tmp_path / "ids-sst-dev.csv", TASKS["sst"])) == 2
+
+
+# ------------------------------------------------------------------------- 15: no memory
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
+def test_out_of_memory(error, small_data, tmp_path, monkeypatch, capsys):
+    """One line with --accumulate, --batch-size and how to resume, which that flag may join."""
+    from multitask.training.step import SurgeryTrainer
+
+    step, calls = SurgeryTrainer.step, []
+
+    def fails(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return step(self, *args)
+
+    monkeypatch.setattr(SurgeryTrainer, "step", fails)
+    run = tmp_path / "run"
+    status = train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
+                                   "3", "--checkpoint-every", "1", "--out", str(run)])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert status == 1
+    assert "out of memory" in line
+    assert "--batch-size" in line
+    assert line.endswith(f"--resume {run} --accumulate 2")
+    assert train_multitask.main(["--resume", str(run), "--accumulate", "2"]) == 0
+
+
+def test_other_errors_are_raised():
+    with pytest.raises(RuntimeError, match="a bug"):
+        command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+# ------------------------------------------------------------------------ 16, 17: the rest
+
+
+def test_default_dtype(model, tok):
+    expected = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found[0], expected[0])
+    assert (found[1] == expected[1]).all()
+
+
+def test_google_folder(tmp_path):
+    for name in ("bert_config.json", "bert_model.ckpt.index", "vocab.txt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileNotFoundError, match="weights of another framework"):
+        BertModel.from_pretrained(tmp_path)
+
+
+def test_warnings_are_left_alone(trained):
+    before = warnings.showwarning
+    train_multitask.main(["--resume", str(trained)])
+    assert warnings.showwarning is before
+
+
+def test_torch_optimizer_state():
+    """AdamW takes over the state of torch.optim.AdamW."""
+    weight = nn.Parameter(torch.ones(3))
+    theirs = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
+    weight.grad = torch.tensor([1.0, 2.0, 3.0])
+    theirs.step()
+
+    ours = AdamW([weight], lr=0.5)
+    ours.load_state_dict(theirs.state_dict())
+    ours.step()
+    assert ours.state[weight]["step"] == 2
+    assert ours.param_groups[0]["lr"] == 0.1
+    with pytest.raises(ValueError, match="amsgrad"):
+        ours.load_state_dict(torch.optim.AdamW([weight], amsgrad=True).state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_wrapper_prefixes(prefix, tmp_path):
+    encoder = BertModel(BertConfig(**TINY)).eval()
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {prefix + name: value.clone() for name, value in load_file(path).items()}
+    save_file(tensors, path)
+    ids = torch.tensor([[2, 5, 3]])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], encoder(ids)[0])
+
+
+def test_empty_folder_is_told(tmp_path, monkeypatch):
+    """An empty folder hides a name on the hub; the error says so."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some-model").mkdir()
+    with pytest.raises(FileNotFoundError, match="remove it if a name on the hub was meant"):
+        BertModel.from_pretrained("some-model")
+
+
+def test_file_for_a_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(ValueError, match="is a file: name the folder"):
+        BertModel.from_pretrained(tmp_path / "model.safetensors")
+
+
+def test_output_by_place(model, tok):
+    out = model.encoder(**tok(["a film"]))
+    last, pooled = out
+    assert last is out[0] is out.last_hidden_state
+    assert pooled is out[1] is out["pooler_output"]
+    assert out[-1] is pooled
+
+
+def test_decode_takes_tensors(tok):
+    ids = tok(["a good film"])["input_ids"][0]
+    assert tok.decode(ids) == tok.decode(ids.tolist()) == "[CLS] a good film [SEP]"
+
+
+def test_added_mask_is_refused(model, tok):
+    batch = tok(["a film", "no"])
+    batch["attention_mask"] = (1.0 - batch["attention_mask"]) * -10000.0
+    with pytest.raises(ValueError, match="negative numbers"):
+        model.encoder(**batch)
+
+
+def test_layers_cut_off(tmp_path):
+    """A model that has lost layers saves the number that it has."""
+    encoder = BertModel(BertConfig(**TINY)).eval()
+    encoder.layers = encoder.layers[:1]
+    encoder.save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 5, 3]])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], encoder(ids)[0])
+
+
+def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
+    """The printed advice opens the model that was trained, not the bundled one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("\n\n".join(f"{text} and {text}" for text in TEXTS))
+    assert pretrain.main(["--text", "text", "--out", "minbert-mini", "--steps", "1", "--layers",
+                          "1", "--hidden", "8", "--heads", "1", "--length", "16"]) == 0
+    assert capsys.readouterr().out.strip().endswith("--model ./minbert-mini")
+    assert BertModel.from_pretrained("./minbert-mini").config.hidden_size == 8
+
+
+# ----------------------------------------------------------------------- 18: a single task
+
+
+@pytest.fixture(params=["sst", "para"])
+def single_task(request):
+    """Only one task is left in the table."""
+    before = dict(TASKS)
+    TASKS.clear()
+    TASKS[request.param] = before[request.param]
+    yield request.param
+    TASKS.clear()
+    TASKS.update(before)  # in their order
+
+
+def test_single_task(single_task, small_data, tmp_path, capsys):
+    """It trains, resumes and reports, and the advice names it."""
+    run = tmp_path / "a run"
+    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
+                                 "2", "--out", str(run)]) == 0
+    advice = capsys.readouterr().out.splitlines()[-1]
+    assert f"--task {single_task} " in advice
+    assert f"'{run}'" in advice
+    assert train_multitask.main(["--resume", str(run)]) == 0
+
+
+# ------------------------------------------------------------------------------ 19: claims
+
+
+def test_incomplete_is_not_called_ready(small_data, tmp_path, capsys):
+    """What --eval-limit cut is not called a hand-in; hand_in takes the run's own data, whole."""
+    run = tmp_path / "run"
+    train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps", "1",
+                          "--eval-limit", "5", "--out", str(run)])
+    out = capsys.readouterr().out
+    assert "hand in: " not in out
+    assert "cut by --eval-limit" in out
+
+    assert hand_in.main([str(run), "--out", str(tmp_path / "hand-in")]) == 0
+    assert f"on {small_data.resolve()}" in capsys.readouterr().out
+    lines = (tmp_path / "hand-in" / "sst-dev-output.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(load_dataset(small_data)["sst"]["dev"])
+
+
+# ----------------------------------------------------------- 4: a tokenizer's settings
+
+ADDED = {"8192": {"content": "NEWTOK", "normalized": False, "special": False}}
+
+
+def edited(name: str, **changes: object):
+    """An edit of a JSON file in a folder."""
+    def edit(folder: Path) -> None:
+        path = folder / name
+        values = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**values, **changes}))
+    return edit
+
+
+def lower_case_kept(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["normalizer"]["lowercase"] = False
+    path.write_text(json.dumps(values))
+
+
+SETTINGS = {
+    "none": lambda folder: None,
+    "cased": edited("tokenizer_config.json", do_lower_case=False),
+    "json says cased": lower_case_kept,
+    "accents kept": edited("tokenizer_config.json", strip_accents=False),
+    "cased without accents": edited("tokenizer_config.json", do_lower_case=False,
+                                    strip_accents=True),
+    "Chinese not split": edited("tokenizer_config.json", tokenize_chinese_chars=False),
+    "added_tokens.json": edited("added_tokens.json", NEWTOK=8192),
+    "added_tokens_decoder": edited("tokenizer_config.json", added_tokens_decoder=ADDED),
+    "further special tokens": edited("special_tokens_map.json",
+                                     additional_special_tokens=["NEWTOK"]),
+    "fast class": edited("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved_mini(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mini")
+    BertModel.from_pretrained("minbert-mini").save_pretrained(folder)
+    BertTokenizer.from_pretrained("minbert-mini").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_tokenizer_settings(name, form, saved_mini, tmp_path):
+    """Ids equal transformers' (#10650, #12416, sentence-transformers #1150)."""
+    if form == "vocab.txt" and name == "json says cased":
+        pytest.skip("of tokenizer.json only")
+    folder = shutil.copytree(saved_mini, tmp_path / "model")
+    SETTINGS[name](folder)
+    if form == "vocab.txt":
+        (folder / "tokenizer.json").unlink()
+
+    texts = ["A Good Film, Café NEWTOK newtok aNEWTOKb", "unaffable 中文 [MASK] [CLS]", "½ e\u0301 ﬁ"]
+    ours = [encoding.ids for encoding in BertTokenizer.from_pretrained(folder).encode(texts)]
+    assert ours == transformers.AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
+
+
+@pytest.mark.parametrize(("edit", "message"), [
+    (edited("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), "RobertaTokenizer"),
+    (edited("tokenizer_config.json", cls_token="<s>"), "cls_token is '<s>'"),
+    (edited("special_tokens_map.json", mask_token={"content": "<mask>"}), "mask_token is '<mask>'"),
+    (edited("added_tokens.json", NEWTOK=9000), "'NEWTOK' has the id 9000"),
+    (edited("added_tokens.json", NEWTOK="8192"), "expected a whole number"),
+    (edited("tokenizer_config.json", added_tokens_decoder=["NEWTOK"]), "must be an object"),
+    (edited("special_tokens_map.json", additional_special_tokens=[3]), "expected a token"),
+])
+def test_settings_refused(edit, message, saved_mini, tmp_path):
+    folder = shutil.copytree(saved_mini, tmp_path / "model")
+    edit(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        BertTokenizer.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*left out 2 rows")
+@pytest.mark.parametrize("lower", [True, False])
+def test_real_text_agrees(lower, real_checkpoint, course_data, tmp_path):
+    """The dev sentences of SST and Quora, lower-cased or not: the same ids."""
+    folder = shutil.copytree(real_checkpoint, tmp_path / "model")
+    edited("tokenizer_config.json", do_lower_case=lower)(folder)
+    dataset = load_dataset(course_data)
+    texts = [text for name in ("sst", "para") for example in dataset[name]["dev"][:3000]
+             for text in example.sentences]
+    found = [encoding.ids for encoding in BertTokenizer.from_pretrained(folder).encode(texts)]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert found == theirs(texts, truncation=False)["input_ids"]
