@@ -1,8 +1,8 @@
 """Lesson 13: conflict or noise?
 
-In training, tasks' gradients are nearly orthogonal, half of them conflicting. Is that the tasks, or
-the small batch? You learn to measure conflict at one moment, layer by layer, without disturbing the
-model, and to hold it against what two batches of one and the same task agree upon.
+In training, tasks' gradients are nearly orthogonal, and half of them conflict. Is that the tasks,
+or the small batch? You learn to measure conflict at one moment, layer by layer, without disturbing
+the model. You then hold it against what two batches of the same task agree upon.
 """
 
 import copy
@@ -30,15 +30,17 @@ EXAMPLES = {
     "para": [Example(str(i), pair, float(i % 2)) for i, pair in enumerate(PAIRS[:7])],
     "sts": [Example(str(i), pair, 0.6 * i) for i, pair in enumerate(PAIRS[7:])],
 }
-PARTS = ["embeddings", "layer 0", "layer 1", "pooler"]
+# a part → how the names of its parameters begin
+PARTS = {"embeddings": "embeddings.", "layer 0": "layers.0.", "layer 1": "layers.1.",
+         "pooler": "pooler_"}
 
 
 @pytest.fixture
 def model() -> MultitaskBert:
     tokenizer = BertTokenizer.train(SENTENCES, 80)
     config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
-                        num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=32, initializer_range=0.2)
+                        num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
+                        initializer_range=0.2)
     return MultitaskBert(BertModel(config), tokenizer, "concatB").eval()
 
 
@@ -50,87 +52,89 @@ def tokens(model):
 # ---------------------------------------------------------------------------------- the measurement
 
 
-def test_every_cosine_is_what_autograd_grad_gives(model, tokens):
-    """The same draws, the gradients by another route, the parts by their names alone."""
+def test_cosines_from_autograd(model, tokens):
+    """Every cosine is what autograd.grad gives for the same draws, with parts told by name."""
     draws, size = 3, 2
     probe = conflict_probe(model, tokens, size, draws, seed=5)
-    prefixes = {"embeddings": "embeddings.", "layer 0": "layers.0.", "layer 1": "layers.1.",
-                "pooler": "pooler_"}
     named = dict(model.encoder.named_parameters())
     generator = torch.Generator().manual_seed(5)
+
+    def gradient(task, items):
+        batch = tokens[task].batch(items)
+        loss = TASKS[task].loss(model(task, batch), batch.labels)
+        return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+    def cosine(first, second, prefix=""):
+        names = [name for name in named if name.startswith(prefix)]
+        a = torch.cat([first[name].double().flatten() for name in names])
+        b = torch.cat([second[name].double().flatten() for name in names])
+        return pytest.approx(F.cosine_similarity(a, b, dim=0).item(), abs=1e-5)
+
     for draw in range(draws):
-        gradients = {}
-        for name in TASKS:
-            items = torch.randperm(len(EXAMPLES[name]), generator=generator).tolist()
-            for half in range(2):
-                batch = tokens[name].batch(items[half * size:(half + 1) * size])
-                loss = TASKS[name].loss(model(name, batch), batch.labels)
-                gradients[name,
-                          half] = dict(zip(named, torch.autograd.grad(loss, list(named.values())),
-                                           strict=True))
+        halves = {}
+        for task in TASKS:
+            items = torch.randperm(len(EXAMPLES[task]), generator=generator).tolist()
+            halves[task] = gradient(task, items[:size]), gradient(task, items[size:2 * size])
 
-        def cosine(first, second, prefix=""):
-            vectors = [torch.cat([value.double().flatten() for name, value in found.items()
-                                  if name.startswith(prefix)])
-                       for found in (first, second)]
-            return F.cosine_similarity(*vectors, dim=0).item()
-
-        expected = {("pairs", f"{a}-{b}"): (gradients[a, 0], gradients[b, 0])
-                    for a, b in itertools.combinations(TASKS, 2)}
-        expected |= {("same_task", name): (gradients[name, 0], gradients[name, 1])
-                     for name in TASKS}
-        for (kind, key), vectors in expected.items():
-            found = probe[kind][key]
+        compared = [(probe["pairs"][f"{a}-{b}"], halves[a][0], halves[b][0])
+                    for a, b in itertools.combinations(TASKS, 2)]
+        compared += [(probe["same_task"][task], *halves[task]) for task in TASKS]
+        for found, first, second in compared:
             # float32 gradients, summed in another order
-            assert found["cosine"][draw] == pytest.approx(cosine(*vectors), abs=1e-5)
-            for part, prefix in prefixes.items():
-                assert found["layers"][part][draw] == pytest.approx(cosine(*vectors, prefix),
-                                                                    abs=1e-5)
+            assert found["cosine"][draw] == cosine(first, second)
+            for part, prefix in PARTS.items():
+                assert found["layers"][part][draw] == cosine(first, second, prefix)
 
 
-def test_a_probe_is_plain_json_with_a_number_for_every_draw(model, tokens):
+def test_a_probe_is_plain_json(model, tokens):
+    """A probe can be written as JSON and holds one number for every draw."""
     probe = conflict_probe(model, tokens, 2, draws=4, seed=0)
     assert json.loads(json.dumps(probe, allow_nan=False)) == probe
+    settings = {key: probe[key] for key in ("batch_size", "draws", "seed", "dropout")}
+    assert settings == {"batch_size": 2, "draws": 4, "seed": 0, "dropout": False}
+
     assert list(probe["pairs"]) == ["sst-para", "sst-sts", "para-sts"]
     assert list(probe["same_task"]) == ["sst", "para", "sts"]
-    assert {key: probe[key] for key in ("batch_size", "draws", "seed", "dropout")} == {
-        "batch_size": 2, "draws": 4, "seed": 0, "dropout": False}
     for values in (*probe["pairs"].values(), *probe["same_task"].values()):
-        assert list(values["layers"]) == PARTS
+        assert list(values["layers"]) == list(PARTS)
         assert {len(series) for series in (values["cosine"], *values["layers"].values())} == {4}
 
 
-def test_parts_cover_every_parameter_once(model):
+def test_parts_cover_the_encoder(model):
+    """The parts cover every parameter once."""
     slices = part_slices(model.encoder)
-    assert list(slices) == PARTS
+    assert list(slices) == list(PARTS)
+
     covered = [index for part in slices.values() for index in range(part.start, part.stop)]
     assert covered == list(range(sum(value.numel() for value in model.encoder.parameters())))
+
     layer = sum(value.numel() for value in model.encoder.layers[0].parameters())
     assert slices["layer 1"].stop - slices["layer 1"].start == layer
 
 
-def test_dot_products_of_the_parts_add_up_to_the_whole(model):
-    """Cosines of layers do not average to the whole's cosine; dot products add up."""
+def test_dot_products_add_up(model):
+    """Dot products of the parts add up to the whole's, but cosines do not average to it."""
     slices = part_slices(model.encoder)
     matrix = torch.randn(4, max(part.stop for part in slices.values()))
     parts = part_grams(matrix, slices)
+
     assert parts.shape == (4, 4, 4)
     # squared norms of about 10,000, each of the two sums right to float32's 6e-8
     torch.testing.assert_close(parts.sum(0), gram_matrix(matrix), atol=2e-3, rtol=0)
-    assert not torch.allclose(torch.stack([cosines(gram) for gram in parts]).mean(0),
-                              cosines(parts.sum(0)), atol=1e-4)
+    mean = torch.stack([cosines(gram) for gram in parts]).mean(0)
+    assert not torch.allclose(mean, cosines(parts.sum(0)), atol=1e-4)
 
 
-def test_without_sampling_noise_two_batches_of_a_task_agree(model):
-    """Every example the same: the batches of a task are one batch, and its cosine is 1 in every
-    layer."""
+def test_without_sampling_noise(model):
+    """Two batches of a task agree in every layer where all its examples are the same."""
     tokens = {name: model.tokenize(examples[:1] * 6) for name, examples in EXAMPLES.items()}
     for values in conflict_probe(model, tokens, 3, draws=2, seed=0)["same_task"].values():
         for series in (values["cosine"], *values["layers"].values()):
             assert series == pytest.approx([1, 1], abs=1e-6)  # float32 gradients
 
 
-def test_one_task_alone_has_a_noise_floor_and_no_pairs(model, tokens):
+def test_one_task_alone(model, tokens):
+    """It has a noise floor and no pairs."""
     probe = conflict_probe(model, {"sts": tokens["sts"]}, 2, draws=2, seed=0)
     assert (probe["pairs"], list(probe["same_task"])) == ({}, ["sts"])
     assert summarise(probe)["pairs"] == {}
@@ -140,40 +144,52 @@ def test_one_task_alone_has_a_noise_floor_and_no_pairs(model, tokens):
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_a_probe_leaves_everything_as_it_found_it(model, tokens, dropout):
+def test_a_probe_disturbs_nothing(model, tokens, dropout):
+    """Weights, gradients, modes and the random state stay as they were."""
     model.train()
     model.encoder.layers[0].eval()  # a mixture of modes, of gradients, of what is frozen
+    model.encoder.pooler_dense.weight.requires_grad_(False)
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.full_like(parameter, number) if number % 2 else None
-    model.encoder.pooler_dense.weight.requires_grad_(False)
-    found = [(parameter.detach().clone(), parameter.data_ptr(), parameter.grad,
-              None if parameter.grad is None else parameter.grad.clone(), parameter.requires_grad)
-             for parameter in model.parameters()]
-    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+
+    def settings():
+        return ([(parameter.data_ptr(), parameter.requires_grad)
+                 for parameter in model.parameters()],
+                [module.training for module in model.modules()],
+                torch.get_rng_state().tolist())
+
+    values = [parameter.detach().clone() for parameter in model.parameters()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    copies, before = copy.deepcopy(gradients), settings()
     conflict_probe(model, tokens, 2, draws=2, seed=0, dropout=dropout)
-    for parameter, (value, address, gradient, numbers, required) in zip(model.parameters(), found, strict=True):
+
+    assert settings() == before
+    for parameter, value, gradient, numbers in zip(model.parameters(), values, gradients, copies,
+                                                   strict=True):
         assert torch.equal(parameter, value)
-        assert parameter.data_ptr() == address
         assert parameter.grad is gradient
         assert gradient is None or torch.equal(gradient, numbers)
-        assert parameter.requires_grad == required
-    assert [module.training for module in model.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_after_a_failure_too(model, tokens):
+    """A probe that fails disturbs nothing either."""
     state = torch.get_rng_state()
     model.train().heads["para"][1].weight.data.fill_(torch.nan)
+
     with pytest.raises(FloatingPointError, match="gradient of para"):
         conflict_probe(model, tokens, 2, draws=1, seed=0, dropout=True)
+
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_training_goes_on_as_if_there_had_been_no_probe(model, tokens):
-    """The trainer's parameters are views of its vector; a probe that moved them would train nothing
-    from then on."""
+def test_training_after_a_probe(model, tokens):
+    """Training continues as if there had been no probe.
+
+    The trainer's parameters are views of its vector. A probe that moved them would train nothing
+    from then on.
+    """
     results = []
     for probed in (False, True):
         twin = copy.deepcopy(model).train()
@@ -184,24 +200,28 @@ def test_training_goes_on_as_if_there_had_been_no_probe(model, tokens):
             if probed:
                 conflict_probe(twin, tokens, 2, draws=1, seed=0)
         results.append(torch.cat([value.detach().flatten() for value in twin.parameters()]))
+
     assert torch.equal(*results)
 
 
 # ------------------------------------------------------------------------------------ its arguments
 
 
-def test_dropout_is_off_unless_asked_for_and_then_a_matter_of_the_seed(model, tokens):
+def test_dropout_and_seed(model, tokens):
+    """Dropout is off unless asked for, and then a matter of the seed."""
     plain = conflict_probe(model, tokens, 2, draws=2, seed=0)
     assert conflict_probe(model.train(), tokens, 2, draws=2, seed=0) == plain
+    assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain
+
     dropped = conflict_probe(model, tokens, 2, draws=2, seed=0, dropout=True)
     torch.manual_seed(123)
     again = conflict_probe(model, tokens, 2, draws=2, seed=0, dropout=True)
     assert dropped == again
     assert dropped["pairs"] != plain["pairs"]
-    assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain
 
 
-def test_arguments_that_cannot_be_probed_are_refused(model, tokens):
+def test_unusable_arguments(model, tokens):
+    """They are refused, and the error says why."""
     unlabelled = model.tokenize([Example("", example.sentences, None)
                                  for example in EXAMPLES["sst"]])
     for examples, size, message in (
@@ -213,10 +233,11 @@ def test_arguments_that_cannot_be_probed_are_refused(model, tokens):
             conflict_probe(model, examples, size, draws=1, seed=0)
 
 
-def test_a_probe_works_where_gradients_are_switched_off(model, tokens):
+def test_a_probe_under_no_grad(model, tokens):
+    """A probe works where gradients are switched off."""
     with torch.no_grad():
-        assert conflict_probe(model, tokens, 2, draws=1,
-                              seed=0)["pairs"]["sst-para"]["cosine"] != [0.0]
+        probe = conflict_probe(model, tokens, 2, draws=1, seed=0)
+    assert probe["pairs"]["sst-para"]["cosine"] != [0.0]
 
 
 # -------------------------------------------------------------------------------------- its summary
@@ -232,49 +253,60 @@ def test_a_summary_by_hand():
         "pairs": {"sst-sts": series([0.2, -0.1, 0.2], [-0.1, -0.1, 0.5])},
         "same_task": {"sst": series([0.4, 0.6, 0.5], [0.3, 0.2, 0.1]),
                       "sts": series([0.32] * 3, [0.1, -0.3, 0.1])}})
-    pair = summary["pairs"]["sst-sts"]
-    half = 4.302653 * 0.1  # t of 2 degrees of freedom; s/√3 = √(.03 / 3) = .1
+    pair, same = summary["pairs"]["sst-sts"], summary["same_task"]
+
     assert pair["n"] == 3
     assert pair["conflict_rate"] == pytest.approx(1 / 3)
-    assert (pair["mean_cosine"], pair["low"],
-            pair["high"]) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-6)
+    half = 4.302653 * 0.1  # t of 2 degrees of freedom; s/√3 = √(.03 / 3) = .1
+    interval = (pair["mean_cosine"], pair["low"], pair["high"])
+    assert interval == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-6)
     assert pair["ratio_to_same_task"] == pytest.approx(0.25)
-    assert summary["same_task"]["sst"]["noise_share"] == pytest.approx(0.5)
-    assert summary["same_task"]["sts"]["noise_share"] == pytest.approx(0.68)
+    assert same["sst"]["noise_share"] == pytest.approx(0.5)
+    assert same["sts"]["noise_share"] == pytest.approx(0.68)
+
     layer = pair["layers"]["layer 0"]
     assert layer["conflict_rate"] == pytest.approx(2 / 3)
     assert layer["ratio_to_same_task"] is None  # within sts nothing but noise: −.1 / 3 on average
-    assert summary["same_task"]["sst"]["layers"]["layer 0"]["noise_share"] == pytest.approx(0.8)
+    assert same["sst"]["layers"]["layer 0"]["noise_share"] == pytest.approx(0.8)
 
 
-def test_the_ratio_finds_the_cosine_that_noise_hides():
-    """μ₁, μ₂ at cosine .6 with noise of 3 and 8 times their squared length: cosine .6 · √(1/4 ·
-    1/9) = .1, ratio .6."""
+def test_noise_is_divided_out():
+    """The ratio finds the cosine that noise hides.
+
+    The means have cosine .6, and the noise has 3 and 8 times their squared length. The gradients
+    then have cosine .6 · √(1/4 · 1/9) = .1, but the ratio is .6.
+    """
     dimensions, generator = 4000, np.random.default_rng(0)
-    means = np.zeros((2, dimensions))
-    means[0, 0], means[1, :2] = 1, (0.6, 0.8)
+    means = np.zeros((2, 1, dimensions))
+    means[0, 0, 0] = 1
+    means[1, 0, :2] = 0.6, 0.8
     noise = np.sqrt(np.array([3, 8]) / dimensions)[:, None, None]
 
-    def cosine(a, b):
-        return (np.sum(a * b, -1) / np.linalg.norm(a,
-                                                   axis=-1) / np.linalg.norm(b, axis=-1)).tolist()
+    def draw():
+        return means + noise * generator.normal(size=(2, 200, dimensions))
 
-    first, second = (means[:, None] + noise * generator.normal(size=(2, 200, dimensions))
-                     for _ in range(2))
-    summary = summarise({"pairs": {"sst-sts": {"cosine": cosine(*first), "layers": {}}},
-                         "same_task": {name: {"cosine": cosine(first[row], second[row]),
-                                              "layers": {}}
-                                       for row, name in enumerate(("sst", "sts"))}})
+    def cosine(a, b):
+        lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        return {"cosine": (np.sum(a * b, -1) / lengths).tolist(), "layers": {}}
+
+    first, second = draw(), draw()
+    summary = summarise({"pairs": {"sst-sts": cosine(*first)},
+                         "same_task": {"sst": cosine(first[0], second[0]),
+                                       "sts": cosine(first[1], second[1])}})
+
     # 200 draws of cosines with deviation 1/√4000 = .016: means to .0011, the ratio to a hundredth
     # of itself or two
-    assert summary["pairs"]["sst-sts"]["mean_cosine"] == pytest.approx(0.1, abs=0.005)
-    assert summary["pairs"]["sst-sts"]["ratio_to_same_task"] == pytest.approx(0.6, abs=0.03)
-    assert summary["same_task"]["sst"]["noise_share"] == pytest.approx(3 / 4, abs=0.005)
-    assert summary["same_task"]["sts"]["noise_share"] == pytest.approx(8 / 9, abs=0.005)
+    pair, same = summary["pairs"]["sst-sts"], summary["same_task"]
+    assert pair["mean_cosine"] == pytest.approx(0.1, abs=0.005)
+    assert pair["ratio_to_same_task"] == pytest.approx(0.6, abs=0.03)
+    assert same["sst"]["noise_share"] == pytest.approx(3 / 4, abs=0.005)
+    assert same["sts"]["noise_share"] == pytest.approx(8 / 9, abs=0.005)
 
 
-def test_a_real_probe_can_be_summarised(model, tokens):
+def test_summary_of_a_real_probe(model, tokens):
+    """A real probe can be summarised, and the summary is plain JSON."""
     summary = summarise(conflict_probe(model, tokens, 2, draws=1, seed=0))
-    assert summary["pairs"]["sst-para"]["low"] is None  # one draw has no spread
-    assert list(summary["pairs"]["sst-para"]["layers"]) == PARTS
+    pair = summary["pairs"]["sst-para"]
+    assert pair["low"] is None  # one draw has no spread
+    assert list(pair["layers"]) == list(PARTS)
     json.dumps(summary, allow_nan=False)

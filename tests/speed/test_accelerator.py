@@ -1,8 +1,7 @@
-"""What runs on a GPU otherwise than on a CPU: attention on a packed row, a step in CUDA graphs,
-fused updates.
+"""What runs differently on a GPU: attention on a packed row, steps in CUDA graphs, fused updates.
 
-The first part runs everywhere. The second needs CUDA, and then is the proof that a GPU computes
-what a CPU does.
+The first part runs everywhere. The second needs CUDA, and shows that a GPU computes what a CPU
+does.
 """
 
 import copy
@@ -37,17 +36,16 @@ from optim import AdamW, combine, gram_matrix
 CUDA = torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(),
                                 reason="no CUDA device here: what is special to one "
-                                "is not tested")
+                                       "is not tested")
 
 
 def build_long():
-    """As `build`, for sentences of 128 tokens and with heads of 8 numbers, so that graphs and
-    kernels apply."""
+    """As `build`, for 128 tokens and with heads of 8 numbers, so that graphs and kernels apply."""
     torch.manual_seed(0)
     tokenizer = build().tokenizer
     config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
-                        num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=128, initializer_range=0.2,
+                        num_attention_heads=2, intermediate_size=32,
+                        max_position_embeddings=128, initializer_range=0.2,
                         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return MultitaskBert(BertModel(config), tokenizer, "concatB")
 
@@ -56,24 +54,28 @@ def build_long():
 
 
 @given(st.integers(1, 100_000))
-def test_a_rounded_length_wastes_an_eighth_at_most(length):
+def test_rounding_wastes_little(length):
+    """A rounded length wastes an eighth at most."""
     assert length <= rounded(length) < length + max(LEAST, length / 8 + 1)
     assert rounded(length) % LEAST == 0
     assert rounded(rounded(length)) == rounded(length)
 
 
-def test_there_are_few_rounded_lengths():
+def test_few_rounded_lengths():
     assert len({rounded(length) for length in range(1, 16 * 512 + 1)}) <= 16 + 3 * 8
 
 
 @pytest.mark.parametrize("filler", [0, 1, 50])
 @pytest.mark.parametrize("name", list(EXAMPLES))
-def test_a_filled_batch_has_the_same_loss_and_gradients(name, filler):
+def test_filled_batches(name, filler):
+    """A filled batch has the same loss and gradients."""
     model = without_head_dropout(build())
     batch = model.tokenize(EXAMPLES[name]).batch(range(len(EXAMPLES[name])))
+
     filled = batch.filled(len(batch.input_ids) + filler, batch.packing.seq + 30, 2)
-    assert (len(filled.input_ids), filled.packing.batch) == (len(batch.input_ids) + filler,
-                                                             batch.packing.batch + 2)
+    assert (len(filled.input_ids), filled.packing.batch) == (
+        len(batch.input_ids) + filler, batch.packing.batch + 2)
+
     found = []
     for each in (batch, filled):
         model.zero_grad()
@@ -81,22 +83,27 @@ def test_a_filled_batch_has_the_same_loss_and_gradients(name, filler):
         loss.backward()
         found.append([loss, *(parameter.grad for parameter in model.parameters()
                               if parameter.grad is not None)])
+
     for ours, expected in zip(found[1], found[0], strict=True):
         # float32 sums in another order
         torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-4)
 
 
-def test_bounds_are_where_sentences_begin_and_end():
+def test_bounds_of_sentences():
+    """Bounds are where sentences begin and end."""
     packing = Packing.from_lengths([2, 1, 4])
     assert packing.bounds.tolist() == [0, 2, 3, 7]
     assert packing.bounds.dtype == torch.int32
+
     assert packing.followed_by([0], 4).bounds.tolist() == [0, 2, 3, 7, 7]
     assert packing.followed_by([5, 1], 6).bounds.tolist() == [0, 2, 3, 7, 12, 13]
 
 
 def replay_by_hand(heads):
-    """In place of a CUDA graph: does the work anew and puts the results where the first ones stand.
-    What other graphs have left is then lost, since all have their memory from one pool."""
+    """In place of a CUDA graph: does the work again and overwrites the first results.
+
+    The results of other graphs are then lost, since all have their memory from one pool.
+    """
     results = []
 
     def capture(work, pool):
@@ -114,20 +121,22 @@ def replay_by_hand(heads):
                 gradient.copy_(parameter.grad)
 
         return loss, replay
+
     return capture
 
 
 def steps_of_changing_shape(trainer, model):
-    """All examples of each task, or all but one, from another one on in each step: → (steps, tasks)
-    losses."""
+    """Each step takes all examples of a task, or all but one: → (steps, tasks) losses."""
     tokens = {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
-    return [list(trainer.step({name: items.batch([(step + k) % len(items)
-                                                  for k in range(len(items) - step % 2)])
-                               for name, items in tokens.items()}).losses.values())
-            for step in range(5)]
+    return [
+        list(trainer.step({
+            name: items.batch([(step + k) % len(items) for k in range(len(items) - step % 2)])
+            for name, items in tokens.items()}).losses.values())
+        for step in range(5)]
 
 
-def test_steps_with_graphs_are_the_steps_without():
+def test_steps_with_graphs():
+    """Steps with graphs are the steps without."""
     losses, vectors, made = [], [], []
     for graphed in (False, True):
         model = without_head_dropout(build_long())
@@ -135,10 +144,12 @@ def test_steps_with_graphs_are_the_steps_without():
         if graphed:
             trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
                                              replay_by_hand(trainer.heads))
+
         losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
         vectors.append(torch.cat([parameter.detach().flatten()
                                   for parameter in model.parameters()]))
         made = [] if trainer._graphs is None else list(trainer._graphs.captured)
+
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     # 5 steps of 1e-3: where a gradient is all but zero, AdamW's step has the sign of rounding
     # errors
@@ -148,35 +159,44 @@ def test_steps_with_graphs_are_the_steps_without():
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 17, 200, 1025])
-def test_on_a_cpu_a_row_is_filled_up_to_few_lengths_by_sequences_that_are_not_empty(tokens):
+def test_rows_of_few_lengths(tokens):
+    """On a CPU, sequences that are not empty fill a row up to one of few lengths."""
     lengths = [40] * (tokens // 40) + [tokens % 40] * (tokens % 40 > 0)
     ids, labels = torch.zeros(tokens, dtype=torch.int64), torch.zeros(len(lengths))
     filled = batching.Batch(ids, ids, Packing.from_lengths(lengths), 1, labels).in_few_lengths()
-    assert len(filled.input_ids) == rounded(tokens,
-                                            LEAST_ON_CPU) == -(-tokens // 16) * 16 + (tokens > 1024) * 112
+
+    assert len(filled.input_ids) == rounded(tokens, LEAST_ON_CPU) == (
+        -(-tokens // 16) * 16 + (tokens > 1024) * 112)
+
     assert filled.packing.batch == len(lengths) + filled.dummy_sequences
     added = {1: [15], 16: [], 17: [15], 200: [8], 1025: [63, 64]}[tokens]
     assert filled.packing.lengths[len(lengths):].tolist() == added
 
 
-def test_on_a_cpu_steps_in_few_shapes_are_the_steps_in_any():
-    """Rows are filled up, so that memory is not taken for ever new shapes; a short-sighted
-    encoder's are left alone."""
+def test_steps_in_few_shapes():
+    """On a CPU, steps in few shapes are the steps in any.
+
+    Rows are filled up, so that memory is not taken for ever new shapes. The rows of an encoder with
+    few positions are left alone.
+    """
     losses, vectors = [], []
     for fills in (False, True):
         model = without_head_dropout(build_long())
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
         assert trainer._fills
         trainer._fills = fills
+
         losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
         vectors.append(torch.cat([parameter.detach().flatten()
                                   for parameter in model.parameters()]))
+
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     assert (vectors[1] - vectors[0]).abs().mean() < 1e-6  # as above
     assert not SurgeryTrainer(build(), "pcgrad", lr=1e-3)._fills
 
 
-def test_where_no_graph_can_be_made_steps_go_on_by_hand(monkeypatch):
+def test_when_no_graph_can_be_made(monkeypatch):
+    """Steps continue without graphs, after a warning."""
     monkeypatch.setattr(together, "MOST_TOKENS", 0)  # as on a GPU: task by task
 
     def refuse(work, pool):
@@ -193,60 +213,77 @@ def test_where_no_graph_can_be_made_steps_go_on_by_hand(monkeypatch):
                 found.append(steps_of_changing_shape(trainer, model))
         else:
             found.append(steps_of_changing_shape(trainer, model))
+
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernels_for_packed_rows_are_there_with_their_derivatives(dtype, monkeypatch):
-    """Without numbers: torch works out shapes, and which kernel backward would call."""
+def test_kernels_for_packed_rows(dtype, monkeypatch):
+    """The kernels for packed rows exist, with their derivatives.
+
+    No numbers are computed: torch works out shapes, and which kernel backward would call.
+    """
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     rows = torch.empty(3, 105, 4, 32, device="meta", dtype=dtype, requires_grad=True)
+
     row = ragged_attention(*rows, torch.empty(5, dtype=torch.int32, device="meta"), 64, 0.1)
     assert (row.shape, row.dtype) == ((105, 4, 32), dtype)
+
     row.sum().backward()
     assert rows.grad.shape == rows.shape
 
-def test_bf16_is_taken_where_a_gpu_has_it(monkeypatch):
+
+def test_bf16_on_a_gpu(monkeypatch):
+    """bf16 is taken where a GPU has it."""
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device,
-                            capability=capability: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_capability",
+                            lambda device, capability=capability: capability)
         assert pick_precision("auto", CUDA, hidden_size=128) == expected
         assert pick_precision("fp32", CUDA, hidden_size=128) == "fp32"
 
 
 @pytest.mark.parametrize(("has_bf16", "hidden_size", "expected"), [
     (True, 384, "bf16"), (True, 256, "fp32"), (False, 768, "fp32")])
-def test_bf16_is_taken_on_a_cpu_that_has_it_for_wide_encoders(monkeypatch, has_bf16, hidden_size,
-                                                              expected):
+def test_bf16_on_a_cpu(monkeypatch, has_bf16, hidden_size, expected):
+    """bf16 is taken for wide encoders on a CPU that has it."""
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
     assert pick_precision("auto", torch.device("cpu"), hidden_size) == expected
     for name in ("fp32", "bf16"):
         assert pick_precision(name, torch.device("cpu"), hidden_size) == name
 
 
-def test_a_processor_has_bf16_where_linux_says_so(monkeypatch):
+def test_cpu_flag_for_bf16(monkeypatch):
+    """A processor has bf16 where Linux lists it."""
     flags = Path("/proc/cpuinfo")
     if not flags.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
         pytest.skip("no /proc/cpuinfo here, or a torch that does not know")
+
     monkeypatch.setattr(devices, "MULTIPLIES_BF16", True)
     assert devices.cpu_has_bf16() == ("avx512_bf16" in flags.read_text())
+
     monkeypatch.setattr(devices, "MULTIPLIES_BF16", False)
     assert not devices.cpu_has_bf16()
 
 
-def test_the_first_lines_say_where_bf16_was_taken_and_where_it_is_in_vain(monkeypatch):
+def test_precision_note(monkeypatch):
+    """A run's first lines say whether bf16 is in hardware or whether fp32 is faster."""
     assert "in hardware" in precision_note("bf16", CUDA)
     assert precision_note("fp32", CUDA) == precision_note("fp32", torch.device("cpu")) == ""
+
     for has_bf16, expected in ((True, "in hardware"), (False, "fp32 is faster")):
         monkeypatch.setattr(devices, "cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
         assert expected in precision_note("bf16", torch.device("cpu"))
 
 
-def test_without_bf16_in_the_processor_a_bf16_product_is_left_to_torch(monkeypatch):
-    """oneDNN refuses it there with an error of its own."""
+def test_product_without_bf16(monkeypatch):
+    """Without bf16 in the processor, a bf16 product is left to torch.
+
+    oneDNN would refuse it with an error of its own.
+    """
     layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
     monkeypatch.setattr(linear, "MULTIPLIES_BF16", False)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
     found = product(layer, x.bfloat16())
     expected = x.bfloat16() @ layer.weight.bfloat16().T + layer.bias.bfloat16()
     assert torch.allclose(found, expected, atol=2**-6)  # two roundings of numbers up to 4
@@ -263,30 +300,38 @@ def ragged(dtype, heads=4, head_dim=32, lengths=(7, 1, 64, 33)):
 
 @needs_cuda
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
-def test_attention_on_a_packed_row_equals_the_formula_on_the_padded_grid(dtype, tolerance):
+def test_packed_attention_on_a_gpu(dtype, tolerance):
+    """Attention on a packed row equals the formula on the padded grid."""
     rows, packing = ragged(dtype)
     weight = torch.randn(rows.shape[1:], device=CUDA)
+
     row = ragged_attention(*rows, packing.bounds, packing.seq)
     (row.float() * weight).sum().backward()
     ours, rows.grad = rows.grad, None
+
     wide = rows.detach().double().requires_grad_()
     grids = [packing.pad(each).transpose(1, 2) for each in wide]
     expected = packing.unpad(attention(*grids, packing.mask).transpose(1, 2))
     (expected * weight).sum().backward()
+
     torch.testing.assert_close(row.double(), expected, atol=tolerance, rtol=0)
     torch.testing.assert_close(ours.double(), wide.grad, atol=3 * tolerance, rtol=0)
 
 
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_in_attention_leaves_out_the_share_it_is_told(dtype):
-    """Values are all one, so an output is the sum of the weights that stay, over 1 − p: 1 in the
-    mean."""
+def test_attention_dropout_share(dtype):
+    """Dropout in attention leaves out the given share.
+
+    Values are all one, so an output is the sum of the weights that stay, over 1 − p: 1 in the mean.
+    """
     rows, packing = ragged(dtype, lengths=(512,) * 8)
     with torch.no_grad():
         rows[2] = 1
+
     torch.manual_seed(0)
     row = ragged_attention(*rows, packing.bounds, packing.seq, 0.25).float()
+
     assert row.std() > 0.005
     assert row.mean().item() == pytest.approx(1, abs=0.01)
 
@@ -297,45 +342,56 @@ def on_cuda(model):
 
 @needs_cuda
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-5), ("bf16", 5e-2)])
-def test_a_gpu_takes_the_steps_of_a_cpu(precision, tolerance):
+def test_gpu_steps_are_cpu_steps(precision, tolerance):
     """Three steps, each replayed from graphs: the losses, and in float32 the weights after them."""
     model = without_head_dropout(build_long())
     trainers, results = [], []
     for each in (model, on_cuda(model)):
         each.precision = precision if each.device.type == "cuda" else "fp32"
+
         trainer = SurgeryTrainer(each, "pcgrad", lr=1e-3, weight_decay=0.01, clip=1.0)
         inputs = {name: each.tokenize(examples).batch(range(len(examples)))
                   for name, examples in EXAMPLES.items()}
         results.append([trainer.step(inputs).losses for _ in range(3)])
         trainers.append(trainer)
+
     for ours, expected in zip(results[1], results[0], strict=True):
         assert ours == pytest.approx(expected, rel=tolerance * 10)
     assert len(trainers[1]._graphs.captured) == 3
+
     if precision == "fp32":
         torch.testing.assert_close(trainers[1].flat.vector.cpu(), trainers[0].flat.vector,
                                    atol=2e-4, rtol=0)
 
 
 @needs_cuda
-def test_graphs_compute_what_launching_by_hand_does():
-    """Batches of changing shapes, so that graphs are made and used again."""
+def test_graphs_on_a_gpu():
+    """Graphs compute what launching by hand does.
+
+    Batches change in shape, so that graphs are made and used again.
+    """
     model, losses, vectors = without_head_dropout(build_long()), [], []
     for graphed in (True, False):
         each = on_cuda(model)
         trainer = SurgeryTrainer(each, "pcgrad", lr=1e-3)
         if not graphed:
             trainer._graphs = None
+
         losses.append(steps_of_changing_shape(trainer, each))
         vectors.append(trainer.flat.vector)
+
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4,
                                atol=1e-5)
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=2e-4)
 
 
 @needs_cuda
-def test_many_graphs_from_one_pool_do_not_write_on_each_others_results():
-    """Sentences of 1 to 50 words, so that steps meet graphs made before and after one another in
-    any order."""
+def test_many_graphs_in_one_pool():
+    """Many graphs from one pool do not write on each other's results.
+
+    Sentences have 1 to 50 words, so that steps meet graphs made before and after one another in any
+    order.
+    """
     rng = random.Random(0)
 
     def sentence() -> str:
@@ -345,64 +401,81 @@ def test_many_graphs_from_one_pool_do_not_write_on_each_others_results():
                 "para": [Example(str(i), (sentence(), sentence()), float(i % 2))
                          for i in range(40)],
                 "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in range(40)]}
+
     model, losses = without_head_dropout(build_long()), []
     for graphed in (True, False):
         each = on_cuda(model)
         trainer, draw = SurgeryTrainer(each, "pcgrad", lr=1e-4), random.Random(1)
         if not graphed:
             trainer._graphs = None
+
         tokens = {name: each.tokenize(items) for name, items in examples.items()}
-        losses.append([list(trainer.step({name: items.batch(draw.sample(range(40), 4))
-                                          for name, items in
-                                          tokens.items()}).losses.values()) for _ in range(30)])
+        losses.append([
+            list(trainer.step({name: items.batch(draw.sample(range(40), 4))
+                               for name, items in tokens.items()}).losses.values())
+            for _ in range(30)])
+
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3,
                                atol=1e-4)
 
 
 @needs_cuda
-def test_dropout_in_a_graph_differs_from_step_to_step_and_repeats_with_the_seed():
+def test_dropout_in_a_graph():
+    """Dropout in a graph differs from step to step, and repeats with the seed."""
     runs = []
     for _ in range(2):
         each = build_long().to(CUDA)
         torch.manual_seed(3)
         trainer = SurgeryTrainer(each, "pcgrad", lr=0.0)
+
         inputs = {name: each.tokenize(examples).batch(range(len(examples)))
                   for name, examples in EXAMPLES.items()}
         runs.append([trainer.step(inputs).losses["sst"] for _ in range(3)])
+
     assert len(set(runs[0])) == 3
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
 
 
 @needs_cuda
-def test_a_loss_that_is_not_finite_stops_a_step_in_graphs():
+def test_nan_loss_in_graphs():
+    """A loss that is not finite stops a step in graphs."""
     model = build_long().to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
     inputs = {name: model.tokenize(examples).batch(range(len(examples)))
               for name, examples in EXAMPLES.items()}
     trainer.step(inputs)
+
     before = trainer.flat.vector.clone()
     inputs["para"].labels[0] = float("nan")
+
     with pytest.raises(FloatingPointError, match="para"):
         trainer.step(inputs)
+
     assert torch.equal(trainer.flat.vector, before)
 
 
 @needs_cuda
 def test_pieces_go_by_hand():
+    """Batches in pieces are computed without graphs."""
     model = without_head_dropout(build_long()).to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    result = trainer.step({name: model.tokenize(examples).micro_batches(range(len(examples)), 2, len(examples))
-                           for name, examples in EXAMPLES.items()})
+
+    result = trainer.step({
+        name: model.tokenize(examples).micro_batches(range(len(examples)), 2, len(examples))
+        for name, examples in EXAMPLES.items()})
+
     assert not trainer._graphs.captured
     assert all(loss > 0 for loss in result.losses.values())
 
 
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_predictions_of_a_gpu_are_those_of_a_cpu(precision):
+def test_gpu_predictions(precision):
+    """Predictions of a GPU are those of a CPU."""
     model = build_long().eval()
     theirs = on_cuda(model)
     theirs.precision = precision
+
     for name, examples in EXAMPLES.items():
         expected = model.predict_logits(name, model.tokenize(examples))
         found = theirs.predict_logits(name, theirs.tokenize(examples))
@@ -411,16 +484,20 @@ def test_predictions_of_a_gpu_are_those_of_a_cpu(precision):
 
 
 @needs_cuda
-def test_encode_and_forward_on_a_gpu_equal_those_of_a_cpu():
+def test_gpu_encode_and_forward():
+    """Encode and forward on a GPU equal those of a CPU."""
     model = build_long().eval()
     tokenizer, encoder, theirs = model.tokenizer, model.encoder, on_cuda(model.encoder)
     sentences = [text for example in EXAMPLES["para"] for text in example.sentences]
+
     for pooling in ("mean", "cls", "pooler"):
         torch.testing.assert_close(theirs.encode(sentences, tokenizer, pooling),
                                    encoder.encode(sentences, tokenizer, pooling), atol=2e-5, rtol=0)
+
     inputs = tokenizer(sentences)
     ours = theirs(**{name: value.to(CUDA) for name, value in inputs.items()})
     expected = encoder(**inputs)
+
     mask = inputs["attention_mask"].bool()
     torch.testing.assert_close(ours.last_hidden_state.cpu()[mask], expected.last_hidden_state[mask],
                                atol=2e-5, rtol=0)
@@ -428,26 +505,32 @@ def test_encode_and_forward_on_a_gpu_equal_those_of_a_cpu():
 
 
 @needs_cuda
-def test_surgery_on_a_gpu_is_exact():
+def test_surgery_on_a_gpu():
+    """Surgery on a GPU is exact."""
     rows = torch.randn(3, 1_000_003, generator=torch.Generator().manual_seed(0))
     expected = rows.double() @ rows.double().T
+
     gram = gram_matrix(rows.to(CUDA))
     assert gram.device.type == "cpu"
     # of 1e6; the products' rounding is a thousandth
     torch.testing.assert_close(gram, expected, atol=0.05, rtol=1e-6)
+
     weights = torch.tensor([1.5, -2.0, 0.5], dtype=torch.float64)
     torch.testing.assert_close(combine(rows.to(CUDA), weights).cpu(), combine(rows, weights),
                                atol=1e-6, rtol=0)
+
     tiny = gram_matrix(rows.to(CUDA) * 1e-30)
     torch.testing.assert_close(tiny * 1e60, expected, atol=0.05, rtol=1e-6)
 
 
 @needs_cuda
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
-def test_an_update_on_a_gpu_is_that_of_a_cpu(weight_decay):
+def test_update_on_a_gpu(weight_decay):
+    """An update on a GPU is that of a CPU."""
     generator = torch.Generator().manual_seed(0)
-    start, gradients = torch.randn(1000,
-                                   generator=generator), torch.randn(20, 1000, generator=generator)
+    start, gradients = (torch.randn(1000, generator=generator),
+                        torch.randn(20, 1000, generator=generator))
+
     found = []
     for device in ("cpu", "cuda"):
         theta = torch.nn.Parameter(start.to(device, copy=True))
@@ -456,22 +539,26 @@ def test_an_update_on_a_gpu_is_that_of_a_cpu(weight_decay):
             theta.grad = gradient.to(device)
             optimizer.step()
         found.append(theta.detach().cpu())
+
     torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=0)
 
 
 @needs_cuda
-def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu():
+def test_pretraining_gradients():
+    """Pretraining on a GPU has the gradients of a CPU."""
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
-                                       num_attention_heads=4,
-                            intermediate_size=64)).eval()
+                                       num_attention_heads=4, intermediate_size=64)).eval()
+
     ids = torch.randint(5, 50, (25,))
     types = torch.tensor([0] * 5 + [1] * 4 + [0] * 4 + [0] * 3 + [1] * 9)
     masked = Masked(ids, torch.tensor([1, 10, 20]), torch.tensor([7, 8, 9]))
     batch = MaskedBatch(masked, Packing.from_lengths([9, 4, 12]), types)
+
     theirs = on_cuda(model)
     loss_of(model, batch).backward()
     loss_of(theirs, batch.to(CUDA)).backward()
+
     for (name, ours), expected in zip(theirs.named_parameters(), model.parameters(), strict=True):
         if expected.grad is not None:
             torch.testing.assert_close(ours.grad.cpu(), expected.grad, atol=2e-5, rtol=1e-3,
@@ -479,33 +566,39 @@ def test_pretraining_on_a_gpu_has_the_gradients_of_a_cpu():
 
 
 @needs_cuda
-def test_pretraining_runs_on_a_gpu_and_goes_on_after_an_interruption(tmp_path,
-                                                                     interrupted_in_step_40):
-    """In bf16, which is what auto takes on a GPU of today, the next batch made ahead."""
+def test_pretraining_on_a_gpu(tmp_path, interrupted_in_step_40):
+    """Pretraining runs on a GPU and resumes after an interruption.
+
+    It runs in bf16, which auto takes on a recent GPU, and the next batch is made ahead.
+    """
     text = tmp_path / "text"
-    text.write_text("\n\n".join(f"the {animal} {sound}. the {animal} always {sound}. " * 30
-                                for animal, sound in (
-        ("cat", "meows"), ("dog", "barks"), ("cow", "moos"), ("bird", "sings")) * 4))
+    text.write_text("\n\n".join(
+        f"the {animal} {sound}. the {animal} always {sound}. " * 30
+        for animal, sound in (
+            ("cat", "meows"), ("dog", "barks"), ("cow", "moos"), ("bird", "sings")) * 4))
+
     flags = ["--text", str(text), "--out", str(tmp_path / "run"), "--layers", "2", "--hidden", "64",
-             "--heads", "2",
-             "--vocab-size", "60", "--length", "32", "--steps", "60", "--held-out", "0.3",
-             "--batch-size", "16",
-             "--lr", "1e-2", "--second-segment", "again", "--checkpoint-every", "20"]
+             "--heads", "2", "--vocab-size", "60", "--length", "32", "--steps", "60",
+             "--held-out", "0.3", "--batch-size", "16", "--lr", "1e-2",
+             "--second-segment", "again", "--checkpoint-every", "20"]
+
     with interrupted_in_step_40():
         assert pretrain.main(flags) == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["steps"], metrics["environment"]["precision"]) == (60, "bf16")
     assert metrics["perplexity"] < 15  # 58 before
 
 
 @needs_cuda
-def test_a_usual_training_loop_runs_on_a_gpu():
+def test_usual_loop_on_a_gpu():
+    """A usual training loop runs on a GPU."""
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
-                                 num_attention_heads=4,
-                                 intermediate_size=64)).to(CUDA)
+                                 num_attention_heads=4, intermediate_size=64)).to(CUDA)
     optimizer = AdamW(model.parameters(), lr=1e-3)
+
     ids, losses = torch.randint(5, 50, (4, 10), device=CUDA), []
     for _ in range(20):
         optimizer.zero_grad()
@@ -513,4 +606,5 @@ def test_a_usual_training_loop_runs_on_a_gpu():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+
     assert losses[-1] < losses[0] / 2
