@@ -18,6 +18,7 @@ from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
+import multitask  # noqa: F401 - first: it sets OpenMP's variables before torch is loaded
 from heads import ARCHITECTURES
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.data.sampling import BATCH_DIFFERENT, WRAP

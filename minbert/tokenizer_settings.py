@@ -34,6 +34,12 @@ class AddedToken:
     flags: dict[str, bool]
     file: Path
 
+    def __post_init__(self) -> None:
+        try:
+            self.text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{self.file}: the token {ascii(self.text)} is not text") from None
+
 
 @dataclass(frozen=True)
 class TokenizerSettings:

@@ -3,7 +3,11 @@
 >>> from multitask import MultitaskBert
 """
 
-from .model import MultitaskBert
-from .tasks import TASKS, Task
+from .openmp import spin_briefly_in_commands
+
+spin_briefly_in_commands()  # before anything imports torch
+
+from .model import MultitaskBert  # noqa: E402
+from .tasks import TASKS, Task  # noqa: E402
 
 __all__ = ["TASKS", "MultitaskBert", "Task"]

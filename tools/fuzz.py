@@ -29,6 +29,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,7 @@ from mutations import (
 )
 
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
+from minbert.files import parse
 from multitask import MultitaskBert
 from multitask.data.course import Example, read_examples, read_rows
 from multitask.data.multinli import read_multinli
@@ -85,6 +87,25 @@ def use_tokenizer(folder: Path) -> None:
             assert max(encoding.ids) < found.vocab_size
             assert set(encoding.type_ids) <= {0, 1}
     found(["a", "b"])
+
+
+def use_collection(folder: Path) -> None:
+    """What a program hands over in place of sentences and pairs; from two threads at once."""
+    path = folder / "items.json"
+    items = parse(path.read_bytes(), str(path))
+    found = sound.tokenizer()
+    try:
+        expected = [encoding.ids for encoding in found.encode(items)]
+        with ThreadPoolExecutor(2) as pool:
+            short, long = [pool.submit(found.encode, items, max_length=limit)
+                           for limit in (4, None)]
+        assert [encoding.ids for encoding in long.result()] == expected
+        assert all(len(encoding.ids) <= 4 for encoding in short.result())
+
+        model = MultitaskBert(BertModel(sound.config()), found, "concatB")
+        assert len(model.predict_similarity(items)) == len(expected)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def use_heads(folder: Path) -> None:
@@ -190,6 +211,12 @@ TARGETS = {
     "tokenizer_config": Target(22, "tokenizer_config.json",
                                model_file("tokenizer_config.json", TEXT_FILES),
                                mutate_json, use_tokenizer),
+    "special_tokens_map": Target(10, "special_tokens_map.json",
+                                 model_file("special_tokens_map.json", TEXT_FILES), mutate_json,
+                                 use_tokenizer),
+    "added_tokens": Target(10, "added_tokens.json", model_file("added_tokens.json", TEXT_FILES),
+                           mutate_json, use_tokenizer),
+    "collection": Target(10, "items.json", alone(sound.collections), mutate_json, use_collection),
     "heads": Target(8, "model/heads.safetensors",
                     partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
                     mutate_safetensors, use_heads),

@@ -17,6 +17,7 @@ from mutations import zipped
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from minbert.files import write_json
 from multitask import MultitaskBert
 from multitask.data.course import Example
 from multitask.runs import run as main_job
@@ -88,6 +89,12 @@ def config() -> BertConfig:
 
 
 @functools.cache
+def collections() -> list[bytes]:
+    """Pairs of sentences as JSON."""
+    pairs = [["a good film", "a film"], ["two dogs", ""], ["no", "a " * 30]]
+    return [json.dumps(pairs).encode(), json.dumps(pairs[:1]).encode()]
+
+
 def model_files() -> dict[str, bytes]:
     """A model's folder, its weights in all three forms: one file, two with an index, and a
     pickle.
@@ -97,6 +104,10 @@ def model_files() -> dict[str, bytes]:
         torch.manual_seed(0)
         BertForMaskedLM(config()).save_pretrained(folder)
         tokenizer().save_pretrained(folder)
+        write_json(folder / "special_tokens_map.json", {
+            "cls_token": "[CLS]", "mask_token": {"content": "[MASK]", "lstrip": True},
+            "additional_special_tokens": ["[E2]"]})
+        write_json(folder / "added_tokens.json", {"[E1]": tokenizer().vocab_size})
 
         tensors = load_file(folder / "model.safetensors")
         torch.save(tensors, folder / "pytorch_model.bin")

@@ -59,8 +59,8 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
     """
     if not applies(model):
         padded = model(packing.pad(input_ids), packing.attention_mask, packing.pad(token_type_ids))
-        last = padded.last_hidden_state
-        return last[:, 0] if first_only else packing.unpad(last)
+        row = packing.unpad(padded.last_hidden_state)
+        return packing.first_tokens(row) if first_only else row
 
     embedded = model.embeddings(input_ids, token_type_ids, packing.position_ids)
     return packed.encode_layers(model, embedded, packing, first_only)

@@ -160,6 +160,7 @@ def test_question_report(asked):
     # two moments of three tasks, by step, by layer at three moments
     assert page.count("<img") == 2 * 3 + 1 + 3
     assert "http" not in page.replace("http-equiv", "")
+    assert "A trial run: 2 seeds are too few" in page  # as question.md says
 
 
 def test_question_markdown(asked):

@@ -23,7 +23,7 @@ from torch import nn
 import train_multitask
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
-from multitask import TASKS, MultitaskBert, hand_in, predict, pretrain
+from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
 from multitask.data.course import load_dataset, read_examples
 from multitask.experiments import __main__ as experiments
 from multitask.runs import run as main_job
@@ -594,6 +594,27 @@ def test_single_task(single_task, small_data, tmp_path, capsys):
     assert f"--task {single_task} " in advice
     assert f"'{run}'" in advice
     assert train_multitask.main(["--resume", str(run)]) == 0
+
+
+# ------------------------------------------------------- 20: a machine that does something else
+
+
+def test_openmp(tmp_path):
+    """Commands set how long threads spin, unless the user did; the library's import does not."""
+    show = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {name: value for name, value in os.environ.items()
+             if name not in (*openmp.SHORT_SPIN, "OMP_WAIT_POLICY")}
+
+    def spin(argv: str, **variables: str) -> str:
+        code = f"import sys; sys.argv = [{argv!r}]; import multitask; {show}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, text=True,
+                              capture_output=True, env={**clean, **variables})
+        return done.stdout.strip()
+
+    assert spin("-m") == spin("/some/where/train_multitask.py") == "1500"
+    assert spin("my_program.py") == "None"
+    assert spin("-m", GOMP_SPINCOUNT="9") == "9"
+    assert spin("-m", OMP_WAIT_POLICY="PASSIVE") == "None"
 
 
 # ------------------------------------------------------------------------------ 19: claims
