@@ -197,7 +197,7 @@ class MultitaskBert(nn.Module):
             is_right = isinstance(texts, (tuple, list)) and len(texts) == width
             if not is_right or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} per example; "
-                                 f"item {number} is {texts!r}")
+                                 f"item {number} is {one_line(repr(texts))}")
 
         examples = [Example("", tuple(texts), None) for texts in sentences]
         if not examples:

@@ -14,6 +14,7 @@ TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert"
 # a package or module of multitask → what is right below it; it may import all that is below it
 BELOW = {
     "metrics": set(),
+    "openmp": set(),
     "system": set(),
     "tasks": {"metrics"},
     "data": {"tasks", "system"},
