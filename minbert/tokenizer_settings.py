@@ -38,7 +38,7 @@ class AddedToken:
         try:
             self.text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{self.file}: the token {ascii(self.text)} is not text") from None
+            raise ValueError(f"{self.file}: the token {self.text!a} is not text") from None
 
 
 @dataclass(frozen=True)
