@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .activations import ACTIVATIONS
-from .files import read_object
+from .files import read_object, user_path
 
 # Keys of a HuggingFace config.json that change the mathematics, with the only supported value.
 REQUIRED_VALUES = {
@@ -123,7 +123,7 @@ class BertConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> BertConfig:
         """Reads config.json; every error names the file."""
-        path = Path(path)
+        path = user_path(path)
         values = read_object(path)
         try:
             return cls.from_dict(values)

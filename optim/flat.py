@@ -121,7 +121,7 @@ class TaskGradients:
             backward pass does without autograd's hooks, leave it out.
 
     Raises:
-        ValueError: `table` is not flat's first parameter.
+        ValueError: `table` is not flat's first parameter, or there is no task.
 
     >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> gradients = TaskGradients(FlatParameters([("weight", weight)]), tasks=2)
@@ -134,6 +134,8 @@ class TaskGradients:
 
     def __init__(self, flat: FlatParameters, tasks: int, table: str | None = None,
                  watched: bool = True) -> None:
+        if tasks < 1:
+            raise ValueError(f"TaskGradients: tasks is {tasks}, expected at least 1")
         first = next(iter(flat.parameters))
         if table not in (None, first):
             raise ValueError(f"TaskGradients: the table must be flat's first parameter, {first}, "

@@ -249,6 +249,7 @@ def random_order(tasks: int, generator: torch.Generator | None = None) -> list[l
 
 
 def _checked_order(order: Sequence[Sequence[int]], tasks: int) -> Sequence[Sequence[int]]:
+    order = [list(others) for others in order]  # once: a generator would be empty afterwards
     expected = [[j for j in range(tasks) if j != i] for i in range(tasks)]
     if [sorted(others) for others in order] != expected:
         raise ValueError(f"order must name, for each of {tasks} tasks, every other task once, "

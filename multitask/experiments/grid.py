@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from heads import ARCHITECTURES
+from minbert.files import user_path
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
 from multitask.data.course import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, read_predictions
@@ -88,6 +89,9 @@ class Grid:
     device: str
     max_steps: int | None = None
     eval_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", user_path(self.out))
 
     def check(self) -> None:
         """Raises ValueError if the folder holds results of another grid."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minbert.files import replacing, write_json, write_text
+from minbert.files import replacing, user_path, write_json, write_text
 from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
 from multitask.data.course import Dataset
 from multitask.runs import run
@@ -54,6 +54,7 @@ def ask(question: Question, out: Path, seeds: list[int],
     Raises:
         ValueError: the folder holds results of another question.
     """
+    out = user_path(out)
     claim_folder(out / "asked.json", dataclasses.asdict(question),
                  has_results=any((out / TRIALS).glob("*.json")))
     (out / TRIALS).mkdir(exist_ok=True)

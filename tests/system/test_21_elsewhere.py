@@ -133,6 +133,15 @@ def test_collections_are_read_once(model, tok):
     assert torch.equal(tok(pairs)["input_ids"], ids)
 
 
+def test_order_is_read_once():
+    """A generator of orders gives what the same list gives, not the plain sum."""
+    rows = torch.tensor([[1.0, 0, 0], [-1, 1, 0], [-2, 0, 1]])
+    order = [[1, 2], [0, 2], [1, 0]]
+    given = (iter(others) for others in order)
+    assert torch.equal(project_conflicting(rows, given), project_conflicting(rows, order))
+    assert not torch.equal(project_conflicting(rows, order), rows.sum(0))
+
+
 @pytest.mark.parametrize(("items", "message"), [
     ([{"a": 1, "b": 2}], "item 0"), ([{"a", "b"}], "item 0"), ([("a", "b"), ("a",)], "item 1"),
     ([("a", None)], "item 0"), ({"a": "b"}, "got dict"), ("ab", "one string"), (None, "NoneType"),

@@ -39,6 +39,12 @@ def blocks(path: Path, language: str) -> list[str]:
                       flags=re.DOTALL | re.MULTILINE)
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def commands_of(path: Path) -> list[tuple[str, list[str]]]:
     """(module, flags) of every command of ours in the page's blocks."""
     found = []
@@ -167,8 +173,10 @@ def test_files_exist():
                            r"/[\w/.-]+\.\w+)`", text)
         for name in named:
             assert (ROOT / name).is_file(), f"{name_of(page)}: {name}"
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
-            assert (page.parent / link).exists(), f"{name_of(page)}: {link}"
+        for link, anchor in re.findall(r"\]\(([^)#:]+)(?:#([\w-]+))?\)", text):
+            target = page.parent / link
+            assert target.exists(), f"{name_of(page)}: {link}"
+            assert not anchor or anchor in anchors_of(target), f"{name_of(page)}: {link}#{anchor}"
 
 
 def test_run_folder_page(folder):
