@@ -170,7 +170,7 @@ def test_pair_tuples_have_a_limit(tok):
 
 def test_threads(model, tok):
     """One tokenizer, several threads (tokenizers #537, transformers #47085)."""
-    long = ["a good film and " * 20, *TEXTS] * 5
+    long = ["a good film and " * 20, *TEXTS] * 40
     expected = {None: [e.ids for e in tok.encode(long)],
                 16: [e.ids for e in tok.encode(long, max_length=16)]}
     vectors, classes = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
@@ -178,7 +178,7 @@ def test_threads(model, tok):
 
     def work(limit: int | None) -> None:
         try:
-            for _ in range(30):
+            for _ in range(15):
                 if [e.ids for e in tok.encode(long, max_length=limit)] != expected[limit]:
                     wrong.append(limit)
                 if not torch.equal(model.encoder.encode(TEXTS, tok), vectors):
@@ -189,10 +189,13 @@ def test_threads(model, tok):
             wrong.append(error)
 
     threads = [threading.Thread(target=work, args=[limit]) for limit in (None, 16) * 2]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns more often, so that a race is met
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(before)
     assert not wrong
 
 
