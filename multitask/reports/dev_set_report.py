@@ -15,7 +15,7 @@ from .page import bullets, figure, grid, heading, paragraph, table
 from .text import metric_of, number, probability, span
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
-PREDICTOR_AXES = {"length": ("words in the sentence", "words a sentence, mean of both"),
+PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean of both"),
                   "commonality": ("mean of log(1 + count) over its words",
                                   "mean of log(1 + count), words of both")}
 

@@ -49,7 +49,7 @@ def commands_of(path: Path) -> list[tuple[str, list[str]]]:
     """(module, flags) of every command of ours in the page's blocks."""
     found = []
     for block in [*blocks(path, "sh"), *blocks(path, "")]:
-        for line in block.replace("\n    --", " --").splitlines():
+        for line in re.sub(r" \\\n\s*", " ", block).splitlines():
             match = re.search(r"(?:^|&& )(?:python -m (multitask\.\w+)|"
                               r"(?:python|torchrun .*?) (train_multitask\.py))( .*)?$", line)
             if match:
