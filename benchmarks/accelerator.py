@@ -1,5 +1,4 @@
-"""One training step, dev evaluation and encode on a GPU, ours against the usual stack, as Markdown
-tables.
+"""A step, dev evaluation and encode on a GPU, ours against the usual stack.
 
     python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER]
     [--profile]
@@ -99,10 +98,9 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], repeat: int,
             units: int = 1, by_hand: Callable[[], object] | None = None) -> tuple[float, float]:
-    """Runs the ways in turn, the first two rounds not counted, prints a line, returns ours' and
-    theirs' medians.
+    """Runs each way in turn, prints a line, and returns the medians of ours and theirs.
 
-    units: how many of what is told one call does. by_hand: ours without graphs, where that is
+    units: how many units of work one call does. by_hand: ours without graphs, where that is
         another way.
     """
     ways = {"ours": ours, "by hand": by_hand, "usual": usual}
@@ -127,8 +125,7 @@ def build(shape: str, tokenizer: BertTokenizer, precision: str) -> MultitaskBert
 
 def peak_memory(make: Callable[[], Callable[[dict[str, Batch]], object]],
                 batches: list[dict[str, Batch]]) -> float:
-    """MB above what was there before, of a model and what trains it and of steps, those that make
-    graphs among them.
+    """Memory in MB of a model, of what trains it, and of steps that record graphs.
 
     make: makes both, returns the step.
     """

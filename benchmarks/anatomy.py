@@ -75,9 +75,7 @@ def part_of(event: torch.autograd.profiler_util.FunctionEvent) -> str:
 
 
 def measure(precision: str, steps: int, folder: Path) -> dict[str, float]:
-    """Part → milliseconds a step; what no operation accounts for, Python above all, is in the
-    rest.
-    """
+    """Part → milliseconds per step; what no operation accounts for is in the rest."""
     model = build(precision)
     step = stepper("ours", precision, model)
     batches = training_batches(model, folder, WARM_UP + 2 * steps)

@@ -1,5 +1,4 @@
-"""How a step's cost grows: with tokens, sequence length, tasks and the model's size, each beside
-its floor.
+"""How a step's cost grows with tokens, length, tasks and size, each beside its floor.
 
     python benchmarks/growth.py [--threads 2] [--repeat 5] [--precision fp32] [--plot FILE] [--json
     FILE]
@@ -69,8 +68,7 @@ class Axis(NamedTuple):
 
 
 def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
-    """Of the products of forward and backward, over sequences of these lengths; the heads', a few
-    hundred, left out.
+    """Operations of the products of forward and backward on sequences of these lengths.
 
     A weight costs 2 FLOP a token forward and 4 backward. Attention's two products cost 4 · hidden ·
     length² forward and twice that backward. Of the last layer only keys and values see all tokens;
@@ -86,9 +84,7 @@ def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
 
 
 def lengths_like_sentences(count: int, generator: np.random.Generator) -> list[int]:
-    """Tokens of one example: log-normal, median 26 and mean 28, as the three tasks' together
-    are.
-    """
+    """Tokens of one example: log-normal, median 26 and mean 28, as in the three tasks."""
     return generator.lognormal(np.log(26), 0.42, count).astype(int).clip(4, 512).tolist()
 
 
@@ -108,9 +104,7 @@ def random_trainer(config: BertConfig, precision: str) -> SurgeryTrainer:
 
 def step_point(trainer: SurgeryTrainer, label: str, lengths: Sequence[Sequence[int]],
                x: float | None = None) -> Point:
-    """A training step on one batch a task, with sequences of these lengths; x: tokens a step if not
-    given.
-    """
+    """A training step with one batch per task and sequences of these lengths."""
     config, generator = trainer.model.encoder.config, np.random.default_rng(0)
     batches = {name: random_batch(row, config, generator) for name,
                row in zip(TASKS, lengths, strict=True)}

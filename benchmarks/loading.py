@@ -1,5 +1,4 @@
-"""Loading the real checkpoint: ours and transformers', seconds and memory, each in fresh processes,
-in turns.
+"""Loading the real checkpoint, ours and transformers': seconds and memory.
 
     python benchmarks/loading.py [--repeat 7]
 

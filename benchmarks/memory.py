@@ -1,5 +1,4 @@
-"""Memory of large inputs: peak of a process that reads and tokenizes N pairs, and of one that
-answers N pairs.
+"""Peak memory of reading and tokenizing N pairs, and of answering N pairs.
 
     python benchmarks/memory.py [--rows 10000 1000000] [--pairs 1000 100000]
 
@@ -41,9 +40,7 @@ def write_pairs(path: Path, rows: int, labelled: bool) -> Path:
 
 
 def read_and_tokenize(folder: Path, rows: int) -> int:
-    """Returns the file's bytes; both the examples and their ids are held at the end, as a run holds
-    them.
-    """
+    """Returns the file's bytes; examples and ids are held at the end, as in a run."""
     path = write_pairs(folder / "quora-train.csv", rows, labelled=True)
     examples = read_examples(path, PARA)
     tokens = MultitaskBert.from_pretrained(folder).tokenize(examples)

@@ -1,5 +1,4 @@
-"""How far our encoder is from transformers': largest differences of outputs and gradients, as a
-Markdown table.
+"""Largest differences from transformers in outputs and gradients, as a Markdown table.
 
     python benchmarks/parity.py [--shapes 60] [--seed 0]
 
@@ -29,8 +28,7 @@ SECONDS = ["Worth it?", "Why would anyone sit through all two hours of it a seco
 
 
 def differences(ours: BertModel, inputs: dict[str, torch.Tensor]) -> tuple[float, float, float]:
-    """Largest |Δ| of last_hidden_state at real tokens, of pooler_output, and ‖Δ‖ / ‖g‖ of all
-    gradients together."""
+    """Largest |Δ| of last_hidden_state (real tokens) and pooler_output, and ‖Δ‖ / ‖g‖."""
     theirs = reference(ours)
     mask = inputs["attention_mask"]
     real = mask.bool()

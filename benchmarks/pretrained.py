@@ -1,5 +1,4 @@
-"""What pretraining is worth: encoders that start from other weights, one recipe, the same seeds;
-dev scores as a table.
+"""What pretraining is worth: one recipe and the same seeds from different encoders.
 
     python benchmarks/pretrained.py --data data --out FOLDER random=RANDOM drawn=ATTENTIVE
     mini=minbert-mini

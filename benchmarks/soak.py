@@ -1,5 +1,4 @@
-"""The main job for half an hour, watched from outside: does memory stay flat, speed too, are files
-closed again?
+"""Half an hour of the main job: memory, speed and open files, watched from outside.
 
     python benchmarks/soak.py --out FOLDER [--minutes 30] [--json FILE] -- --data data --model
     bert-base-uncased

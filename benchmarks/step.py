@@ -166,8 +166,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]],
             warm_up: int) -> None:
-    """Runs each once, both sides in turn, the first `warm_up` not counted, and prints one line of
-    the table."""
+    """Runs both sides in turn and prints one line of the table."""
     rounds = [[timed(pair[0]), timed(pair[1])] for pair in zip(ours, usual, strict=True)][warm_up:]
     (wall, cpu), (their_wall, their_cpu) = (
         [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)]

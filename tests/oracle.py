@@ -1,5 +1,4 @@
-"""Independent encoders that ours is held against: transformers' BertModel with our weights, and a
-stored reference."""
+"""Independent encoders to compare with: transformers' BertModel and a stored reference."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from minbert.checkpoints.pretrained import file_names
 
 
 def reference(ours: BertModel) -> transformers.BertModel:
-    """In eval mode, with eager attention and our dtype; the weights are carried over name by
-    name."""
+    """transformers' model with our weights, by name; eager attention, eval mode, our dtype."""
     config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
     theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
     state = theirs.state_dict()
@@ -37,8 +35,7 @@ def gradients_by_their_name(ours: BertModel) -> dict[str, torch.Tensor]:
 
 
 def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
-    """Our model with the weights of references/make.py's formula, the inputs, and what transformers
-    gave for them."""
+    """Our model with the reference's weights, its inputs, and transformers' outputs for them."""
     stored = json.loads((Path(__file__).parent / "references" / "bert.json").read_text(encoding="utf-8"))
     model = BertModel(BertConfig(**stored["shape"])).double().eval()
     targets = {}

@@ -1,5 +1,4 @@
-"""Kills runs at random points, resumes them, and compares their bytes with those of an
-uninterrupted run.
+"""Kills runs at random points, resumes them, and compares their bytes with a whole run's.
 
     OMP_NUM_THREADS=1 python tools/kill_points.py --points 50 --seed 0
 
@@ -102,9 +101,7 @@ class Job:
 
 
 def jobs(folder: Path) -> dict[str, Job]:
-    """The main job with all three stages, the same by two processes, the baseline, and
-    pretraining.
-    """
+    """The main job with all stages, the same by two processes, the baseline, and pretraining."""
     shared = ["--data", f"{folder}/data", "--model", f"{folder}/encoder", "--lr", "1e-3",
               "--epochs", "2", "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1",
               "--schedule", "linear", "--clip", "1", "--weight-decay", "0.01"]
@@ -324,9 +321,7 @@ def checksum(content: bytes) -> str:
 
 
 class Known(NamedTuple):
-    """Of an uninterrupted run: what it leaves, its lines by rank and place, its checkpoints and its
-    seconds.
-    """
+    """An uninterrupted run: its files, executed lines, checkpoints and seconds."""
 
     left: dict[str, str]
     counts: list[dict[str, int]]
@@ -364,9 +359,7 @@ def draw(job: Job, known: Known, rng: random.Random) -> Point:
 
 def try_one(job: Job, known: Known, folder: Path, output: Path,
             rng: random.Random) -> tuple[list, list[str]]:
-    """Kills a run, perhaps more than once, and lets it end; returns [(point, status)] and what
-    differs.
-    """
+    """Kills a run, perhaps twice, lets it end, and returns the points and what differs."""
     point = draw(job, known, rng)
     history = [(point, execute(job, job.start(folder), output, point))]
 

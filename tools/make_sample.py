@@ -1,5 +1,4 @@
-"""The embedded sample: English data in the course's files, made up by rule, so that nothing is
-downloaded.
+"""Generates the embedded sample: synthetic English data in the course's file format.
 
 Every label follows from how its text was built: a review's class from the weight of its opinions, a
 question pair's from what is asked about what, a scene pair's from how many parts agree. Some labels
@@ -103,8 +102,7 @@ SST_SLIP = 0.10  # share of reviews whose annotator was one class harsher or kin
 
 
 class Subject(NamedTuple):
-    """What can be asked about some things: phrasings of one row ask the same, those of two rows do
-    not.
+    """Questions about things: phrasings of one row ask the same, those of two rows do not.
 
     In a phrasing, `{}` is the thing and `[a|b]` offers words that leave the question the same.
     """
@@ -311,8 +309,7 @@ PARA_SLIP = 0.04  # share of question pairs with the wrong label
 
 
 class World(NamedTuple):
-    """Parts of which scenes are made; `|` separates words for the same thing, `/` the forms of a
-    verb.
+    """Parts of scenes; `|` separates synonyms, `/` the forms of a verb.
 
     No part belongs to two worlds, so that scenes of different worlds agree in nothing.
     """
@@ -655,9 +652,7 @@ TABLES = (
 
 
 def write_sample(folder: Path, seed: int = 11711) -> Path:
-    """Writes the sample into `folder` (made if missing) and returns it; the same seed, the same
-    bytes.
-    """
+    """Writes the sample into `folder` and returns it; the same seed gives the same bytes."""
     folder = Path(folder)
     (folder / "multinli").mkdir(parents=True, exist_ok=True)
     rng, lots = Random(seed), {}

@@ -1,5 +1,4 @@
-"""Small accidents and small malice for files: bytes, lines, tables, JSON, safetensors, zips and
-pickles.
+"""Accidents and malice for files: bytes, lines, tables, JSON, safetensors, zips, pickles.
 
 Each function takes a random generator and the bytes of a sound file, and returns other bytes.
 """
@@ -34,9 +33,7 @@ PLACES = ("../outside", "/tmp/outside", "..\\outside", "a/../../outside", " ", "
 
 
 def mutate_bytes(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS) -> bytes:
-    """One to four times: a byte changed, a slice lost, doubled or moved, a word put in, the end cut
-    off.
-    """
+    """One to four times: changes a byte; loses, doubles or moves a slice; cuts the end."""
     for _ in range(rng.randint(1, 4)):
         start = rng.randint(0, len(data))
         end = min(len(data), start + rng.randint(1, 16))
@@ -54,9 +51,7 @@ def mutate_bytes(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS
 
 
 def mutate_lines(rng: random.Random, data: bytes) -> bytes:
-    """A line lost, doubled, blank or damaged; other line ends; another encoding; or bytes
-    anywhere.
-    """
+    """Loses, doubles or damages a line; changes line ends or the encoding; or any bytes."""
     lines = data.split(b"\n")
     place = rng.randrange(len(lines))
     text = data.decode("utf-8", "ignore")
@@ -74,9 +69,7 @@ def mutate_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_table(rng: random.Random, data: bytes) -> bytes:
-    """A field of a tab-separated file changed as people and spreadsheets change it; or a row, or
-    lines.
-    """
+    """Changes a field as people and spreadsheets do; or a row, or lines."""
     rows = [line.split(b"\t") for line in data.split(b"\n") if line]
     row = rng.choice(rows)
     place = rng.randrange(len(row))
@@ -139,9 +132,7 @@ def dumps(value: object) -> str:
 
 
 def mutate_value(rng: random.Random, value: object, pool: Sequence) -> object:
-    """One accident somewhere in a JSON value: another type or size; a key lost, doubled, new or
-    misspelt.
-    """
+    """One accident in a JSON value: another type or size; a key lost, doubled or misspelt."""
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
         return rng.choice(pool)
 
@@ -198,9 +189,7 @@ def mutate_jsonl(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_safetensors(rng: random.Random, data: bytes) -> bytes:
-    """What the header claims: names, number formats, shapes, places, its own length; or bytes
-    anywhere.
-    """
+    """Changes what the header claims: names, formats, shapes, places, length; or any bytes."""
     length = int.from_bytes(data[:8], "little")
     header, body = Pairs(json.loads(data[8:8 + length]).items()), data[8 + length:]
 
@@ -264,9 +253,7 @@ def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 def mutate_zip(rng: random.Random, data: bytes, words: Sequence[bytes] = WORDS) -> bytes:
-    """A file's content, name, packing or place in the zip; or bytes anywhere, sizes and headers
-    among them.
-    """
+    """Changes a file's content, name, packing or place in the zip; or any bytes."""
     if not data.startswith(b"PK"):
         return mutate_bytes(rng, data, words)
     if rng.random() < 0.3:

@@ -199,8 +199,7 @@ def test_the_worst_errors_are_wrong_and_the_surest_come_first():
 
 
 def test_calibration_by_hand():
-    """Two pairs at 0.25, one a duplicate; two at 0.75, both duplicates: errors 0.25 and 0.25, so
-    0.25 together."""
+    """Pairs at 0.25 (one of two) and at 0.75 (two of two): each is off by 0.25, so is the mean."""
     given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
     examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
     answers = DevPredictions.of(PARA, examples, torch.logit(given_probability)[:, None])
@@ -236,8 +235,7 @@ def test_a_perfect_prediction_is_neither_steep_nor_off():
 
 
 def test_the_best_linear_prediction_undershoots_above_and_overshoots_below():
-    """Why undershooting high labels is no flaw of a model: least squares does it whenever it is not
-    perfect."""
+    """Undershooting high labels is no flaw: any imperfect least-squares prediction does it."""
     random = generator()
     labels = random.uniform(0, 5, 2000)
     clue = labels + random.normal(size=2000)
@@ -395,8 +393,7 @@ def test_conflicts_and_speed_by_hand():
 
 
 def test_the_papers_table_says_what_the_paper_says():
-    """Its own sentences about its numbers, and its columns' sums, taken from the page by another
-    program (awk)."""
+    """The paper's sentences about its numbers, and column sums computed by another program."""
     table = paper_results.PAPER_TABLE_1
     assert len(table) == 30
     best = {task: max(table, key=lambda key: table[key][task]) for task in ("sst", "sts")}

@@ -29,8 +29,7 @@ from multitask.metrics import accuracy, pearson
 
 
 def test_the_mean_of_three_seeds_by_hand():
-    """.50, .52, .54: s = .02, s/√3 = .011547, and t of 2 degrees of freedom is 4.302653 at 97.5
-    %."""
+    """.50, .52, .54: s/√3 = .011547, and t with 2 degrees of freedom is 4.302653 at 97.5 %."""
     mean, low, high = mean_interval([0.50, 0.52, 0.54])
     half = 4.302653 * 0.02 / math.sqrt(3)
     # t is given to 7 digits
@@ -38,8 +37,7 @@ def test_the_mean_of_three_seeds_by_hand():
 
 
 def test_three_paired_seeds_by_hand():
-    """Differences .01, .02, .03: t = .02 / (.01/√3) = √12; with 2 degrees of freedom p = 1 − t/√(t²
-    + 2)."""
+    """Differences .01, .02, .03: t = √12, and p = 1 − t/√(t² + 2) with 2 degrees of freedom."""
     result = paired_difference([0.51, 0.72, 0.33], [0.50, 0.70, 0.30])
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert result.n == 3
@@ -49,8 +47,7 @@ def test_three_paired_seeds_by_hand():
 
 
 def test_two_seeds_are_the_cauchy_distribution():
-    """With 1 degree of freedom p = 1 − (2/π) arctan t. Differences .01 and .03 give t = 2, and p =
-    .295."""
+    """With 1 degree of freedom, p = 1 − (2/π) arctan t. Here t = 2, so p = .295."""
     assert paired_difference([0.51, 0.53],
                              [0.50, 0.50]).p == pytest.approx(1 - 2 / math.pi * math.atan(2),
                                                               rel=1e-9)
@@ -111,8 +108,7 @@ def test_a_comparison_without_a_p_value_still_counts():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_holm_is_bonferroni_in_every_subset_that_holds_the_comparison(values):
-    """The closure principle (Marcus et al. 1976): reject what every intersection of nulls that
-    holds it rejects."""
+    """The closure principle (Marcus et al. 1976): every intersection of nulls is rejected."""
     subsets = [subset for size in range(1, len(values) + 1)
                for subset in itertools.combinations(range(len(values)), size)]
     expected = [max(min(1, len(subset) * min(values[k] for k in subset)) for subset in subsets
@@ -165,8 +161,7 @@ def test_undefined_resamples_are_counted():
 
 
 def test_pairing_items_sharpens():
-    """Both fail on the hard items; b fails on 8 more of 200. Apart, ± .06 hides that; paired, it
-    shows."""
+    """Paired, 8 more errors in 200 items show; unpaired intervals of ± .06 hide them."""
     labels = np.zeros(200)
     a, b = (np.arange(200) < 40).astype(float), (np.arange(200) < 48).astype(float)
     low, high, _ = paired_bootstrap(accuracy, a, b, labels, 2000, seed=0)
@@ -208,8 +203,7 @@ def test_a_verdict_is_one_word(difference, adjusted_p, expected):
 
 
 def test_where_nothing_differs_a_table_of_six_seldom_claims_that_something_does():
-    """Each cell alone errs in 5 % of tables; without Holm, 1 − .95⁶ = 26 % of tables would claim
-    something."""
+    """Without Holm, 1 − .95⁶ = 26 % of tables would claim something; with it, about 5 %."""
     generator = np.random.default_rng(5)
     cells = list(itertools.product(("pcgrad", "paper"), ("sst", "para", "sts")))
     claims = naive = 0

@@ -1,5 +1,4 @@
-"""Lesson 16: does surgery help, and does the paper's table hold? How to ask so that the answer
-means something.
+"""Lesson 16: does surgery help? How to ask so that the answer means something.
 
 You learn that arms must differ in one thing only, what a claim is as a difference of cells, and
 what an interval over dev items does not say.
@@ -29,8 +28,7 @@ def quiet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def asked(small_data, tmp_path_factory):
-    """A question of three steps on a tiny encoder: (question, folder, what the optimizer was given,
-    arm by arm)."""
+    """A question of three steps on a tiny encoder: question, folder, what the optimizer got."""
     torch.manual_seed(0)
     model = tmp_path_factory.mktemp("model")
     tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
@@ -95,8 +93,7 @@ def test_constant_arm_weights(asked):
 
 
 def test_weights_of_one_are_the_sum(asked):
-    """Two arms that do the same end at the same numbers: nothing but the weights tells arms
-    apart."""
+    """Two arms with equal weights end at equal numbers: only the weights tell arms apart."""
     ask, _, _ = asked
     dataset = question.run.load_data(ask.settings(1))
     model = question.run.build_model(ask.settings(1), dataset)

@@ -1,5 +1,4 @@
-"""report.html as its reader meets it: one page that needs nothing else, safe with any data, whole
-without any part."""
+"""report.html: one page that needs nothing else, is safe with any data, and lacks no part."""
 
 import base64
 import json
@@ -72,8 +71,7 @@ def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EP
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would see: elements with attributes, and the text outside the style
-    sheet."""
+    """Collects what a browser would see: elements with attributes, and visible text."""
 
     VOID = ("meta", "br", "img")
 
