@@ -46,13 +46,14 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
 
-    encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
-    longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
-    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
     device = model.pooler_dense.weight.device
     if batch_size is None:
         batch_size = 64 if device.type == "cpu" else 512
     check_count("batch_size", batch_size)
+
+    encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
+    longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
+    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
     progress = tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
 
     with evaluating(model), progress:

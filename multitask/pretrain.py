@@ -29,7 +29,7 @@ from multitask.pretraining.start import (
 )
 from multitask.runs.inputs import SCRATCH
 from multitask.runs.settings import SKIP, STOP
-from multitask.system import command
+from multitask.system import command, console
 from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
@@ -125,7 +125,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
     command.refuse_other_settings(command.given_flags(build_parser(), argv), started)
     run = resume_pretraining(folder)
     if run is None:
-        print(f"{arguments.resume} is finished; its scores are in metrics.json")
+        console.say(f"{arguments.resume} is finished; its scores are in metrics.json")
     return run
 
 
@@ -160,10 +160,11 @@ def pretrain(run: Pretraining) -> int:
         run.log.close()
 
     if not is_finished:
-        print(f"stopped by --max-minutes after step {run.step:,} of {run.steps:,}; {resume_with}")
+        console.say(f"stopped by --max-minutes after step {run.step:,} of {run.steps:,}; "
+                    f"{resume_with}")
     # a bare name of ours would mean the bundled model
     model = f"./{folder}" if str(folder) in (EMBEDDED, SCRATCH) else str(folder)
-    print(f"use it: python train_multitask.py --model {quote(model)}")
+    console.say(f"use it: python train_multitask.py --model {quote(model)}")
     return 0
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from dataclasses import dataclass
-from os.path import expanduser
 from pathlib import Path
 
 import torch
 
 from minbert.files import one_line, read_object, write_json
-from multitask.runs.settings import LARGEST, SKIP, STOP, check_type
+from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_paths
 from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import NONE, SECOND_SEGMENTS
@@ -72,9 +71,7 @@ class PretrainingSettings:
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name in ("text", "start"):
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, expanduser(getattr(self, name)))
+        expand_paths(self, ("text", "start"))
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
 

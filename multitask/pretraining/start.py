@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minbert import BertForMaskedLM, BertTokenizer, Masking
 from minbert.checkpoints.weights import SINGLE_FILE
 from minbert.files import one_line
-from multitask.system import checkpoint
+from multitask.system import checkpoint, console
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog
@@ -26,7 +25,7 @@ from .step import MaskedTrainer, set_dropout
 
 
 def start_pretraining(settings: PretrainingSettings, folder: Path,
-                      say: Callable[[str], None] = tqdm.write) -> Pretraining:
+                      say: Callable[[str], None] = console.say) -> Pretraining:
     """A new run, ready to train.
 
     Raises:
@@ -58,7 +57,8 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
         return _assemble(folder, settings, model, tokenizer, corpus, log, say)
 
 
-def resume_pretraining(folder: Path, say: Callable[[str], None] = tqdm.write) -> Pretraining | None:
+def resume_pretraining(folder: Path,
+                       say: Callable[[str], None] = console.say) -> Pretraining | None:
     """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
 
     The text is not needed. Raises ValueError or OSError for a folder that cannot be used.

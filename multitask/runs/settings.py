@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -83,9 +84,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), field.type)
-        for name in PATHS:
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, expanduser(getattr(self, name)))
+        expand_paths(self, PATHS)
 
         for name, choices in CHOICES.items():
             value = getattr(self, name)
@@ -129,6 +128,13 @@ class Settings:
         except (TypeError, ValueError) as error:
             reason = one_line(error)
             raise ValueError(f"{path} is not the config.json of a run ({reason})") from None
+
+
+def expand_paths(settings: object, names: Sequence[str]) -> None:
+    """Expands `~` in these fields of a frozen record, where they hold text."""
+    for name in names:
+        if isinstance(getattr(settings, name), str):
+            object.__setattr__(settings, name, expanduser(getattr(settings, name)))
 
 
 def flag_of(name: str) -> str:

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from tqdm import tqdm
+
 
 def accept_any_text() -> None:
     """Prints `?` for what the terminal's encoding lacks, in place of UnicodeEncodeError."""
@@ -18,9 +20,10 @@ def accept_any_text() -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line; a reader that has gone, such as `head -1`, is no error."""
+    """Prints a line above any progress bar; a reader that has gone, `head -1` say, is no error."""
     try:
-        print(text, flush=True)
+        tqdm.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
 
