@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Train BERT on sentiment, paraphrase and similarity at once, with gradient surgery.
+"""Train BERT on several tasks at once, with gradient surgery: the paper's three, or your own.
 
     python train_multitask.py --arch concatB --gs wrap
     python train_multitask.py --arch concatB --gs wrap --data data --model bert-base-uncased
     python train_multitask.py --arch concatB_al --nli --gs wrap --fl --data data
     python train_multitask.py --gs none --fl --start runs/concatB-wrap-1
+    python train_multitask.py --tasks reviews.toml --mode full --model bert-base-uncased
     python train_multitask.py --resume runs/concatB-wrap-1
     torchrun --nproc_per_node=2 train_multitask.py --batch-size 8
 """
@@ -41,10 +42,12 @@ from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.system.distributed import ProcessLost, on_sigterm
-from multitask.tasks import TASKS
+from multitask.task_file import choose_tasks
+from multitask.tasks import BUILT_IN, TASKS, Task
 from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
+MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
 # The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
 # weights.
@@ -58,6 +61,12 @@ def build_parser() -> Parser:
     default = {field.name: field.default for field in dataclasses.fields(Settings)}
     on_mini = SAMPLE_DEFAULTS[EMBEDDED]
 
+    add("--tasks", metavar="LIST_OR_TOML",
+        help=f"built-in tasks ({', '.join(BUILT_IN)}) and .toml files that describe tasks of your "
+             f"own, see docs/how-to/own-tasks.md (default: {','.join(TASKS)})")
+    add("--mode", choices=MODES,
+        help="full fine-tunes everything (--gs wrap); last-layer trains the heads on the frozen "
+             "encoder (--gs none --fl)")
     add("--arch", choices=ARCHITECTURES,
         help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
              "baseline)")
@@ -77,6 +86,9 @@ def build_parser() -> Parser:
              f"real data, {EMBEDDED} on the sample)")
     add("--data", type=expanduser, metavar="FOLDER",
         help="the course's files (default: ./data if it holds them, else the sample)")
+    add("--max-length", type=int, metavar="N",
+        help="cut inputs at N tokens, for less time and memory (default: what the encoder takes, "
+             "mostly 512)")
     add("--out", type=expanduser, metavar="FOLDER", help="the run's folder (default: "
                                                          "runs/ARCH-GS-N)")
     add("--resume", type=expanduser, metavar="RUN",
@@ -119,6 +131,7 @@ def build_parser() -> Parser:
              "of the time)")
     add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
     add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
+    command.add_import_flag(parser)
     add("--plain", action="store_true",
         help="use the plain forms only (written-out attention, plain layer, plain AdamW, one task "
              "after another): for reading, debugging and experiments; slower (default: off)")
@@ -129,29 +142,40 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     """The flags as settings, with the defaults that depend on the data."""
     check_flags(arguments)
     before = None if arguments.start is None else load_starting_settings(Path(arguments.start))
-    data = default_data() if arguments.data is None else str(Path(arguments.data).resolve())
-    model = arguments.model or (EMBEDDED if data is None else DEFAULT_MODEL)
+    tasks = before.tasks if before else tuple(TASKS.values())
+    if arguments.tasks is not None:
+        tasks = choose_tasks(arguments.tasks)
+    data = default_data(tasks) if arguments.data is None else str(Path(arguments.data).resolve())
+    on_sample = data is None and not all(task.has_own_files for task in tasks)
+    model = arguments.model or (EMBEDDED if on_sample else DEFAULT_MODEL)
 
     values = {name: value for name, value in vars(arguments).items()
-              if name not in ("out", "resume") and value is not None}
-    values |= {"data": data, "model": model}
+              if name not in ("out", "resume", "mode", "imports") and value is not None}
+    values |= {"data": data, "model": model, "tasks": tasks, **MODES.get(arguments.mode, {})}
     if arguments.batch_sizes is not None:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
 
-    is_baseline = arguments.gs == NO_SURGERY_STAGE and not (arguments.nli or arguments.fl)
-    arch = "concatA" if is_baseline else "concatB"
+    is_baseline = arguments.gs == NO_SURGERY_STAGE and not (
+        arguments.nli or arguments.fl or arguments.mode)
+    defaults = {"arch": "concatA" if is_baseline else "concatB"}
     if before is not None:
         values |= {"start": str(Path(arguments.start).resolve()), "model": None}
-        model, arch = before.model, before.arch
+        model = before.model
+        defaults |= {"arch": before.arch, "max_length": before.max_length}
 
-    defaults = PAPER_DEFAULTS
-    if data is None:
-        defaults = SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
-    return Settings(**{**defaults, "arch": arch, **values})
+    rates = PAPER_DEFAULTS
+    if on_sample or (data is None and model in SAMPLE_DEFAULTS):
+        rates = SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
+    return Settings(**{**rates, **defaults, **values})
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Raises ValueError for flags that contradict each other or would have no effect."""
+    if arguments.mode is not None:
+        if arguments.gs != WRAP or arguments.fl or arguments.nli:
+            raise ValueError(f"--mode {arguments.mode} stands for a choice of --gs, --fl and "
+                             "--nli: give either")
+        arguments = argparse.Namespace(**{**vars(arguments), **MODES[arguments.mode]})
     gs, other_stages = arguments.gs, arguments.nli or arguments.fl
     if arguments.batch_sizes is not None and gs != BATCH_DIFFERENT:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {gs}")
@@ -188,18 +212,32 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
 def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
     """The settings that flags beside --resume change; other flags raise ValueError."""
     given = command.given_flags(build_parser(), argv)
+    given.pop("imports", None)
     changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
     if "data" in changes:
         changes["data"] = str(Path(changes["data"]).resolve())
-    started = dataclasses.asdict(load_settings(folder))
+    settings = load_settings(folder)
+    if "tasks" in given:
+        tasks = choose_tasks(str(given["tasks"]))
+        if _but_for_files(tasks) == _but_for_files(settings.tasks):
+            changes["tasks"] = tasks  # their files may have moved
+            del given["tasks"]
+    started = dataclasses.asdict(settings)
     sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
-    command.refuse_other_settings(given, {**started, "batch_sizes": sizes, "out": str(folder)})
+    started |= {"batch_sizes": sizes, "out": str(folder)}
+    command.refuse_other_settings(given, started)
     return changes
+
+
+def _but_for_files(tasks: tuple[Task, ...]) -> list[Task]:
+    return [dataclasses.replace(task, train="-", dev=task.dev and "-", test=task.test and "-")
+            for task in tasks]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
+    command.run_imports(NAME, argv)
     arguments = build_parser().parse_args(argv)
     try:
         return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
@@ -254,9 +292,9 @@ def advice(run: Run) -> str:
     if run.settings.eval_limit is not None:
         where = (f"predictions: {run.folder / PREDICTIONS_FOLDER}, cut by --eval-limit; for whole "
                  f"ones: python -m multitask.hand_in {folder}")
-    task = TASKS.get("sst") or next(iter(TASKS.values()))
+    task = run.settings.tasks[0]
     examples = '"A film worth seeing twice."'
-    if len(task.text_columns) > 1:
+    if len(task.text) > 1:
         examples = '"A dog runs." "A dog is running."'
     return (f"{where}\ntry it: python -m multitask.predict {folder} --task {task.name} "
             f"{examples}")

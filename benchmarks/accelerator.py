@@ -30,7 +30,7 @@ from torchjd.aggregation import PCGrad
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
-from multitask.data.course import file_of, read_examples
+from multitask.data.examples import file_of, read_examples
 from multitask.system.device import autocast
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer

@@ -35,7 +35,7 @@ def work(arguments: argparse.Namespace) -> None:
     except ImportError:
         from multitask.training import SurgeryTrainer
     try:
-        from multitask.data.course import load_dataset
+        from multitask.data.examples import load_dataset
     except ImportError:
         from multitask.data import load_dataset
 

@@ -22,7 +22,7 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert, predict
-from multitask.data.course import read_examples
+from multitask.data.examples import read_examples
 from multitask.tasks import PARA
 
 WORDS = ["why", "would", "anyone", "see", "it", "twice", "when", "nobody", "has", "to"]

@@ -35,7 +35,7 @@ from minbert import BertModel, BertTokenizer
 from minbert.fast import linear
 from multitask import MultitaskBert
 from multitask.data.batching import Batch, TokenizedExamples
-from multitask.data.course import file_of, missing_files, read_examples
+from multitask.data.examples import file_of, missing_files, read_examples
 from multitask.data.sample import write_sample
 from multitask.system.device import autocast
 from multitask.tasks import TASKS

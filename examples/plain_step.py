@@ -17,7 +17,7 @@ import torch
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from optim import AdamW
 from optim.surgery import random_order
 

@@ -128,7 +128,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The bytes are on the disk before the name is, and the name before this returns. If the block
     fails, what was written is removed, so a full disk does not get fuller. A link is followed. A
-    device or a pipe is written to at the end.
+    device or a pipe is written to at the end, after what it holds.
 
     Raises:
         OSError: It names `path`, also where safetensors cannot write.
@@ -137,7 +137,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder) / "content"
             yield partial
-            with partial.open("rb") as content, path.open("wb") as stream:
+            with partial.open("rb") as content, path.open("ab") as stream:
                 shutil.copyfileobj(content, stream)
         return
 

@@ -9,19 +9,19 @@ import numpy as np
 
 from minbert.files import write_text
 from multitask.data.batching import TokenizedExamples
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.system.distributed import ALONE, Ranks
 
 from . import metrics
 from .model import MultitaskBert
-from .tasks import Task
+from .tasks import Task, are_the_papers
 
 PREDICTIONS_FOLDER = "predictions"
 
 
 def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples,
             ranks: Ranks = ALONE) -> np.ndarray:
-    """(n,) predictions as the task's metric takes them: classes, 0/1, or scores in [0, 5]."""
+    """(n,) predictions as the task's metric takes them: classes, or numbers on its scale."""
     return task.decode(model.predict_logits(task.name, examples, ranks)).numpy()
 
 
@@ -29,15 +29,20 @@ def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
               labels: Mapping[str, np.ndarray]) -> dict:
     """{"sst": {"accuracy": …}, …, "sts": {"pearson": …}, "average": …, "overall": …}.
 
+    The course's overall score is there only for the paper's three tasks.
+
     Args:
         predictions, labels: task → (n,).
     """
     values = {}
     for name, task in tasks.items():
-        values[name] = (task.metric_name, task.metric(predictions[name], labels[name]))
+        values[name] = (task.metric, task.measure(predictions[name], labels[name]))
 
     scores: dict = {name: {metric: value} for name, (metric, value) in values.items()}
-    return {**scores, "average": metrics.average(values), "overall": metrics.overall(values)}
+    scores["average"] = metrics.average(values)
+    if are_the_papers(tasks):
+        scores["overall"] = metrics.overall(values)
+    return scores
 
 
 def describe(scores: dict) -> str:
@@ -60,21 +65,24 @@ def describe(scores: dict) -> str:
     return "  ".join(parts)
 
 
-def write_predictions(folder: Path, task: Task, split: str, examples: Sequence[Example],
+def prediction_file(folder: Path, task: Task, split: str) -> Path:
+    """Where the predictions of a split, dev or test, stand in a run folder."""
+    return folder / f"{task.name}-{split}-output.csv"
+
+
+def write_predictions(path: Path, task: Task, examples: Sequence[Example],
                       predictions: np.ndarray) -> Path:
     """Writes one file in the course's own format, which its grader reads, spaces included."""
     lines = [f"id \t {task.prediction_column} "]
     for example, value in zip(examples, predictions.tolist(), strict=True):
         lines.append(f"{example.id} , {task.format_prediction(value)} ")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{task.name}-{split}-output.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "\n".join(lines) + "\n")
     return path
 
 
-def read_predictions(folder: Path, task: Task, split: str) -> np.ndarray:
+def read_predictions(path: Path) -> np.ndarray:
     """(n,) predictions from a file of `write_predictions`, in its order."""
-    path = folder / f"{task.name}-{split}-output.csv"
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
     return np.array([float(line.rsplit(" , ", 1)[1]) for line in lines])

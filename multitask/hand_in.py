@@ -2,9 +2,11 @@
 
     python -m multitask.hand_in runs/concatB-wrap-1 --out hand-in
     python -m multitask.hand_in experiments/quick --data data --out hand-in
+    python -m multitask.hand_in --course part1 runs/sst-full runs/sst-last
 
 The data are those of the run, whole, unless --data names others. From a grid of experiments it
-takes the run with the highest average dev score.
+takes the run with the highest average dev score. --course part1 writes the files of the course's
+first part, of as many runs as are named.
 """
 
 from __future__ import annotations
@@ -17,17 +19,14 @@ from os.path import expanduser
 from pathlib import Path
 
 from minbert.files import user_path
-from multitask.data.course import TEST_SPLIT, Dataset, load_dataset
-from multitask.evaluation import describe
+from multitask.data.examples import TEST_SPLIT, file_of
+from multitask.evaluation import describe, prediction_file
 from multitask.experiments.table import TABLE_FILE
-from multitask.runs.folder import CONFIG_FILE
-from multitask.runs.hand_in import hand_in
-from multitask.runs.inputs import load_data
-from multitask.runs.settings import Settings
+from multitask.runs.hand_in import PART_1_MODES, PART_1_TASKS, SPLITS, hand_in, part_1_file
+from multitask.runs.inputs import load_data, settings_of_run
 from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
-from multitask.tasks import TASKS
 
 
 def run_of(folder: Path) -> Path:
@@ -41,45 +40,71 @@ def run_of(folder: Path) -> Path:
     return folder / best["run"]
 
 
-def data_of(run: Path, folder: str | None) -> tuple[str, Dataset]:
-    """The data's name and content: the given folder, or all of what the run was trained on."""
-    if folder is None and not (run / CONFIG_FILE).is_file():
-        raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
-    if folder is not None:
-        return folder, load_dataset(folder)
-
-    settings = dataclasses.replace(Settings.load(run / CONFIG_FILE), nli=False, eval_limit=None)
-    return settings.data or "the embedded sample", load_data(settings)
-
-
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.hand_in", __doc__)
-    parser.add_argument("run", type=user_path, help="a run's folder, or a grid's")
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="run",
+                        help="a run's folder, or a grid's; several with --course part1")
+    parser.add_argument("--course", choices=("part1", "part2"), default="part2",
+                        help="the first part, single tasks and two modes, or the second, all tasks "
+                             "in one model (default: part2)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="the course's files (default: the run's own data)")
     parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("hand-in"),
                         help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    command.add_import_flag(parser)
     return parser
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    run = run_of(arguments.run)
-    data, dataset = data_of(run, arguments.data)
-    scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device))
+    is_part_1 = arguments.course == "part1"
+    if len(arguments.runs) > 1 and not is_part_1:
+        raise ValueError(f"{len(arguments.runs)} runs, where one is expected; --course part1 takes "
+                         "several")
+    for run in arguments.runs:
+        hand_in_one(run_of(run), is_part_1, arguments)
+    if is_part_1:
+        report_missing(arguments.out)
+    return 0
 
+
+def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> None:
+    settings = settings_of_run(run, arguments.data)
+    wanted = settings.tasks
+    if is_part_1:
+        wanted = tuple(task for task in wanted if task.name in PART_1_TASKS)
+        if not wanted:
+            raise ValueError(f"{run} has none of the tasks of part 1, {', '.join(PART_1_TASKS)}")
+    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=None)
+
+    dataset = load_data(settings)
+    name = part_1_file(run) if is_part_1 else prediction_file
+    scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device), name)
+    data = settings.data or ("the embedded sample" if settings.uses_sample else "its tasks' files")
     print(f"{run} on {data}: dev {describe(scores['dev'])}")
     for path in files:
         print(path)
-    for task in TASKS.values():
+    for task in wanted:
         if TEST_SPLIT not in dataset[task.name]:
-            print(f"no test predictions of {task.name}: {task.file}-{TEST_SPLIT}.csv is not in "
-                  f"{data}")
-    return 0
+            path = file_of(settings.data, task, TEST_SPLIT)
+            where = "its task file names none" if path is None else f"{path.name} is not in {data}"
+            print(f"no test predictions of {task.name}: {where}")
+
+
+def report_missing(out: Path) -> None:
+    """Names the files of part 1 that are not there yet, and the command that makes them."""
+    for course_mode, mode in PART_1_MODES.items():
+        for name in PART_1_TASKS:
+            files = [f"{course_mode}-{name}-{split}-out.csv" for split in SPLITS.values()]
+            missing = [file for file in files if not (out / file).is_file()]
+            if missing:
+                print(f"still missing: {', '.join(missing)}; train with: python "
+                      f"train_multitask.py --tasks {name} --mode {mode}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    command.run_imports("multitask.hand_in", sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(argv)
     return command.answer("multitask.hand_in", lambda: answer(arguments))
 

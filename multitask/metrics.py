@@ -1,34 +1,68 @@
-"""Accuracy, Pearson's correlation, and the two ways to average over tasks."""
+"""Accuracy, F1, correlations, and the two ways to average over tasks.
+
+A metric takes predictions and labels, both (n,), and returns None, with a warning, where it is
+undefined.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import scipy  # scipy.stats loads at its first use, which keeps `--help` fast
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of predictions equal to their label; both (n,)."""
+    """Share of predictions equal to their label."""
     return float(np.mean(predictions == labels))
 
 
-def pearson(predictions: np.ndarray, labels: np.ndarray) -> float | None:
-    """Pearson's correlation of two (n,) arrays.
+def f1(predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    """F1 of class 1, the harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
+    return _defined("F1 is undefined where nothing is, or is called, yes",
+                    _f1_of(1, predictions, labels))
 
-    Returns:
-        None, with a warning, where it is undefined: one side is constant.
-    """
-    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
-        warnings.warn("Pearson's correlation is undefined for constant values; it counts as 0",
-                      stacklevel=2)
-        return None
-    return float(scipy.stats.pearsonr(np.float64(predictions), np.float64(labels)).statistic)
+
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of each class's F1, over the classes that occur in either; rare ones count alike."""
+    classes = np.union1d(predictions, labels)
+    return float(np.mean([_f1_of(number, predictions, labels) for number in classes]))
+
+
+def _f1_of(number: float, predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    found, true = predictions == number, labels == number
+    total = found.sum() + true.sum()
+    return float(2 * (found & true).sum() / total) if total else None
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    """Pearson's correlation; undefined where one side is constant."""
+    return _correlation("Pearson", lambda *sides: scipy.stats.pearsonr(*sides), predictions, labels)
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    """Spearman's rank correlation; undefined where one side is constant."""
+    return _correlation("Spearman", lambda *sides: scipy.stats.spearmanr(*sides), predictions,
+                        labels)
+
+
+def _correlation(name: str, of: Callable, predictions: np.ndarray,
+                 labels: np.ndarray) -> float | None:
+    value = None
+    if len(labels) >= 2 and np.ptp(predictions) > 0 and np.ptp(labels) > 0:
+        value = float(of(np.float64(predictions), np.float64(labels)).statistic)
+    return _defined(f"{name}'s correlation is undefined for constant values", value)
+
+
+def _defined(reason: str, value: float | None) -> float | None:
+    if value is None:
+        warnings.warn(f"{reason}; it counts as 0", stacklevel=4)
+    return value
 
 
 def average(scores: Mapping[str, tuple[str, float | None]]) -> float:
-    """The paper's average, by which the best epoch is chosen.
+    """The mean over tasks, as in the paper, by which the best epoch is chosen.
 
     Args:
         scores: task → (name of the metric, value). An undefined value counts 0.

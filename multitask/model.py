@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from minbert import BertModel, BertTokenizer, fast
 from minbert.files import items_of, one_line, sync, user_path, write_tensors
 from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.system.device import autocast
 from multitask.system.distributed import ALONE, Ranks
 
-from .tasks import TASKS, Task
+from .description import TASKS_FILE, Description
+from .encoder import Encoder
+from .tasks import NLI, TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
 MODEL_FOLDER = "model"
@@ -31,23 +34,39 @@ MODEL_FOLDER = "model"
 EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512
 
 
+class Predictions(NamedTuple):
+    """What MultitaskBert.predict returns, in input order.
+
+    Attributes:
+        labels: (n,), the names of the classes; float32 numbers on a scale.
+        probabilities: (n, classes) float32, in the order of the task's `labels`; None on a scale.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+
+
 class MultitaskBert(nn.Module):
-    """Sentiment, paraphrase and similarity from one shared encoder (the paper, Figures 1 and 2).
+    """Several tasks from one shared encoder (the paper, Figures 1 and 2).
 
     Args:
-        encoder: the shared BertModel.
+        encoder: the shared BertModel, or another Encoder.
         tokenizer: the encoder's own.
         arch: a name from heads.ARCHITECTURES.
         precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in
             fp32.
+        tasks: one head each; by default those of the paper.
+        max_length: tokens at which inputs are cut; by default the encoder's number of positions.
+        data: what it is trained on, for tasks.json.
 
     Attributes:
-        tasks: name → Task, one head each; at first those of TASKS.
+        tasks: name → Task.
         heads: name → head.
     """
 
-    def __init__(self, encoder: BertModel, tokenizer: BertTokenizer, arch: str,
-                 precision: str = "fp32") -> None:
+    def __init__(self, encoder: Encoder, tokenizer: BertTokenizer, arch: str,
+                 precision: str = "fp32", tasks: Iterable[Task] | None = None,
+                 max_length: int | None = None, data: str = "") -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise ValueError(f"arch is {arch!r}; choose from {', '.join(ARCHITECTURES)}")
@@ -55,32 +74,46 @@ class MultitaskBert(nn.Module):
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the encoder "
                              f"{encoder.config.vocab_size}: they do not belong together")
         self.encoder, self.tokenizer = encoder, tokenizer
-        self.arch, self.precision = arch, precision
+        self.arch, self.precision, self.data = arch, precision, data
         self.architecture = ARCHITECTURES[arch]
-        if self.architecture.pairs_joined and encoder.config.type_vocab_size < 2:
-            raise ValueError(f"--arch {arch} joins pairs with token types 0 and 1, but this "
-                             f"encoder has type_vocab_size {encoder.config.type_vocab_size}; take "
-                             "--arch concatA")
+        positions = encoder.config.max_position_embeddings
+        self.max_length = max_length or positions
+        if self.max_length > positions:
+            raise ValueError(f"--max-length {max_length}: the encoder has only {positions} "
+                             "positions")
 
         self.tasks: dict[str, Task] = {}
         self.heads = nn.ModuleDict()
-        for task in TASKS.values():
+        for task in TASKS.values() if tasks is None else tasks:
             self.add_task(task)
 
     def add_task(self, task: Task) -> None:
         """Add a fresh head for one more task, with the architecture's pair encoding and depth."""
+        joins = self.architecture.pairs_joined and len(task.text) > 1
+        if joins and self.encoder.config.type_vocab_size < 2:
+            raise ValueError(f"--arch {self.arch} joins pairs with token types 0 and 1, but this "
+                             f"encoder has type_vocab_size {self.encoder.config.type_vocab_size}; "
+                             "take --arch concatA")
         self.tasks[task.name] = task
-        head = self.architecture.build_head(self.encoder.config.hidden_size, len(task.text_columns),
+        head = self.architecture.build_head(self.encoder.config.hidden_size, len(task.text),
                                             task.outputs)
         self.heads[task.name] = head.to(self.device)
 
+    def take_heads(self, other: MultitaskBert) -> MultitaskBert:
+        """Take over the trained heads of the tasks that both models have alike; returns self."""
+        for name, task in self.tasks.items():
+            theirs = other.tasks.get(name)
+            if theirs and (theirs.kind, theirs.labels, len(theirs.text)) == (
+                    task.kind, task.labels, len(task.text)):
+                self.heads[name] = other.heads[name]
+        return self
+
     @property
     def device(self) -> torch.device:
-        return self.encoder.pooler_dense.weight.device
+        return next(self.encoder.parameters()).device
 
     def tokenize(self, examples: Sequence[Example]) -> TokenizedExamples:
-        return TokenizedExamples(examples, self.tokenizer, self.architecture,
-                                 self.encoder.config.max_position_embeddings)
+        return TokenizedExamples(examples, self.tokenizer, self.architecture, self.max_length)
 
     # ------------------------------------------------------------------------ from batch to outputs
 
@@ -90,23 +123,28 @@ class MultitaskBert(nn.Module):
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """A batch → (examples, hidden); (examples, 2·hidden) if pairs are encoded separately."""
+        packing = batch.packing
         with autocast(self.precision, self.device):
-            first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
-                                       batch.packing, first_only=True)
-        return self.pool(first, batch)
+            if isinstance(self.encoder, BertModel):
+                first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
+                                           packing, first_only=True)
+                return self.pool(first, batch)
+            pooled = self.encoder(
+                input_ids=packing.pad(batch.input_ids), attention_mask=packing.attention_mask,
+                token_type_ids=packing.pad(batch.token_type_ids)).pooler_output
+        return _side_by_side(pooled.float(), batch)
 
     def pool(self, first: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The last hidden states of [CLS], (sequences, hidden) → what `embed` returns."""
         real = len(first) - batch.dummy_sequences
         with autocast(self.precision, self.device):
             pooled = self.encoder.pool(first[:real]).float()
-        # the sequences of an example side by side
-        return pooled.reshape(real // batch.sequences_each, -1)
+        return _side_by_side(pooled, batch)
 
     # --------------------------------------------------------------------------- saving and loading
 
     def save_pretrained(self, folder: str | Path, aside: Path | None = None) -> None:
-        """Write encoder and tokenizer in HuggingFace's layout, and heads.safetensors beside them.
+        """Write encoder and tokenizer in HuggingFace's layout, heads and tasks.json beside them.
 
         An older model in the folder is replaced only when the new one is complete.
 
@@ -121,11 +159,12 @@ class MultitaskBert(nn.Module):
 
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
+        tasks = tuple(task for name, task in self.tasks.items() if name != NLI.name)
         heads = {name: value.detach().cpu().contiguous()
-                 for name, value in self.heads.state_dict().items() if name.split(".")[0] in TASKS}
-        # one entry, since the order of several would change from run to run
-        about = json.dumps({"arch": self.arch, "precision": self.precision})
-        write_tensors(fresh / HEADS_FILE, heads, {"multitask": about})
+                 for name, value in self.heads.state_dict().items()
+                 if name.split(".")[0] != NLI.name}
+        write_tensors(fresh / HEADS_FILE, heads)
+        Description(self.arch, self.precision, tasks, self.max_length, self.data).save(fresh)
 
         if folder.exists():
             os.replace(folder, stale)
@@ -135,8 +174,11 @@ class MultitaskBert(nn.Module):
             shutil.rmtree(stale, ignore_errors=True)
 
     @classmethod
-    def from_pretrained(cls, run: str | Path) -> MultitaskBert:
+    def from_pretrained(cls, run: str | Path, encoder: Encoder | None = None) -> MultitaskBert:
         """Opens what the main job saved, a run folder or its model/ folder, in eval mode.
+
+        Args:
+            encoder: the trained encoder, if it is another than minbert's.
 
         Raises:
             FileNotFoundError: the folder holds no trained model.
@@ -150,15 +192,16 @@ class MultitaskBert(nn.Module):
             raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
                                     f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "
                                     "after its first epoch")
-        heads, arch, precision = _read_heads(path)
-        model = cls(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder), arch,
-                    precision)
+        heads, about = _read_heads(path)
+        model = cls(encoder or BertModel.from_pretrained(folder),
+                    BertTokenizer.from_pretrained(folder), about.arch, about.precision,
+                    about.tasks, about.max_length, about.data)
 
         expected = {name: (value.shape, value.dtype)
                     for name, value in model.heads.state_dict().items()}
         if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
-            raise ValueError(f"{path} does not fit the encoder beside it: its tensors have other "
-                             "names, shapes or types")
+            raise ValueError(f"{path} does not fit the encoder and the {TASKS_FILE} beside it: its "
+                             "tensors have other names, shapes or types")
         model.heads.load_state_dict(heads)
         return model.eval()
 
@@ -166,54 +209,74 @@ class MultitaskBert(nn.Module):
 
     def predict_sentiment(self, sentences: Iterable[str]) -> np.ndarray:
         """(n,) classes, 0 very negative … 4 very positive, in input order."""
-        return self.answer("sst", [(text,) for text in items_of(sentences, "sentences")])
+        return self.predict("sst", sentences).probabilities.argmax(1)
 
     def predict_paraphrase(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """(n,) probabilities that the two sentences say the same, in input order."""
-        return self.answer("para", pairs)
+        return self.predict("para", pairs).probabilities[:, 1]
 
     def predict_similarity(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """(n,) scores from 0, unrelated, to 5, the same, in input order."""
-        return self.answer("sts", pairs)
+        return self.predict("sts", pairs).labels
 
-    def answer(self, task: str, sentences: Iterable[tuple[str, ...]],
-               bar: tqdm | None = None) -> np.ndarray:
-        """(n,) predictions of any task in its own terms, as the predict_… methods return them."""
-        return self.tasks[task].answer(self.predict(task, sentences, bar)).numpy()
-
-    def predict(self, task: str, sentences: Iterable[tuple[str, ...]],
-                bar: tqdm | None = None) -> torch.Tensor:
-        """Raw outputs (n, outputs) of `task`, in input order, batched, without gradients.
+    def predict(self, task: str, texts: Iterable[str | tuple[str, ...]]) -> Predictions:
+        """Labels and probabilities of any task, batched, without gradients, in input order.
 
         Several threads may call it at once on a model in eval mode.
 
         Args:
-            sentences: a tuple of one sentence, or a pair, per example.
-            bar: a progress bar to advance; without one, its own appears if it takes long.
-        """
-        width = len(self.tasks[task].text_columns)
-        sentences = items_of(sentences, "pairs" if width > 1 else "sentences")
-        for number, texts in enumerate(sentences):
-            is_right = isinstance(texts, (tuple, list)) and len(texts) == width
-            if not is_right or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} per example; "
-                                 f"item {number} is {one_line(repr(texts))}")
+            texts: a sentence per example, or a pair of them, as the task takes.
 
-        examples = [Example("", tuple(texts), None) for texts in sentences]
-        if not examples:
-            return torch.zeros(0, self.tasks[task].outputs)
-        return self.predict_logits(task, self.tokenize(examples), bar=bar)
+        Raises:
+            ValueError: the model has no such task, or an item is of another form.
+        """
+        return self.predictions_of(task, self.logits(task, texts))
+
+    def logits(self, task: str, texts: Iterable[str | tuple[str, ...]]) -> torch.Tensor:
+        """The raw outputs behind `predict`, (n, outputs)."""
+        return self.predict_logits(task, self.tokenize(self.examples_of(task, texts)))
+
+    def predictions_of(self, task: str, logits: torch.Tensor) -> Predictions:
+        """Raw outputs (n, outputs) → predictions."""
+        found = self.task(task).decode(logits).numpy()
+        probabilities = self.task(task).probabilities(logits)
+        if probabilities is None:
+            return Predictions(found, None)
+        names = np.array(self.task(task).labels)
+        return Predictions(names[found.astype(int)], probabilities.numpy())
+
+    def task(self, name: str) -> Task:
+        """The task of that name; ValueError if the model has none."""
+        if name not in self.tasks:
+            raise ValueError(f"the model has no task {name!r}; its tasks are "
+                             f"{', '.join(self.tasks)}")
+        return self.tasks[name]
+
+    def examples_of(self, task: str, texts: Iterable[str | tuple[str, ...]]) -> list[Example]:
+        """Texts as `predict` takes them → examples without labels."""
+        width = len(self.task(task).text)
+        examples = []
+        for number, item in enumerate(items_of(texts, "pairs" if width > 1 else "sentences")):
+            parts = (item,) if width == 1 and isinstance(item, str) else item
+            is_right = isinstance(parts, (tuple, list)) and len(parts) == width
+            if not is_right or not all(isinstance(text, str) for text in parts):
+                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} per example; "
+                                 f"item {number} is {one_line(repr(item))}")
+            examples.append(Example("", tuple(parts), None))
+        return examples
 
     @torch.no_grad()
     def predict_logits(self, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
-                       bar: tqdm | None = None) -> torch.Tensor:
+                       bar: tqdm | None = None, batch_size: int | None = None) -> torch.Tensor:
         """Raw outputs (n, outputs) float32 on the CPU, in the examples' order.
 
         Args:
             ranks: the processes that share the batches; each returns all outputs.
-            bar: see `predict`.
+            bar: a progress bar to advance; without one, its own appears if it takes long.
+            batch_size: examples at once; by default what suits the device.
         """
-        size = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
+        on_device = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
+        size = batch_size or on_device
         batches = ranks.share(examples.by_length(size))
         logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32)
         own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
@@ -227,16 +290,21 @@ class MultitaskBert(nn.Module):
         return logits
 
 
-def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], str, str]:
-    """Tensors, architecture and precision. Raises ValueError for a file that is something else."""
+def _side_by_side(pooled: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(sequences, hidden) → (examples, sequences of each · hidden)."""
+    return pooled.reshape(len(pooled) // batch.sequences_each, -1)
+
+
+def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
+    """Tensors, and what tasks.json says. Raises ValueError for a file that is something else."""
+    has_description = (path.parent / TASKS_FILE).is_file()
+    about = Description.load(path.parent) if has_description else None
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["multitask"])
-            arch, precision = about["arch"], about["precision"]
-            if arch not in tuple(ARCHITECTURES) or precision not in ("fp32", "bf16"):
-                raise ValueError(f"arch {arch!r}, precision {precision!r}")
             heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if about is None:  # of an earlier run: the paper's tasks
+                about = Description(**json.loads((file.metadata() or {})["multitask"]))
     except Exception as error:  # torch and safetensors raise many kinds
         raise ValueError(f"{path} is not a file of heads that train_multitask.py wrote "
                          f"({one_line(error)})") from None
-    return heads, arch, precision
+    return heads, about

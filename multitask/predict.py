@@ -2,100 +2,253 @@
 
     python -m multitask.predict RUN --task sst "A film worth seeing twice."
     python -m multitask.predict RUN --task sts "A dog runs." "A dog is running."
-    python -m multitask.predict RUN --task para --input pairs.tsv --output answers.tsv
+    python -m multitask.predict RUN --task para --input pairs.csv --output answers.csv
+    cat pairs.jsonl | python -m multitask.predict RUN --task para,sts --input -
 
-An input file is tab-separated with a header; its columns are found by name: sentence, or sentence1
-and sentence2. It can be of any length. The file is validated first, then processed in order, 4,096
-lines at a time.
+It prints the label, its name and its probability, or a number on the task's scale. An input file is
+tab, comma or semicolon separated with a header, or has one JSON object per line; its columns are
+found by name, those of the task. The output has all columns of the input, row by row, and the
+prediction with its probability. A file is validated first, then processed in order, 4,096 rows at a
+time.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from minbert.files import replacing, user_path
-from multitask.data.course import read_rows
-from multitask.model import MultitaskBert
+from minbert.files import check_count, replacing, user_path
+from multitask.data.tables import JSON_ENDINGS, read_rows
+from multitask.description import SAMPLE
+from multitask.model import MultitaskBert, Predictions
 from multitask.system import command
 from multitask.system.command import Parser
-from multitask.tasks import TASKS, Task
+from multitask.system.device import DEVICES, pick_device
+from multitask.tasks import Task
 
-AT_ONCE = 4096  # lines: enough to group sentences of similar length, few enough for memory
+AT_ONCE = 4096  # rows: enough to group sentences of similar length, few enough for memory
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+
+Row = dict[str, Any]
+Answer = dict[str, Any]  # "prediction", and with classes "probability"
 
 
-def read_items(path: Path, task: Task) -> Iterator[tuple[str, ...]]:
-    """The sentences or pairs of a file, in its order. Raises ValueError naming file and line."""
-    for _, row in read_rows(path, task.text_columns):
-        yield tuple(row[column] for column in task.text_columns)
-
-
-def answers(model: MultitaskBert, task: Task, items: Iterable[tuple[str, ...]],
-            total: int | None = None) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Item and answer, in order. A class is a whole number; other answers have four digits.
+class Asker:
+    """A model, the tasks it is asked for, and how many inputs it had to cut.
 
     Args:
-        total: the number of items, for the progress bar; None if unknown.
+        batch_size: examples at once; None is what suits the device.
     """
-    items = iter(items)
-    with tqdm(total=total, desc=task.name, unit="ex", delay=1) as bar:
-        while some := list(islice(items, AT_ONCE)):
-            values = model.answer(task.name, some, bar).tolist()
-            for texts, value in zip(some, values, strict=True):
-                yield texts, f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    def __init__(self, model: MultitaskBert, tasks: Sequence[Task],
+                 batch_size: int | None = None) -> None:
+        self.model, self.tasks, self.batch_size = model, tasks, batch_size
+        self.cut = 0
+
+    @property
+    def columns(self) -> list[str]:
+        """The input's columns that the tasks read."""
+        return list(dict.fromkeys(column for task in self.tasks for column in task.text))
+
+    def ask(self, rows: Sequence[Row], bar: tqdm) -> list[list[Answer]]:
+        """For each row, an answer of each task."""
+        by_task = []
+        for task in self.tasks:
+            texts = [tuple(row[column] for column in task.text) for row in rows]
+            tokens = self.model.tokenize(self.model.examples_of(task.name, texts))
+            logits = self.model.predict_logits(task.name, tokens, bar=bar,
+                                               batch_size=self.batch_size)
+            self.cut += tokens.truncated
+            by_task.append(answers_of(self.model.predictions_of(task.name, logits)))
+        return [list(answers) for answers in zip(*by_task, strict=True)]
+
+    def ask_all(self, rows: Iterable[Row],
+                total: int | None) -> Iterator[tuple[Row, list[Answer]]]:
+        """Rows and their answers, in order. total: the rows, for the progress bar, if known."""
+        rows = iter(rows)
+        count = None if total is None else total * len(self.tasks)
+        with tqdm(total=count, desc="predict", unit="ex", delay=1) as bar:
+            while some := list(islice(rows, AT_ONCE)):
+                yield from zip(some, self.ask(some, bar), strict=True)
 
 
-def write_answers(path: Path, task: Task, answered: Iterable[tuple[tuple[str, ...], str]]) -> None:
-    """Writes the input's sentences with the answers as one more column."""
+def answers_of(found: Predictions) -> list[Answer]:
+    """What is written of each prediction: four digits are enough."""
+    if found.probabilities is None:
+        return [{"prediction": round(value, 4)} for value in found.labels.tolist()]
+    highest = found.probabilities.max(1).tolist()
+    return [{"prediction": label, "probability": round(probability, 4)}
+            for label, probability in zip(found.labels.tolist(), highest, strict=True)]
+
+
+def shown(task: Task, answer: Answer) -> str:
+    """An answer for people: number, name and probability of a class, or a number."""
+    if not task.classes:
+        return f"{answer['prediction']:.2f}"
+    label = answer["prediction"]
+    probability = f"{answer['probability']:.2f}".removeprefix("0")
+    return f"{task.labels.index(label)} {label}  {probability}"
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def added_columns(tasks: Sequence[Task], answers: Sequence[Answer]) -> Answer:
+    """The new columns of a row; with several tasks, their names begin with the task's."""
+    if len(tasks) == 1:
+        return answers[0]
+    return {f"{task.name}_{key}": value
+            for task, answer in zip(tasks, answers, strict=True) for key, value in answer.items()}
+
+
+def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
+    """Reads a file once: the number of its rows, and all their columns, in order.
+
+    Raises:
+        ValueError: a row cannot be used, or a column has the name of a new one; the message names
+            file and line.
+    """
+    new = added_columns(asker.tasks, [{"prediction": 0, "probability": 0}] * len(asker.tasks))
+    columns: dict[str, None] = {}
+    count = 0
+    for line, row in read_rows(path, asker.columns):
+        count += 1
+        columns |= dict.fromkeys(row)
+        for name in new:
+            if name in row:
+                raise ValueError(f"{path}, line {line}: there is a column {name!r} already; rename "
+                                 "it, since the answers take that name")
+    return count, list(columns)
+
+
+def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
+                  answered: Iterable[tuple[Row, list[Answer]]]) -> None:
+    """Writes the rows with the answers as new columns, in the format of the file's ending.
+
+    Args:
+        columns: those of the input; None takes them from the first row.
+    """
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow([*task.text_columns, task.label_column])
-        for texts, value in answered:
-            writer.writerow([*texts, value])
+        rows = ({**row, **added_columns(asker.tasks, answers)} for row, answers in answered)
+        if path.suffix.lower() in JSON_ENDINGS:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            _write_delimited(file, DELIMITERS.get(path.suffix.lower(), "\t"), columns, rows)
+
+
+def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None,
+                     rows: Iterator[Row]) -> None:
+    first = next(rows, None)
+    if first is None:
+        return
+    names = [*(columns or []), *(name for name in first if name not in (columns or []))]
+    writer = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerow(first)
+    writer.writerows(rows)
+
+
+# ------------------------------------------------------------------------------------- the command
 
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.predict", __doc__)
     parser.add_argument("run", type=user_path, help="a run's folder, or its model/ folder")
-    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--task", metavar="NAME",
+                        help="a task of the run, or several: sst,cfimdb (default: its only task)")
     parser.add_argument("--input", type=user_path, metavar="FILE",
-                        help="a tab-separated file in place of sentences")
+                        help="a .tsv, .csv or .jsonl file in place of sentences; - is the "
+                             "standard input")
     parser.add_argument("--output", type=user_path, metavar="FILE",
-                        help="where to write the answers (default: print)")
-    parser.add_argument("sentences", nargs="*", help="one sentence for sst, two for para and sts")
+                        help="a .tsv, .csv or .jsonl file for the answers (default: print)")
+    parser.add_argument("--batch-size", type=int, metavar="N",
+                        help="examples at once (default: 64, on a GPU 512)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    command.add_import_flag(parser)
+    parser.add_argument("sentences", nargs="*", help="one sentence, or two for a task on pairs")
     return parser
 
 
-def predict(arguments: argparse.Namespace) -> int:
-    task, path, sentences = TASKS[arguments.task], arguments.input, tuple(arguments.sentences)
-    if path is not None and not sentences:
-        items, total = read_items(path, task), None
-        if path.is_file():  # a pipe can be read only once
-            # so a bad last line is rejected before any answer
-            total = sum(1 for _ in read_items(path, task))
-    elif path is None and len(sentences) == len(task.text_columns):
-        items, total = [sentences], 1
-    else:
-        count = len(task.text_columns)
-        raise ValueError(f"--task {task.name} takes {count} sentence(s), or --input FILE")
+def check_usage(arguments: argparse.Namespace) -> None:
+    if arguments.batch_size is not None:
+        check_count("--batch-size", arguments.batch_size)
+    endings = (*DELIMITERS, *JSON_ENDINGS)
+    output = arguments.output
+    if output is not None and output.suffix.lower() not in ("", *endings):
+        raise ValueError(f"--output {output}: the ending tells the format; choose from "
+                         f"{', '.join(endings)}")
+    if arguments.input is not None and arguments.sentences:
+        raise ValueError("give either sentences or --input FILE")
 
-    answered = answers(MultitaskBert.from_pretrained(arguments.run), task, items, total)
-    if arguments.output is not None:
-        write_answers(arguments.output, task, answered)
+
+def tasks_of(model: MultitaskBert, names: str | None) -> list[Task]:
+    """The tasks that --task names. Raises ValueError if it has to and does not, or for others."""
+    if names is None and len(model.tasks) > 1:
+        raise ValueError(f"--task is missing; the run's tasks are {', '.join(model.tasks)}")
+    if names is None:
+        return list(model.tasks.values())
+    return [model.task(name.strip()) for name in names.split(",")]
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    check_usage(arguments)
+    model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
+    asker = Asker(model, tasks_of(model, arguments.task), arguments.batch_size)
+    if model.data == SAMPLE:
+        print("note: this model was trained on the embedded sample, sentences made up by rule: its "
+              "answers say little about real ones", file=sys.stderr)
+
+    if arguments.input is None:
+        rows, count, columns = [row_of(asker, arguments.sentences)], 1, asker.columns
     else:
-        for _, value in answered:
-            print(value)
+        count, columns = None, None
+        if arguments.input.is_file():  # a pipe can be read only once
+            # so a bad last line is rejected before any answer
+            count, columns = check_rows(arguments.input, asker)
+        rows = (row for _, row in read_rows(arguments.input, asker.columns))
+
+    answered = asker.ask_all(rows, count)
+    if arguments.output is not None:
+        write_answers(arguments.output, asker, columns, answered)
+    else:
+        for _, answers in answered:
+            print_answers(asker.tasks, answers)
+    if asker.cut:
+        print(f"note: {asker.cut:,} inputs were longer than {model.max_length} tokens and lost "
+              "their end", file=sys.stderr)
     return 0
+
+
+def row_of(asker: Asker, sentences: Sequence[str]) -> Row:
+    """The sentences on the command line as one row. Raises ValueError for another number."""
+    row: Row = {}
+    for task in asker.tasks:
+        if len(sentences) != len(task.text):
+            raise ValueError(f"--task {task.name} takes {len(task.text)} sentence(s), or --input "
+                             "FILE")
+        row |= dict(zip(task.text, sentences, strict=True))
+    return row
+
+
+def print_answers(tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
+    """A line with the answer; with several tasks, a line each, the task's name before it."""
+    for task, answer in zip(tasks, answers, strict=True):
+        name = f"{task.name}  " if len(tasks) > 1 else ""
+        print(f"{name}{shown(task, answer)}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    command.run_imports("multitask.predict", sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_intermixed_args(argv)  # sentences may follow --task
     return command.answer("multitask.predict", lambda: predict(arguments))
 

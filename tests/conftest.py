@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
-from multitask.data.course import missing_files
+from multitask.data.examples import missing_files
 from multitask.data.sample import write_sample
 from multitask.pretraining.step import MaskedTrainer
 

@@ -50,7 +50,7 @@ from mutations import (
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import parse
 from multitask import MultitaskBert
-from multitask.data.course import Example, read_examples, read_rows
+from multitask.data.examples import Example, read_examples, read_rows
 from multitask.data.multinli import read_multinli
 from multitask.runs import run as main_job
 from multitask.tasks import PARA, SST, STS
@@ -140,10 +140,10 @@ def use_course(folder: Path) -> None:
     header = (folder / "course.csv").read_bytes()[:300]
     task, high = SST, 4
     for other, its_high in ((STS, 5), (PARA, 1)):
-        if other.label_column.encode() in header:
+        if other.label.encode() in header:
             task, high = other, its_high
 
-    check_examples(read_examples(folder / "course.csv", task), high, len(task.text_columns))
+    check_examples(read_examples(folder / "course.csv", task), high, len(task.text))
 
 
 def use_test_file(folder: Path) -> None:

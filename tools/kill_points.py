@@ -37,7 +37,7 @@ import torch._dynamo
 import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import pretrain
-from multitask.data.course import load_dataset
+from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
 from multitask.pretraining import run as pretraining
 from multitask.runs import run, stages

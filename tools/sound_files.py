@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import write_json
 from multitask import MultitaskBert
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.runs import run as main_job
 from multitask.runs.settings import Settings
 from multitask.runs.stages import Stage

@@ -12,12 +12,11 @@ from minbert.files import user_path, write_json
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
-from multitask.runs.inputs import load_data
+from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.runlog import LOG_FILE
-from multitask.tasks import TASKS
 
 from .dev_set import ANALYSIS_FILE, analyse
 
@@ -25,8 +24,11 @@ from .dev_set import ANALYSIS_FILE, analyse
 def analyse_run(run: Path, data: str | None = None) -> Path:
     """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
-    data: a folder in place of the run's own data. Raises FileNotFoundError or ValueError for a
-        folder that is not a run.
+    Args:
+        data: a folder in place of the run's own data.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not a finished run.
     """
     for name in (CONFIG_FILE, METRICS_FILE, LOG_FILE):
         if not (run / name).is_file():
@@ -35,33 +37,36 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
     if settings.stages == ("nli",):
         raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
                          f"to analyse")
-    # MultiNLI itself is not asked for
-    dataset = load_data(dataclasses.replace(settings, nli=False,
-                                            data=settings.data if data is None else data))
+
+    dataset = load_data(settings_of_run(run, data))
     model = MultitaskBert.from_pretrained(run)
-    analysis = analyse(dataset,
-                       {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
-                                 for name in TASKS})
+    logits = {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
+              for name in model.tasks}
+    analysis = analyse(model.tasks, dataset, logits)
     write_json(run / ANALYSIS_FILE, analysis, indent=None)
+
     log = (run / LOG_FILE).read_text(encoding="utf-8")
     events = [json.loads(line) for line in log.splitlines()]
-    write_report(run / REPORT_FILE, dataclasses.asdict(settings),
-                 json.loads((run / METRICS_FILE).read_text(encoding="utf-8")),
-                 *([event for event in events if event["event"] == kind]
-                   for kind in ("step", "epoch")), analysis)
+    steps, epochs = ([event for event in events if event["event"] == kind]
+                     for kind in ("step", "epoch"))
+    metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+    write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
+                 epochs, analysis)
     return run / REPORT_FILE
 
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.analysis", __doc__)
     parser.add_argument("run", type=user_path, help="the folder of a finished run")
-    parser.add_argument("--data", type=expanduser, metavar="FOLDER", help="other data than the "
-                                                                          "run's own")
+    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
+                        help="other data than the run's own")
+    command.add_import_flag(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    command.run_imports("multitask.analysis", sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(argv)
 
     def analyse_it() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,8 +14,8 @@ import scipy
 import torch
 
 from multitask import metrics
-from multitask.data.course import Dataset, Example
-from multitask.tasks import TASKS, Task
+from multitask.data.examples import Dataset, Example
+from multitask.tasks import Task
 
 from . import intervals
 
@@ -25,8 +26,6 @@ CALIBRATION_BINS = 10
 WORST = 10
 SEED, RESAMPLES = 11711, 1000
 WORD = re.compile(r"\w+(?:['’]\w+)*")
-UPPER_HALF = 2.5  # of the scale of similarity, 0 to 5
-
 # ------------------------------------------------------------------------------------- of sentences
 
 
@@ -114,11 +113,7 @@ class DevPredictions:
         if not task.classes:
             error = np.abs(predictions - labels)
             return cls(task, labels, predictions, None, -error, error)
-        if task.outputs == 1:
-            positive = logits.squeeze(1).sigmoid().numpy()
-            probabilities = np.stack([1 - positive, positive], axis=1)
-        else:
-            probabilities = logits.softmax(1).numpy()
+        probabilities = task.probabilities(logits).numpy()
         given = probabilities[np.arange(len(labels)), labels.astype(int)]
         return cls(task, labels, predictions, probabilities,
                    (predictions == labels).astype(np.float64), 1 - given)
@@ -128,25 +123,24 @@ class DevPredictions:
         predictions, labels = self.predictions[where], self.labels[where]
         if not len(labels):
             return None
-        if self.task.metric is metrics.pearson:
-            # the same, in silence where it is undefined
-            return intervals.correlation(predictions, labels)
-        return self.task.metric(predictions, labels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may be undefined on a few of the examples
+            return self.task.measure(predictions, labels)
 
     def draws(self, resamples: int, generator: np.random.Generator,
               where: np.ndarray | slice = slice(None)) -> np.ndarray:
         """(resamples,) scores of bootstrap samples of some of the examples."""
         arrays = self.predictions[where], self.labels[where]
-        return intervals.bootstrap(intervals.statistic_of(self.task.metric), arrays, resamples,
+        return intervals.bootstrap(intervals.statistic_of(self.task.measure), arrays, resamples,
                                    generator)
 
     def interval(self, inside: np.ndarray, resamples: int,
                  generator: np.random.Generator) -> intervals.Interval:
         """The interval of a score: Wilson for accuracy, Fisher for Pearson, else bootstrap."""
         predictions, labels = self.predictions[inside], self.labels[inside]
-        if self.task.metric is metrics.accuracy:
+        if self.task.measure is metrics.accuracy:
             return intervals.wilson(int((predictions == labels).sum()), len(labels))
-        if self.task.metric is metrics.pearson:
+        if self.task.measure is metrics.pearson:
             return intervals.of_correlation(predictions, labels)
         return intervals.percentiles(self.draws(resamples, generator, inside))
 
@@ -183,9 +177,9 @@ def confusion(results: DevPredictions) -> dict:
 
 
 def calibration(results: DevPredictions) -> dict:
-    """Reliability of the probabilities: share of duplicates in ten bins of p, empty ones left out.
+    """Reliability of the probabilities: share of class 1 in ten bins of p, empty ones left out.
 
-    expected_error: Σ n_b/n · |share of duplicates − mean probability| (Naeini et al. 2015; Guo et
+    expected_error: Σ n_b/n · |share of class 1 − mean probability| (Naeini et al. 2015; Guo et
         al. 2017, Eq. 3).
     """
     given = results.probabilities[:, 1]
@@ -209,7 +203,7 @@ def scatter(results: DevPredictions) -> dict:
         half of the scale.
     """
     labels, predictions = results.labels, results.predictions
-    signed, upper = predictions - labels, labels >= UPPER_HALF
+    signed, upper = predictions - labels, labels >= sum(results.task.range) / 2
     groups = {"all": np.full(len(labels), True), "upper": upper, "lower": ~upper}
     return {"labels": labels.tolist(),
             "predictions": [round(value, 4) for value in predictions.tolist()],
@@ -258,15 +252,23 @@ def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Exa
                                   for example in dev)}
 
 
+def trivial_score(results: DevPredictions) -> float:
+    """The score of the most frequent class for every example; 0 on a scale."""
+    if not results.task.classes:
+        return 0.0
+    classes, sizes = np.unique(results.labels, return_counts=True)
+    constant = np.full(len(results.labels), classes[sizes.argmax()])
+    return dataclasses.replace(results, predictions=constant).score() or 0.0
+
+
 def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]], resamples: int,
                  generator: np.random.Generator) -> dict:
     """Everything about one task but its score's interval; see `analyse`."""
     dev, train = splits["dev"], splits["train"]
     counts = word_counts(train)
-    _, sizes = np.unique(results.labels, return_counts=True)
     found = {
-        "metric": results.task.metric_name, "n": len(dev), "score": results.score(),
-        "trivial": float(sizes.max() / len(dev)) if results.task.classes else 0.0,
+        "metric": results.task.metric, "n": len(dev), "score": results.score(),
+        "trivial": trivial_score(results),
         "length": binned(results, np.array([sentence_length(example) for example in dev]),
                          resamples, generator),
         "commonality": binned(results,
@@ -279,30 +281,36 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
     if not results.task.classes:
         return {**found, "scatter": scatter(results)}
     found["confusion"] = confusion(results)
-    return {**found, "calibration": calibration(results)} if results.task.outputs == 1 else found
+    return {**found, "calibration": calibration(results)} if results.task.classes == 2 else found
 
 
 # ----------------------------------------------------------------------------------------- of a run
 
 
-def analyse(dataset: Dataset, logits: Mapping[str, torch.Tensor], seed: int = SEED,
-            resamples: int = RESAMPLES) -> dict:
+def analyse(tasks: Mapping[str, Task], dataset: Dataset, logits: Mapping[str, torch.Tensor],
+            seed: int = SEED, resamples: int = RESAMPLES) -> dict:
     """A model's raw dev outputs → {"average", "tasks": {task: {…}}}, ready for JSON.
 
-    dataset[task][split]: train (for word counts and shared sentences) and dev. logits[task]: (dev
-    examples, outputs). Of each task: score with bootstrap interval, `trivial` (the most frequent
-    class's share, or 0), score by length and commonality, worst errors, leakage; with classes the
-    confusion matrix, with two also calibration; on a scale the scatter plot. An undefined score is
-    None. The same seed gives the same numbers. Raises ValueError for a wrong shape.
+    Of each task: score with bootstrap interval, `trivial` (that of the most frequent class, or 0),
+    score by length and commonality, worst errors, leakage; with classes the confusion matrix, with
+    two also calibration; on a scale the scatter plot. An undefined score is None. The same seed
+    gives the same numbers.
+
+    Args:
+        dataset: task → split → examples: train (for word counts and shared sentences) and dev.
+        logits: task → (dev examples, outputs).
+
+    Raises:
+        ValueError: logits have a wrong shape.
     """
     generator = np.random.default_rng(seed)
-    tasks, draws = {}, []
-    for name, task in TASKS.items():
+    of_tasks, draws = {}, []
+    for name, task in tasks.items():
         results = DevPredictions.of(task, dataset[name]["dev"], logits[name])
         scores = results.draws(resamples, generator)
         draws.append(np.nan_to_num(scores))  # an undefined score counts 0 in the average
-        tasks[name] = {**analyse_task(results, dataset[name], resamples, generator),
-                       "interval": intervals.percentiles(scores)}
-    value = sum(found["score"] or 0.0 for found in tasks.values()) / len(tasks)
-    return {"seed": seed, "resamples": resamples, "tasks": tasks,
+        of_tasks[name] = {**analyse_task(results, dataset[name], resamples, generator),
+                          "interval": intervals.percentiles(scores)}
+    value = sum(found["score"] or 0.0 for found in of_tasks.values()) / len(of_tasks)
+    return {"seed": seed, "resamples": resamples, "tasks": of_tasks,
             "average": {"score": value, "interval": intervals.percentiles(np.mean(draws, axis=0))}}

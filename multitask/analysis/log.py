@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from multitask.tasks import TASKS
-
 WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
 
 
@@ -43,12 +41,12 @@ def speed(steps: Sequence[dict]) -> float:
 def conflict_statistics(steps: Sequence[dict]) -> dict:
     """By pair conflict_rate (share of steps with cosine < 0), mean_cosine; by task mean_weights."""
     cosines = {pair: np.array([step["cosines"][pair] for step in steps])
-               for pair in pairs_of(TASKS)}
+               for pair in steps[0]["cosines"]}
     return {
         "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
         "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},
         "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps]))
-                         for name in TASKS},
+                         for name in steps[0]["weights"]},
     }
 
 

@@ -21,7 +21,6 @@ from minbert import BertModel
 from multitask.data.batching import TokenizedExamples
 from multitask.model import MultitaskBert
 from multitask.system.state import random_state, restore_random_state
-from multitask.tasks import TASKS
 from optim import cosines, gram_matrix
 
 from .comparisons import mean_interval
@@ -74,8 +73,8 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
     …}, "same_task": {"sst": likewise, …}}. Raises ValueError for unusable arguments,
     FloatingPointError, naming the task, for a gradient that is not finite.
     """
-    _check_arguments(examples, batch_size, draws)
-    names = [name for name in TASKS if name in examples]
+    _check_arguments(model, examples, batch_size, draws)
+    names = [name for name in model.tasks if name in examples]
     slices = part_slices(model.encoder)
     parameters = list(model.encoder.parameters())
     matrix = parameters[0].new_zeros(2 * len(names), sum(value.numel() for value in parameters))
@@ -119,7 +118,7 @@ def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: Toke
                                strict=True):
         parameter.grad = view.view_as(parameter)
     batch = examples.batch(items).to(model.device)
-    loss = TASKS[name].loss(model(name, batch), batch.labels)
+    loss = model.tasks[name].loss(model(name, batch), batch.labels)
     loss.backward(inputs=parameters)  # the heads' gradients are neither computed nor touched
 
 
@@ -148,12 +147,12 @@ def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[N
             module.training = training
 
 
-def _check_arguments(examples: Mapping[str, TokenizedExamples], batch_size: int,
-                     draws: int) -> None:
+def _check_arguments(model: MultitaskBert, examples: Mapping[str, TokenizedExamples],
+                     batch_size: int, draws: int) -> None:
     if batch_size < 1 or draws < 1:
         raise ValueError(f"batch_size and draws must be at least 1, got {batch_size} and {draws}")
-    if not examples or not set(examples) <= set(TASKS):
-        raise ValueError(f"examples of {', '.join(TASKS)} expected, got "
+    if not examples or not set(examples) <= set(model.tasks):
+        raise ValueError(f"examples of {', '.join(model.tasks)} expected, got "
                          f"{', '.join(examples) or 'none'}")
     for name, tokenized in examples.items():
         if len(tokenized) < 2 * batch_size:

@@ -13,7 +13,7 @@
 Arrows: tasks, system ← course ← multinli ← sources ← __main__; course ← batching.
 """
 
-from .course import Dataset, Example, Examples, load_dataset, missing_files, read_examples
+from .examples import Dataset, Example, Examples, load_dataset, missing_files, read_examples
 from .multinli import load_multinli
 
 __all__ = ["Dataset", "Example", "Examples", "load_dataset", "load_multinli", "missing_files",

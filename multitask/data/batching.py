@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from heads import Architecture
 from minbert import BertTokenizer, Packing, pack
 
-from .course import Example
+from .examples import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's bulky results
 LEAST = 64  # tokens: the least step between two lengths on a GPU, and the most of a dummy sequence

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from minbert.files import bounded_lines, one_line, parse, user_path
+from minbert.files import bounded_lines, one_line, user_path
 from multitask.tasks import NLI
 
-from .course import Example, Examples
+from .examples import Example, Examples
+from .tables import read_json_lines
 
 FOLDER, ZIP_FILE = "multinli", "multinli_1.0.zip"
-FILES = {"train": "multinli_1.0_train.jsonl", "dev": "multinli_1.0_dev_matched.jsonl"}
+FILES = {"train": NLI.train, "dev": NLI.dev}
 MEMBER_LIMIT = 1 << 30  # bytes; every file of MultiNLI is below half of it
 NO_CONSENSUS = "-"  # the annotators disagreed; the corpus's authors leave such pairs out too
 
@@ -45,8 +46,8 @@ def read_multinli(data: Path, name: str) -> Examples:
     blank = 0
 
     with open_file(data, name) as (file, where):
-        for line, row in read_rows(file, where):
-            text = row[NLI.label_column]
+        for line, row in read_pairs(file, where):
+            text = row[NLI.label]
             if text == NO_CONSENSUS or not text.strip():
                 examples.left_out += 1
                 if not text.strip():
@@ -56,42 +57,27 @@ def read_multinli(data: Path, name: str) -> Examples:
             try:
                 label = NLI.parse_label(text)
             except ValueError as error:
-                raise ValueError(f"{where}, line {line}: {NLI.label_column} is "
+                raise ValueError(f"{where}, line {line}: {NLI.label} is "
                                  f"{reprlib.repr(text)}, {error}") from None
-            sentences = tuple(row[column] for column in NLI.text_columns)
-            examples.append(Example(one_line(row.get("pairID", line)), sentences, label))
+            sentences = tuple(row[column] for column in NLI.text)
+            examples.append(Example(one_line(row.get(NLI.id, line)), sentences, label))
 
     if blank:
-        warnings.warn(f"{where}: left out {blank} pairs with a blank {NLI.label_column}",
+        warnings.warn(f"{where}: left out {blank} pairs with a blank {NLI.label}",
                       stacklevel=2)
     if not examples:
         raise ValueError(f"{where} holds no pair with a label: expected one JSON object per line")
     return examples
 
 
-def read_rows(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
+def read_pairs(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
     """Yields line number and JSON object; blank lines are skipped."""
-    line = 0
     try:
-        for line, text in enumerate(bounded_lines(file, where), start=1):
-            if text.strip():
-                row = parse(text, f"{where}, line {line}: not one JSON object per line, it")
-                _check_row(row, f"{where}, line {line}")
-                yield line, row
+        yield from read_json_lines(bounded_lines(file, where), where, (NLI.label, *NLI.text))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason}); "
-                         "save the file as UTF-8") from None
+        raise ValueError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where} is damaged ({error}); fetch it again") from None
-
-
-def _check_row(row: object, where: str) -> None:
-    for column in (NLI.label_column, *NLI.text_columns):
-        if not isinstance(row, dict) or not isinstance(row.get(column), str):
-            raise ValueError(f"{where}: expected a JSON object with a string {column!r}")
-        if any("\ud800" <= character <= "\udfff" for character in row[column]):
-            raise ValueError(f"{where}: {column} holds half a character, \\ud800 to \\udfff come "
-                             "in pairs only; save the file again")
 
 
 @contextmanager
@@ -129,7 +115,7 @@ def check_zip(archive: Path) -> str:
     for name in FILES.values():
         where = f"{archive}, {name}"
         with _open_member(archive, name) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
-            if next(read_rows(file, where), None) is None:
+            if next(read_pairs(file, where), None) is None:
                 raise ValueError(f"{where} is empty: expected one JSON object per line")
     return f"{archive.stat().st_size:,} bytes"
 

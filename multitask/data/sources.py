@@ -14,9 +14,9 @@ import requests
 from tqdm import tqdm
 
 from minbert.files import one_line, sha256_of
-from multitask.tasks import TASKS
+from multitask.tasks import BUILT_IN
 
-from .course import TEST_SPLIT, read_examples
+from .examples import TEST_SPLIT, read_examples
 from .multinli import FILES, FOLDER, ZIP_FILE, check_zip, find_zip
 
 TIMEOUT = (10, 30)  # seconds to connect, seconds without a single byte
@@ -30,6 +30,7 @@ MULTINLI_URL = "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip"
 
 # As far as the publishers state them.
 SST_TERMS = "no licence stated (Socher et al. 2013)"
+CFIMDB_TERMS = "no licence stated (Kaushik et al. 2020)"
 PARA_TERMS = "Quora's terms of service, non-commercial"
 STS_TERMS = "those of SemEval's many sources (Cer et al. 2017)"
 NLI_TERMS = ("those of its sources, mostly the Open American National Corpus's; "
@@ -49,7 +50,7 @@ class Source:
     """One file and where it comes from.
 
     Attributes:
-        task: A name in TASKS, or "nli".
+        task: A name in BUILT_IN, or "nli".
         file: Its place in the data folder.
         url: Its public home.
         sha256, size: Hexadecimal digits and bytes; None where they are unknown.
@@ -92,6 +93,9 @@ SOURCES = (
             "ce3cad6f16062586ac7ba462c28b010a9be10c530fd5074165860d7b7ab4e93d", 132_265),
     _course("sts", "sts-test-student.csv", STS_TERMS,
             "dee455745b72e9ca3ff74e7c056bd73e34bad5b8d5641045a2c1e7e131866f47", 256_677),
+    _course("cfimdb", "ids-cfimdb-train.csv", CFIMDB_TERMS),
+    _course("cfimdb", "ids-cfimdb-dev.csv", CFIMDB_TERMS),
+    _course("cfimdb", "ids-cfimdb-test-student.csv", CFIMDB_TERMS),
     Source("nli", f"{FOLDER}/{ZIP_FILE}", MULTINLI_URL,
            "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822", None, NLI_TERMS),
 )
@@ -149,7 +153,7 @@ def describe(source: Source, path: Path) -> str:
     labelled = not source.file.endswith(f"-{TEST_SPLIT}.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training warns of blank labels
-        return f"{len(read_examples(path, TASKS[source.task], labelled)):,} examples"
+        return f"{len(read_examples(path, BUILT_IN[source.task], labelled)):,} examples"
 
 
 def _describe_kept(source: Source, path: Path) -> str:

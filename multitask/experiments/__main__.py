@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minbert.checkpoints.hub import EMBEDDED
 from minbert.files import user_path
-from multitask.data.course import read_examples
+from multitask.data.examples import read_examples
 from multitask.runs.inputs import DEFAULT_MODEL, default_data
 from multitask.system import command
 from multitask.system.command import Parser
@@ -86,7 +86,8 @@ def run_table(arguments: argparse.Namespace) -> int:
     labelled = {}
     if arguments.test_labels is not None:
         for name, task in TASKS.items():
-            labelled[name] = read_examples(arguments.test_labels / f"{task.file}-test.csv", task)
+            file = task.dev.replace("-dev", "-test")
+            labelled[name] = read_examples(arguments.test_labels / file, task)
 
     results = run_grid(grid, seeds_of(arguments, 1))
     if results["best"] is not None:

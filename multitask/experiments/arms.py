@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from multitask.analysis.log import conflict_statistics, pairs_of, upper_triangle
 from multitask.analysis.probe import conflict_probe, summarise
-from multitask.data.course import Dataset
+from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.model import MultitaskBert
 from multitask.runs import run
@@ -187,4 +187,4 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
 
 def _score(name: str, predictions: np.ndarray, tokens: dict) -> float:
     """An undefined Pearson correlation counts 0."""
-    return TASKS[name].metric(predictions, tokens[name]["dev"].labels) or 0.0
+    return TASKS[name].measure(predictions, tokens[name]["dev"].labels) or 0.0

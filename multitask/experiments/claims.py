@@ -167,13 +167,13 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
 
 def _score(task: str, predictions: np.ndarray, labels: np.ndarray) -> float:
     """An undefined Pearson correlation counts 0, as in the average."""
-    return TASKS[task].metric(predictions, labels) or 0.0
+    return TASKS[task].measure(predictions, labels) or 0.0
 
 
 def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
            labels: np.ndarray) -> dict[Cell, np.ndarray]:
     """Cell → (resamples,) scores; every cell is scored on the same bootstrap samples."""
-    score = statistic_of(TASKS[task].metric)
+    score = statistic_of(TASKS[task].measure)
     drawn = np.random.default_rng(SEED).integers(len(labels), size=(RESAMPLES, len(labels)))
 
     found: dict[Cell, np.ndarray] = {}

@@ -19,11 +19,11 @@ import numpy as np
 from heads import ARCHITECTURES
 from minbert.files import user_path
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
-from multitask.data.course import TEST_SPLIT, Dataset
-from multitask.evaluation import PREDICTIONS_FOLDER, describe, read_predictions
+from multitask.data.examples import TEST_SPLIT, Dataset
+from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, read_predictions
 from multitask.runs import run
 from multitask.runs.hand_in import hand_in
-from multitask.runs.inputs import Tokens
+from multitask.runs.inputs import Tokens, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import console
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
@@ -258,7 +258,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
         of_seed: dict = {}
         for cell, node in cells.items():
             folder = node.folder(grid.seed_folder(seed)) / PREDICTIONS_FOLDER
-            of_seed[cell] = {name: read_predictions(folder, task, "dev")
+            of_seed[cell] = {name: read_predictions(prediction_file(folder, task, "dev"))
                              for name, task in TASKS.items()}
         predictions.append(of_seed)
     return claims.judge(predictions, labels,
@@ -301,8 +301,8 @@ def about(grid: Grid, seeds: list[int]) -> str:
 
 def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
     """Writes the best model's hand-in and, on labelled test examples, the paper's Table 2."""
-    settings = Settings.load(grid.out / results["best"]["run"] / run.CONFIG_FILE)
-    dataset = run.load_data(dataclasses.replace(settings, nli=False, eval_limit=None))
+    settings = settings_of_run(grid.out / results["best"]["run"])
+    dataset = run.load_data(dataclasses.replace(settings, eval_limit=None))
     for name, examples in labelled.items():
         dataset[name][TEST_SPLIT] = examples
     scores, files = hand_in(grid.out / results["best"]["run"], dataset, grid.out / "hand-in",

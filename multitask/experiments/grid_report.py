@@ -60,7 +60,7 @@ def score_table(results: dict, arch: str, best: dict) -> str:
 
 def cells_plot(results: dict, name: str) -> Figure:
     """Our score against the paper's, one point an experiment, by architecture."""
-    metric = TASKS[name].metric_name.replace("pearson", "Pearson")
+    metric = TASKS[name].metric.replace("pearson", "Pearson")
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,
                                                   strict=False):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minbert.files import replacing, user_path, write_json, write_text
 from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
-from multitask.data.course import Dataset
+from multitask.data.examples import Dataset
 from multitask.runs import run
 from multitask.system import console
 from multitask.tasks import TASKS
@@ -185,7 +185,7 @@ def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
           np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
         found = {}
         for name, task in TASKS.items():
-            interval = paired_bootstrap(task.metric, pcgrad[name], plain_sum[name], labels[name],
+            interval = paired_bootstrap(task.measure, pcgrad[name], plain_sum[name], labels[name],
                                         RESAMPLES, seed)
             found[name] = interval._asdict()
         return found

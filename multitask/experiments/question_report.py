@@ -66,8 +66,8 @@ def differences_plot(differences: list[dict], task: str) -> Figure:
 
 def cosines_plot(cosines: Mapping[str, list[float]]) -> Figure:
     steps = list(range(1, 1 + len(next(iter(cosines.values())))))
-    drawn = figures.curves(steps, cosines, "cosine of two tasks' gradients", figures.pair_styles(),
-                           windows=20)
+    styles = figures.styles_of(cosines, figures.PAIR_STYLES)
+    drawn = figures.curves(steps, cosines, "cosine of two tasks' gradients", styles, windows=20)
     drawn.axes[0].axhline(0, color=figures.GREY, linewidth=1)
     return drawn
 
@@ -81,7 +81,8 @@ def layers_plot(probe: Mapping) -> Figure:
                      for values in probe["same_task"].values()], axis=0)
     axes.plot(places, floor, color=figures.GREY, linestyle=":", marker="_", label="one task twice")
     shifts = itertools.count(-0.15, 0.15)
-    for pair, (colour, dashes, marker) in figures.pair_styles().items():
+    styles = figures.styles_of(probe["pairs"], figures.PAIR_STYLES)
+    for pair, (colour, dashes, marker) in styles.items():
         layers = [probe["pairs"][pair]["layers"][part] for part in parts]
         means = np.array([layer["mean_cosine"] for layer in layers])
         half = [0 if layer["low"] is None else layer["mean_cosine"] - layer["low"]

@@ -65,7 +65,7 @@ def score_table(results: dict, moment: str) -> str:
             cells.append(f"{mean:.3f}" + ("" if high is None else f" ± {high - mean:.3f}"))
         rows.append([arm, f"{steps[0]:,}", *cells])
     return markdown_table(["arm", "steps",
-                           *(f"{name} {task.metric_name}" for name, task in TASKS.items())], rows)
+                           *(f"{name} {task.metric}" for name, task in TASKS.items())], rows)
 
 
 DIFFERENCE_HEADER = ["arm", "task", "difference", "95 % interval", "p", "p, Holm", "verdict"]

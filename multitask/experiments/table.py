@@ -35,7 +35,7 @@ def cell(values: list[float | None], paper: float) -> dict:
 
 def score_cells(scores: list[dict], paper: dict) -> dict:
     """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
-    cells = {name: cell([dev[name][task.metric_name] for dev in scores], paper[name])
+    cells = {name: cell([dev[name][task.metric] for dev in scores], paper[name])
              for name, task in TASKS.items()}
     return {**cells, "average": cell([dev["average"] for dev in scores],
                                      sum(paper.values()) / len(paper))}
@@ -100,7 +100,7 @@ def test_sentence(results: dict) -> str:
     """The paper's Table 2, where test labels were given."""
     if not results.get("test"):
         return ""
-    ours = ", ".join(f"{name.upper()} {number(results['test'][name][task.metric_name])} "
+    ours = ", ".join(f"{name.upper()} {number(results['test'][name][task.metric])} "
                      f"({number(PAPER_TABLE_2[name])})"
                      for name, task in TASKS.items())
     return f"On the test set, the paper's Table 2 in brackets: {ours}."

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from minbert import BertTokenizer
 from minbert.files import one_line, replacing
-from multitask.data.course import file_of, read_examples
+from multitask.data.examples import file_of, read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.tasks import TASKS
 

@@ -6,13 +6,17 @@ Every section takes the result of `multitask.analysis.dev_set.analyse`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 from multitask.analysis.paper_results import PAPER_TRENDS
-from multitask.tasks import TASKS
+from multitask.tasks import Task, are_the_papers
 
 from . import figures
 from .page import bullets, figure, grid, heading, paragraph, table
-from .text import metric_of, number, probability, span
+from .text import metric_of, metric_title, number, probability, span
+
+Tasks = Mapping[str, Task]
+LONGEST_NAME = 10  # of a class, beside a confusion matrix
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean of both"),
@@ -32,30 +36,33 @@ def verdict(trend: dict, expected: int | None) -> str:
     return "as the paper says" if (low > 0) == (expected > 0) else "the opposite"
 
 
-def where_it_succeeds(analysis: dict) -> list[str]:
+def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
     """Figures 4 and 5: score by sentence length and word commonality, and the trends."""
+    has_paper = are_the_papers(tasks)
     rows = []
-    for predictor, name in itertools.product(PREDICTORS, TASKS):
+    for predictor, name in itertools.product(PREDICTORS, tasks):
         trend = analysis["tasks"][name][predictor]["trend"]
-        expected = PAPER_TRENDS[predictor].get(name)  # it knows nothing of a task of one's own
-        rows.append([f"{name}, {PREDICTORS[predictor]}",
-                     {1: "better", -1: "worse", None: ""}[expected], verdict(trend, expected),
+        expected = PAPER_TRENDS[predictor][name] if has_paper else None
+        theirs = [{1: "better", -1: "worse"}[expected]] if expected else []
+        rows.append([f"{name}, {PREDICTORS[predictor]}", *theirs, verdict(trend, expected),
                      number(trend["spearman"], sign="+"), span(trend["interval"]),
                      probability(trend["p"]), f"{trend['n']:,}"])
+    header = ["task, and what grows", *(["the paper: gets"] if has_paper else []),
+              "this run", "Spearman", "95 % interval", "p", "n"]
+    note = (f"Spearman's rank correlation, over all dev examples, of length or commonality with "
+            f"being right (on a scale: with minus the absolute error). Above 0, the model does "
+            f"better where there is more of it. Undecided: the interval holds 0. These are "
+            f"{len(rows)} tests, and one in twenty shows something by chance alone.")
+    if has_paper:
+        note += " The paper shows trends without a test."
     parts = [
         heading("Where it succeeds and fails"),
-        table(["task, and what grows", "the paper: gets", "this run", "Spearman", "95 % interval",
-               "p", "n"], rows),
-        paragraph("Spearman's rank correlation, over all dev examples, of length or commonality "
-                  "with being right (sts: with minus the absolute error). Above 0, the model does "
-                  "better where there is more of it. Undecided: the interval holds 0. These are "
-                  "six tests, and one in twenty shows something by chance alone. The paper shows "
-                  "trends without a test.", note=True)]
+        table(header, rows), paragraph(note, note=True)]
     for predictor, title in PREDICTORS.items():
-        drawn = [part for name in TASKS
-                 for part in _by_bin(name, analysis["tasks"][name], predictor)]
+        drawn = [part for name, task in tasks.items()
+                 for part in _by_bin(task, analysis["tasks"][name], predictor)]
         figure_number = 4 if predictor == "length" else 5
-        parts += [heading(f"By {title} (the paper's Figure {figure_number})", 3), grid(drawn)]
+        parts += [heading(f"By {title} (as the paper's Figure {figure_number})", 3), grid(drawn)]
     parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
                            "number above, the bounds of length or commonality below. Bars: 95 % "
                            "(Wilson; Fisher for Pearson; Student for errors). Dashes: the score "
@@ -64,59 +71,67 @@ def where_it_succeeds(analysis: dict) -> list[str]:
     return parts
 
 
-def _by_bin(name: str, found: dict, predictor: str) -> list[str]:
-    bins, title = found[predictor]["bins"], PREDICTORS[predictor]
-    xlabel = PREDICTOR_AXES[predictor][len(TASKS[name].text_columns) - 1]
-    panels = [(found["metric"], "score", "interval", found["score"], "higher is better")]
+def _by_bin(task: Task, found: dict, predictor: str) -> list[str]:
+    name, bins, title = task.name, found[predictor]["bins"], PREDICTORS[predictor]
+    xlabel = PREDICTOR_AXES[predictor][len(task.text) - 1]
+    panels = [(metric_title(found["metric"]), "score", "interval", found["score"],
+               "higher is better")]
     if "absolute_error" in bins[0]:
         overall = sum(row["n"] * row["absolute_error"] for row in bins) / found["n"]
         panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval",
                           overall, "lower is better"))
     return [figure(f"{predictor}-{name}-{key.replace('_', '-')}",
-                   figures.score_by_bin(bins, xlabel,
-                                        f"{name} {metric.replace('pearson', 'Pearson')}", value,
-                                        key, interval),
+                   figures.score_by_bin(bins, xlabel, f"{name} {metric}", value, key, interval),
                    f"{name}: {metric} by {title}, {found['n']:,} examples in {len(bins)} bins",
-                   f"{TASKS[name].title}: {metric.replace('pearson', 'Pearson')} by {title}, n = "
-                   f"{found['n']:,}; "
-                   f"{direction}.") for metric, key, interval, value, direction in panels]
+                   f"{task.title}: {metric} by {title}, n = {found['n']:,}; {direction}.")
+            for metric, key, interval, value, direction in panels]
 
 
-def predictions(analysis: dict) -> list[str]:
+def predictions(tasks: Tasks, analysis: dict) -> list[str]:
     """Figure 6: confusion matrices, scatter plot, calibration, and undershooting."""
     drawn, statements = [], []
     for name, found in analysis["tasks"].items():
+        task = tasks[name]
         if "confusion" in found:
             drawn.append(figure(
-                f"confusion-{name}", figures.confusion_matrix(**found["confusion"]),
+                f"confusion-{name}",
+                figures.confusion_matrix(found["confusion"]["counts"], _class_names(task)),
                 f"{name}: confusion matrix of {found['n']:,} examples",
-                f"{TASKS[name].title}, n = {found['n']:,}: a row holds the examples of one label "
-                f"({TASKS[name].scale}), its shares add up to 100 %. A good model is dark on the "
+                f"{task.title}, n = {found['n']:,}: a row holds the examples of one label "
+                f"({task.meaning}), its shares add up to 100 %. A good model is dark on the "
                 f"diagonal."))
         if "scatter" in found:
+            points = {key: found["scatter"][key] for key in ("labels", "predictions", "line")}
             drawn.append(figure(
-                f"scatter-{name}", figures.scatter_plot(**{key: found["scatter"][key]
-                                                           for key in ("labels", "predictions",
-                                                                       "line")}),
-                f"{name}: predictions against labels of {found['n']:,} pairs",
-                f"{TASKS[name].title}, n = {found['n']:,}: a point is a pair; below the dashes the "
+                f"scatter-{name}", figures.scatter_plot(**points, ends=task.range),
+                f"{name}: predictions against labels of {found['n']:,} examples",
+                f"{task.title}, n = {found['n']:,}: a point is an example; below the dashes the "
                 f"model undershoots."))
-            statements += undershooting(name, found["scatter"])
+            statements += undershooting(task, found["scatter"])
         if "calibration" in found:
+            label = task.labels[1]
             drawn.append(figure(
-                f"calibration-{name}", figures.calibration_plot(found["calibration"]["bins"]),
-                f"{name}: share of duplicates by probability given, {found['n']:,} pairs",
-                f"{TASKS[name].title}, n = {found['n']:,} (of each bin above): on the dashes, "
-                f"probabilities mean what "
-                "they say; below them the model is too sure of duplicates."))
+                f"calibration-{name}",
+                figures.calibration_plot(found["calibration"]["bins"], label),
+                f"{name}: share of '{label}' by probability given, {found['n']:,} examples",
+                f"{task.title}, n = {found['n']:,} (of each bin above): on the dashes, "
+                f"probabilities mean what they say; below them the model is too sure of "
+                f"'{label}'."))
             statements.append(f"{name}: expected calibration error "
                               f"{number(found['calibration']['expected_error'])}, the mean "
                               f"distance from the dashes.")
-    return [heading("What it answers (the paper's Figure 6)"), grid(drawn), bullets(statements)]
+    return [heading("What it answers (as the paper's Figure 6)"), grid(drawn), bullets(statements)]
 
 
-def undershooting(name: str, found: dict) -> list[str]:
+def _class_names(task: Task) -> list[object]:
+    """The names of the classes where an axis has room for them, else their numbers."""
+    has_room = task.classes <= 6 and max(map(len, task.labels)) <= LONGEST_NAME
+    return list(task.labels) if has_room else list(range(task.classes))
+
+
+def undershooting(task: Task, found: dict) -> list[str]:
     """The paper's "predictions slightly undershoot", checked on all and on both halves."""
+    name, middle = task.name, f"{sum(task.range) / 2:g}"
     everything = found["signed_error"]["all"]
     interval = everything["interval"]
     if interval is None or interval[0] <= 0 <= interval[1]:
@@ -126,11 +141,11 @@ def undershooting(name: str, found: dict) -> list[str]:
     texts = [f"{part}: {number(error['mean'], 2, '+')} ({span(error['interval'], 2)}, n = "
              f"{error['n']:,})"
              for part, error in (("all", everything),
-                                 ("labels of 2.5 and more", found["signed_error"]["upper"]),
-                                 ("labels below 2.5", found["signed_error"]["lower"]))
+                                 (f"labels of {middle} and more", found["signed_error"]["upper"]),
+                                 (f"labels below {middle}", found["signed_error"]["lower"]))
              if error["mean"] is not None]
     lines = [f"{name}: does it undershoot, as the paper says? Mean of prediction − label over all "
-             f"pairs: {outcome}. "
+             f"examples: {outcome}. "
              + "; ".join(texts) + "."]
     if found["line"] is not None:
         line = found["line"]
@@ -140,11 +155,11 @@ def undershooting(name: str, found: dict) -> list[str]:
     return lines
 
 
-def shared_sentences(analysis: dict) -> list[str]:
+def shared_sentences(tasks: Tasks, analysis: dict) -> list[str]:
     """Scores with and without the dev examples that share a sentence with the training file."""
     rows = []
     for name, found in analysis["tasks"].items():
-        row = [metric_of(name), number(found["score"])]
+        row = [metric_of(tasks[name]), number(found["score"])]
         for group in (found["leakage"]["apart"], found["leakage"]["shared"]):
             row += [f"{group['n']:,}",
                     *((number(group["score"]), span(group["interval"])) if group["n"]
@@ -160,7 +175,7 @@ def shared_sentences(analysis: dict) -> list[str]:
                       "too.", note=True)]
 
 
-def worst_errors(analysis: dict) -> list[str]:
+def worst_errors(tasks: Tasks, analysis: dict) -> list[str]:
     """The answers furthest from their labels, with their sentences."""
     parts = [heading("Worst errors"), paragraph(
         "Read them before you believe a score: some errors are the model's, some the label's. With "
@@ -168,13 +183,14 @@ def worst_errors(analysis: dict) -> list[str]:
         "On a scale, they are the answers furthest from it.",
         note=True)]
     for name, found in analysis["tasks"].items():
-        classes = found["metric"] == "accuracy"
+        task = tasks[name]
+        classes = task.classes > 0
         rows = [["\n".join(error["sentences"]), number(error["label"], 0 if classes else 1),
                  number(error["answer"], 0 if classes else 1),
                  f"{1 - error['wrong']:.1%}" if classes else number(error["wrong"], 1)]
                 for error in found["worst_errors"]]
-        header = ["sentence" if len(TASKS[name].text_columns) == 1 else "sentences", "label",
+        header = ["sentence" if len(task.text) == 1 else "sentences", "label",
                   "answer", "p(label)" if classes else "error"]
-        parts.append(table(header, rows, caption=f"{TASKS[name].title}: {TASKS[name].scale}",
+        parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}",
                            text=True))
     return parts

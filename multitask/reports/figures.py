@@ -6,17 +6,16 @@ too, for grey print. Nothing here writes a file: every function returns a matplo
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from multitask.analysis.log import moving_average, pairs_of
-from multitask.tasks import TASKS
+from multitask.analysis.log import moving_average
 
+Style = tuple[str, str, str]  # colour, dashes, marker
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
@@ -27,20 +26,22 @@ WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
 POINTS = 300  # of a curve
 SCATTER_POINTS = 2000
+MOST_WRITTEN = 12  # classes of a confusion matrix whose cells have room for numbers
 # of a perplexity that is drawn: a run that went astray has those that no axis takes
 LARGEST_LOG = 50.0
 
 
-def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """name → colour, dashes, marker; the tasks keep theirs in every figure."""
-    known = dict(zip(TASKS, itertools.cycle(STYLES)))
-    return {name: known.get(name, STYLES[number % len(STYLES)])
-            for number, name in enumerate(names)}
+def styles_of(names: Iterable[str], styles: Sequence[Style] = STYLES) -> dict[str, Style]:
+    """name → colour, dashes, marker; the tasks, in their order, keep theirs in every figure.
 
-
-def pair_styles() -> dict[str, tuple[str, str, str]]:
-    """The same for the pairs of tasks, in other colours."""
-    return dict(zip(pairs_of(TASKS), itertools.cycle(PAIR_STYLES)))
+    Beyond the styles given, colours come again with other dashes.
+    """
+    names, count = list(names), len(styles)
+    found = {}
+    for number, name in enumerate(names):
+        colour, _, marker = styles[number % count]
+        found[name] = (colour, styles[(number + number // count) % count][1], marker)
+    return found
 
 
 def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -125,34 +126,35 @@ def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int],
     return figure
 
 
-def cosine_curves(steps: Sequence[dict]) -> Figure:
-    series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs_of(TASKS)}
-    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients", pair_styles(),
-                    windows=20)
+def cosine_curves(steps: Sequence[dict], pairs: Sequence[str]) -> Figure:
+    series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs}
+    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients",
+                    styles_of(pairs, PAIR_STYLES), windows=20)
     figure.axes[0].axhline(0, color=GREY, linewidth=1)
     return figure
 
 
-def conflict_curves(steps: Sequence[dict]) -> Figure:
+def conflict_curves(steps: Sequence[dict], pairs: Sequence[str]) -> Figure:
     """The share of recent steps in which a pair conflicts."""
-    series = {pair: [float(step["cosines"][pair] < 0) for step in steps]
-              for pair in pairs_of(TASKS)}
-    figure = curves(_numbers(steps), series, "steps in conflict", pair_styles(), windows=10)
+    series = {pair: [float(step["cosines"][pair] < 0) for step in steps] for pair in pairs}
+    figure = curves(_numbers(steps), series, "steps in conflict", styles_of(pairs, PAIR_STYLES),
+                    windows=10)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def weight_curves(steps: Sequence[dict]) -> Figure:
-    series = {name: [step["weights"][name] for step in steps] for name in TASKS}
-    figure = curves(_numbers(steps), series, "surgery's weight", styles_of(list(TASKS)), windows=20)
+    series = {name: [step["weights"][name] for step in steps] for name in steps[0]["weights"]}
+    figure = curves(_numbers(steps), series, "surgery's weight", styles_of(series), windows=20)
     figure.axes[0].axhline(1, color=GREY, linewidth=1)
     return figure
 
 
 def norm_curves(steps: Sequence[dict]) -> Figure:
-    series = {name: [step["gradient_norms"][name] for step in steps] for name in TASKS}
-    return curves(_numbers(steps), series, "norm of the gradient, log scale",
-                  styles_of(list(TASKS)), log_scale=True)
+    series = {name: [step["gradient_norms"][name] for step in steps]
+              for name in steps[0]["gradient_norms"]}
+    return curves(_numbers(steps), series, "norm of the gradient, log scale", styles_of(series),
+                  log_scale=True)
 
 
 def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Figure:
@@ -222,7 +224,7 @@ def bound_labels(bounds: Sequence[float]) -> list[str]:
     return labels
 
 
-def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) -> Figure:
+def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object]) -> Figure:
     """Shade and percentage: share of the row; below it the count."""
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -232,8 +234,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     axes.invert_yaxis()
     for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
-        axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}", ha="center",
-                  va="center", fontsize=9, color="white" if share > 0.55 else "black")
+        text = f"{share:.0%}\n{counts[row, column]:,}" if len(classes) <= MOST_WRITTEN else ""
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
+                  color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
@@ -244,26 +247,32 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[int]) ->
     return figure
 
 
-def scatter_plot(labels: Sequence[float], predictions: Sequence[float],
-                 line: dict | None) -> Figure:
-    """Prediction against label with identity and fitted line; at most 2,000 points."""
-    figure, axes = empty("label, 0 to 5", "prediction, 0 to 5", height=3.6)
+def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: dict | None,
+                 ends: tuple[float, float]) -> Figure:
+    """Prediction against label with identity and fitted line; at most 2,000 points.
+
+    Args:
+        ends: of the scale.
+    """
+    scale = f"{ends[0]:g} to {ends[1]:g}"
+    figure, axes = empty(f"label, {scale}", f"prediction, {scale}", height=3.6)
     shown = np.unique(np.linspace(0, len(labels) - 1, SCATTER_POINTS).astype(int))
     axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE,
                  alpha=0.35, linewidths=0)
-    axes.plot([0, 5], [0, 5], color=GREY, linestyle="--", linewidth=1.4, label="prediction = label")
+    axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1.4, label="prediction = label")
     if line is not None:
-        ends = np.array([0.0, 5.0])
-        axes.plot(ends, line["intercept"] + line["slope"] * ends, color=VERMILION, linewidth=2,
-                  label=f"fitted, slope {line['slope']:.2f}")
-    axes.set(xlim=(-0.15, 5.15), ylim=(-0.15, 5.15))
+        axes.plot(ends, [line["intercept"] + line["slope"] * end for end in ends], color=VERMILION,
+                  linewidth=2, label=f"fitted, slope {line['slope']:.2f}")
+    margin = 0.03 * (ends[1] - ends[0])
+    limits = (ends[0] - margin, ends[1] + margin)
+    axes.set(xlim=limits, ylim=limits)
     legend(axes, 2)
     return figure
 
 
-def calibration_plot(bins: Sequence[dict]) -> Figure:
-    """Share of duplicates against the probability given, a point a bin, n beside it."""
-    figure, axes = empty("probability given to 'duplicate'", "share of duplicates", height=3.6)
+def calibration_plot(bins: Sequence[dict], label: str) -> Figure:
+    """Share of a label against the probability given to it, a point a bin, n beside it."""
+    figure, axes = empty(f"probability given to '{label}'", f"share of '{label}'", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:
         low, high = row["interval"]

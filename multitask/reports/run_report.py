@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minbert.files import write_text
-from multitask.analysis.log import conflict_statistics, pairs_of
+from multitask.analysis.log import conflict_statistics
 from multitask.analysis.paper_results import method_of, paper_scores
-from multitask.tasks import TASKS
+from multitask.tasks import Task, are_the_papers
 
 from . import figures
 from .dev_set_report import predictions, shared_sentences, where_it_succeeds, worst_errors
 from .page import figure, grid, heading, page, paragraph, table
 from .text import duration, metric_of, number, span
 
+Tasks = Mapping[str, Task]
+MOST_PAIRS = 6  # of tasks, that a figure can tell apart
 STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning",
                 "fl": "final-layer fine-tuning"}
 
 
-def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict],
-                 epochs: Sequence[dict], analysis: dict | None = None) -> None:
-    """Writes the page from settings, metrics.json, the log's events and the analysis.
+def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dict,
+                 steps: Sequence[dict], epochs: Sequence[dict],
+                 analysis: dict | None = None) -> None:
+    """Writes the page from tasks, settings, metrics.json, the log's events and the analysis.
 
     What is missing (no analysis, a stage without steps or gradients of its own) leaves its section
     out.
     """
-    surgery = f" · {settings['surgery']}" if settings["gs"] != "none" else ""
+    by_name = {task.name: task for task in tasks}
+    has_surgery = settings["gs"] != "none" and len(tasks) > 1
+    surgery = f" · {settings['surgery']}" if has_surgery else ""
     title = f"minbert: {settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
         heading(title, 1), paragraph(summary(settings, metrics)),
-        *(headline(settings, metrics, analysis) if set(TASKS) <= set(metrics["dev"]) else []),
-        *training(metrics, steps, epochs),
-        *(where_it_succeeds(analysis) if analysis else []),
-        *(predictions(analysis) if analysis else []),
-        *(shared_sentences(analysis) if analysis else []),
+        *(headline(by_name, settings, metrics, analysis)
+          if set(by_name) <= set(metrics["dev"]) else []),
+        *training(by_name, metrics, steps, epochs),
+        *(where_it_succeeds(by_name, analysis) if analysis else []),
+        *(predictions(by_name, analysis) if analysis else []),
+        *(shared_sentences(by_name, analysis) if analysis else []),
         *(conflicts(surgery_steps) if surgery_steps else []),
-        *(worst_errors(analysis) if analysis else []),
+        *(worst_errors(by_name, analysis) if analysis else []),
         heading("What was run"), facts(settings, metrics),
     ]
     write_text(path, page(title, parts))
@@ -65,23 +71,25 @@ def summary(settings: dict, metrics: dict) -> str:
                    else ".")
 
 
-def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
+def headline(tasks: Tasks, settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
     """The best epoch's scores, with intervals where the analysis gives them, beside the paper's."""
-    paper = paper_scores(settings)
+    paper = paper_scores(settings) if are_the_papers(tasks) else None
     header = ["task", "score", *(["95 % interval", "trivial answer"] if analysis else []),
               *(["the paper"] if paper else []), "dev examples"]
-    rows = [_score_row(name, metrics, analysis, paper) for name in TASKS]
-    average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
-    rows.append(["average", number(average["score"]),
-                 *([span(average["interval"]), ""] if analysis else []),
-                 *([number(sum(paper.values()) / len(paper))] if paper else []), ""])
+    rows = [_score_row(task, metrics, analysis, paper) for task in tasks.values()]
+    if len(tasks) > 1:
+        average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
+        rows.append(["average", number(average["score"]),
+                     *([span(average["interval"]), ""] if analysis else []),
+                     *([number(sum(paper.values()) / len(paper))] if paper else []), ""])
     parts = [heading("Scores on the dev set"), table(header, rows)]
     if analysis:
         parts.append(paragraph(
             f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, "
             f"seed {analysis['seed']}. They show how scores would move with other examples, not "
             "with another seed. The best epoch was selected on these same examples, which flatters "
-            "it. Trivial answer: always the most frequent class, or a Pearson of 0.", note=True))
+            "it. Trivial answer: always the most frequent class, or a correlation of 0.",
+            note=True))
     if paper:
         parts.append(paragraph(
             f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base "
@@ -90,21 +98,23 @@ def headline(settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
     return parts
 
 
-def _score_row(name: str, metrics: dict, analysis: dict | None, paper: dict | None) -> list[str]:
-    theirs = [number(paper[name]) if name in paper else ""] if paper else []
+def _score_row(task: Task, metrics: dict, analysis: dict | None, paper: dict | None) -> list[str]:
+    name = task.name
+    theirs = [number(paper[name])] if paper else []
     if analysis is None:
         n = metrics.get("examples", {}).get(name, {}).get("dev")
-        score = metrics["dev"][name][TASKS[name].metric_name]
-        return [metric_of(name), number(score), *theirs, "" if n is None else f"{n:,}"]
+        score = metrics["dev"][name][task.metric]
+        return [metric_of(task), number(score), *theirs, "" if n is None else f"{n:,}"]
     found = analysis["tasks"][name]
-    return [metric_of(name), number(found["score"]), span(found["interval"]),
+    return [metric_of(task), number(found["score"]), span(found["interval"]),
             number(found["trivial"]), *theirs, f"{found['n']:,}"]
 
 
 # ----------------------------------------------------------------------------------------- training
 
 
-def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> list[str]:
+def training(tasks: Tasks, metrics: dict, steps: Sequence[dict],
+             epochs: Sequence[dict]) -> list[str]:
     """Stage by stage: scores of every epoch, learning curves."""
     stages = list(dict.fromkeys(map(stage_of, itertools.chain(epochs, steps))))
     parts = [heading("Training")] if stages else []
@@ -118,22 +128,22 @@ def training(metrics: dict, steps: Sequence[dict], epochs: Sequence[dict]) -> li
                 f"loss-{stage}", figures.loss_curves(own_steps),
                 f"Training losses by step, {stage}",
                 "Training loss by step: falling is learning. Cross entropy in nats, squared error "
-                "(sts) in points²."))
+                "of scales in points²."))
         if own_epochs:
             scores = epoch_scores(own_epochs)
-            parts.append(epoch_table(stage, own_epochs, scores, best))
+            parts.append(epoch_table(tasks, stage, own_epochs, scores, best))
             drawn.append(figure(
                 f"dev-{stage}",
                 figures.dev_scores(scores, [epoch["epoch"] for epoch in own_epochs], best),
                 f"Dev scores by epoch, {stage}",
-                "Dev score by epoch, accuracy or Pearson: where a line turns down, training has "
-                "begun to overfit."))
+                "Dev score by epoch: where a line turns down, training has begun to overfit."))
         parts.append(grid(drawn))
-    if any(set(TASKS) <= set(epoch["dev"]) for epoch in epochs):
-        parts.append(paragraph("average: mean of the three, as in the paper, by which the epoch to "
-                               "keep was chosen; "
-                               "overall: Pearson's −1…1 brought to 0…1 first, as in the course.",
-                               note=True))
+    if len(tasks) > 1 and any(set(tasks) <= set(epoch["dev"]) for epoch in epochs):
+        note = "average: mean of the tasks' scores, by which the epoch to keep was chosen"
+        if are_the_papers(tasks):
+            note = ("average: mean of the three, as in the paper, by which the epoch to keep was "
+                    "chosen; overall: Pearson's −1…1 brought to 0…1 first, as in the course")
+        parts.append(paragraph(f"{note}.", note=True))
     return parts
 
 
@@ -146,10 +156,11 @@ def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
             for name, row in values.items()}
 
 
-def epoch_table(stage: str, epochs: Sequence[dict], scores: dict[str, list[float]],
+def epoch_table(tasks: Tasks, stage: str, epochs: Sequence[dict], scores: dict[str, list[float]],
                 best: int | None) -> str:
-    totals = [key for key in ("average", "overall") if key in epochs[0]["dev"]]
-    header = ["epoch", *(metric_of(name) if name in TASKS else name for name in scores), *totals]
+    totals = [key for key in ("average", "overall") if key in epochs[0]["dev"] and len(tasks) > 1]
+    header = ["epoch", *(metric_of(tasks[name]) if name in tasks else name for name in scores),
+              *totals]
     rows = [[epoch["epoch"],
              *(number(None if row[place] != row[place] else row[place]) for row in scores.values()),
              *(number(epoch["dev"][key]) for key in totals)] for place, epoch in enumerate(epochs)]
@@ -168,17 +179,21 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
     pairs = table(["pair", "steps in conflict", "mean cosine"],
                   [[pair, f"{found['conflict_rate'][pair]:.1%}",
                     number(found["mean_cosine"][pair], sign="+")]
-                   for pair in pairs_of(TASKS)])
+                   for pair in found["conflict_rate"]])
     weights = table(["task", "mean weight"],
-                    [[name, number(found["mean_weights"][name])] for name in TASKS])
+                    [[name, number(weight)] for name, weight in found["mean_weights"].items()])
+    shown = sorted(found["mean_cosine"], key=found["mean_cosine"].__getitem__)[:MOST_PAIRS]
+    shown = [pair for pair in found["mean_cosine"] if pair in shown]
+    some = "" if len(shown) == len(found["mean_cosine"]) else f" The {MOST_PAIRS} lowest pairs."
     drawn = [
-        figure("cosines", figures.cosine_curves(steps),
+        figure("cosines", figures.cosine_curves(steps, shown),
                "Cosines between the tasks' gradients by step",
-               "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."),
-        figure("conflict-rate", figures.conflict_curves(steps),
+               "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."
+               + some),
+        figure("conflict-rate", figures.conflict_curves(steps, shown),
                "Share of steps in conflict by step",
                "Share of steps in which two tasks conflict: 50 % is what unrelated gradients would "
-               "show."),
+               "show." + some),
         figure("weights", figures.weight_curves(steps), "Surgery's weights by step",
                "What surgery multiplies a task's gradient by before the sum: 1 is the plain sum."),
     ]
@@ -199,6 +214,8 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
 def facts(settings: dict, metrics: dict) -> str:
     """Settings, data, time, hardware, versions, the commit."""
     rows = {key: "default" if value is None else value for key, value in settings.items()}
+    if "tasks" in rows:
+        rows["tasks"] = ", ".join(task["name"] for task in rows["tasks"])
     for name, splits in metrics.get("examples", {}).items():
         rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
         without = {split: n for split, n in metrics.get("left_out", {}).get(name, {}).items() if n}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multitask.tasks import TASKS
+from multitask.tasks import Task
 
 
 def number(value: float | None, digits: int = 3, sign: str = "", zero: bool = True) -> str:
@@ -55,9 +55,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def metric_of(name: str) -> str:
+METRIC_TITLES = {"pearson": "Pearson", "spearman": "Spearman", "f1": "F1"}
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name in a sentence."""
+    return METRIC_TITLES.get(metric, metric)
+
+
+def metric_of(task: Task) -> str:
     """A task's title and metric: sentiment (SST), accuracy."""
-    return f"{TASKS[name].title}, {TASKS[name].metric_name.replace('pearson', 'Pearson')}"
+    return f"{task.title}, {metric_title(task.metric)}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

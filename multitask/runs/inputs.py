@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,13 +13,15 @@ import torch
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints.hub import EMBEDDED, HubError
 from multitask.data.batching import TokenizedExamples
-from multitask.data.course import Dataset, Example, Examples, load_dataset, missing_files
+from multitask.data.examples import Dataset, Example, Examples, load_dataset, missing_files
 from multitask.data.multinli import load_multinli
 from multitask.data.sample import write_sample
+from multitask.description import SAMPLE
 from multitask.model import MultitaskBert
-from multitask.tasks import NLI, TASKS
+from multitask.tasks import NLI, TASKS, Task
 
-from .settings import Settings
+from .folder import CONFIG_FILE
+from .settings import NO_SURGERY_STAGE, Settings
 
 Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
 
@@ -31,18 +35,26 @@ SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_head
 SCRATCH_VOCABULARY = 4096
 
 
-def default_data() -> str | None:
-    """./data if it holds the course's files, else None: the embedded sample."""
-    return None if missing_files(Path("data")) else str(Path("data").resolve())
+def default_data(tasks: Iterable[Task] = tuple(TASKS.values())) -> str | None:
+    """./data if it holds the built-in tasks' files, else None: the embedded sample."""
+    built_in = [task for task in tasks if not task.has_own_files]
+    if not built_in or missing_files(Path("data"), built_in):
+        return None
+    return str(Path("data").resolve())
 
 
 def load_data(settings: Settings) -> Dataset:
     """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
+    outside = [task.name for task in settings.tasks
+               if not task.has_own_files and task.name not in TASKS]
+    if settings.data is None and outside:
+        raise ValueError(f"the embedded sample has {', '.join(TASKS)}, but not {outside[0]}: name "
+                         "the folder of its files with --data")
     if settings.data is not None:
-        dataset = _read(Path(settings.data), settings.nli)
+        dataset = _read(Path(settings.data), settings)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            dataset = _read(write_sample(Path(folder)), settings.nli)
+            dataset = _read(write_sample(Path(folder)), settings)
 
     for splits in dataset.values():
         for split in splits.keys() - {"train"}:
@@ -50,11 +62,34 @@ def load_data(settings: Settings) -> Dataset:
     return dataset
 
 
-def _read(folder: Path, nli: bool) -> Dataset:
-    dataset = load_dataset(folder)
-    if nli:
+def _read(folder: Path, settings: Settings) -> Dataset:
+    dataset = load_dataset(folder, settings.tasks, settings.seed)
+    if settings.nli:
         dataset[NLI.name] = load_multinli(folder)
     return dataset
+
+
+def settings_of_run(run: Path, data: str | Path | None = None) -> Settings:
+    """The settings with which to read a run's data again: all tasks' examples, without MultiNLI.
+
+    Args:
+        run: a run's folder, or a model's folder if `data` is given.
+        data: a folder in place of the run's own.
+
+    Raises:
+        ValueError, OSError: the folder does not say what the run was trained on.
+    """
+    if (run / CONFIG_FILE).is_file():
+        settings = Settings.load(run / CONFIG_FILE)
+    elif data is None:
+        raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
+    else:
+        model = MultitaskBert.from_pretrained(run)
+        tasks = tuple(model.tasks.values())
+        settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True, tasks=tasks)
+    if data is not None:
+        settings = dataclasses.replace(settings, data=str(data))
+    return dataclasses.replace(settings, nli=False)
 
 
 def subsample(examples: list[Example], limit: int | None) -> list[Example]:
@@ -83,12 +118,12 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         if model.arch != settings.arch:
             raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not "
                              f"{settings.arch}")
-        return model
+        return new_model(model.encoder, model.tokenizer, settings).take_heads(model)
 
     if settings.model == SCRATCH:
         texts: list[str] = []
-        for name in TASKS:
-            for example in dataset[name]["train"]:
+        for task in settings.tasks:
+            for example in dataset[task.name]["train"]:
                 texts += example.sentences
         tokenizer = BertTokenizer.train(texts, SCRATCH_VOCABULARY)
         encoder = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SCRATCH_SHAPE))
@@ -99,7 +134,14 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         except HubError as error:
             advice = f"or use --model {EMBEDDED}, which is included in minbert"
             raise HubError(f"{error}; {advice}") from None
-    return MultitaskBert(encoder, tokenizer, settings.arch)
+    return new_model(encoder, tokenizer, settings)
+
+
+def new_model(encoder: BertModel, tokenizer: BertTokenizer, settings: Settings) -> MultitaskBert:
+    """The model of a run, with heads that are not trained yet."""
+    data = SAMPLE if settings.uses_sample else settings.data or ""
+    return MultitaskBert(encoder, tokenizer, settings.arch, tasks=settings.tasks,
+                         max_length=settings.max_length, data=data)
 
 
 def tokenize(model: MultitaskBert, dataset: Dataset) -> Tokens:
@@ -111,9 +153,10 @@ def tokenize(model: MultitaskBert, dataset: Dataset) -> Tokens:
 def describe_data(settings: Settings, dataset: Dataset) -> str:
     """Which data were taken, and how to take others."""
     counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
+    if settings.uses_sample:
+        return f"{SAMPLE} ({counts} training examples); --data FOLDER takes the course's files"
     if settings.data is None:
-        return (f"the embedded sample ({counts} training examples); --data FOLDER takes the "
-                "course's files")
+        return f"the tasks' own files ({counts} training examples)"
     return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
 
 

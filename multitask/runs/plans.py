@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from multitask.data.course import Dataset, fingerprint
+from multitask.data.examples import Dataset, fingerprint
 from multitask.data.sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
 from multitask.model import MODEL_FOLDER, MultitaskBert
 from multitask.system import console
 from multitask.system.distributed import ALONE, Ranks
 from multitask.system.runlog import RunLog
-from multitask.tasks import NLI, TASKS
+from multitask.tasks import NLI, Task
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
 
@@ -56,9 +56,14 @@ class Run:
     def __post_init__(self) -> None:
         self.tokens = self.tokens or tokenize(self.model, self.dataset)
 
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """name → task, those that the run is about; the model may have NLI's head too."""
+        return {task.name: task for task in self.settings.tasks}
+
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the data: see data.course.fingerprint."""
+        """Of the data: see data.examples.fingerprint."""
         return fingerprint(self.dataset)
 
     def model_folder(self, stage: str) -> Path:
@@ -104,11 +109,11 @@ def plan_surgery(run: Run) -> Plan:
     """Gradient-surgery fine-tuning on all tasks."""
     settings = run.settings
     if settings.gs == BATCH_DIFFERENT:
-        lengths = {name: len(run.tokens[name]["train"]) for name in TASKS}
+        lengths = {name: len(run.tokens[name]["train"]) for name in run.tasks}
         sizes = settings.batch_sizes or batch_different_sizes(lengths)
     else:
-        sizes = dict.fromkeys(TASKS, (settings.batch_size or 16) * run.ranks.size)
-    return _train_encoder(run, list(TASKS), sizes, settings.gs)
+        sizes = dict.fromkeys(run.tasks, (settings.batch_size or 16) * run.ranks.size)
+    return _train_encoder(run, list(run.tasks), sizes, settings.gs)
 
 
 def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme: str) -> Plan:
@@ -137,14 +142,14 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
 
 def plan_final_layers(run: Run) -> Plan:
     """Final-layer fine-tuning: every head on the frozen encoder's outputs."""
-    return _train_heads(run, list(TASKS))
+    return _train_heads(run, list(run.tasks))
 
 
 def plan_baseline(run: Run) -> Plan:
     """The paper's baseline: a head for SST on the frozen encoder; the others stay untrained."""
-    if "sst" not in TASKS:
-        raise ValueError("--gs none alone is the paper's baseline, a head for sst, and there is no "
-                         "such task; add --fl")
+    if "sst" not in run.tasks:
+        raise ValueError("--gs none alone is the paper's baseline, a head for sst, and this run "
+                         "has no such task: take --mode last-layer")
     return _train_heads(run, ["sst"])
 
 
@@ -156,7 +161,7 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
         return CachedEmbeddings(run.model, run.tokens[name][split], f"{name} {split}", ranks)
 
     train = {name: embeddings_of(name, "train") for name in tasks}
-    dev = {name: embeddings_of(name, "dev") for name in TASKS}
+    dev = {name: embeddings_of(name, "dev") for name in run.tasks}
 
     size = (settings.batch_size or 8) * ranks.size
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
@@ -174,7 +179,7 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
 
     lr = settings.lr if settings.head_lr is None else settings.head_lr
     return Plan(
-        tasks=tasks, scored=list(TASKS), sampler=sampler,
+        tasks=tasks, scored=list(run.tasks), sampler=sampler,
         trainer=HeadTrainer(run.model, tasks, lr, settings.weight_decay, settings.clip),
         fetch=lambda name, rows: train[name].batch(rows),
         predict=predict, prepare=prepare, embeddings=train)

@@ -15,8 +15,14 @@ from minbert import BertModel
 from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
-from multitask.data.course import TEST_SPLIT, Dataset, left_out
-from multitask.evaluation import PREDICTIONS_FOLDER, describe, predict, write_predictions
+from multitask.data.examples import TEST_SPLIT, Dataset, left_out
+from multitask.evaluation import (
+    PREDICTIONS_FOLDER,
+    describe,
+    predict,
+    prediction_file,
+    write_predictions,
+)
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.system import checkpoint, console
@@ -25,7 +31,7 @@ from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog
-from multitask.tasks import NLI, TASKS
+from multitask.tasks import NLI
 
 from .folder import (
     CONFIG_FILE,
@@ -44,9 +50,10 @@ from .inputs import (
     describe_model,
     describe_truncated,
     load_data,
+    new_model,
 )
 from .plans import STAGES, Run
-from .settings import PLAIN_VARIABLE, Settings
+from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
 
 
@@ -129,7 +136,7 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         saved = _load_checkpoint(folder, ranks)
 
         def read_model(data: Dataset) -> MultitaskBert:
-            return MultitaskBert(BertModel(saved.config()), saved.tokenizer(), settings.arch)
+            return new_model(BertModel(saved.config()), saved.tokenizer(), settings)
 
         inputs = ranks.run_on_all(lambda: _read_inputs(settings, dataset, read_model, say, ranks))
         run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
@@ -214,9 +221,11 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
 
-    truncated = describe_truncated(run.tokens, model.encoder.config.max_position_embeddings)
+    truncated = describe_truncated(run.tokens, model.max_length)
     if truncated:
         say(f"note:  {truncated}")
+    if len(settings.tasks) == 1 and settings.gs != NO_SURGERY_STAGE:
+        say("note:  one task: there is no other gradient to conflict with, so no surgery")
     return run
 
 
@@ -251,8 +260,8 @@ def _conclude(run: Run) -> dict:
 
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
-    write_report(run.folder / REPORT_FILE, dataclasses.asdict(run.settings), metrics, steps, epochs,
-                 analysis)
+    write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
+                 metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
     write_json(run.folder / METRICS_FILE, metrics)
 
@@ -264,7 +273,7 @@ def _conclude(run: Run) -> dict:
 
 def _predict(run: Run) -> None:
     """Of the last stage's best epoch: test predictions, and dev logits if they are not known."""
-    wanted = [task for name, task in TASKS.items() if TEST_SPLIT in run.dataset[name]]
+    wanted = [task for name, task in run.tasks.items() if TEST_SPLIT in run.dataset[name]]
     if not wanted and run.logits:
         return
 
@@ -273,10 +282,11 @@ def _predict(run: Run) -> None:
         predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT], run.ranks)
         if run.ranks.writes:
             examples = run.dataset[task.name][TEST_SPLIT]
-            write_predictions(run.folder / PREDICTIONS_FOLDER, task, "test", examples, predictions)
+            path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, "test")
+            write_predictions(path, task, examples, predictions)
 
     if not run.logits:
-        for name in TASKS:
+        for name in run.tasks:
             run.logits[name] = model.predict_logits(name, run.tokens[name]["dev"], run.ranks)
 
 
@@ -285,7 +295,7 @@ def _analyse(run: Run) -> dict | None:
     if run.settings.stages[-1] == NLI.name:
         return None
 
-    analysis = analyse(run.dataset, run.logits)
+    analysis = analyse(run.tasks, run.dataset, run.logits)
     write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
     return analysis
 

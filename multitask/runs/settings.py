@@ -12,8 +12,9 @@ from pathlib import Path
 from heads import ARCHITECTURES
 from minbert.files import one_line, read_object, write_json
 from multitask.data.sampling import ROUND_ROBINS
+from multitask.description import tasks_from
 from multitask.system.device import DEVICES, PRECISIONS
-from multitask.tasks import TASKS
+from multitask.tasks import TASKS, Task
 from optim import SCHEDULES, SURGERY
 
 NO_SURGERY_STAGE = "none"
@@ -31,6 +32,7 @@ CHOICES = {
     "arch": ARCHITECTURES, "gs": GS_CHOICES, "surgery": SURGERY, "schedule": SCHEDULES,
     "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
 }
+IMPORTABLE = ("arch", "surgery")  # a file that --import names can add to these
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class Settings:
     Args:
         model: None takes the default model of the data.
         start: the run whose model is started from, in place of `model`.
-        data: None takes the embedded sample.
+        tasks: those that are trained, in the order of the gradient matrix's rows.
+        data: folder of the built-in tasks' files; None takes the embedded sample.
         head_lr: of the heads, in every stage; None is `lr`.
         batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL.
+        max_length: tokens at which inputs are cut; None is the encoder's number of positions.
         batch_sizes: task → size for bd; empty is the paper's rule (Eq. 6).
         accumulate: the number of pieces in which the encoder's batches are computed.
         checkpoint_every: in steps; None is as often as it costs 1 % of the time.
@@ -61,7 +65,9 @@ class Settings:
     surgery: str = "pcgrad"
     model: str | None = None
     start: str | None = None
+    tasks: tuple[Task, ...] = dataclasses.field(default_factory=lambda: tuple(TASKS.values()))
     data: str | None = None
+    max_length: int | None = None
     epochs: int = 10
     lr: float = 1e-5
     head_lr: float | None = None
@@ -82,14 +88,17 @@ class Settings:
     plain: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tasks_from(self.tasks))
         for field in dataclasses.fields(self):
-            check_type(field.name, getattr(self, field.name), field.type)
+            if field.name != "tasks":
+                check_type(field.name, getattr(self, field.name), field.type)
         expand_paths(self, PATHS)
 
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}")
+                hint = ", or name the file that defines it with --import" * (name in IMPORTABLE)
+                raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}{hint}")
         for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit",
                      "checkpoint_every"):
             value = getattr(self, name)
@@ -106,16 +115,24 @@ class Settings:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
 
-        sizes = self.batch_sizes
-        if sizes and (set(sizes) != set(TASKS) or min(sizes.values()) < 1):
+        if self.max_length is not None and self.max_length < 3:
+            raise ValueError(f"--max-length {self.max_length}: must be at least 3, since [CLS] and "
+                             "[SEP] take two tokens")
+        sizes, names = self.batch_sizes, [task.name for task in self.tasks]
+        if sizes and (set(sizes) != set(names) or min(sizes.values()) < 1):
             raise ValueError(f"--batch-sizes: give a size of 1 or more for each of "
-                             f"{', '.join(TASKS)}, for example sst=1,para=24,sts=1")
+                             f"{', '.join(names)}, for example sst=1,para=24,sts=1")
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages in their order; without any of the three, the paper's baseline."""
         wanted = {"nli": self.nli, "gs": self.gs != NO_SURGERY_STAGE, "fl": self.fl}
         return tuple(name for name, is_wanted in wanted.items() if is_wanted) or ("baseline",)
+
+    @property
+    def uses_sample(self) -> bool:
+        """Whether a task's examples come from the embedded sample."""
+        return self.data is None and not all(task.has_own_files for task in self.tasks)
 
     def save(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))

@@ -18,13 +18,18 @@ import torch
 from tqdm import tqdm
 
 from multitask.analysis.log import pairs_of, upper_triangle
-from multitask.evaluation import PREDICTIONS_FOLDER, describe, scores_of, write_predictions
+from multitask.evaluation import (
+    PREDICTIONS_FOLDER,
+    describe,
+    prediction_file,
+    scores_of,
+    write_predictions,
+)
 from multitask.model import MODEL_FOLDER
 from multitask.system import checkpoint
 from multitask.system.distributed import checksum
 from multitask.system.interruption import Interruption, defer_signals
 from multitask.system.state import check_like, random_part, random_state, restore_random_state
-from multitask.tasks import TASKS
 from multitask.training.step import StepResult
 from optim import SCHEDULES, cosines
 
@@ -213,10 +218,11 @@ class Stage:
         run.logits = self.logits
         if not run.ranks.writes:
             return
-        for name in TASKS.keys() & self.logits.keys():
-            predictions = TASKS[name].decode(self.logits[name]).numpy()
-            write_predictions(run.folder / PREDICTIONS_FOLDER, TASKS[name], "dev",
-                              run.dataset[name]["dev"], predictions)
+        for name, task in run.tasks.items():
+            if name in self.logits:
+                path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, "dev")
+                write_predictions(path, task, run.dataset[name]["dev"],
+                                  task.decode(self.logits[name]).numpy())
 
     # Checkpoints
 

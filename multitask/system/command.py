@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
+
+from minbert.files import one_line, user_path
 
 from .console import accept_any_text, drop_output, one_line_warnings
 from .interruption import interruptible
@@ -92,6 +96,39 @@ def out_of_memory(error: Exception) -> str:
     if not is_short and not any(part in text for part in OUT_OF_MEMORY):
         raise error
     return "out of memory: take a smaller --batch-size"
+
+
+def add_import_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--import", dest="imports", action="append", metavar="FILE.py",
+                        help="a file of yours that defines an architecture, a surgery method or a "
+                             "task, see docs/how-to/extend.md; may be repeated (default: none)")
+
+
+def run_imports(name: str, argv: Sequence[str]) -> None:
+    """Runs the files that --import names, before other flags are read: they may add to choices.
+
+    Exits with status 2, and the reason in one line, if one fails.
+
+    Args:
+        name: of the command; the reason begins with it.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
+    for file in filter(None, early.parse_known_args(argv)[0].imports):
+        path = user_path(file).resolve()
+        if not path.is_file() or path.suffix != ".py":
+            sys.exit(failed(name, f"--import {file}: expected a Python file, FILE.py", 2))
+        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                     if Path(frame.filename) == path.resolve()]
+            line = lines[-1] if lines else getattr(error, "lineno", "?")
+            reason = f"{file}, line {line}: {type(error).__name__}: {one_line(error)}"
+            sys.exit(failed(name, f"--import {reason}", 2))
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
-from minbert import fast
+from minbert import BertModel, fast
 from multitask.data.batching import Batch
 from multitask.model import MultitaskBert
 from multitask.system.device import autocast
@@ -28,6 +28,7 @@ def applies(model: MultitaskBert, batches: Mapping[str, Batch]) -> bool:
     return (model.device.type == "cpu" and len(batches) > 1 and tokens <= MOST_TOKENS
             and all(batch.packing.all_begin for batch in batches.values())
             and type(model) is MultitaskBert and fast.is_unhooked(model, "embed")
+            and isinstance(model.encoder, BertModel)
             and fast.is_by_hand(model.encoder))
 
 

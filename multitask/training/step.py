@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minbert import fast
+from minbert import BertModel, fast
 from multitask.data.batching import LEAST, Batch, MicroBatches
 from multitask.model import MultitaskBert
 from multitask.system.device import PRODUCT_DTYPES
@@ -91,16 +91,18 @@ class SurgeryTrainer:
             raise ValueError(f"{self._frozen[0]} is frozen, but weight decay would move it: take "
                              "weight_decay=0")
         # Only a CPU leaves the table's gradient sparse, and a sum over processes needs whole rows.
-        is_sparse = model.device.type == "cpu" and ranks.size == 1 and not fast.is_plain()
+        has_fast_forms = isinstance(model.encoder, BertModel) and not fast.is_plain()
+        is_sparse = has_fast_forms and model.device.type == "cpu" and ranks.size == 1
         self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if is_sparse else None,
                                        watched=False)
 
-        # What AdamW updates: three parts of that vector, and the heads.
-        table = decayed.pop(TABLE)
+        # What AdamW updates: three parts of that vector (the first parameter, for minbert the
+        # table, by itself), and the heads.
+        first = decayed.pop(next(iter(decayed)))
         sizes = [sum(value.numel() for value in values)
-                 for values in ([table], decayed.values(), undecayed.values())]
-        first, *others = self.flat.vector.split(sizes)
-        self.vectors = [nn.Parameter(part) for part in (first.view_as(table), *others)]
+                 for values in ([first], decayed.values(), undecayed.values())]
+        parts = self.flat.vector.split(sizes)
+        self.vectors = [nn.Parameter(part) for part in (parts[0].view_as(first), *parts[1:])]
         self.optimizer = AdamW([
             {"params": self.vectors[:2], "weight_decay": weight_decay, "base_lr": lr},
             {"params": self.vectors[2:], "weight_decay": 0.0, "base_lr": lr},
@@ -110,7 +112,7 @@ class SurgeryTrainer:
         # products keeps memory for every shape that it meets, so rows are filled up to a few
         # lengths.
         positions = model.encoder.config.max_position_embeddings
-        fills = positions >= LEAST and fast.applies(model.encoder)
+        fills = has_fast_forms and positions >= LEAST and fast.applies(model.encoder)
         self._fills = fills and model.device.type == "cpu"
         self._graphs = None
         if fills and model.device.type == "cuda":

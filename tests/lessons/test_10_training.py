@@ -22,7 +22,7 @@ from minbert import BertConfig, BertModel, BertTokenizer, Packing, fast
 from minbert.fast.gradients import GradBuffers, current_buffers
 from multitask import MultitaskBert
 from multitask.data.batching import MicroBatches
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import all_at_once as together
 from multitask.training.step import TABLE, SurgeryTrainer
@@ -635,7 +635,7 @@ def test_prediction_order():
     model = build()
     items = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
 
-    found = model.predict("sst", items)
+    found = model.logits("sst", items)
     alone = torch.cat([model.predict("sst", [item]) for item in items[:20]])
 
     # float32 rounding: batches are padded to another length

@@ -29,7 +29,7 @@ from multitask.analysis.dev_set import (
     words,
 )
 from multitask.analysis.log import conflict_statistics, moving_average, speed
-from multitask.data.course import Example, load_dataset
+from multitask.data.examples import Example, load_dataset
 from multitask.data.sample import write_sample
 from multitask.tasks import PARA, SST, STS, TASKS
 
@@ -310,17 +310,17 @@ def sample(tmp_path_factory):
 
 
 def test_an_analysis_is_json_and_the_same_each_time(sample):
-    first = analyse(*sample, resamples=50)
+    first = analyse(TASKS, *sample, resamples=50)
     assert json.loads(json.dumps(first, allow_nan=False)) == first
-    assert analyse(*sample, resamples=50) == first
-    assert analyse(*sample, resamples=50, seed=1) != first
+    assert analyse(TASKS, *sample, resamples=50) == first
+    assert analyse(TASKS, *sample, resamples=50, seed=1) != first
 
 
 def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
     from multitask.evaluation import scores_of
 
     dataset, logits = sample
-    found = analyse(dataset, logits, resamples=200)
+    found = analyse(TASKS, dataset, logits, resamples=200)
     scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy()
                                for name, task in TASKS.items()},
                        {name: np.array([row.label for row in dataset[name]["dev"]])
@@ -328,7 +328,7 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
     for name, task in TASKS.items():
         one = found["tasks"][name]
         # float32 against float64
-        assert one["score"] == pytest.approx(scores[name][task.metric_name], abs=1e-6)
+        assert one["score"] == pytest.approx(scores[name][task.metric], abs=1e-6)
         assert one["interval"][0] < one["score"] < one["interval"][1]
         for predictor in ("length", "commonality"):
             assert sum(row["n"] for row in one[predictor]["bins"]) == one["n"]
@@ -345,7 +345,7 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
 
 def test_constant_answers_have_no_correlation_and_nothing_breaks(sample):
     dataset, logits = sample
-    found = analyse(dataset, {name: torch.zeros_like(values) for name, values in logits.items()},
+    found = analyse(TASKS, dataset, {name: torch.zeros_like(values) for name, values in logits.items()},
                     resamples=20)
     sts = found["tasks"]["sts"]
     assert sts["score"] is None
@@ -358,7 +358,7 @@ def test_constant_answers_have_no_correlation_and_nothing_breaks(sample):
 def test_a_few_examples_suffice(sample, n):
     dataset, logits = sample
     few = {name: {**splits, "dev": splits["dev"][:n]} for name, splits in dataset.items()}
-    found = analyse(few, {name: values[:n] for name, values in logits.items()}, resamples=20)
+    found = analyse(TASKS, few, {name: values[:n] for name, values in logits.items()}, resamples=20)
     assert [len(one["length"]["bins"]) for one in found["tasks"].values()] == [1, 1, 1]
     json.dumps(found, allow_nan=False)
 
@@ -368,10 +368,10 @@ def test_logits_of_another_shape_are_refused(sample):
     with pytest.raises(ValueError,
                        match=r"sst: logits have shape \(3, 5\), expected \(\d+, 5\), a row for "
                              r"each dev"):
-        analyse(dataset, {**logits, "sst": logits["sst"][:3]})
+        analyse(TASKS, dataset, {**logits, "sst": logits["sst"][:3]})
     unlabelled = {**dataset, "sst": {**dataset["sst"], "dev": [example("a")]}}
     with pytest.raises(ValueError, match="sst: a dev example has no label"):
-        analyse(unlabelled, {**logits, "sst": logits["sst"][:1]})
+        analyse(TASKS, unlabelled, {**logits, "sst": logits["sst"][:1]})
 
 
 # ------------------------------------------------------------------------------- the log, the paper

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert
 from multitask.analysis.probe import conflict_probe, part_grams, part_slices, summarise
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import cosines, gram_matrix

@@ -19,7 +19,7 @@ from heads import OneLayerHead, TwoLayerHead
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert, hand_in
 from multitask.analysis.paper_results import PAPER_TABLE_1
-from multitask.data.course import Example, load_dataset
+from multitask.data.examples import Example, load_dataset
 from multitask.data.multinli import load_multinli, read_multinli
 from multitask.data.sample import write_sample
 from multitask.data.sampling import ONCE, RoundRobin
@@ -458,7 +458,7 @@ def test_whole_grid(grid):
         dev = metrics_of(grid / "seed-11711" / arch / method)["dev"]
         for name, task in TASKS.items():
             cell = results["cells"][method][arch][name]
-            assert cell["values"] == [dev[name][task.metric_name]]
+            assert cell["values"] == [dev[name][task.metric]]
             assert cell["paper"] == paper[name]
     averages = {key: row["average"]["mean"] for key, row in (
         ((method, arch), results["cells"][method][arch]) for method, arch in PAPER_TABLE_1)}

@@ -250,7 +250,7 @@ def test_bootstrap_of_a_cell():
         generator = np.random.default_rng(claims.SEED)
         for draw in draws[:20]:
             items = generator.integers(400, size=400)
-            assert draw == pytest.approx(TASKS[task].metric(cells[CELLS[0]][task][items],
+            assert draw == pytest.approx(TASKS[task].measure(cells[CELLS[0]][task][items],
                                                             labels[task][items]))
 
 

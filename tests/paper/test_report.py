@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.data.sample import write_sample
 from multitask.reports import page as page_module
 from multitask.reports.dev_set_report import verdict
@@ -56,17 +56,17 @@ def small_analysis(sentence=NASTY, n=40):
     dataset, logits = {}, {}
     for name, task in TASKS.items():
         examples = [Example(str(k),
-                            tuple(f"{sentence} {k} {'w ' * (k % 7)}" for _ in task.text_columns),
+                            tuple(f"{sentence} {k} {'w ' * (k % 7)}" for _ in task.text),
                             float(k % 2))
                     for k in range(n)]
         dataset[name] = {"train": examples[: n // 2], "dev": examples}
         logits[name] = torch.randn(n, task.outputs)
-    return analyse(dataset, logits, resamples=20)
+    return analyse(TASKS, dataset, logits, resamples=20)
 
 
 def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS,
             analysis=None) -> str:
-    write_report(tmp_path / "report.html", settings, metrics, steps, epochs, analysis)
+    write_report(tmp_path / "report.html", tuple(TASKS.values()), settings, metrics, steps, epochs, analysis)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -222,13 +222,13 @@ def test_a_run_without_any_step_or_epoch_still_has_a_report(tmp_path):
 
 
 def test_a_perfect_model_has_no_errors_to_show(tmp_path):
-    examples = {name: [Example("1", ("a",) * len(task.text_columns), float(k % 2))
+    examples = {name: [Example("1", ("a",) * len(task.text), float(k % 2))
                        for k in range(4)]
                 for name, task in TASKS.items()}
     logits = {"sst": torch.eye(5)[[0, 1, 0, 1]],
               "para": torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]),
               "sts": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
-    found = analyse({name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits,
+    found = analyse(TASKS, {name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits,
                     resamples=20)
     assert Reader(written(tmp_path, analysis=found)).open == []
 
@@ -316,7 +316,7 @@ def test_the_command_writes_analysis_and_report(tmp_path, monkeypatch, capsys):
     for name, task in TASKS.items():
         assert found["tasks"][name]["n"] == 30
         # fp32
-        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric_name],
+        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric],
                                                               abs=1e-5)
     assert "Worst errors" in (tmp_path / "run" / "report.html").read_text()
 

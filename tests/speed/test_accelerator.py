@@ -23,7 +23,7 @@ from minbert.fast.packed import ragged_attention
 from multitask import MultitaskBert, pretrain
 from multitask.data import batching
 from multitask.data.batching import LEAST, LEAST_ON_CPU, rounded
-from multitask.data.course import Example
+from multitask.data.examples import Example
 from multitask.pretraining.batches import MaskedBatch
 from multitask.pretraining.step import loss_of
 from multitask.system import device as devices

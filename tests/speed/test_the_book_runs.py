@@ -117,7 +117,7 @@ def two_steps(dropout: float = 0.0, weight_decay: float = 0.1,
     packages."""
     from minbert import BertConfig, BertModel, BertTokenizer
     from multitask import MultitaskBert
-    from multitask.data.course import Example
+    from multitask.data.examples import Example
     from multitask.training.step import SurgeryTrainer
 
     torch.manual_seed(3)

@@ -27,7 +27,7 @@ from minbert import BertConfig, BertModel, BertTokenizer, files
 from multitask import MultitaskBert, predict
 from multitask.data import multinli
 from multitask.data.batching import TokenizedExamples
-from multitask.data.course import Example, read_examples, read_rows
+from multitask.data.examples import Example, read_examples, read_rows
 from multitask.data.sample import write_sample
 from multitask.pretraining.corpus import Corpus
 from multitask.pretraining.settings import PretrainingSettings

@@ -25,7 +25,7 @@ import train_multitask
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
 from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
-from multitask.data.course import load_dataset, read_examples
+from multitask.data.examples import load_dataset, read_examples
 from multitask.experiments import __main__ as experiments
 from multitask.runs import run as main_job
 from multitask.system import command

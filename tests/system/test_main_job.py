@@ -16,7 +16,7 @@ import torch
 
 import train_multitask
 from multitask import MultitaskBert, predict
-from multitask.data.course import load_dataset
+from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
 from multitask.metrics import pearson
 from multitask.runs.folder import make_run_folder
@@ -93,7 +93,7 @@ def test_best_epoch_is_kept(finished, small_data):
         values = np.array([float(value) for value in values])
         score = pearson(values, labels) if name == "sts" else (values == labels).mean()
         # the files hold float32 to the last digit; labels are float32 in training
-        assert score == pytest.approx(metrics["dev"][name][task.metric_name], abs=1e-5)
+        assert score == pytest.approx(metrics["dev"][name][task.metric], abs=1e-5)
 
 
 def test_saved_run_predicts(finished, small_data):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 from multitask import pretrain
-from multitask.data.course import read_examples
+from multitask.data.examples import read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.pretraining import run as pretraining
 from multitask.pretraining.batches import Prefetch

@@ -10,7 +10,7 @@ from pathlib import Path
 import make_sample
 import pytest
 
-from multitask.data.course import load_dataset
+from multitask.data.examples import load_dataset
 from multitask.data.sample import ARCHIVE, write_sample
 
 

@@ -1,0 +1,204 @@
+"""A task's files → examples. Every error names file and line and says what to do.
+
+The course's files are tab-separated with a header, in spite of their name, and have an unnamed
+index column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import reprlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minbert.files import user_path
+from multitask.tasks import TASKS, Task
+
+from .tables import read_rows
+
+REQUIRED_SPLITS = ("train", "dev")
+TEST_SPLIT = "test-student"
+
+
+@dataclass(frozen=True, slots=True)  # slots: there may be millions
+class Example:
+    """One line of a file: its id, its sentence or pair, and its label (None in a test file)."""
+
+    id: str
+    sentences: tuple[str, ...]
+    label: float | None
+
+
+class Examples(list[Example]):
+    """A file's examples in file order.
+
+    Attributes:
+        left_out: Number of rows dropped because the label was missing.
+    """
+
+    left_out: int = 0
+
+
+# dataset[task][split] → examples; plain lists serve as well
+Dataset = dict[str, dict[str, list[Example]]]
+
+
+def left_out(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Returns task → split → number of rows without a label; 0 for a list not read from a file."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, splits in dataset.items():
+        counts[name] = {split: getattr(examples, "left_out", 0)
+                        for split, examples in splits.items()}
+    return counts
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Returns a SHA-256 over ids, sentences and labels of the train and dev examples, in order.
+
+    A checkpoint keeps it, since the indices and scores it holds belong to these examples.
+    """
+    digest = hashlib.sha256()
+    for name, splits in dataset.items():
+        for split in REQUIRED_SPLITS:
+            for example in splits[split]:
+                row = (name, split, example.id, example.sentences, example.label)
+                digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def file_of(folder: str | Path | None, task: Task, split: str) -> Path | None:
+    """Where a split of a task lies; None if the task names no file for it."""
+    name = {"train": task.train, "dev": task.dev, TEST_SPLIT: task.test}[split]
+    return user_path(folder or ".") / name if name else None
+
+
+def missing_files(folder: Path, tasks: Iterable[Task] = tuple(TASKS.values())) -> list[Path]:
+    """Returns the train and dev files that the main job needs and the folder lacks."""
+    paths = [file_of(folder, task, split) for task in tasks for split in REQUIRED_SPLITS]
+    return [path for path in paths if path is not None and not path.is_file()]
+
+
+def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None,
+                 seed: int = 0) -> Dataset:
+    """Reads train and dev of every task, and test examples where there are any.
+
+    Args:
+        folder: of the built-in tasks' files; None if all tasks have files of their own.
+        tasks: by default those of the paper.
+        seed: of the draw for a task with `dev_share`.
+
+    Raises:
+        FileNotFoundError, ValueError: The message names the file.
+    """
+    tasks = tuple(TASKS.values() if tasks is None else tasks)
+    in_folder = [task for task in tasks if not task.has_own_files]
+    if in_folder:
+        folder = user_path(folder or ".")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--data {folder}: there is no such folder")
+        missing = missing_files(folder, in_folder)
+        if missing:
+            raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of "
+                                    f"{2 * len(in_folder)} train and dev files are): --data takes "
+                                    "a folder with the course's files")
+    return {task.name: _load_splits(folder, task, seed) for task in tasks}
+
+
+def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[Example]]:
+    files = {split: file_of(folder, task, split) for split in (*REQUIRED_SPLITS, TEST_SPLIT)}
+    for split, path in files.items():
+        if path is not None and task.has_own_files and not path.is_file():
+            raise FileNotFoundError(f"[{task.name}] {split.removesuffix('-student')}: {path} is "
+                                    "missing")
+
+    splits: dict[str, list[Example]] = {"train": read_examples(files["train"], task)}
+    if files["dev"] is None:
+        splits["train"], splits["dev"] = draw_dev(splits["train"], task, seed)
+    else:
+        splits["dev"] = read_examples(files["dev"], task)
+    _warn_of_absent_classes(task, splits["train"], files["train"])
+
+    test = files[TEST_SPLIT]
+    if test is not None and test.is_file():
+        splits[TEST_SPLIT] = read_examples(test, task, labelled=False)
+    return splits
+
+
+def draw_dev(examples: Examples, task: Task, seed: int) -> tuple[Examples, Examples]:
+    """Training examples → (train, dev): `dev_share` of them is drawn, both in file order."""
+    count = round(task.dev_share * len(examples))
+    if not 0 < count < len(examples):
+        raise ValueError(f"[{task.name}] dev_share = {task.dev_share:g} of {len(examples)} "
+                         f"examples leaves {count} for dev and {len(examples) - count} for "
+                         "training: give another share, or more examples")
+    chosen = set(random.Random(seed).sample(range(len(examples)), count))
+    train = Examples(each for row, each in enumerate(examples) if row not in chosen)
+    train.left_out = examples.left_out
+    return train, Examples(each for row, each in enumerate(examples) if row in chosen)
+
+
+def _warn_of_absent_classes(task: Task, examples: list[Example], path: Path) -> None:
+    present = {example.label for example in examples}
+    absent = [name for number, name in enumerate(task.labels[:task.classes])
+              if number not in present]
+    if absent:
+        warnings.warn(f"{path}: no training example of {task.name} has the label "
+                      f"{', '.join(map(repr, absent))}, so it cannot be learnt", stacklevel=2)
+
+
+def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Examples:
+    """Reads one file's examples in file order.
+
+    Rows with a blank label are left out, and a warning counts them. Another warning names ids that
+    occur twice; all of their rows are kept. Empty sentences are kept too: [CLS] [SEP].
+
+    Raises:
+        ValueError: A column is missing, a row is too short, a label is unusable, or there are no
+            rows; the message names file and line.
+    """
+    columns = [task.id] if task.id else []
+    columns += task.text
+    if labelled:
+        columns.append(task.label)
+    examples = Examples()
+    first_lines: dict[str, int] = {}
+    repeated: dict[str, int] = {}
+
+    for number, (line, row) in enumerate(read_rows(user_path(path), columns), start=1):
+        name = row[task.id] if task.id else str(number)
+        if first_lines.setdefault(name, line) != line:
+            repeated.setdefault(name, line)
+        if len(f"{name}.".splitlines()) > 1:
+            raise ValueError(f"{path}, line {line}: {task.id} is {reprlib.repr(name)}, expected "
+                             "one line: it names a line of the prediction file")
+
+        sentences = tuple(row[column] for column in task.text)
+        if not labelled:
+            examples.append(Example(name, sentences, None))
+            continue
+        text = row[task.label].strip()
+        if not text:
+            examples.left_out += 1
+            continue
+        try:
+            label = task.parse_label(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {task.label} is {reprlib.repr(text)}, "
+                             f"{error}") from None
+        examples.append(Example(name, sentences, label))
+
+    if examples.left_out:
+        warnings.warn(f"{path}: left out {examples.left_out} rows with a blank {task.label}",
+                      stacklevel=2)
+    if repeated:
+        name, line = next(iter(repeated.items()))
+        warnings.warn(f"{path}: {len(repeated)} ids occur more than once, among them "
+                      f"{reprlib.repr(name)} in lines {first_lines[name]} and {line}; all rows are "
+                      "kept", stacklevel=2)
+    if not examples:
+        raise ValueError(f"{path} holds no usable rows: expected a header and at least one line "
+                         "below it")
+    return examples

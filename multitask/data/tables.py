@@ -1,0 +1,218 @@
+"""Rows of a file: tab, comma or semicolon separated with a header, or one JSON object per line.
+
+Columns are found by name, so further ones do no harm. Every error names file and line, and says
+what to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import reprlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from minbert.files import bounded_lines, one_line, parse
+
+DELIMITERS = "\t,;"
+STDIN = Path("-")  # the name of the standard input
+JSON_ENDINGS = (".jsonl", ".ndjson")
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the line a row begins in and the row, as column → field, all columns in their order.
+
+    Args:
+        path: the file, or "-" for the standard input; JSON lines if it ends in .jsonl or begins
+            with a brace.
+        columns: those that must be there; their fields are text. In JSON lines a number may stand
+            for its text, true and false for 1 and 0, null for "".
+
+    Raises:
+        ValueError: a column is missing, a row has too few or too many fields, or it is not text;
+            the message names file and line.
+    """
+    where = "standard input" if path == STDIN else str(path)
+    with _opened(path) as file:
+        lines = bounded_lines(file, where)
+        try:
+            first = next(lines, "")
+        except UnicodeDecodeError:
+            raise ValueError(_not_utf8(path, where)) from None
+        every = itertools.chain([first] if first else [], lines)
+        is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
+        try:
+            if is_json:
+                yield from read_json_lines(every, where, columns)
+            else:
+                yield from _read_delimited(every, first, where, columns)
+        except UnicodeDecodeError:
+            raise ValueError(_not_utf8(path, where)) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    if path != STDIN:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+        return
+    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+    yield file
+    file.detach()  # leave the standard input open
+
+
+# ---------------------------------------------------------------------- separated by a character
+
+
+def delimiter_of(header: str, columns: Sequence[str]) -> str:
+    """The delimiter with which the header has all the columns; else the one that splits it most.
+
+    >>> delimiter_of("id,review,verdict", ["review", "verdict"])
+    ','
+    """
+    split = {delimiter: next(csv.reader([header], delimiter=delimiter), [])
+             for delimiter in DELIMITERS}
+    for delimiter, fields in split.items():
+        if set(columns) <= set(fields):
+            return delimiter
+    return max(split, key=lambda delimiter: len(split[delimiter]))
+
+
+def _read_delimited(lines: Iterator[str], first: str, where: str,
+                    columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    delimiter = delimiter_of(first, columns)
+    # strict: else a quotation mark inside a field is silently dropped and the rest joined to it
+    reader = csv.reader(_whole_lines(lines, where), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = next(reader, None)
+        _check_header(header, columns, where)
+        names = _unique(header)
+
+        line = reader.line_num + 1
+        blank = 0  # the first of the blank lines that have just been read
+        for fields in reader:
+            if fields:
+                # in a file of one column such a line may be meant as an empty sentence
+                if blank and len(header) == 1:
+                    raise ValueError(f"{where}, line {blank}: a blank line between rows; write "
+                                     'an empty sentence as "", or remove the line')
+                _check_fields(fields, header, columns, f"{where}, line {line}")
+                yield line, dict(itertools.zip_longest(names, fields, fillvalue=""))
+            elif not blank:
+                blank = line
+            line = reader.line_num + 1
+    except csv.Error as error:
+        reason = str(error).replace("\t", "\\t")
+        raise ValueError(f"{where}, line {line}: {reason}; is a quotation mark amiss? A field "
+                         "that begins with one ends with one, and those inside it are "
+                         "doubled") from None
+
+
+def _unique(header: Sequence[str]) -> list[str]:
+    """The header; a name that occurs again gets a number, as the course's unnamed columns do."""
+    names: list[str] = []
+    for name in header:
+        new, number = name, 1
+        while new in names:
+            new, number = f"{name}.{number}", number + 1
+        names.append(new)
+    return names
+
+
+def _whole_lines(lines: Iterator[str], where: str) -> Iterator[str]:
+    """The file's lines; a carriage return within a line would split a row in two."""
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\r"):
+            raise ValueError(f"{where}, line {number}: a carriage return without a line feed "
+                             "within the line; remove it, or save the file with LF line ends")
+        yield line
+
+
+def _check_fields(fields: list[str], header: list[str], columns: Sequence[str],
+                  where: str) -> None:
+    amiss = "is a delimiter or a quotation mark amiss?"
+    if len(fields) > len(header):
+        raise ValueError(f"{where}: more fields than the header has, {len(fields)} for "
+                         f"{len(header)}; {amiss}")
+
+    for column in columns:
+        place = header.index(column)
+        if place >= len(fields):
+            raise ValueError(f"{where}: no field for column {column!r}, only {len(fields)} for "
+                             f"{len(header)}; {amiss}")
+        field = fields[place]
+        if "\t" in field and ("\n" in field or "\r" in field):
+            raise ValueError(f"{where}: {column} runs over tabs and lines, {reprlib.repr(field)}; "
+                             "is a quotation mark amiss? Those inside a quoted field are doubled")
+
+
+def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: str) -> None:
+    if header is None:
+        raise ValueError(f"{where} is empty: expected a header with the columns "
+                         f"{', '.join(columns)}")
+
+    found = one_line(", ".join(map(repr, header)))
+    for column in columns:
+        if column not in header:
+            hint = ""
+            if column == columns[-1] and len(columns) > 2:
+                hint = "; is it a test file, which has no labels?"
+            raise ValueError(f"{where}, line 1: no column {column!r}; expected columns "
+                             f"{', '.join(columns)}, separated by tabs, commas or semicolons, "
+                             f"found {found}{hint}")
+        if header.count(column) > 1:
+            raise ValueError(f"{where}, line 1: {column!r} names {header.count(column)} columns, "
+                             f"found {found}; rename the one that is not meant")
+
+
+def _not_utf8(path: Path, where: str) -> str:
+    """Finds line and byte, which the decoder cannot name since it reads in blocks."""
+    advice = "save the file as UTF-8"
+    if path == STDIN:
+        return f"{where}: not UTF-8; {advice}"
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(1 << 22):
+            number += 1
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return (f"{where}, line {number}: not UTF-8 (byte 0x{byte:02x} at "
+                        f"{error.start + 1} of the line, in latin-1 "
+                        f"{bytes([byte]).decode('latin-1')!r}); {advice}")
+    return f"{where}: not UTF-8; {advice}"  # a line of many MB, cut within a character
+
+
+# ------------------------------------------------------------------------------------ JSON lines
+
+
+def read_json_lines(lines: Iterator[str], where: str,
+                    columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields line number and JSON object; blank lines are skipped. See `read_rows`."""
+    for line, text in enumerate(lines, start=1):
+        if text.strip():
+            place = f"{where}, line {line}"
+            row = parse(text, f"{place}: not one JSON object per line, it")
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
+            yield line, {**row, **{column: _as_text(row, column, place) for column in columns}}
+
+
+def _as_text(row: dict, column: str, place: str) -> str:
+    value = row.get(column, ...)
+    if value is None:
+        return ""
+    if isinstance(value, (bool, int, float)):
+        return str(int(value) if isinstance(value, bool) else value)
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: expected a JSON object with a text {column!r}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{place}: {column} holds half a character, \\ud800 to \\udfff come "
+                         "in pairs only; save the file again")
+    return value

@@ -1,0 +1,71 @@
+"""model/tasks.json: what a saved model is. It is all that a command needs to open a run.
+
+A run folder never makes a command execute code: an architecture or a kind of task that Python
+defines is named again by --import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from heads import ARCHITECTURES
+from minbert.files import check_count, one_line, read_object, write_json
+
+from .tasks import TASKS, Task
+
+TASKS_FILE = "tasks.json"
+SAMPLE = "the embedded sample"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is beside its weights.
+
+    Attributes:
+        arch: a name in heads.ARCHITECTURES.
+        precision: "fp32" or "bf16".
+        tasks: those with a head.
+        max_length: tokens at which inputs are cut; None is the encoder's number of positions.
+        data: what it was trained on: SAMPLE, a folder, or "" where that is not known.
+
+    Raises:
+        ValueError: a value is none of those.
+    """
+
+    arch: str
+    precision: str = "fp32"
+    tasks: tuple[Task, ...] = tuple(TASKS.values())
+    max_length: int | None = None
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        if self.arch not in tuple(ARCHITECTURES):
+            raise ValueError(f"arch is {self.arch!r}; choose from {', '.join(ARCHITECTURES)}, or "
+                             "name the file that defines it with --import")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}; expected fp32 or bf16")
+        if self.max_length is not None:
+            check_count("max_length", self.max_length, least=3)
+        if not isinstance(self.data, str):
+            raise ValueError(f"data is {self.data!r}; expected a text")
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / TASKS_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Description:
+        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
+        path = folder / TASKS_FILE
+        values = read_object(path)
+        try:
+            return cls(**{**values, "tasks": tasks_from(values["tasks"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not describe a model ({one_line(error)})") from None
+
+
+def tasks_from(values: object) -> tuple[Task, ...]:
+    """Tasks from their JSON form, a list of objects. Raises TypeError or ValueError."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ValueError("tasks: expected a list of objects")
+    return tuple(value if isinstance(value, Task) else Task(**value) for value in values)

@@ -1,0 +1,672 @@
+"""Lesson 22: any task, one or many, from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+import train_multitask
+from heads import ARCHITECTURES
+from minbert import BertModel, BertTokenizer
+from multitask import MultitaskBert, hand_in, metrics, predict
+from multitask.analysis import __main__ as analysis
+from multitask.data import load_dataset, read_examples
+from multitask.data.sampling import WRAP, RoundRobin
+from multitask.runs import run as main_job
+from multitask.task_file import choose_tasks, read_task_file
+from multitask.tasks import CFIMDB, PARA, SST, STS, Task
+from multitask.training.step import SurgeryTrainer
+from optim import SURGERY
+
+SCRATCH = ("--model", "scratch", "--epochs", 1, "--batch-size", 8)
+WORDS = ["dull", "fine", "great"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> int:
+    return train_multitask.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments: object) -> str:
+    """What a wrong call prints; its exit status is 2."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    return capsys.readouterr().err
+
+
+def make_file(path: Path, kind: str, pairs: bool = False, count: int = 48, start: int = 0) -> None:
+    """Synthetic examples of one kind, in the format of the file's ending."""
+    rows = []
+    for number in range(start, start + count):
+        label = {"classes": WORDS[number % 3], "yes_no": ["no", "yes"][number % 2],
+                 "scale": 1 + number % 5}[kind]
+        row = {"key": f"k{number}", "first": f'a "{WORDS[number % 3]}", film {number}'}
+        if pairs:
+            row["second"] = f"film; number {number % 5}"
+        rows.append({**row, "verdict": label})
+
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv"
+                                else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(name: str, kind: str, train: str, pairs: bool = False, **more: object) -> str:
+    """One table of a task file."""
+    values: dict = {"kind": kind, "text": ["first", "second"][:1 + pairs], "label": "verdict",
+                    "train": train, "dev_share": 0.25}
+    if kind == "classes":
+        values["labels"] = WORDS
+    if kind == "scale":
+        values["range"] = [1, 5]
+    values |= more
+    if "dev" in more:
+        del values["dev_share"]
+    return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n"
+                                   for key, value in values.items())
+
+
+@pytest.fixture
+def reviews() -> Path:
+    """reviews.toml: three classes from a CSV, with files for all splits."""
+    for split, count, start in (("train", 48, 0), ("dev", 15, 48), ("test", 6, 70)):
+        make_file(Path(f"reviews-{split}.csv"), "classes", count=count, start=start)
+    Path("reviews.toml").write_text(table(
+        "reviews", "classes", "reviews-train.csv", dev="reviews-dev.csv", test="reviews-test.csv",
+        id="key"))
+    return Path("reviews.toml")
+
+
+# ---------------------------------------------------------------------------------- the task file
+
+
+def test_relative_to_the_file(reviews, tmp_path):
+    shutil.copytree(tmp_path, "elsewhere", ignore=shutil.ignore_patterns("elsewhere"))
+    [task] = read_task_file(Path("elsewhere/reviews.toml"))
+    assert task.train == str(tmp_path / "elsewhere" / "reviews-train.csv")
+    assert (task.kind, task.labels, task.text, task.metric) == (
+        "classes", tuple(WORDS), ("first",), "accuracy")
+    assert [each.name for each in choose_tasks("sst,reviews.toml,cfimdb")] == [
+        "sst", "reviews", "cfimdb"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "describes no task"),
+    ("[reviews\n", "not a TOML file.*line 1"),
+    ('kind = "classes"', "kind stands outside a table"),
+    (table("reviews", "class", "x.csv"), r"\[reviews\]: kind is 'class'; choose from classes"),
+    (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
+    (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),
+    (table("reviews", "classes", "x.csv", labels=["a", "a"]), "names that differ"),
+    (table("reviews", "yes_no", "x.csv", labels=["a", "b", "c"]), "the words for no and for yes"),
+    (table("reviews", "scale", "x.csv", range=[5, 1]), "the lower first"),
+    (table("reviews", "scale", "x.csv", metric="accuracy"), "choose from pearson, spearman"),
+    (table("reviews", "classes", "x.csv", weight=0), "weight is 0"),
+    (table("reviews", "classes", "x.csv", text=["a", "b", "c"]), "expected the name of one column"),
+    (table("reviews", "classes", "x.csv", label=3), "label is 3; expected a text in quotes"),
+    (table("reviews", "classes", "x.csv", dev_share=1.5), "a share between 0 and 1"),
+    (table("reviews", "classes", "x.csv", dev="dev.csv") + "dev_share = 0.1", "give either dev"),
+    ('[reviews]\nkind = "classes"\n', "text is missing; required are kind, text, label and train"),
+    (table("sst", "classes", "x.csv"), "the name of a built-in task"),
+    (table("average", "classes", "x.csv"), "choose another"),
+    (table("keys", "classes", "x.csv"), "choose another"),
+    (table("my-task", "classes", "x.csv"), "expected letters, digits and _"),
+])
+def test_unusable_task_files(text, message):
+    Path("my.toml").write_text(text)
+    with pytest.raises(ValueError, match=f"my.toml.*{message}"):
+        read_task_file(Path("my.toml"))
+
+
+def test_unusable_lists(reviews):
+    for text, message in (("sst,nothing", "choose from sst, para, sts, cfimdb"),
+                          ("sst,sst", "two tasks have the name sst"), (",", "names no task"),
+                          ("nowhere.toml", "there is no such file")):
+        with pytest.raises((ValueError, OSError), match=message):
+            choose_tasks(text)
+
+
+# ------------------------------------------------------------------------------------- its files
+
+
+FORMS = {
+    "comma.csv": 'review,verdict\n"Good, ""really""",great\n"two\nlines",dull\n,fine\n',
+    "semicolon.csv": 'review;verdict\n"Good, ""really""";great\n"two\nlines";dull\n;fine\n',
+    "tab.txt": 'review\tverdict\n"Good, ""really"""\tgreat\n"two\nlines"\tdull\n\tfine\n',
+    "bom.csv": '\ufeffreview,verdict\n"Good, ""really""",great\n"two\nlines",dull\n,fine\n',
+    "crlf.csv": 'review,verdict\r\n"Good, ""really""",great\r\n"two\nlines",dull\r\n,fine\r\n',
+    "numbers.csv": 'review,verdict\n"Good, ""really""",2\n"two\nlines",0.0\n,1\n',
+    "lines.jsonl": '{"review": "Good, \\"really\\"", "verdict": "great"}\n\n'
+                   '{"review": "two\\nlines", "verdict": 0, "more": [1]}\n'
+                   '{"review": "", "verdict": 1.0}\n',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_one_content_many_forms(name):
+    Path(name).write_bytes(FORMS[name].encode())
+    task = Task("reviews", "classes", ("review",), "verdict", name, labels=WORDS, dev_share=0.5)
+    found = [(example.id, example.sentences, example.label)
+             for example in read_examples(name, task)]
+    assert found == [("1", ('Good, "really"',), 2.0), ("2", ("two\nlines",), 0.0), ("3", ("",), 1)]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"review,verdict\ngood,great\nbad,awful\n",
+     "line 3: verdict is 'awful', expected one of dull, fine, great, or a whole number from 0 to 2"),
+    (b"review,verdict\ngood,3\n", "line 2: verdict is '3'"),
+    (b"review,verdict\ncaf\xe9,great\n", "line 2: not UTF-8.*latin-1 'é'.*save the file as UTF-8"),
+    (b"review,judgement\ngood,great\n", "no column 'verdict'.*found 'review', 'judgement'"),
+    (b"review,verdict\ngood,\n", "no usable rows"),
+    (b'review,verdict\n"good,great\n', "is a quotation mark amiss"),
+])
+def test_unusable_examples(content, message):
+    Path("bad.csv").write_bytes(content)
+    task = Task("reviews", "classes", ("review",), "verdict", "bad.csv", labels=WORDS,
+                dev_share=0.5)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=f"bad.csv.*{message}"):
+        warnings.simplefilter("ignore")
+        read_examples("bad.csv", task)
+
+
+def test_blank_and_repeated(tmp_path):
+    Path("odd.csv").write_text("key,review,verdict\na,x,dull\na,y,\nb,z,dull\n")
+    task = Task("reviews", "classes", ("review",), "verdict", str(tmp_path / "odd.csv"),
+                labels=WORDS, dev="odd.csv", id="key")
+    with pytest.warns(UserWarning) as caught:
+        dataset = load_dataset(None, [task])
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "left out 1 rows with a blank verdict" in said
+    assert "'a' in lines 2 and 3" in said
+    assert "no training example of reviews has the label 'fine', 'great'" in said
+    assert [example.sentences for example in dataset["reviews"]["train"]] == [("x",), ("z",)]
+
+
+def test_dev_share(tmp_path):
+    make_file(Path("all.csv"), "classes", count=40)
+    task = Task("reviews", "classes", ("first",), "verdict", str(tmp_path / "all.csv"),
+                labels=WORDS, dev_share=0.25)
+    first, again, other = (load_dataset(None, [task], seed)["reviews"] for seed in (1, 1, 2))
+    assert first == again
+    assert first["dev"] != other["dev"]
+    assert (len(first["train"]), len(first["dev"])) == (30, 10)
+    ids = [example.id for split in first.values() for example in split]
+    assert sorted(ids, key=int) == [str(number) for number in range(1, 41)]
+    with pytest.raises(ValueError, match="leaves 0 for dev"):
+        load_dataset(None, [Task("reviews", "classes", ("first",), "verdict", task.train,
+                                 labels=WORDS, dev_share=0.001)])
+
+
+def test_names_that_are_numbers():
+    """Ratings 1, 2, 3 are names: 0 is none of them, and 1.0 is the first."""
+    task = Task("stars", "classes", ("x",), "y", "f", labels=("1", "2", "3"), dev_share=0.5)
+    assert [task.parse_label(text) for text in ("1", "2.0", "3")] == [0.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="expected one of 1, 2, 3$"):
+        task.parse_label("0")
+
+
+# -------------------------------------------------------------------------------- losses, metrics
+
+
+def test_scale_is_mapped_to_points():
+    """A head answers in STS's 0 to 5, whatever the range: equal losses, answers in the range."""
+    wide = Task("wide", "scale", ("x",), "y", "f", range=(-100, 300), dev_share=0.5)
+    logits, labels = torch.randn(9, 1), torch.rand(9) * 5
+    torch.testing.assert_close(wide.loss(logits, labels * 80 - 100), STS.loss(logits, labels))
+    torch.testing.assert_close(wide.decode(logits * 3), STS.decode(logits * 3) * 80 - 100)
+    # STS itself is untouched, to the bit
+    assert STS.loss(logits, labels) == ((logits[:, 0] - labels)**2).mean()
+    assert torch.equal(STS.decode(logits), logits[:, 0].clamp(0, 5))
+
+
+def test_weight_multiplies_the_loss():
+    heavy = Task("heavy", "yes_no", ("x",), "y", "f", weight=3, dev_share=0.5)
+    logits, labels = torch.randn(5, 1), torch.tensor([0, 1, 1, 0, 1.0])
+    assert heavy.loss(logits, labels) == 3 * PARA.loss(logits, labels)
+
+
+def test_f1_and_spearman_against_sklearn():
+    import scipy
+
+    random = np.random.default_rng(0)
+    found, labels = random.integers(0, 4, 50), random.integers(0, 3, 50)
+    assert metrics.macro_f1(found, labels) == pytest.approx(
+        sklearn_metrics.f1_score(labels, found, average="macro"))
+    assert metrics.f1(found > 1, labels > 1) == pytest.approx(
+        sklearn_metrics.f1_score(labels > 1, found > 1))
+    assert metrics.spearman(found, labels) == pytest.approx(
+        scipy.stats.spearmanr(found, labels).statistic)
+    with pytest.warns(UserWarning, match="undefined"):
+        assert metrics.f1(np.zeros(3), np.zeros(3)) is None
+
+
+# -------------------------------------------------------------------------------------- one task
+
+
+@pytest.fixture
+def one_task(reviews) -> Path:
+    """A finished run on reviews.toml."""
+    assert run("--tasks", reviews, "--mode", "full", *SCRATCH, "--out", "one") == 0
+    return Path("one")
+
+
+def test_one_task(one_task, capsys):
+    dev = json.loads((one_task / "metrics.json").read_text())
+    assert "surgery" not in dev
+    assert list(dev["dev"]) == ["reviews", "average"]
+    assert dev["examples"] == {"reviews": {"train": 48, "dev": 15, "test-student": 6}}
+    page = (one_task / "report.html").read_text()
+    assert "reviews, accuracy" in page
+    for absent in ("the paper: gets", "overall", "Gradient conflicts", "average: mean"):
+        assert absent not in page
+
+    files = sorted(path.name for path in (one_task / "predictions").iterdir())
+    assert files == ["reviews-dev-output.csv", "reviews-test-output.csv"]
+    lines = (one_task / "predictions" / files[1]).read_text().splitlines()
+    assert lines[0] == "id \t Predicted_reviews "
+    assert [line.split(" , ")[0] for line in lines[1:]] == [f"k{number}" for number in range(70, 76)]
+
+
+def test_one_task_says_no_surgery(reviews, capsys):
+    assert run("--tasks", reviews, *SCRATCH, "--max-steps", 1) == 0
+    assert "one task: there is no other gradient to conflict with" in capsys.readouterr().out
+
+
+def test_a_run_describes_itself(one_task, tmp_path):
+    """The folder alone, without the task file: all that a command needs."""
+    shutil.move(one_task, tmp_path / "moved")
+    Path("reviews.toml").unlink()
+    about = json.loads(Path("moved/model/tasks.json").read_text())
+    assert about["arch"] == "concatB"
+    assert about["tasks"][0]["labels"] == WORDS
+    model = MultitaskBert.from_pretrained("moved")
+    labels, probabilities = model.predict("reviews", ["a dull film", "a great film"])
+    assert set(labels) <= set(WORDS)
+    assert probabilities.shape == (2, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    assert [WORDS[number] for number in probabilities.argmax(1)] == labels.tolist()
+    assert analysis.main(["moved"]) == 0
+    assert hand_in.main(["moved", "--out", "files"]) == 0
+    for path in Path("files").iterdir():
+        assert path.read_bytes() == (Path("moved/predictions") / path.name).read_bytes()
+
+
+def test_same_as_a_program(reviews):
+    """The run's losses are those of a loop over MultitaskBert with a Task made by hand."""
+    assert run("--tasks", reviews, *SCRATCH, "--out", "one") == 0
+    steps = [json.loads(line) for line in Path("one/log.jsonl").read_text().splitlines()]
+    logged = [step["losses"]["reviews"] for step in steps if step["event"] == "step"]
+
+    rows = list(csv.DictReader(Path("reviews-train.csv").read_text().splitlines()))
+    task = Task("mine", "classes", ("first",), "verdict", "-", labels=WORDS, dev_share=0.5)
+    encoder = BertModel.from_pretrained("one/model")
+    torch.manual_seed(11711)
+    tokenizer = BertTokenizer.from_pretrained("one/model")
+    model = MultitaskBert(BertModel(encoder.config), tokenizer, "concatB", tasks=[task])
+    trainer = SurgeryTrainer(model, "sum", lr=5e-4, seed=11711)
+    tokens = model.tokenize(model.examples_of("mine", [row["first"] for row in rows]))
+    tokens.labels[:] = [WORDS.index(row["verdict"]) for row in rows]
+    torch.manual_seed(11711)
+    sampler = RoundRobin({"mine": len(rows)}, {"mine": 8}, WRAP, 11711)
+    sampler.start_epoch()
+    model.train()
+    found = [trainer.step({"mine": tokens.batch(sampler.next_step()["mine"])}).losses["mine"]
+             for _ in logged]
+    assert found == pytest.approx(logged, rel=1e-6)
+
+
+def test_resume(reviews, monkeypatch, capsys):
+    """The task file may be gone, its files elsewhere; other examples are refused."""
+    assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
+
+    step = SurgeryTrainer.step
+    taken = []
+
+    def interrupted(self, batches, lr_scale):
+        taken.append(lr_scale)
+        if len(taken) == 9:
+            raise KeyboardInterrupt
+        return step(self, batches, lr_scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SurgeryTrainer, "step", interrupted)
+        assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "stopped") == 130
+
+    Path("elsewhere").mkdir()
+    for path in (*Path().glob("reviews-*.csv"), reviews):
+        path.rename(Path("elsewhere") / path.name)
+    assert "reviews-train.csv is missing" in refused(capsys, "--resume", "stopped")
+    assert "would change the run" in refused(capsys, "--resume", "stopped", "--tasks", "sst")
+    assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
+    for name in ("model/heads.safetensors", "model/model.safetensors"):
+        assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+# -------------------------------------------------------------------------------- several, of all
+
+
+def test_one_of_each_kind(capsys):
+    """A pair task in JSON lines, a scale in tabs, classes in commas; one is the course's."""
+    make_file(Path("c.csv"), "classes")
+    make_file(Path("y.jsonl"), "yes_no", pairs=True)
+    make_file(Path("s.tsv"), "scale")
+    Path("my.toml").write_text(table("films", "classes", "c.csv", metric="f1")
+                               + table("same", "yes_no", "y.jsonl", pairs=True)
+                               + table("stars", "scale", "s.tsv", metric="spearman"))
+    assert run("--tasks", "my.toml", *SCRATCH, "--gs", "bd", "--batch-sizes",
+               "films=4,same=4,stars=4", "--fl", "--out", "three") == 0
+    metrics_ = json.loads(Path("three/metrics.json").read_text())
+    assert [list(metrics_["dev"][name]) for name in ("films", "same", "stars")] == [
+        ["f1"], ["accuracy"], ["spearman"]]
+    assert set(metrics_["surgery"]["conflict_rate"]) == {"films-same", "films-stars", "same-stars"}
+    assert "the paper: gets" not in Path("three/report.html").read_text()
+    assert "overall" not in metrics_["dev"]
+
+    capsys.readouterr()
+    assert predict.main(["three", "--task", "same", "one film", "another film"]) == 0
+    number, name, probability = capsys.readouterr().out.split()
+    assert (number, name) in (("0", "no"), ("1", "yes"))
+    assert .5 <= float(probability) <= 1
+    assert predict.main(["three", "--task", "stars", "a film"]) == 0
+    assert 1 <= float(capsys.readouterr().out) <= 5
+
+    # from that run: the trained head of one task, a fresh one of another
+    assert run("--start", "three", "--tasks", "my.toml,sst", "--mode", "last-layer", "--max-steps",
+               1, "--out", "four") == 0
+    assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
+
+
+def test_two_and_ten_tasks():
+    make_file(Path("c.csv"), "classes")
+    make_file(Path("y.jsonl"), "yes_no", pairs=True)
+    text = "".join(table(f"t{number}", "yes_no", "y.jsonl", pairs=True) if number % 2 else
+                   table(f"t{number}", "classes", "c.csv") for number in range(10))
+    for count in (2, 10):
+        Path("some.toml").write_text(text.split(f"[t{count}]")[0])
+        out = Path(f"out{count}")
+        assert run("--tasks", "some.toml", *SCRATCH, "--max-steps", 2, "--out", out) == 0
+        found = json.loads((out / "metrics.json").read_text())
+        assert len(found["surgery"]["conflict_rate"]) == count * (count - 1) // 2
+        assert len(list((out / "predictions").iterdir())) == count
+        assert hand_in.main([str(out), "--out", f"files{count}"]) == 0
+        assert "average" in (out / "report.html").read_text()
+
+
+def test_built_in_tasks_alone(small_data, capsys):
+    assert run("--data", small_data, "--tasks", "sts,sst", *SCRATCH, "--max-steps", 2, "--out",
+               "two") == 0
+    assert list(json.loads(Path("two/metrics.json").read_text())["dev"]) == ["sts", "sst",
+                                                                             "average"]
+    assert "the embedded sample has sst, para, sts, but not cfimdb" in refused(
+        capsys, "--tasks", "cfimdb", *SCRATCH)
+    assert "--batch-sizes: give a size of 1 or more for each of sst, para" in refused(
+        capsys, "--tasks", "sst,para", "--gs", "bd", "--batch-sizes", "sst=1,sts=1")
+    with pytest.raises(ValueError, match="no task 'para'; its tasks are sts, sst"):
+        MultitaskBert.from_pretrained("two").predict_paraphrase([("a", "b")])
+
+
+# ----------------------------------------------------------------------------------------- --mode
+
+
+def test_modes(reviews, capsys):
+    for mode, stages in (("full", ("gs",)), ("last-layer", ("fl",))):
+        assert run("--tasks", reviews, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
+                   mode) == 0
+        assert tuple(json.loads(Path(mode, "metrics.json").read_text())["stages"]) == stages
+    assert "give either" in refused(capsys, "--mode", "full", "--fl")
+    assert "--surgery is for --gs" in refused(capsys, "--mode", "last-layer", "--surgery", "sum")
+    before, after = (BertModel.from_pretrained(f"{mode}/model").state_dict()
+                     for mode in ("full", "last-layer"))
+    assert not torch.equal(before["pooler_dense.weight"], after["pooler_dense.weight"])
+
+
+def test_part_1_of_the_course(small_data, tmp_path, capsys):
+    shutil.copytree(small_data, "data")
+    for split in ("train", "dev", "test-student"):
+        rows = [f"{split}{number}\ta long review {number}\t{number % 2}" for number in range(20)]
+        Path(f"data/ids-cfimdb-{split}.csv").write_text(
+            "\n".join(["id\tsentence\tsentiment", *rows]) + "\n")
+    runs = []
+    for mode in ("full", "last-layer"):
+        for task in ("sst", "cfimdb"):
+            runs.append(f"{task}-{mode}")
+            assert run("--tasks", task, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
+                       runs[-1]) == 0
+
+    capsys.readouterr()
+    assert hand_in.main(["--course", "part1", runs[0], "--out", "files"]) == 0
+    assert "still missing: last-linear-layer-sst-dev-out.csv" in capsys.readouterr().out
+    assert hand_in.main(["--course", "part1", *runs, "--out", "files"]) == 0
+    assert "missing" not in capsys.readouterr().out
+    expected = {f"{mode}-{task}-{split}-out.csv" for mode in ("full-model", "last-linear-layer")
+                for task in ("sst", "cfimdb") for split in ("dev", "test")}
+    assert {path.name for path in Path("files").iterdir()} == expected
+    first = Path("files/full-model-cfimdb-dev-out.csv").read_text().splitlines()
+    assert first[0] == "id \t Predicted_Sentiment "
+    assert {line.split(" , ")[1].strip() for line in first[1:]} <= {"0", "1"}
+    assert hand_in.main([*runs, "--out", "files"]) == 2
+
+
+# ---------------------------------------------------------------------------------------- predict
+
+
+def ask(*arguments: object) -> int:
+    return predict.main([str(argument) for argument in arguments])
+
+
+def test_labels_names_probabilities(one_task, capsys):
+    capsys.readouterr()
+    assert ask(one_task, "a great film") == 0  # its only task needs no --task
+    number, name, probability = capsys.readouterr().out.split()
+    assert WORDS[int(number)] == name
+    _, probabilities = MultitaskBert.from_pretrained(one_task).predict("reviews", ["a great film"])
+    assert float(probability) == pytest.approx(probabilities.max(), abs=.006)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_rows_in_rows_out(one_task, ending, monkeypatch):
+    Path("in.csv").write_text('note,first\n"a, b","a ""great"" film"\n,\nx,dull\n')
+    assert ask(one_task, "--input", "in.csv", "--output", f"out.{ending}") == 0
+    with open(f"out.{ending}", newline="") as file:
+        rows = ([json.loads(line) for line in file] if ending == "jsonl" else
+                list(csv.DictReader(file, delimiter=",\t"[ending == "tsv"])))
+    assert [(row["note"], row["first"]) for row in rows] == [
+        ("a, b", 'a "great" film'), ("", ""), ("x", "dull")]
+    model = MultitaskBert.from_pretrained(one_task)
+    labels, probabilities = model.predict("reviews", ['a "great" film', "", "dull"])
+    assert [row["prediction"] for row in rows] == labels.tolist()
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], probabilities.max(1),
+                               atol=6e-5)
+
+    # the same through a pipe
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
+    assert ask(one_task, "--input", "-", "--output", f"piped.{ending}") == 0
+    assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
+
+
+def test_json_lines_keep_their_values(one_task, capsys):
+    Path("in.jsonl").write_text('{"first": "x", "deep": {"a": [1]}}\n{"first": "y"}\n')
+    assert ask(one_task, "--input", "in.jsonl", "--output", "out.jsonl") == 0
+    first, second = map(json.loads, Path("out.jsonl").read_text().splitlines())
+    assert first["deep"] == {"a": [1]}
+    assert list(second) == ["first", "prediction", "probability"]
+
+
+def test_several_tasks_at_once(small_data, capsys):
+    assert run("--data", small_data, *SCRATCH, "--max-steps", 1, "--out", "run") == 0
+    capsys.readouterr()
+    assert ask("run", "--task", "para,sts", "A dog runs.", "A dog is running.") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("para  ")
+    assert second.startswith("sts  ")
+    assert "is missing; the run's tasks are sst, para, sts" in failed(capsys, "run", "a")
+    assert "no task 'cfimdb'" in failed(capsys, "run", "--task", "cfimdb", "a")
+    Path("in.csv").write_text("sentence1,sentence2\na,b\n")
+    assert ask("run", "--task", "para,sts", "--input", "in.csv", "--output", "out.csv") == 0
+    assert Path("out.csv").read_text().splitlines()[0] == (
+        "sentence1,sentence2,para_prediction,para_probability,sts_prediction")
+
+
+def failed(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert ask(*arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_predict_says_what_is_wrong(one_task, capsys):
+    Path("taken.csv").write_text("first,prediction\na,b\n")
+    Path("none.csv").write_text("text\na\n")
+    for arguments, message in (
+        (("--input", "taken.csv", "--output", "o.csv"), "line 2: there is a column 'prediction'"),
+        (("--input", "none.csv"), "no column 'first'"),
+        (("--input", "none.csv", "a"), "give either sentences or --input"),
+        (("--output", "o.xlsx", "a"), "choose from .csv, .tsv, .txt, .jsonl"),
+        (("a", "b"), "takes 1 sentence"),
+        (("--batch-size", 0, "a"), "--batch-size is 0"),
+    ):
+        assert message in failed(capsys, one_task, *arguments)
+
+
+def test_sample_and_cut_inputs_are_said(capsys):
+    assert run(*SCRATCH, "--tasks", "sst", "--max-steps", 1, "--eval-limit", 10, "--max-length", 16,
+               "--out", "run") == 0
+    capsys.readouterr()
+    assert ask("run", "a film " * 20) == 0
+    said = capsys.readouterr().err
+    assert "trained on the embedded sample" in said
+    assert "1 inputs were longer than 16 tokens" in said
+
+
+# ------------------------------------------------------------------------------------ max length
+
+
+def test_max_length(reviews, capsys):
+    assert run("--tasks", reviews, *SCRATCH, "--max-length", 8, "--max-steps", 1, "--out",
+               "short") == 0
+    assert json.loads(Path("short/metrics.json").read_text())["truncated"]["reviews"]["train"] > 0
+    model = MultitaskBert.from_pretrained("short")
+    long = "great " * 30
+    assert torch.equal(model.logits("reviews", [long]), model.logits("reviews", [long + "dull"]))
+    assert "has only 512 positions" in refused(capsys, "--tasks", reviews, *SCRATCH,
+                                               "--max-length", 1000)
+    assert "--max-length 2" in refused(capsys, "--tasks", reviews, "--max-length", 2)
+
+
+# --------------------------------------------------------------------------------------- --import
+
+
+@pytest.fixture
+def own_code(monkeypatch):
+    """own.py adds an architecture, a surgery method and a task; the tables are restored."""
+    monkeypatch.setitem(ARCHITECTURES, "wide", None)
+    monkeypatch.setitem(SURGERY, "halves", None)
+    Path("own.py").write_text(
+        "from heads import ARCHITECTURES, Architecture, OneLayerHead\n"
+        "from optim import SURGERY\n"
+        "ARCHITECTURES['wide'] = Architecture(pairs_joined=True, head=OneLayerHead)\n"
+        "SURGERY['halves'] = lambda gram, generator=None: gram.new_full(gram.shape[:1], .5)\n"
+        "print('own code runs')\n")
+
+
+def test_import(own_code, small_data, capsys, monkeypatch):
+    assert run("--import", "own.py", "--arch", "wide", "--surgery", "halves", "--data", small_data,
+               *SCRATCH, "--max-steps", 1, "--out", "run") == 0
+    assert "own code runs" in capsys.readouterr().out
+    weights = json.loads(Path("run/metrics.json").read_text())["surgery"]["mean_weights"]
+    assert set(weights.values()) == {.5}
+    monkeypatch.delitem(ARCHITECTURES, "wide")
+    monkeypatch.delitem(SURGERY, "halves")
+
+    # opening the run executes nothing by itself, and says what is missing
+    for command in (["multitask.predict"], ["multitask.analysis"]):
+        main = {"multitask.predict": predict.main, "multitask.analysis": analysis.main}[command[0]]
+        more = ["--task", "sst", "a"] if main is predict.main else []
+        assert main(["run", *more]) == 2
+        said = capsys.readouterr()
+        assert "--import" in said.err
+        assert "own code runs" not in said.out
+    assert ask("run", "--import", "own.py", "--task", "sst", "a film") == 0
+    assert run("--import", "own.py", "--resume", "run") == 0
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("x = 1\nraise KeyError('y')\n", "own.py, line 2: KeyError: 'y'"),
+    ("x = (\n", "own.py, line 1: SyntaxError"),
+])
+def test_import_fails_in_one_line(text, message, capsys):
+    Path("own.py").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        run("--import", "own.py")
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("--import", "nowhere.py")
+    assert "expected a Python file" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------- another encoder
+
+
+def test_other_encoder(small_data, monkeypatch, tmp_path):
+    """transformers' BERT through the protocol learns what minbert's learns, to rounding."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import other_encoder
+
+    dataset = load_dataset(small_data)
+    settings = main_job.Settings("concatB", "wrap", model="scratch", data=str(small_data))
+    scratch = main_job.build_model(settings, dataset)
+    scratch.save_pretrained(tmp_path / "scratch")
+    config = json.loads((tmp_path / "scratch" / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "scratch" / "config.json").write_text(json.dumps(config))
+
+    tokenizer = BertTokenizer.from_pretrained(tmp_path / "scratch")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "scratch")
+    ours = BertModel.from_pretrained(tmp_path / "scratch")
+    model, losses = other_encoder.train(theirs, tokenizer, dataset, steps=4)
+    reference, expected = other_encoder.train(ours, tokenizer, dataset, steps=4)
+    for step, other in zip(losses, expected, strict=True):
+        assert step == pytest.approx(other, rel=1e-4)
+
+    scores = other_encoder.evaluate(model, dataset)
+    assert scores["average"] == pytest.approx(other_encoder.evaluate(reference, dataset)["average"],
+                                              abs=0.05)
+    model.save_pretrained("saved")
+    again = MultitaskBert.from_pretrained(
+        "saved", encoder=transformers.AutoModel.from_pretrained("saved").eval())
+    texts = ["A film.", "No."]
+    torch.testing.assert_close(again.logits("sst", texts), model.logits("sst", texts))
+    # and minbert's own encoder opens it too
+    torch.testing.assert_close(MultitaskBert.from_pretrained("saved").logits("sst", texts),
+                               model.logits("sst", texts), atol=1e-5, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------- the real files
+
+
+def test_the_real_reviews(course_data):
+    if not (course_data / CFIMDB.train).is_file():
+        pytest.skip(f"{course_data} does not hold {CFIMDB.train}")
+    dataset = load_dataset(course_data, [CFIMDB, SST])
+    assert {split: len(rows) for split, rows in dataset["cfimdb"].items()} == {
+        "train": 1707, "dev": 245, "test-student": 488}
+    assert {example.label for example in dataset["cfimdb"]["train"]} == {0.0, 1.0}
