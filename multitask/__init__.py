@@ -1,4 +1,4 @@
-"""Three tasks, one encoder: data, training with gradient surgery, evaluation, reports.
+"""Several tasks, one encoder: data, training with gradient surgery, evaluation, reports.
 
 >>> from multitask import MultitaskBert
 """
@@ -7,7 +7,7 @@ from .openmp import spin_briefly_in_commands
 
 spin_briefly_in_commands()  # before anything imports torch
 
-from .model import MultitaskBert  # noqa: E402
+from .model import MultitaskBert, Predictions  # noqa: E402
 from .tasks import TASKS, Task  # noqa: E402
 
-__all__ = ["TASKS", "MultitaskBert", "Task"]
+__all__ = ["TASKS", "MultitaskBert", "Predictions", "Task"]

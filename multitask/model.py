@@ -193,9 +193,14 @@ class MultitaskBert(nn.Module):
                                     f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "
                                     "after its first epoch")
         heads, about = _read_heads(path)
-        model = cls(encoder or BertModel.from_pretrained(folder),
-                    BertTokenizer.from_pretrained(folder), about.arch, about.precision,
-                    about.tasks, about.max_length, about.data)
+        encoder = encoder or BertModel.from_pretrained(folder)
+        tokenizer = BertTokenizer.from_pretrained(folder)
+        try:
+            model = cls(encoder, tokenizer, about.arch, about.precision, about.tasks,
+                        about.max_length, about.data)
+        except ValueError as error:
+            raise ValueError(f"{path.parent / TASKS_FILE} does not fit the encoder beside it "
+                             f"({one_line(error)})") from None
 
         expected = {name: (value.shape, value.dtype)
                     for name, value in model.heads.state_dict().items()}

@@ -69,7 +69,7 @@ def read_task_file(path: Path) -> list[Task]:
         tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
         raise ValueError(f"{path} is not a TOML file ({one_line(error)})") from None
 
     if not tables:

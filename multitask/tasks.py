@@ -22,6 +22,7 @@ from . import metrics
 
 Metric = Callable[[np.ndarray, np.ndarray], "float | None"]
 SCALE_TOP = 5.0  # heads answer in STS's points, 0 to 5; other ranges are mapped to it and back
+MOST_LABELS = 10_000
 NAMED = 8        # labels that an error lists before it only counts them
 
 
@@ -180,6 +181,8 @@ class Task:
         object.__setattr__(self, name, value)  # the record is frozen for everybody else
 
     def _check_labels(self) -> None:
+        if len(self.labels) > MOST_LABELS:
+            raise ValueError(f"{len(self.labels):,} labels; at most {MOST_LABELS:,} are expected")
         if len(set(self.labels)) < len(self.labels) or "" in map(str.strip, self.labels):
             raise ValueError(f"labels are {list(self.labels)}; expected names that differ, none "
                              "of them empty")

@@ -1,9 +1,10 @@
-"""Independent encoders to compare with: transformers' BertModel and a stored reference."""
+"""To compare with: transformers' BertModel, a stored reference, tasks with other losses."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,14 @@ import transformers
 
 from minbert import BertConfig, BertModel
 from minbert.checkpoints.pretrained import file_names
+from multitask import Task
+
+
+def with_loss(task: Task, loss: Callable) -> Task:
+    """The task with another loss, (logits, labels) → a number."""
+    changed = dataclasses.replace(task)
+    object.__setattr__(changed, "loss", loss)
+    return changed
 
 
 def reference(ours: BertModel) -> transformers.BertModel:

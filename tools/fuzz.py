@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +53,8 @@ from multitask import MultitaskBert
 from multitask.data.examples import Example, read_examples, read_rows
 from multitask.data.multinli import read_multinli
 from multitask.runs import run as main_job
-from multitask.tasks import PARA, SST, STS
+from multitask.task_file import read_task_file
+from multitask.tasks import PARA, SST, STS, Task
 
 SECONDS = 5                    # of processor time per input
 MEMORY_BYTES = 256 << 20       # above what the process took at its start
@@ -111,6 +112,24 @@ def use_collection(folder: Path) -> None:
 def use_heads(folder: Path) -> None:
     answers = MultitaskBert.from_pretrained(folder).predict_similarity([("a good film", "a film")])
     assert answers.shape == (1,)
+
+
+def use_description(folder: Path) -> None:
+    """A changed task may be sound: then it is asked in its own terms."""
+    try:
+        model = MultitaskBert.from_pretrained(folder)
+    except ValueError as error:
+        raise ValueError(str(error).replace("heads.safetensors", "tasks.json")) from None
+    for name, task in model.tasks.items():
+        labels, probabilities = model.predict(name, [("a good film", "a film")[:len(task.text)]])
+        assert labels.shape == (1,)
+        assert probabilities is None or probabilities.shape == (1, len(task.labels))
+
+
+def use_task_file(folder: Path) -> None:
+    for task in read_task_file(folder / "my.toml"):
+        assert Task(**json.loads(json.dumps(asdict(task)))) == task
+        assert task.loss(torch.zeros(2, task.outputs), torch.ones(2)).isfinite()
 
 
 def use_run(folder: Path) -> None:
@@ -222,7 +241,11 @@ TARGETS = {
                     mutate_safetensors, use_heads),
     "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"),
                          mutate_json, use_run, writes=True),
-    "course": Target(320, "course.csv", alone(sound.course_files), mutate_table, use_course),
+    "tasks_json": Target(10, "model/tasks.json",
+                         partial(sound.one_of, sound.run_files, "model/tasks.json"), mutate_json,
+                         use_description),
+    "task_file": Target(20, "my.toml", alone(sound.task_files), mutate_lines, use_task_file),
+    "course": Target(290, "course.csv", alone(sound.course_files), mutate_table, use_course),
     "test_file": Target(120, "course.csv", alone(sound.test_files), mutate_table, use_test_file),
     "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files),
                        mutate_jsonl, use_multinli),

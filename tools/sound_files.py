@@ -199,6 +199,34 @@ def run_files() -> dict[str, bytes]:
 # --------------------------------------------------------------------------------------------- data
 
 
+def task_files() -> list[bytes]:
+    return [b"""[reviews]
+kind = "classes"
+labels = ["bad", "so-so", "good"]
+text = ["review"]
+label = "verdict"
+train = "reviews.csv"
+dev_share = 0.1
+
+[same]
+kind = "yes_no"
+text = ["one", "two"]
+label = "same"
+train = "pairs.jsonl"
+dev = "dev.jsonl"
+weight = 0.5
+
+[stars]
+kind = "scale"
+range = [1, 5]
+text = ["review"]
+label = "stars"
+train = "reviews.csv"
+dev_share = 0.1
+metric = "spearman"
+"""]
+
+
 def course_files() -> list[bytes]:
     tables = ((("sentence", "sentiment"), ["0", "1", "2", "3", "4"]),
               (("sentence1", "sentence2", "is_duplicate"), ["0.0", "1.0", "", "1", "0"]),

@@ -1,8 +1,9 @@
-"""The course's data and MultiNLI: files → examples → batches.
+"""The tasks' files and MultiNLI: rows → examples → batches.
 
 | module | what it holds |
 | --- | --- |
-| course.py | the course's tab-separated files → examples, checked line by line |
+| tables.py | rows of a file: delimited with a header, or JSON lines; checked line by line |
+| examples.py | a task's files → examples, labels parsed |
 | multinli.py | MultiNLI's two files, in a folder or in their zip → examples |
 | sources.py | where the files come from, their checksums; the download of one |
 | sample.py | the bundled synthetic dataset |
@@ -10,7 +11,7 @@
 | sampling.py | the round robins: which examples of which task a step gets |
 | __main__.py | the command that fetches the files |
 
-Arrows: tasks, system ← course ← multinli ← sources ← __main__; course ← batching.
+Arrows: tasks, system, tables ← examples ← multinli ← sources ← __main__; examples ← batching.
 """
 
 from .examples import Dataset, Example, Examples, load_dataset, missing_files, read_examples

@@ -24,7 +24,7 @@ def build_parser() -> Parser:
                         help="course, multinli or a file's name; may be repeated "
                              "(default: everything)")
     parser.add_argument("--base-url", metavar="URL",
-                        help="a mirror that serves the nine files and multinli_1.0.zip side by "
+                        help="a mirror that serves the twelve files and multinli_1.0.zip side by "
                              "side (default: their public homes)")
     return parser
 

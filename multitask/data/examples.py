@@ -119,7 +119,8 @@ def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[E
         splits["train"], splits["dev"] = draw_dev(splits["train"], task, seed)
     else:
         splits["dev"] = read_examples(files["dev"], task)
-    _warn_of_absent_classes(task, splits["train"], files["train"])
+    if task.has_own_files:
+        _warn_of_absent_classes(task, splits["train"], files["train"])
 
     test = files[TEST_SPLIT]
     if test is not None and test.is_file():
@@ -167,7 +168,9 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
     first_lines: dict[str, int] = {}
     repeated: dict[str, int] = {}
 
-    for number, (line, row) in enumerate(read_rows(user_path(path), columns), start=1):
+    scalars = (task.id, task.label)
+    rows = read_rows(user_path(path), columns, [name for name in columns if name in scalars])
+    for number, (line, row) in enumerate(rows, start=1):
         name = row[task.id] if task.id else str(number)
         if first_lines.setdefault(name, line) != line:
             repeated.setdefault(name, line)

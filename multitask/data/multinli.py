@@ -72,10 +72,13 @@ def read_multinli(data: Path, name: str) -> Examples:
 
 def read_pairs(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
     """Yields line number and JSON object; blank lines are skipped."""
+    line = 0
     try:
-        yield from read_json_lines(bounded_lines(file, where), where, (NLI.label, *NLI.text))
+        for line, row in read_json_lines(bounded_lines(file, where), where, (NLI.label, *NLI.text)):
+            yield line, row
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+        raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason}); "
+                         "save the file as UTF-8") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where} is damaged ({error}); fetch it again") from None
 

@@ -23,14 +23,16 @@ STDIN = Path("-")  # the name of the standard input
 JSON_ENDINGS = (".jsonl", ".ndjson")
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, columns: Sequence[str],
+              scalars: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the line a row begins in and the row, as column → field, all columns in their order.
 
     Args:
         path: the file, or "-" for the standard input; JSON lines if it ends in .jsonl or begins
             with a brace.
-        columns: those that must be there; their fields are text. In JSON lines a number may stand
-            for its text, true and false for 1 and 0, null for "".
+        columns: those that must be there; their fields are text.
+        scalars: those of them where, in JSON lines, a number may stand for its text, true and false
+            for 1 and 0, null for "".
 
     Raises:
         ValueError: a column is missing, a row has too few or too many fields, or it is not text;
@@ -47,7 +49,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
         is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
         try:
             if is_json:
-                yield from read_json_lines(every, where, columns)
+                yield from read_json_lines(every, where, columns, scalars)
             else:
                 yield from _read_delimited(every, first, where, columns)
         except UnicodeDecodeError:
@@ -74,8 +76,12 @@ def delimiter_of(header: str, columns: Sequence[str]) -> str:
     >>> delimiter_of("id,review,verdict", ["review", "verdict"])
     ','
     """
-    split = {delimiter: next(csv.reader([header], delimiter=delimiter), [])
-             for delimiter in DELIMITERS}
+    split = {}
+    for delimiter in DELIMITERS:
+        try:
+            split[delimiter] = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:  # a field of more than 131,072 characters
+            split[delimiter] = []
     for delimiter, fields in split.items():
         if set(columns) <= set(fields):
             return delimiter
@@ -192,26 +198,25 @@ def _not_utf8(path: Path, where: str) -> str:
 # ------------------------------------------------------------------------------------ JSON lines
 
 
-def read_json_lines(lines: Iterator[str], where: str,
-                    columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(lines: Iterator[str], where: str, columns: Sequence[str],
+                    scalars: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields line number and JSON object; blank lines are skipped. See `read_rows`."""
     for line, text in enumerate(lines, start=1):
         if text.strip():
             place = f"{where}, line {line}"
             row = parse(text, f"{place}: not one JSON object per line, it")
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-            yield line, {**row, **{column: _as_text(row, column, place) for column in columns}}
+            texts = {column: _as_text(row, column, place, column in scalars) for column in columns}
+            yield line, {**row, **texts}
 
 
-def _as_text(row: dict, column: str, place: str) -> str:
-    value = row.get(column, ...)
-    if value is None:
+def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
+    value = row.get(column, ...) if isinstance(row, dict) else ...
+    if is_scalar and value is None:
         return ""
-    if isinstance(value, (bool, int, float)):
+    if is_scalar and isinstance(value, (bool, int, float)):
         return str(int(value) if isinstance(value, bool) else value)
     if not isinstance(value, str):
-        raise ValueError(f"{place}: expected a JSON object with a text {column!r}")
+        raise ValueError(f"{place}: expected a JSON object with a string {column!r}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{place}: {column} holds half a character, \\ud800 to \\udfff come "
                          "in pairs only; save the file again")

@@ -16,7 +16,8 @@ from .page import bullets, figure, grid, heading, paragraph, table
 from .text import metric_of, metric_title, number, probability, span
 
 Tasks = Mapping[str, Task]
-LONGEST_NAME = 10  # of a class, beside a confusion matrix
+LONGEST_NAME = 10   # of a class, beside a confusion matrix
+LONGEST_TEXT = 600  # characters of a worst error
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean of both"),
@@ -65,8 +66,9 @@ def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
         parts += [heading(f"By {title} (as the paper's Figure {figure_number})", 3), grid(drawn)]
     parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
                            "number above, the bounds of length or commonality below. Bars: 95 % "
-                           "(Wilson; Fisher for Pearson; Student for errors). Dashes: the score "
-                           "over all examples. Labels within a bin span a smaller range, which "
+                           "(Wilson; Fisher for Pearson; Student for errors; else bootstrap). "
+                           "Dashes: the score over all examples. Labels within a bin span a "
+                           "smaller range, which "
                            "alone lowers Pearson: trust the absolute error.", note=True))
     return parts
 
@@ -124,7 +126,9 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
 
 
 def _class_names(task: Task) -> list[object]:
-    """The names of the classes where an axis has room for them, else their numbers."""
+    """The names of the classes where a figure has room for them, else their numbers."""
+    if not task.classes:
+        return []
     has_room = task.classes <= 6 and max(map(len, task.labels)) <= LONGEST_NAME
     return list(task.labels) if has_room else list(range(task.classes))
 
@@ -184,13 +188,21 @@ def worst_errors(tasks: Tasks, analysis: dict) -> list[str]:
         note=True)]
     for name, found in analysis["tasks"].items():
         task = tasks[name]
-        classes = task.classes > 0
-        rows = [["\n".join(error["sentences"]), number(error["label"], 0 if classes else 1),
-                 number(error["answer"], 0 if classes else 1),
-                 f"{1 - error['wrong']:.1%}" if classes else number(error["wrong"], 1)]
-                for error in found["worst_errors"]]
-        header = ["sentence" if len(task.text) == 1 else "sentences", "label",
-                  "answer", "p(label)" if classes else "error"]
-        parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}",
-                           text=True))
+        names = _class_names(task)
+        rows = []
+        for error in found["worst_errors"]:
+            texts = "\n".join(_shortened(text) for text in error["sentences"])
+            if task.classes:
+                rows.append([texts, names[int(error["label"])], names[int(error["answer"])],
+                             f"{1 - error['wrong']:.1%}"])
+            else:
+                rows.append([texts, number(error["label"], 1), number(error["answer"], 1),
+                             number(error["wrong"], 1)])
+        header = ["sentence" if len(task.text) == 1 else "sentences", "label", "answer",
+                  "p(label)" if task.classes else "error"]
+        parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}", text=True))
     return parts
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"

@@ -23,7 +23,8 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #bbb }
 p, ul { max-width: 46rem; margin: .5rem 0 } ul { padding-left: 1.2rem }
 p.note, figcaption { color: #444; font-size: .9rem }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums;
+        min-width: min(100%, 20rem) }
 caption { text-align: left; font-weight: 600; padding: .25rem 0 }
 th, td { padding: .2rem 1rem .2rem 0; text-align: right; vertical-align: top; white-space: nowrap }
 th { vertical-align: bottom; border-bottom: 1px solid #666; white-space: normal; hyphens: none }

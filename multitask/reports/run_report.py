@@ -36,7 +36,7 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     title = f"minbert: {settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
-        heading(title, 1), paragraph(summary(settings, metrics)),
+        heading(title, 1), paragraph(summary(tasks, settings, metrics)),
         *(headline(by_name, settings, metrics, analysis)
           if set(by_name) <= set(metrics["dev"]) else []),
         *training(by_name, metrics, steps, epochs),
@@ -57,10 +57,13 @@ def stage_of(event: dict) -> str:
 # ------------------------------------------------------------------------------------------- scores
 
 
-def summary(settings: dict, metrics: dict) -> str:
+def summary(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    sample = "the embedded sample (synthetic: compare runs with each other, not with the paper)"
-    data = settings.get("data") or sample
+    data = settings.get("data")
+    if data is None and all(task.has_own_files for task in tasks):
+        data = f"of the tasks' own files ({', '.join(task.train for task in tasks)})"
+    elif data is None:
+        data = "the embedded sample (synthetic: compare runs with each other, not with the paper)"
     start = settings.get("model") or f"of the run {settings['start']}"
     text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
     if metrics.get("steps"):
@@ -166,7 +169,8 @@ def epoch_table(tasks: Tasks, stage: str, epochs: Sequence[dict], scores: dict[s
              *(number(epoch["dev"][key]) for key in totals)] for place, epoch in enumerate(epochs)]
     numbers = [epoch["epoch"] for epoch in epochs]
     kept = numbers.index(best) if best in numbers else None
-    return table(header, rows, kept, caption=f"{STAGE_TITLES.get(stage, stage)}: dev scores"
+    title = "fine-tuning" if stage == "gs" and len(tasks) == 1 else STAGE_TITLES.get(stage, stage)
+    return table(header, rows, kept, caption=f"{title}: dev scores"
                  + ("; the shaded epoch was kept" if kept is not None else ""))
 
 

@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 import torch
-from oracle import reference
+from oracle import reference, with_loss
 from plain_step import plain_step
 from torch.nn import functional as F
 
@@ -426,7 +426,7 @@ def doubled(model, method):
 def penalised(model):
     """A loss that looks at weights."""
     sst, dense = model.tasks["sst"], model.encoder.layers[0].output_dense
-    model.tasks["sst"] = dataclasses.replace(sst, loss=lambda logits, labels: (
+    model.tasks["sst"] = with_loss(sst, lambda logits, labels: (
         sst.loss(logits, labels) + 0.1 * dense.weight.square().sum()))
 
 
@@ -502,7 +502,7 @@ def test_a_broken_step(monkeypatch):
         raise RuntimeError("on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setitem(model.tasks, "para", dataclasses.replace(PARA, loss=broken))
+        patch.setitem(model.tasks, "para", with_loss(PARA, broken))
         with pytest.raises(RuntimeError, match="on purpose"):
             trainers[0].step(batches(model))
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
@@ -636,7 +636,7 @@ def test_prediction_order():
     items = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
 
     found = model.logits("sst", items)
-    alone = torch.cat([model.predict("sst", [item]) for item in items[:20]])
+    alone = torch.cat([model.logits("sst", [item]) for item in items[:20]])
 
     # float32 rounding: batches are padded to another length
     torch.testing.assert_close(found[:20], alone, atol=1e-5, rtol=0)
@@ -666,7 +666,7 @@ def test_a_saved_model(tmp_path):
     assert again.arch == "concatB_al"
     for name, examples in EXAMPLES.items():
         items = [example.sentences for example in examples]
-        assert torch.equal(again.predict(name, items), model.predict(name, items))
+        assert torch.equal(again.logits(name, items), model.logits(name, items))
 
 
 def test_unusable_inputs(tmp_path):

@@ -161,7 +161,7 @@ def test_three_stages_report(whole):
     # two epochs each
     assert [stage["steps"] for stage in metrics["stages"].values()] == [6, 8, 16]
     assert metrics["steps"] == 30
-    assert set(metrics["stages"]["nli"]["dev"]) == {"nli", "average", "overall"}
+    assert set(metrics["stages"]["nli"]["dev"]) == {"nli", "average"}
     assert metrics["dev"] == metrics["stages"]["fl"]["dev"]
     for name, stage in metrics["stages"].items():
         best = max((epoch for epoch in epochs_of(whole) if epoch["stage"] == name),
@@ -516,7 +516,7 @@ def test_test_labels(grid, sample, checkpoint, tmp_path, capsys):
     labels.mkdir()
     for task in TASKS.values():
         # any labelled file
-        shutil.copy(sample / f"{task.file}-dev.csv", labels / f"{task.file}-test.csv")
+        shutil.copy(sample / task.dev, labels / task.dev.replace("-dev", "-test"))
     assert asked(sample, checkpoint, grid, "--test-labels", labels) == 0
     lines = [line.split("(the")[0].split(": ", 1)[1].strip()
              for line in capsys.readouterr().out.splitlines()

@@ -5,7 +5,6 @@ a checkpoint is read back before the one before it goes, how gradients of any le
 silent errors, and that a folder has one writer.
 """
 
-import dataclasses
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from unittest.mock import Mock
 import kill_points
 import pytest
 import torch
-from oracle import algorithm_1
+from oracle import algorithm_1, with_loss
 from safetensors.torch import save_file
 
 import train_multitask
@@ -543,7 +542,7 @@ def test_step_taken_or_refused(scale, message, poisoned):
         def scaled(logits, labels, loss=task.loss):
             return loss(logits, labels) * scale
 
-        model.tasks[name] = dataclasses.replace(task, loss=scaled)
+        model.tasks[name] = with_loss(task, scaled)
 
     before = trainer.flat.vector.clone()
     batches = {name: tokens["train"].batch(range(4)) for name, tokens in run.tokens.items()}

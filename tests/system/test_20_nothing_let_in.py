@@ -89,13 +89,13 @@ def test_odd_but_sound(case, tmp_path):
 # the file → the error, with its line and what to do
 REFUSED = {
     "latin-1": (HEADER + "x\tcafé\t4".encode("latin-1"),
-                r", line 2: not UTF-8 \(byte 0xe9 at 6 of the line\); save the file"),
+                r", line 2: not UTF-8 \(byte 0xe9 at 6 of the line, in latin-1 .é.\); save the file"),
     "late latin-1": (HEADER + b"x\tgood\t4\n" * 3000 + b"y\t\xff\t4",
                      r", line 3002: not UTF-8 \(byte 0xff at 3 of the "),
     "too few fields": (HEADER + b"x\tgood",
-                       ", line 2: no field for column 'sentiment', only 2 for 3; is a tab"),
+                       ", line 2: no field for column 'sentiment', only 2 for 3; is a delimiter"),
     "too many fields": (HEADER + b"x\tgood\t4\t5",
-                        ", line 2: more fields than the header has, 4 for 3; is a tab"),
+                        ", line 2: more fields than the header has, 4 for 3; is a delimiter"),
     "no closing mark": (HEADER + b'w\tso\t1\nx\t"good\t4\ny\tbad\t3',
                         ", line 3: unexpected end of data; is a quotation mark"),
     "a mark that closes early": (HEADER + b'x\t"good" film\t4',
@@ -108,8 +108,8 @@ REFUSED = {
                            r", line 2: id is 'x\\ny', expected one line"),
     "an id with a line separator": (HEADER + "x\u2028y\tgood\t4".encode(),
                                     ", line 2: id is .*, expected one line"),
-    "commas": (b"id,sentence,sentiment\nx,good,4\n",
-               ", line 1: no column 'id'; expected tab-separated columns id, "),
+    "bars": (b"id|sentence|sentiment\nx|good|4\n",
+             ", line 1: no column 'id'; expected columns id, .*separated by tabs, commas or"),
     "a test file as train": (b"\tid\tsentence\n0\tx\tgood\n",
                              ", line 1: no column 'sentiment'.*is it a test file"),
     "a column twice": (b"id\tsentence\tsentence\tsentiment\nx\tgood\tbad\t4",
@@ -119,7 +119,7 @@ REFUSED = {
     "another encoding": ((HEADER + b"x\tgood\t4").decode().encode("utf-16"),
                          r", line 1: not UTF-8 \(byte 0xff at 1"),
     **{f"label {label!r}": (HEADER + f"w\tso\t1\nx\tgood\t{label}".encode(),
-                            f", line 3: sentiment is '{label}', expected a ")
+                            f", line 3: sentiment is '{label}', expected .* whole number from 0 to 4")
        for label in ("nan", "5", "-1", "2.5", "four", "inf", "1_0", "0x1")},
 }
 
@@ -555,9 +555,9 @@ def test_predictions_in_order(model, tmp_path, monkeypatch):
     expected = pytest.approx(model.predict_similarity(pairs).tolist(), abs=1.1e-4)
     assert [float(row[2]) for row in rows[1:]] == expected
 
-    source = iter(pairs)
-    answered = predict.answers(model, STS, source, len(pairs))
-    assert next(answered)[0] == pairs[0]
+    source = iter([dict(zip(STS.text, pair, strict=True)) for pair in pairs])
+    answered = predict.Asker(model, [STS]).ask_all(source, len(pairs))
+    assert tuple(next(answered)[0].values()) == pairs[0]
     assert len(list(source)) == 50 - 7
 
 

@@ -453,7 +453,7 @@ def test_one_column(content, message, trained, tmp_path, capsys):
 def test_blank_lines_at_the_end(trained, tmp_path, capsys):
     (tmp_path / "in.tsv").write_text('sentence\nA.\n""\nB.\n\n\n')
     assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 0
-    assert len(capsys.readouterr().out.split()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 3
     (tmp_path / "ids-sst-dev.csv").write_text("id\tsentence\tsentiment\n1\tA.\t1\n\n2\tB.\t2\n")
     assert len(read_examples(tmp_path / "ids-sst-dev.csv", TASKS["sst"])) == 2
 

@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +168,7 @@ def test_one_content_many_forms(name):
     assert found == [("1", ('Good, "really"',), 2.0), ("2", ("two\nlines",), 0.0), ("3", ("",), 1)]
 
 
+@pytest.mark.filterwarnings("ignore:.*left out 1 rows")
 @pytest.mark.parametrize(("content", "message"), [
     (b"review,verdict\ngood,great\nbad,awful\n",
      "line 3: verdict is 'awful', expected one of dull, fine, great, or a whole number from 0 to 2"),
@@ -182,8 +182,7 @@ def test_unusable_examples(content, message):
     Path("bad.csv").write_bytes(content)
     task = Task("reviews", "classes", ("review",), "verdict", "bad.csv", labels=WORDS,
                 dev_share=0.5)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match=f"bad.csv.*{message}"):
-        warnings.simplefilter("ignore")
+    with pytest.raises(ValueError, match=f"bad.csv.*{message}"):
         read_examples("bad.csv", task)
 
 
@@ -191,7 +190,7 @@ def test_blank_and_repeated(tmp_path):
     Path("odd.csv").write_text("key,review,verdict\na,x,dull\na,y,\nb,z,dull\n")
     task = Task("reviews", "classes", ("review",), "verdict", str(tmp_path / "odd.csv"),
                 labels=WORDS, dev="odd.csv", id="key")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="odd.csv") as caught:
         dataset = load_dataset(None, [task])
     said = "\n".join(str(warning.message) for warning in caught)
     assert "left out 1 rows with a blank verdict" in said
@@ -219,7 +218,7 @@ def test_names_that_are_numbers():
     """Ratings 1, 2, 3 are names: 0 is none of them, and 1.0 is the first."""
     task = Task("stars", "classes", ("x",), "y", "f", labels=("1", "2", "3"), dev_share=0.5)
     assert [task.parse_label(text) for text in ("1", "2.0", "3")] == [0.0, 1.0, 2.0]
-    with pytest.raises(ValueError, match="expected one of 1, 2, 3$"):
+    with pytest.raises(ValueError, match=r"expected one of 1, 2, 3$"):
         task.parse_label("0")
 
 
@@ -283,6 +282,16 @@ def test_one_task(one_task, capsys):
     lines = (one_task / "predictions" / files[1]).read_text().splitlines()
     assert lines[0] == "id \t Predicted_reviews "
     assert [line.split(" , ")[0] for line in lines[1:]] == [f"k{number}" for number in range(70, 76)]
+
+
+def test_titles_and_texts_are_escaped():
+    Path("odd.csv").write_text("first,verdict\n" + "a <b>great</b> film,dull\nno,fine\n" * 20)
+    Path("odd.toml").write_text(table("odd", "yes_no", "odd.csv", labels=["dull", "fine"],
+                                      title="odd <i>title</i>"))
+    assert run("--tasks", "odd.toml", *SCRATCH, "--max-steps", 1, "--out", "odd") == 0
+    page = Path("odd/report.html").read_text()
+    assert "odd &lt;i&gt;title" in page
+    assert "<b>great</b>" not in page
 
 
 def test_one_task_says_no_surgery(reviews, capsys):

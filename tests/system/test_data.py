@@ -5,7 +5,7 @@ import pytest
 
 from multitask.data import Example, load_dataset, read_examples
 from multitask.data.sample import write_sample
-from multitask.evaluation import write_predictions
+from multitask.evaluation import prediction_file, write_predictions
 from multitask.metrics import accuracy, average, overall, pearson
 from multitask.tasks import PARA, SST, STS
 
@@ -48,9 +48,9 @@ def test_test_files(tmp_path):
 @pytest.mark.parametrize(("lines", "message"), [
     (["id\tsentence\tlabel", "x\tgood\t4"],
      r"line 1: no column 'sentiment'.*found 'id', 'sentence', 'label'"),
-    (["id,sentence,sentiment", "x,good,4"], r"line 1: no column 'id'; expected tab-separated"),
+    (["id,sentence,sentiment", "x,good,7"], r"line 2: sentiment is '7'"),
     (["id\tsentence\tsentiment", "x\tgood\t4", "y\tbad\t5"],
-     r"line 3: sentiment is '5', expected a whole number"),
+     r"line 3: sentiment is '5', expected .*a whole number from 0 to 4"),
     (["id\tsentence\tsentiment", "x\tgood\tgood"], r"line 2: sentiment is 'good'"),
     (["id\tsentence\tsentiment", "x\tgood\tnan"], r"line 2: sentiment is 'nan'"),
     (["id\tsentence\tsentiment", "x\tgood\t2.5"], r"line 2: sentiment is '2\.5'"),
@@ -125,6 +125,7 @@ def test_prediction_files(tmp_path):
         (PARA, [1.0, 0.0], "id \t Predicted_Is_Paraphrase \n", "abc , 1.0 \ndef , 0.0 \n"),
         (STS, [2.25, 5.0], "id \t Predicted_Similiary \n", "abc , 2.25 \ndef , 5 \n"),
     ):
-        path = write_predictions(tmp_path, task, "dev", examples, np.array(values))
+        path = prediction_file(tmp_path, task, "dev")
         assert path.name == f"{task.name}-dev-output.csv"
+        assert write_predictions(path, task, examples, np.array(values)) == path
         assert path.read_text() == header + lines

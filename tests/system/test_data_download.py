@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 PAIR = json.dumps({"gold_label": "neutral", "sentence1": "A dog runs.",
                    "sentence2": "A dog is tired."}) + "\n"
 HEADERS = {"sst": "\tid\tsentence", "para": "\tid\tsentence1\tsentence2",
-           "sts": "\tid\tsentence1\tsentence2"}
-LABELS = {"sst": "sentiment", "para": "is_duplicate", "sts": "similarity"}
+           "sts": "\tid\tsentence1\tsentence2", "cfimdb": "\tid\tsentence"}
+LABELS = {"sst": "sentiment", "cfimdb": "sentiment", "para": "is_duplicate", "sts": "similarity"}
 ZIP = "/multinli_1.0.zip"
 TRAIN = "multinli_1.0/multinli_1.0_train.jsonl"
 DEV = "multinli_1.0/multinli_1.0_dev_matched.jsonl"
@@ -200,7 +200,7 @@ def test_a_wrong_checksum(fetch, server, data):
     same_size = FILES["sts-dev.csv"].replace(b"film", b"fill")
     server.put("/sts-dev.csv", same_size)
     code, out, err = fetch("--only", "course", promised=FILES)
-    assert (code, len(out), len(err)) == (1, 8, 1)
+    assert (code, len(out), len(err)) == (1, 11, 1)
     assert f"sha256 is {sha256(same_size)}, expected {sha256(FILES['sts-dev.csv'])}" in err[0]
     assert err[0].endswith(f"put into {data} by hand (docs/how-to/data.md): sts-dev.csv")
     assert "sts-dev.csv" not in " ".join(visible(data))
@@ -219,7 +219,7 @@ def test_a_web_page(fetch, server, data):
     server.put("/quora-train.csv", WEB_PAGE)
     code, _, err = fetch("--only", "quora-train.csv")
     assert code == 1
-    assert "quora-train.csv, line 1: no column 'id'; expected tab-separated columns" in err[0]
+    assert "quora-train.csv, line 1: no column 'id'; expected columns" in err[0]
     assert ".partial" not in err[0]
 
     server.headers["Content-Type"] = "Text/HTML; charset=utf-8"
@@ -348,8 +348,8 @@ def test_a_damaged_zip(fetch, server, data):
 
 def test_the_table():
     """Pinned files, over https."""
-    assert len(COURSE) == 9
-    assert len({row.file for row in SOURCES}) == 10
+    assert len(COURSE) == 12
+    assert len({row.file for row in SOURCES}) == 13
     for row in SOURCES:
         assert row.url.startswith("https://")
         assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256)

@@ -23,6 +23,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md",
          *(path for path in sorted((ROOT / "docs").glob("**/*.md"))
            if "_build" not in path.parts and "log" not in path.parts)]
+OWN_TASKS = ROOT / "docs" / "how-to" / "own-tasks.md"
 TO_RUN = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 MODULES = {"train_multitask.py": train_multitask, "multitask.predict": predict,
            "multitask.hand_in": hand_in, "multitask.pretrain": pretrain,
@@ -79,8 +80,12 @@ def folder(small_data, tmp_path_factory) -> Path:
     model.save_pretrained(folder / "my-bert")
     tok.save_pretrained(folder / "my-bert")
 
-    rows = "sentence1\tsentence2\nHow old are you?\tWhat is your age?\n"
-    (folder / "pairs.tsv").write_text(rows)
+    (folder / "pairs.tsv").write_text("sentence1\tsentence2\nHow old are you?\tWhat age?\n")
+    verdicts = ["good", "so-so", "bad"] * 10
+    (folder / "reviews.csv").write_text("review,verdict\n" + "".join(
+        f"film {number},{verdict}\n" for number, verdict in enumerate(verdicts)))
+    (folder / "reviews.toml").write_text(blocks(OWN_TASKS, "toml")[0])
+    (folder / "new.csv").write_text("review\na film\n")
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -134,8 +139,10 @@ def test_commands_run(page, folder, monkeypatch, capsys):
             assert MODULES[module].main(words) == 0, words
         if module == "train_multitask.py" and "cuda" not in words and "HOST" not in str(words):
             if "--resume" not in words:
-                words += ["--max-steps", "1", "--eval-limit", "4", "--out",
-                          f"runs/{page.stem}-{len(list(folder.glob('runs/*')))}"]
+                words += ["--max-steps", "1", "--eval-limit", "4"]
+                if "--out" not in words:
+                    number = len(list(folder.glob("runs/*")))
+                    words += ["--out", f"runs/{page.stem}-{number}"]
                 if "--model" not in words and "--start" not in words:
                     words += ["--model", "minbert-mini"]
             assert train_multitask.main(words) == 0, words

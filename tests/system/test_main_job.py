@@ -150,7 +150,9 @@ def test_opens_in_transformers(finished):
 
 def test_predict(finished, tmp_path, capsys):
     assert predict.main([str(finished), "--task", "sst", "A film worth seeing twice."]) == 0
-    assert capsys.readouterr().out.strip() in "01234"
+    number, *name, probability = capsys.readouterr().out.split()
+    assert TASKS["sst"].labels[int(number)] == " ".join(name)
+    assert 0.2 <= float(probability) <= 1
     (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat "
                                         "sleeps.\ny\ta\tb\n")
     assert predict.main([str(finished), "--task", "sts", "--input", "pairs.tsv", "--output",
@@ -158,7 +160,8 @@ def test_predict(finished, tmp_path, capsys):
     with open("out.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["sentence1"] for row in rows] == ["A dog runs.", "a"]
-    assert all(0 <= float(row["similarity"]) <= 5 for row in rows)
+    assert all(0 <= float(row["prediction"]) <= 5 for row in rows)
+    assert [row["id"] for row in rows] == ["x", "y"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

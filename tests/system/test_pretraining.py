@@ -55,7 +55,7 @@ def test_course_data_as_text(small_data, tmp_path):
     """An example's are a passage; MultiNLI's too where it is there; of dev and test files none."""
     passages = read_passages(small_data)
     examples = [example for task in TASKS.values()
-                for example in read_examples(small_data / f"{task.file}-train.csv", task)]
+                for example in read_examples(small_data / task.train, task)]
     of_nli = read_multinli(small_data, FILES["train"])
     every = [sentence for passage in passages for sentence in passage]
     assert set(every) == {sentence for example in [*examples, *of_nli]
