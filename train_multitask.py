@@ -37,7 +37,7 @@ from multitask.runs.settings import (
     Settings,
     parse_batch_sizes,
 )
-from multitask.system import command, distributed
+from multitask.system import command, console, distributed
 from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
@@ -48,6 +48,7 @@ from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
+NOT_SETTINGS = ("out", "resume", "mode", "imports", "quiet")  # flags
 PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
 # The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
 # weights.
@@ -132,6 +133,8 @@ def build_parser() -> Parser:
     add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
     add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
     command.add_import_flag(parser)
+    add("--quiet", action="store_true",
+        help="print warnings and errors only (default: lines, and a progress bar on a terminal)")
     add("--plain", action="store_true",
         help="use the plain forms only (written-out attention, plain layer, plain AdamW, one task "
              "after another): for reading, debugging and experiments; slower (default: off)")
@@ -150,7 +153,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     model = arguments.model or (EMBEDDED if on_sample else DEFAULT_MODEL)
 
     values = {name: value for name, value in vars(arguments).items()
-              if name not in ("out", "resume", "mode", "imports") and value is not None}
+              if name not in NOT_SETTINGS and value is not None}
     values |= {"data": data, "model": model, "tasks": tasks, **MODES.get(arguments.mode, {})}
     if arguments.batch_sizes is not None:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
@@ -212,7 +215,8 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
 def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
     """The settings that flags beside --resume change; other flags raise ValueError."""
     given = command.given_flags(build_parser(), argv)
-    given.pop("imports", None)
+    for name in ("imports", "quiet"):
+        given.pop(name, None)
     changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
     if "data" in changes:
         changes["data"] = str(Path(changes["data"]).resolve())
@@ -239,6 +243,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command.run_imports(NAME, argv)
     arguments = build_parser().parse_args(argv)
+    if arguments.quiet:
+        console.be_quiet()
     try:
         return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
     finally:

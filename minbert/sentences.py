@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from . import fast
 from .files import check_count
+from .progress import Progress
 from .tokenizer import BertTokenizer
 
 # pooling → function (model, row of token vectors, packing) → (batch, hidden). All but the mean
@@ -54,7 +54,7 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
     longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
     vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
-    progress = tqdm(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
+    progress = Progress(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
 
     with evaluating(model), progress:
         for start in range(0, len(encodings), batch_size):

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
-from tqdm import tqdm
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
 from minbert.files import items_of, one_line, sync, user_path, write_tensors
+from minbert.progress import Progress
 from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.examples import Example
@@ -272,7 +272,7 @@ class MultitaskBert(nn.Module):
 
     @torch.no_grad()
     def predict_logits(self, task: str, examples: TokenizedExamples, ranks: Ranks = ALONE,
-                       bar: tqdm | None = None, batch_size: int | None = None) -> torch.Tensor:
+                       bar: Progress | None = None, batch_size: int | None = None) -> torch.Tensor:
         """Raw outputs (n, outputs) float32 on the CPU, in the examples' order.
 
         Args:
@@ -284,7 +284,7 @@ class MultitaskBert(nn.Module):
         size = batch_size or on_device
         batches = ranks.share(examples.by_length(size))
         logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32)
-        own_bar = tqdm(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
+        own_bar = Progress(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
                        delay=1, disable=bar is not None or not ranks.writes)
 
         with evaluating(self), own_bar:

@@ -23,9 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from minbert.files import check_count, replacing, user_path
+from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, read_rows
 from multitask.description import SAMPLE
 from multitask.model import MultitaskBert, Predictions
@@ -58,7 +57,7 @@ class Asker:
         """The input's columns that the tasks read."""
         return list(dict.fromkeys(column for task in self.tasks for column in task.text))
 
-    def ask(self, rows: Sequence[Row], bar: tqdm) -> list[list[Answer]]:
+    def ask(self, rows: Sequence[Row], bar: Progress) -> list[list[Answer]]:
         """For each row, an answer of each task."""
         by_task = []
         for task in self.tasks:
@@ -75,7 +74,7 @@ class Asker:
         """Rows and their answers, in order. total: the rows, for the progress bar, if known."""
         rows = iter(rows)
         count = None if total is None else total * len(self.tasks)
-        with tqdm(total=count, desc="predict", unit="ex", delay=1) as bar:
+        with Progress(total=count, desc="predict", unit="ex", delay=1) as bar:
             while some := list(islice(rows, AT_ONCE)):
                 yield from zip(some, self.ask(some, bar), strict=True)
 

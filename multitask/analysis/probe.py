@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from minbert import BertModel
+from minbert.progress import Progress
 from multitask.data.batching import TokenizedExamples
 from multitask.model import MultitaskBert
 from multitask.system.state import random_state, restore_random_state
@@ -81,7 +81,7 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
     generator = torch.Generator().manual_seed(seed)
     tables = []
     with _left_as_found(model, dropout, seed):
-        for _ in tqdm(range(draws), desc="probe", unit="draw", leave=False, delay=1):
+        for _ in Progress(range(draws), desc="probe", unit="draw", leave=False, delay=1):
             for row, name in enumerate(names):
                 items = torch.randperm(len(examples[name]),
                                        generator=generator)[:2 * batch_size].tolist()

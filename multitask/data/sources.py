@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
 from minbert.files import one_line, sha256_of
+from minbert.progress import Progress
 from multitask.tasks import BUILT_IN
 
 from .examples import TEST_SPLIT, read_examples
@@ -225,7 +225,7 @@ def _write(response: requests.Response, partial: Path, start: int, size: int | N
     if "Content-Length" in response.headers:
         total = done + int(response.headers["Content-Length"])
 
-    bar = tqdm(desc=partial.name.removesuffix(".partial"), initial=done, total=total, unit="B",
+    bar = Progress(desc=partial.name.removesuffix(".partial"), initial=done, total=total, unit="B",
                unit_scale=True, unit_divisor=1024,
                disable=total is not None and total <= SILENT_BYTES)
     with bar, partial.open("ab" if resumed else "wb") as file:

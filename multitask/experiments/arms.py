@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from minbert.progress import Progress
 from multitask.analysis.log import conflict_statistics, pairs_of, upper_triangle
 from multitask.analysis.probe import conflict_probe, summarise
 from multitask.data.examples import Dataset
@@ -154,7 +154,7 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
     probes: dict[int, dict] = {}
     kept: dict[str, np.ndarray] = {}
     last = max(steps.values())
-    with tqdm(total=last, desc=f"{training}, seed {seed}", unit="step", leave=False) as bar:
+    with Progress(total=last, desc=f"{training}, seed {seed}", unit="step", leave=False) as bar:
         for number in range(last + 1):
             if number:
                 arm.step()

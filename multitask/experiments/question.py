@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minbert.files import replacing, user_path, write_json, write_text
+from minbert.progress import Progress
 from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
 from multitask.data.examples import Dataset
 from multitask.runs import run
@@ -102,7 +102,7 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
     path = out / "times.json"
     if not path.is_file():
         seconds = {}
-        for training in tqdm(("pcgrad", *singles), desc="timing the arms", leave=False):
+        for training in Progress(("pcgrad", *singles), desc="timing the arms", leave=False):
             arm = Arm(question, training, seed, dataset, tokens)
             for _ in range(UNTIMED_STEPS + TIMED_STEPS):
                 arm.step()

@@ -19,10 +19,10 @@ from typing import IO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from minbert import BertTokenizer
 from minbert.files import one_line, replacing
+from minbert.progress import Progress
 from multitask.data.examples import file_of, read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.tasks import TASKS
@@ -128,7 +128,7 @@ class Corpus:
         lines = [line for passage in passages for line in passage]
         ids, lengths = [np.empty(0, dtype)], []
 
-        with tqdm(total=len(lines), desc="tokenize", unit="line", delay=1, leave=False) as bar:
+        with Progress(total=len(lines), desc="tokenize", unit="line", delay=1, leave=False) as bar:
             for start in range(0, len(lines), TOKENIZE_AT_ONCE):
                 encodings = tokenizer.encode(lines[start:start + TOKENIZE_AT_ONCE])
                 found = [np.array(encoding.ids[1:-1], dtype) for encoding in encodings]

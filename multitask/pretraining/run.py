@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minbert import BertTokenizer
 from minbert.files import one_line, write_json
+from minbert.progress import Progress
 from multitask.runs.settings import STOP
 from multitask.system import checkpoint
 from multitask.system.environment import environment
@@ -88,7 +88,7 @@ class Pretraining:
         limit = None if settings.max_minutes is None else 60 * settings.max_minutes
         begun = time.monotonic()
 
-        bar = tqdm(total=self.steps, initial=self.step, desc="pretrain", unit="step",
+        bar = Progress(total=self.steps, initial=self.step, desc="pretrain", unit="step",
                    smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as pool:
             # on a CPU a second thread would slow the step down
@@ -108,7 +108,7 @@ class Pretraining:
                     self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
                 is_last = is_over or self.step == self.steps
 
-    def _train_step(self, lr_scale: float, bar: tqdm) -> None:
+    def _train_step(self, lr_scale: float, bar: Progress) -> None:
         start = time.perf_counter()
         batch = self._next_batch(self.step).to(self.trainer.device)
         tokens = len(batch.masked.input_ids)

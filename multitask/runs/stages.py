@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from minbert.progress import Progress
 from multitask.analysis.log import pairs_of, upper_triangle
 from multitask.evaluation import (
     PREDICTIONS_FOLDER,
@@ -98,7 +98,7 @@ class Stage:
         self.run.model.train()
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         smooth: dict[str, float] = {}
-        with tqdm(total=end - first, initial=self.steps - first, unit="step",
+        with Progress(total=end - first, initial=self.steps - first, unit="step",
                   desc=f"{self.name} epoch {self.epoch}/{epochs}",
                   disable=not self.run.ranks.writes) as bar:
             while self.steps < end:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
+QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet, for processes of ours too
+
 
 def accept_any_text() -> None:
     """Prints `?` for what the terminal's encoding lacks, in place of UnicodeEncodeError."""
@@ -19,8 +21,16 @@ def accept_any_text() -> None:
             reconfigure(errors="replace")
 
 
+def be_quiet() -> None:
+    """From now on `say` prints nothing, and there is no progress; warnings and errors remain."""
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ[QUIET_VARIABLE] = "1"
+
+
 def say(text: str) -> None:
     """Prints a line above any progress bar; a reader that has gone, `head -1` say, is no error."""
+    if os.environ.get(QUIET_VARIABLE) == "1":
+        return
     try:
         tqdm.write(text)
         sys.stdout.flush()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from minbert.progress import Progress
 from multitask.data.batching import TokenizedExamples
 from multitask.model import EVALUATION_BATCH, MultitaskBert
 from multitask.system.distributed import ALONE, Ranks
@@ -78,8 +78,8 @@ class CachedEmbeddings:
         own = self.ranks.share(missing[longest_first].split(EVALUATION_BATCH))
         was_training = self.model.training
         self.model.eval()
-        with tqdm(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex", leave=False,
-                  delay=1, disable=not self.ranks.writes) as bar:
+        with Progress(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex",
+                      leave=False, delay=1, disable=not self.ranks.writes) as bar:
             for rows in own:
                 batch = self.examples.batch(rows.tolist()).to(self.model.device)
                 self._rows[rows] = self.model.embed(batch).cpu()

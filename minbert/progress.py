@@ -1,0 +1,48 @@
+"""Progress: a bar on a terminal, elsewhere a plain line a minute at most."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS = 60.0  # between two lines where there is no terminal
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left{postfix}"
+
+
+def is_off() -> bool:
+    """Whether TQDM_DISABLE=1 (or --quiet) asks for no progress at all."""
+    return os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
+
+
+class Progress(tqdm):
+    """tqdm, whose arguments it takes, but for a log file, which gets lines in place of a bar.
+
+    >>> with Progress(total=2, desc="encode", unit="sentence") as progress:
+    ...     _ = progress.update(2)
+    """
+
+    def __init__(self, *given: object, **options: object) -> None:
+        self.in_lines = not sys.stderr.isatty()
+        self.last_line = time.monotonic()
+        options["disable"] = bool(options.get("disable")) or is_off()
+        if self.in_lines:
+            options |= {"bar_format": LINE, "leave": False, "mininterval": 1.0}
+        super().__init__(*given, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if not self.in_lines:
+            return super().display(msg, pos)
+        now = time.monotonic()
+        if msg == "" or now - self.last_line < SECONDS:
+            return False
+        self.last_line = now
+        self.fp.write(f"{str(self).strip()}\n")
+        self.fp.flush()
+        return True
+
+    def clear(self, *given: object, **named: object) -> None:
+        if not self.in_lines:
+            super().clear(*given, **named)
