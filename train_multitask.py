@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import warnings
 from os.path import expanduser
 from pathlib import Path
 from shlex import quote
@@ -26,7 +27,7 @@ from multitask.data.sampling import BATCH_DIFFERENT, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import run as main_job
 from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
-from multitask.runs.inputs import DEFAULT_MODEL, SCRATCH, default_data
+from multitask.runs.inputs import DEFAULT_MODEL, SCRATCH, default_data, moved_tasks
 from multitask.runs.plans import Run
 from multitask.runs.settings import (
     CHANGEABLE,
@@ -43,7 +44,7 @@ from multitask.system.command import Parser
 from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.system.distributed import ProcessLost, on_sigterm
 from multitask.task_file import choose_tasks
-from multitask.tasks import BUILT_IN, TASKS, Task
+from multitask.tasks import BUILT_IN, TASKS, are_the_papers
 from optim import SCHEDULES, SURGERY
 
 NAME = "train_multitask.py"
@@ -71,7 +72,7 @@ def build_parser() -> Parser:
     add("--arch", choices=ARCHITECTURES,
         help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
              "baseline)")
-    add("--gs", choices=GS_CHOICES, default="wrap",
+    add("--gs", choices=GS_CHOICES,
         help="round robin of gradient-surgery fine-tuning: equal batches, batches of different "
              "size, or no such stage; none alone is the paper's baseline (default: wrap)")
     add("--surgery", choices=SURGERY,
@@ -143,6 +144,7 @@ def build_parser() -> Parser:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The flags as settings, with the defaults that depend on the data."""
+    arguments = with_stages(arguments)
     check_flags(arguments)
     before = None if arguments.start is None else load_starting_settings(Path(arguments.start))
     tasks = before.tasks if before else tuple(TASKS.values())
@@ -154,13 +156,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
     values = {name: value for name, value in vars(arguments).items()
               if name not in NOT_SETTINGS and value is not None}
-    values |= {"data": data, "model": model, "tasks": tasks, **MODES.get(arguments.mode, {})}
+    values |= {"data": data, "model": model, "tasks": tasks}
     if arguments.batch_sizes is not None:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
 
-    is_baseline = arguments.gs == NO_SURGERY_STAGE and not (
-        arguments.nli or arguments.fl or arguments.mode)
-    defaults = {"arch": "concatA" if is_baseline else "concatB"}
+    is_baseline = arguments.gs == NO_SURGERY_STAGE and not (arguments.nli or arguments.fl)
+    defaults: dict[str, object] = {"arch": "concatA" if is_baseline else "concatB"}
     if before is not None:
         values |= {"start": str(Path(arguments.start).resolve()), "model": None}
         model = before.model
@@ -169,16 +170,26 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     rates = PAPER_DEFAULTS
     if on_sample or (data is None and model in SAMPLE_DEFAULTS):
         rates = SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
-    return Settings(**{**rates, **defaults, **values})
+    settings = Settings(**{**rates, **defaults, **values})
+    if before and before.seed != settings.seed and any(task.dev_share for task in settings.tasks):
+        warnings.warn(f"--seed {settings.seed} draws other dev examples (dev_share) than the run "
+                      f"that --start names: it may have trained on them; --seed {before.seed} "
+                      "draws the same", stacklevel=2)
+    return settings
+
+
+def with_stages(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The flags with --gs and --fl filled in, by --mode or by default."""
+    stages = MODES[arguments.mode or "full"]
+    if arguments.mode is not None and (arguments.gs or arguments.fl or arguments.nli):
+        raise ValueError(f"--mode {arguments.mode} stands for a choice of --gs, --fl and --nli: "
+                         "give --mode or those flags, not both")
+    gs = arguments.gs or stages["gs"]
+    return argparse.Namespace(**{**vars(arguments), "gs": gs, "fl": arguments.fl or stages["fl"]})
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Raises ValueError for flags that contradict each other or would have no effect."""
-    if arguments.mode is not None:
-        if arguments.gs != WRAP or arguments.fl or arguments.nli:
-            raise ValueError(f"--mode {arguments.mode} stands for a choice of --gs, --fl and "
-                             "--nli: give either")
-        arguments = argparse.Namespace(**{**vars(arguments), **MODES[arguments.mode]})
     gs, other_stages = arguments.gs, arguments.nli or arguments.fl
     if arguments.batch_sizes is not None and gs != BATCH_DIFFERENT:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {gs}")
@@ -222,20 +233,12 @@ def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
         changes["data"] = str(Path(changes["data"]).resolve())
     settings = load_settings(folder)
     if "tasks" in given:
-        tasks = choose_tasks(str(given["tasks"]))
-        if _but_for_files(tasks) == _but_for_files(settings.tasks):
-            changes["tasks"] = tasks  # their files may have moved
-            del given["tasks"]
+        changes["tasks"] = moved_tasks(settings, str(given.pop("tasks")))
     started = dataclasses.asdict(settings)
     sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
     started |= {"batch_sizes": sizes, "out": str(folder)}
     command.refuse_other_settings(given, started)
     return changes
-
-
-def _but_for_files(tasks: tuple[Task, ...]) -> list[Task]:
-    return [dataclasses.replace(task, train="-", dev=task.dev and "-", test=task.test and "-")
-            for task in tasks]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -294,7 +297,9 @@ def advice(run: Run) -> str:
         return ("its heads are untrained; continue with: python train_multitask.py --start "
                 f"{folder}")
 
-    where = f"hand in: {run.folder / PREDICTIONS_FOLDER}"
+    is_papers = are_the_papers(task.name for task in run.settings.tasks)
+    what = "hand in" if is_papers else "predictions"
+    where = f"{what}: {run.folder / PREDICTIONS_FOLDER}"
     if run.settings.eval_limit is not None:
         where = (f"predictions: {run.folder / PREDICTIONS_FOLDER}, cut by --eval-limit; for whole "
                  f"ones: python -m multitask.hand_in {folder}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from minbert.files import write_text
+from minbert.files import replacing, write_text
 from multitask.data.batching import TokenizedExamples
 from multitask.data.examples import Example
 from multitask.system.distributed import ALONE, Ranks
@@ -54,7 +55,8 @@ def describe(scores: dict) -> str:
     shown = {}
     for name, values in scores.items():
         if isinstance(values, dict):
-            [shown[name]] = values.values()
+            [(metric, value)] = values.items()
+            shown[name if metric in ("accuracy", "pearson") else f"{name} {metric}"] = value
     if len(shown) > 1:
         shown["average"] = scores["average"]
 
@@ -72,12 +74,24 @@ def prediction_file(folder: Path, task: Task, split: str) -> Path:
 
 def write_predictions(path: Path, task: Task, examples: Sequence[Example],
                       predictions: np.ndarray) -> Path:
-    """Writes one file in the course's own format, which its grader reads, spaces included."""
+    """Writes one file. The course's grader reads its tasks' format, spaces included.
+
+    A task with files of its own gets a plain CSV, with the labels' names.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if task.has_own_files:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "prediction"])
+            for example, value in zip(examples, predictions.tolist(), strict=True):
+                name = task.labels[int(value)] if task.classes else task.format_prediction(value)
+                writer.writerow([example.id, name])
+        return path
+
     lines = [f"id \t {task.prediction_column} "]
     for example, value in zip(examples, predictions.tolist(), strict=True):
         lines.append(f"{example.id} , {task.format_prediction(value)} ")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "\n".join(lines) + "\n")
     return path
 

@@ -49,6 +49,9 @@ def build_parser() -> Parser:
                              "in one model (default: part2)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="the course's files (default: the run's own data)")
+    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
+                        help="the run's tasks again, if their files have moved (default: as they "
+                             "were)")
     parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("hand-in"),
                         help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -69,7 +72,7 @@ def answer(arguments: argparse.Namespace) -> int:
 
 
 def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> None:
-    settings = settings_of_run(run, arguments.data)
+    settings = settings_of_run(run, arguments.data, arguments.tasks)
     wanted = settings.tasks
     if is_part_1:
         wanted = tuple(task for task in wanted if task.name in PART_1_TASKS)

@@ -188,6 +188,8 @@ class MultitaskBert(nn.Module):
         if (folder / MODEL_FOLDER).is_dir():
             folder = folder / MODEL_FOLDER
         path = folder / HEADS_FILE
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{run}: there is no such folder")
         if not path.is_file():
             raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
                                     f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "

@@ -19,13 +19,14 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from minbert.files import check_count, replacing, user_path
 from minbert.progress import Progress
-from multitask.data.tables import JSON_ENDINGS, read_rows
+from multitask.data.tables import JSON_ENDINGS, STDIN, read_rows
 from multitask.description import SAMPLE
 from multitask.model import MultitaskBert, Predictions
 from multitask.system import command
@@ -129,19 +130,38 @@ def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
 
 
 def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
-                  answered: Iterable[tuple[Row, list[Answer]]]) -> None:
+                  answered: Iterable[tuple[Row, list[Answer]]]) -> int:
     """Writes the rows with the answers as new columns, in the format of the file's ending.
 
     Args:
+        path: "-" is the standard output.
         columns: those of the input; None takes them from the first row.
+
+    Returns:
+        The number of rows.
     """
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        rows = ({**row, **added_columns(asker.tasks, answers)} for row, answers in answered)
+    count = 0
+
+    def with_answers() -> Iterator[Row]:
+        nonlocal count
+        for row, answers in answered:
+            count += 1
+            yield {**row, **added_columns(asker.tasks, answers)}
+
+    rows = with_answers()
+    with nullcontext(sys.stdout) if path == STDIN else _replaced(path) as file:
         if path.suffix.lower() in JSON_ENDINGS:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _write_delimited(file, DELIMITERS.get(path.suffix.lower(), "\t"), columns, rows)
+    return count
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None,
@@ -168,7 +188,8 @@ def build_parser() -> Parser:
                         help="a .tsv, .csv or .jsonl file in place of sentences; - is the "
                              "standard input")
     parser.add_argument("--output", type=user_path, metavar="FILE",
-                        help="a .tsv, .csv or .jsonl file for the answers (default: print)")
+                        help="a .tsv, .csv or .jsonl file for the rows with their answers; - is "
+                             "the standard output (default: print the answers alone)")
     parser.add_argument("--batch-size", type=int, metavar="N",
                         help="examples at once (default: 64, on a GPU 512)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -183,10 +204,16 @@ def check_usage(arguments: argparse.Namespace) -> None:
     endings = (*DELIMITERS, *JSON_ENDINGS)
     output = arguments.output
     if output is not None and output.suffix.lower() not in ("", *endings):
-        raise ValueError(f"--output {output}: the ending tells the format; choose from "
+        raise ValueError(f"--output {output}: the extension sets the format; choose from "
                          f"{', '.join(endings)}")
     if arguments.input is not None and arguments.sentences:
-        raise ValueError("give either sentences or --input FILE")
+        raise ValueError("give sentences or --input FILE, not both")
+    if arguments.input not in (None, STDIN) and not arguments.input.exists():
+        raise FileNotFoundError(f"--input {arguments.input}: there is no such file")
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}")
+    if None not in (output, arguments.input) and output.resolve() == arguments.input.resolve():
+        raise ValueError(f"--output {output} is the input: name another file")
 
 
 def tasks_of(model: MultitaskBert, names: str | None) -> list[Task]:
@@ -217,13 +244,14 @@ def predict(arguments: argparse.Namespace) -> int:
 
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:
-        write_answers(arguments.output, asker, columns, answered)
+        written = write_answers(arguments.output, asker, columns, answered)
+        print(f"wrote {written:,} rows to {arguments.output}", file=sys.stderr)
     else:
         for _, answers in answered:
             print_answers(asker.tasks, answers)
     if asker.cut:
-        print(f"note: {asker.cut:,} inputs were longer than {model.max_length} tokens and lost "
-              "their end", file=sys.stderr)
+        print(f"note: {asker.cut:,} inputs were longer than {model.max_length} tokens and were "
+              "cut", file=sys.stderr)
     return 0
 
 
@@ -232,8 +260,8 @@ def row_of(asker: Asker, sentences: Sequence[str]) -> Row:
     row: Row = {}
     for task in asker.tasks:
         if len(sentences) != len(task.text):
-            raise ValueError(f"--task {task.name} takes {len(task.text)} sentence(s), or --input "
-                             "FILE")
+            count = "one sentence" if len(task.text) == 1 else "a pair, two sentences"
+            raise ValueError(f"{task.name} takes {count} at a time; for several, use --input FILE")
         row |= dict(zip(task.text, sentences, strict=True))
     return row
 

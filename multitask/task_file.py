@@ -70,7 +70,8 @@ def read_task_file(path: Path) -> list[Task]:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
-        raise ValueError(f"{path} is not a TOML file ({one_line(error)})") from None
+        raise ValueError(f"{path} is not a TOML file ({one_line(error)}); do texts stand in "
+                         "quotes, and names in brackets without spaces?") from None
 
     if not tables:
         raise ValueError(f"{path} describes no task: expected a table for each, such as [reviews]")

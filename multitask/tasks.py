@@ -1,14 +1,11 @@
 """What a task is: its kind, its columns and labels, its files. All of it is data, so that a run can
 describe itself (model/tasks.json), and a task can come from a file (task_file.py).
-
-A kind is what tasks have in common that are learnt alike: outputs, loss, decoding, metrics. Losses
-and metrics of one's own are one more entry in KINDS.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,90 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from . import metrics
+from .kinds import KINDS, SCALE_TOP, Metric
 
-Metric = Callable[[np.ndarray, np.ndarray], "float | None"]
-SCALE_TOP = 5.0  # heads answer in STS's points, 0 to 5; other ranges are mapped to it and back
 MOST_LABELS = 10_000
-NAMED = 8        # labels that an error lists before it only counts them
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What tasks of one kind have in common.
-
-    Attributes:
-        outputs: task → how many numbers its head gives.
-        loss: (task, logits (batch, outputs), labels (batch,)) → mean over the batch.
-        decode: (task, logits (n, outputs)) → predictions (n,), as labels are: classes or numbers.
-        probabilities: logits (n, outputs) → (n, classes); None where there are no classes.
-        metrics: name → metric that fits; the first is the default.
-        form: how a prediction file writes a prediction.
-    """
-
-    outputs: Callable[[Task], int]
-    loss: Callable[[Task, torch.Tensor, torch.Tensor], torch.Tensor]
-    decode: Callable[[Task, torch.Tensor], torch.Tensor]
-    probabilities: Callable[[torch.Tensor], torch.Tensor] | None
-    metrics: Mapping[str, Metric]
-    form: str
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log softmax(logits)[label], mean over the batch."""
-    return F.cross_entropy(logits.float(), labels.long())
-
-
-def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean of −log σ(z) for yes and −log(1 − σ(z)) for no; takes logits."""
-    return F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), labels.float())
-
-
-def mean_squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(z − label)², mean over the batch, on the float labels."""
-    return F.mse_loss(logits.squeeze(1).float(), labels.float())
-
-
-def _points(task: Task, labels: torch.Tensor) -> torch.Tensor:
-    """Labels from low to high → 0 to 5. STS's own stay as they are."""
-    low, high = task.range
-    return (labels - low) / ((high - low) / SCALE_TOP)
-
-
-def _from_points(task: Task, logits: torch.Tensor) -> torch.Tensor:
-    low, high = task.range
-    return (low + (high - low) / SCALE_TOP * logits.squeeze(1)).clamp(low, high)
-
-
-def _yes_and_no(logits: torch.Tensor) -> torch.Tensor:
-    """σ(z) is the probability of yes: (n, 1) → (n, 2)."""
-    yes = logits.squeeze(1).sigmoid()
-    return torch.stack([1 - yes, yes], dim=1)
-
-
-KINDS = {
-    "classes": Kind(
-        outputs=lambda task: len(task.labels),
-        loss=lambda task, logits, labels: cross_entropy(logits, labels),
-        decode=lambda task, logits: logits.argmax(1),
-        probabilities=lambda logits: logits.softmax(1),
-        metrics={"accuracy": metrics.accuracy, "f1": metrics.macro_f1}, form="{:.0f}"),
-    "yes_no": Kind(
-        outputs=lambda task: 1,
-        loss=lambda task, logits, labels: binary_cross_entropy(logits, labels),
-        decode=lambda task, logits: (logits.squeeze(1) > 0).float(),  # σ(z) > 1/2
-        probabilities=_yes_and_no,
-        metrics={"accuracy": metrics.accuracy, "f1": metrics.f1}, form="{:.1f}"),
-    "scale": Kind(
-        outputs=lambda task: 1,
-        loss=lambda task, logits, labels: mean_squared_error(logits, _points(task, labels)),
-        decode=_from_points,
-        probabilities=None,
-        metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
-        form="{:.9g}"),  # float32 to the last digit
-}
+NAMED = 8  # labels that an error lists before it only counts them
 
 
 @dataclass(frozen=True)
@@ -162,8 +80,11 @@ class Task:
                              "two for pairs")
         if not self.label or not self.train:
             raise ValueError("label and train are required: a column, and a file")
-        if bool(self.dev) == bool(self.dev_share):
-            raise ValueError("give either dev, a file, or dev_share, for example dev_share = 0.1")
+        if self.dev and self.dev_share:
+            raise ValueError("give dev or dev_share, not both")
+        if not self.dev and not self.dev_share:
+            raise ValueError("dev is missing: name a file, or give dev_share = 0.1 for a tenth of "
+                             "train")
         if not 0 <= self.dev_share < 1:
             raise ValueError(f"dev_share is {self.dev_share:g}; expected a share between 0 and 1")
         if not 0 < self.weight <= 1e6:
@@ -261,7 +182,8 @@ class Task:
         if not self.classes:
             low, high = self.range
             if value is None or not low <= value <= high:
-                raise ValueError(f"expected a number from {low:g} to {high:g}")
+                comma = "; write a decimal point" if _number(text.replace(",", ".")) else ""
+                raise ValueError(f"expected a number from {low:g} to {high:g}{comma}")
             return value
 
         if text in self.labels:
@@ -273,6 +195,9 @@ class Task:
         if value in range(len(self.labels)) and not has_numbers:
             return float(value)
 
+        for name in self.labels:
+            if name.casefold() == text.casefold():
+                raise ValueError(f"expected {name}; labels are case-sensitive")
         names = ", ".join(self.labels[:NAMED])
         if len(self.labels) > NAMED:
             names += f", … ({len(self.labels)} labels)"

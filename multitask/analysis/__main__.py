@@ -21,11 +21,12 @@ from multitask.system.runlog import LOG_FILE
 from .dev_set import ANALYSIS_FILE, analyse
 
 
-def analyse_run(run: Path, data: str | None = None) -> Path:
+def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) -> Path:
     """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
     Args:
         data: a folder in place of the run's own data.
+        tasks: as --tasks names them, if their files have moved.
 
     Raises:
         FileNotFoundError, ValueError: the folder is not a finished run.
@@ -38,7 +39,7 @@ def analyse_run(run: Path, data: str | None = None) -> Path:
         raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
                          f"to analyse")
 
-    dataset = load_data(settings_of_run(run, data))
+    dataset = load_data(settings_of_run(run, data, tasks))
     model = MultitaskBert.from_pretrained(run)
     logits = {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
               for name in model.tasks}
@@ -60,6 +61,8 @@ def build_parser() -> Parser:
     parser.add_argument("run", type=user_path, help="the folder of a finished run")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="other data than the run's own")
+    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
+                        help="the run's tasks again, if their files have moved")
     command.add_import_flag(parser)
     return parser
 
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
 
     def analyse_it() -> int:
-        report = analyse_run(arguments.run, arguments.data)
+        report = analyse_run(arguments.run, arguments.data, arguments.tasks)
         print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
         return 0
 

@@ -112,7 +112,8 @@ def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[E
     for split, path in files.items():
         if path is not None and task.has_own_files and not path.is_file():
             raise FileNotFoundError(f"[{task.name}] {split.removesuffix('-student')}: {path} is "
-                                    "missing")
+                                    "missing; correct the task file, or name it again with --tasks "
+                                    "if files have moved")
 
     splits: dict[str, list[Example]] = {"train": read_examples(files["train"], task)}
     if files["dev"] is None:
@@ -193,6 +194,9 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
                              f"{error}") from None
         examples.append(Example(name, sentences, label))
 
+    empty = sum(1 for example in examples if not any(map(str.strip, example.sentences)))
+    if empty and task.has_own_files:
+        warnings.warn(f"{path}: {empty} rows have no text; they are kept", stacklevel=2)
     if examples.left_out:
         warnings.warn(f"{path}: left out {examples.left_out} rows with a blank {task.label}",
                       stacklevel=2)

@@ -39,6 +39,8 @@ def read_rows(path: Path, columns: Sequence[str],
             the message names file and line.
     """
     where = "standard input" if path == STDIN else str(path)
+    if path.suffix.lower() == ".json":
+        raise ValueError(f"{where}: expected .jsonl, one JSON object per line, in place of .json")
     with _opened(path) as file:
         lines = bounded_lines(file, where)
         try:
@@ -114,7 +116,7 @@ def _read_delimited(lines: Iterator[str], first: str, where: str,
             line = reader.line_num + 1
     except csv.Error as error:
         reason = str(error).replace("\t", "\\t")
-        raise ValueError(f"{where}, line {line}: {reason}; is a quotation mark amiss? A field "
+        raise ValueError(f"{where}, line {line}: {reason}; is a quotation mark missing? A field "
                          "that begins with one ends with one, and those inside it are "
                          "doubled") from None
 
@@ -141,7 +143,7 @@ def _whole_lines(lines: Iterator[str], where: str) -> Iterator[str]:
 
 def _check_fields(fields: list[str], header: list[str], columns: Sequence[str],
                   where: str) -> None:
-    amiss = "is a delimiter or a quotation mark amiss?"
+    amiss = "is a delimiter or a quotation mark missing?"
     if len(fields) > len(header):
         raise ValueError(f"{where}: more fields than the header has, {len(fields)} for "
                          f"{len(header)}; {amiss}")
@@ -154,13 +156,13 @@ def _check_fields(fields: list[str], header: list[str], columns: Sequence[str],
         field = fields[place]
         if "\t" in field and ("\n" in field or "\r" in field):
             raise ValueError(f"{where}: {column} runs over tabs and lines, {reprlib.repr(field)}; "
-                             "is a quotation mark amiss? Those inside a quoted field are doubled")
+                             "is a quotation mark missing? Those inside a quoted field are doubled")
 
 
 def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: str) -> None:
     if header is None:
-        raise ValueError(f"{where} is empty: expected a header with the columns "
-                         f"{', '.join(columns)}")
+        raise ValueError(f"{where} is empty: expected a header with "
+                         f"{_columns(columns)}")
 
     found = one_line(", ".join(map(repr, header)))
     for column in columns:
@@ -168,12 +170,16 @@ def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: s
             hint = ""
             if column == columns[-1] and len(columns) > 2:
                 hint = "; is it a test file, which has no labels?"
-            raise ValueError(f"{where}, line 1: no column {column!r}; expected columns "
-                             f"{', '.join(columns)}, separated by tabs, commas or semicolons, "
+            raise ValueError(f"{where}, line 1: no column {column!r}; expected "
+                             f"{_columns(columns)}, separated by tabs, commas or semicolons, "
                              f"found {found}{hint}")
         if header.count(column) > 1:
             raise ValueError(f"{where}, line 1: {column!r} names {header.count(column)} columns, "
                              f"found {found}; rename the one that is not meant")
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"column{'s' * (len(names) > 1)} {', '.join(names)}"
 
 
 def _not_utf8(path: Path, where: str) -> str:
@@ -182,6 +188,9 @@ def _not_utf8(path: Path, where: str) -> str:
     if path == STDIN:
         return f"{where}: not UTF-8; {advice}"
     with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return f"{where}, line 1: not UTF-8, it looks like UTF-16; {advice}"
+        file.seek(0)
         number = 0
         while line := file.readline(1 << 22):
             number += 1
@@ -216,7 +225,9 @@ def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
     if is_scalar and isinstance(value, (bool, int, float)):
         return str(int(value) if isinstance(value, bool) else value)
     if not isinstance(value, str):
-        raise ValueError(f"{place}: expected a JSON object with a string {column!r}")
+        keys = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"{place}: expected a JSON object with a string {column!r}, found "
+                         f"{one_line(keys)}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{place}: {column} holds half a character, \\ud800 to \\udfff come "
                          "in pairs only; save the file again")

@@ -63,7 +63,8 @@ def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
         drawn = [part for name, task in tasks.items()
                  for part in _by_bin(task, analysis["tasks"][name], predictor)]
         figure_number = 4 if predictor == "length" else 5
-        parts += [heading(f"By {title} (as the paper's Figure {figure_number})", 3), grid(drawn)]
+        as_paper = f" (the paper's Figure {figure_number})" if has_paper else ""
+        parts += [heading(f"By {title}{as_paper}", 3), grid(drawn)]
     parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
                            "number above, the bounds of length or commonality below. Bars: 95 % "
                            "(Wilson; Fisher for Pearson; Student for errors; else bootstrap). "
@@ -122,7 +123,8 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
             statements.append(f"{name}: expected calibration error "
                               f"{number(found['calibration']['expected_error'])}, the mean "
                               f"distance from the dashes.")
-    return [heading("What it answers (as the paper's Figure 6)"), grid(drawn), bullets(statements)]
+    as_paper = " (the paper's Figure 6)" if are_the_papers(tasks) else ""
+    return [heading(f"What it answers{as_paper}"), grid(drawn), bullets(statements)]
 
 
 def _class_names(task: Task) -> list[object]:

@@ -33,7 +33,8 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     by_name = {task.name: task for task in tasks}
     has_surgery = settings["gs"] != "none" and len(tasks) > 1
     surgery = f" · {settings['surgery']}" if has_surgery else ""
-    title = f"minbert: {settings['arch']} · {method_of(settings)}{surgery}"
+    about = "" if are_the_papers(by_name) else f"{', '.join(by_name)} · "
+    title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
         heading(title, 1), paragraph(summary(tasks, settings, metrics)),

@@ -18,6 +18,7 @@ from multitask.data.multinli import load_multinli
 from multitask.data.sample import write_sample
 from multitask.description import SAMPLE
 from multitask.model import MultitaskBert
+from multitask.task_file import choose_tasks
 from multitask.tasks import NLI, TASKS, Task
 
 from .folder import CONFIG_FILE
@@ -69,12 +70,28 @@ def _read(folder: Path, settings: Settings) -> Dataset:
     return dataset
 
 
-def settings_of_run(run: Path, data: str | Path | None = None) -> Settings:
+def moved_tasks(settings: Settings, text: str) -> tuple[Task, ...]:
+    """The tasks that --tasks names. Raises ValueError unless they are the run's but for files."""
+    tasks = choose_tasks(text)
+    if _but_for_files(tasks) != _but_for_files(settings.tasks):
+        raise ValueError(f"--tasks {text} describes other tasks than those of the run, which are "
+                         f"{', '.join(task.name for task in settings.tasks)}")
+    return tasks
+
+
+def _but_for_files(tasks: Iterable[Task]) -> list[Task]:
+    return [dataclasses.replace(task, train="-", dev=task.dev and "-", test=task.test and "-")
+            for task in tasks]
+
+
+def settings_of_run(run: Path, data: str | Path | None = None,
+                    tasks: str | None = None) -> Settings:
     """The settings with which to read a run's data again: all tasks' examples, without MultiNLI.
 
     Args:
         run: a run's folder, or a model's folder if `data` is given.
         data: a folder in place of the run's own.
+        tasks: as --tasks names them, if their files have moved.
 
     Raises:
         ValueError, OSError: the folder does not say what the run was trained on.
@@ -89,6 +106,8 @@ def settings_of_run(run: Path, data: str | Path | None = None) -> Settings:
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True, tasks=tasks)
     if data is not None:
         settings = dataclasses.replace(settings, data=str(data))
+    if tasks is not None:
+        settings = dataclasses.replace(settings, tasks=moved_tasks(settings, tasks))
     return dataclasses.replace(settings, nli=False)
 
 
@@ -185,5 +204,6 @@ def describe_truncated(tokens: Tokens, limit: int) -> str:
         return ""
 
     counts = ", ".join(f"{name} {count:,}" for name, count in cut.items())
-    return (f"{sum(cut.values()):,} examples are longer than {limit} tokens and lose their end "
-            f"({counts})")
+    total = sum(cut.values())
+    verb = "example is" if total == 1 else "examples are"
+    return f"{total:,} {verb} longer than {limit} tokens and will be cut ({counts})"

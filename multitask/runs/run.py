@@ -225,7 +225,7 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     if truncated:
         say(f"note:  {truncated}")
     if len(settings.tasks) == 1 and settings.gs != NO_SURGERY_STAGE:
-        say("note:  one task: there is no other gradient to conflict with, so no surgery")
+        say("note:  one task, so gradient surgery is off: no other gradient can conflict")
     return run
 
 
@@ -268,6 +268,10 @@ def _conclude(run: Run) -> dict:
     checkpoint.drop_older(run.folder)
     result = run.finished[last]
     run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
+    for name, found in ({} if analysis is None else analysis["tasks"]).items():
+        if run.tasks[name].classes and (found["score"] or 0.0) <= found["trivial"]:
+            run.say(f"note:  {name} is no better than always giving the most frequent label "
+                    f"({found['trivial']:.3f})")
     return metrics
 
 

@@ -99,7 +99,7 @@ REFUSED = {
     "no closing mark": (HEADER + b'w\tso\t1\nx\t"good\t4\ny\tbad\t3',
                         ", line 3: unexpected end of data; is a quotation mark"),
     "a mark that closes early": (HEADER + b'x\t"good" film\t4',
-                                 r", line 2: '\\t' expected after '\"'; is a quotation mark amiss"),
+                                 r", line 2: '\\t' expected after '\"'; is a quotation mark missing"),
     "a mark that closes two rows on": (HEADER + b'x\t"good\t4\ny\tbad"\t3',
                                        ", line 2: sentence runs over"),
     "a field without end": (HEADER + b"x\t" + b"x" * 140_000 + b"\t4",
@@ -117,7 +117,7 @@ REFUSED = {
     "a header alone": (HEADER, ".* holds no usable rows"),
     "nothing": (b"", ".* is empty: expected a header"),
     "another encoding": ((HEADER + b"x\tgood\t4").decode().encode("utf-16"),
-                         r", line 1: not UTF-8 \(byte 0xff at 1"),
+                         r", line 1: not UTF-8, it looks like UTF-16"),
     **{f"label {label!r}": (HEADER + f"w\tso\t1\nx\tgood\t{label}".encode(),
                             f", line 3: sentiment is '{label}', expected .* whole number from 0 to 4")
        for label in ("nan", "5", "-1", "2.5", "four", "inf", "1_0", "0x1")},
@@ -202,7 +202,7 @@ def test_multinli_blank_labels(tmp_path):
     (GOOD.replace(b'"A dog runs."', b"3"), "expected a JSON object with a string 'sentence1'"),
     (GOOD.replace(b"dog runs", b"dog \\ud800 runs"), "sentence1 holds half a character"),
     (GOOD.replace(b"neutral", b"Neutral"),
-     "gold_label is 'Neutral', expected one of entailment, neutral"),
+     "gold_label is 'Neutral', expected neutral; labels are case-sensitive"),
     (GOOD.replace(b"dog", b"\xff"), "not UTF-8"),
     (GOOD[:-5], "not valid JSON"),
 ])
@@ -440,7 +440,7 @@ def test_truncated_is_counted():
 
     splits = {"train": tokens, "dev": joined.tokenize(examples[:1])}
     tokens = {"sts": splits}
-    expected = "2 examples are longer than 16 tokens and lose their end (sts train 2)"
+    expected = "2 examples are longer than 16 tokens and will be cut (sts train 2)"
     assert describe_truncated(tokens, 16) == expected
     tokens["sts"].pop("train")
     assert describe_truncated(tokens, 16) == ""
@@ -479,7 +479,7 @@ def test_run_reports_truncated(train_one_step, capsys, monkeypatch):
         return [lines[0], "\t".join(fields), *lines[2:]]
 
     metrics = train_one_step(lambda data: edit_lines(data / "sts-train.csv", lengthen))
-    note = "note:  1 examples are longer than 512 tokens and lose their end (sts train 1)\n"
+    note = "note:  1 example is longer than 512 tokens and will be cut (sts train 1)\n"
     assert note in capsys.readouterr().out
     assert metrics["truncated"]["sts"] == {"train": 1, "dev": 0, "test-student": 0}
 

@@ -122,7 +122,7 @@ def test_relative_to_the_file(reviews, tmp_path):
     (table("reviews", "classes", "x.csv", text=["a", "b", "c"]), "expected the name of one column"),
     (table("reviews", "classes", "x.csv", label=3), "label is 3; expected a text in quotes"),
     (table("reviews", "classes", "x.csv", dev_share=1.5), "a share between 0 and 1"),
-    (table("reviews", "classes", "x.csv", dev="dev.csv") + "dev_share = 0.1", "give either dev"),
+    (table("reviews", "classes", "x.csv", dev="dev.csv") + "dev_share = 0.1", "not both"),
     ('[reviews]\nkind = "classes"\n', "text is missing; required are kind, text, label and train"),
     (table("sst", "classes", "x.csv"), "the name of a built-in task"),
     (table("average", "classes", "x.csv"), "choose another"),
@@ -176,7 +176,9 @@ def test_one_content_many_forms(name):
     (b"review,verdict\ncaf\xe9,great\n", "line 2: not UTF-8.*latin-1 'é'.*save the file as UTF-8"),
     (b"review,judgement\ngood,great\n", "no column 'verdict'.*found 'review', 'judgement'"),
     (b"review,verdict\ngood,\n", "no usable rows"),
-    (b'review,verdict\n"good,great\n', "is a quotation mark amiss"),
+    (b'review,verdict\n"good,great\n', "is a quotation mark missing"),
+    (b"review,verdict\ngood,Great\n", "expected great; labels are case-sensitive"),
+    ("review,verdict\ngood,great\n".encode("utf-16"), "line 1: not UTF-8, it looks like UTF-16"),
 ])
 def test_unusable_examples(content, message):
     Path("bad.csv").write_bytes(content)
@@ -280,8 +282,9 @@ def test_one_task(one_task, capsys):
     files = sorted(path.name for path in (one_task / "predictions").iterdir())
     assert files == ["reviews-dev-output.csv", "reviews-test-output.csv"]
     lines = (one_task / "predictions" / files[1]).read_text().splitlines()
-    assert lines[0] == "id \t Predicted_reviews "
-    assert [line.split(" , ")[0] for line in lines[1:]] == [f"k{number}" for number in range(70, 76)]
+    assert lines[0] == "id,prediction"
+    assert [line.split(",")[0] for line in lines[1:]] == [f"k{number}" for number in range(70, 76)]
+    assert {line.split(",")[1] for line in lines[1:]} <= set(WORDS)
 
 
 def test_titles_and_texts_are_escaped():
@@ -296,7 +299,7 @@ def test_titles_and_texts_are_escaped():
 
 def test_one_task_says_no_surgery(reviews, capsys):
     assert run("--tasks", reviews, *SCRATCH, "--max-steps", 1) == 0
-    assert "one task: there is no other gradient to conflict with" in capsys.readouterr().out
+    assert "one task, so gradient surgery is off" in capsys.readouterr().out
 
 
 def test_a_run_describes_itself(one_task, tmp_path):
@@ -363,7 +366,8 @@ def test_resume(reviews, monkeypatch, capsys):
     for path in (*Path().glob("reviews-*.csv"), reviews):
         path.rename(Path("elsewhere") / path.name)
     assert "reviews-train.csv is missing" in refused(capsys, "--resume", "stopped")
-    assert "would change the run" in refused(capsys, "--resume", "stopped", "--tasks", "sst")
+    assert "describes other tasks than those of the run, which are reviews" in refused(
+        capsys, "--resume", "stopped", "--tasks", "sst")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
@@ -440,7 +444,8 @@ def test_modes(reviews, capsys):
         assert run("--tasks", reviews, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
                    mode) == 0
         assert tuple(json.loads(Path(mode, "metrics.json").read_text())["stages"]) == stages
-    assert "give either" in refused(capsys, "--mode", "full", "--fl")
+    for flags in (("--fl",), ("--gs", "wrap"), ("--nli",)):
+        assert "not both" in refused(capsys, "--mode", "full", *flags)
     assert "--surgery is for --gs" in refused(capsys, "--mode", "last-layer", "--surgery", "sum")
     before, after = (BertModel.from_pretrained(f"{mode}/model").state_dict()
                      for mode in ("full", "last-layer"))
@@ -511,6 +516,17 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
 
 
+def test_to_the_standard_output(one_task, capsys):
+    Path("in.csv").write_text("first\na great film\n")
+    capsys.readouterr()
+    assert ask(one_task, "--input", "in.csv", "--output", "-") == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "first\tprediction\tprobability"
+    assert len(said.out.splitlines()) == 2
+    assert "wrote 1 rows to -" in said.err
+    assert not Path("-").exists()
+
+
 def test_json_lines_keep_their_values(one_task, capsys):
     Path("in.jsonl").write_text('{"first": "x", "deep": {"a": [1]}}\n{"first": "y"}\n')
     assert ask(one_task, "--input", "in.jsonl", "--output", "out.jsonl") == 0
@@ -546,9 +562,12 @@ def test_predict_says_what_is_wrong(one_task, capsys):
     for arguments, message in (
         (("--input", "taken.csv", "--output", "o.csv"), "line 2: there is a column 'prediction'"),
         (("--input", "none.csv"), "no column 'first'"),
-        (("--input", "none.csv", "a"), "give either sentences or --input"),
+        (("--input", "none.csv", "a"), "give sentences or --input FILE, not both"),
+        (("--input", "nowhere.csv"), "nowhere.csv: there is no such file"),
+        (("--input", "none.csv", "--output", "none.csv"), "is the input: name another file"),
+        (("--output", "nowhere/o.csv", "a"), "there is no folder nowhere"),
         (("--output", "o.xlsx", "a"), "choose from .csv, .tsv, .txt, .jsonl"),
-        (("a", "b"), "takes 1 sentence"),
+        (("a", "b"), "reviews takes one sentence at a time"),
         (("--batch-size", 0, "a"), "--batch-size is 0"),
     ):
         assert message in failed(capsys, one_task, *arguments)
@@ -561,7 +580,7 @@ def test_sample_and_cut_inputs_are_said(capsys):
     assert ask("run", "a film " * 20) == 0
     said = capsys.readouterr().err
     assert "trained on the embedded sample" in said
-    assert "1 inputs were longer than 16 tokens" in said
+    assert "1 inputs were longer than 16 tokens and were cut" in said
 
 
 # ------------------------------------------------------------------------------------ max length

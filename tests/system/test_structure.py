@@ -16,7 +16,8 @@ BELOW = {
     "metrics": set(),
     "openmp": set(),
     "system": set(),
-    "tasks": {"metrics"},
+    "kinds": {"metrics"},
+    "tasks": {"kinds"},
     "task_file": {"tasks"},
     "description": {"tasks"},
     "encoder": set(),
@@ -26,7 +27,7 @@ BELOW = {
     "training": {"model"},
     "analysis": {"model"},
     "reports": {"analysis"},
-    "runs": {"training", "evaluation", "analysis", "reports"},
+    "runs": {"training", "evaluation", "analysis", "reports", "task_file"},
     "experiments": {"runs"},
     "pretraining": {"runs"},
 }
