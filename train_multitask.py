@@ -68,7 +68,7 @@ def build_parser() -> Parser:
              f"own, see docs/how-to/own-tasks.md (default: {','.join(TASKS)})")
     add("--mode", choices=MODES,
         help="full fine-tunes everything (--gs wrap); last-layer trains the heads on the frozen "
-             "encoder (--gs none --fl)")
+             "encoder (--gs none --fl) (default: full)")
     add("--arch", choices=ARCHITECTURES,
         help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
              "baseline)")

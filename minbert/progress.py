@@ -9,7 +9,7 @@ import time
 from tqdm import tqdm
 
 SECONDS = 60.0  # between two lines where there is no terminal
-LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left{postfix}"
+LINE = "{desc}: {n_fmt}/{total_fmt}, {elapsed} so far, {remaining} left{postfix}"
 
 
 def is_off() -> bool:

@@ -86,15 +86,19 @@ def folder(small_data, tmp_path_factory) -> Path:
         f"film {number},{verdict}\n" for number, verdict in enumerate(verdicts)))
     (folder / "reviews.toml").write_text(blocks(OWN_TASKS, "toml")[0])
     (folder / "new.csv").write_text("review\na film\n")
+    for split in ("train", "dev", "test-student"):
+        rows = [f"{split}{number}\ta long review\t{number % 2}\n" for number in range(20)]
+        (folder / "data" / f"ids-cfimdb-{split}.csv").write_text(
+            "id\tsentence\tsentiment\n" + "".join(rows))
+
     before = os.getcwd()
     os.chdir(folder)
+    short = ["--model", "minbert-mini", "--max-steps", "2", "--out"]
     try:
-        status = train_multitask.main([
-            "--data", "data", "--model", "minbert-mini", "--max-steps", "2", "--fl",
-            "--out", "runs/concatB-wrap-1"])
+        assert train_multitask.main(["--data", "data", "--fl", *short, "runs/concatB-wrap-1"]) == 0
+        assert train_multitask.main(["--tasks", "reviews.toml", *short, "runs/reviews"]) == 0
     finally:
         os.chdir(before)
-    assert status == 0
     return folder
 
 
@@ -140,7 +144,9 @@ def test_commands_run(page, folder, monkeypatch, capsys):
         if module == "train_multitask.py" and "cuda" not in words and "HOST" not in str(words):
             if "--resume" not in words:
                 words += ["--max-steps", "1", "--eval-limit", "4"]
-                if "--out" not in words:
+                if "--out" in words:
+                    shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
+                else:
                     number = len(list(folder.glob("runs/*")))
                     words += ["--out", f"runs/{page.stem}-{number}"]
                 if "--model" not in words and "--start" not in words:

@@ -165,7 +165,7 @@ def test_predict(finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--task", "sts", "one sentence"], "takes 2 sentence"),
+    (["--task", "sts", "one sentence"], "sts takes a pair, two sentences"),
     (["--task", "sst", "--input", "nowhere.tsv"], "nowhere.tsv"),
     (["--task", "sst", "--input", "bad.tsv"], "line 1: no column 'sentence'"),
 ])

@@ -1,0 +1,68 @@
+"""Progress: a bar on a terminal, a line a minute elsewhere, nothing when asked."""
+
+import io
+import os
+import sys
+import time
+
+import pytest
+
+import train_multitask
+from minbert import progress
+from minbert.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def count(stream: io.StringIO, monkeypatch, seconds: float) -> str:
+    """What three updates print, each `seconds` after the one before."""
+    now = [time.time()]
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress(total=3, desc="count", file=stream, mininterval=0) as bar:
+        bar._time = lambda: now[0]
+        for _ in range(3):
+            now[0] += seconds
+            bar.update()
+    return stream.getvalue()
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    assert "\r" in count(Terminal(), monkeypatch, 5)
+
+
+def test_lines_elsewhere(monkeypatch):
+    text = count(io.StringIO(), monkeypatch, 70)
+    assert "\r" not in text
+    assert len(text.splitlines()) == 3
+    assert text.splitlines()[0].startswith("count: 1/3")
+
+
+def test_no_line_within_a_minute(monkeypatch):
+    assert count(io.StringIO(), monkeypatch, 10) == ""
+
+
+def test_tqdm_disable(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert progress.is_off()
+    assert count(Terminal(), monkeypatch, 100) == ""
+
+
+@pytest.fixture
+def environment():
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_quiet(environment, small_data, tmp_path, capfd):
+    flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "1", "--max-steps", "2",
+             "--out", str(tmp_path / "run")]
+    assert train_multitask.main([*flags, "--quiet"]) == 0
+    assert capfd.readouterr().out == ""
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert train_multitask.main(["--resume", str(tmp_path / "run"), "--quiet"]) == 0
