@@ -13,6 +13,7 @@ setup(
     packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
     package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"]},  # checkpoint, sample
     py_modules=["train_multitask"],
+    entry_points={"console_scripts": ["minbert = multitask.__main__:main"]},
     install_requires=[
         # 2.13 is tested; the calls used are there since 2.4, which is untested
         "torch>=2.4,<2.14",

@@ -23,6 +23,7 @@ from shlex import quote
 import multitask  # noqa: F401 - first: it sets OpenMP's variables before torch is loaded
 from heads import ARCHITECTURES
 from minbert.checkpoints.hub import EMBEDDED
+from multitask.commands import command_line
 from multitask.data.sampling import BATCH_DIFFERENT, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import run as main_job
@@ -294,20 +295,19 @@ def advice(run: Run) -> str:
     """What to do with a finished run."""
     folder = quote(str(run.folder))
     if run.settings.stages == ("nli",):
-        return ("its heads are untrained; continue with: python train_multitask.py --start "
-                f"{folder}")
+        return f"its heads are untrained; continue with: {command_line('train')} --start {folder}"
 
     is_papers = are_the_papers(task.name for task in run.settings.tasks)
     what = "hand in" if is_papers else "predictions"
     where = f"{what}: {run.folder / PREDICTIONS_FOLDER}"
     if run.settings.eval_limit is not None:
         where = (f"predictions: {run.folder / PREDICTIONS_FOLDER}, cut by --eval-limit; for whole "
-                 f"ones: python -m multitask.hand_in {folder}")
+                 f"ones: {command_line('hand-in')} {folder}")
     task = run.settings.tasks[0]
     examples = '"A film worth seeing twice."'
     if len(task.text) > 1:
         examples = '"A dog runs." "A dog is running."'
-    return (f"{where}\ntry it: python -m multitask.predict {folder} --task {task.name} "
+    return (f"{where}\ntry it: {command_line('predict')} {folder} --task {task.name} "
             f"{examples}")
 
 
@@ -322,7 +322,10 @@ def stopped(run: Run, reason: object, status: int, flags: str = "") -> int:
     """Prints why training stopped and how to resume, with which flags; returns the status."""
     if numbered(run.folder):
         folder = quote(str(run.folder))
-        how = f"resume with: {run.ranks.command} train_multitask.py --resume {folder}{flags}"
+        program = f"{run.ranks.command} train_multitask.py"
+        if run.ranks.size == 1:
+            program = command_line("train")
+        how = f"resume with: {program} --resume {folder}{flags}"
     else:
         how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""

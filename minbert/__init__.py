@@ -13,6 +13,8 @@ Imports nothing of the other packages. MINBERT_PLAIN=1 runs the book alone.
 >>> from minbert import BertConfig, BertModel, BertTokenizer
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from .config import BertConfig
 from .fast import Packing, pack
 from .masking import Masked, Masking
@@ -25,3 +27,8 @@ __all__ = [
     "BertTokenizer",
     "Masked", "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
 ]
+
+try:
+    __version__ = version("minbert")
+except PackageNotFoundError:  # a copy of the source that is not installed
+    __version__ = "unknown"

@@ -19,6 +19,7 @@ from os.path import expanduser
 from pathlib import Path
 
 from minbert.files import user_path
+from multitask.commands import command_line
 from multitask.data.examples import TEST_SPLIT, file_of
 from multitask.evaluation import describe, prediction_file
 from multitask.experiments.table import TABLE_FILE
@@ -101,8 +102,8 @@ def report_missing(out: Path) -> None:
             files = [f"{course_mode}-{name}-{split}-out.csv" for split in SPLITS.values()]
             missing = [file for file in files if not (out / file).is_file()]
             if missing:
-                print(f"still missing: {', '.join(missing)}; train with: python "
-                      f"train_multitask.py --tasks {name} --mode {mode}")
+                print(f"still missing: {', '.join(missing)}; train with: "
+                      f"{command_line('train')} --tasks {name} --mode {mode}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from shlex import quote
 
 from minbert.checkpoints.hub import EMBEDDED
+from multitask.commands import command_line
 from multitask.pretraining.segments import SECOND_SEGMENTS
 from multitask.pretraining.settings import SAVE_DTYPES, PretrainingSettings
 from multitask.pretraining.start import (
@@ -164,7 +165,7 @@ def pretrain(run: Pretraining) -> int:
                     f"{resume_with}")
     # a bare name of ours would mean the bundled model
     model = f"./{folder}" if str(folder) in (EMBEDDED, SCRATCH) else str(folder)
-    console.say(f"use it: python train_multitask.py --model {quote(model)}")
+    console.say(f"use it: {command_line('train')} --model {quote(model)}")
     return 0
 
 

@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
-import train_multitask
-from multitask import hand_in, predict, pretrain
-from multitask.analysis import __main__ as analysis
-from multitask.data import __main__ as data
-from multitask.experiments import __main__ as experiments
+from multitask.commands import COMMANDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
-COMMANDS = (train_multitask, predict, hand_in, analysis, experiments, pretrain, data)
 INTRODUCTION = """\
 # Commands
 
+A command has two names: that of the installed program, which works in any folder, and that of its Python file or module.
 Every command prints this with `--help`. Its exit status is 0 when it is done, 2 for wrong usage or input, 130 when it is
 interrupted, and 1 otherwise. Errors are one line on stderr.
 
@@ -27,9 +24,10 @@ This page is written by `python tools/commands_page.py`."""
 
 def page() -> str:
     parts = [INTRODUCTION]
-    for module in COMMANDS:
-        parser = module.build_parser()
-        parts += [f"## {parser.prog}", parser.description.strip(), flags(parser)]
+    for name, command in COMMANDS.items():
+        parser = importlib.import_module(command.module).build_parser()
+        parts += [f"## minbert {name}", f"or `{command.python}`", parser.description.strip(),
+                  flags(parser)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from minbert.files import bounded_lines, one_line, user_path
+from multitask.commands import command_line
 from multitask.tasks import NLI
 
 from .examples import Example, Examples
@@ -96,7 +97,7 @@ def open_file(data: Path, name: str) -> Iterator[tuple[TextIO, str]]:
     if archive is None:
         raise FileNotFoundError(f"{path} is missing: --nli takes MultiNLI's two .jsonl files in "
                                 f"that folder, or {ZIP_FILE} in {data}; "
-                                f"python -m multitask.data --download {data} fetches them")
+                                f"{command_line('data')} --download {data} fetches them")
     with _open_member(archive, name) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
         yield file, f"{archive}, {name}"
 

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 import torch
 
 from minbert.files import one_line, user_path
+from multitask.commands import shown
 
 from .console import accept_any_text, drop_output, one_line_warnings
 from .interruption import interruptible
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one line, without the list of all flags."""
 
     def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description,
+        super().__init__(prog=shown(prog), description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_known_args(self, *args: object, **named: object) -> tuple:
@@ -159,5 +160,5 @@ def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, obj
 
 def failed(name: str, reason: object, status: int) -> int:
     """Prints one line on stderr; returns the status."""
-    print(f"{name}: {reason}", file=sys.stderr)
+    print(f"{shown(name)}: {reason}", file=sys.stderr)
     return status

@@ -1,5 +1,6 @@
 """README and documentation: what they show runs, what they name exists, and they read easily."""
 
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sentences
 import train_multitask
 from minbert import BertForMaskedLM, BertTokenizer
 from multitask import hand_in, predict, pretrain
+from multitask.commands import COMMANDS
 from multitask.data import __main__ as data
 from multitask.experiments import __main__ as experiments
 
@@ -166,8 +168,8 @@ def test_commands_page_is_current():
 def test_flags_and_defaults():
     """Every flag that a page names exists; every flag of the main job states its default."""
     known = "--nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint --cov"
-    for module in [*MODULES.values(), *commands_page.COMMANDS]:
-        known += module.build_parser().format_help()
+    for command in COMMANDS.values():
+        known += importlib.import_module(command.module).build_parser().format_help()
     for path in (ROOT / "tools").glob("*.py"):
         known += path.read_text(encoding="utf-8")
     for page in PAGES:

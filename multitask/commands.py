@@ -1,0 +1,66 @@
+"""The commands and their two names: `minbert predict`, and `python -m multitask.predict`.
+
+Messages name a command as the user called the one that is running.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+CONSOLE = "minbert"  # the name of the installed program
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: its module, with a function `main`.
+        python: how it is called without the installed program.
+        title: what it does, for the list of commands.
+    """
+
+    module: str
+    python: str
+    title: str
+
+
+COMMANDS = {
+    "train": Command("train_multitask", "python train_multitask.py",
+                     "train a model on one task or several"),
+    "predict": Command("multitask.predict", "python -m multitask.predict",
+                       "ask a trained run"),
+    "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",
+                       "write a run's prediction files for the course"),
+    "analysis": Command("multitask.analysis.__main__", "python -m multitask.analysis",
+                        "where a run succeeds and fails, again or on other data"),
+    "experiments": Command("multitask.experiments.__main__", "python -m multitask.experiments",
+                           "the paper's tables; does gradient surgery help?"),
+    "pretrain": Command("multitask.pretrain", "python -m multitask.pretrain",
+                        "pretrain an encoder on text"),
+    "data": Command("multitask.data.__main__", "python -m multitask.data",
+                    "fetch the course's files and MultiNLI"),
+}
+
+
+def is_console() -> bool:
+    """Whether the installed program `minbert` is running."""
+    return Path(sys.argv[0]).stem == CONSOLE
+
+
+def command_line(name: str) -> str:
+    """How to call a command, for advice.
+
+    >>> command_line("predict")
+    'python -m multitask.predict'
+    """
+    return f"{CONSOLE} {name}" if is_console() else COMMANDS[name].python
+
+
+def shown(program: str) -> str:
+    """A program's name in its messages: multitask.predict, or minbert predict."""
+    for name, command in COMMANDS.items():
+        if program in (command.python, command.python.split()[-1]):
+            return command_line(name) if is_console() else program
+    return program
