@@ -31,6 +31,8 @@ COMMANDS = {
                      "train a model on one task or several"),
     "predict": Command("multitask.predict", "python -m multitask.predict",
                        "ask a trained run"),
+    "export": Command("multitask.export", "python -m multitask.export",
+                      "write one task for transformers or sentence-transformers"),
     "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",
                        "write a run's prediction files for the course"),
     "analysis": Command("multitask.analysis.__main__", "python -m multitask.analysis",

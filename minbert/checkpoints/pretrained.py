@@ -193,16 +193,19 @@ def save(model: nn.Module, folder: str | Path) -> None:
     """Writes config.json and model.safetensors, each whole or not at all."""
     folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / SINGLE_FILE, tensors_of(model), FORMAT)
+    write_json(folder / CONFIG_FILE, config_of(model))
 
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's parameters by the file's names."""
     tensors = {}
     for parameter, value in model.named_parameters():
         names = file_names(parameter)
         rows = value.detach().cpu().chunk(len(names))
         for name, row in zip(names, rows, strict=True):
             tensors[name] = row.clone()
-
-    write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
-    write_json(folder / CONFIG_FILE, config_of(model))
+    return tensors
 
 
 def config_of(model: nn.Module) -> dict:

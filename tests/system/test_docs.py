@@ -15,7 +15,7 @@ import sentences
 
 import train_multitask
 from minbert import BertForMaskedLM, BertTokenizer
-from multitask import hand_in, predict, pretrain
+from multitask import export, hand_in, predict, pretrain
 from multitask.commands import COMMANDS
 from multitask.data import __main__ as data
 from multitask.experiments import __main__ as experiments
@@ -28,6 +28,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md",
 OWN_TASKS = ROOT / "docs" / "how-to" / "own-tasks.md"
 TO_RUN = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 MODULES = {"train_multitask.py": train_multitask, "multitask.predict": predict,
+           "multitask.export": export,
            "multitask.hand_in": hand_in, "multitask.pretrain": pretrain,
            "multitask.experiments": experiments, "multitask.data": data}
 
@@ -140,7 +141,7 @@ def test_commands_run(page, folder, monkeypatch, capsys):
     for module, words in commands_of(page):
         words = ["minbert-mini" if word in ("bert-base-uncased", "CHECKPOINT", "pairs") else word
                  for word in words]
-        if module in ("multitask.predict", "multitask.hand_in"):
+        if module in ("multitask.predict", "multitask.hand_in", "multitask.export"):
             words = [word.replace("concatB-wrap-2", "concatB-wrap-1") for word in words]
             assert MODULES[module].main(words) == 0, words
         if module == "train_multitask.py" and "cuda" not in words and "HOST" not in str(words):

