@@ -31,6 +31,8 @@ COMMANDS = {
                      "train a model on one task or several"),
     "predict": Command("multitask.predict", "python -m multitask.predict",
                        "ask a trained run"),
+    "runs": Command("multitask.runs.__main__", "python -m multitask.runs",
+                    "list runs; remove checkpoints that are not needed"),
     "export": Command("multitask.export", "python -m multitask.export",
                       "write one task for transformers or sentence-transformers"),
     "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",

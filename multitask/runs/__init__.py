@@ -7,6 +7,7 @@ plans      what each stage consists of: tasks, batches, trainer
 stages     the training loop of a stage: epochs, evaluation, checkpoints, best epoch
 run        start, resume and execute a run; metrics.json and report.html
 hand_in    the course's prediction files of a finished run
+overview   what runs there are, and what their checkpoints take    python -m multitask.runs
 
 {training, evaluation, reports, analysis} <- runs <- {experiments, pretraining}
 """

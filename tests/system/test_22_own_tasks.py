@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn import metrics as sklearn_metrics
 
 import train_multitask
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
+from minbert.files import write_tensors
 from multitask import MultitaskBert, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.data import load_dataset, read_examples
@@ -421,6 +423,25 @@ def test_two_and_ten_tasks():
         assert len(list((out / "predictions").iterdir())) == count
         assert hand_in.main([str(out), "--out", f"files{count}"]) == 0
         assert "average" in (out / "report.html").read_text()
+
+
+def test_an_earlier_run(small_data):
+    """Before tasks.json, heads.safetensors told the architecture, and the tasks were the paper's."""
+    assert run("--data", small_data, *SCRATCH, "--max-steps", 1, "--out", "run") == 0
+    before = MultitaskBert.from_pretrained("run").predict_sentiment(["a film", "no"])
+    Path("run/model/tasks.json").unlink()
+    heads = load_file("run/model/heads.safetensors")
+    write_tensors(Path("run/model/heads.safetensors"), heads,
+                  {"multitask": json.dumps({"arch": "concatB", "precision": "fp32"})})
+    config = json.loads(Path("run/config.json").read_text())
+    for name in ("tasks", "max_length"):
+        del config[name]
+    Path("run/config.json").write_text(json.dumps(config))
+    model = MultitaskBert.from_pretrained("run")
+    assert list(model.tasks) == ["sst", "para", "sts"]
+    assert model.predict_sentiment(["a film", "no"]).tolist() == before.tolist()
+    assert analysis.main(["run"]) == 0
+    assert run("--start", "run", "--gs", "none", "--fl", "--max-steps", 1, "--out", "next") == 0
 
 
 def test_built_in_tasks_alone(small_data, capsys):

@@ -1,0 +1,118 @@
+"""What runs there are in a folder, and how much of the disk their checkpoints take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask.evaluation import describe
+from multitask.system import checkpoint
+from multitask.system.lock import check_free
+
+from .folder import CONFIG_FILE, METRICS_FILE, is_finished
+from .settings import NO_SURGERY_STAGE, Settings
+
+FINISHED, RUNNING, INTERRUPTED, EMPTY = "finished", "running", "interrupted", "no checkpoint"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run, for a line of a table.
+
+    Attributes:
+        run: its folder.
+        date: of its last change, local time.
+        tasks: their names.
+        model: what its encoder started from.
+        method: stages and, with several tasks, the surgery method.
+        seed, steps: steps is None until the run is finished.
+        dev: the kept epoch's scores, in words; empty until the run is finished.
+        average: of these scores; None until then.
+        size: bytes on the disk.
+        state: finished, running, interrupted, or no checkpoint.
+    """
+
+    run: str
+    date: str
+    tasks: tuple[str, ...]
+    model: str
+    method: str
+    seed: int
+    steps: int | None
+    dev: str
+    average: float | None
+    size: int
+    state: str
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """The run folders in a folder, at any depth, by name; a run's own folders are not searched."""
+    if is_run(folder):
+        yield folder
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from find_runs(path)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether train_multitask.py wrote the folder's config.json."""
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"arch", "gs", "seed"} <= values.keys()
+
+
+def summarise(run: Path) -> Summary:
+    """Raises ValueError or OSError for files that are not those of a run."""
+    settings = Settings.load(run / CONFIG_FILE)
+    metrics: dict = {}
+    if is_finished(run):
+        metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+
+    stages = "+".join(settings.stages).replace("gs", settings.gs)
+    has_surgery = settings.gs != NO_SURGERY_STAGE and len(settings.tasks) > 1
+    method = f"{settings.arch} {stages}" + (f" {settings.surgery}" if has_surgery else "")
+    changed = max(path.stat().st_mtime for path in run.iterdir())
+    dev = metrics.get("dev", {})
+    return Summary(
+        run=str(run), date=time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+        tasks=tuple(task.name for task in settings.tasks),
+        model=Path(settings.model or settings.start or "").name, method=method, seed=settings.seed,
+        steps=metrics.get("steps"), dev=describe(dev) if dev else "", average=dev.get("average"),
+        size=size_of(run), state=state_of(run))
+
+
+def state_of(run: Path) -> str:
+    if is_finished(run):
+        return FINISHED
+    try:
+        check_free(run)
+    except ValueError:
+        return RUNNING
+    return INTERRUPTED if checkpoint.numbered(run) else EMPTY
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def prunable(folder: Path) -> dict[Path, int]:
+    """Checkpoints of finished runs, which nothing needs → their bytes."""
+    found = {}
+    for run in find_runs(folder):
+        path = run / checkpoint.CHECKPOINT_FOLDER
+        if is_finished(run) and path.is_dir():
+            found[path] = size_of(path)
+    return found
+
+
+def prune(paths: dict[Path, int]) -> None:
+    """Removes the folders that `prunable` found."""
+    for path in paths:
+        shutil.rmtree(path)

@@ -1,0 +1,81 @@
+"""`minbert runs`: the table, its JSON, and prune."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train_multitask
+from multitask.runs import __main__ as runs
+
+FLAGS = ["--model", "scratch", "--epochs", "1", "--max-steps", "2"]
+
+
+@pytest.fixture
+def folder(small_data, tmp_path) -> Path:
+    """Two finished runs, one of them deep, one that is only begun, and other things."""
+    for name, more in (("a", ["--gs", "none", "--fl", "--tasks", "sst"]), ("deep/b", [])):
+        assert train_multitask.main(["--data", str(small_data), *FLAGS, *more, "--out",
+                                     str(tmp_path / name)]) == 0
+    (tmp_path / "begun").mkdir()
+    shutil.copy(tmp_path / "a" / "config.json", tmp_path / "begun")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"hidden_size": 3}')
+    return tmp_path
+
+
+def test_table(folder, capsys):
+    capsys.readouterr()
+    assert runs.main([str(folder)]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == list(runs.COLUMNS)
+    assert [Path(line.split()[0]).name for line in lines] == ["a", "begun", "b"]
+    assert "concatB fl" in lines[0]
+    assert lines[0].endswith("finished")
+    assert lines[1].endswith("no checkpoint")
+    assert "concatB wrap pcgrad" in lines[2]
+
+
+def test_json_is_sorted(folder, capsys):
+    capsys.readouterr()
+    assert runs.main([str(folder), "--json", "--sort", "average"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["average"] is None
+    assert found[1]["average"] <= found[2]["average"]
+    for one in found[1:]:
+        metrics = json.loads((Path(one["run"]) / "metrics.json").read_text())
+        assert (one["average"], one["steps"]) == (metrics["dev"]["average"], metrics["steps"])
+
+
+def test_prune(folder, capsys, monkeypatch):
+    before = (folder / "a" / "model" / "model.safetensors").read_bytes()
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert runs.main(["prune", str(folder)]) == 0
+    assert "nothing was removed" in capsys.readouterr().out
+    assert (folder / "a" / "checkpoint").is_dir()
+
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert runs.main(["prune", str(folder)]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert not (folder / "a" / "checkpoint").exists()
+    assert not (folder / "deep" / "b" / "checkpoint").exists()
+    assert (folder / "a" / "model" / "model.safetensors").read_bytes() == before
+    assert runs.main(["prune", str(folder), "--yes"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_is_not_pruned(folder):
+    (folder / "a" / "metrics.json").unlink()
+    assert runs.main(["prune", str(folder), "--yes"]) == 0
+    assert (folder / "a" / "checkpoint").is_dir()
+
+
+def test_unusable_folders(folder, tmp_path, capsys):
+    assert runs.main([str(tmp_path / "nowhere")]) == 2
+    (folder / "a" / "config.json").write_text('{"arch": "none", "gs": "wrap", "seed": 1}')
+    capsys.readouterr()
+    assert runs.main([str(folder)]) == 0
+    said = capsys.readouterr()
+    assert "is left out" in said.err
+    assert len(said.out.splitlines()) == 3
