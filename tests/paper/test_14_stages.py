@@ -527,5 +527,5 @@ def test_test_labels(grid, sample, checkpoint, tmp_path, capsys):
 
 def test_hand_in_of_nothing(capsys, sample):
     assert hand_in.main(["nowhere", "--data", str(sample)]) == 2
-    assert "holds no trained multi-task model" in capsys.readouterr().err
+    assert "nowhere: there is no such folder" in capsys.readouterr().err
     assert not Path("hand-in").exists()
