@@ -37,6 +37,7 @@ from multitask.runs.settings import (
     NONFINITE_CHOICES,
     SKIP,
     Settings,
+    is_on_sample,
     parse_batch_sizes,
 )
 from multitask.system import command, console, distributed
@@ -152,7 +153,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.tasks is not None:
         tasks = choose_tasks(arguments.tasks)
     data = default_data(tasks) if arguments.data is None else str(Path(arguments.data).resolve())
-    on_sample = data is None and not all(task.has_own_files for task in tasks)
+    on_sample = is_on_sample(data, tasks)
     model = arguments.model or (EMBEDDED if on_sample else DEFAULT_MODEL)
 
     values = {name: value for name, value in vars(arguments).items()

@@ -6,6 +6,7 @@ whose message is one line that names the file.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -100,6 +101,17 @@ def bounded_lines(file: TextIO, where: str) -> Iterator[str]:
         yield line
 
 
+def choice_hint(word: str, choices: Iterable[str]) -> str:
+    """What to take in place of a word that is none of the choices.
+
+    >>> choice_hint("lables", ["labels", "text"]), choice_hint("x", ["labels", "text"])
+    ('is labels meant?', 'choose from labels, text')
+    """
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, 1)
+    return f"is {close[0]} meant?" if close else f"choose from {', '.join(choices)}"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """Makes foreign text fit for an error: printable, in one line, without its middle if long.
 
@@ -161,6 +173,14 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     sync(target.parent)
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[TextIO]:
+    """Yields a UTF-8 file for rows of a table, which replaces `path` at the end; see `replacing`.
+    """
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def _is_stream(path: Path) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
 from minbert import __version__
+from minbert.files import choice_hint
 
 from .commands import COMMANDS, CONSOLE
 
@@ -28,9 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"is {close[0]} meant?" if close else f"choose from {', '.join(COMMANDS)}"
-        print(f"{CONSOLE}: there is no command {name!r}; {hint}", file=sys.stderr)
+        print(f"{CONSOLE}: there is no command {name!r}; {choice_hint(name, COMMANDS)}",
+              file=sys.stderr)
         return 2
     return importlib.import_module(COMMANDS[name].module).main(flags)
 

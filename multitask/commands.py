@@ -50,7 +50,7 @@ COMMANDS = {
 
 def is_console() -> bool:
     """Whether the installed program `minbert` is running."""
-    return Path(sys.argv[0]).stem == CONSOLE
+    return bool(sys.argv) and Path(sys.argv[0]).stem == CONSOLE
 
 
 def command_line(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minbert.files import replacing, write_text
+from minbert.files import rewriting, write_text
 from multitask.data.batching import TokenizedExamples
 from multitask.data.examples import Example
 from multitask.system.distributed import ALONE, Ranks
@@ -80,7 +80,7 @@ def write_predictions(path: Path, task: Task, examples: Sequence[Example],
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if task.has_own_files:
-        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        with rewriting(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "prediction"])
             for example, value in zip(examples, predictions.tolist(), strict=True):

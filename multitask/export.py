@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from minbert.files import user_path, write_text
+from minbert.sentences import POOLINGS
 from multitask.data.examples import Example
 from multitask.description import SAMPLE
-from multitask.exporting import FORMATS, POOLINGS
+from multitask.exporting import FORMATS
 from multitask.model import MultitaskBert
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
@@ -45,8 +46,7 @@ def build_parser() -> Parser:
                              "(default: pooler)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="the data to compare on (default: the run's own)")
-    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
-                        help="the run's tasks again, if their files have moved")
+    command.add_tasks_flag(parser)
     command.add_import_flag(parser)
     return parser
 
@@ -56,9 +56,7 @@ def export(arguments: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already: name a new folder")
     model = MultitaskBert.from_pretrained(run)
-    if arguments.task is None and len(model.tasks) > 1:
-        raise ValueError(f"--task is missing; the run's tasks are {', '.join(model.tasks)}")
-    task = model.task(arguments.task or next(iter(model.tasks)))
+    task = model.task(arguments.task)
     settings = settings_of_run(run, arguments.data, arguments.tasks)
     wanted = tuple(each for each in settings.tasks if each.name == task.name)
     settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
@@ -113,7 +111,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.export", sys.argv[1:] if argv is None else argv)
+    command.run_imports("multitask.export", argv)
     arguments = build_parser().parse_args(argv)
     return command.answer("multitask.export", lambda: export(arguments))
 

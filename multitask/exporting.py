@@ -5,7 +5,7 @@ Each format is one entry in FORMATS; nothing of those libraries is needed to wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from heads import OneLayerHead
 from heads.layers import FIRST_DROPOUT
-from minbert import BertModel
+from minbert import BertModel, BertOutput
 from minbert.checkpoints.pretrained import (
     CONFIG_FILE,
     FORMAT,
@@ -31,7 +31,6 @@ from .model import MultitaskBert
 from .tasks import Task
 
 AT_ONCE = 32  # examples per padded batch of a comparison
-POOLINGS = ("pooler", "cls", "mean")
 
 
 class Format(NamedTuple):
@@ -51,6 +50,21 @@ class Format(NamedTuple):
     use: str
 
 
+def _check_encoder(model: MultitaskBert) -> None:
+    if not isinstance(model.encoder, BertModel):
+        raise ValueError("the encoder is not minbert's own, so its format is not known here")
+
+
+def _encoded(folder: Path, model: MultitaskBert,
+             texts: Sequence[tuple[str, ...]]) -> Iterator[tuple[BertOutput, torch.Tensor]]:
+    """What the written encoder makes of the texts, in padded batches, and their masks."""
+    encoder = BertModel.from_pretrained(folder).eval()
+    for start in range(0, len(texts), AT_ONCE):
+        columns = zip(*texts[start:start + AT_ONCE], strict=True)
+        inputs = model.tokenizer(*map(list, columns), max_length=model.max_length)
+        yield encoder(**inputs), inputs["attention_mask"]
+
+
 # -------------------------------------------------------------------------------- transformers
 
 
@@ -63,8 +77,7 @@ def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch
     Raises:
         ValueError: the head or the pair encoding does not fit one linear layer on one input.
     """
-    if not isinstance(model.encoder, BertModel):
-        raise ValueError("the encoder is not minbert's own, so its format is not known here")
+    _check_encoder(model)
     if len(task.text) > 1 and not model.architecture.pairs_joined:
         raise ValueError(f"--arch {model.arch} encodes the two sentences of a pair apart, and "
                          "BertForSequenceClassification takes one input: train with --arch concatB")
@@ -108,15 +121,10 @@ def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: 
 def transformers_answers(folder: Path, model: MultitaskBert, task: Task,
                          examples: Sequence[Example], pooling: str) -> torch.Tensor:
     """(n, classes) probabilities, or (n, 1) numbers on the scale, from the written files."""
-    encoder = BertModel.from_pretrained(folder).eval()
     tensors = load_file(folder / SINGLE_FILE)
-    rows = []
-    for start in range(0, len(examples), AT_ONCE):
-        texts = zip(*(each.sentences for each in examples[start:start + AT_ONCE]), strict=True)
-        inputs = model.tokenizer(*map(list, texts), max_length=model.max_length)
-        rows.append(nn.functional.linear(encoder(**inputs).pooler_output,
-                                         tensors["classifier.weight"],
-                                         tensors["classifier.bias"]))
+    rows = [nn.functional.linear(out.pooler_output, tensors["classifier.weight"],
+                                 tensors["classifier.bias"])
+            for out, _ in _encoded(folder, model, [example.sentences for example in examples])]
     logits = torch.cat(rows)
     return logits.softmax(1) if task.classes else logits.clamp(*task.range)
 
@@ -135,8 +143,7 @@ def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
                                 pooling: str) -> None:
     """A folder for SentenceTransformer: the encoder, and a pooling; "pooler" is what was trained.
     """
-    if not isinstance(model.encoder, BertModel):
-        raise ValueError("the encoder is not minbert's own, so its format is not known here")
+    _check_encoder(model)
     model.encoder.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     hidden = model.encoder.config.hidden_size
@@ -166,19 +173,15 @@ def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
 def written_embeddings(folder: Path, model: MultitaskBert, task: Task,
                        examples: Sequence[Example], pooling: str) -> torch.Tensor:
     """(n, hidden) embeddings of the examples' first sentences, from the written files."""
-    encoder = BertModel.from_pretrained(folder).eval()
     rows = []
-    for start in range(0, len(examples), AT_ONCE):
-        texts = [example.sentences[0] for example in examples[start:start + AT_ONCE]]
-        inputs = model.tokenizer(texts, max_length=model.max_length)
-        hidden = encoder(**inputs).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        row = (hidden * mask).sum(1) / mask.sum(1) if pooling == "mean" else hidden[:, 0]
-        if pooling == "pooler":
-            dense = load_file(folder / "2_Dense" / SINGLE_FILE)
-            row = nn.functional.linear(row, dense["linear.weight"], dense["linear.bias"]).tanh()
-        rows.append(row)
-    return torch.cat(rows)
+    for out, mask in _encoded(folder, model, [example.sentences[:1] for example in examples]):
+        hidden, mask = out.last_hidden_state, mask.unsqueeze(-1)
+        rows.append((hidden * mask).sum(1) / mask.sum(1) if pooling == "mean" else hidden[:, 0])
+    vectors = torch.cat(rows)
+    if pooling == "pooler":
+        dense = load_file(folder / "2_Dense" / SINGLE_FILE)
+        vectors = nn.functional.linear(vectors, dense["linear.weight"], dense["linear.bias"]).tanh()
+    return vectors
 
 
 def run_embeddings(model: MultitaskBert, task: Task, examples: Sequence[Example],

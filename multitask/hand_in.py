@@ -23,7 +23,14 @@ from multitask.commands import command_line
 from multitask.data.examples import TEST_SPLIT, file_of
 from multitask.evaluation import describe, prediction_file
 from multitask.experiments.table import TABLE_FILE
-from multitask.runs.hand_in import PART_1_MODES, PART_1_TASKS, SPLITS, hand_in, part_1_file
+from multitask.runs.hand_in import (
+    PART_1_MODES,
+    PART_1_TASKS,
+    SPLITS,
+    hand_in,
+    part_1_file,
+    part_1_files,
+)
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.system import command
 from multitask.system.command import Parser
@@ -50,9 +57,7 @@ def build_parser() -> Parser:
                              "in one model (default: part2)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="the course's files (default: the run's own data)")
-    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
-                        help="the run's tasks again, if their files have moved (default: as they "
-                             "were)")
+    command.add_tasks_flag(parser)
     parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("hand-in"),
                         help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -82,9 +87,9 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> No
     settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=None)
 
     dataset = load_data(settings)
-    name = part_1_file(run) if is_part_1 else prediction_file
+    name = part_1_files(run) if is_part_1 else prediction_file
     scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device), name)
-    data = settings.data or ("the embedded sample" if settings.uses_sample else "its tasks' files")
+    data = settings.data_title
     print(f"{run} on {data}: dev {describe(scores['dev'])}")
     for path in files:
         print(path)
@@ -99,7 +104,7 @@ def report_missing(out: Path) -> None:
     """Names the files of part 1 that are not there yet, and the command that makes them."""
     for course_mode, mode in PART_1_MODES.items():
         for name in PART_1_TASKS:
-            files = [f"{course_mode}-{name}-{split}-out.csv" for split in SPLITS.values()]
+            files = [part_1_file(course_mode, name, split) for split in SPLITS.values()]
             missing = [file for file in files if not (out / file).is_file()]
             if missing:
                 print(f"still missing: {', '.join(missing)}; train with: "
@@ -108,7 +113,7 @@ def report_missing(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.hand_in", sys.argv[1:] if argv is None else argv)
+    command.run_imports("multitask.hand_in", argv)
     arguments = build_parser().parse_args(argv)
     return command.answer("multitask.hand_in", lambda: answer(arguments))
 

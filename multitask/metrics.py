@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import scipy  # scipy.stats loads at its first use, which keeps `--help` fast
 
+UNDEFINED = "{}'s correlation is undefined for constant values"
+
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Share of predictions equal to their label."""
@@ -38,26 +40,26 @@ def _f1_of(number: float, predictions: np.ndarray, labels: np.ndarray) -> float 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float | None:
     """Pearson's correlation; undefined where one side is constant."""
-    return _correlation("Pearson", lambda *sides: scipy.stats.pearsonr(*sides), predictions, labels)
+    return _defined(UNDEFINED.format("Pearson"),
+                    correlation(scipy.stats.pearsonr, predictions, labels))
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float | None:
     """Spearman's rank correlation; undefined where one side is constant."""
-    return _correlation("Spearman", lambda *sides: scipy.stats.spearmanr(*sides), predictions,
-                        labels)
+    return _defined(UNDEFINED.format("Spearman"),
+                    correlation(scipy.stats.spearmanr, predictions, labels))
 
 
-def _correlation(name: str, of: Callable, predictions: np.ndarray,
-                 labels: np.ndarray) -> float | None:
-    value = None
-    if len(labels) >= 2 and np.ptp(predictions) > 0 and np.ptp(labels) > 0:
-        value = float(of(np.float64(predictions), np.float64(labels)).statistic)
-    return _defined(f"{name}'s correlation is undefined for constant values", value)
+def correlation(of: Callable, x: np.ndarray, y: np.ndarray) -> float | None:
+    """One of scipy's correlations of two (n,) arrays; None, in silence, where it is undefined."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(of(np.float64(x), np.float64(y)).statistic)
 
 
 def _defined(reason: str, value: float | None) -> float | None:
     if value is None:
-        warnings.warn(f"{reason}; it counts as 0", stacklevel=4)
+        warnings.warn(f"{reason}; it counts as 0", stacklevel=3)
     return value
 
 

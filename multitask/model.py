@@ -252,8 +252,12 @@ class MultitaskBert(nn.Module):
         names = np.array(self.task(task).labels)
         return Predictions(names[found.astype(int)], probabilities.numpy())
 
-    def task(self, name: str) -> Task:
-        """The task of that name; ValueError if the model has none."""
+    def task(self, name: str | None) -> Task:
+        """The task of that name; None is its only task. ValueError if there is none such."""
+        if name is None:
+            if len(self.tasks) > 1:
+                raise ValueError(f"--task is missing; the run's tasks are {', '.join(self.tasks)}")
+            [name] = self.tasks
         if name not in self.tasks:
             raise ValueError(f"the model has no task {name!r}; its tasks are "
                              f"{', '.join(self.tasks)}")
@@ -287,7 +291,7 @@ class MultitaskBert(nn.Module):
         batches = ranks.share(examples.by_length(size))
         logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32)
         own_bar = Progress(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
-                       delay=1, disable=bar is not None or not ranks.writes)
+                           delay=1, disable=bar is not None or not ranks.writes)
 
         with evaluating(self), own_bar:
             for indices in batches:

@@ -11,16 +11,17 @@ import os
 import sys
 from pathlib import Path
 
+from .commands import is_console
+
 # GNU's OpenMP, in Linux builds of torch; Intel's and LLVM's, elsewhere: milliseconds
 SHORT_SPIN = {"GOMP_SPINCOUNT": "1500", "KMP_BLOCKTIME": "1"}
 COMMAND = "train_multitask.py"
-CONSOLE = "minbert"
 
 
 def spin_briefly_in_commands() -> None:
     """Sets the variables, unless this is a user's program or the user has set one of them."""
     name = sys.argv[0] if sys.argv else ""
     # "-m": python -m multitask.…
-    is_command = name == "-m" or Path(name).name == COMMAND or Path(name).stem == CONSOLE
+    is_command = name == "-m" or Path(name).name == COMMAND or is_console()
     if is_command and not os.environ.keys() & {*SHORT_SPIN, "OMP_WAIT_POLICY"}:
         os.environ.update(SHORT_SPIN)

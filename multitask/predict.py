@@ -19,12 +19,12 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from minbert.files import check_count, replacing, user_path
+from minbert.files import check_count, rewriting, user_path
 from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, STDIN, read_rows
 from multitask.description import SAMPLE
@@ -149,19 +149,13 @@ def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
             yield {**row, **added_columns(asker.tasks, answers)}
 
     rows = with_answers()
-    with nullcontext(sys.stdout) if path == STDIN else _replaced(path) as file:
+    with nullcontext(sys.stdout) if path == STDIN else rewriting(path) as file:
         if path.suffix.lower() in JSON_ENDINGS:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _write_delimited(file, DELIMITERS.get(path.suffix.lower(), "\t"), columns, rows)
     return count
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[TextIO]:
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        yield file
 
 
 def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None,
@@ -216,19 +210,11 @@ def check_usage(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output {output} is the input: name another file")
 
 
-def tasks_of(model: MultitaskBert, names: str | None) -> list[Task]:
-    """The tasks that --task names. Raises ValueError if it has to and does not, or for others."""
-    if names is None and len(model.tasks) > 1:
-        raise ValueError(f"--task is missing; the run's tasks are {', '.join(model.tasks)}")
-    if names is None:
-        return list(model.tasks.values())
-    return [model.task(name.strip()) for name in names.split(",")]
-
-
 def predict(arguments: argparse.Namespace) -> int:
     check_usage(arguments)
     model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
-    asker = Asker(model, tasks_of(model, arguments.task), arguments.batch_size)
+    names = [None] if arguments.task is None else map(str.strip, arguments.task.split(","))
+    asker = Asker(model, [model.task(name) for name in names], arguments.batch_size)
     if model.data == SAMPLE:
         print("note: this model was trained on the embedded sample, sentences made up by rule: its "
               "answers say little about real ones", file=sys.stderr)
@@ -275,7 +261,7 @@ def print_answers(tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.predict", sys.argv[1:] if argv is None else argv)
+    command.run_imports("multitask.predict", argv)
     arguments = build_parser().parse_intermixed_args(argv)  # sentences may follow --task
     return command.answer("multitask.predict", lambda: predict(arguments))
 

@@ -14,12 +14,11 @@ relative to the TOML file.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from minbert.files import one_line, user_path
+from minbert.files import choice_hint, one_line, user_path
 
 from .tasks import BUILT_IN, NLI, Task
 
@@ -85,9 +84,7 @@ def _task(path: Path, name: str, table: object) -> Task:
                          "name, above its keys")
     for key in table:
         if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, 1)
-            hint = f"; is {close[0]} meant?" if close else f"; choose from {', '.join(KEYS)}"
-            raise ValueError(f"{where}: unknown key {one_line(key)}{hint}")
+            raise ValueError(f"{where}: unknown key {one_line(key)}; {choice_hint(key, KEYS)}")
     for key in ("kind", "text", "label", "train"):
         if key not in table:
             raise ValueError(f"{where}: {key} is missing; required are kind, text, label and train")

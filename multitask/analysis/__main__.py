@@ -61,15 +61,14 @@ def build_parser() -> Parser:
     parser.add_argument("run", type=user_path, help="the folder of a finished run")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="other data than the run's own")
-    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
-                        help="the run's tasks again, if their files have moved")
+    command.add_tasks_flag(parser)
     command.add_import_flag(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.analysis", sys.argv[1:] if argv is None else argv)
+    command.run_imports("multitask.analysis", argv)
     arguments = build_parser().parse_args(argv)
 
     def analyse_it() -> int:

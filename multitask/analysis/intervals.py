@@ -47,9 +47,7 @@ def of_mean(values: np.ndarray) -> Interval:
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     """Pearson's correlation of two (n,) arrays; None, without a warning, where it is undefined."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(scipy.stats.pearsonr(np.float64(x), np.float64(y)).statistic)
+    return metrics.correlation(scipy.stats.pearsonr, x, y)
 
 
 def of_correlation(x: np.ndarray, y: np.ndarray) -> Interval:

@@ -151,6 +151,14 @@ def _warn_of_absent_classes(task: Task, examples: list[Example], path: Path) -> 
                       f"{', '.join(map(repr, absent))}, so it cannot be learnt", stacklevel=2)
 
 
+def label_of(task: Task, text: str, place: str) -> float:
+    """A label as a file writes it → a number. Raises ValueError, which names the place."""
+    try:
+        return task.parse_label(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: {task.label} is {reprlib.repr(text)}, {error}") from None
+
+
 def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Examples:
     """Reads one file's examples in file order.
 
@@ -169,8 +177,7 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
     first_lines: dict[str, int] = {}
     repeated: dict[str, int] = {}
 
-    scalars = (task.id, task.label)
-    rows = read_rows(user_path(path), columns, [name for name in columns if name in scalars])
+    rows = read_rows(user_path(path), columns, scalars=(task.id, task.label))
     for number, (line, row) in enumerate(rows, start=1):
         name = row[task.id] if task.id else str(number)
         if first_lines.setdefault(name, line) != line:
@@ -187,16 +194,13 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
         if not text:
             examples.left_out += 1
             continue
-        try:
-            label = task.parse_label(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {task.label} is {reprlib.repr(text)}, "
-                             f"{error}") from None
+        label = label_of(task, text, f"{path}, line {line}")
         examples.append(Example(name, sentences, label))
 
-    empty = sum(1 for example in examples if not any(map(str.strip, example.sentences)))
-    if empty and task.has_own_files:
-        warnings.warn(f"{path}: {empty} rows have no text; they are kept", stacklevel=2)
+    if task.has_own_files:
+        empty = sum(1 for example in examples if not any(map(str.strip, example.sentences)))
+        if empty:
+            warnings.warn(f"{path}: {empty} rows have no text; they are kept", stacklevel=2)
     if examples.left_out:
         warnings.warn(f"{path}: left out {examples.left_out} rows with a blank {task.label}",
                       stacklevel=2)

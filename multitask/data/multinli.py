@@ -7,7 +7,6 @@ multinli_1.0.zip, in DATA or DATA/multinli. The zip is read in place.
 from __future__ import annotations
 
 import io
-import reprlib
 import warnings
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from minbert.files import bounded_lines, one_line, user_path
 from multitask.commands import command_line
 from multitask.tasks import NLI
 
-from .examples import Example, Examples
+from .examples import Example, Examples, label_of
 from .tables import read_json_lines
 
 FOLDER, ZIP_FILE = "multinli", "multinli_1.0.zip"
@@ -55,11 +54,7 @@ def read_multinli(data: Path, name: str) -> Examples:
                     blank += 1
                 continue
 
-            try:
-                label = NLI.parse_label(text)
-            except ValueError as error:
-                raise ValueError(f"{where}, line {line}: {NLI.label} is "
-                                 f"{reprlib.repr(text)}, {error}") from None
+            label = label_of(NLI, text, f"{where}, line {line}")
             sentences = tuple(row[column] for column in NLI.text)
             examples.append(Example(one_line(row.get(NLI.id, line)), sentences, label))
 

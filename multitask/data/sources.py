@@ -226,8 +226,8 @@ def _write(response: requests.Response, partial: Path, start: int, size: int | N
         total = done + int(response.headers["Content-Length"])
 
     bar = Progress(desc=partial.name.removesuffix(".partial"), initial=done, total=total, unit="B",
-               unit_scale=True, unit_divisor=1024,
-               disable=total is not None and total <= SILENT_BYTES)
+                   unit_scale=True, unit_divisor=1024,
+                   disable=total is not None and total <= SILENT_BYTES)
     with bar, partial.open("ab" if resumed else "wb") as file:
         for block in response.iter_content(BLOCK_BYTES):
             file.write(block)

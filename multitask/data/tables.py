@@ -100,6 +100,7 @@ def _read_delimited(lines: Iterator[str], first: str, where: str,
         header = next(reader, None)
         _check_header(header, columns, where)
         names = _unique(header)
+        places = {column: header.index(column) for column in columns}
 
         line = reader.line_num + 1
         blank = 0  # the first of the blank lines that have just been read
@@ -109,7 +110,7 @@ def _read_delimited(lines: Iterator[str], first: str, where: str,
                 if blank and len(header) == 1:
                     raise ValueError(f"{where}, line {blank}: a blank line between rows; write "
                                      'an empty sentence as "", or remove the line')
-                _check_fields(fields, header, columns, f"{where}, line {line}")
+                _check_fields(fields, header, places, f"{where}, line {line}")
                 yield line, dict(itertools.zip_longest(names, fields, fillvalue=""))
             elif not blank:
                 blank = line
@@ -141,15 +142,14 @@ def _whole_lines(lines: Iterator[str], where: str) -> Iterator[str]:
         yield line
 
 
-def _check_fields(fields: list[str], header: list[str], columns: Sequence[str],
+def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
                   where: str) -> None:
     amiss = "is a delimiter or a quotation mark missing?"
     if len(fields) > len(header):
         raise ValueError(f"{where}: more fields than the header has, {len(fields)} for "
                          f"{len(header)}; {amiss}")
 
-    for column in columns:
-        place = header.index(column)
+    for column, place in places.items():
         if place >= len(fields):
             raise ValueError(f"{where}: no field for column {column!r}, only {len(fields)} for "
                              f"{len(header)}; {amiss}")

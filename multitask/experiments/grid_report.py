@@ -10,6 +10,7 @@ from minbert.files import write_text
 from multitask.reports import figures
 from multitask.reports.page import figure, grid, heading, page, paragraph
 from multitask.reports.page import table as html_table
+from multitask.reports.text import metric_title
 from multitask.tasks import TASKS
 
 from . import table
@@ -60,7 +61,7 @@ def score_table(results: dict, arch: str, best: dict) -> str:
 
 def cells_plot(results: dict, name: str) -> Figure:
     """Our score against the paper's, one point an experiment, by architecture."""
-    metric = TASKS[name].metric.replace("pearson", "Pearson")
+    metric = metric_title(TASKS[name].metric)
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,
                                                   strict=False):

@@ -89,7 +89,7 @@ class Pretraining:
         begun = time.monotonic()
 
         bar = Progress(total=self.steps, initial=self.step, desc="pretrain", unit="step",
-                   smoothing=0.05)
+                       smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as pool:
             # on a CPU a second thread would slow the step down
             if self.trainer.device.type != "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from minbert.files import write_text
@@ -12,11 +12,10 @@ from multitask.analysis.paper_results import method_of, paper_scores
 from multitask.tasks import Task, are_the_papers
 
 from . import figures
-from .dev_set_report import predictions, shared_sentences, where_it_succeeds, worst_errors
+from .dev_set_report import Tasks, predictions, shared_sentences, where_it_succeeds, worst_errors
 from .page import figure, grid, heading, page, paragraph, table
 from .text import duration, metric_of, number, span
 
-Tasks = Mapping[str, Task]
 MOST_PAIRS = 6  # of tasks, that a figure can tell apart
 STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuning",
                 "fl": "final-layer fine-tuning"}

@@ -22,15 +22,16 @@ PART_1_TASKS = ("sst", "cfimdb")
 PART_1_MODES = {"full-model": "full", "last-linear-layer": "last-layer"}  # the course's name: ours
 
 
-def part_1_file(run: Path) -> Callable[[Path, Task, str], Path]:
-    """How the course names the files of this run, full-model-sst-dev-out.csv and the like."""
+def part_1_file(mode: str, task: str, split: str) -> str:
+    """full-model-sst-dev-out.csv and the like; mode: a key of PART_1_MODES."""
+    return f"{mode}-{task}-{split}-out.csv"
+
+
+def part_1_files(run: Path) -> Callable[[Path, Task, str], Path]:
+    """How the course names the files of this run: (folder, task, split) → file."""
     is_last_layer = Settings.load(run / CONFIG_FILE).stages == ("fl",)
     mode = "last-linear-layer" if is_last_layer else "full-model"
-
-    def name(folder: Path, task: Task, split: str) -> Path:
-        return folder / f"{mode}-{task.name}-{split}-out.csv"
-
-    return name
+    return lambda folder, task, split: folder / part_1_file(mode, task.name, split)
 
 
 def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device,

@@ -89,7 +89,7 @@ def settings_of_run(run: Path, data: str | Path | None = None,
     """The settings with which to read a run's data again: all tasks' examples, without MultiNLI.
 
     Args:
-        run: a run's folder, or a model's folder if `data` is given.
+        run: a run's folder, or one that holds its model/ alone if `data` is given.
         data: a folder in place of the run's own.
         tasks: as --tasks names them, if their files have moved.
 
@@ -102,8 +102,8 @@ def settings_of_run(run: Path, data: str | Path | None = None,
         raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
     else:
         model = MultitaskBert.from_pretrained(run)
-        tasks = tuple(model.tasks.values())
-        settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True, tasks=tasks)
+        settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,
+                            tasks=tuple(model.tasks.values()))
     if data is not None:
         settings = dataclasses.replace(settings, data=str(data))
     if tasks is not None:
@@ -172,11 +172,10 @@ def tokenize(model: MultitaskBert, dataset: Dataset) -> Tokens:
 def describe_data(settings: Settings, dataset: Dataset) -> str:
     """Which data were taken, and how to take others."""
     counts = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in dataset.items())
+    others = "; --data FOLDER takes others" if settings.data else ""
     if settings.uses_sample:
-        return f"{SAMPLE} ({counts} training examples); --data FOLDER takes the course's files"
-    if settings.data is None:
-        return f"the tasks' own files ({counts} training examples)"
-    return f"{settings.data} ({counts} training examples); --data FOLDER takes others"
+        others = "; --data FOLDER takes the course's files"
+    return f"{settings.data_title} ({counts} training examples){others}"
 
 
 def describe_model(settings: Settings, model: MultitaskBert) -> str:

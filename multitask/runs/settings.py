@@ -12,7 +12,7 @@ from pathlib import Path
 from heads import ARCHITECTURES
 from minbert.files import one_line, read_object, write_json
 from multitask.data.sampling import ROUND_ROBINS
-from multitask.description import tasks_from
+from multitask.description import SAMPLE, tasks_from
 from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS, Task
 from optim import SCHEDULES, SURGERY
@@ -131,8 +131,12 @@ class Settings:
 
     @property
     def uses_sample(self) -> bool:
-        """Whether a task's examples come from the embedded sample."""
-        return self.data is None and not all(task.has_own_files for task in self.tasks)
+        return is_on_sample(self.data, self.tasks)
+
+    @property
+    def data_title(self) -> str:
+        """The data in words."""
+        return self.data or (SAMPLE if self.uses_sample else "the tasks' own files")
 
     def save(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))
@@ -145,6 +149,11 @@ class Settings:
         except (TypeError, ValueError) as error:
             reason = one_line(error)
             raise ValueError(f"{path} is not the config.json of a run ({reason})") from None
+
+
+def is_on_sample(data: str | None, tasks: Sequence[Task]) -> bool:
+    """Whether a task's examples come from the embedded sample."""
+    return data is None and not all(task.has_own_files for task in tasks)
 
 
 def expand_paths(settings: object, names: Sequence[str]) -> None:

@@ -99,8 +99,8 @@ class Stage:
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         smooth: dict[str, float] = {}
         with Progress(total=end - first, initial=self.steps - first, unit="step",
-                  desc=f"{self.name} epoch {self.epoch}/{epochs}",
-                  disable=not self.run.ranks.writes) as bar:
+                      desc=f"{self.name} epoch {self.epoch}/{epochs}",
+                      disable=not self.run.ranks.writes) as bar:
             while self.steps < end:
                 with defer_signals():
                     losses, examples_per_second = self._train_step()

@@ -105,13 +105,20 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
                              "task, see docs/how-to/extend.md; may be repeated (default: none)")
 
 
-def run_imports(name: str, argv: Sequence[str]) -> None:
+def add_tasks_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
+                        help="the run's tasks again, if their files have moved (default: as they "
+                             "were)")
+
+
+def run_imports(name: str, argv: Sequence[str] | None) -> None:
     """Runs the files that --import names, before other flags are read: they may add to choices.
 
     Exits with status 2, and the reason in one line, if one fails.
 
     Args:
         name: of the command; the reason begins with it.
+        argv: None is the command line.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])

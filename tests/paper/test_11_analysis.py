@@ -345,8 +345,8 @@ def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
 
 def test_constant_answers_have_no_correlation_and_nothing_breaks(sample):
     dataset, logits = sample
-    found = analyse(TASKS, dataset, {name: torch.zeros_like(values) for name, values in logits.items()},
-                    resamples=20)
+    zeros = {name: torch.zeros_like(values) for name, values in logits.items()}
+    found = analyse(TASKS, dataset, zeros, resamples=20)
     sts = found["tasks"]["sts"]
     assert sts["score"] is None
     assert sts["interval"] is None

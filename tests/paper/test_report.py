@@ -66,7 +66,8 @@ def small_analysis(sentence=NASTY, n=40):
 
 def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS,
             analysis=None) -> str:
-    write_report(tmp_path / "report.html", tuple(TASKS.values()), settings, metrics, steps, epochs, analysis)
+    write_report(tmp_path / "report.html", tuple(TASKS.values()), settings, metrics, steps, epochs,
+                 analysis)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -228,8 +229,8 @@ def test_a_perfect_model_has_no_errors_to_show(tmp_path):
     logits = {"sst": torch.eye(5)[[0, 1, 0, 1]],
               "para": torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]),
               "sts": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
-    found = analyse(TASKS, {name: {"train": rows, "dev": rows} for name, rows in examples.items()}, logits,
-                    resamples=20)
+    dataset = {name: {"train": rows, "dev": rows} for name, rows in examples.items()}
+    found = analyse(TASKS, dataset, logits, resamples=20)
     assert Reader(written(tmp_path, analysis=found)).open == []
 
 

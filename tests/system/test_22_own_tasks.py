@@ -323,6 +323,18 @@ def test_a_run_describes_itself(one_task, tmp_path):
         assert path.read_bytes() == (Path("moved/predictions") / path.name).read_bytes()
 
 
+def test_a_model_folder_alone(small_data, capsys):
+    """Without the run's config.json, --data says where the examples are."""
+    assert run("--data", small_data, *SCRATCH, "--max-steps", 1, "--out", "run") == 0
+    shutil.copytree("run/model", "given/model")
+    assert hand_in.main(["given", "--data", str(small_data), "--out", "files"]) == 0
+    for path in Path("files").iterdir():
+        assert path.read_bytes() == (Path("run/predictions") / path.name).read_bytes()
+    capsys.readouterr()
+    assert hand_in.main(["given", "--out", "files"]) == 2
+    assert "name them with --data" in capsys.readouterr().err
+
+
 def test_same_as_a_program(reviews):
     """The run's losses are those of a loop over MultitaskBert with a Task made by hand."""
     assert run("--tasks", reviews, *SCRATCH, "--out", "one") == 0

@@ -14,8 +14,8 @@ TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert"
 # a package or module of multitask → what is right below it; it may import all that is below it
 BELOW = {
     "metrics": set(),
-    "openmp": set(),
     "commands": set(),
+    "openmp": {"commands"},
     "system": {"commands"},
     "kinds": {"metrics"},
     "tasks": {"kinds"},
