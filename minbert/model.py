@@ -203,8 +203,8 @@ class BertModel(nn.Module):
                              f"max_position_embeddings is {longest}: truncate with the "
                              "tokenizer's max_length")
 
-        if input_ids.device.type != "cpu":
-            return  # looking at values would make an accelerator wait
+        if input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return  # an accelerator would have to wait for the values; a traced graph has none
         if attention_mask.is_floating_point() and attention_mask.min() < 0:
             raise ValueError("attention_mask has negative numbers: expected 1 for real tokens and "
                              "0 for padding, not a mask that is added to scores")

@@ -34,7 +34,7 @@ COMMANDS = {
     "runs": Command("multitask.runs.__main__", "python -m multitask.runs",
                     "list runs; remove checkpoints that are not needed"),
     "export": Command("multitask.export", "python -m multitask.export",
-                      "write one task for transformers or sentence-transformers"),
+                      "write one task for transformers, sentence-transformers or ONNX"),
     "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",
                        "write a run's prediction files for the course"),
     "analysis": Command("multitask.analysis.__main__", "python -m multitask.analysis",

@@ -1,11 +1,12 @@
-"""Write one task of a trained run for transformers or sentence-transformers.
+"""Write one task of a trained run for transformers, sentence-transformers or onnxruntime.
 
     python -m multitask.export RUN OUT --task sst --to transformers
     python -m multitask.export RUN OUT --task sts --to sentence-transformers --pooling mean
+    python -m multitask.export RUN OUT --task para --to onnx
 
 OUT is then what AutoModelForSequenceClassification, pipeline() and CrossEncoder open, or
-SentenceTransformer. What was written is compared with the run on dev examples, and OUT/README.md
-is a model card.
+SentenceTransformer, or two graphs for onnxruntime, in float32 and int8. What was written is
+compared with the run on dev examples, and OUT/README.md is a model card.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from multitask.system.command import Parser
 from multitask.tasks import Task
 
 COMPARED = 500  # dev examples at most
+ANSWERS = "text-classification"  # what is exported answers the task, so it has a score
 
 
 def build_parser() -> Parser:
@@ -64,12 +66,16 @@ def export(arguments: argparse.Namespace) -> int:
 
     form = FORMATS[arguments.to]
     form.write(model, task, out, arguments.pooling)
-    theirs = form.theirs(out, model, task, dev, arguments.pooling)
     ours = form.ours(model, task, dev, arguments.pooling)
-    facts = [f"largest difference on {len(dev):,} dev examples: {(theirs - ours).abs().max():.1e}"]
-    if arguments.to == "transformers":
-        scores = [score_of(task, values, dev) for values in (ours, theirs)]
-        facts.append(f"{task.metric}: {scores[0]} in the run, {scores[1]} in {out.name}")
+    facts = [f"{len(dev):,} dev examples"]
+    if form.tag == ANSWERS:
+        facts.append(f"the run: {task.metric} {score_of(task, ours, dev)}")
+    for name, theirs in form.theirs(out, model, task, dev, arguments.pooling).items():
+        score = f"{task.metric} {score_of(task, theirs, dev)}, " if form.tag == ANSWERS else ""
+        facts.append(f"{name}: {score}largest difference {(theirs - ours).abs().max():.1e}")
+        if form.tag == ANSWERS and task.classes:
+            others = int((theirs.argmax(1) != ours.argmax(1)).sum())
+            facts[-1] += f", {others:,} other labels"
     for fact in facts:
         print(fact)
     write_text(out / "README.md", card(arguments, model, task, settings, facts))
@@ -86,10 +92,7 @@ def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
 def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settings: Settings,
          facts: list[str]) -> str:
     """The model card: what it is, how to use it, data, settings, scores, limits."""
-    example = '"A film worth seeing twice."'
-    if len(task.text) > 1:
-        example = '{"text": "A dog runs.", "text_pair": "A dog is running."}'
-    use = FORMATS[arguments.to].use.replace("FOLDER", arguments.out.name)
+    form = FORMATS[arguments.to]
     data = model.data or ", ".join(filter(None, [Path(task.train).name, Path(task.dev).name]))
     limits = [f"- Inputs are cut at {model.max_length} tokens.",
               "- The epoch was selected on the dev set, which flatters the score."]
@@ -97,12 +100,12 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
         limits.append("- It was trained on sentences made up by rule: its answers say little about "
                       "real ones.")
     base = settings.model or settings.start
-    tag = "text-classification" if arguments.to == "transformers" else "sentence-similarity"
     return "\n".join([
-        "---", f"library_name: {arguments.to}", f"pipeline_tag: {tag}", "---", "",
+        "---", f"library_name: {arguments.to}", f"pipeline_tag: {form.tag}", "---", "",
         f"# {task.title}", "",
         f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)}), from {base}.",
-        f"Labels: {task.meaning}.", "", "```python", use.replace("EXAMPLE", example), "```", "",
+        f"Labels: {task.meaning}.", "", "```python",
+        form.use(model, task, arguments.out.name), "```", "",
         "## Data", "", f"{data}.", "", "## Settings", "",
         f"--arch {settings.arch}, --gs {settings.gs}, lr {settings.lr:g}, {settings.epochs} "
         f"epochs, seed {settings.seed}, {model.precision}.", "",

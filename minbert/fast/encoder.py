@@ -21,9 +21,10 @@ def applies(model: nn.Module) -> bool:
     """Whether the fast forms may stand in for BertModel.forward.
 
     They may unless plain forms are asked for, they compute something else than the book (see
-    check.py), or somebody changed the way in which this model's layers are called.
+    check.py), torch is tracing the model, or somebody changed the way in which this model's layers
+    are called.
     """
-    if is_plain() or check.is_running():
+    if is_plain() or check.is_running() or torch.compiler.is_compiling():
         return False
     reference = check.reference_of(model)
     return reference is not None and all(_is_called_as_built(part, reference)

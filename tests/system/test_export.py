@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import train_multitask
+from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, export
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -90,6 +93,50 @@ def test_sentence_transformer(runs, tmp_path, pooling):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("run", "task", "texts"), [
+    ("concatA", "para", PAIRS), ("concatB", "sst", TEXTS), ("concatB_al", "sts", PAIRS)])
+def test_onnx(runs, tmp_path, run, task, texts, capsys):
+    """Any architecture, number of texts and length; the card's program prints the answer."""
+    import onnxruntime
+
+    out = exported(runs, tmp_path / "out", run, "--task", task, "--to", "onnx")
+    assert "model-int8.onnx: " in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    model = MultitaskBert.from_pretrained(runs / run)
+    for some in (texts, texts[:1]):
+        labels, probabilities = model.predict(task, some)
+        expected = labels[:, None] if probabilities is None else probabilities
+        rows = [text for pair in some for text in pair] if run == "concatA" else some
+        inputs = {name: value.numpy() for name, value in model.tokenizer(rows).items()}
+        np.testing.assert_allclose(session.run(None, inputs)[0], expected, atol=2e-6)
+
+    program = re.search("```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)[1]
+    exec(program.replace('"out/', f'"{out}/'), {})
+    printed = capsys.readouterr().out
+    text = TEXTS[0] if task == "sst" else PAIRS[0]
+    labels, probabilities = model.predict(task, [text])
+    expected = labels if probabilities is None else probabilities[0]
+    np.testing.assert_allclose(np.fromstring(printed.strip("[] \n"), sep=" "), expected, atol=1e-5)
+
+
+def test_onnx_is_missing(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert export.main([str(runs / "wide"), str(tmp_path / "out"), "--to", "onnx"]) == 2
+    assert "pip install 'minbert[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_torch_traces_the_encoder():
+    """One graph for any batch: torch.compile needs no second form of the model."""
+    encoder = BertModel.from_pretrained("minbert-mini")
+    tokenizer = BertTokenizer.from_pretrained("minbert-mini")
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    for texts in (TEXTS, TEXTS[:1]):
+        inputs = tokenizer(texts)
+        torch.testing.assert_close(compiled(**inputs).pooler_output,
+                                   encoder(**inputs).pooler_output)
+
+
 def test_what_does_not_fit(runs, tmp_path, capsys):
     for arch, task, message in (("concatA", "para", "encodes the two sentences of a pair apart"),
                                 ("concatB_al", "sst", "has more than one layer"),
@@ -108,6 +155,6 @@ def test_model_card(runs, tmp_path):
     out = exported(runs, tmp_path / "out", "wide")
     card = (out / "README.md").read_text()
     for text in ("# wide", "Labels: -10 to 90.", "## Limits", "pipeline",
-                 "largest difference", "pearson:"):
+                 "largest difference", "pearson 0."):
         assert text in card
     assert json.loads((out / "config.json").read_text())["problem_type"] == "regression"

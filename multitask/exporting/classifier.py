@@ -1,0 +1,99 @@
+"""A task as BertForSequenceClassification, for transformers' pipeline() and CrossEncoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from heads import OneLayerHead
+from heads.layers import FIRST_DROPOUT
+from minbert.checkpoints.pretrained import (
+    CONFIG_FILE,
+    FORMAT,
+    SINGLE_FILE,
+    config_of,
+    tensors_of,
+)
+from minbert.files import write_json, write_tensors
+from multitask.data.examples import Example
+from multitask.kinds import SCALE_TOP
+from multitask.model import MultitaskBert
+from multitask.tasks import Task
+
+from .comparing import check_encoder, written_outputs
+
+
+def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (labels, hidden) and bias of the linear layer that gives a task's answers.
+
+    yes_no becomes two labels, with logits 0 and z: their softmax is 1 − σ(z) and σ(z). A scale's
+    points are mapped to its range.
+
+    Raises:
+        ValueError: the head or the pair encoding does not fit one linear layer on one input.
+    """
+    check_encoder(model)
+    if len(task.text) > 1 and not model.architecture.pairs_joined:
+        raise ValueError(f"--arch {model.arch} encodes the two sentences of a pair apart, and "
+                         "BertForSequenceClassification takes one input: train with --arch concatB")
+    head = model.heads[task.name]
+    if not isinstance(head, OneLayerHead):
+        raise ValueError(f"the head of --arch {model.arch} has more than one layer, and "
+                         "BertForSequenceClassification has one: train with --arch concatB")
+
+    linear = next(part for part in head if isinstance(part, nn.Linear))
+    weight, bias = linear.weight.detach().cpu(), linear.bias.detach().cpu()
+    if task.classes == 2 and task.outputs == 1:
+        return torch.cat([torch.zeros_like(weight), weight]), torch.cat([bias * 0, bias])
+    if not task.classes:
+        low, high = task.range
+        unit = (high - low) / SCALE_TOP
+        return weight * unit, bias * unit + low
+    return weight.clone(), bias.clone()
+
+
+def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> None:
+    """A folder for AutoModelForSequenceClassification, pipeline() and CrossEncoder."""
+    weight, bias = classifier_of(model, task)
+    tensors = {f"bert.{name}": value for name, value in tensors_of(model.encoder).items()}
+    tensors |= {"classifier.weight": weight, "classifier.bias": bias}
+
+    labels = list(task.labels) if task.classes else [task.name]
+    config = {
+        **config_of(model.encoder), "architectures": ["BertForSequenceClassification"],
+        "classifier_dropout": FIRST_DROPOUT,
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "problem_type": "single_label_classification" if task.classes else "regression"}
+    if not task.classes:  # else CrossEncoder would apply a sigmoid to a single output
+        config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    model.tokenizer.save_pretrained(folder)
+    write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
+    write_json(folder / CONFIG_FILE, config)
+
+
+@torch.no_grad()
+def transformers_answers(folder: Path, model: MultitaskBert, task: Task,
+                         examples: Sequence[Example], pooling: str) -> dict[str, torch.Tensor]:
+    """(n, classes) probabilities, or (n, 1) numbers on the scale, from the written files."""
+    tensors = load_file(folder / SINGLE_FILE)
+    rows = [nn.functional.linear(out.pooler_output, tensors["classifier.weight"],
+                                 tensors["classifier.bias"])
+            for out, _ in written_outputs(folder, model, examples)]
+    logits = torch.cat(rows)
+    return {SINGLE_FILE: logits.softmax(1) if task.classes else logits.clamp(*task.range)}
+
+
+def transformers_use(model: MultitaskBert, task: Task, folder: str) -> str:
+    """Python that opens the folder."""
+    example = '"A film worth seeing twice."'
+    if len(task.text) > 1:
+        example = '{"text": "A dog runs.", "text_pair": "A dog is running."}'
+    return f"""from transformers import pipeline
+
+classify = pipeline("text-classification", "{folder}")
+print(classify({example}))"""
