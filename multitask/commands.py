@@ -31,6 +31,8 @@ COMMANDS = {
                      "train a model on one task or several"),
     "predict": Command("multitask.predict", "python -m multitask.predict",
                        "ask a trained run"),
+    "serve": Command("multitask.serve", "python -m multitask.serve",
+                     "show a trained run on a page, with a JSON API"),
     "runs": Command("multitask.runs.__main__", "python -m multitask.runs",
                     "list runs; remove checkpoints that are not needed"),
     "export": Command("multitask.export", "python -m multitask.export",

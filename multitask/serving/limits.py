@@ -1,0 +1,110 @@
+"""Bounds of the server: how large a request may be, how long it may take, how many may wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import HTTPException
+
+Message = MutableMapping[str, Any]
+Answer = TypeVar("Answer")
+
+BODY = 256 * 1024      # bytes
+BODY_SECONDS = 10.0    # for a body to arrive
+WAITING = 32           # requests that wait for their turn; the next is told to come back
+WAITING_SECONDS = 30.0
+CONNECTIONS = 128
+
+HEADERS = {
+    # the page takes nothing from elsewhere, and nobody may frame it
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+                               "connect-src 'self'; img-src data:; base-uri 'none'; "
+                               "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Turns:
+    """One computation at a time: it uses all cores, and answers do not depend on who else asks.
+
+    Raises:
+        HTTPException: 503 if too many wait, or if the turn did not come in time.
+    """
+
+    def __init__(self) -> None:
+        self.limiter = anyio.CapacityLimiter(1)
+
+    async def take(self, compute: Callable[[], Answer]) -> Answer:
+        if self.limiter.statistics().tasks_waiting >= WAITING:
+            raise busy()
+        with anyio.move_on_after(WAITING_SECONDS) as waiting:
+            await self.limiter.acquire()
+        if waiting.cancelled_caught:
+            raise busy()
+        try:
+            return await anyio.to_thread.run_sync(compute)
+        finally:
+            self.limiter.release()
+
+
+def busy() -> HTTPException:
+    return HTTPException(503, "too many requests are waiting: try again in some seconds",
+                         headers={"retry-after": "5"})
+
+
+class Bounded:
+    """ASGI middleware: reads the body first, within its bounds, and adds the headers."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]],
+                       send: Callable[[Message], Awaitable[None]]) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [(name.encode(), value.encode())
+                                       for name, value in HEADERS.items()
+                                       if name.encode() not in given]
+            await send(message)
+
+        body = bytearray()
+        with anyio.move_on_after(BODY_SECONDS) as reading:
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > BODY:
+                    await refuse(send_with_headers, 413, f"the body is larger than {BODY:,} bytes")
+                    return
+                if not message.get("more_body"):
+                    break
+        if reading.cancelled_caught:
+            await refuse(send_with_headers, 408, "the body did not arrive in time")
+            return
+
+        sent = False
+
+        async def receive_body() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()  # the client has gone
+            sent = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self.app(scope, receive_body, send_with_headers)
+
+
+async def refuse(send: Callable[[Message], Awaitable[None]], status: int, reason: str) -> None:
+    """Answers at once, and closes the connection: the rest of the body is not read."""
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": reason}).encode()})
