@@ -5,6 +5,7 @@ Messages name a command as the user called the one that is running.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,18 @@ def command_line(name: str) -> str:
     'python -m multitask.predict'
     """
     return f"{CONSOLE} {name}" if is_console() else COMMANDS[name].python
+
+
+def typed() -> str:
+    """The command that is running, as the user typed it; empty where other Python code called."""
+    if is_console():
+        return shlex.join([CONSOLE, *sys.argv[1:]])
+    programs = {line.split()[-1]: line
+                for line in ("python -m multitask", *(each.python for each in COMMANDS.values()))}
+    for place, word in enumerate(sys.orig_argv):
+        if Path(word).name in programs:
+            return f"{programs[Path(word).name]} {shlex.join(sys.orig_argv[place + 1:])}".strip()
+    return ""
 
 
 def shown(program: str) -> str:

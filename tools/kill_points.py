@@ -283,7 +283,7 @@ def die_half_way(number: float, die: Callable[[], None]) -> None:
 
 
 def left_by(folder: Path) -> dict[str, str]:
-    """Checksums of everything a run leaves, except how long it took and the commit."""
+    """Checksums of everything a run leaves, except when, how long, by which command and commit."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -294,7 +294,8 @@ def left_by(folder: Path) -> dict[str, str]:
         content = path.read_bytes()
         if name == "metrics.json":
             values = json.loads(content)
-            values["environment"].pop("commit", None)  # somebody may commit meanwhile
+            for key in ("date", "command", "commit"):  # somebody may commit meanwhile
+                values["environment"].pop(key, None)
             content = without(values, "train_seconds", "examples_per_second", "tokens_per_second")
         found[name] = checksum(content)
 

@@ -90,10 +90,11 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
 
     inputs = ranks.run_on_all(read)
 
-    # saved with the run, so that --resume takes the same precision
+    # saved with the run, so that --resume takes the same precision; the report names both
     hidden_size = inputs.model.encoder.config.hidden_size
     precision = pick_precision(settings.precision, inputs.device, hidden_size)
-    settings = dataclasses.replace(settings, precision=precision)
+    settings = dataclasses.replace(settings, precision=precision,
+                                   max_length=inputs.model.max_length)
     ranks.check_same("precision", lambda: precision)
 
     folder = Path(ranks.broadcast_from_writer(lambda: str(make_run_folder(settings, out))))

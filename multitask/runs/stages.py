@@ -68,7 +68,7 @@ class Stage:
         """Trains to the end from the current step. An interruption is saved before it is raised.
 
         Returns:
-            {"dev": scores, "best_epoch": …, "steps": …}
+            {"dev": scores, "best_epoch": …, "steps": …, "batch_sizes": {task: examples per step}}
         """
         try:
             while self.evaluated < self.epoch or self.steps < self.total_steps:
@@ -78,7 +78,8 @@ class Stage:
             if self.run.ranks.size == 1:  # several processes are not interrupted at the same step
                 self._save()
             raise
-        return {"dev": self.best["dev"], "best_epoch": self.best["epoch"], "steps": self.steps}
+        return {"dev": self.best["dev"], "best_epoch": self.best["epoch"], "steps": self.steps,
+                "batch_sizes": self.plan.sampler.batch_sizes}
 
     # Training
 

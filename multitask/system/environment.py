@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import torch
+
+from minbert import __version__
+from multitask.commands import typed
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 def environment(device: torch.device, precision: str) -> dict:
     """The `environment` of metrics.json and report.html; `commit` only in a git checkout."""
     about = {
+        **invocation(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(device),
@@ -25,6 +30,14 @@ def environment(device: torch.device, precision: str) -> dict:
     if commit is not None:
         about["commit"] = commit
     return about
+
+
+def invocation() -> dict[str, str]:
+    """Date, minbert's version and, unless other Python code called it, the command."""
+    now = datetime.now().astimezone().isoformat(" ", "minutes")
+    about = {"date": now, "minbert": __version__}
+    command = typed()
+    return {**about, "command": command} if command else about
 
 
 def device_name(device: torch.device) -> str:

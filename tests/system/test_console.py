@@ -12,7 +12,7 @@ import minbert
 import train_multitask
 from multitask import __main__ as console
 from multitask import predict
-from multitask.commands import COMMANDS, command_line, shown
+from multitask.commands import COMMANDS, command_line, shown, typed
 from multitask.data import __main__ as data
 
 
@@ -42,6 +42,23 @@ def test_every_command_has_a_main():
             console.main([name, "--help"])
         assert stopped.value.code == 0
         assert shown(command.python) == command.python  # this is pytest, not the program
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    (["/usr/bin/python3", "-u", "/a/train_multitask.py", "--out", "a b"],
+     "python train_multitask.py --out 'a b'"),
+    (["python", "-m", "multitask.experiments", "--seeds", "2"],
+     "python -m multitask.experiments --seeds 2"),
+    (["python", "-m", "multitask", "train"], "python -m multitask train"),
+    (["python", "-m", "ipykernel_launcher", "-f", "kernel.json"], "")])
+def test_the_command_as_it_was_typed(monkeypatch, argv, expected):
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert typed() == expected
+
+
+def test_the_program_as_it_was_typed(installed, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "train", "--fl"])
+    assert typed() == "minbert train --fl"
 
 
 def test_messages_name_the_program(installed, capsys, tmp_path):
