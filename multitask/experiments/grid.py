@@ -28,6 +28,7 @@ from multitask.runs.settings import Settings
 from multitask.system import console
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
 from multitask.system.device import pick_device
+from multitask.system.environment import invocation
 from multitask.tasks import TASKS
 
 from . import claims, table
@@ -226,9 +227,9 @@ def collect(grid: Grid, seeds: list[int]) -> dict:
     asked = dataclasses.asdict(grid)
     del asked["out"]
     baseline = table.score_cells(scores(Node("concatA", BASELINE)), PAPER_BASELINE)
-    return {"about": about(grid, seeds), **asked, "seeds": seeds, "cells": cells,
-            "baseline": baseline,
-            "best": best, "train_seconds": train_seconds(grid, seeds)}
+    return {"about": about(grid, seeds), "environment": invocation(), **asked, "seeds": seeds,
+            "cells": cells, "baseline": baseline, "best": best,
+            "train_seconds": train_seconds(grid, seeds)}
 
 
 def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:

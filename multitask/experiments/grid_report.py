@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from minbert.files import write_text
 from multitask.reports import figures
-from multitask.reports.page import figure, grid, heading, page, paragraph
+from multitask.reports.page import figure, grid, heading, origin, page, paragraph
 from multitask.reports.page import table as html_table
 from multitask.reports.text import metric_title
 from multitask.tasks import TASKS
@@ -20,8 +20,7 @@ def write_grid_report(path: Path, results: dict) -> None:
     """results: the content of table.json."""
     best = table.best_of_columns(results)
     parts = [
-        heading("minbert: Table 1 of the paper", 1),
-        paragraph(results["about"]),
+        paragraph(results["about"]), origin(results.get("environment", {})),
         paragraph(f"{table.best_sentence(results)} {table.test_sentence(results)}"),
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
         paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST "
@@ -43,7 +42,7 @@ def write_grid_report(path: Path, results: dict) -> None:
                   paragraph("A difference is the mean over all pairs of experiments that differ in "
                             "this one thing. "
                             + table.claim_note(results["claims"]), note=True)]
-    write_text(path, page("minbert: Table 1", parts))
+    write_text(path, page("minbert: Table 1 of the paper", parts))
 
 
 def score_table(results: dict, arch: str, best: dict) -> str:

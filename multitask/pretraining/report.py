@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minbert.files import write_text
-from multitask.reports.figures import pretraining_curves
-from multitask.reports.page import figure, heading, page, paragraph, table
+from multitask.reports.figures import FEWEST_POINTS, pretraining_curves
+from multitask.reports.page import figure, grid, heading, origin, page, paragraph, table
 from multitask.reports.text import duration
 
 from .guesses import Guess
@@ -26,10 +26,12 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
         steps, evaluations: the log's events.
     """
     title = f"minbert: pretraining on {Path(settings['text']).name}"
-    curves = figure("perplexity", pretraining_curves(steps, evaluations),
-                    "Perplexity by tokens seen",
-                    "e to the mean cross entropy over hidden pieces: how many pieces a guess "
-                    "hesitates between.")
+    curves = [] if len(steps) < FEWEST_POINTS else [
+        heading("Perplexity"),
+        figure("perplexity-by-tokens", pretraining_curves(steps, evaluations),
+               "Perplexity by tokens seen",
+               "e to the mean cross entropy over hidden pieces: how many pieces a guess hesitates "
+               "between.")]
     scores = (f"On text that was held out, perplexity {metrics['perplexity']:.1f}, and "
               f"{metrics['masked_accuracy']:.1%} of the hidden pieces guessed right; always "
               f"guessing {metrics['most_frequent_piece']!r}, the most frequent piece: "
@@ -42,20 +44,22 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
     rows = [[guess.before, guess.hidden, guess.after, guess.guesses] for guess in guesses]
 
     parts = [
-        heading(title, 1), paragraph(scores),
-        heading("Perplexity"), curves,
+        paragraph(scores), origin(metrics["environment"]), *curves,
         heading("Guesses"), paragraph(note, note=True),
         table(["before", "hidden", "after", "guesses, with their probabilities"], rows, text=True),
-        heading("What was run"), table(["setting", "value"], _facts(settings, metrics), text=True),
+        heading("What was run"), _facts(settings, metrics),
     ]
     write_text(path, page(title, parts))
 
 
-def _facts(settings: Mapping, metrics: Mapping) -> list[tuple[str, object]]:
-    facts = {name: "default" if value is None else value for name, value in settings.items()}
-    facts["start"] = settings["start"] or "scratch"
-    for name in COUNTS:
-        facts[f"{name} in all"] = f"{metrics[name]:,}"
+def _facts(settings: Mapping, metrics: Mapping) -> str:
+    """Settings, without limits that were not set; beside them counts, time and machine."""
+    environment = metrics["environment"]
+    chosen = {name: value for name, value in settings.items()
+              if value is not None and name not in environment}
+    chosen["start"] = settings["start"] or "scratch"
+    found = {name: f"{metrics[name]:,}" for name in COUNTS}
     seconds = metrics["train_seconds"]
-    facts["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
-    return list({**facts, **metrics["environment"]}.items())
+    found["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
+    return grid([table(["setting", "value"], list(chosen.items()), text=True),
+                 table(["result", "value"], list((found | environment).items()), text=True)])

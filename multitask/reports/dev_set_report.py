@@ -59,23 +59,27 @@ def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
     parts = [
         heading("Where it succeeds and fails"),
         table(header, rows), paragraph(note, note=True)]
-    for predictor, title in PREDICTORS.items():
+    curves = []
+    for number_there, (predictor, title) in enumerate(PREDICTORS.items(), start=4):
+        as_paper = f" (the paper's Figure {number_there})" if has_paper else ""
         drawn = [part for name, task in tasks.items()
                  for part in _by_bin(task, analysis["tasks"][name], predictor)]
-        figure_number = 4 if predictor == "length" else 5
-        as_paper = f" (the paper's Figure {figure_number})" if has_paper else ""
-        parts += [heading(f"By {title}{as_paper}", 3), grid(drawn)]
-    parts.append(paragraph("Each point holds about an equal share of the dev examples: their "
-                           "number above, the bounds of length or commonality below. Bars: 95 % "
-                           "(Wilson; Fisher for Pearson; Student for errors; else bootstrap). "
-                           "Dashes: the score over all examples. Labels within a bin span a "
-                           "smaller range, which "
-                           "alone lowers Pearson: trust the absolute error.", note=True))
-    return parts
+        if drawn:
+            curves += [heading(f"By {title}{as_paper}", 3), grid(drawn)]
+    if curves:
+        curves.append(paragraph(
+            "Each point holds about an equal share of the dev examples: their number above, the "
+            "bounds of length or commonality below. Bars: 95 % (Wilson; Fisher for Pearson; "
+            "Student for errors; else bootstrap). Dashes: the score over all examples. Labels "
+            "within a bin span a smaller range, which alone lowers Pearson: trust the absolute "
+            "error.", note=True))
+    return parts + curves
 
 
 def _by_bin(task: Task, found: dict, predictor: str) -> list[str]:
     name, bins, title = task.name, found[predictor]["bins"], PREDICTORS[predictor]
+    if len(bins) < figures.FEWEST_POINTS:
+        return []
     xlabel = PREDICTOR_AXES[predictor][len(task.text) - 1]
     panels = [(metric_title(found["metric"]), "score", "interval", found["score"],
                "higher is better")]
@@ -92,7 +96,7 @@ def _by_bin(task: Task, found: dict, predictor: str) -> list[str]:
 
 def predictions(tasks: Tasks, analysis: dict) -> list[str]:
     """Figure 6: confusion matrices, scatter plot, calibration, and undershooting."""
-    drawn, statements = [], []
+    drawn, statements, has_paper = [], [], are_the_papers(tasks)
     for name, found in analysis["tasks"].items():
         task = tasks[name]
         if "confusion" in found:
@@ -110,20 +114,20 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
                 f"{name}: predictions against labels of {found['n']:,} examples",
                 f"{task.title}, n = {found['n']:,}: a point is an example; below the dashes the "
                 f"model undershoots."))
-            statements += undershooting(task, found["scatter"])
+            statements += undershooting(task, found["scatter"], has_paper)
         if "calibration" in found:
-            label = task.labels[1]
-            drawn.append(figure(
-                f"calibration-{name}",
-                figures.calibration_plot(found["calibration"]["bins"], label),
-                f"{name}: share of '{label}' by probability given, {found['n']:,} examples",
-                f"{task.title}, n = {found['n']:,} (of each bin above): on the dashes, "
-                f"probabilities mean what they say; below them the model is too sure of "
-                f"'{label}'."))
+            label, bins = task.labels[1], found["calibration"]["bins"]
+            if len(bins) >= figures.FEWEST_POINTS:
+                drawn.append(figure(
+                    f"calibration-{name}", figures.calibration_plot(bins, label),
+                    f"{name}: share of '{label}' by probability given, {found['n']:,} examples",
+                    f"{task.title}, n = {found['n']:,} (of each bin above): on the dashes, "
+                    f"probabilities mean what they say; below them the model is too sure of "
+                    f"'{label}'."))
             statements.append(f"{name}: expected calibration error "
                               f"{number(found['calibration']['expected_error'])}, the mean "
-                              f"distance from the dashes.")
-    as_paper = " (the paper's Figure 6)" if are_the_papers(tasks) else ""
+                              f"distance of a probability from the share that is right.")
+    as_paper = " (the paper's Figure 6)" if has_paper else ""
     return [heading(f"What it answers{as_paper}"), grid(drawn), bullets(statements)]
 
 
@@ -135,7 +139,7 @@ def _class_names(task: Task) -> list[object]:
     return list(task.labels) if has_room else list(range(task.classes))
 
 
-def undershooting(task: Task, found: dict) -> list[str]:
+def undershooting(task: Task, found: dict, has_paper: bool) -> list[str]:
     """The paper's "predictions slightly undershoot", checked on all and on both halves."""
     name, middle = task.name, f"{sum(task.range) / 2:g}"
     everything = found["signed_error"]["all"]
@@ -143,15 +147,15 @@ def undershooting(task: Task, found: dict) -> list[str]:
     if interval is None or interval[0] <= 0 <= interval[1]:
         outcome = "undecided"
     else:
-        outcome = "they do here" if everything["mean"] < 0 else "here they overshoot"
+        outcome = "it does" if everything["mean"] < 0 else "it overshoots"
     texts = [f"{part}: {number(error['mean'], 2, '+')} ({span(error['interval'], 2)}, n = "
              f"{error['n']:,})"
              for part, error in (("all", everything),
                                  (f"labels of {middle} and more", found["signed_error"]["upper"]),
                                  (f"labels below {middle}", found["signed_error"]["lower"]))
              if error["mean"] is not None]
-    lines = [f"{name}: does it undershoot, as the paper says? Mean of prediction − label over all "
-             f"examples: {outcome}. "
+    asked = "does it undershoot, as the paper says?" if has_paper else "does it undershoot?"
+    lines = [f"{name}: {asked} Mean of prediction − label over all examples: {outcome}. "
              + "; ".join(texts) + "."]
     if found["line"] is not None:
         line = found["line"]
@@ -202,7 +206,8 @@ def worst_errors(tasks: Tasks, analysis: dict) -> list[str]:
                              number(error["wrong"], 1)])
         header = ["sentence" if len(task.text) == 1 else "sentences", "label", "answer",
                   "p(label)" if task.classes else "error"]
-        parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}", text=True))
+        if rows:
+            parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}", text=True))
     return parts
 
 

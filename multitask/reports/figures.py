@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from multitask.analysis.log import moving_average
 
@@ -24,7 +24,8 @@ PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "
 # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
-POINTS = 300  # of a curve
+POINTS = 300  # of a curve, at most
+FEWEST_POINTS = 5  # of a curve; with fewer a report leaves it out
 SCATTER_POINTS = 2000
 MOST_WRITTEN = 12  # classes of a confusion matrix whose cells have room for numbers
 # of a perplexity that is drawn: a run that went astray has those that no axis takes
@@ -88,17 +89,15 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
 
 
 def _log_scale(axes: Axes) -> None:
+    """Names at least two values: powers of ten, else 2 and 5 too, else round numbers."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_ylim()
-    few = high / low < 30  # less than a decade and a half: name values between the powers of ten
-    axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if few else NullFormatter())
-
-
-def _one_two_five(value: float, _: int) -> str:
-    """Labels 2 and 5 times a power of ten, nothing else."""
-    is_round = abs(value / float(f"{value:.0e}") - 1) < 1e-6
-    return f"{value:g}" if is_round and f"{value:e}"[0] in "25" else ""
+    for locator in (LogLocator(numticks=7), LogLocator(subs=(1, 2, 5)), MaxNLocator(5)):
+        ticks = [value for value in locator.tick_values(low, high) if low <= value <= high]
+        if len(ticks) > 2:
+            break
+    axes.set_yticks(ticks, [f"{value:g}" for value in ticks])
+    axes.minorticks_off()
 
 
 def loss_curves(steps: Sequence[dict]) -> Figure:

@@ -8,64 +8,93 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
+# The browser's own colours, light or dark, and half-transparent greys, which suit both. Figures are
+# drawn for a light ground, so they bring one along.
 STYLE = """
-:root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem;
-       color: #1a1a1a;
-  background: #fff }
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
-h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #bbb }
-p, ul { max-width: 46rem; margin: .5rem 0 } ul { padding-left: 1.2rem }
-p.note, figcaption { color: #444; font-size: .9rem }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums;
-        min-width: min(100%, 20rem) }
-caption { text-align: left; font-weight: 600; padding: .25rem 0 }
-th, td { padding: .2rem 1rem .2rem 0; text-align: right; vertical-align: top; white-space: nowrap }
-th { vertical-align: bottom; border-bottom: 1px solid #666; white-space: normal; hyphens: none }
+h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #8888 }
+nav a { display: inline-block; padding: .2rem 1rem .2rem 0 }
+p, ul { max-width: 46rem; margin: .5rem 0; overflow-wrap: anywhere } ul { padding-left: 1.2rem }
+p.note, figcaption { opacity: .8; font-size: .9rem }
+table { border-collapse: collapse; margin: .5rem 1.5rem .5rem 0;
+        font-variant-numeric: tabular-nums }
+caption { text-align: left; font-weight: 600; padding: .25rem 0;
+          max-width: calc(100vw - 4rem) }
+th, td { padding: .2rem 0 .2rem 1rem; text-align: right; vertical-align: top; white-space: nowrap }
+th { vertical-align: bottom; border-bottom: 1px solid #888; white-space: normal; hyphens: none;
+     scroll-snap-align: start }
+th:first-child, td:first-child { padding-left: 0 }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
-.text td { white-space: pre-line; overflow-wrap: anywhere }
-.text td:first-child { min-width: 10rem }
-tr.best { font-weight: 600; background: #f2f2f2 } .wide { overflow-x: auto }
-.grid { display: grid; gap: 1rem 1.5rem;
-        grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)) }
-.grid.even { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
-figure { margin: .5rem 0; max-width: 30rem } figcaption { line-height: 1.4 }
-figure img { display: block; width: 100%; height: auto }
+.text td { white-space: pre-line } .text td:first-child { min-width: 8em }
+.text td:last-child { overflow-wrap: anywhere }
+tr.best { font-weight: 600; background: #8883 }
+.wide { overflow-x: auto; scroll-snap-type: x proximity;
+        mask: linear-gradient(to left, #0000, #000 1.5rem) }
+.grid { display: grid; gap: 1rem 2rem;
+        grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
+.grid > * { min-width: 0 }
+figure { margin: .5rem 0; max-width: 32rem } figcaption { line-height: 1.4; padding-top: .25rem }
+figure img { display: block; width: 100%; height: auto; box-sizing: border-box; padding: .4rem;
+             background: #fff; border-radius: .4rem }
+@media (prefers-color-scheme: dark) { figure img { filter: brightness(.85) } }
 @media (max-width: 40rem) {
-  body { padding: .75rem } table { font-size: .85rem } th, td { padding-right: .6rem }
-  td:first-child { white-space: normal } .text td:first-child { white-space: pre-line }
+  body { padding: .75rem } table { font-size: .8rem } th, td { padding-left: .5rem }
+  td { white-space: normal } .text td { white-space: pre-line }
 }
 @page { margin: 15mm }
 @media print {
-  body { max-width: none; padding: 0; font-size: 9.5pt } .wide { overflow: visible }
-  .grid, .grid.even { grid-template-columns: 1fr 1fr } h2, h3, caption { break-after: avoid }
-  figure, tr { break-inside: avoid } thead { display: table-header-group }
+  body { max-width: none; padding: 0; font-size: 9.5pt } .wide { overflow: visible; mask: none }
+  .grid { grid-template-columns: 1fr 1fr } h2, h3, caption { break-after: avoid }
+  figure, tr { break-inside: avoid } thead { display: table-header-group } nav { display: none }
 }
 """
 
 
 def escape(text: object) -> str:
-    """Text as HTML shows it, in elements and in quoted attributes."""
-    return html.escape(str(text), quote=True)
+    """Text as HTML shows it, in elements and in quoted attributes.
+
+    Paths in it become relative to the working folder, or begin with ~ in the home folder.
+    """
+    text = str(text)
+    for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
+        text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
+    return html.escape(text, quote=True)
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole document; parts: HTML, one below the other."""
+    """The whole document: the title, links to the sections, and the parts one below the other."""
     head = ("<meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, "
             f"initial-scale=1\"><title>{escape(title)}</title><style>{STYLE}</style>")
     body = "\n".join(parts)
-    return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n"
-            f"<body>\n{body}\n</body></html>\n")
+    links = "\n".join(f'<a href="#{name}">{text}</a>'
+                      for name, text in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body))
+    return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n"
+            f"<h1>{escape(title)}</h1>\n<nav aria-label=\"Contents\">{links}</nav>\n"
+            f"{body}\n</body></html>\n")
 
 
 def heading(text: str, level: int = 2) -> str:
-    return f"<h{level}>{escape(text)}</h{level}>"
+    """A heading with an id for links; level 2 begins a section of the contents."""
+    name = re.sub(r"\W+", "-", text.lower()).strip("-")
+    return f'<h{level} id="{name}">{escape(text)}</h{level}>'
+
+
+def origin(environment: Mapping[str, str]) -> str:
+    """When, with which version and by which command it was made; older runs recorded less."""
+    version = f"minbert {environment['minbert']}" if "minbert" in environment else None
+    known = filter(None, (environment.get("date"), version, environment.get("command")))
+    text = " · ".join(known)
+    return paragraph(text, note=True) if text else ""
 
 
 def paragraph(text: str, note: bool = False) -> str:
@@ -105,10 +134,9 @@ def figure(name: str, drawn: Figure, title: str, caption: str) -> str:
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
-def grid(figures: Sequence[str]) -> str:
-    """Figures side by side where there is room: at most three, or two if that leaves none alone."""
-    even = len(figures) % 2 == 0 and len(figures) % 3 > 0
-    return f"<div class=\"grid{' even' if even else ''}\">{''.join(figures)}</div>"
+def grid(parts: Iterable[str]) -> str:
+    """Figures or narrow tables, two side by side where there is room."""
+    return f"<div class=\"grid\">{''.join(parts)}</div>"
 
 
 def _svg(drawn: Figure) -> bytes:

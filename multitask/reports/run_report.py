@@ -13,7 +13,7 @@ from multitask.tasks import Task, are_the_papers
 
 from . import figures
 from .dev_set_report import Tasks, predictions, shared_sentences, where_it_succeeds, worst_errors
-from .page import figure, grid, heading, page, paragraph, table
+from .page import figure, grid, heading, origin, page, paragraph, table
 from .text import duration, metric_of, number, span
 
 MOST_PAIRS = 6  # of tasks, that a figure can tell apart
@@ -36,7 +36,7 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
     parts = [
-        heading(title, 1), paragraph(summary(tasks, settings, metrics)),
+        paragraph(summary(tasks, settings, metrics)), origin(metrics.get("environment", {})),
         *(headline(by_name, settings, metrics, analysis)
           if set(by_name) <= set(metrics["dev"]) else []),
         *training(by_name, metrics, steps, epochs),
@@ -45,7 +45,7 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
         *(shared_sentences(by_name, analysis) if analysis else []),
         *(conflicts(surgery_steps) if surgery_steps else []),
         *(worst_errors(by_name, analysis) if analysis else []),
-        heading("What was run"), facts(settings, metrics),
+        heading("What was run"), facts(tasks, settings, metrics),
     ]
     write_text(path, page(title, parts))
 
@@ -59,13 +59,8 @@ def stage_of(event: dict) -> str:
 
 def summary(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
     """One sentence: which encoder, which data, how long."""
-    data = settings.get("data")
-    if data is None and all(task.has_own_files for task in tasks):
-        data = f"of the tasks' own files ({', '.join(task.train for task in tasks)})"
-    elif data is None:
-        data = "the embedded sample (synthetic: compare runs with each other, not with the paper)"
-    start = settings.get("model") or f"of the run {settings['start']}"
-    text = f"Encoder {start}, data {data}, seed {settings.get('seed')}"
+    text = (f"Encoder {model_of(settings)}, data {data_of(tasks, settings)}, "
+            f"seed {settings.get('seed')}")
     if metrics.get("steps"):
         text += f"; {metrics['steps']:,} steps"
     if metrics.get("train_seconds"):
@@ -74,11 +69,23 @@ def summary(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
                    else ".")
 
 
+def model_of(settings: dict) -> str:
+    return settings.get("model") or f"of the run {settings['start']}"
+
+
+def data_of(tasks: Sequence[Task], settings: dict) -> str:
+    if settings.get("data") is not None:
+        return settings["data"]
+    if all(task.has_own_files for task in tasks):
+        return f"of the tasks' own files ({', '.join(task.train for task in tasks)})"
+    return "the embedded sample (synthetic: compare runs with each other, not with the paper)"
+
+
 def headline(tasks: Tasks, settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
     """The best epoch's scores, with intervals where the analysis gives them, beside the paper's."""
     paper = paper_scores(settings) if are_the_papers(tasks) else None
     header = ["task", "score", *(["95 % interval", "trivial answer"] if analysis else []),
-              *(["the paper"] if paper else []), "dev examples"]
+              *(["the paper"] if paper else []), "n"]
     rows = [_score_row(task, metrics, analysis, paper) for task in tasks.values()]
     if len(tasks) > 1:
         average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
@@ -88,7 +95,7 @@ def headline(tasks: Tasks, settings: dict, metrics: dict, analysis: dict | None)
     parts = [heading("Scores on the dev set"), table(header, rows)]
     if analysis:
         parts.append(paragraph(
-            f"Intervals: bootstrap over the dev examples, {analysis['resamples']:,} resamples, "
+            f"Intervals: bootstrap over the n dev examples, {analysis['resamples']:,} resamples, "
             f"seed {analysis['seed']}. They show how scores would move with other examples, not "
             "with another seed. The best epoch was selected on these same examples, which flatters "
             "it. Trivial answer: always the most frequent class, or a correlation of 0.",
@@ -126,7 +133,7 @@ def training(tasks: Tasks, metrics: dict, steps: Sequence[dict],
         own_epochs = [epoch for epoch in epochs if stage_of(epoch) == stage]
         best = metrics.get("stages", {}).get(stage, {}).get("best_epoch")
         drawn = []
-        if own_steps:
+        if len(own_steps) >= figures.FEWEST_POINTS:
             drawn.append(figure(
                 f"loss-{stage}", figures.loss_curves(own_steps),
                 f"Training losses by step, {stage}",
@@ -135,6 +142,7 @@ def training(tasks: Tasks, metrics: dict, steps: Sequence[dict],
         if own_epochs:
             scores = epoch_scores(own_epochs)
             parts.append(epoch_table(tasks, stage, own_epochs, scores, best))
+        if len(own_epochs) >= figures.FEWEST_POINTS:
             drawn.append(figure(
                 f"dev-{stage}",
                 figures.dev_scores(scores, [epoch["epoch"] for epoch in own_epochs], best),
@@ -162,15 +170,13 @@ def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
 def epoch_table(tasks: Tasks, stage: str, epochs: Sequence[dict], scores: dict[str, list[float]],
                 best: int | None) -> str:
     totals = [key for key in ("average", "overall") if key in epochs[0]["dev"] and len(tasks) > 1]
-    header = ["epoch", *(metric_of(tasks[name]) if name in tasks else name for name in scores),
-              *totals]
     rows = [[epoch["epoch"],
              *(number(None if row[place] != row[place] else row[place]) for row in scores.values()),
              *(number(epoch["dev"][key]) for key in totals)] for place, epoch in enumerate(epochs)]
     numbers = [epoch["epoch"] for epoch in epochs]
     kept = numbers.index(best) if best in numbers else None
     title = "fine-tuning" if stage == "gs" and len(tasks) == 1 else STAGE_TITLES.get(stage, stage)
-    return table(header, rows, kept, caption=f"{title}: dev scores"
+    return table(["epoch", *scores, *totals], rows, kept, caption=f"{title}: dev scores"
                  + ("; the shaded epoch was kept" if kept is not None else ""))
 
 
@@ -189,7 +195,7 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
     shown = sorted(found["mean_cosine"], key=found["mean_cosine"].__getitem__)[:MOST_PAIRS]
     shown = [pair for pair in found["mean_cosine"] if pair in shown]
     some = "" if len(shown) == len(found["mean_cosine"]) else f" The {MOST_PAIRS} lowest pairs."
-    drawn = [
+    drawn = [] if len(steps) < figures.FEWEST_POINTS else [
         figure("cosines", figures.cosine_curves(steps, shown),
                "Cosines between the tasks' gradients by step",
                "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."
@@ -201,12 +207,12 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
         figure("weights", figures.weight_curves(steps), "Surgery's weights by step",
                "What surgery multiplies a task's gradient by before the sum: 1 is the plain sum."),
     ]
-    if all("gradient_norms" in step for step in steps):
+    if drawn and all("gradient_norms" in step for step in steps):
         drawn.append(figure("norms", figures.norm_curves(steps),
                             "Norms of the tasks' gradients by step",
                             "Length of each task's gradient: the longest decides the direction of "
                             "a sum."))
-    return [heading("Gradient conflicts"), pairs, weights, grid(drawn),
+    return [heading("Gradient conflicts"), grid([pairs, weights]), grid(drawn),
             paragraph(f"Gradients of the shared encoder, of every step's own batches; "
                       f"{len(steps):,} steps.",
                       note=True)]
@@ -215,23 +221,40 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
 # ------------------------------------------------------------------------------------- what was run
 
 
-def facts(settings: dict, metrics: dict) -> str:
-    """Settings, data, time, hardware, versions, the commit."""
-    rows = {key: "default" if value is None else value for key, value in settings.items()}
-    if "tasks" in rows:
-        rows["tasks"] = ", ".join(task["name"] for task in rows["tasks"])
+def facts(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
+    """Settings, with what was used for those not given; beside them data, time and machine."""
+    environment = metrics.get("environment", {})
+    chosen = {**settings, "tasks": ", ".join(task.name for task in tasks),
+              "data": data_of(tasks, settings), "model": model_of(settings),
+              "max_length": settings.get("max_length") or "the encoder's limit"}
+    if chosen.get("head_lr") is None:
+        chosen["head_lr"] = chosen.get("lr")
+    sizes = {f"batch_size, {stage}": stated_counts(found["batch_sizes"])
+             for stage, found in metrics.get("stages", {}).items() if "batch_sizes" in found}
+    if sizes:
+        chosen |= {"batch_size": None, "batch_sizes": None, **sizes}
+    elif not chosen.get("batch_size"):  # older runs recorded only what was given
+        chosen["batch_size"] = chosen.get("batch_sizes") or "16; 8 for heads alone; bd by Eq. 6"
+    # a limit that was not set, and what the other table holds as well
+    chosen = {name: value for name, value in chosen.items()
+              if value not in (None, {}) and name not in environment}
+
+    found = {}
     for name, splits in metrics.get("examples", {}).items():
-        rows[f"examples, {name}"] = ", ".join(f"{split} {n:,}" for split, n in splits.items())
+        found[f"examples, {name}"] = stated_counts(splits)
         without = {split: n for split, n in metrics.get("left_out", {}).get(name, {}).items() if n}
         if without:
-            rows[f"rows without a label, {name}"] = (", ".join(f"{split} {n:,}"
-                                                               for split, n in without.items())
-                                                     + ": left out")
-    rows["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
+            found[f"rows without a label, {name}"] = f"{stated_counts(without)}: left out"
+    found["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
     if metrics.get("train_seconds") is not None:
         seconds = metrics["train_seconds"]
-        rows["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
+        found["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
     if metrics.get("examples_per_second") is not None:
-        rows["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
-    rows |= metrics.get("environment", {})
-    return table(["setting", "value"], list(rows.items()), text=True)
+        found["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
+    return grid([table(["setting", "value"], list(chosen.items()), text=True),
+                 table(["result", "value"], list((found | environment).items()), text=True)])
+
+
+def stated_counts(counts: dict[str, int]) -> str:
+    """train 2,000, dev 100"""
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
