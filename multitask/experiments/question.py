@@ -22,6 +22,7 @@ from multitask.analysis.comparisons import holm, paired_bootstrap, paired_differ
 from multitask.data.examples import Dataset
 from multitask.runs import run
 from multitask.system import console
+from multitask.system.environment import invocation
 from multitask.tasks import TASKS
 
 from .arms import (
@@ -152,6 +153,7 @@ def compare(question: Question, out: Path, seeds: list[int], labels: dict[str, n
                                                 for seed in seeds)
                     for training in TRAININGS}
     return {
+        "environment": invocation(),
         "asked": dataclasses.asdict(question),
         "seeds": seeds,
         "dev": {name: len(values) for name, values in labels.items()},

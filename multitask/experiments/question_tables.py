@@ -34,10 +34,25 @@ def trial_note(results: dict) -> str:
             f"take at least {ENOUGH_SEEDS}.")
 
 
-def question_markdown(results: dict) -> str:
-    parts = ["# Does gradient surgery help?", about(results)]
+def answer(results: dict) -> str:
+    """The question's answer in one sentence: PCGrad against the plain sum after equal steps."""
     if trial_note(results):
-        parts.append(f"**{trial_note(results)}**")
+        return f"Not answered yet. {trial_note(results)}"
+    tasks: dict[str, list[str]] = {}
+    for row in results["comparisons"]["equal_steps"]["sum"]["differences"]:
+        if row["arm"] == "pcgrad":
+            tasks.setdefault(row["verdict"], []).append(row["task"])
+    better, worse = "better" in tasks, "worse" in tasks
+    opening = {(True, False): "Yes, it helps", (False, True): "No, it harms",
+               (True, True): "It depends on the task", (False, False): "No effect is shown"}
+    found = "; ".join(f"{verdict if verdict in ('better', 'worse') else 'not shown to differ'} on "
+                      f"{', '.join(names)}" for verdict, names in tasks.items())
+    return (f"{opening[better, worse]}: over {len(results['seeds'])} seeds, against the plain sum "
+            f"of gradients, PCGrad is {found}.")
+
+
+def question_markdown(results: dict) -> str:
+    parts = ["# Does gradient surgery help?", f"**{answer(results)}**", about(results)]
     parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its "
                  "p values are corrected for its arms × tasks. The others help to explain it; each "
                  "is corrected within itself.")
