@@ -32,6 +32,7 @@ from multitask.runs.inputs import DEFAULT_MODEL, SCRATCH, default_data, moved_ta
 from multitask.runs.plans import Run
 from multitask.runs.settings import (
     CHANGEABLE,
+    DEFAULT_ARCH,
     GS_CHOICES,
     NO_SURGERY_STAGE,
     NONFINITE_CHOICES,
@@ -93,8 +94,9 @@ def build_parser() -> Parser:
     add("--max-length", type=int, metavar="N",
         help="cut inputs at N tokens, for less time and memory (default: what the encoder takes, "
              "mostly 512)")
-    add("--out", type=expanduser, metavar="FOLDER", help="the run's folder (default: "
-                                                         "runs/ARCH-GS-N)")
+    add("--out", type=expanduser, metavar="FOLDER",
+        help="the run's folder (default: runs/ARCH-GS-N; other stages, another surgery method and "
+             "other tasks are in the name too, as in concatB-nli+wrap+fl-1 or sst-last-layer-1)")
     add("--resume", type=expanduser, metavar="RUN",
         help="resume an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N",
@@ -163,7 +165,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
 
     is_baseline = arguments.gs == NO_SURGERY_STAGE and not (arguments.nli or arguments.fl)
-    defaults: dict[str, object] = {"arch": "concatA" if is_baseline else "concatB"}
+    defaults: dict[str, object] = {"arch": "concatA" if is_baseline else DEFAULT_ARCH}
     if before is not None:
         values |= {"start": str(Path(arguments.start).resolve()), "model": None}
         model = before.model

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import warnings
 from pathlib import Path
 
 from multitask.system import checkpoint
 from multitask.system.distributed import Ranks
 from multitask.system.runlog import RunLog
+from multitask.tasks import are_the_papers
 
-from .settings import Settings
+from .settings import DEFAULT_ARCH, Settings
 
 CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
 STAGES_FOLDER = "stages"  # best epochs of the stages before the last one
+
+MODE_NAMES = {"wrap": "full", "fl": "last-layer"}  # stages → what --mode calls them
+MOST_NAMED = 3  # tasks in the name of a run
+LONGEST_PART = 60  # characters; a file system takes some 255 for a name
 
 
 def is_finished(folder: Path) -> bool:
@@ -66,14 +72,41 @@ def check_run_folder(folder: Path) -> None:
                          "or name another folder")
 
 
+def run_name(settings: Settings) -> str:
+    """What tells a run's stages and method apart from others', as a folder's name.
+
+    On the paper's tasks it is ARCH-STAGES, with the surgery method if that is not the default. On
+    other tasks their names come first, a default architecture is left out, and stages are called
+    as --mode calls them.
+
+    >>> run_name(Settings("concatB", "wrap")), run_name(Settings("concatB", "bd", fl=True))
+    ('concatB-wrap', 'concatB-bd+fl')
+    >>> run_name(Settings("concatB", "wrap", nli=True, surgery="sum"))
+    'concatB-nli+wrap-sum'
+    """
+    names = [task.name for task in settings.tasks]
+    if are_the_papers(names):
+        parts = [settings.arch, settings.chain]
+    else:
+        parts = ["+".join(names) if len(names) <= MOST_NAMED else f"{len(names)}-tasks"]
+        if settings.arch != DEFAULT_ARCH:
+            parts.append(settings.arch)
+        parts.append(MODE_NAMES.get(settings.chain, settings.chain))
+    if settings.has_surgery and settings.surgery != Settings.surgery:
+        parts.append(settings.surgery)
+
+    # what --import defines may have any name
+    return "-".join(re.sub(r"[^\w+-]+", "_", part, flags=re.ASCII)[:LONGEST_PART] for part in parts)
+
+
 def make_run_folder(settings: Settings, out: str | None) -> Path:
-    """Makes --out, or the first free runs/ARCH-GS-N, also if several runs start at once."""
+    """Makes --out, or the first free runs/NAME-N, also if several runs start at once."""
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
 
     for number in itertools.count(1):
-        folder = Path("runs") / f"{settings.arch}-{settings.gs}-{number}"
+        folder = Path("runs") / f"{run_name(settings)}-{number}"
         try:
             folder.mkdir(parents=True)
             return folder

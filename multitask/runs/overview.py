@@ -14,7 +14,7 @@ from multitask.system import checkpoint
 from multitask.system.lock import check_free
 
 from .folder import CONFIG_FILE, METRICS_FILE, is_finished
-from .settings import NO_SURGERY_STAGE, Settings
+from .settings import Settings
 
 FINISHED, RUNNING, INTERRUPTED, EMPTY = "finished", "running", "interrupted", "no checkpoint"
 
@@ -75,15 +75,14 @@ def summarise(run: Path) -> Summary:
     if is_finished(run):
         metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
 
-    stages = "+".join(settings.stages).replace("gs", settings.gs)
-    has_surgery = settings.gs != NO_SURGERY_STAGE and len(settings.tasks) > 1
-    method = f"{settings.arch} {stages}" + (f" {settings.surgery}" if has_surgery else "")
+    surgery = f" {settings.surgery}" if settings.has_surgery else ""
     changed = max(path.stat().st_mtime for path in run.iterdir())
     dev = metrics.get("dev", {})
     return Summary(
         run=str(run), date=time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
         tasks=tuple(task.name for task in settings.tasks),
-        model=Path(settings.model or settings.start or "").name, method=method, seed=settings.seed,
+        model=Path(settings.model or settings.start or "").name,
+        method=f"{settings.arch} {settings.chain}{surgery}", seed=settings.seed,
         steps=metrics.get("steps"), dev=describe(dev) if dev else "", average=dev.get("average"),
         size=size_of(run), state=state_of(run))
 

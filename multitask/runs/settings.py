@@ -17,6 +17,7 @@ from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS, Task
 from optim import SCHEDULES, SURGERY
 
+DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
 GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
@@ -128,6 +129,16 @@ class Settings:
         """The stages in their order; without any of the three, the paper's baseline."""
         wanted = {"nli": self.nli, "gs": self.gs != NO_SURGERY_STAGE, "fl": self.fl}
         return tuple(name for name, is_wanted in wanted.items() if is_wanted) or ("baseline",)
+
+    @property
+    def chain(self) -> str:
+        """The stages in one word, gradient surgery by its round robin: nli+wrap+fl."""
+        return "+".join(self.gs if stage == "gs" else stage for stage in self.stages)
+
+    @property
+    def has_surgery(self) -> bool:
+        """Whether tasks' gradients are combined by the surgery method."""
+        return self.gs != NO_SURGERY_STAGE and len(self.tasks) > 1
 
     @property
     def uses_sample(self) -> bool:

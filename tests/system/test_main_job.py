@@ -24,6 +24,7 @@ from multitask.runs.settings import Settings
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import TASKS
+from optim import SURGERY
 
 ROOT = Path(__file__).parents[2]
 PLAIN_NOTE = "note: plain forms only (--plain)"
@@ -277,6 +278,33 @@ def test_a_folder_per_run():
         folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
     assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}"
                                                      for number in range(1, 9)]
+
+
+@pytest.mark.parametrize(("flags", "name"), [
+    ("", "concatB-wrap"), ("--arch concatA --gs bd", "concatA-bd"),
+    ("--nli", "concatB-nli+wrap"), ("--nli --fl", "concatB-nli+wrap+fl"),
+    ("--gs none --fl", "concatB-fl"), ("--gs none", "concatA-baseline"),
+    ("--mode last-layer", "concatB-fl"), ("--surgery paper", "concatB-wrap-paper"),
+    ("--tasks sts,sst,para", "concatB-wrap"), ("--tasks sst", "sst-full"),
+    ("--tasks sst --surgery sum", "sst-full"), ("--tasks sst --fl", "sst-wrap+fl"),
+    ("--tasks sst,sts --surgery sum", "sst+sts-full-sum"),
+    ("--tasks sst --mode last-layer --arch concatB_al", "sst-concatB_al-last-layer"),
+    ("--tasks sst,para,sts,cfimdb --data data", "4-tasks-full"),
+])
+def test_names_of_runs(flags, name):
+    """A name has the stages and the method, and what is not default; each name counts from 1."""
+    settings = train_multitask.settings_of(
+        train_multitask.build_parser().parse_args(flags.split()))
+    folders = [make_run_folder(settings, None).as_posix() for _ in range(2)]
+    assert folders == [f"runs/{name}-1", f"runs/{name}-2"]
+
+
+def test_name_of_own_method(monkeypatch):
+    """--import may define a method of any name: the run's folder is still one folder in runs/."""
+    monkeypatch.setitem(SURGERY, "../my method: 1/2 " + 300 * "n", SURGERY["sum"])
+    folder = make_run_folder(Settings("concatB", "wrap", surgery=[*SURGERY][-1]), None)
+    assert folder.name.startswith("concatB-wrap-_my_method_1_2_nnn")
+    assert [folder] == list(Path("runs").iterdir())
 
 
 def test_bf16_run_read_back(small_data, tmp_path):
