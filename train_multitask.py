@@ -135,6 +135,9 @@ def build_parser() -> Parser:
     add("--checkpoint-every", type=int, metavar="N",
         help="steps between checkpoints within an epoch (default: so often that they take 1 %% "
              "of the time)")
+    add("--tensorboard", action="store_true",
+        help="write losses, scores and conflicts for TensorBoard too; look at them with "
+             "tensorboard --logdir runs (default: off)")
     add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
     add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
     command.add_import_flag(parser)

@@ -117,7 +117,7 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
 
 def open_new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:
     """The empty log of a new run, which also locks the folder; config.json is written beside it."""
-    log = RunLog(folder, ranks.writes)
+    log = RunLog(folder, ranks.writes, settings.tensorboard)
     try:
         if ranks.writes:
             check_run_folder(folder)  # again: another run may have started and ended meanwhile

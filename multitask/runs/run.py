@@ -25,7 +25,7 @@ from multitask.evaluation import (
 )
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
-from multitask.system import checkpoint, console
+from multitask.system import checkpoint, console, tensorboard
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
@@ -128,7 +128,7 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         if ranks.writes and settings != started:
             settings.save(folder / CONFIG_FILE)
 
-    log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes))
+    log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes, settings.tensorboard))
     with _closed_on_failure(log):
         if is_finished(folder):  # another process finished it just now
             log.close()
@@ -171,6 +171,8 @@ def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
 def _read_inputs(settings: Settings, dataset: Dataset | None,
                  read_model: Callable[[Dataset], MultitaskBert], say: Callable[[str], None],
                  ranks: Ranks) -> _Inputs:
+    if settings.tensorboard and ranks.writes:
+        tensorboard.check_installed()
     device = ranks.own_device(pick_device(settings.device))
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")

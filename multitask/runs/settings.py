@@ -24,7 +24,7 @@ STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not
 NONFINITE_CHOICES = (STOP, SKIP)
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
 # by --resume: what was computed stays valid. Data may have moved; their content is compared.
-CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data")
+CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard")
 PATHS = ("model", "start", "data")
 PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
 
@@ -54,6 +54,7 @@ class Settings:
         accumulate: the number of pieces in which the encoder's batches are computed.
         checkpoint_every: in steps; None is as often as it costs 1 % of the time.
         plain: every computation by the plain forms.
+        tensorboard: write the log's numbers for TensorBoard too.
 
     Raises:
         ValueError: a value is out of range; the message names its flag.
@@ -87,6 +88,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     plain: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tasks_from(self.tasks))

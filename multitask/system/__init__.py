@@ -5,6 +5,7 @@ distributed   several processes, as torchrun starts them
 checkpoint    RUN/checkpoint/NUMBER/: saved, verified, loaded
 state         optimizers and random generators as named tensors
 runlog        log.jsonl
+tensorboard   the log's numbers for TensorBoard
 lock          one writer per run folder
 interruption  Ctrl-C and SIGTERM, deferred until a step or a file is complete
 environment   versions, hardware and commit, for metrics.json

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .lock import FolderLock
+from .tensorboard import Board
 
 LOG_FILE = "log.jsonl"
 
@@ -21,13 +22,16 @@ class RunLog:
 
     Args:
         writes: False for a process that shares the run with another one, which writes the log.
+        tensorboard: write every event to RUN/tensorboard too, from the first `rewind` on.
 
     Raises:
         ValueError: another process holds the folder's lock.
     """
 
-    def __init__(self, run: Path, writes: bool = True) -> None:
+    def __init__(self, run: Path, writes: bool = True, tensorboard: bool = False) -> None:
         self._lock = FolderLock(run) if writes else None
+        self._board: Board | None = None
+        self._has_board = tensorboard and writes
         self.path, self.writes = run / LOG_FILE, writes
         try:
             self._file = (self.path if writes else Path(os.devnull)).open("a", encoding="utf-8")
@@ -40,6 +44,8 @@ class RunLog:
         """Raises OSError, naming the file, if the disk is full."""
         with self._named():
             self._file.write(json.dumps({"event": event, **values}) + "\n")
+        if self._board is not None:
+            self._board.write({"event": event, **values})
 
     @property
     def position(self) -> int:
@@ -74,19 +80,29 @@ class RunLog:
                                  "checkpoint says")
         if self.writes:
             os.truncate(self.path, position)
+        if self._has_board:
+            self._close_board()
+            self._board = Board(self.path.parent, self.events())
 
-    def events(self, event: str) -> Iterator[dict]:
-        """All events of one kind, in order."""
+    def events(self, event: str | None = None) -> Iterator[dict]:
+        """All events of one kind, or of every kind, in order."""
         self._file.flush()
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 values = json.loads(line)
-                if values["event"] == event:
+                if event in (None, values["event"]):
                     yield values
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def close(self) -> None:
         """Releases the folder's lock too."""
         with suppress(OSError):  # a full disk: what is lost came after the last checkpoint
             self._file.close()
+        with suppress(OSError):
+            self._close_board()
         if self._lock is not None:
             self._lock.release()

@@ -1,5 +1,6 @@
 """README and documentation: what they show runs, what they name exists, and they read easily."""
 
+import ast
 import importlib
 import json
 import os
@@ -195,6 +196,34 @@ def test_files_exist():
             assert not anchor or anchor in anchors_of(target), f"{name_of(page)}: {link}#{anchor}"
 
 
+def logged_keys(heading: str) -> dict[str, set[str]]:
+    """Event → its keys, from the table below a heading of the run folder's page."""
+    text = (ROOT / "docs" / "reference" / "run-folder.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found: dict[str, set[str]] = {}
+    for event, keys in re.findall(r"^\| (?:`(\w+)` )?\| (`.*?`) \|", section, flags=re.MULTILINE):
+        if event:
+            found[event] = set()
+        found[[*found][-1]] |= set(re.findall(r"\w+", keys))
+    return found
+
+
+@pytest.mark.parametrize(("heading", "source", "events"), [
+    ("log.jsonl", "runs/stages.py", {"step", "epoch", "skipped"}),
+    ("log.jsonl of a pretraining", "pretraining/run.py", {"step", "evaluation", "skipped"}),
+])
+def test_log_tables(heading, source, events):
+    """The tables have every event, and every key that the code gives by name."""
+    documented = logged_keys(heading)
+    assert documented.keys() == events
+    for call in ast.walk(ast.parse((ROOT / "multitask" / source).read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("log.write"):
+            named = {keyword.arg for keyword in call.keywords} - {None}  # None: **values
+            assert named <= documented[call.args[0].value], ast.unparse(call)
+            events = events - {call.args[0].value}
+    assert not events
+
+
 def test_run_folder_page(folder):
     """The page names every file of a run and every key of its JSON files."""
     text = (ROOT / "docs" / "reference" / "run-folder.md").read_text(encoding="utf-8")
@@ -209,7 +238,9 @@ def test_run_folder_page(folder):
     for task in analysis["tasks"].values():
         keys |= task.keys()
     for line in (run / "log.jsonl").read_text().splitlines():
-        keys |= json.loads(line).keys()
+        event = json.loads(line)
+        keys |= event.keys()
+        assert event.keys() - {"event"} <= logged_keys("log.jsonl")[event["event"]]
     missing = [key for key in sorted(keys) if f"`{key}" not in text]
     assert not missing
 

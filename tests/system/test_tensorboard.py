@@ -1,0 +1,152 @@
+"""--tensorboard: what TensorBoard reads back is what log.jsonl says, also after a resume."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_multitask
+from multitask.system.runlog import RunLog
+from multitask.system.tensorboard import FOLDER
+from multitask.training.step import SurgeryTrainer
+
+# a few steps on a few examples may predict one value for all
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
+STEPS = 6
+
+
+@pytest.fixture
+def train(small_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def start(name: str, *more: str) -> int:
+        return train_multitask.main(
+            ["--data", str(small_data), "--model", "scratch", "--epochs", "2", "--max-steps",
+             str(STEPS), "--checkpoint-every", "2", "--eval-limit", "20", "--out", name, *more])
+
+    return start
+
+
+@pytest.fixture
+def fail_at(monkeypatch):
+    """Makes the step of gradient surgery with this number raise an error, once."""
+
+    def set_up(number: int, error: BaseException) -> None:
+        step, calls = SurgeryTrainer.step, []
+
+        def failing(self, *arguments):
+            calls.append(arguments)
+            if len(calls) == number:
+                raise error
+            return step(self, *arguments)
+
+        monkeypatch.setattr(SurgeryTrainer, "step", failing)
+
+    return set_up
+
+
+def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag → (step, value) as TensorBoard reads them."""
+    events = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}
+
+
+def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The same from log.jsonl, tag by tag."""
+    found: dict[str, list] = {}
+    stages: dict[str, int] = {}  # stage → steps
+    for event in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
+        stages[event["stage"]] = event["step"]
+        values = {}
+        if event["event"] == "step":
+            values["lr"] = event["lr"]
+            values |= {f"loss/{task}": loss for task, loss in event["losses"].items()}
+            for pair, cosine in event.get("cosines", {}).items():
+                values |= {f"cosine/{pair}": cosine, f"conflict/{pair}": float(cosine < 0)}
+            for task, norm in event.get("gradient_norms", {}).items():
+                values |= {f"gradient_norm/{task}": norm, f"weight/{task}": event["weights"][task]}
+        elif event["stage"] == "nli":
+            values["dev/nli/accuracy"] = event["dev"]["nli"]["accuracy"]
+        else:
+            dev = event["dev"]
+            values |= {"dev/average": dev["average"], "dev/overall": dev["overall"],
+                       "dev/sst/accuracy": dev["sst"]["accuracy"],
+                       "dev/para/accuracy": dev["para"]["accuracy"],
+                       "dev/sts/pearson": dev["sts"]["pearson"]}
+        for tag, value in values.items():
+            if value is not None:
+                found.setdefault(tag, []).append((sum(stages.values()), value))
+    return found
+
+
+def assert_as_logged(run: Path) -> None:
+    found, expected = shown(run), logged(run)
+    assert found.keys() == expected.keys()
+    for tag, points in expected.items():
+        assert [step for step, _ in found[tag]] == [step for step, _ in points], tag
+        # TensorBoard keeps float32
+        assert [value for _, value in found[tag]] == pytest.approx([value for _, value in points],
+                                                                   rel=1e-6), tag
+
+
+def test_all_stages(train):
+    """Every number of the log is there once; steps count over the stages."""
+    assert train("a", "--nli", "--fl", "--tensorboard") == 0
+    assert_as_logged(Path("a"))
+    found = shown(Path("a"))
+    assert [step for step, _ in found["loss/nli"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in found["cosine/sst-para"]] == [7, 8, 9, 10, 11, 12]
+    assert [step for step, _ in found["loss/para"]] == list(range(7, 19))
+    assert {value for _, value in found["conflict/sst-para"]} <= {0.0, 1.0}
+
+
+def test_same_tags_in_each_run(train):
+    """Runs lie on one another in TensorBoard, so no tag names a run or its method."""
+    assert train("a", "--tensorboard") == 0
+    assert train("b", "--tensorboard", "--surgery", "sum", "--seed", "5") == 0
+    assert shown(Path("a")).keys() == shown(Path("b")).keys()
+    assert shown(Path("a")) != shown(Path("b"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no such disk")],
+                         ids=["saved", "lost"])
+def test_resumed(error, train, fail_at):
+    """After a resume nothing is there twice; `lost`: step 5 was written, then made again."""
+    assert train("a", "--tensorboard") == 0
+    fail_at(6, error)
+    assert train("b", "--tensorboard") in (1, 130)
+    assert len(shown(Path("b"))["lr"]) == 5
+    assert train_multitask.main(["--resume", "b"]) == 0
+    assert_as_logged(Path("b"))
+    assert shown(Path("b")) == shown(Path("a"))
+
+
+def test_switched_on_by_resume(train, fail_at):
+    """The steps before are there too, and the next --resume keeps it."""
+    fail_at(4, OSError("no such disk"))
+    assert train("a") == 1
+    assert not Path("a", FOLDER).exists()
+    assert train_multitask.main(["--resume", "a", "--tensorboard"]) == 0
+    assert len(shown(Path("a"))["lr"]) == STEPS
+    assert_as_logged(Path("a"))
+    assert json.loads(Path("a", "config.json").read_text())["tensorboard"] is True
+
+
+def test_only_the_writer_writes(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    log = RunLog(tmp_path, writes=False, tensorboard=True)
+    log.rewind(0)
+    log.write("step", stage="gs", step=1, lr=0.1)
+    log.close()
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_without_the_package(train, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert train("a", "--tensorboard") == 2
+    assert "pip install 'minbert[tensorboard]'" in capsys.readouterr().err
+    assert not Path("a").exists()
