@@ -35,7 +35,7 @@ COMMANDS = {
     "serve": Command("multitask.serve", "python -m multitask.serve",
                      "show a trained run on a page, with a JSON API"),
     "runs": Command("multitask.runs.__main__", "python -m multitask.runs",
-                    "list runs; remove checkpoints that are not needed"),
+                    "list and compare runs; remove checkpoints that are not needed"),
     "export": Command("multitask.export", "python -m multitask.export",
                       "write one task for transformers, sentence-transformers or ONNX"),
     "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",

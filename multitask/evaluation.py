@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minbert.files import rewriting, write_text
+from minbert.files import one_line, rewriting, write_text
 from multitask.data.batching import TokenizedExamples
 from multitask.data.examples import Example
 from multitask.system.distributed import ALONE, Ranks
@@ -96,7 +96,20 @@ def write_predictions(path: Path, task: Task, examples: Sequence[Example],
     return path
 
 
-def read_predictions(path: Path) -> np.ndarray:
-    """(n,) predictions from a file of `write_predictions`, in its order."""
+def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
+    """The ids and the (n,) predictions in a file of `write_predictions`, in its order.
+
+    Raises:
+        ValueError, OSError: it is no such file; the message names it.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    return np.array([float(line.rsplit(" , ", 1)[1]) for line in lines])
+    rows = (csv.reader(lines) if task.has_own_files
+            else (line.rstrip().rsplit(" , ", 1) for line in lines))
+    try:
+        found = [(name, task.parse_label(value)) for name, value in rows]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a prediction file of {task.name} ({one_line(error)})"
+                         ) from None
+    # float32, as they were predicted: in nearly constant answers the other digits would count
+    values = np.array([value for _, value in found], dtype=np.float32)
+    return [name for name, _ in found], values.astype(np.float64)

@@ -16,7 +16,7 @@ from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
 from multitask.system.command import Parser
-from multitask.system.runlog import LOG_FILE
+from multitask.system.runlog import LOG_FILE, read_events
 
 from .dev_set import ANALYSIS_FILE, analyse
 
@@ -46,10 +46,7 @@ def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) ->
     analysis = analyse(model.tasks, dataset, logits)
     write_json(run / ANALYSIS_FILE, analysis, indent=None)
 
-    log = (run / LOG_FILE).read_text(encoding="utf-8")
-    events = [json.loads(line) for line in log.splitlines()]
-    steps, epochs = ([event for event in events if event["event"] == kind]
-                     for kind in ("step", "epoch"))
+    steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
     metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
     write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
                  epochs, analysis)

@@ -259,7 +259,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
         of_seed: dict = {}
         for cell, node in cells.items():
             folder = node.folder(grid.seed_folder(seed)) / PREDICTIONS_FOLDER
-            of_seed[cell] = {name: read_predictions(prediction_file(folder, task, "dev"))
+            of_seed[cell] = {name: read_predictions(prediction_file(folder, task, "dev"), task)[1]
                              for name, task in TASKS.items()}
         predictions.append(of_seed)
     return claims.judge(predictions, labels,

@@ -8,6 +8,7 @@ stages     the training loop of a stage: epochs, evaluation, checkpoints, best e
 run        start, resume and execute a run; metrics.json and report.html
 hand_in    the course's prediction files of a finished run
 overview   what runs there are, and what their checkpoints take    python -m multitask.runs
+compare    runs against a reference on dev; comparison_report draws its page
 
 {training, evaluation, reports, analysis} <- runs <- {experiments, pretraining}
 """

@@ -1,8 +1,11 @@
-"""List runs, and free the disk of checkpoints that are not needed any more.
+"""List runs, compare them, and free the disk of checkpoints that are not needed any more.
 
     python -m multitask.runs runs --sort average
     python -m multitask.runs --json
+    python -m multitask.runs compare runs/concatB-wrap-1 runs/concatB-wrap-sum-1 --out compare.html
     python -m multitask.runs prune runs
+
+compare takes finished runs and shows, task by task, how each differs from the first.
 """
 
 from __future__ import annotations
@@ -11,36 +14,52 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from minbert.files import one_line, user_path
 from multitask.system import command
 from multitask.system.command import Parser
 
+from .compare import compare
+from .comparison_report import HEADER, NOTE, PAGE_FILE, difference_row, letters_of, write_comparison
 from .overview import Summary, find_runs, prunable, prune, summarise
 
 COLUMNS = ("run", "date", "tasks", "model", "method", "seed", "steps", "dev", "size", "state")
 KEYS = ("run", "date", "seed", "steps", "average", "size", "state")
-PRUNE = "prune"
+LIST, COMPARE, PRUNE = ACTIONS = ("list", "compare", "prune")
 
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.runs", __doc__)
-    parser.add_argument("action", choices=("list", PRUNE), nargs="?", default="list",
-                        help="prune removes the checkpoints of finished runs (default: list)")
-    parser.add_argument("folder", type=user_path, nargs="?", default=Path("runs"),
-                        help="where to look, at any depth (default: runs)")
+    parser.add_argument("action", choices=ACTIONS, nargs="?", default=LIST,
+                        help="compare shows how runs differ from the first one; prune removes the "
+                             "checkpoints of finished runs (default: list)")
+    parser.add_argument("folders", type=user_path, nargs="*", metavar="folder",
+                        help="where to look, at any depth (default: runs); for compare, the runs")
     parser.add_argument("--sort", choices=KEYS, default="run",
                         help="the highest last; runs without a value first (default: run)")
     parser.add_argument("--json", action="store_true",
                         help="print a JSON list (default: a table)")
+    parser.add_argument("--out", type=user_path, metavar="FOLDER_OR_HTML",
+                        help="for compare: write a page with the table and the runs' curves, in a "
+                             f"folder as {PAGE_FILE} (default: no page)")
+    parser.add_argument("--data", type=user_path, metavar="FOLDER",
+                        help="for compare: other data than the runs' own, if they have moved")
     parser.add_argument("--yes", action="store_true",
                         help="prune without asking (default: ask)")
+    command.add_import_flag(parser)
     return parser
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    folder = arguments.folder
+    if arguments.action == COMPARE:
+        return compare_runs(arguments)
+    if len(arguments.folders) > 1 or arguments.out or arguments.data:
+        raise ValueError(f"{arguments.action} takes one folder, and neither --out nor --data; did "
+                         "you mean compare?")
+
+    [folder] = arguments.folders or [Path("runs")]
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if arguments.action == PRUNE:
@@ -57,7 +76,7 @@ def answer(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([dataclasses.asdict(one) for one in summaries], indent=2))
     elif summaries:
-        print(table([cells(one) for one in summaries]))
+        print(table(COLUMNS, [cells(one) for one in summaries]))
     else:
         print(f"{folder} holds no runs")
     return 0
@@ -73,12 +92,37 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def table(rows: list[list[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell."""
-    lines = [list(COLUMNS), *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(COLUMNS))]
+    lines = [header, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)
                                ).rstrip() for line in lines)
+
+
+def compare_runs(arguments: argparse.Namespace) -> int:
+    runs = arguments.folders
+    if len(runs) < 2:
+        raise ValueError("compare takes two runs or more: the reference, and those to compare")
+    letters = letters_of([str(run) for run in runs])
+    differences, left_out = compare(runs, arguments.data)
+    summaries = [summarise(run) for run in runs]
+    for line in left_out:
+        print(f"warning: {line}", file=sys.stderr)
+
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(one) for one in differences], indent=2))
+    else:
+        for one in summaries:
+            print(f"{letters[one.run]}: {one.run}  ({one.method}, seed {one.seed})")
+        print(f"\n{table(HEADER, [difference_row(one, letters) for one in differences])}\n\n{NOTE}")
+    if arguments.out is not None:
+        out = arguments.out
+        path = out if out.suffix == ".html" else out / PAGE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_comparison(path, summaries, differences, left_out)
+        print(f"page: {path}", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
 
 
 def prune_runs(folder: Path, is_agreed: bool) -> int:
@@ -101,9 +145,10 @@ def prune_runs(folder: Path, is_agreed: bool) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
     words = sys.argv[1:] if argv is None else argv
-    if words and words[0] not in ("list", PRUNE) and not words[0].startswith("-"):
-        words = ["list", *words]  # runs FOLDER
-    arguments = build_parser().parse_args(words)
+    if not words or words[0] not in ACTIONS:
+        words = [LIST, *words]  # runs FOLDER
+    command.run_imports("multitask.runs", words)
+    arguments = build_parser().parse_intermixed_args(words)
     return command.answer("multitask.runs", lambda: answer(arguments))
 
 

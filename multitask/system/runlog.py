@@ -17,6 +17,15 @@ from .tensorboard import Board
 LOG_FILE = "log.jsonl"
 
 
+def read_events(run: Path, event: str | None = None) -> Iterator[dict]:
+    """The events of RUN/log.jsonl, in order: all of one kind, or of every kind."""
+    with (run / LOG_FILE).open(encoding="utf-8") as file:
+        for line in file:
+            values = json.loads(line)
+            if event in (None, values["event"]):
+                yield values
+
+
 class RunLog:
     """Appends events to RUN/log.jsonl, and locks the folder.
 
@@ -87,11 +96,7 @@ class RunLog:
     def events(self, event: str | None = None) -> Iterator[dict]:
         """All events of one kind, or of every kind, in order."""
         self._file.flush()
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                values = json.loads(line)
-                if event in (None, values["event"]):
-                    yield values
+        return read_events(self.path.parent, event)
 
     def _close_board(self) -> None:
         if self._board is not None:
