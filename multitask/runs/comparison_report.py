@@ -76,7 +76,6 @@ def write_comparison(path: Path, runs: Sequence[Summary], differences: Sequence[
                              f"{names[task]}: dev score by epoch. Filled: the epoch kept."))
 
     parts = [
-        heading("minbert: runs compared", 1),
         table(["run", "tasks", "training"],
               [[f"{letters[one.run]}: {one.run}", ", ".join(one.tasks),
                 f"{one.method}, from {one.model}, seed {one.seed}, {one.steps:,} steps"]

@@ -134,8 +134,8 @@ class Settings:
 
     @property
     def chain(self) -> str:
-        """The stages in one word, gradient surgery by its round robin: nli+wrap+fl."""
-        return "+".join(self.gs if stage == "gs" else stage for stage in self.stages)
+        """The stages in one word, as flags name them: nli+wrap+fl, and none for the baseline."""
+        return "+".join(stage if stage in ("nli", "fl") else self.gs for stage in self.stages)
 
     @property
     def has_surgery(self) -> bool:

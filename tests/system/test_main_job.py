@@ -283,7 +283,7 @@ def test_a_folder_per_run():
 @pytest.mark.parametrize(("flags", "name"), [
     ("", "concatB-wrap"), ("--arch concatA --gs bd", "concatA-bd"),
     ("--nli", "concatB-nli+wrap"), ("--nli --fl", "concatB-nli+wrap+fl"),
-    ("--gs none --fl", "concatB-fl"), ("--gs none", "concatA-baseline"),
+    ("--gs none --fl", "concatB-fl"), ("--gs none", "concatA-none"),
     ("--mode last-layer", "concatB-fl"), ("--surgery paper", "concatB-wrap-paper"),
     ("--tasks sts,sst,para", "concatB-wrap"), ("--tasks sst", "sst-full"),
     ("--tasks sst --surgery sum", "sst-full"), ("--tasks sst --fl", "sst-wrap+fl"),
