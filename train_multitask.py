@@ -48,7 +48,7 @@ from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.system.distributed import ProcessLost, on_sigterm
 from multitask.task_file import choose_tasks
 from multitask.tasks import BUILT_IN, TASKS, are_the_papers
-from optim import SCHEDULES, SURGERY
+from optim import SCHEDULES
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
@@ -78,9 +78,13 @@ def build_parser() -> Parser:
     add("--gs", choices=GS_CHOICES,
         help="round robin of gradient-surgery fine-tuning: equal batches, batches of different "
              "size, or no such stage; none alone is the paper's baseline (default: wrap)")
-    add("--surgery", choices=SURGERY,
-        help="Yu et al. 2020 Algorithm 1, the paper's Eq. 2-5, or the plain sum; or a method of "
-             "your own, see docs/how-to/extend.md (default: pcgrad)")
+    add("--surgery", metavar="METHOD[:OPTION=VALUE,…]",
+        help="how the tasks' gradients are combined: pcgrad, the paper's Eq. 2-5 (paper), sum, "
+             "cagrad:c=0.4, … (docs/explanation/methods.md), or a method of your own "
+             "(docs/how-to/extend.md) (default: pcgrad)")
+    add("--surgery-by", metavar="GROUP",
+        help="encoder: one decision for all of it; layer or block=K: one for each layer, or for "
+             "each K layers (default: encoder)")
     add("--nli", action="store_true", help="pretrain the encoder on MultiNLI first (default: off)")
     add("--fl", action="store_true",
         help="finally, train only the heads on the frozen encoder (default: off)")

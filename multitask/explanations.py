@@ -18,7 +18,7 @@ from multitask.data.batching import Batch
 from multitask.kinds import SCALE_TOP
 from multitask.model import EVALUATION_BATCH, MultitaskBert
 from multitask.tasks import Task
-from optim import SURGERY, cosines, gram_matrix, norm_of_combination
+from optim import SURGERY, Method, cosines, gram_matrix, norm_of_combination
 
 MOST_WORDS = 128  # that occlusion tries: one forward pass each
 
@@ -217,9 +217,9 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
 
     gram = gram_matrix(torch.stack(rows))
     weights = {}
-    for method, weights_of in SURGERY.items():
+    for method in SURGERY:
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
-        weights[method] = torch.as_tensor(weights_of(gram, generator=generator)).double()
+        weights[method] = Method(method)(gram, generator, torch.tensor(losses))
     return Wishes(tuple(answers), tuple(losses), gram, weights)
 
 

@@ -2,6 +2,7 @@
 
     adamw     AdamW and its update, line by line
     surgery   PCGrad, the paper's Eq. 2–5, the sum, constant weights: from the Gram matrix
+    methods   all other methods; SURGERY, the table of all; Method, one by its name
     flat      parameters ↔ one vector; the tasks' gradients ↔ rows of one matrix
     schedule  step → multiplier of the learning rate
     fast      AdamW's update in one pass, compared with the plain one at first use
@@ -11,9 +12,9 @@
 
 from .adamw import AdamW
 from .flat import FlatParameters, TaskGradients, split_decayed
+from .methods import SURGERY, Method
 from .schedule import SCHEDULES, constant, linear_decay
 from .surgery import (
-    SURGERY,
     combine,
     constant_weights,
     cosines,
@@ -27,8 +28,8 @@ from .surgery import (
 )
 
 __all__ = [
-    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "TaskGradients", "combine", "constant",
-    "constant_weights", "cosines", "gram_matrix", "linear_decay", "norm_of_combination",
+    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "Method", "TaskGradients", "combine",
+    "constant", "constant_weights", "cosines", "gram_matrix", "linear_decay", "norm_of_combination",
     "paper_weights", "pcgrad_weights", "project_conflicting", "project_paper", "split_decayed",
     "sum_weights",
 ]

@@ -10,8 +10,9 @@ hundred of its rows, so its gradient can be kept as those rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -101,6 +102,14 @@ def _views(vector: torch.Tensor, parameters: Iterable[nn.Parameter]) -> Iterator
     for value in parameters:
         yield vector[start:start + value.numel()].view_as(value)
         start += value.numel()
+
+
+@dataclass
+class Group:
+    """Some parameters: columns of the matrix, and whether the table is among them."""
+
+    columns: list[slice]
+    has_table: bool
 
 
 class TaskGradients:
@@ -215,13 +224,41 @@ class TaskGradients:
             if self.table is not None:
                 self.table.grad = None
 
+    def groups(self, group_of: Callable[[str], str]) -> dict[str, Group]:
+        """The parameters in groups, for a Gram matrix and weights of each.
+
+        Args:
+            group_of: a parameter's name → its group's.
+        """
+        found: dict[str, Group] = {}
+        start = 0
+        for name, value in self._flat.parameters.items():
+            group = found.setdefault(group_of(name), Group([], has_table=False))
+            if value is self.table:
+                group.has_table = True
+                continue
+            end = start + value.numel()
+            if group.columns and group.columns[-1].stop == start:  # beside the one before
+                start = group.columns.pop().start
+            group.columns.append(slice(start, end))
+            start = end
+        return found
+
+    def grams(self, groups: Mapping[str, Group]) -> dict[str, torch.Tensor]:
+        """Group → the Gram matrix of the tasks' gradients of it, (tasks, tasks)."""
+        tasks = len(self._matrix)
+        table = None if self.table is None else gram_matrix(self._looked_up()[1].flatten(1))
+        found = {}
+        for name, group in groups.items():
+            gram = torch.zeros(tasks, tasks, dtype=torch.float64)
+            for columns in group.columns:
+                gram += gram_matrix(self._matrix[:, columns])
+            found[name] = gram + table if group.has_table else gram
+        return found
+
     def gram(self) -> torch.Tensor:
         """The Gram matrix of the tasks' whole gradients, (tasks, tasks)."""
-        gram = gram_matrix(self._matrix)
-        if self.table is None:
-            return gram
-        _, table_gradients = self._looked_up()
-        return gram + gram_matrix(table_gradients.flatten(1))
+        return self.grams(self.groups(lambda name: ""))[""]
 
     def combine_(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Σ_k w_k g_k, in place: it overwrites the first row of the matrix, to save a vector.
@@ -230,13 +267,21 @@ class TaskGradients:
             That row, and the table's part as a sparse gradient, (rows, hidden); None without a
             table.
         """
-        row = combine(self._matrix, weights, out=self._matrix[0])
-        if self.table is None:
-            return row, None
-        touched, gradients = self._looked_up()
-        part = combine(gradients.flatten(1), weights).view(gradients.shape[1:])
-        return row, torch.sparse_coo_tensor(touched[None], part, self.table.shape,
-                                            is_coalesced=True, check_invariants=False)
+        return self.combine_groups_(self.groups(lambda name: ""), {"": weights})
+
+    def combine_groups_(self, groups: Mapping[str, Group], weights: Mapping[str, torch.Tensor],
+                        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`combine_` with weights of each group."""
+        table = None
+        for name, group in groups.items():
+            for columns in group.columns:
+                combine(self._matrix[:, columns], weights[name], out=self._matrix[0, columns])
+            if group.has_table:
+                touched, gradients = self._looked_up()
+                part = combine(gradients.flatten(1), weights[name]).view(gradients.shape[1:])
+                table = torch.sparse_coo_tensor(touched[None], part, self.table.shape,
+                                                is_coalesced=True, check_invariants=False)
+        return self._matrix[0], table
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of the table that any task looked up, and the tasks' gradients of them."""

@@ -5,7 +5,7 @@ Notation: g_1 … g_T are the rows of a (tasks, params) matrix G, and K = G Gᵀ
 weights w depend on K alone. So the long vectors are read twice, once for K and once for wᵀG, and
 everything between is arithmetic on a 3 × 3 table. examples/plain_step.py has PCGrad on the vectors.
 
-A further method is a function from K to w and one line in SURGERY.
+methods/ has more methods, and SURGERY, the table of all.
 """
 
 from __future__ import annotations
@@ -122,10 +122,6 @@ def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
         return weights.clone()
 
     return weights_of
-
-
-# --surgery → function (gram, generator=…) → weights
-SURGERY = {"pcgrad": pcgrad_weights, "paper": paper_weights, "sum": sum_weights}
 
 
 # ---------------------------------------------------------------------- on a matrix of gradients

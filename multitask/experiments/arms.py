@@ -94,8 +94,6 @@ class Arm:
         self.sampler = RoundRobin(sizes, dict.fromkeys(TASKS, question.batch_size), WRAP, seed)
 
         surgery = constant_weights(weights) if training == "constant" else training
-        if len(self.tasks) == 1:
-            surgery = "sum"
         self.trainer = SurgeryTrainer(self.model, surgery, settings.lr, seed=seed, tasks=self.tasks,
                                       head_lr=settings.head_lr)
         self.log: list[dict] = []

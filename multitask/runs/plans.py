@@ -135,7 +135,8 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
         tasks=tasks, scored=tasks,
         sampler=RoundRobin(lengths, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay,
-                               settings.clip, settings.seed, tasks, settings.head_lr, ranks),
+                               settings.clip, settings.seed, tasks, settings.head_lr, ranks,
+                               settings.surgery_by),
         fetch=fetch,
         predict=lambda name: run.model.predict_logits(name, run.tokens[name]["dev"], ranks))
 

@@ -15,7 +15,8 @@ from multitask.data.sampling import ROUND_ROBINS
 from multitask.description import SAMPLE, tasks_from
 from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS, Task
-from optim import SCHEDULES, SURGERY
+from multitask.training.step import ENCODER, layers_at_once
+from optim import SCHEDULES, SURGERY, Method
 
 DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
@@ -30,10 +31,10 @@ PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain fo
 
 # setting → the values that it can take; train_multitask.py offers the same
 CHOICES = {
-    "arch": ARCHITECTURES, "gs": GS_CHOICES, "surgery": SURGERY, "schedule": SCHEDULES,
+    "arch": ARCHITECTURES, "gs": GS_CHOICES, "schedule": SCHEDULES,
     "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
 }
-IMPORTABLE = ("arch", "surgery")  # a file that --import names can add to these
+HINT = ", or name the file that defines it with --import"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Settings:
         start: the run whose model is started from, in place of `model`.
         tasks: those that are trained, in the order of the gradient matrix's rows.
         data: folder of the built-in tasks' files; None takes the embedded sample.
+        surgery: a name in optim.SURGERY, with options: "cagrad:c=0.4".
+        surgery_by: see SurgeryTrainer.
         head_lr: of the heads, in every stage; None is `lr`.
         batch_size: None is the paper's: 16 for wrap and NLI, 8 for FL.
         max_length: tokens at which inputs are cut; None is the encoder's number of positions.
@@ -65,6 +68,7 @@ class Settings:
     nli: bool = False
     fl: bool = False
     surgery: str = "pcgrad"
+    surgery_by: str = ENCODER
     model: str | None = None
     start: str | None = None
     tasks: tuple[Task, ...] = dataclasses.field(default_factory=lambda: tuple(TASKS.values()))
@@ -100,8 +104,14 @@ class Settings:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                hint = ", or name the file that defines it with --import" * (name in IMPORTABLE)
+                hint = HINT if name == "arch" else ""
                 raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}{hint}")
+        try:
+            Method(self.surgery)
+        except ValueError as error:
+            hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
+            raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None
+        layers_at_once(self.surgery_by)
         for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit",
                      "checkpoint_every"):
             value = getattr(self, name)

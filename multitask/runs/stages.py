@@ -96,6 +96,7 @@ class Stage:
         self.plan.prepare(end - first)
         self.seconds += time.perf_counter() - started
 
+        self.plan.trainer.epoch = self.epoch
         self.run.model.train()
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         smooth: dict[str, float] = {}

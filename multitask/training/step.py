@@ -16,9 +16,9 @@ from multitask.system.device import PRODUCT_DTYPES
 from multitask.system.distributed import ALONE, Ranks
 from multitask.system.state import load_optimizer_state, optimizer_state, set_generator
 from optim import (
-    SURGERY,
     AdamW,
     FlatParameters,
+    Method,
     TaskGradients,
     norm_of_combination,
     split_decayed,
@@ -36,6 +36,8 @@ from .optimizing import (
     squared_norm,
 )
 
+ENCODER = "encoder"  # surgery_by: one Gram matrix for all of it
+GENERATOR, STATE = "surgery.generator", "surgery.state."  # names in a checkpoint
 TABLE = "embeddings.word_embeddings.weight"  # of which a step touches a few rows only
 
 Surgery = Callable[..., torch.Tensor]  # (tasks, tasks) Gram matrix, generator=… → (tasks,) weights
@@ -48,7 +50,8 @@ class StepResult:
     Attributes:
         losses: task → mean loss.
         gram: (tasks, tasks), products of the tasks' encoder gradients; None if it is frozen.
-        weights: (tasks,), what surgery multiplied them by; None if it is frozen.
+        weights: (tasks,), what surgery multiplied them by, the mean over groups of parameters;
+            None if it is frozen.
     """
 
     losses: dict[str, float]
@@ -64,23 +67,29 @@ class SurgeryTrainer:
     these gradients are, after surgery. Each head keeps the gradient of its own task.
 
     Args:
-        surgery: a name from optim.SURGERY, or a function of the Gram matrix like those.
+        surgery: a name from optim.SURGERY, with options if need be, or a function of the Gram
+            matrix like those. With one task the gradient stays as it is.
+        surgery_by: the groups of encoder parameters that have a Gram matrix and weights of their
+            own: "encoder" is one for all, "layer" one per layer, "block=3" one per three layers.
         lr, weight_decay: of AdamW; biases and LayerNorm have no decay.
         clip: the largest norm of the whole gradient, encoder and heads; 0 is off.
         seed: of surgery's order.
         tasks: those that are trained, in the order of the matrix's rows; by default the model's.
         head_lr: learning rate of the heads; by default `lr`.
         ranks: the processes that share each batch.
+
+    Attributes:
+        epoch: its number, for methods that ask for it.
     """
 
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float,
                  weight_decay: float = 0.0, clip: float = 0.0, seed: int = 0,
                  tasks: Sequence[str] | None = None, head_lr: float | None = None,
-                 ranks: Ranks = ALONE) -> None:
+                 ranks: Ranks = ALONE, surgery_by: str = ENCODER) -> None:
         self.model, self.clip, self.ranks = model, clip, ranks
         self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
-        self.surgery = SURGERY[surgery] if isinstance(surgery, str) else surgery
+        self.epoch = 0
         self.generator = torch.Generator().manual_seed(seed)
 
         # The encoder as one vector, the table of word embeddings first.
@@ -95,6 +104,9 @@ class SurgeryTrainer:
         is_sparse = has_fast_forms and model.device.type == "cpu" and ranks.size == 1
         self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if is_sparse else None,
                                        watched=False)
+        self.groups = self.gradients.groups(lambda name: group_of(name, surgery_by))
+        chosen = surgery if len(self.tasks) > 1 else "sum"
+        self.methods = {name: Method(chosen) for name in self.groups}  # each has its own state
 
         # What AdamW updates: three parts of that vector (the first parameter, for minbert the
         # table, by itself), and the heads.
@@ -142,26 +154,28 @@ class SurgeryTrainer:
             values = self._backward(shares)
 
         # Surgery: the weights of the tasks' gradients, from their Gram matrix.
-        gram = self.gradients.gram()  # before anything else waits for a GPU's answer
+        grams = self.gradients.grams(self.groups)  # before anything else waits for a GPU's answer
+        gram = sum(grams.values())
         losses = self._sum_over_ranks(values)
         squares = self._check(losses, gram)
-        weights = torch.as_tensor(self.surgery(gram, generator=self.generator)).to(gram)
-        if weights.shape != gram.shape[:1]:
-            raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected "
-                             f"one weight for each of {len(gram)} tasks")
+        seen = {"generator": self.generator, "epoch": self.epoch,
+                "losses": torch.tensor(list(losses.values()), dtype=torch.float64)}
+        weights = {name: method(grams[name], **seen) for name, method in self.methods.items()}
 
         # Clipping: encoder and heads together.
-        norm = norm_of_combination(gram, weights)
+        norm = math.hypot(*(norm_of_combination(grams[name], weights[name]) for name in grams))
         scale = clip_scale(self.clip, math.sqrt(norm**2 + sum(squares.values())))
         head_squares = [scale**2 * square for square in squares.values()]
         check_length("all tasks together", (scale * norm)**2, *head_squares)
 
         # The update.
-        self._set_encoder_gradient(*self.gradients.combine_(weights * scale))
+        scaled = {name: scale * values for name, values in weights.items()}
+        self._set_encoder_gradient(*self.gradients.combine_groups_(self.groups, scaled))
         for parameter in self.heads.parameters():
             parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
-        return StepResult(losses, gram, weights)
+        self._observe(shares)
+        return StepResult(losses, gram, torch.stack(list(weights.values())).mean(0))
 
     def _backward(self, shares: Sequence[MicroBatches]) -> list[torch.Tensor]:
         """Fill the gradient matrix; return each share's part of its task's mean loss."""
@@ -201,6 +215,24 @@ class SurgeryTrainer:
     def _prepared(self, batch: Batch) -> Batch:
         return batch.in_few_lengths() if self._fills else batch.to(self.model.device)
 
+    def _observe(self, shares: Sequence[MicroBatches]) -> None:
+        """Shows the losses on the same batches, after the update, to methods that ask for them."""
+        observers = [method.observe for method in self.methods.values() if method.observe]
+        if not observers:
+            return
+        values = []
+        with torch.no_grad():
+            for name, share in zip(self.tasks, shares, strict=True):
+                total = torch.zeros((), device=self.model.device)
+                for batch in map(self._prepared, share.batches):
+                    mean = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
+                    total += mean * (len(batch.labels) / share.examples)
+                values.append(total)
+        losses = torch.stack(values)
+        self.ranks.sum([losses])
+        for observe in observers:
+            observe(losses.cpu())
+
     def _sum_over_ranks(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
         """Complete the losses and the heads' gradients with those of the other processes.
 
@@ -237,10 +269,47 @@ class SurgeryTrainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Moments, step count and surgery's generator, by name; the weights are the model's."""
-        return {**optimizer_state(self.optimizer), "surgery.generator": self.generator.get_state()}
+        """Moments, step count, surgery's generator and state; the weights are the model's."""
+        state = {f"{STATE}{group}.{name}": value for group, method in self.methods.items()
+                 for name, value in method.state.items()}
+        return {**optimizer_state(self.optimizer), GENERATOR: self.generator.get_state(), **state}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)
-        set_generator(self.generator, state["surgery.generator"])
+        set_generator(self.generator, state[GENERATOR])
+        for group, method in self.methods.items():
+            start = f"{STATE}{group}."
+            method.load_state({name.removeprefix(start): value for name, value in state.items()
+                               if name.startswith(start)})
+
+
+def group_of(name: str, surgery_by: str) -> str:
+    """The group of an encoder parameter: "encoder", "layer 3", or "embeddings".
+
+    >>> group_of("layers.5.attention_dense.weight", "block=3")
+    'layers 3 to 5'
+    >>> group_of("pooler_dense.bias", "layer"), group_of("pooler_dense.bias", "encoder")
+    ('pooler', 'encoder')
+    """
+    size = layers_at_once(surgery_by)
+    if size is None:
+        return ENCODER
+    first, *rest = name.split(".")
+    if first != "layers":
+        return "embeddings" if first == "embeddings" else "pooler"
+    start = int(rest[0]) // size * size
+    return f"layer {start}" if size == 1 else f"layers {start} to {start + size - 1}"
+
+
+def layers_at_once(surgery_by: str) -> int | None:
+    """How many layers share weights; None is the whole encoder. ValueError for another text."""
+    if surgery_by == ENCODER:
+        return None
+    kind, _, count = surgery_by.partition("=")
+    if kind == "layer" and not count:
+        return 1
+    if kind == "block" and count.isdigit() and int(count) > 0:
+        return int(count)
+    raise ValueError(f"surgery by {surgery_by!r}: expected encoder, layer, or block=K with K "
+                     "layers")

@@ -16,6 +16,7 @@ from oracle import algorithm_1
 from torch.testing import assert_close
 
 from optim import (
+    SURGERY,
     constant_weights,
     cosines,
     gram_matrix,
@@ -26,7 +27,7 @@ from optim import (
     project_paper,
     sum_weights,
 )
-from optim.surgery import SURGERY, combine, random_order
+from optim.surgery import combine, random_order
 
 
 def gradients(rows, dtype=torch.float64):
@@ -241,7 +242,7 @@ def test_seeded_order():
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
-@pytest.mark.parametrize("method", SURGERY)
+@pytest.mark.parametrize("method", ["pcgrad", "paper", "sum"])
 def test_float32_of_any_scale(scale, method):
     """Squares of 1e30 overflow float32, those of 1e-30 vanish in it; the products are float64."""
     def project(rows):

@@ -301,7 +301,7 @@ def test_names_of_runs(flags, name):
 
 def test_name_of_own_method(monkeypatch):
     """--import may define a method of any name: the run's folder is still one folder in runs/."""
-    monkeypatch.setitem(SURGERY, "../my method: 1/2 " + 300 * "n", SURGERY["sum"])
+    monkeypatch.setitem(SURGERY, "../my method, 1/2 " + 300 * "n", SURGERY["sum"])
     folder = make_run_folder(Settings("concatB", "wrap", surgery=[*SURGERY][-1]), None)
     assert folder.name.startswith("concatB-wrap-_my_method_1_2_nnn")
     assert [folder] == list(Path("runs").iterdir())

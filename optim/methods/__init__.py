@@ -1,0 +1,17 @@
+"""Every surgery method beside the three of optim/surgery.py, by family.
+
+    descent     a direction that no task loses by: MGDA, CAGrad, UPGrad, DualProj
+    fairness    equal shares: normalised, IMTL-G, ConFIG, Nash-MTL, FairGrad, Aligned-MTL
+    vaccine     PCGrad with targets: GradVac
+    losses      weights from the losses: uncertainty, DWA, FAMO, RLW, GradNorm
+    controls    random and constant weights
+    quadratic   the two small problems behind them, solved to rounding
+    choosing    SURGERY, the table of all; Method, one by its name and options
+
+docs/explanation/methods.md compares them. SDMGrad, MoDo, MoCo, DB-MTL and GradDrop are not
+functions of the Gram matrix and the losses, so they are left out.
+"""
+
+from .choosing import SURGERY, Method
+
+__all__ = ["SURGERY", "Method"]

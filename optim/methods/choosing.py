@@ -1,0 +1,125 @@
+"""A method by its name, with its options, ready to be called at every step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
+
+import torch
+
+from optim.surgery import paper_weights, pcgrad_weights, sum_weights
+
+from . import controls, descent, fairness, losses, vaccine
+
+# --surgery → a function (gram, …) → weights, or a class whose instances are called so and keep
+# `state`. It names what else it takes: generator, losses, epoch; further arguments are options.
+SURGERY: dict[str, Callable] = {
+    "pcgrad": pcgrad_weights, "paper": paper_weights, "sum": sum_weights,
+    "mgda": descent.mgda_weights, "cagrad": descent.cagrad_weights,
+    "upgrad": descent.upgrad_weights, "dualproj": descent.dualproj_weights,
+    "normalised": fairness.normalised_weights, "imtlg": fairness.imtlg_weights,
+    "config": fairness.config_weights, "nashmtl": fairness.nashmtl_weights,
+    "fairgrad": fairness.fairgrad_weights, "alignedmtl": fairness.alignedmtl_weights,
+    "gradvac": vaccine.GradVac, "gradnorm": losses.GradNorm,
+    "uncertainty": losses.Uncertainty, "dwa": losses.DynamicWeightAverage, "famo": losses.Famo,
+    "rlw": losses.rlw_weights, "rgw": controls.rgw_weights, "constant": controls.constant,
+}
+GIVEN = ("generator", "losses", "epoch")  # what a method may name
+NO_OPTIONS = ("gram", *GIVEN, "order")
+
+
+class Method:
+    """A surgery method, ready to be called at every step.
+
+    Args:
+        chosen: a name in SURGERY, with options if need be: "cagrad:c=0.4"; or a function of the
+            Gram matrix.
+
+    Raises:
+        ValueError: there is no such method or option, or an option's value is not of its type.
+
+    >>> Method("mgda:normalise=true")(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
+    [0.5, 0.25]
+    """
+
+    def __init__(self, chosen: str | Callable) -> None:
+        self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
+        self._weights = _with_options(chosen) if isinstance(chosen, str) else chosen
+        named = inspect.signature(self._weights).parameters
+        takes_all = any(value.kind is value.VAR_KEYWORD for value in named.values())
+        self._named = [name for name in GIVEN if name in named or takes_all]
+
+    def __call__(self, gram: torch.Tensor, generator: torch.Generator | None = None,
+                 losses: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:
+        """The weights of the tasks' gradients.
+
+        Args:
+            gram: (tasks, tasks).
+            generator: of all random choices.
+            losses: (tasks,), of the batches that the gradients are from.
+            epoch: its number.
+
+        Returns:
+            (tasks,), of gram's type.
+
+        Raises:
+            ValueError: the method returned another shape, or numbers that are not finite.
+        """
+        given = {"generator": generator, "losses": losses, "epoch": epoch}
+        found = self._weights(gram, **{name: given[name] for name in self._named})
+        weights = torch.as_tensor(found).to(gram)
+        if weights.shape != gram.shape[:1]:
+            raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected "
+                             f"one weight for each of {len(gram)} tasks")
+        if not torch.isfinite(weights).all():
+            raise ValueError(f"the surgery method {self.name} returned {weights.tolist()}: weights "
+                             "must be finite")
+        return weights
+
+    @property
+    def observe(self) -> Callable[[torch.Tensor], None] | None:
+        """What takes the losses after the update, (tasks,), if the method asks for them."""
+        return getattr(self._weights, "observe", None)
+
+    @property
+    def state(self) -> MutableMapping[str, torch.Tensor]:
+        """What it remembers, by name; empty for a function of K alone."""
+        return getattr(self._weights, "state", {})
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue where `state` was taken."""
+        self.state.clear()
+        self.state.update({name: value.clone() for name, value in state.items()})
+
+
+def _with_options(text: str) -> Callable:
+    name, _, rest = text.partition(":")
+    if name not in SURGERY:
+        raise ValueError(f"there is no surgery method {name!r}; choose from {', '.join(SURGERY)}")
+    made = SURGERY[name]
+    known = {key: value.default for key, value in inspect.signature(made).parameters.items()
+             if key not in NO_OPTIONS and value.default is not value.empty}
+
+    options = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            its = f"its options are {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{name} has no option {key!r}; {its}")
+        options[key] = _parsed(f"{name}: {key}", value, known[key])
+    if isinstance(made, type):
+        return made(**options)
+    return partial(made, **options) if options else made
+
+
+def _parsed(where: str, text: str, default: object) -> object:
+    """An option's value, of the type of its default."""
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"{where} is {text!r}, expected true or false")
+        return text == "true"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"{where} is {text!r}, expected a number") from None

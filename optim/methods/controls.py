@@ -1,0 +1,31 @@
+"""Controls for surgery: weights that do not look at conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from optim.surgery import constant_weights
+
+
+def rgw_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Random weights at every step, softmax of N(0, I) (RGW, Lin et al. 2022, section 3).
+
+    A method that does no better than these has not found the right weights.
+
+    >>> rgw_weights(torch.eye(3), torch.Generator().manual_seed(0)).sum().item()
+    1.0
+    """
+    noise = torch.randn(len(gram), generator=generator, dtype=torch.float64)
+    return noise.softmax(0)
+
+
+def constant(gram: torch.Tensor, weights: str | Sequence[float] = "") -> torch.Tensor:
+    """`constant_weights` by an option: --surgery constant:weights=1+2+1.
+
+    >>> constant(torch.eye(2), "1.5+1").tolist()
+    [1.5, 1.0]
+    """
+    values = weights.split("+") if isinstance(weights, str) else weights
+    return constant_weights([float(value) for value in values])(gram)
