@@ -28,4 +28,6 @@ def constant(gram: torch.Tensor, weights: str | Sequence[float] = "") -> torch.T
     [1.5, 1.0]
     """
     values = weights.split("+") if isinstance(weights, str) else weights
+    if not weights:
+        raise ValueError("constant needs its weights: constant:weights=1+2+1, in the tasks' order")
     return constant_weights([float(value) for value in values])(gram)
