@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from .quadratic import lengths, minimise
 
+MOST_SUPPORTS = 10  # tried, before the equation is solved by bracketing
 SHORTEST = 1e-7  # of the longest gradient: a combination that is shorter counts as zero
 
 
@@ -44,8 +45,9 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
         w* = argmin over w in Δ of  wᵀK1 / T + s √(wᵀKw),
         weights 1/T + s w* / √(w*ᵀKw*), divided by 1 + c² as in the authors' code.
 
-    s√q is the least of s (q / 2τ + τ / 2) over τ > 0, which leaves a quadratic problem for each τ
-    and one equation for τ. Where the best combination has length 0, w* is left out.
+    s√q is the least of s (q / 2τ + τ / 2) over τ > 0, which leaves a quadratic problem for each τ,
+    and one equation for τ, in closed form once it is known which weights are positive. Where the
+    best combination has length 0, w* is left out.
 
     Args:
         c: how far from the mean, as a share of its length; 0 is the mean.
@@ -53,13 +55,12 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
     >>> cagrad_weights(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), c=0.5).tolist()
     [0.6, 0.6]
     """
-    tasks = len(gram)
-    mean = torch.full((tasks,), 1 / tasks, dtype=torch.float64)
+    mean = torch.full((len(gram),), 1 / len(gram), dtype=torch.float64)
     largest = gram.double().diagonal().max()
     if c == 0 or not largest > 0:
         return mean
     K = gram.double() / largest
-    s = c * (mean @ K @ mean).clamp(min=0).sqrt()
+    s = float(c * (mean @ K @ mean).clamp(min=0).sqrt())
     b = K @ mean
 
     def best(tau: float) -> torch.Tensor:
@@ -69,10 +70,32 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
         w = best(tau)
         return float((w @ K @ w).clamp(min=0).sqrt()) - tau
 
-    if float(s) < SHORTEST or excess(SHORTEST) <= 0:
+    if s < SHORTEST or excess(SHORTEST) <= 0:
         return mean / (1 + c**2)
-    w = best(brentq(excess, SHORTEST, 1.0 + SHORTEST, xtol=1e-15, rtol=1e-14))
+    w, tau = mean, float((mean @ K @ mean).sqrt())
+    for _ in range(MOST_SUPPORTS):
+        before, w = w, best(tau)
+        tau = _tau(K, b, s, w > 0)
+        if tau is None or ((w > 0) == (before > 0)).all():
+            break
+    if tau is None or abs(excess(tau)) > 1e-12:
+        tau = brentq(excess, SHORTEST, 1.0 + SHORTEST, xtol=1e-15, rtol=1e-14)
+    w = best(tau)
     return (mean + s * w / (w @ K @ w).sqrt()) / (1 + c**2)
+
+
+def _tau(K: torch.Tensor, b: torch.Tensor, s: float, free: torch.Tensor) -> float | None:
+    """√(w*ᵀKw*) if w* has these free weights: there, K w* ∝ λ1 − b, and the length of the right
+    side, s, gives λ from a quadratic equation. None if it has no solution."""
+    ones, part = torch.ones_like(b)[free], b[free]
+    solved, failed = torch.linalg.solve_ex(K[free][:, free], torch.stack([ones, part], 1))
+    A, B, C = (float(left @ right) for left, right in ((ones, solved[:, 0]), (ones, solved[:, 1]),
+                                                       (part, solved[:, 1])))
+    square = B * B - A * (C - s * s)
+    if failed or not square > 0:
+        return None
+    tau = s / square**0.5
+    return tau if SHORTEST < tau < 2 else None
 
 
 def upgrad_weights(gram: torch.Tensor) -> torch.Tensor:

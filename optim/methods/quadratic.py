@@ -7,9 +7,14 @@ the lengths of the gradients out of the matrix, so that tasks whose gradients di
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
 import torch
+from scipy.linalg import cho_factor, cho_solve
 
 RIDGE = 1e-14     # added to the diagonal of a singular C, whose minimum is not unique
+SMALLEST = np.finfo(float).tiny
 NEWTON_STEPS = 100
 MOST = 1e9  # a solution beyond it is none: some combination of the gradients is zero
 
@@ -40,55 +45,58 @@ def minimise(C: torch.Tensor, b: torch.Tensor, a: torch.Tensor | None = None) ->
     >>> minimise(C, torch.tensor([-1.0, 2.0], dtype=torch.float64)).round(decimals=6).tolist()
     [1.0, 0.0]
     """
-    n = len(b)
-    y, free = torch.zeros_like(b), torch.zeros(n, dtype=torch.bool)
+    C, b = C.numpy(), b.numpy()
+    a = None if a is None else a.numpy()
+    y, free = np.zeros_like(b), np.zeros(len(b), dtype=bool)
     if a is not None:  # from the best corner
-        start = int(torch.argmin(C.diagonal() / (2 * a**2) + b / a))
+        start = np.argmin(C.diagonal() / (2 * a**2) + b / a)
         y[start], free[start] = 1 / a[start], True
 
-    for _ in range(20 + 10 * n):
+    for _ in range(20 + 10 * len(b)):
+        multiplier = 0.0
         while free.any():
             best, multiplier = _on_free(C, b, a, free)
             falling = free & (best <= 0)
             if not falling.any():
                 y = best
                 break
-            share = torch.where(falling, y / (y - best), torch.inf)
-            share = torch.where(share.isnan(), 0.0, share)
+            share = np.full_like(y, np.inf)  # of the way to `best`, until a variable is zero
+            share[falling] = y[falling] / np.maximum(y[falling] - best[falling], SMALLEST)
             y = y + share.min() * (best - y)
-            free &= share > share.min()  # what reached zero first
-            y = torch.where(free, y, 0.0)
-        else:
-            multiplier = torch.zeros((), dtype=C.dtype)
+            free &= share > share.min()
+            y[~free] = 0
 
         slope = C @ y + b - (0 if a is None else multiplier * a)
-        scale = (C.abs() @ y + b.abs()).clamp(min=torch.finfo(C.dtype).tiny)
-        slope = torch.where(free, 0.0, slope / scale)
-        if float(slope.min()) >= -1e-13:
+        slope /= np.maximum(np.abs(C) @ y + np.abs(b), SMALLEST)
+        slope[free] = 0
+        if slope.min() >= -1e-13:
             break
-        free[int(slope.argmin())] = True
-    return y
+        free[slope.argmin()] = True
+    return torch.from_numpy(y)
 
 
-def _on_free(C: torch.Tensor, b: torch.Tensor, a: torch.Tensor | None,
-             free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _on_free(C: np.ndarray, b: np.ndarray, a: np.ndarray | None,
+             free: np.ndarray) -> tuple[np.ndarray, float]:
     """The minimum where all other variables are 0, signs ignored, and the multiplier of aᵀy = 1."""
-    part = C[free][:, free]
-    factor, failed = torch.linalg.cholesky_ex(part)
-    largest = C.diagonal().max()
-    if failed or factor.diagonal().min() < 1e-7 * largest.sqrt():
-        ridge = RIDGE * len(part) * largest
-        factor = torch.linalg.cholesky(part + ridge * torch.eye(len(part), dtype=C.dtype))
-    plain = torch.cholesky_solve(b[free, None], factor)[:, 0]
-    multiplier = torch.zeros((), dtype=C.dtype)
-    solution = -plain
+    places = free.nonzero()[0]
+    factor = factored(C[np.ix_(places, places)], C.diagonal().max())
+    solution, multiplier = -cho_solve(factor, b[places]), 0.0
     if a is not None:
-        along = torch.cholesky_solve(a[free, None], factor)[:, 0]
-        multiplier = (1 + a[free] @ plain) / (a[free] @ along)
-        solution = multiplier * along - plain
-    y = torch.zeros_like(b)
-    y[free] = solution
+        along = cho_solve(factor, a[places])
+        multiplier = (1 - a[places] @ solution) / (a[places] @ along)
+        solution = solution + multiplier * along
+    y = np.zeros_like(b)
+    y[places] = solution
     return y, multiplier
+
+
+def factored(part: np.ndarray, largest: float) -> tuple[np.ndarray, bool]:
+    """Its Cholesky factor for cho_solve, with a ridge if it is singular."""
+    with suppress(np.linalg.LinAlgError):
+        factor = cho_factor(part)
+        if factor[0].diagonal().min() > 1e-7 * largest**0.5:
+            return factor
+    return cho_factor(part + RIDGE * len(part) * largest * np.eye(len(part)))
 
 
 def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:

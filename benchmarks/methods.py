@@ -1,0 +1,106 @@
+"""What surgery methods cost: the weights alone beside torchjd's, and whole training steps.
+
+    PYTHONPATH=tools python benchmarks/methods.py --weights
+    python benchmarks/methods.py --steps --data data --model CHECKPOINT
+
+--weights prints milliseconds per call, medians, for 3, 8 and 32 tasks. --steps prints the seconds
+of a step of 3 × 16 examples with each method as a multiple of the plain sum's, medians of steps
+taken in turn, on equal batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import optimality
+import torch
+
+from minbert import BertModel, BertTokenizer
+from multitask import MultitaskBert
+from multitask.data.examples import load_dataset
+from multitask.data.sampling import WRAP, RoundRobin
+from multitask.tasks import TASKS
+from multitask.training.step import SurgeryTrainer
+from optim import SURGERY, Method
+
+
+def median_ms(call, repetitions: int) -> float:
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+def weights(repetitions: int) -> None:
+    theirs = optimality.torchjds()
+    print("| method | " + " | ".join(f"T = {tasks}, ours | torchjd" for tasks in (3, 8, 32)) + " |")
+    print("| --- " * 7 + "|")
+    losses = torch.ones(32, dtype=torch.float64)
+    for name in (name for name in SURGERY if name != "constant"):
+        cells = []
+        for tasks in (3, 8, 32):
+            G = torch.randn(tasks, 1000, dtype=torch.float64,
+                            generator=torch.Generator().manual_seed(tasks))
+            K, method = G @ G.T, Method(name)
+            ours = median_ms(lambda: method(K, losses=losses[:tasks]), repetitions)  # noqa: B023
+            cells.append(f"{ours:.2f}")
+            other = theirs.get(name)
+            cells.append("" if other is None else
+                         f"{median_ms(lambda: other(K), max(3, repetitions // 10)):.2f}")  # noqa: B023
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def steps(arguments: argparse.Namespace) -> None:
+    dataset = load_dataset(arguments.data, TASKS.values(), seed=0)
+    trainers, batches = {}, []
+    for name in ("sum", *(name for name in SURGERY if name not in ("sum", "constant"))):
+        torch.manual_seed(0)
+        model = MultitaskBert(BertModel.from_pretrained(arguments.model),
+                              BertTokenizer.from_pretrained(arguments.model), "concatB")
+        if not batches:
+            tokens = {task: model.tokenize(dataset[task]["train"]) for task in TASKS}
+            sampler = RoundRobin({task: len(each) for task, each in tokens.items()},
+                                 dict.fromkeys(TASKS, 16), WRAP, 0)
+            sampler.start_epoch()
+            batches = [{task: tokens[task].batch(rows) for task, rows in sampler.next_step().items()}
+                       for _ in range(arguments.rounds + 2)]
+        trainers[name] = SurgeryTrainer(model.train(), name, lr=1e-5)
+
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    for number, batch in enumerate(batches):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.step(batch)
+            if number > 1:  # the first two warm up
+                times[name].append(time.perf_counter() - started)
+    base = statistics.median(times["sum"])
+    print(f"sum: {base:.3f} s per step, {torch.get_num_threads()} threads")
+    for name, found in times.items():
+        print(f"{name}: {statistics.median(found) / base:.3f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", action="store_true")
+    parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--model", default="minbert-mini")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.weights:
+        weights(arguments.repetitions)
+    if arguments.steps:
+        steps(arguments)
+
+
+if __name__ == "__main__":
+    main()
