@@ -15,6 +15,8 @@ import torch
 from test_10_training import batches, build, without_head_dropout
 from torch.testing import assert_close
 
+import train_multitask
+from multitask.runs.settings import Settings
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY, Method, gram_matrix, pcgrad_weights, project_conflicting
 from optim.methods.descent import _project, cagrad_weights, mgda_weights
@@ -243,6 +245,29 @@ def test_training(name):
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
     assert whole.state_dict().keys() == resumed.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["dwa", "famo"])  # test_training has the others, without files
+def test_interrupted_run(name, small_data, tmp_path, monkeypatch):
+    """A run stopped within an epoch ends with the bytes of an uninterrupted one."""
+    flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "3", "--eval-limit", "5",
+             "--surgery", name, "--checkpoint-every", "1", "--quiet"]
+    assert train_multitask.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    step, taken = SurgeryTrainer.step, []
+
+    def interrupted(self, batches, lr_scale):
+        taken.append(lr_scale)
+        if len(taken) == 8:
+            raise KeyboardInterrupt
+        return step(self, batches, lr_scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SurgeryTrainer, "step", interrupted)
+        assert train_multitask.main([*flags, "--out", str(tmp_path / "stopped")]) == 130
+    assert train_multitask.main(["--resume", str(tmp_path / "stopped")]) == 0
+    for file in ("model/model.safetensors", "model/heads.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert Settings.load(tmp_path / "stopped" / "config.json").surgery == name
 
 
 def test_famo_sees_the_updated_model():
