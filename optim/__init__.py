@@ -4,6 +4,7 @@
     surgery   PCGrad, the paper's Eq. 2–5, the sum, constant weights: from the Gram matrix
     methods   all other methods; SURGERY, the table of all; Method, one by its name
     flat      parameters ↔ one vector; the tasks' gradients ↔ rows of one matrix
+    backward  surgery in any training loop, on ordinary parameters
     schedule  step → multiplier of the learning rate
     fast      AdamW's update in one pass, compared with the plain one at first use
 
@@ -11,6 +12,7 @@
 """
 
 from .adamw import AdamW
+from .backward import BackwardResult, average_gradients, multitask_backward
 from .flat import FlatParameters, TaskGradients, split_decayed
 from .methods import SURGERY, Method
 from .schedule import SCHEDULES, constant, linear_decay
@@ -28,8 +30,8 @@ from .surgery import (
 )
 
 __all__ = [
-    "SCHEDULES", "SURGERY", "AdamW", "FlatParameters", "Method", "TaskGradients", "combine",
-    "constant", "constant_weights", "cosines", "gram_matrix", "linear_decay", "norm_of_combination",
-    "paper_weights", "pcgrad_weights", "project_conflicting", "project_paper", "split_decayed",
-    "sum_weights",
+    "SCHEDULES", "SURGERY", "AdamW", "BackwardResult", "FlatParameters", "Method",
+    "TaskGradients", "average_gradients", "combine", "constant", "constant_weights", "cosines",
+    "gram_matrix", "linear_decay", "multitask_backward", "norm_of_combination", "paper_weights",
+    "pcgrad_weights", "project_conflicting", "project_paper", "split_decayed", "sum_weights",
 ]

@@ -1,0 +1,246 @@
+"""Gradient surgery in any training loop: `backward` for several losses, on ordinary parameters.
+
+Each loss runs its own backward pass. Between two passes the shared parameters' `.grad` is taken
+away, as one row of the tasks' gradient matrix, piece by piece: a row is a list of one gradient per
+parameter, in the memory that autograd made. All other parameters accumulate as ever. flat.py has
+the same matrix in one block, which is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from .surgery import SURGERY, combine, gram_matrix
+
+# So many numbers of each task's gradient are stacked at once, to be read as a matrix.
+PIECE = 1 << 18
+
+
+@dataclass(frozen=True)
+class BackwardResult:
+    """What `multitask_backward` did; it keeps no graph.
+
+    Attributes:
+        losses: (tasks,), detached.
+        gram: (tasks, tasks) float64, products of the tasks' gradients of the shared parameters.
+        weights: (tasks,) float64, what these gradients were multiplied by.
+    """
+
+    losses: torch.Tensor
+    gram: torch.Tensor
+    weights: torch.Tensor
+
+
+def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Tensor],
+                       method: str | Callable[..., torch.Tensor] = "pcgrad",
+                       generator: torch.Generator | None = None, retain_graph: bool = False,
+                       group: dist.ProcessGroup | None = None) -> BackwardResult:
+    """Adds the combined gradient to the shared parameters' `.grad`, and the sum to all others'.
+
+    Every parameter ends as after `sum(losses).backward()`, but for the shared ones: theirs is
+    Σ_k w_k g_k, where g_k is task k's gradient and w comes from surgery. Frozen parameters, and
+    those that no loss reaches, keep the `.grad` they have.
+
+    If a gradient is not finite, the result is the plain sum, which is not finite either: a
+    GradScaler then skips the step.
+
+    Args:
+        losses: one scalar per task, in the order of the weights. A list or tuple may come from one
+            forward pass: graphs are kept until the last backward. A generator yields a task's loss
+            after its own forward; its graph is freed before the next.
+        shared: the parameters that surgery looks at. One that is given twice counts once.
+        method: a name in `optim.SURGERY`, or a function of the Gram matrix like those.
+        generator: draws the order in which PCGrad's tasks meet.
+        retain_graph: keeps every graph for a further backward, as in `Tensor.backward`.
+        group: processes over which each task's gradient is averaged before surgery, for example
+            `torch.distributed.group.WORLD`. All other gradients stay this process's own:
+            `average_gradients` averages them.
+
+    Raises:
+        ValueError: there are no losses, one is no scalar, has no graph or is on another device
+            than the first, or the method is unknown; `shared` is empty, holds what is not a
+            parameter, is reached by no loss, or has a sparse gradient.
+
+    >>> encoder, heads = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(1, 2)
+    >>> hidden = encoder(torch.tensor([3.0, 1.0]))
+    >>> result = multitask_backward(heads(hidden), encoder.parameters())
+    >>> result.weights.shape, encoder.weight.grad.shape, heads.bias.grad.tolist()
+    (torch.Size([2]), torch.Size([1, 2]), [1.0, 1.0])
+    """
+    surgery = _surgery(method)
+    parameters = _parameters(shared)
+    kept = {parameter: parameter.grad for parameter in parameters}
+    gradients: dict[torch.Tensor, list[torch.Tensor | None]] = {each: [] for each in parameters}
+
+    # A generator makes a loss when asked for it. Other losses are there already, and so all of
+    # them can be checked first, and the graph that they may share must outlive all but the last.
+    is_lazy = not hasattr(losses, "__len__")
+    if not is_lazy:
+        losses = list(losses)
+        for number, loss in enumerate(losses):
+            _check(number, loss, losses[0])
+
+    values: list[torch.Tensor] = []
+    try:
+        for number, loss in enumerate(losses):
+            _check(number, loss, values[0] if values else loss)
+            for parameter in parameters:
+                parameter.grad = None
+            is_last = is_lazy or number == len(losses) - 1
+            loss.backward(retain_graph=retain_graph or not is_last)
+            values.append(loss.detach().reshape(()))
+
+            if group is not None:
+                average_gradients(parameters, group)
+            for parameter, of_tasks in gradients.items():
+                _check_dense(parameter)
+                of_tasks.append(parameter.grad)
+    finally:
+        for parameter, gradient in kept.items():
+            parameter.grad = gradient
+
+    if not values:
+        raise ValueError("multitask_backward: no losses were given")
+    reached = [parameter for parameter, of_tasks in gradients.items()
+               if any(gradient is not None for gradient in of_tasks)]
+    if not reached and any(parameter.requires_grad for parameter in parameters):
+        raise ValueError("no loss reaches any of the shared parameters: are they those of the "
+                         "model that made the losses?")
+
+    gram = torch.zeros(len(values), len(values), dtype=torch.float64)
+    for parameter in reached:
+        for piece in _pieces(parameter, gradients[parameter]):
+            gram += gram_matrix(piece)
+    weights = _weights(surgery, gram, generator)
+
+    bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
+    for parameter in reached:
+        # These rows are freed before the next parameter's result is made.
+        combined = _combined(parameter, gradients.pop(parameter), weights, bound)
+        parameter.grad = combined if parameter.grad is None else parameter.grad.add_(combined)
+    return BackwardResult(torch.stack(values), gram, weights)
+
+
+def average_gradients(parameters: Iterable[torch.Tensor],
+                      group: dist.ProcessGroup | None = None) -> None:
+    """Averages `.grad` over processes: with equal shares of a batch, the whole batch's gradient.
+
+    Where only some processes have a gradient, the others count as zero. Where none has, it stays
+    None. All processes must call this with the same parameters in the same order.
+
+    Args:
+        group: the processes; all of them if None.
+    """
+    parameters = list(parameters)
+    if not parameters:
+        return
+    has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters],
+                                dtype=torch.uint8, device=parameters[0].device)
+    dist.all_reduce(has_gradient, dist.ReduceOp.MAX, group)
+
+    size, sums = dist.get_world_size(group), []
+    for parameter, is_reached in zip(parameters, has_gradient.tolist(), strict=True):
+        if not is_reached:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        _check_dense(parameter)
+        parameter.grad = (parameter.grad / size).contiguous()  # divided first: float16 is narrow
+        sums.append((parameter, dist.all_reduce(parameter.grad, group=group, async_op=True)))
+    for parameter, work in sums:
+        work.wait()
+        parameter.grad = _in_layout_of(parameter, parameter.grad)
+
+
+# ---------------------------------------------------------------------------------- what is given
+
+
+def _surgery(method: str | Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    if callable(method):
+        return method
+    if method not in SURGERY:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(SURGERY)}, or a "
+                         "function of the Gram matrix")
+    return SURGERY[method]
+
+
+def _parameters(shared: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Each once."""
+    parameters = list(shared)
+    for each in parameters:
+        if not isinstance(each, torch.Tensor) or not each.is_leaf:
+            kind = "a computed tensor" if isinstance(each, torch.Tensor) else type(each).__name__
+            raise ValueError(f"shared must hold parameters, as encoder.parameters() gives them, "
+                             f"got {kind}")
+    if not parameters:
+        raise ValueError("shared is empty: give the parameters that the tasks share; a generator "
+                         "such as encoder.parameters() is empty after its first use")
+    return list(dict.fromkeys(parameters))
+
+
+def _check(number: int, loss: torch.Tensor, first: torch.Tensor) -> None:
+    if not isinstance(loss, torch.Tensor):
+        raise ValueError(f"losses[{number}] is of type {type(loss).__name__}, expected a scalar "
+                         "tensor; of a dictionary, give its values()")
+    if loss.numel() != 1:
+        raise ValueError(f"losses[{number}] has shape {tuple(loss.shape)}, expected a scalar: take "
+                         "its mean() or sum()")
+    if not loss.requires_grad:
+        raise ValueError(f"losses[{number}] has no graph: it was detached, computed under "
+                         "no_grad, or depends on no parameter that requires a gradient")
+    if loss.device != first.device:
+        raise ValueError(f"losses[{number}] is on {loss.device}, the first on {first.device}: "
+                         f"move it with .to({str(first.device)!r})")
+
+
+def _check_dense(parameter: torch.Tensor) -> None:
+    if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+        raise ValueError(f"the gradient of a parameter of shape {tuple(parameter.shape)} is "
+                         "sparse: build the embedding with sparse=False, or do not share it")
+
+
+# ------------------------------------------------------------------------------------ the surgery
+
+
+def _weights(surgery: Callable[..., torch.Tensor], gram: torch.Tensor,
+             generator: torch.Generator | None) -> torch.Tensor:
+    if not torch.isfinite(gram).all():
+        return torch.ones(len(gram), dtype=torch.float64)
+    weights = torch.as_tensor(surgery(gram, generator=generator)).to(gram)
+    if weights.shape != gram.shape[:1]:
+        raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected one "
+                         f"weight for each of {len(gram)} losses")
+    return weights
+
+
+def _pieces(parameter: torch.Tensor,
+            of_tasks: Iterable[torch.Tensor | None]) -> Iterator[torch.Tensor]:
+    """One parameter's gradients as matrices (tasks, piece); one that is missing is zeros."""
+    zeros = parameter.new_zeros(()).expand(parameter.numel())
+    rows = [zeros if gradient is None else gradient.flatten() for gradient in of_tasks]
+    for pieces in zip(*(row.split(PIECE) for row in rows), strict=True):
+        yield torch.stack(pieces)
+
+
+def _combined(parameter: torch.Tensor, of_tasks: Iterable[torch.Tensor | None],
+              weights: torch.Tensor, bound: float) -> torch.Tensor:
+    """Σ_k w_k g_k of one parameter, in its shape; in float64 where its own dtype is too narrow."""
+    is_exact = bound >= torch.finfo(parameter.dtype).max
+    total = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
+    for part, piece in zip(total.split(PIECE), _pieces(parameter, of_tasks), strict=True):
+        if is_exact:
+            part.copy_(combine(piece.double(), weights))
+        else:
+            combine(piece, weights, out=part)
+    return _in_layout_of(parameter, total.view(parameter.shape))
+
+
+def _in_layout_of(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A contiguous gradient with the parameter's strides, which fused optimizers ask for."""
+    if parameter.is_contiguous():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
