@@ -47,7 +47,7 @@ class MultitaskTrainer(Trainer):
     """A Trainer whose batches are task → inputs, and whose model has an encoder and heads.
 
     With several processes, each task's gradient is averaged over them before surgery. This is exact
-    where every process has as many examples of each task.
+    where all processes have equally many examples of a task.
     """
 
     def __init__(self, *args, method: str = "pcgrad", **kwargs) -> None:

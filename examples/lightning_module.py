@@ -30,7 +30,7 @@ class MultitaskModule(lightning.LightningModule):
     """A MultitaskBert, whose batches are task → Batch.
 
     With several processes, each task's gradient is averaged over them before surgery. This is exact
-    where every process has as many examples of each task.
+    where all processes have equally many examples of a task.
     """
 
     def __init__(self, model: MultitaskBert, lr: float = 2e-4, method: str = "pcgrad",
