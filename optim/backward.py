@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from .surgery import SURGERY, combine, gram_matrix
+from .methods import Method
+from .surgery import combine, gram_matrix
 
 # So many numbers of each task's gradient are stacked at once, to be read as a matrix.
 PIECE = 1 << 18
@@ -36,9 +37,9 @@ class BackwardResult:
 
 
 def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Tensor],
-                       method: str | Callable[..., torch.Tensor] = "pcgrad",
+                       method: str | Callable[..., torch.Tensor] | Method = "pcgrad",
                        generator: torch.Generator | None = None, retain_graph: bool = False,
-                       group: dist.ProcessGroup | None = None) -> BackwardResult:
+                       group: dist.ProcessGroup | None = None, epoch: int = 0) -> BackwardResult:
     """Adds the combined gradient to the shared parameters' `.grad`, and the sum to all others'.
 
     Every parameter ends as after `sum(losses).backward()`, but for the shared ones: theirs is
@@ -53,12 +54,14 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
             forward pass: graphs are kept until the last backward. A generator yields a task's loss
             after its own forward; its graph is freed before the next.
         shared: the parameters that surgery looks at. One that is given twice counts once.
-        method: a name in `optim.SURGERY`, or a function of the Gram matrix like those.
+        method: a name in `optim.SURGERY`, with options, or a function of the Gram matrix like
+            those. What remembers something, such as GradVac, is made once: Method("gradvac").
         generator: draws the order in which PCGrad's tasks meet.
         retain_graph: keeps every graph for a further backward, as in `Tensor.backward`.
         group: processes over which each task's gradient is averaged before surgery, for example
             `torch.distributed.group.WORLD`. All other gradients stay this process's own:
             `average_gradients` averages them.
+        epoch: its number, for methods that ask for it.
 
     Raises:
         ValueError: there are no losses, one is no scalar, has no graph or is on another device
@@ -115,7 +118,9 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     for parameter in reached:
         for piece in _pieces(parameter, gradients[parameter]):
             gram += gram_matrix(piece)
-    weights = _weights(surgery, gram, generator)
+    weights = torch.ones(len(gram), dtype=torch.float64)
+    if torch.isfinite(gram).all():
+        weights = surgery(gram, generator, torch.stack(values).double().cpu(), epoch)
 
     bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
     for parameter in reached:
@@ -159,13 +164,14 @@ def average_gradients(parameters: Iterable[torch.Tensor],
 # ---------------------------------------------------------------------------------- what is given
 
 
-def _surgery(method: str | Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    if callable(method):
+def _surgery(method: str | Callable[..., torch.Tensor] | Method) -> Method:
+    if isinstance(method, Method):
         return method
-    if method not in SURGERY:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(SURGERY)}, or a "
-                         "function of the Gram matrix")
-    return SURGERY[method]
+    made = Method(method)
+    if isinstance(method, str) and made.remembers:
+        raise ValueError(f"{method} remembers what it has seen: make it once, before the loop, "
+                         f"with Method({method!r}), and give that")
+    return made
 
 
 def _parameters(shared: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -204,17 +210,6 @@ def _check_dense(parameter: torch.Tensor) -> None:
 
 
 # ------------------------------------------------------------------------------------ the surgery
-
-
-def _weights(surgery: Callable[..., torch.Tensor], gram: torch.Tensor,
-             generator: torch.Generator | None) -> torch.Tensor:
-    if not torch.isfinite(gram).all():
-        return torch.ones(len(gram), dtype=torch.float64)
-    weights = torch.as_tensor(surgery(gram, generator=generator)).to(gram)
-    if weights.shape != gram.shape[:1]:
-        raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected one "
-                         f"weight for each of {len(gram)} losses")
-    return weights
 
 
 def _pieces(parameter: torch.Tensor,

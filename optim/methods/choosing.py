@@ -83,6 +83,11 @@ class Method:
         return getattr(self._weights, "observe", None)
 
     @property
+    def remembers(self) -> bool:
+        """Whether its weights depend on earlier steps."""
+        return hasattr(self._weights, "state")
+
+    @property
     def state(self) -> MutableMapping[str, torch.Tensor]:
         """What it remembers, by name; empty for a function of K alone."""
         return getattr(self._weights, "state", {})
