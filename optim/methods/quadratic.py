@@ -16,7 +16,7 @@ from scipy.linalg import cho_factor, cho_solve
 RIDGE = 1e-14     # added to the diagonal of a singular C, whose minimum is not unique
 SMALLEST = np.finfo(float).tiny
 NEWTON_STEPS = 100
-MOST = 1e9  # a solution beyond it is none: some combination of the gradients is zero
+BLUR = 1e-3  # rounding of C y beyond this share of it: some combination of the gradients is zero
 
 
 def lengths(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,8 +105,8 @@ def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:
     For p = 1, the sum is Σ k_i log y_i. Newton's method with a line search; the function is convex.
 
     Returns:
-        (n,), off by 1e-13 in its equations, and by up to 1e-5 where p is not 1 and k spans many
-        powers of ten. None if there is no such y: some combination of the gradients is zero.
+        (n,), off by 1e-13 in its equations, and by up to 1e-3 where rounding hides more. None if
+        there is no such y: some combination of the gradients is zero.
 
     >>> C = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
     >>> balanced(C, torch.ones(2, dtype=torch.float64), 1.0).round(decimals=6).tolist()
@@ -125,7 +125,8 @@ def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:
         slope = C @ y - k * y**-p
         step, failed = torch.linalg.solve_ex(curvature, -slope)
         decrease = float(-(slope @ step))
-        if failed or not decrease >= 0 or float(y.max()) > MOST:
+        blur = torch.finfo(y.dtype).eps * (C.abs() @ y) / (k * y**-p)
+        if failed or not decrease >= 0 or float(blur.max()) > BLUR:
             return None
 
         shrinking = step < 0
@@ -137,4 +138,4 @@ def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:
         y = y + size * step
         if off(y) < 1e-14 or float((step / y).abs().max()) < 1e-15:
             break
-    return y if off(y) < 1e-3 else None
+    return y if off(y) < BLUR else None
