@@ -7,7 +7,7 @@ table            Table 1 as Markdown, CSV and JSON
 claims           the paper's claims as differences between cells of Table 1
 grid_report      report.html of a grid
 question         does surgery help? control arms paired by seed
-arms             one arm of one seed, step by step
+arms             their table, and one arm of one seed, step by step
 question_tables  question.md
 question_report  report.html of the question
 

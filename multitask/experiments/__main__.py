@@ -2,6 +2,7 @@
 
     python -m multitask.experiments --preset quick --data data --model bert-base-uncased
     python -m multitask.experiments --question surgery --seeds 5 --data data
+    python -m multitask.experiments --question surgery --arms all --data data
 
 Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
 18 trainings of heads, the baseline. The same command resumes where it was stopped.
@@ -24,6 +25,7 @@ from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
 from multitask.tasks import TASKS
 
 from . import table
+from .arms import ALWAYS, DEFAULT_ARMS, arms_from
 from .grid import Grid, conclude, run_grid
 from .presets import PRESETS
 from .question import Question, ask
@@ -38,6 +40,10 @@ def build_parser() -> Parser:
     add("--preset", choices=PRESETS, help="the paper's settings, or few steps (default: quick)")
     add("--question", choices=["surgery"],
         help="does surgery help? control arms paired by seed, instead of the table")
+    add("--arms", metavar="LIST",
+        help="for --question: surgery methods, with options if need be, and controls, as in "
+             "pcgrad,cagrad:c=0.4,best-constant; all is every one. They are added to those that "
+             f"the folder has (default: {','.join((*ALWAYS, *DEFAULT_ARMS))})")
     add("--seeds", type=int, metavar="N",
         help="11711 and the N - 1 after it (default: 1; 5 for --question)")
     add("--data", type=expanduser, metavar="FOLDER",
@@ -53,11 +59,13 @@ def build_parser() -> Parser:
     add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
     add("--test-labels", type=user_path, metavar="FOLDER",
         help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
+    command.add_import_flag(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
+    command.run_imports("multitask.experiments", argv)
     arguments = build_parser().parse_args(argv)
     work = run_question if arguments.question else run_table
     return command.answer("multitask.experiments", lambda: work(arguments),
@@ -73,12 +81,15 @@ def run_question(arguments: argparse.Namespace) -> int:
         values["eval_limit"] = arguments.eval_limit
     steps = QUESTION_STEPS if arguments.max_steps is None else arguments.max_steps
     out = arguments.out or Path("experiments") / arguments.question
-    ask(Question(steps=steps, **values), out, seeds_of(arguments, 5))
+    arms = None if arguments.arms is None else arms_from(arguments.arms)
+    ask(Question(steps=steps, **values), out, seeds_of(arguments, 5), arms)
     print((out / "question.md").read_text(encoding="utf-8"))
     return 0
 
 
 def run_table(arguments: argparse.Namespace) -> int:
+    if arguments.arms is not None:
+        raise ValueError("--arms needs --question surgery")
     preset = arguments.preset or "quick"
     grid = Grid(arguments.out or Path("experiments") / preset, preset,
                 max_steps=arguments.max_steps,

@@ -1,11 +1,13 @@
-"""One arm of one seed: what it trains, step by step, and what its file in trials/ holds."""
+"""The arms: their table, and one arm of one seed, step by step, with its file in trials/."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
+import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +21,32 @@ from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.model import MultitaskBert
 from multitask.runs import run
-from multitask.runs.settings import Settings
+from multitask.runs.settings import HINT, Settings
 from multitask.system.device import pick_device, pick_precision
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
-from optim import SCHEDULES, constant_weights, cosines
+from optim import SCHEDULES, SURGERY, Method, constant_weights, cosines
 
 TRIALS = "trials"
-SINGLE = "single"
-MULTITASK_ARMS = ("pcgrad", "sum", "paper", "constant")
-# trained for each seed, in this order: constant needs PCGrad's weights
-TRAININGS = (*MULTITASK_ARMS, *(f"{SINGLE}-{name}" for name in TASKS))
+PCGRAD, PLAIN_SUM = ALWAYS = ("pcgrad", "sum")  # PCGrad's run has the conflicts and mean weights
+CONSTANT, BEST, SINGLE = "constant", "best-constant", "single"
+# every other arm is a surgery method, named as for --surgery
+CONTROLS = {
+    PLAIN_SUM: "the plain sum of the tasks' gradients",
+    CONSTANT: "constant weights: PCGrad's of that seed, averaged over its steps",
+    BEST: "constant weights: the best of a grid, chosen on other seeds",
+    "rgw": "random weights of the gradients at every step",
+    "rlw": "random weights of the losses at every step, for the encoder the same",
+    SINGLE: "one model per task, trained alone",
+}
+DEFAULT_ARMS = ("paper", CONSTANT, SINGLE)
 MOMENTS = ("equal_steps", "equal_time")
 PROBE_DRAWS = 8
+# The weights that best-constant chooses from; only their ratios matter to AdamW. The seeds are
+# never judged, so the choice does not flatter the arm.
+GRID = tuple(f"grid-{'+'.join(map(str, weights))}"
+             for weights in itertools.product((1, 3), repeat=len(TASKS)) if 1 in weights)
+GRID_SEEDS = (711, 712)
 
 
 @dataclass(frozen=True)
@@ -60,11 +75,43 @@ class Question:
         return Settings(gs=WRAP, seed=seed, max_steps=values.pop("steps"), **values)
 
 
+def arms_from(text: str) -> tuple[str, ...]:
+    """What --arms names; `all` is every surgery method and control.
+
+    >>> arms_from("mgda,gradnorm:alpha=1,lr=0.1,single")
+    ('mgda', 'gradnorm:alpha=1,lr=0.1', 'single')
+    """
+    arms: list[str] = []
+    for arm in re.split(r",(?![^:,]*=)", text):  # a comma before key=value is of a method's options
+        arms += (*SURGERY, *CONTROLS) if arm == "all" else [arm.strip()]
+    return tuple(dict.fromkeys(arms))
+
+
+def is_control(arm: str) -> bool:
+    return arm.partition(":")[0] in CONTROLS
+
+
+def check_arm(arm: str) -> None:
+    """Tries a method once. Raises ValueError for one that does not exist or fails."""
+    if arm in CONTROLS:
+        return
+    try:
+        Method(arm)(torch.eye(len(TASKS)), torch.Generator(), torch.ones(len(TASKS)))
+    except ValueError as error:
+        hint = "" if arm.partition(":")[0] in SURGERY else HINT
+        raise ValueError(f"arm {arm}: {error}; controls: {', '.join(CONTROLS)}{hint}") from None
+
+
+def trainings_of(arms: Sequence[str]) -> tuple[str, ...]:
+    """What is trained for each seed, in this order: `constant` needs PCGrad's weights."""
+    several = {SINGLE: [f"{SINGLE}-{name}" for name in TASKS]}
+    return tuple(training for arm in arms for training in several.get(arm, [arm]))
+
+
 def tasks_of(training: str) -> tuple[str, ...]:
     """single-sst → ("sst",); all tasks for the other arms."""
-    if training.startswith(SINGLE):
-        return (training.removeprefix(f"{SINGLE}-"),)
-    return tuple(TASKS)
+    alone = tuple(name for name in TASKS if training == f"{SINGLE}-{name}")
+    return alone or tuple(TASKS)
 
 
 def training_of(arm: str, task: str) -> str:
@@ -73,15 +120,16 @@ def training_of(arm: str, task: str) -> str:
 
 
 def trial_file(out: Path, seed: int, training: str) -> Path:
-    return out / TRIALS / f"{seed}-{training}.json"
+    name = re.sub(r"[^\w+-]+", "_", training, flags=re.ASCII)  # of options: cagrad:c=0.4
+    return out / TRIALS / f"{seed}-{name}.json"
 
 
 class Arm:
     """One arm of one seed, step by step."""
 
     def __init__(self, question: Question, training: str, seed: int, dataset: Dataset, tokens: dict,
-                 weights: list[float] | None = None) -> None:
-        """weights: one per task, for the arm `constant`."""
+                 weights: Sequence[float] | None = None) -> None:
+        """weights: one per task, constant; None leaves them to the method `training`."""
         settings = question.settings(seed)
         self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
         self.model: MultitaskBert = run.build_model(settings,
@@ -93,7 +141,7 @@ class Arm:
         sizes = {name: len(tokens[name]["train"]) for name in TASKS}
         self.sampler = RoundRobin(sizes, dict.fromkeys(TASKS, question.batch_size), WRAP, seed)
 
-        surgery = constant_weights(weights) if training == "constant" else training
+        surgery = training if weights is None else constant_weights(weights)
         self.trainer = SurgeryTrainer(self.model, surgery, settings.lr, seed=seed, tasks=self.tasks,
                                       head_lr=settings.head_lr)
         self.log: list[dict] = []
@@ -105,6 +153,7 @@ class Arm:
         number, steps = len(self.log), self.question.steps
         if number and number % self.sampler.steps_per_epoch == 0:
             self.sampler.start_epoch()
+            self.trainer.epoch += 1
         rows = self.sampler.next_step()
         batches = {name: self.tokens[name]["train"].batch(rows[name]) for name in self.tasks}
 
@@ -129,21 +178,19 @@ class Arm:
 
 
 def train_arm(question: Question, training: str, seed: int, dataset: Dataset, tokens: dict,
-              steps: dict[str, int], out: Path, probe: bool) -> tuple[dict, dict[str, np.ndarray]]:
+              steps: dict[str, int], weights: Sequence[float] | None,
+              probe: bool) -> tuple[dict, dict[str, np.ndarray]]:
     """Trains one arm to the last of its moments.
 
     Args:
         steps: moment → number of steps.
+        weights: see Arm.
         probe: measure conflicts between and within tasks at three moments.
 
     Returns:
         The content of its file, and its dev predictions at equal steps.
     """
     started = time.perf_counter()
-    weights = None
-    if training == "constant":
-        pcgrad = json.loads(trial_file(out, seed, "pcgrad").read_text(encoding="utf-8"))
-        weights = list(pcgrad["conflicts"]["mean_weights"].values())
     arm = Arm(question, training, seed, dataset, tokens, weights)
     train_tokens = {name: tokens[name]["train"] for name in TASKS}
     probed = {0, question.steps // 2, question.steps} if probe else set()
@@ -165,7 +212,8 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
                 continue
 
             predictions = arm.predictions()
-            kept = kept or predictions  # equal steps come first
+            if number == steps["equal_steps"]:
+                kept = predictions
             for moment in MOMENTS:
                 if steps[moment] == number:
                     scores[moment] = {name: _score(name, values, tokens)

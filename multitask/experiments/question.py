@@ -1,82 +1,104 @@
 """Does gradient surgery help? Arms that differ only in gradient weights, paired by seed.
 
 Every arm of a seed starts from the same weights and sees the same batches in the same order. All
-are scored at a fixed final step, so no epoch is selected on dev. `constant` multiplies the
-gradients by PCGrad's weights of that seed, averaged over its steps: it shows what reweighting alone
-gains, and the rest of PCGrad's gain is surgery. `single` is one model per task, trained alone.
+are scored at a fixed final step, so no epoch is selected on dev. Controls show what explains a
+gain: `constant` has PCGrad's mean weights, so the rest of PCGrad's gain is surgery;
+`best-constant` has the best weights of a grid; `rgw` has random ones; `single` is one model per
+task.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy
 
-from minbert.files import replacing, user_path, write_json, write_text
+from minbert.files import read_object, replacing, user_path, write_json, write_text
 from minbert.progress import Progress
-from multitask.analysis.comparisons import holm, paired_bootstrap, paired_difference, verdict_of
+from multitask.analysis.comparisons import (
+    holm,
+    mean_interval,
+    paired_bootstrap,
+    paired_difference,
+    verdict_of,
+)
 from multitask.data.examples import Dataset
 from multitask.runs import run
 from multitask.system import console
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
+from optim import Method
 
 from .arms import (
+    ALWAYS,
+    BEST,
+    CONSTANT,
+    CONTROLS,
+    DEFAULT_ARMS,
+    GRID,
+    GRID_SEEDS,
     MOMENTS,
-    MULTITASK_ARMS,
+    PCGRAD,
+    PLAIN_SUM,
     SINGLE,
-    TRAININGS,
     TRIALS,
     Arm,
     Question,
+    check_arm,
+    is_control,
     train_arm,
     training_of,
+    trainings_of,
     trial_file,
 )
 from .question_report import write_question_report
-from .question_tables import about, question_markdown
+from .question_tables import AVERAGE, about, question_markdown
 from .request import claim_folder
 
 QUESTION_FILE = "question.json"
-# arms against a control: Holm's correction covers each family's arms × tasks
-FAMILIES = {"sum": ("pcgrad", "paper", "constant", SINGLE), "constant": ("pcgrad",)}
 TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 
 
-def ask(question: Question, out: Path, seeds: list[int],
+def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | None = None,
         say: Callable[[str], None] = console.say) -> dict:
     """Trains what is missing, then compares; after each seed writes the three result files.
 
+    Args:
+        arms: surgery methods, with options if need be, and controls. PCGrad, the plain sum and the
+            arms that the folder was asked for before are always among them. Without any, those of
+            DEFAULT_ARMS.
+
     Raises:
-        ValueError: the folder holds results of another question.
+        ValueError: the folder holds results of another question, or there is no such arm.
     """
     out = user_path(out)
-    claim_folder(out / "asked.json", dataclasses.asdict(question),
-                 has_results=any((out / TRIALS).glob("*.json")))
-    (out / TRIALS).mkdir(exist_ok=True)
+    if set(seeds) & set(GRID_SEEDS):
+        raise ValueError(f"seeds {GRID_SEEDS} are those that {BEST} is chosen on: take others")
+    arms = claim(question, out, arms)
     settings = question.settings(seeds[0])
     dataset = run.load_data(settings)
     model = run.build_model(settings, dataset)
     tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
               for name, splits in dataset.items()}
     labels = {name: splits["dev"].labels for name, splits in tokens.items()}
-    steps = steps_at_equal_time(question, out, dataset, tokens, seeds[0])
+    steps = steps_at_equal_time(question, arms, out, dataset, tokens, seeds[0])
 
-    results: dict = {}
-    for count, seed in enumerate(seeds, start=1):
-        for training in TRAININGS:
+    def train_missing(seed: int, trainings: Sequence[str]) -> None:
+        for training in trainings:
             path = trial_file(out, seed, training)
             if path.is_file():
                 continue
             say(f"seed {seed}: {training}")
             trial, predictions = train_arm(question, training, seed, dataset, tokens,
-                                           steps[training], out,
-                                           probe=seed == seeds[0] and training == "pcgrad")
+                                           steps[training], constant_of(training, seed, out),
+                                           probe=seed == seeds[0] and training == PCGRAD)
             with replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
                 np.savez(file, **predictions)
             write_json(path, trial)
@@ -84,41 +106,87 @@ def ask(question: Question, out: Path, seeds: list[int],
                                for name, score in trial["scores"]["equal_steps"].items())
             say(f"  {scores}  ({trial['seconds']:.0f} s)")
 
-        results = compare(question, out, seeds[:count], labels)
+    for seed in GRID_SEEDS if BEST in arms else ():
+        train_missing(seed, GRID)
+    results: dict = {}
+    for count, seed in enumerate(seeds, start=1):
+        train_missing(seed, trainings_of(arms))
+        results = compare(question, arms, out, seeds[:count], labels)
         write_json(out / QUESTION_FILE, results)
         write_text(out / "question.md", question_markdown(results))
         write_question_report(out / run.REPORT_FILE, results, about(results))
     return results
 
 
-def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens: dict,
-                        seed: int) -> dict[str, dict[str, int]]:
+def claim(question: Question, out: Path, arms: Sequence[str] | None) -> tuple[str, ...]:
+    """Saves what is asked; returns all arms of the folder, those of earlier calls too."""
+    path, has_results = out / "asked.json", any((out / TRIALS).glob("*.json"))
+    begun = read_object(path).get("arms", DEFAULT_ARMS) if has_results else ()
+    asked = tuple(dict.fromkeys((*ALWAYS, *((*begun, *(arms or ())) or DEFAULT_ARMS))))
+    for arm in asked:
+        check_arm(arm)
+    claim_folder(path, dataclasses.asdict(question), has_results, arms=asked)
+    (out / TRIALS).mkdir(exist_ok=True)
+    return asked
+
+
+def read_trial(out: Path, seed: int, training: str) -> dict:
+    return json.loads(trial_file(out, seed, training).read_text(encoding="utf-8"))
+
+
+def constant_of(training: str, seed: int, out: Path) -> list[float] | None:
+    """The constant weights of a control; None for a method that finds its own."""
+    if training == CONSTANT:
+        return list(read_trial(out, seed, PCGRAD)["conflicts"]["mean_weights"].values())
+    if training == BEST:
+        training = max(averages := grid_averages(out), key=averages.__getitem__)
+    if training in GRID:
+        return [float(weight) for weight in training.removeprefix("grid-").split("+")]
+    return None
+
+
+def grid_averages(out: Path) -> dict[str, float]:
+    """The mean over tasks and seeds of each row of the grid."""
+    found = {}
+    for training in GRID:
+        trials = [read_trial(out, seed, training)["scores"]["equal_steps"] for seed in GRID_SEEDS]
+        found[training] = statistics.mean(score for trial in trials for score in trial.values())
+    return found
+
+
+def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, dataset: Dataset,
+                        tokens: dict, seed: int) -> dict[str, dict[str, int]]:
     """Training → moment → steps; timed once and kept in times.json, since each measurement differs.
 
     The multi-task arms differ only in arithmetic on a (tasks, tasks) table, so they share one time
-    per step. The single-task models together get the time of one multi-task model, in proportion to
-    the cost of their steps.
+    per step. A method with a second forward pass has its own, and takes fewer steps in the others'
+    time. The single-task models together get the time of one multi-task model, in proportion to
+    the cost of their steps. The grid runs for half the steps.
     """
-    singles = [training for training in TRAININGS if training.startswith(SINGLE)]
+    singles = trainings_of([SINGLE])
+    observers = [arm for arm in arms if arm not in CONTROLS and Method(arm).observe]
     path = out / "times.json"
-    if not path.is_file():
-        seconds = {}
-        for training in Progress(("pcgrad", *singles), desc="timing the arms", leave=False):
+    seconds = read_object(path) if path.is_file() else {}
+    missing = [name for name in (PCGRAD, *singles, *observers) if name not in seconds]
+    if missing:
+        new = {}
+        for training in Progress(dict.fromkeys((PCGRAD, *missing)), desc="timing the arms",
+                                 leave=False):
             arm = Arm(question, training, seed, dataset, tokens)
             for _ in range(UNTIMED_STEPS + TIMED_STEPS):
                 arm.step()
-            seconds[training] = statistics.median(step["seconds"]
-                                                  for step in arm.log[UNTIMED_STEPS:])
+            new[training] = statistics.median(step["seconds"] for step in arm.log[UNTIMED_STEPS:])
+        pace = seconds.get(PCGRAD, new[PCGRAD]) / new[PCGRAD]  # the machine may be busier today
+        seconds |= {name: pace * new[name] for name in missing}
         write_json(path, seconds)
 
-    seconds = json.loads(path.read_text(encoding="utf-8"))
-    multitask_cost = seconds["pcgrad"]
+    multitask_cost = seconds[PCGRAD]
     single_cost = sum(seconds[training] for training in singles)
     budget = question.steps * max(multitask_cost, single_cost)
 
-    steps = {}
-    for training in TRAININGS:
-        cost = single_cost if training in singles else multitask_cost
+    steps = dict.fromkeys(GRID, dict.fromkeys(MOMENTS, math.ceil(question.steps / 2)))
+    for training in trainings_of(arms):
+        cost = single_cost if training in singles else seconds.get(training, multitask_cost)
         # 1e-9: the slowest arm is not to lose a step by rounding
         steps[training] = {"equal_steps": question.steps, "equal_time": int(budget / cost + 1e-9)}
     return steps
@@ -128,15 +196,14 @@ def steps_at_equal_time(question: Question, out: Path, dataset: Dataset, tokens:
 # comparing
 
 
-def compare(question: Question, out: Path, seeds: list[int], labels: dict[str, np.ndarray]) -> dict:
-    """Content of question.json: scores, differences with intervals, conflict statistics."""
-    trials = {}
-    for seed in seeds:
-        for training in TRAININGS:
-            text = trial_file(out, seed, training).read_text(encoding="utf-8")
-            trials[seed, training] = json.loads(text)
+def compare(question: Question, arms: Sequence[str], out: Path, seeds: list[int],
+            labels: dict[str, np.ndarray]) -> dict:
+    """Content of question.json: scores, differences with intervals, ranks, conflict statistics."""
+    trainings = trainings_of(arms)
+    trials = {(seed, training): read_trial(out, seed, training)
+              for seed in seeds for training in trainings}
 
-    scores: dict = {moment: {arm: {} for arm in (*MULTITASK_ARMS, SINGLE)} for moment in MOMENTS}
+    scores: dict = {moment: {arm: {} for arm in arms} for moment in MOMENTS}
     for moment, by_arm in scores.items():
         for arm, by_task in by_arm.items():
             for task in TASKS:
@@ -144,34 +211,64 @@ def compare(question: Question, out: Path, seeds: list[int], labels: dict[str, n
                 by_task[task] = [trials[seed, training]["scores"][moment][task] for seed in seeds]
 
     comparisons: dict = {moment: {} for moment in MOMENTS}
+    ranks = {}
     for moment, by_control in comparisons.items():
-        for control, arms in FAMILIES.items():
-            by_control[control] = {"differences": differences_from(control, arms, scores[moment])}
+        averages = {arm: {AVERAGE: np.mean(list(by_task.values()), axis=0)}
+                    for arm, by_task in scores[moment].items()}
+        ranks[moment] = ranks_of({arm: values[AVERAGE] for arm, values in averages.items()})
+        for control, against in families(arms).items():
+            by_control[control] = {"differences": differences_from(control, against,
+                                                                   scores[moment]),
+                                   "average": differences_from(control, against, averages)}
 
-    first = trials[seeds[0], "pcgrad"]
+    first = trials[seeds[0], PCGRAD]
     step_seconds = {training: statistics.median(trials[seed, training]["step_seconds"]
                                                 for seed in seeds)
-                    for training in TRAININGS}
+                    for training in trainings}
     return {
         "environment": invocation(),
         "asked": dataclasses.asdict(question),
         "seeds": seeds,
         "dev": {name: len(values) for name, values in labels.items()},
-        "steps": {training: trials[seeds[0], training]["steps"] for training in TRAININGS},
+        "steps": {training: trials[seeds[0], training]["steps"] for training in trainings},
         "step_seconds": step_seconds,
         "scores": scores,
+        "ranks": ranks,
         "comparisons": comparisons,
         "within_seed": {str(seed): within_seed(out, seed, labels) for seed in seeds},
-        "conflicts": {str(seed): trials[seed, "pcgrad"]["conflicts"] for seed in seeds},
+        "conflicts": {str(seed): trials[seed, PCGRAD]["conflicts"] for seed in seeds},
+        "grid": grid_averages(out) if BEST in arms else {},
         "probes": first["probes"],
         "cosines": first["cosines"],
     }
 
 
-def differences_from(control: str, arms: tuple[str, ...], scores: dict) -> list[dict]:
+def families(arms: Sequence[str]) -> dict[str, list[str]]:
+    """Control → the arms that are compared with it."""
+    methods = [arm for arm in arms if not is_control(arm)]
+    against = {PLAIN_SUM: [arm for arm in arms if arm != PLAIN_SUM], CONSTANT: [PCGRAD],
+               BEST: methods}
+    return {control: found for control, found in against.items() if control in arms}
+
+
+def ranks_of(averages: Mapping[str, Sequence[float]]) -> dict[str, dict]:
+    """Arm → its rank in each seed, 1 for the highest, and their mean with its t interval.
+
+    Equal scores share the mean of their ranks. The interval is cut where ranks end.
+    """
+    table = scipy.stats.rankdata(-np.array(list(averages.values())), axis=0)
+    found = {}
+    for arm, ranks in zip(averages, table.tolist(), strict=True):
+        mean, low, high = mean_interval(ranks)
+        found[arm] = {"ranks": ranks, "mean": mean, "low": low and max(low, 1.0),
+                      "high": high and min(high, float(len(averages)))}
+    return found
+
+
+def differences_from(control: str, arms: Sequence[str], scores: Mapping) -> list[dict]:
     """One family: differences from the control paired by seed, with p values adjusted by Holm."""
-    differences = {(arm, task): paired_difference(scores[arm][task], scores[control][task])
-                   for arm in arms for task in TASKS}
+    differences = {(arm, task): paired_difference(scores[arm][task], values)
+                   for arm in arms for task, values in scores[control].items()}
     adjusted = holm({key: difference.p for key, difference in differences.items()})
     rows = []
     for (arm, task), difference in differences.items():

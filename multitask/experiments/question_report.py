@@ -1,9 +1,9 @@
-"""report.html of the surgery question: differences, intervals, conflicts by time and layer."""
+"""report.html of the surgery question: all arms at a glance, conflicts by time and layer."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,28 @@ from multitask.reports import figures
 from multitask.reports.page import figure, grid, heading, origin, page, paragraph, table
 from multitask.tasks import TASKS
 
-from .question_tables import DIFFERENCE_HEADER, answer, difference_rows
+from .arms import MOMENTS, PLAIN_SUM, is_control
+from .question_tables import (
+    CONTROL_HEADER,
+    DIFFERENCE_HEADER,
+    PLANNED,
+    RANKS,
+    SCORE_HEADER,
+    answer,
+    control_rows,
+    difference_rows,
+    score_rows,
+)
+
+COLOURS = {"better": figures.BLUE, "worse": figures.VERMILION}  # a verdict; else grey
 
 
 def write_question_report(path: Path, results: Mapping, about: str) -> None:
     """results: the content of question.json. about: what was trained, in one paragraph."""
-    planned = results["comparisons"]["equal_steps"]["sum"]["differences"]
+    families = {moment: results["comparisons"][moment][PLAIN_SUM] for moment in MOMENTS}
+    order = [row["arm"] for row in sorted(families[MOMENTS[0]]["average"],
+                                          key=lambda row: row["mean"])]
     n, seed = len(results["seeds"]), results["seeds"][0]
-    how_to_read = (f"mean difference over {n} seeds, paired, with its 95 % t interval; right of "
-                   "the line")
     conflicts = []
     if len(next(iter(results["cosines"].values()))) >= figures.FEWEST_POINTS:
         conflicts.append(figure(
@@ -39,38 +52,66 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
                 f"sampling noise. {first['n']} draws, bars: 95 % t intervals."))
     parts = [
         paragraph(answer(results)),
-        figure("answer", differences_plot([row for row in planned if row["arm"] == "pcgrad"],
-                                          "task"),
-               "PCGrad's difference from the plain sum by task",
-               f"PCGrad and the plain sum after equal steps: {how_to_read} PCGrad is better."),
-        heading("Every arm against the plain sum"),
-        grid(figure(f"differences-{moment}-{name}".replace("_", "-"),
-                    differences_plot([row for row in family["sum"]["differences"]
-                                      if row["task"] == name], "arm"),
-                    f"{name}: difference of each arm from the plain sum at "
-                    f"{moment.replace('_', ' ')}",
-                    f"{task.title}, {moment.replace('_', ' ')}: {how_to_read} the arm is better.")
-             for name, task in TASKS.items()
-             for moment, family in results["comparisons"].items()),
-        table(DIFFERENCE_HEADER, difference_rows(planned), caption="At equal steps"),
+        grid(figure(moment.replace("_", "-"), arms_plot(family, order),
+                    f"Every arm's difference from the plain sum at {moment.replace('_', ' ')}",
+                    f"Against the plain sum at {moment.replace('_', ' ')}: mean difference over "
+                    f"{n} seeds, paired, with its 95 % t interval, which may end outside. "
+                    "Right of the line the arm is better. Blue (better) and red (worse): shown "
+                    "after Holm's correction. Squares: controls. The best average at equal steps "
+                    "comes first.")
+             for moment, family in families.items()),
+        heading("Scores and ranks"), paragraph(RANKS, note=True),
+        table(SCORE_HEADER, score_rows(results, MOMENTS[0]), caption="At equal steps"),
+        heading("Every arm against the plain sum"), paragraph(PLANNED, note=True),
+        table(DIFFERENCE_HEADER, difference_rows(families[MOMENTS[0]]), caption="At equal steps"),
         *([heading("Conflicts"), grid(conflicts)] if conflicts else []),
-        heading("What was run"), paragraph(about), origin(results.get("environment", {})),
+        heading("What was run"), paragraph(about),
+        table(CONTROL_HEADER, control_rows(results), text=True),
+        origin(results.get("environment", {})),
     ]
     write_text(path, page("Does gradient surgery help?", parts))
 
 
-def differences_plot(rows: list[dict], label: str) -> Figure:
-    """A line a row, named by its `label`: mean and interval of its difference from the control."""
-    drawn, axes = figures.empty("difference of scores", "", height=2.2)
-    for place, row in enumerate(rows):
-        low, high = (row["mean"], row["mean"]) if row["low"] is None else (row["low"], row["high"])
-        axes.errorbar(row["mean"], -place, xerr=[[row["mean"] - low], [high - row["mean"]]],
-                      color=figures.BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
-    axes.axvline(0, color=figures.GREY, linewidth=1)
-    axes.set_yticks([-place for place in range(len(rows))], [row[label] for row in rows])
-    axes.set_ylim(0.5 - len(rows), 0.5)
-    axes.locator_params(axis="x", nbins=5)
+def arms_plot(family: Mapping, order: Sequence[str]) -> Figure:
+    """A panel for the average and one per task; a row per arm, the last of `order` on top."""
+    panels: dict[str, dict] = {}
+    for row in (*family["average"], *family["differences"]):
+        panels.setdefault(row["task"], {})[row["arm"]] = row
+    drawn = Figure(figsize=(figures.WIDTH, 0.8 + 0.17 * len(order)), layout="constrained")
+    drawn.get_layout_engine().set(w_pad=0.02)
+
+    all_axes = drawn.subplots(1, len(panels), sharey=True)
+    for axes, (name, rows) in zip(all_axes, panels.items(), strict=True):
+        for place, arm in enumerate(order):
+            row = rows[arm]
+            mean, low, high = (None if row[key] is None else 100 * row[key]
+                               for key in ("mean", "low", "high"))
+            colour = COLOURS.get(row["verdict"], figures.GREY)
+            if low is not None:
+                axes.plot([low, high], [place, place], color=colour, linewidth=1.2)
+            axes.plot(mean, place, color=colour, marker="s" if is_control(arm) else "o",
+                      markersize=4.5,
+                      markerfacecolor=colour if row["verdict"] in COLOURS else "white")
+        axes.axvline(0, color=figures.GREY, linewidth=0.8, zorder=0)
+        axes.set_xlim(*limits_of(rows.values()))
+        axes.locator_params(axis="x", nbins=3)
+        axes.set_title(name, fontsize=9)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_ylim(-0.7, len(order) - 0.3)
+        axes.tick_params(labelsize=figures.SMALL, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+    drawn.supxlabel("difference from the plain sum, × 100", fontsize=figures.SMALL)
     return drawn
+
+
+def limits_of(rows: Iterable[Mapping]) -> tuple[float, float]:
+    """Of an axis with all means and four intervals of five: a very wide one hides no other."""
+    means, lows, highs = ([100 * (row["mean"] if row[key] is None else row[key]) for row in rows]
+                          for key in ("mean", "low", "high"))
+    low, high = min(0, *means, np.quantile(lows, 0.2)), max(0, *means, np.quantile(highs, 0.8))
+    margin = 0.08 * (high - low) or 1
+    return low - margin, high + margin
 
 
 def cosines_plot(cosines: Mapping[str, list[float]]) -> Figure:

@@ -1,4 +1,4 @@
-"""question.md: scores, differences with their intervals, conflicts."""
+"""question.md: scores, ranks, differences with their intervals, conflicts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from multitask.analysis.log import pairs_of
 from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
 
-from .arms import MOMENTS, training_of
+from .arms import BEST, CONTROLS, GRID_SEEDS, MOMENTS, PLAIN_SUM, is_control, training_of
 
+AVERAGE = "average"  # of the tasks' scores: compared as if it were a task, in a family of its own
 ENOUGH_SEEDS = 5
+OPENINGS = {  # is a surgery method better on anything, is one worse?
+    (True, False): "Yes, it can help", (False, True): "No, it can harm",
+    (True, True): "It depends on the method and the task", (False, False): "No effect is shown"}
 
 
 def about(results: dict) -> str:
@@ -35,33 +39,38 @@ def trial_note(results: dict) -> str:
 
 
 def answer(results: dict) -> str:
-    """The question's answer in one sentence: PCGrad against the plain sum after equal steps."""
-    if trial_note(results):
-        return f"Not answered yet. {trial_note(results)}"
-    tasks: dict[str, list[str]] = {}
-    for row in results["comparisons"]["equal_steps"]["sum"]["differences"]:
-        if row["arm"] == "pcgrad":
-            tasks.setdefault(row["verdict"], []).append(row["task"])
-    better, worse = "better" in tasks, "worse" in tasks
-    opening = {(True, False): "Yes, it helps", (False, True): "No, it harms",
-               (True, True): "It depends on the task", (False, False): "No effect is shown"}
-    found = "; ".join(f"{verdict if verdict in ('better', 'worse') else 'not shown to differ'} on "
-                      f"{', '.join(names)}" for verdict, names in tasks.items())
-    return (f"{opening[better, worse]}: over {len(results['seeds'])} seeds, against the plain sum "
-            f"of gradients, PCGrad is {found}.")
+    """The question's answer: which arms differ from the plain sum after equal steps.
+
+    Surgery methods alone decide how it opens; controls are named behind.
+    """
+    family = results["comparisons"]["equal_steps"][PLAIN_SUM]
+    places: dict[str, dict[str, list[str]]] = {"better": {}, "worse": {}}
+    for row in (*family["differences"], *family["average"]):
+        if row["verdict"] in places:
+            places[row["verdict"]].setdefault(row["arm"], []).append(row["task"])
+    better, worse = (any(not is_control(arm) for arm in found) for found in places.values())
+    note, opening = trial_note(results), OPENINGS[better, worse]
+
+    shown = [f"{verdict}: " + " and ".join(f"{arm} ({', '.join(names)})"
+                                           for arm, names in found.items())
+             for verdict, found in places.items() if found]
+    arms, named = len(family["average"]), len(places["better"] | places["worse"])
+    shown.append(f"{arms - named} of {arms} arms are not shown to differ")
+    found = (f"over {len(results['seeds'])} seeds, against the plain sum of gradients and after "
+             f"Holm's correction, {'; '.join(shown)}.")
+    return f"Not answered yet. {note} So far, {found}" if note else f"{opening}: {found}"
 
 
 def question_markdown(results: dict) -> str:
-    parts = ["# Does gradient surgery help?", f"**{answer(results)}**", about(results)]
-    parts.append("The comparison with `sum` at equal steps was planned to answer the question. Its "
-                 "p values are corrected for its arms × tasks. The others help to explain it; each "
-                 "is corrected within itself.")
+    parts = ["# Does gradient surgery help?", f"**{answer(results)}**", about(results),
+             markdown_table(CONTROL_HEADER, control_rows(results)), PLANNED]
 
     for moment in MOMENTS:
-        parts += [f"## At {moment.replace('_', ' ')}", score_table(results, moment)]
+        parts += [f"## At {moment.replace('_', ' ')}", RANKS,
+                  markdown_table(SCORE_HEADER, score_rows(results, moment))]
         for control, family in results["comparisons"][moment].items():
-            parts += [f"### Against {control}", markdown_table(DIFFERENCE_HEADER,
-                                                               difference_rows(family["differences"]))]
+            parts += [f"### Against {control}",
+                      markdown_table(DIFFERENCE_HEADER, difference_rows(family))]
     parts += ["## Within a seed: other dev items, the same models",
               "Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the "
               "trained models as given, "
@@ -70,25 +79,53 @@ def question_markdown(results: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def score_table(results: dict, moment: str) -> str:
-    rows = []
-    for arm, by_task in results["scores"][moment].items():
+RANKS = ("Mean and half of a 95 % t interval over seeds. Ranks are by the average of the tasks' "
+         "scores within a seed, 1 for the best arm; the mean over seeds, with a t interval.")
+CONTROL_HEADER = ["control", "what it is"]
+PLANNED = ("The comparison with the plain sum at equal steps was planned to answer the question. "
+           "Its p values on tasks are corrected together, over arms × tasks; those on the average, "
+           "over arms. The other comparisons help to explain it; each is corrected within itself.")
+
+
+def control_rows(results: dict) -> list[list[str]]:
+    """The controls among the arms, and which row of the grid was chosen."""
+    rows = {arm: CONTROLS[arm] for arm in results["ranks"]["equal_steps"] if arm in CONTROLS}
+    if results["grid"]:
+        grid = {name.removeprefix("grid-").replace("+", ":"): average
+                for name, average in results["grid"].items()}
+        averages = ", ".join(f"{name} {average:.3f}" for name, average in grid.items())
+        rows[BEST] += (f" ({', '.join(map(str, GRID_SEEDS))}) after half the steps: "
+                       f"{max(grid, key=grid.__getitem__)}. Averages of {':'.join(TASKS)}: "
+                       f"{averages}")
+    return [list(row) for row in rows.items()]
+
+
+SCORE_HEADER = ["arm", "steps", *(f"{name} {task.metric}" for name, task in TASKS.items()),
+                "mean rank", "95 % interval"]
+
+
+def score_rows(results: dict, moment: str) -> list[list[str]]:
+    """Each arm's scores and its rank by their average, the best rank first."""
+    ranks, rows = results["ranks"][moment], []
+    for arm in sorted(ranks, key=lambda arm: ranks[arm]["mean"]):
         steps = [results["steps"][training_of(arm, task)][moment] for task in TASKS]
         cells = []
-        for values in by_task.values():
+        for values in results["scores"][moment][arm].values():
             mean, _, high = mean_interval(values)
             cells.append(f"{mean:.3f}" + ("" if high is None else f" ± {high - mean:.3f}"))
-        rows.append([arm, f"{steps[0]:,}", *cells])
-    return markdown_table(["arm", "steps",
-                           *(f"{name} {task.metric}" for name, task in TASKS.items())], rows)
+        rank = ranks[arm]
+        interval = "none" if rank["low"] is None else f"{rank['low']:.1f} to {rank['high']:.1f}"
+        rows.append([arm, f"{steps[0]:,}", *cells, f"{rank['mean']:.1f}", interval])
+    return rows
 
 
 DIFFERENCE_HEADER = ["arm", "task", "difference", "95 % interval", "p", "p, Holm", "verdict"]
 
 
-def difference_rows(differences: list[dict]) -> list[list[str]]:
+def difference_rows(family: dict) -> list[list[str]]:
+    """A family's differences on the tasks, then on their average."""
     rows = []
-    for row in differences:
+    for row in (*family["differences"], *family["average"]):
         interval = "none" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
         p_values = ["none" if row[key] is None else f"{row[key]:.3f}" for key in ("p", "holm")]
         rows.append([row["arm"], row["task"], f"{row['mean']:+.4f}", interval, *p_values,

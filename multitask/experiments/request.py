@@ -7,8 +7,11 @@ from pathlib import Path
 from minbert.files import read_object, write_json
 
 
-def claim_folder(path: Path, request: dict, has_results: bool) -> None:
+def claim_folder(path: Path, request: dict, has_results: bool, **free: object) -> None:
     """Saves the request in `path`.
+
+    Args:
+        free: saved with it, and may change.
 
     Raises:
         ValueError: the folder has results of another request.
@@ -21,4 +24,4 @@ def claim_folder(path: Path, request: dict, has_results: bool) -> None:
                                  f"({begun.get(key)}, not {value}); name another --out")
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, request)
+    write_json(path, {**request, **free})
