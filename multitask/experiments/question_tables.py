@@ -51,14 +51,22 @@ def answer(results: dict) -> str:
     better, worse = (any(not is_control(arm) for arm in found) for found in places.values())
     note, opening = trial_note(results), OPENINGS[better, worse]
 
-    shown = [f"{verdict}: " + " and ".join(f"{arm} ({', '.join(names)})"
-                                           for arm, names in found.items())
-             for verdict, found in places.items() if found]
-    arms, named = len(family["average"]), len(places["better"] | places["worse"])
-    shown.append(f"{arms - named} of {arms} arms are not shown to differ")
-    found = (f"over {len(results['seeds'])} seeds, against the plain sum of gradients and after "
-             f"Holm's correction, {'; '.join(shown)}.")
-    return f"Not answered yet. {note} So far, {found}" if note else f"{opening}: {found}"
+    shown = []
+    for verdict, found in places.items():
+        named = [f"{arm} ({', '.join(tasks)})" for arm, tasks in found.items()]
+        if named:
+            shown.append(f"{verdict}: {', '.join(named)}")
+    others = len(family["average"]) - len(places["better"] | places["worse"])
+    if not shown:
+        shown.append(f"none of {others} arms is shown to differ")
+    elif others:
+        shown.append(f"not shown to differ: {others} other arm{'s' * (others > 1)}")
+    found = (f"against the plain sum of gradients and after Holm's correction, "
+             f"{'; '.join(shown)}.")
+    seeds = len(results["seeds"])
+    if note:
+        return f"Not answered yet. {note}" + (f" So far, {found}" if seeds > 1 else "")
+    return f"{opening}: over {seeds} seeds, {found}"
 
 
 def question_markdown(results: dict) -> str:

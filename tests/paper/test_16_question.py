@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy import stats
 
-from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1
 from multitask.experiments import arms, claims, question
 from multitask.experiments.__main__ import main
@@ -29,16 +28,10 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def asked(small_data, tmp_path_factory):
+def asked(small_data, tiny_checkpoint, tmp_path_factory):
     """A question of three steps on a tiny encoder: question, folder, what the optimizer got."""
-    torch.manual_seed(0)
-    model = tmp_path_factory.mktemp("model")
-    tokenizer = BertTokenizer.train(["a film a question a dog " * 3], 200)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
-                         num_attention_heads=3, intermediate_size=40)).save_pretrained(model)
-    tokenizer.save_pretrained(model)
     out = tmp_path_factory.mktemp("out") / "surgery"
-    ask = question.Question(model=str(model), data=str(small_data), steps=3, batch_size=4,
+    ask = question.Question(model=str(tiny_checkpoint), data=str(small_data), steps=3, batch_size=4,
                             eval_limit=30)
     met = {}
     with pytest.MonkeyPatch.context() as patch:
