@@ -36,7 +36,7 @@ CONTROLS = {
     CONSTANT: "constant weights: PCGrad's of that seed, averaged over its steps",
     BEST: "constant weights: the best of a grid, chosen on other seeds",
     "rgw": "random weights of the gradients at every step",
-    "rlw": "random weights of the losses at every step, for the encoder the same",
+    "rlw": "random weights of the losses at every step; for the encoder the same as rgw",
     SINGLE: "one model per task, trained alone",
 }
 DEFAULT_ARMS = ("paper", CONSTANT, SINGLE)
