@@ -251,7 +251,7 @@ def test_training(name):
 def test_interrupted_run(name, small_data, tmp_path, monkeypatch):
     """A run stopped within an epoch ends with the bytes of an uninterrupted one."""
     flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "3", "--eval-limit", "5",
-             "--surgery", name, "--checkpoint-every", "1", "--quiet"]
+             "--surgery", name, "--checkpoint-every", "1"]
     assert train_multitask.main([*flags, "--out", str(tmp_path / "whole")]) == 0
     step, taken = SurgeryTrainer.step, []
 

@@ -261,5 +261,5 @@ def test_every_method_can_be_an_arm():
     """`all` names no method that lacks an option: `constant` is the control there."""
     for arm in arms.arms_from("all"):
         arms.check_arm(arm)
-    with pytest.raises(ValueError, match="could not convert"):
+    with pytest.raises(ValueError, match="constant needs its weights"):
         Method("constant")(torch.eye(3))
