@@ -207,9 +207,10 @@ def check_flags(arguments: argparse.Namespace) -> None:
     if arguments.batch_size is not None and gs == BATCH_DIFFERENT and not other_stages:
         raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} "
                          "takes --batch-sizes")
-    if arguments.surgery is not None and gs == NO_SURGERY_STAGE:
-        raise ValueError(f"--surgery is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage "
-                         "there is none")
+    for flag, value in (("--surgery", arguments.surgery), ("--surgery-by", arguments.surgery_by)):
+        if value is not None and gs == NO_SURGERY_STAGE:
+            raise ValueError(f"{flag} is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage "
+                             "there is no surgery")
     if arguments.accumulate > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
         raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
                          "batches to cut")

@@ -69,7 +69,8 @@ class MultitaskTrainer(Trainer):
                 yield loss if scaler is None else scaler.scale(loss)
 
         result = multitask_backward(losses(), model.encoder.parameters(), self.method,
-                                    self.generator, group=group)
+                                    self.generator, group=group,
+                                    scale=1.0 if scaler is None else scaler.get_scale())
         if group is not None:
             average_gradients(model.heads.parameters(), group)
         total = result.losses.sum()

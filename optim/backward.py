@@ -39,7 +39,8 @@ class BackwardResult:
 def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Tensor],
                        method: str | Callable[..., torch.Tensor] | Method = "pcgrad",
                        generator: torch.Generator | None = None, retain_graph: bool = False,
-                       group: dist.ProcessGroup | None = None, epoch: int = 0) -> BackwardResult:
+                       group: dist.ProcessGroup | None = None, epoch: int = 0,
+                       scale: float = 1.0) -> BackwardResult:
     """Adds the combined gradient to the shared parameters' `.grad`, and the sum to all others'.
 
     Every parameter ends as after `sum(losses).backward()`, but for the shared ones: theirs is
@@ -62,6 +63,8 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
             `torch.distributed.group.WORLD`. All other gradients stay this process's own:
             `average_gradients` averages them.
         epoch: its number, for methods that ask for it.
+        scale: what the losses were multiplied by, a GradScaler's get_scale(): the method sees
+            losses and gradients without it.
 
     Raises:
         ValueError: there are no losses, one is no scalar, has no graph or is on another device
@@ -118,9 +121,13 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     for parameter in reached:
         for piece in _pieces(parameter, gradients[parameter]):
             gram += gram_matrix(piece)
+    seen = torch.stack(values).double() / scale
+    if group is not None:  # as the gradients: all processes must see the same
+        dist.all_reduce(seen, group=group)
+        seen /= dist.get_world_size(group)
     weights = torch.ones(len(gram), dtype=torch.float64)
     if torch.isfinite(gram).all():
-        weights = surgery(gram, generator, torch.stack(values).double().cpu(), epoch)
+        weights = surgery(gram / scale**2, generator, seen.cpu(), epoch)
 
     bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
     for parameter in reached:

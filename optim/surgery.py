@@ -16,7 +16,7 @@ import torch
 
 # Where project_conflicting draws its order if no generator is passed: one of its own, so that
 # surgery never moves the global one, on which dropout and shuffling depend.
-_default_generator = torch.Generator().manual_seed(0)
+default_generator = torch.Generator().manual_seed(0)
 
 # Gradients are read in pieces. So many columns of T rows fit into a processor's cache; an
 # accelerator wants few and long pieces.
@@ -236,7 +236,7 @@ def norm_of_combination(gram: torch.Tensor, weights: torch.Tensor) -> float:
 
 def random_order(tasks: int, generator: torch.Generator | None = None) -> list[list[int]]:
     """For every task, the other tasks in a random sequence, never the task itself."""
-    generator = _default_generator if generator is None else generator
+    generator = default_generator if generator is None else generator
     order = []
     for i in range(tasks):
         shuffled = torch.randperm(tasks, generator=generator).tolist()

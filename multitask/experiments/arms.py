@@ -21,11 +21,11 @@ from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.model import MultitaskBert
 from multitask.runs import run
-from multitask.runs.settings import HINT, Settings
+from multitask.runs.settings import HINT, Settings, try_method
 from multitask.system.device import pick_device, pick_precision
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
-from optim import SCHEDULES, SURGERY, Method, constant_weights, cosines
+from optim import SCHEDULES, SURGERY, constant_weights, cosines
 
 TRIALS = "trials"
 PCGRAD, PLAIN_SUM = ALWAYS = ("pcgrad", "sum")  # PCGrad's run has the conflicts and mean weights
@@ -96,7 +96,7 @@ def check_arm(arm: str) -> None:
     if arm in CONTROLS:
         return
     try:
-        Method(arm)(torch.eye(len(TASKS)), torch.Generator(), torch.ones(len(TASKS)))
+        try_method(arm, len(TASKS))
     except ValueError as error:
         hint = "" if arm.partition(":")[0] in SURGERY else HINT
         raise ValueError(f"arm {arm}: {error}; controls: {', '.join(CONTROLS)}{hint}") from None

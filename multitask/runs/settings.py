@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
 
+import torch
+
 from heads import ARCHITECTURES
 from minbert.files import one_line, read_object, write_json
 from multitask.data.sampling import ROUND_ROBINS
@@ -35,6 +37,13 @@ CHOICES = {
     "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
 }
 HINT = ", or name the file that defines it with --import"
+
+
+def try_method(surgery: str, tasks: int) -> None:
+    """Raises ValueError for a method that does not exist, or fails on so many tasks."""
+    method = Method(surgery)
+    if tasks > 1:  # else it is not used
+        method(torch.eye(tasks), torch.Generator(), torch.ones(tasks))
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Settings:
                 hint = HINT if name == "arch" else ""
                 raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}{hint}")
         try:
-            Method(self.surgery)
+            try_method(self.surgery, len(self.tasks))
         except ValueError as error:
             hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
             raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None

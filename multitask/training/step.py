@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -230,8 +231,9 @@ class SurgeryTrainer:
                 values.append(total)
         losses = torch.stack(values)
         self.ranks.sum([losses])
-        for observe in observers:
-            observe(losses.cpu())
+        if torch.isfinite(losses).all():  # else the next step says so, and nothing is learnt of it
+            for observe in observers:
+                observe(losses.cpu())
 
     def _sum_over_ranks(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
         """Complete the losses and the heads' gradients with those of the other processes.
@@ -295,10 +297,10 @@ def group_of(name: str, surgery_by: str) -> str:
     size = layers_at_once(surgery_by)
     if size is None:
         return ENCODER
-    first, *rest = name.split(".")
-    if first != "layers":
-        return "embeddings" if first == "embeddings" else "pooler"
-    start = int(rest[0]) // size * size
+    found = re.search(r"(?:^|\.)layers?\.(\d+)\.", name)  # transformers: encoder.layer.3.
+    if found is None:
+        return "embeddings" if "embeddings" in name else "pooler"
+    start = int(found[1]) // size * size
     return f"layer {start}" if size == 1 else f"layers {start} to {start + size - 1}"
 
 
@@ -309,7 +311,7 @@ def layers_at_once(surgery_by: str) -> int | None:
     kind, _, count = surgery_by.partition("=")
     if kind == "layer" and not count:
         return 1
-    if kind == "block" and count.isdigit() and int(count) > 0:
+    if kind == "block" and count.isdecimal() and int(count) > 0:
         return int(count)
-    raise ValueError(f"surgery by {surgery_by!r}: expected encoder, layer, or block=K with K "
-                     "layers")
+    raise ValueError(f"--surgery-by {surgery_by}: expected encoder, layer, or block=K, K layers "
+                     "each")

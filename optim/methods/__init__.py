@@ -3,7 +3,7 @@
     descent     a direction that no task loses by: MGDA, CAGrad, UPGrad, DualProj
     fairness    equal shares: normalised, IMTL-G, ConFIG, Nash-MTL, FairGrad, Aligned-MTL
     vaccine     PCGrad with targets: GradVac
-    losses      weights from the losses: uncertainty, DWA, FAMO, RLW, GradNorm
+    losses      weights from the losses: uncertainty, DWA, FAMO, GradNorm
     controls    random and constant weights
     quadratic   the two small problems behind them, solved to rounding
     choosing    SURGERY, the table of all; Method, one by its name and options

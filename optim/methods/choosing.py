@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
@@ -23,7 +24,7 @@ SURGERY: dict[str, Callable] = {
     "fairgrad": fairness.fairgrad_weights, "alignedmtl": fairness.alignedmtl_weights,
     "gradvac": vaccine.GradVac, "gradnorm": losses.GradNorm,
     "uncertainty": losses.Uncertainty, "dwa": losses.DynamicWeightAverage, "famo": losses.Famo,
-    "rlw": losses.rlw_weights, "rgw": controls.rgw_weights, "constant": controls.constant,
+    "rlw": controls.rgw_weights, "rgw": controls.rgw_weights, "constant": controls.constant,
 }
 GIVEN = ("generator", "losses", "epoch")  # what a method may name
 NO_OPTIONS = ("gram", *GIVEN, "order")
@@ -45,10 +46,12 @@ class Method:
 
     def __init__(self, chosen: str | Callable) -> None:
         self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
-        self._weights = _with_options(chosen) if isinstance(chosen, str) else chosen
+        # a copy, so that what remembers something does not share it with another Method
+        self._weights = copy.deepcopy(_with_options(chosen) if isinstance(chosen, str) else chosen)
         named = inspect.signature(self._weights).parameters
-        takes_all = any(value.kind is value.VAR_KEYWORD for value in named.values())
-        self._named = [name for name in GIVEN if name in named or takes_all]
+        self._named = [name for name in GIVEN if name in named]
+        if any(value.kind is value.VAR_KEYWORD for value in named.values()):  # a module, say
+            self._named = list({"generator": None, **dict.fromkeys(self._named)})
 
     def __call__(self, gram: torch.Tensor, generator: torch.Generator | None = None,
                  losses: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:
@@ -115,6 +118,8 @@ def _with_options(text: str) -> Callable:
         options[key] = _parsed(f"{name}: {key}", value, known[key])
     if isinstance(made, type):
         return made(**options)
+    if options and hasattr(made, "state"):
+        raise ValueError(f"{name} is an object that is made already: put its class into SURGERY")
     return partial(made, **options) if options else made
 
 
@@ -124,7 +129,9 @@ def _parsed(where: str, text: str, default: object) -> object:
         if text not in ("true", "false"):
             raise ValueError(f"{where} is {text!r}, expected true or false")
         return text == "true"
+    if default is None or isinstance(default, str):
+        return text
     try:
-        return type(default)(text)
+        return float(text)
     except ValueError:
         raise ValueError(f"{where} is {text!r}, expected a number") from None

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from optim.surgery import constant_weights
+from optim.surgery import constant_weights, default_generator
 
 
 def rgw_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Random weights at every step, softmax of N(0, I) (RGW, Lin et al. 2022, section 3).
 
-    A method that does no better than these has not found the right weights.
+    RLW (Eq. 2 there) weights the losses so; on a shared encoder that is the same. A method that
+    does no better than these has not found the right weights.
 
     >>> rgw_weights(torch.eye(3), torch.Generator().manual_seed(0)).sum().item()
     1.0
     """
+    generator = default_generator if generator is None else generator
     noise = torch.randn(len(gram), generator=generator, dtype=torch.float64)
     return noise.softmax(0)
 

@@ -6,6 +6,8 @@ that are not negative and sum to 1.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.optimize import brentq
 
@@ -55,6 +57,8 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
     >>> cagrad_weights(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), c=0.5).tolist()
     [0.6, 0.6]
     """
+    if not 0 <= c < math.inf:
+        raise ValueError(f"cagrad: c is {c}, expected a number of 0 or more")
     mean = torch.full((len(gram),), 1 / len(gram), dtype=torch.float64)
     largest = gram.double().diagonal().max()
     if c == 0 or not largest > 0:

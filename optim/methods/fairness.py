@@ -79,6 +79,8 @@ def fairgrad_weights(gram: torch.Tensor, alpha: float = 2.0) -> torch.Tensor:
     p = 1 / alpha
     norms, C = lengths(gram.double())
     some = norms > 0
+    if not some.any():
+        return torch.zeros_like(norms)
     # w = y / ‖g‖^(2 / (1 + p)) leaves a matrix and right-hand sides of the same size
     k = norms[some] ** (2 * (p - 1) / (p + 1))
     root = k.sqrt()

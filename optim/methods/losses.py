@@ -1,4 +1,4 @@
-"""Weights from the tasks' losses: uncertainty, DWA, FAMO, RLW, GradNorm.
+"""Weights from the tasks' losses: uncertainty, DWA, FAMO, GradNorm.
 
 They were made for a sum of losses, and weighting a loss is weighting its gradient. Deviation: only
 the shared encoder's gradients are weighted; a head belongs to one task, and Adam does not see a
@@ -7,11 +7,17 @@ constant factor of its gradient. All state is in `state`, so it is in checkpoint
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from .controls import rgw_weights
-
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam (Kingma & Ba 2015)
+
+
+def check_positive(method: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{method}: {name} is {value}, expected a number above 0")
 
 
 def adam_(state: dict[str, torch.Tensor], value: torch.Tensor, gradient: torch.Tensor,
@@ -39,6 +45,7 @@ class Uncertainty:
     """
 
     def __init__(self, lr: float = 0.01) -> None:
+        check_positive("uncertainty", lr=lr)
         self.lr = lr
         self.state: dict[str, torch.Tensor] = {}
 
@@ -64,8 +71,7 @@ class DynamicWeightAverage:
     """
 
     def __init__(self, temperature: float = 2.0) -> None:
-        if not temperature > 0:
-            raise ValueError(f"dwa: temperature is {temperature}, expected a number above 0")
+        check_positive("dwa", temperature=temperature)
         self.temperature = temperature
         self.state: dict[str, torch.Tensor] = {}
 
@@ -91,7 +97,8 @@ class Famo:
 
     z = softmax(ξ) and w_i = c z_i / L_i, with c = 1 / Σ z_i / L_i. After the update, the losses on
     the same batches are looked at again: δ = log L_before − log L_after is the gain, and ξ takes a
-    step of Adam along (∂softmax/∂ξ)ᵀ δ. That second forward pass costs about a third of a step.
+    step of Adam along (∂softmax/∂ξ)ᵀ δ. That second forward pass costs about a third of a step. It
+    draws new dropout masks, as in the authors' code, so δ holds their noise too.
 
     Args:
         lr, decay: of Adam on ξ.
@@ -103,6 +110,7 @@ class Famo:
     SMALLEST = 1e-8  # added to losses, as in the authors' code
 
     def __init__(self, lr: float = 0.025, decay: float = 0.001) -> None:
+        check_positive("famo", lr=lr)
         self.lr, self.decay = lr, decay
         self.state: dict[str, torch.Tensor] = {}
 
@@ -119,14 +127,6 @@ class Famo:
         z = xi.softmax(0)
         gradient = z * (delta - z @ delta)  # (∂softmax/∂ξ)ᵀ δ
         adam_(self.state, xi, gradient + self.decay * xi, self.lr)
-
-
-def rlw_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Random weights of the losses at every step (RLW, Lin et al. 2022, Eq. 2).
-
-    On the shared encoder this is RGW.
-    """
-    return rgw_weights(gram, generator)
 
 
 class GradNorm:
@@ -149,6 +149,7 @@ class GradNorm:
     LEAST = 1e-3  # of a weight, so that none turns negative
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
+        check_positive("gradnorm", lr=lr)
         self.alpha, self.lr = alpha, lr
         self.state: dict[str, torch.Tensor] = {}
 

@@ -6,6 +6,8 @@ import torch
 
 from optim.surgery import random_order
 
+MOST = 1 - 1e-6  # of a target: two directions can be made alike, but not by a finite step
+
 
 class GradVac:
     """Wang et al. 2021, Algorithm 1: pull pairs of gradients together up to their usual cosine.
@@ -43,7 +45,7 @@ class GradVac:
                 if n == 0 or norms[j] == 0:
                     continue
                 cosine = ((mixture[i] @ K[:, j]) / (n * norms[j])).clamp(-1, 1)
-                target = targets[i, j].clone()
+                target = targets[i, j].clamp(-MOST, MOST)
                 if cosine < target:
                     rest = (1 - target**2).sqrt()
                     pull = target * (1 - cosine**2).sqrt() - cosine * rest

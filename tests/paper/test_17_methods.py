@@ -16,8 +16,9 @@ from test_10_training import batches, build, without_head_dropout
 from torch.testing import assert_close
 
 import train_multitask
+from multitask.data.batching import MicroBatches
 from multitask.runs.settings import Settings
-from multitask.training.step import SurgeryTrainer
+from multitask.training.step import SurgeryTrainer, group_of
 from optim import SURGERY, Method, gram_matrix, pcgrad_weights, project_conflicting
 from optim.methods.descent import _project, cagrad_weights, mgda_weights
 from optim.methods.losses import DynamicWeightAverage, Famo, GradNorm, Uncertainty
@@ -199,11 +200,49 @@ def test_options():
                           ("cagrad:c=much", "cagrad: c is 'much', expected a number"),
                           ("sum:c=1", "sum has no option 'c'; it has none"),
                           ("mgda:normalise=1", "normalise is '1', expected true or false"),
-                          ("gradvac:beta=2", "beta is 2.0, expected a number from 0 to 1")):
+                          ("gradvac:beta=2", "beta is 2.0, expected a number from 0 to 1"),
+                          ("famo:lr=-1", "famo: lr is -1.0, expected a number above 0")):
         with pytest.raises(ValueError, match=message):
             Method(text)
     with pytest.raises(ValueError, match=r"returned \[inf, 1.0\]: weights must be finite"):
         Method(lambda gram: torch.tensor([math.inf, 1.0]))(K)
+
+
+def test_nothing_to_combine():
+    """Gradients that are all zero, as of frozen layers, need no weights and give no error."""
+    for name in SURGERY:
+        if name != "constant":
+            zeros = torch.zeros(3, 3, dtype=torch.float64)
+            weights = Method(name)(zeros, torch.Generator(), torch.ones(3, dtype=torch.float64))
+            assert torch.isfinite(weights).all(), name
+
+
+def test_generators():
+    """Without a generator of the caller's, the global one stays where it is."""
+    before = torch.get_rng_state()
+    for name in ("rgw", "rlw", "pcgrad", "gradvac"):
+        Method(name)(torch.eye(3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_state_is_not_shared():
+    """Every group of parameters remembers its own; a loss that overflows is not learnt from."""
+    given = Famo(lr=1e-2)
+    trainer = SurgeryTrainer(without_head_dropout(build()), given, lr=1e-3, surgery_by="layer")
+    trainer.step(batches(trainer.model))
+    assert not given.state
+    assert all(method.state["step"] == 1 for method in trainer.methods.values())
+
+    before = {key: value.clone() for key, value in trainer.state_dict().items()}
+    with torch.no_grad():
+        trainer.model.heads["sst"][1].bias.fill_(math.inf)
+    trainer._observe([MicroBatches.of(batch) for batch in batches(trainer.model).values()])
+    assert all(torch.equal(value, before[key]) for key, value in trainer.state_dict().items())
+
+
+def test_layers_of_transformers():
+    assert group_of("encoder.layer.3.attention.self.query.weight", "block=2") == "layers 2 to 3"
+    assert group_of("embeddings.LayerNorm.bias", "layer") == "embeddings"
 
 
 def test_own_method():

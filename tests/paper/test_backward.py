@@ -452,11 +452,12 @@ def _process(rank, state, x, file, results):
     model = Network()
     model.load_state_dict(state)
     own, never = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
-    losses = model.losses(x[2 * rank:2 * rank + 2])
-    if rank == 1:  # of two processes, one reaches this parameter
-        losses[0] = losses[0] + 2 * own.sum()
-    multitask_backward(losses, [*model.trunk.parameters(), own, never], generator=seeded(),
-                       group=torch.distributed.group.WORLD)
+    for method in ("pcgrad", Method("famo")):
+        losses = model.losses(x[2 * rank:2 * rank + 2])
+        if rank == 1:  # of two processes, one reaches this parameter
+            losses[0] = losses[0] + 2 * own.sum()
+        multitask_backward(losses, [*model.trunk.parameters(), own, never], method, seeded(),
+                           group=torch.distributed.group.WORLD)
     average_gradients(model.heads.parameters())
     assert never.grad is None
     results[rank] = [parameter.grad for parameter in [*model.parameters(), own]]
@@ -465,7 +466,8 @@ def _process(rank, state, x, file, results):
 
 
 def test_two_processes(model, x, tmp_path):
-    """Two halves of a batch in two processes are one batch: rows are averaged before surgery."""
+    """Two halves of a batch in two processes are one batch: rows and losses are averaged before
+    surgery."""
     context = torch.multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         results = manager.dict()
@@ -473,9 +475,10 @@ def test_two_processes(model, x, tmp_path):
         first, second = results[0], results[1]
 
     own = nn.Parameter(torch.ones(5))
-    losses = model.losses(x)
-    losses[0] = losses[0] + own.sum()
-    multitask_backward(losses, [*model.trunk.parameters(), own], generator=seeded())
+    for method in ("pcgrad", Method("famo")):
+        losses = model.losses(x)
+        losses[0] = losses[0] + own.sum()
+        multitask_backward(losses, [*model.trunk.parameters(), own], method, seeded())
     for parameter, one, two in zip([*model.parameters(), own], first, second, strict=True):
         assert torch.equal(one, two)
         assert_close(one, parameter.grad, **CLOSE)
@@ -516,6 +519,15 @@ def test_unknown_method(model, x):
         multitask_backward(model.losses(x), model.trunk.parameters(), "pcgrd")
     with pytest.raises(ValueError, match=r"returned shape \(2,\).* 3 tasks"):
         multitask_backward(model.losses(x), model.trunk.parameters(), lambda gram, generator: [1, 1])
+
+
+@pytest.mark.parametrize("method", ["nashmtl", "normalised", "uncertainty"])
+def test_scaled_losses(method, model, x):
+    """A method sees losses and gradients without a GradScaler's factor."""
+    plain = multitask_backward(model.losses(x), model.trunk.parameters(), Method(method))
+    scaled = multitask_backward([4096 * loss for loss in model.losses(x)],
+                                model.trunk.parameters(), Method(method), scale=4096.0)
+    assert_close(scaled.weights, plain.weights)
 
 
 def test_what_a_method_remembers(model, x):
