@@ -5,7 +5,7 @@
 
 --weights prints milliseconds per call, medians, for 3, 8 and 32 tasks. --steps prints the seconds
 of a step of 3 × 16 examples with each method as a multiple of the plain sum's, medians of steps
-taken in turn, on equal batches.
+taken in turn with it, on equal batches.
 """
 
 from __future__ import annotations
@@ -58,31 +58,33 @@ def weights(repetitions: int) -> None:
 
 def steps(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(arguments.data, TASKS.values(), seed=0)
-    trainers, batches = {}, []
-    for name in ("sum", *(name for name in SURGERY if name not in ("sum", "constant"))):
-        torch.manual_seed(0)
-        model = MultitaskBert(BertModel.from_pretrained(arguments.model),
-                              BertTokenizer.from_pretrained(arguments.model), "concatB")
-        if not batches:
-            tokens = {task: model.tokenize(dataset[task]["train"]) for task in TASKS}
-            sampler = RoundRobin({task: len(each) for task, each in tokens.items()},
-                                 dict.fromkeys(TASKS, 16), WRAP, 0)
-            sampler.start_epoch()
-            batches = [{task: tokens[task].batch(rows) for task, rows in sampler.next_step().items()}
-                       for _ in range(arguments.rounds + 2)]
-        trainers[name] = SurgeryTrainer(model.train(), name, lr=1e-5)
+    tokenizer = BertTokenizer.from_pretrained(arguments.model)
 
-    times: dict[str, list[float]] = {name: [] for name in trainers}
-    for number, batch in enumerate(batches):
-        for name, trainer in trainers.items():
-            started = time.perf_counter()
-            trainer.step(batch)
-            if number > 1:  # the first two warm up
-                times[name].append(time.perf_counter() - started)
-    base = statistics.median(times["sum"])
-    print(f"sum: {base:.3f} s per step, {torch.get_num_threads()} threads")
-    for name, found in times.items():
-        print(f"{name}: {statistics.median(found) / base:.3f}", flush=True)
+    def trainer(name: str) -> SurgeryTrainer:
+        torch.manual_seed(0)
+        model = MultitaskBert(BertModel.from_pretrained(arguments.model), tokenizer, "concatB")
+        return SurgeryTrainer(model.train(), name, lr=1e-5)
+
+    plain = trainer("sum")
+    tokens = {task: plain.model.tokenize(dataset[task]["train"]) for task in TASKS}
+    sampler = RoundRobin({task: len(each) for task, each in tokens.items()},
+                         dict.fromkeys(TASKS, 16), WRAP, 0)
+    sampler.start_epoch()
+    batches = [{task: tokens[task].batch(rows) for task, rows in sampler.next_step().items()}
+               for _ in range(arguments.rounds + 2)]
+
+    print(f"{torch.get_num_threads()} threads")
+    for name in (name for name in SURGERY if name not in ("sum", "constant")):
+        sides = {"sum": plain, name: trainer(name)}
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for number, batch in enumerate(batches):
+            for side, each in sides.items():
+                started = time.perf_counter()
+                each.step(batch)
+                if number > 1:  # the first two warm up
+                    times[side].append(time.perf_counter() - started)
+        plain_time, taken = (statistics.median(times[side]) for side in sides)
+        print(f"{name}: {taken / plain_time:.3f} of the sum's {plain_time:.3f} s", flush=True)
 
 
 def main() -> None:

@@ -6,11 +6,13 @@ All of it is computed without dropout. One thread at a time may call these funct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tokenizers import Encoding
+from torch.nn import functional as F
 
 from minbert import BertModel, pack
 from minbert.sentences import evaluating
@@ -46,7 +48,9 @@ def explained(task: Task, logits: torch.Tensor, label: float) -> torch.Tensor:
     if not task.classes:
         low, high = task.range
         return low + (high - low) / SCALE_TOP * logits[:, 0]
-    return task.probabilities(logits).log()[:, int(label)]
+    if task.outputs == 1:  # yes or no; σ(−z) in place of 1 − σ(z), which has no digits left
+        return F.logsigmoid(logits[:, 0] if label else -logits[:, 0])
+    return logits.log_softmax(1)[:, int(label)]
 
 
 def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],
@@ -144,12 +148,12 @@ def attention(model: MultitaskBert, name: str, texts: Sequence[str], layer: int,
     Raises:
         ValueError: there is no such layer or head.
     """
+    sequences = _encode(model, name, texts)
     config = model.encoder.config
     for what, value, count in (("layer", layer, config.num_hidden_layers),
                                ("head", head, config.num_attention_heads)):
         if not 0 <= value < count:
             raise ValueError(f"{what} is {value}; the encoder's are 0 to {count - 1}")
-    sequences = _encode(model, name, texts)
     found = []
     with evaluating(model):
         for each in sequences:
@@ -168,7 +172,8 @@ class Wishes:
         tasks: in the order of all rows and columns.
         losses: of each task, with the right answers that were given.
         gram: (tasks, tasks) float64, products of the gradients.
-        weights: surgery method → (tasks,), what it multiplies the gradients by.
+        weights: surgery method → (tasks,), what it multiplies the gradients by in its first step;
+            empty for a single task.
     """
 
     tasks: tuple[str, ...]
@@ -217,11 +222,10 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
 
     gram = gram_matrix(torch.stack(rows))
     weights = {}
-    for method in SURGERY:
-        if method == "constant":  # its weights are the user's
-            continue
+    for method in SURGERY if len(rows) > 1 else ():
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
-        weights[method] = Method(method)(gram, generator, torch.tensor(losses))
+        with suppress(ValueError):  # it needs an option
+            weights[method] = Method(method)(gram, generator, torch.tensor(losses))
     return Wishes(tuple(answers), tuple(losses), gram, weights)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import sys
 from os.path import expanduser
 from pathlib import Path
@@ -26,6 +27,7 @@ from multitask.data.examples import Example
 from multitask.description import SAMPLE
 from multitask.exporting import FORMATS
 from multitask.model import MultitaskBert
+from multitask.runs.folder import CONFIG_FILE
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
@@ -33,6 +35,7 @@ from multitask.system.command import Parser
 from multitask.tasks import Task
 
 COMPARED = 500  # dev examples at most
+MOST_DIFFERENT = 1e-3  # that rounding may make of a float32 number of size 1
 ANSWERS = "text-classification"  # what is exported answers the task, so it has a score
 
 
@@ -64,23 +67,49 @@ def export(arguments: argparse.Namespace) -> int:
     settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
     dev = load_data(settings)[task.name]["dev"]
 
+    # Written and compared under another name: a failed export leaves nothing behind.
+    fresh = out.with_name(out.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        facts = write_and_compare(fresh, model, task, dev, arguments)
+        write_text(fresh / "README.md", card(arguments, model, task, settings, facts))
+        if out.exists():
+            out.rmdir()  # it is empty
+        fresh.replace(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    for fact in facts:
+        print(fact)
+    print(f"written: {out}")
+    return 0
+
+
+def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[Example],
+                      arguments: argparse.Namespace) -> list[str]:
+    """Facts about the written files on dev examples.
+
+    Raises:
+        ValueError: what was written gives other numbers than the run.
+    """
     form = FORMATS[arguments.to]
-    form.write(model, task, out, arguments.pooling)
+    form.write(model, task, folder, arguments.pooling)
+    model.precision = "fp32"  # as the written files are computed
     ours = form.ours(model, task, dev, arguments.pooling)
     facts = [f"{len(dev):,} dev examples"]
     if form.tag == ANSWERS:
         facts.append(f"the run: {task.metric} {score_of(task, ours, dev)}")
-    for name, theirs in form.theirs(out, model, task, dev, arguments.pooling).items():
+    for name, theirs in form.theirs(folder, model, task, dev, arguments.pooling).items():
+        difference = (theirs - ours).abs().max()
+        is_near = difference <= MOST_DIFFERENT * ours.abs().max().clamp(min=1)
+        if not is_near and "int8" not in name:  # NaN is not near
+            raise ValueError(f"{name} differs from the run by {difference:.1e}, so nothing is "
+                             "written; a kind of task of your own may decode in another way")
         score = f"{task.metric} {score_of(task, theirs, dev)}, " if form.tag == ANSWERS else ""
-        facts.append(f"{name}: {score}largest difference {(theirs - ours).abs().max():.1e}")
+        facts.append(f"{name}: {score}largest difference {difference:.1e}")
         if form.tag == ANSWERS and task.classes:
             others = int((theirs.argmax(1) != ours.argmax(1)).sum())
             facts[-1] += f", {others:,} other labels"
-    for fact in facts:
-        print(fact)
-    write_text(out / "README.md", card(arguments, model, task, settings, facts))
-    print(f"written: {out}")
-    return 0
+    return facts
 
 
 def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
@@ -93,22 +122,26 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
          facts: list[str]) -> str:
     """The model card: what it is, how to use it, data, settings, scores, limits."""
     form = FORMATS[arguments.to]
-    data = model.data or ", ".join(filter(None, [Path(task.train).name, Path(task.dev).name]))
+    files = [Path(name).name for name in (task.train, task.dev) if name]
+    data = SAMPLE if model.data == SAMPLE else ", ".join(files)
     limits = [f"- Inputs are cut at {model.max_length} tokens.",
               "- The epoch was selected on the dev set, which flatters the score."]
     if model.data == SAMPLE:
         limits.append("- It was trained on sentences made up by rule: its answers say little about "
                       "real ones.")
-    base = settings.model or settings.start
+    about = [f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)})."]
+    if (arguments.run / CONFIG_FILE).is_file():
+        base = settings.model or settings.start
+        limit = f", at most {settings.max_steps:,} steps" if settings.max_steps else ""
+        about = [f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)}), from "
+                 f"{Path(base).name}: --arch {settings.arch}, --gs {settings.gs}, --surgery "
+                 f"{settings.surgery}, lr {settings.lr:g}, {settings.epochs} epochs{limit}, seed "
+                 f"{settings.seed}."]
     return "\n".join([
         "---", f"library_name: {arguments.to}", f"pipeline_tag: {form.tag}", "---", "",
-        f"# {task.title}", "",
-        f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)}), from {base}.",
-        f"Labels: {task.meaning}.", "", "```python",
+        f"# {task.title}", "", *about, f"Labels: {task.meaning}.", "", "```python",
         form.use(model, task, arguments.out.name), "```", "",
-        "## Data", "", f"{data}.", "", "## Settings", "",
-        f"--arch {settings.arch}, --gs {settings.gs}, lr {settings.lr:g}, {settings.epochs} "
-        f"epochs, seed {settings.seed}, {model.precision}.", "",
+        "## Data", "", f"{data}.", "",
         "## Scores", "", *(f"- {fact}" for fact in facts), "", "## Limits", "", *limits]) + "\n"
 
 

@@ -20,6 +20,7 @@ from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
 
 HOST = "127.0.0.1"
+EVERYWHERE = ("", "0.0.0.0", "::")
 OWN_NAMES = ["127.0.0.1", "localhost"]  # so that no other site's name can lead here
 
 
@@ -56,13 +57,14 @@ def serve(arguments: argparse.Namespace) -> int:
         reason = error.strerror.split(" (")[0]
         raise OSError(f"--host {arguments.host} --port {arguments.port}: {reason}; --port 0 takes "
                       "a free one") from None
-    hosts = [*OWN_NAMES, arguments.host] if arguments.host in (HOST, "localhost") else ["*"]
+    hosts = ["*"] if arguments.host in EVERYWHERE else [*OWN_NAMES, arguments.host]
     app = build_app(model, arguments.run.resolve().name, hosts)
     with listener:
         print(f"http://{arguments.host}:{listener.getsockname()[1]} shows {arguments.run}; "
               "Ctrl-C ends it", flush=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
-                                limit_concurrency=CONNECTIONS, timeout_keep_alive=5)
+                                limit_concurrency=CONNECTIONS, timeout_keep_alive=5,
+                                timeout_graceful_shutdown=5)
         with suppress(KeyboardInterrupt):  # the usual end
             uvicorn.Server(config).run(sockets=[listener])
     return 0

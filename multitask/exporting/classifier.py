@@ -24,7 +24,7 @@ from multitask.kinds import SCALE_TOP
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import check_encoder, written_outputs
+from .comparing import check_encoder, write_tokenizer, written_outputs
 
 
 def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +71,7 @@ def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: 
         "problem_type": "single_label_classification" if task.classes else "regression"}
     if not task.classes:  # else CrossEncoder would apply a sigmoid to a single output
         config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
-    model.tokenizer.save_pretrained(folder)
+    write_tokenizer(model, folder)
     write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
     write_json(folder / CONFIG_FILE, config)
 
@@ -96,4 +96,4 @@ def transformers_use(model: MultitaskBert, task: Task, folder: str) -> str:
     return f"""from transformers import pipeline
 
 classify = pipeline("text-classification", "{folder}")
-print(classify({example}))"""
+print(classify({example}, truncation=True))"""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from minbert import BertModel, BertOutput
+from minbert.files import read_object, write_json
 from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
@@ -18,6 +19,13 @@ AT_ONCE = 32  # examples per padded batch of a comparison
 def check_encoder(model: MultitaskBert) -> None:
     if not isinstance(model.encoder, BertModel):
         raise ValueError("the encoder is not minbert's own, so its format is not known here")
+
+
+def write_tokenizer(model: MultitaskBert, folder: Path) -> None:
+    """The tokenizer, with the length at which the run cuts its inputs."""
+    model.tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**read_object(path), "model_max_length": model.max_length})
 
 
 def padded_batches(model: MultitaskBert,

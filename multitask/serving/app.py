@@ -147,13 +147,13 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
     app.add_middleware(Bounded)
     turns = Turns()
 
-    async def compute(function: Callable[[], Number]) -> Number:
+    async def compute(request: Request, function: Callable[[], Number]) -> Number:
         def guarded() -> Number:
             try:
                 return function()
             except ValueError as error:  # what the model says about its input
                 raise HTTPException(422, one_line(error)) from None
-        return await turns.take(guarded)
+        return await turns.take(request, guarded)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -172,25 +172,26 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
                           sentences=len(task.text)) for task in model.tasks.values()]
         config = model.encoder.config
         return RunInfo(name=name, version=minbert.__version__, arch=model.arch, tasks=tasks,
-                       layers=config.num_hidden_layers, heads=config.num_attention_heads,
+                       layers=getattr(config, "num_hidden_layers", 0),
+                       heads=getattr(config, "num_attention_heads", 0),
                        max_length=model.max_length, is_sample=model.data == SAMPLE,
                        can_look_inside=isinstance(model.encoder, BertModel))
 
     @app.post("/api/predict")
-    async def predict(body: Predict) -> Predictions:
-        return await compute(lambda: predictions(model, body))
+    async def predict(body: Predict, request: Request) -> Predictions:
+        return await compute(request, lambda: predictions(model, body))
 
     @app.post("/api/words")
-    async def words(body: Words) -> WordWeights:
-        return await compute(lambda: word_weights(model, body))
+    async def words(body: Words, request: Request) -> WordWeights:
+        return await compute(request, lambda: word_weights(model, body))
 
     @app.post("/api/attention")
-    async def attention(body: Attention) -> list[AttentionMap]:
-        return await compute(lambda: attention_maps(model, body))
+    async def attention(body: Attention, request: Request) -> list[AttentionMap]:
+        return await compute(request, lambda: attention_maps(model, body))
 
     @app.post("/api/gradients")
-    async def gradients(body: Gradients) -> TaskWishes:
-        return await compute(lambda: task_wishes(model, body))
+    async def gradients(body: Gradients, request: Request) -> TaskWishes:
+        return await compute(request, lambda: task_wishes(model, body))
 
     app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
     return app

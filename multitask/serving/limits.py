@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 import anyio
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 
 Message = MutableMapping[str, Any]
 Answer = TypeVar("Answer")
@@ -39,7 +39,7 @@ class Turns:
     def __init__(self) -> None:
         self.limiter = anyio.CapacityLimiter(1)
 
-    async def take(self, compute: Callable[[], Answer]) -> Answer:
+    async def take(self, request: Request, compute: Callable[[], Answer]) -> Answer:
         if self.limiter.statistics().tasks_waiting >= WAITING:
             raise busy()
         with anyio.move_on_after(WAITING_SECONDS) as waiting:
@@ -47,6 +47,8 @@ class Turns:
         if waiting.cancelled_caught:
             raise busy()
         try:
+            if await request.is_disconnected():
+                raise busy()  # nobody waits for it any more
             return await anyio.to_thread.run_sync(compute)
         finally:
             self.limiter.release()

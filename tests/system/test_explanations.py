@@ -86,6 +86,16 @@ def test_gradient(encoder, arch, task, texts, plain, monkeypatch):
     assert word.weight == pytest.approx((values[1] - values[0]) / 2e-2, rel=1e-2, abs=1e-4)
 
 
+def test_sure_answers(encoder):
+    """A probability that rounds to 1 has finite weights for either label."""
+    model = model_of(encoder, "concatB")
+    with torch.no_grad():
+        model.heads["para"][1].bias.fill_(40.0)
+    for label in (0.0, 1.0):
+        for method in WORDS.values():
+            assert np.isfinite([word.weight for word in method(model, "para", PAIR, label)]).all()
+
+
 def test_too_many_words(encoder, monkeypatch):
     monkeypatch.setattr(explanations, "MOST_WORDS", 8)
     model = model_of(encoder, "concatB")

@@ -14,6 +14,7 @@ import torch
 import train_multitask
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, export
+from multitask.exporting import classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 PAIRS = [("A dog runs.", "A dog is running."), ("No.", "The bank is closed, as far as I know.")]
@@ -117,6 +118,37 @@ def test_onnx(runs, tmp_path, run, task, texts, capsys):
     labels, probabilities = model.predict(task, [text])
     expected = labels if probabilities is None else probabilities[0]
     np.testing.assert_allclose(np.fromstring(printed.strip("[] \n"), sep=" "), expected, atol=1e-5)
+
+
+def test_long_inputs(small_data, tmp_path):
+    """Inputs are cut where the run cuts them, in the comparison and in transformers."""
+    import transformers
+
+    run = tmp_path / "short"
+    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
+                                 "2", "--epochs", "1", "--max-length", "8", "--out", str(run)]) == 0
+    exported(tmp_path, tmp_path / "embedder", "short", "--task", "sts", "--to",
+             "sentence-transformers", "--pooling", "mean")
+    out = exported(tmp_path, tmp_path / "out", "short", "--task", "sst")
+    classify = transformers.pipeline("text-classification", str(out), top_k=None)
+    text = "so dull " * 300
+    found = {each["label"]: each["score"] for each in classify(text, truncation=True)}
+    model = MultitaskBert.from_pretrained(run)
+    _, probabilities = model.predict("sst", [text])
+    np.testing.assert_allclose([found[label] for label in model.tasks["sst"].labels],
+                               probabilities[0], atol=1e-5)
+
+
+def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
+    """What does not agree with the run is refused, and nothing is left behind."""
+    wrong = classifier.classifier_of
+
+    monkeypatch.setattr(classifier, "classifier_of", lambda model, task: (
+        wrong(model, task)[0], wrong(model, task)[1] + torch.arange(5.0)))
+    out = tmp_path / "out"
+    assert export.main([str(runs / "concatB"), str(out), "--task", "sst"]) == 2
+    assert "model.safetensors differs from the run by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_is_missing(runs, tmp_path, monkeypatch, capsys):

@@ -335,7 +335,7 @@ def test_browser(browser, address, model):
     assert len(find(".map tbody tr")) == len(model.tokenizer.encode([TEXT])[0].ids)
 
     find("#gradients button")[0].send_keys(Keys.ENTER)
-    wait.until(lambda _: find("#problem")[0].text == "choose a right answer")
+    wait.until(lambda _: find("#gradients + .problem")[0].text == "choose a right answer")
     Select(find("[name=answer-sst]")[0]).select_by_visible_text("neutral")
     find("[name=answer-sts]")[0].send_keys("4.5", Keys.ENTER)
     wait.until(lambda _: len(find("#gradients-result table")) == 4)

@@ -19,7 +19,7 @@ const exact = (value) => Number(value.toPrecision(3)).toString();
 async function call(path, body) {
   const answer = await fetch(path, body && {
     method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)});
-  const data = await answer.json();
+  const data = await answer.json().catch(() => ({detail: `${answer.status} ${answer.statusText}`}));
   if (!answer.ok) {
     throw new Error(data.detail);
   }
@@ -28,22 +28,33 @@ async function call(path, body) {
 
 // Runs one form's request at a time, and shows what went wrong.
 function onSubmit(id, handle) {
-  const form = $(id);
+  const form = $(id), button = form.querySelector("button");
+  const problem = make("p", {class: "problem", role: "alert"});
+  form.after(problem);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const button = form.querySelector("button");
-    button.disabled = true;
-    $("problem").textContent = "";
+    if (button.getAttribute("aria-disabled")) {
+      return;  // not `disabled`, which would take the keyboard's focus away
+    }
+    button.setAttribute("aria-disabled", "true");
+    problem.textContent = "";
     try {
       await handle(form.elements);
     } catch (error) {
-      $("problem").textContent = error.message;
+      problem.textContent = error.message;
     }
-    button.disabled = false;
+    button.removeAttribute("aria-disabled");
   });
 }
 
-const sentences = () => [$("first").value, $("second").value].filter((text) => text.trim());
+function sentences() {
+  const [first, second] = [$("first").value, $("second").value];
+  if (!first.trim()) {
+    throw new Error("type a sentence");
+  }
+  return second.trim() ? [first, second] : [first];
+}
+
 const taskOf = (name) => run.tasks.find((task) => task.name === name);
 
 // The sentences that a task reads, or an error that says what is missing.
@@ -88,9 +99,6 @@ function answerCard(task, answer) {
 
 async function ask() {
   const texts = sentences();
-  if (!texts.length) {
-    throw new Error("type a sentence");
-  }
   const inputs = texts.length > 1 ? [[texts[0]], texts] : [texts];
   const {answers, cut} = await call("api/predict", {inputs});
   const found = Object.assign({}, ...answers);
@@ -135,7 +143,7 @@ async function showAttention(fields) {
       return make("tr", {}, make("th", {scope: "row"}, pieces[from]), ...cells);
     });
     const head = make("tr", {}, make("th"), ...pieces.map((piece) => make("th", {scope: "col"}, piece)));
-    return make("div", {class: "scroll", tabindex: "0"},
+    return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "table"},
       make("table", {class: "map"}, make("thead", {}, head), make("tbody", {}, ...rows)));
   });
   $("attention-result").replaceChildren(make("p", {class: "note"},
@@ -148,7 +156,7 @@ function table(caption, columns, rows) {
   const head = make("tr", {}, make("th"), ...columns.map((name) => make("th", {scope: "col"}, name)));
   const body = rows.map(([name, ...values]) => make("tr", {}, make("th", {scope: "row"}, name),
     ...values.map((value) => make("td", {}, value))));
-  return make("div", {class: "scroll", tabindex: "0"},
+  return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "table"},
     make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
