@@ -132,7 +132,7 @@ def test_long_inputs(small_data, tmp_path):
     out = exported(tmp_path, tmp_path / "out", "short", "--task", "sst")
     classify = transformers.pipeline("text-classification", str(out), top_k=None)
     text = "so dull " * 300
-    found = {each["label"]: each["score"] for each in classify(text, truncation=True)}
+    found = {each["label"]: each["score"] for each in classify([text], truncation=True)[0]}
     model = MultitaskBert.from_pretrained(run)
     _, probabilities = model.predict("sst", [text])
     np.testing.assert_allclose([found[label] for label in model.tasks["sst"].labels],
