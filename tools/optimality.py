@@ -145,7 +145,7 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def torchjds() -> dict[str, Weights]:
-    """torchjd's methods as Gram matrix → weights, in our conventions (pip install torchjd[full])."""
+    """torchjd's methods as Gram matrix → weights, in our conventions (pip install "torchjd[full]")."""
     from torchjd import aggregation
 
     cagrad = aggregation.CAGradWeighting(c=0.4)
