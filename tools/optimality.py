@@ -179,7 +179,7 @@ def measure(count: int, seed: int, with_torchjd: bool) -> Iterator[tuple[str, di
             except Exception:  # a solver of theirs that gives up
                 found = float("inf")
             seconds += time.perf_counter() - started
-            worst[kind] = max(worst[kind], -1.0 if found is None else max(found, 0.0))
+            worst[kind] = max(worst[kind], -1.0 if found is None else max(0.0, found))
         yield name, worst, 1000 * seconds / count
 
 
