@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
+import scipy  # its parts load at their first use, which keeps `--help` fast
 import torch
-from scipy.optimize import brentq
 
 from .quadratic import lengths, minimise
 
@@ -83,7 +83,7 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
         if tau is None or ((w > 0) == (before > 0)).all():
             break
     if tau is None or abs(excess(tau)) > 1e-12:
-        tau = brentq(excess, SHORTEST, 1.0 + SHORTEST, xtol=1e-15, rtol=1e-14)
+        tau = scipy.optimize.brentq(excess, SHORTEST, 1.0 + SHORTEST, xtol=1e-15, rtol=1e-14)
     w = best(tau)
     return (mean + s * w / (w @ K @ w).sqrt()) / (1 + c**2)
 

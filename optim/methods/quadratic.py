@@ -10,8 +10,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 import numpy as np
+import scipy  # its parts load at their first use, which keeps `--help` fast
 import torch
-from scipy.linalg import cho_factor, cho_solve
 
 RIDGE = 1e-14     # added to the diagonal of a singular C, whose minimum is not unique
 SMALLEST = np.finfo(float).tiny
@@ -80,9 +80,9 @@ def _on_free(C: np.ndarray, b: np.ndarray, a: np.ndarray | None,
     """The minimum where all other variables are 0, signs ignored, and the multiplier of aᵀy = 1."""
     places = free.nonzero()[0]
     factor = factored(C[np.ix_(places, places)], C.diagonal().max())
-    solution, multiplier = -cho_solve(factor, b[places]), 0.0
+    solution, multiplier = -scipy.linalg.cho_solve(factor, b[places]), 0.0
     if a is not None:
-        along = cho_solve(factor, a[places])
+        along = scipy.linalg.cho_solve(factor, a[places])
         multiplier = (1 - a[places] @ solution) / (a[places] @ along)
         solution = solution + multiplier * along
     y = np.zeros_like(b)
@@ -91,12 +91,13 @@ def _on_free(C: np.ndarray, b: np.ndarray, a: np.ndarray | None,
 
 
 def factored(part: np.ndarray, largest: float) -> tuple[np.ndarray, bool]:
-    """Its Cholesky factor for cho_solve, with a ridge if it is singular."""
+    """Its Cholesky factor for scipy.linalg.cho_solve, with a ridge if it is singular."""
     with suppress(np.linalg.LinAlgError):
-        factor = cho_factor(part)
+        factor = scipy.linalg.cho_factor(part)
         if factor[0].diagonal().min() > 1e-7 * largest**0.5:
             return factor
-    return cho_factor(part + RIDGE * len(part) * largest * np.eye(len(part)))
+    ridge = RIDGE * len(part) * largest * np.eye(len(part))
+    return scipy.linalg.cho_factor(part + ridge)
 
 
 def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:
