@@ -166,15 +166,16 @@ class BertModel(nn.Module):
         return torch.tanh(self.pooler_dense(cls_states))
 
     def encode(self, sentences: Iterable[str], tokenizer: BertTokenizer, pooling: str = "mean",
-               batch_size: int | None = None) -> torch.Tensor:
+               batch_size: int | None = None, max_length: int | None = None) -> torch.Tensor:
         """One vector per sentence, in input order, without dropout and gradients.
 
         Args:
-            sentences: longer ones are truncated to max_position_embeddings.
+            sentences: longer ones are truncated to max_length tokens.
             tokenizer: the model's own.
             pooling: "mean" over a sentence's tokens, "cls" for the last hidden state of [CLS], or
                 "pooler" for pooler_output.
             batch_size: by default 64 on a CPU, 512 elsewhere.
+            max_length: by default, and at most, max_position_embeddings.
 
         Returns:
             (n, hidden) float32 on the CPU.
@@ -182,7 +183,7 @@ class BertModel(nn.Module):
         Raises:
             ValueError: unknown pooling, one string for a list, or a tokenizer of another model.
         """
-        return encode(self, sentences, tokenizer, pooling, batch_size)
+        return encode(self, sentences, tokenizer, pooling, batch_size, max_length)
 
     def _check_inputs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                       token_type_ids: torch.Tensor) -> None:

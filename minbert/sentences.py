@@ -38,7 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer, pooling: str,
-           batch_size: int | None) -> torch.Tensor:
+           batch_size: int | None, max_length: int | None = None) -> torch.Tensor:
     """See BertModel.encode. Sentences of similar length share a batch."""
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} pieces, the model "
@@ -51,7 +51,8 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
         batch_size = 64 if device.type == "cpu" else 512
     check_count("batch_size", batch_size)
 
-    encodings = tokenizer.encode(sentences, max_length=model.config.max_position_embeddings)
+    positions = model.config.max_position_embeddings
+    encodings = tokenizer.encode(sentences, max_length=min(max_length or positions, positions))
     longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
     vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
     progress = Progress(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)

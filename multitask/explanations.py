@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from minbert import BertModel, pack
 from minbert.sentences import evaluating
-from multitask.data.batching import Batch
-from multitask.kinds import SCALE_TOP
+from multitask.data.batching import Batch, encodings_of
+from multitask.kinds import on_scale
 from multitask.model import EVALUATION_BATCH, MultitaskBert
 from multitask.tasks import Task
 from optim import SURGERY, Method, cosines, gram_matrix, norm_of_combination
@@ -46,8 +46,7 @@ def explained(task: Task, logits: torch.Tensor, label: float) -> torch.Tensor:
     log p(label) with classes; on a scale the number itself, before it is cut to the range.
     """
     if not task.classes:
-        low, high = task.range
-        return low + (high - low) / SCALE_TOP * logits[:, 0]
+        return on_scale(task, logits)
     if task.outputs == 1:  # yes or no; σ(−z) in place of 1 − σ(z), which has no digits left
         return F.logsigmoid(logits[:, 0] if label else -logits[:, 0])
     return logits.log_softmax(1)[:, int(label)]
@@ -236,11 +235,8 @@ def _encode(model: MultitaskBert, name: str, texts: Sequence[str]) -> list[Encod
     """The encoder's inputs for one example: one, or two if a pair is encoded apart."""
     if not isinstance(model.encoder, BertModel):
         raise ValueError("the encoder is not minbert's own, so it cannot be looked into")
-    [example] = model.examples_of(name, [tuple(texts)])
-    first, *second = example.sentences
-    if second and model.architecture.pairs_joined:
-        return model.tokenizer.encode([first], second, max_length=model.max_length)
-    return model.tokenizer.encode(example.sentences, max_length=model.max_length)
+    examples = model.examples_of(name, [tuple(texts)])
+    return encodings_of(examples, model.tokenizer, model.architecture, model.max_length)
 
 
 def _batch(model: MultitaskBert, ids: Sequence[np.ndarray], types: Sequence[Sequence[int]],

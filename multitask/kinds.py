@@ -68,9 +68,10 @@ def _points(task: Labelled, labels: torch.Tensor) -> torch.Tensor:
     return (labels - low) / ((high - low) / SCALE_TOP)
 
 
-def _from_points(task: Labelled, logits: torch.Tensor) -> torch.Tensor:
+def on_scale(task: Labelled, logits: torch.Tensor) -> torch.Tensor:
+    """The head's points, (n, 1), on the task's scale, (n,); they may lie beyond its ends."""
     low, high = task.range
-    return (low + (high - low) / SCALE_TOP * logits.squeeze(1)).clamp(low, high)
+    return low + (high - low) / SCALE_TOP * logits.squeeze(1)
 
 
 def _yes_and_no(logits: torch.Tensor) -> torch.Tensor:
@@ -95,7 +96,7 @@ KINDS = {
     "scale": Kind(
         outputs=lambda task: 1,
         loss=lambda task, logits, labels: mean_squared_error(logits, _points(task, labels)),
-        decode=_from_points,
+        decode=lambda task, logits: on_scale(task, logits).clamp(*task.range),
         probabilities=None,
         metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
         form="{:.9g}"),  # float32 to the last digit

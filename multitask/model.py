@@ -123,15 +123,12 @@ class MultitaskBert(nn.Module):
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """A batch → (examples, hidden); (examples, 2·hidden) if pairs are encoded separately."""
-        packing = batch.packing
         with autocast(self.precision, self.device):
             if isinstance(self.encoder, BertModel):
                 first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
-                                           packing, first_only=True)
+                                           batch.packing, first_only=True)
                 return self.pool(first, batch)
-            pooled = self.encoder(
-                input_ids=packing.pad(batch.input_ids), attention_mask=packing.attention_mask,
-                token_type_ids=packing.pad(batch.token_type_ids)).pooler_output
+            pooled = self.encoder(**batch.padded()).pooler_output
         return _side_by_side(pooled.float(), batch)
 
     def pool(self, first: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -12,7 +12,6 @@ import torch
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data.examples import missing_files
 from multitask.data.sample import write_sample
-from multitask.pretraining.step import MaskedTrainer
 
 # a program, which changes the main job when it is imported
 collect_ignore = ["started_by_torchrun.py"]
@@ -86,22 +85,20 @@ def course_data() -> Path:
 
 
 @pytest.fixture
-def interrupted_in_step_40(monkeypatch):
-    """Makes contexts in which pretraining is interrupted as by Ctrl-C."""
-    step = MaskedTrainer.step
-
+def interrupted(monkeypatch):
+    """Makes contexts in which a trainer's n-th step is interrupted as by Ctrl-C."""
     @contextmanager
-    def interrupting():
-        taken = []
+    def interrupting(trainer: type, number: int):
+        step, taken = trainer.step, []
 
-        def interrupted(self, batch, lr_scale):
+        def stopping(self, batches, lr_scale):
             taken.append(lr_scale)
-            if len(taken) == 40:
+            if len(taken) == number:
                 raise KeyboardInterrupt
-            return step(self, batch, lr_scale)
+            return step(self, batches, lr_scale)
 
         with monkeypatch.context() as patch:
-            patch.setattr(MaskedTrainer, "step", interrupted)
+            patch.setattr(trainer, "step", stopping)
             yield
 
     return interrupting

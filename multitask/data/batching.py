@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 from torch.nn import functional as F
 
 from heads import Architecture
@@ -62,6 +63,12 @@ class Batch:
         return replace(self, input_ids=self.input_ids.to(device), labels=labels,
                        token_type_ids=self.token_type_ids.to(device),
                        packing=self.packing.to(device))
+
+    def padded(self) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask, token_type_ids: (sequences, seq) int64, as any BERT takes."""
+        return {"input_ids": self.packing.pad(self.input_ids),
+                "attention_mask": self.packing.attention_mask.long(),
+                "token_type_ids": self.packing.pad(self.token_type_ids)}
 
     def filled(self, tokens: int, seq: int, sequences: int) -> Batch:
         """The same with dummy sequences of token 0, whose outputs are discarded.
@@ -126,6 +133,19 @@ class MicroBatches:
         return len(self.batches) == 1 and len(self.batches[0].labels) == self.examples
 
 
+def encodings_of(examples: Sequence[Example], tokenizer: BertTokenizer, architecture: Architecture,
+                 max_length: int) -> list[Encoding]:
+    """The encoder's inputs for examples of one task: one each, or two for pairs encoded apart."""
+    sentences = [example.sentences for example in examples]
+    # Single sentences, or concatA: [CLS] a [SEP] and [CLS] b [SEP] apart.
+    if len(sentences[0]) == 1 or not architecture.pairs_joined:
+        texts = [text for example in sentences for text in example]
+        return tokenizer.encode(texts, max_length=max_length)
+    # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].
+    firsts, seconds = zip(*sentences, strict=True)
+    return tokenizer.encode(firsts, seconds, max_length=max_length)
+
+
 class TokenizedExamples:
     """Examples of one task as token ids, from which any batch is cut in microseconds.
 
@@ -149,7 +169,7 @@ class TokenizedExamples:
         self.truncated = 0
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
             some = examples[start:start + TOKENIZE_AT_ONCE]
-            encodings = self._encode([example.sentences for example in some], tokenizer, max_length)
+            encodings = encodings_of(some, tokenizer, architecture, max_length)
             ids.append(np.concatenate([np.array(each.ids, np.int32) for each in encodings]))
             types.append(np.concatenate([np.array(each.type_ids, np.uint8) for each in encodings]))
             tokens += [len(each) for each in encodings]
@@ -161,16 +181,6 @@ class TokenizedExamples:
         labels = [np.nan if example.label is None else example.label for example in examples]
         self.labels = np.array(labels, dtype=np.float32)
         self.lengths = np.diff(self._ends).reshape(-1, self.sequences_each).sum(1)
-
-    def _encode(self, sentences: list[tuple[str, ...]], tokenizer: BertTokenizer,
-                max_length: int) -> list:
-        # Single sentences, or concatA: [CLS] a [SEP] and [CLS] b [SEP] apart.
-        if self.sequences_each > 1 or len(sentences[0]) == 1:
-            texts = [text for example in sentences for text in example]
-            return tokenizer.encode(texts, max_length=max_length)
-        # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].
-        firsts, seconds = zip(*sentences, strict=True)
-        return tokenizer.encode(firsts, seconds, max_length=max_length)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -36,10 +36,7 @@ def padded_batches(model: MultitaskBert,
     """
     tokens = model.tokenize(examples)
     for start in range(0, len(examples), AT_ONCE):
-        batch = tokens.batch(range(start, min(start + AT_ONCE, len(examples))))
-        yield {"input_ids": batch.packing.pad(batch.input_ids),
-               "attention_mask": batch.packing.attention_mask.long(),
-               "token_type_ids": batch.packing.pad(batch.token_type_ids)}
+        yield tokens.batch(range(start, min(start + AT_ONCE, len(examples)))).padded()
 
 
 def written_outputs(folder: Path, model: MultitaskBert, examples: Sequence[Example],

@@ -9,15 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from minbert import Packing
 from minbert.checkpoints.pretrained import FORMAT, SINGLE_FILE
 from minbert.files import write_json, write_tensors
-from minbert.sentences import POOLINGS
 from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import check_encoder, padded_batches, write_tokenizer, written_outputs
+from .comparing import check_encoder, write_tokenizer, written_outputs
 
 
 def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
@@ -54,8 +52,9 @@ def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
 def written_embeddings(folder: Path, model: MultitaskBert, task: Task,
                        examples: Sequence[Example], pooling: str) -> dict[str, torch.Tensor]:
     """(n, hidden) embeddings of the examples' first sentences, from the written files."""
+    first = [Example("", example.sentences[:1], None) for example in examples]
     rows = []
-    for out, mask in written_outputs(folder, model, first_sentences(examples)):
+    for out, mask in written_outputs(folder, model, first):
         hidden, mask = out.last_hidden_state, mask.unsqueeze(-1)
         rows.append((hidden * mask).sum(1) / mask.sum(1) if pooling == "mean" else hidden[:, 0])
     vectors = torch.cat(rows)
@@ -65,22 +64,12 @@ def written_embeddings(folder: Path, model: MultitaskBert, task: Task,
     return {SINGLE_FILE: vectors}
 
 
-@torch.no_grad()
 def run_embeddings(model: MultitaskBert, task: Task, examples: Sequence[Example],
                    pooling: str) -> torch.Tensor:
-    """The same by the run's encoder."""
-    rows = []
-    for inputs in padded_batches(model, first_sentences(examples)):  # cut as the run cuts
-        out = model.encoder(**{name: value.to(model.device) for name, value in inputs.items()})
-        packing = Packing.from_mask(inputs["attention_mask"].to(model.device))
-        row = packing.unpad(out.last_hidden_state)
-        rows.append(POOLINGS[pooling](model.encoder, row if pooling == "mean"
-                                      else packing.first_tokens(row), packing).float().cpu())
-    return torch.cat(rows)
-
-
-def first_sentences(examples: Sequence[Example]) -> list[Example]:
-    return [Example("", example.sentences[:1], None) for example in examples]
+    """The same by the run's encoder, cut as the run cuts."""
+    texts = [example.sentences[0] for example in examples]
+    return model.encoder.encode(texts, model.tokenizer, pooling=pooling,
+                                max_length=model.max_length)
 
 
 def sentence_transformers_use(model: MultitaskBert, task: Task, folder: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -201,17 +201,20 @@ class SurgeryTrainer:
 
     def _backward_task(self, row: int, name: str, share: MicroBatches) -> torch.Tensor:
         """The gradient of one task into its row, each graph freed before the next is built."""
-        encoder, loss_of = self.model.encoder, self.model.tasks[name].loss
+        encoder = self.model.encoder
         total = torch.zeros((), device=self.model.device)
         with (self.gradients.row(row), fast.sparse_embedding_gradients(encoder),
               fast.accumulate_into([self.gradients.views(row)])):
-            for batch in share.batches:
-                batch = self._prepared(batch)
-                mean = loss_of(self.model(name, batch), batch.labels)
-                loss = mean * (len(batch.labels) / share.examples)
+            for loss in self._losses(name, share):
                 loss.backward()
                 total = total + loss.detach()
         return total
+
+    def _losses(self, name: str, share: MicroBatches) -> Iterator[torch.Tensor]:
+        """What each micro-batch adds to the task's mean loss."""
+        for batch in map(self._prepared, share.batches):
+            mean = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
+            yield mean * (len(batch.labels) / share.examples)
 
     def _prepared(self, batch: Batch) -> Batch:
         return batch.in_few_lengths() if self._fills else batch.to(self.model.device)
@@ -221,15 +224,11 @@ class SurgeryTrainer:
         observers = [method.observe for method in self.methods.values() if method.observe]
         if not observers:
             return
-        values = []
+        losses = torch.zeros(len(self.tasks), device=self.model.device)
         with torch.no_grad():
-            for name, share in zip(self.tasks, shares, strict=True):
-                total = torch.zeros((), device=self.model.device)
-                for batch in map(self._prepared, share.batches):
-                    mean = self.model.tasks[name].loss(self.model(name, batch), batch.labels)
-                    total += mean * (len(batch.labels) / share.examples)
-                values.append(total)
-        losses = torch.stack(values)
+            for row, (name, share) in enumerate(zip(self.tasks, shares, strict=True)):
+                for loss in self._losses(name, share):
+                    losses[row] += loss
         self.ranks.sum([losses])
         if torch.isfinite(losses).all():  # else the next step says so, and nothing is learnt of it
             for observe in observers:

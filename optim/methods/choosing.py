@@ -49,9 +49,10 @@ class Method:
         # a copy, so that what remembers something does not share it with another Method
         self._weights = copy.deepcopy(_with_options(chosen) if isinstance(chosen, str) else chosen)
         named = inspect.signature(self._weights).parameters
-        self._named = [name for name in GIVEN if name in named]
-        if any(value.kind is value.VAR_KEYWORD for value in named.values()):  # a module, say
-            self._named = list({"generator": None, **dict.fromkeys(self._named)})
+        # **named, of a module say, gets what methods have always got
+        takes_any = any(value.kind is value.VAR_KEYWORD for value in named.values())
+        self._named = [name for name in GIVEN
+                       if name in named or (takes_any and name == "generator")]
 
     def __call__(self, gram: torch.Tensor, generator: torch.Generator | None = None,
                  losses: torch.Tensor | None = None, epoch: int = 0) -> torch.Tensor:

@@ -287,21 +287,12 @@ def test_training(name):
 
 
 @pytest.mark.parametrize("name", ["dwa", "famo"])  # test_training has the others, without files
-def test_interrupted_run(name, small_data, tmp_path, monkeypatch):
+def test_interrupted_run(name, small_data, tmp_path, interrupted):
     """A run stopped within an epoch ends with the bytes of an uninterrupted one."""
     flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "3", "--eval-limit", "5",
              "--surgery", name, "--checkpoint-every", "1"]
     assert train_multitask.main([*flags, "--out", str(tmp_path / "whole")]) == 0
-    step, taken = SurgeryTrainer.step, []
-
-    def interrupted(self, batches, lr_scale):
-        taken.append(lr_scale)
-        if len(taken) == 8:
-            raise KeyboardInterrupt
-        return step(self, batches, lr_scale)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SurgeryTrainer, "step", interrupted)
+    with interrupted(SurgeryTrainer, 8):
         assert train_multitask.main([*flags, "--out", str(tmp_path / "stopped")]) == 130
     assert train_multitask.main(["--resume", str(tmp_path / "stopped")]) == 0
     for file in ("model/model.safetensors", "model/heads.safetensors"):

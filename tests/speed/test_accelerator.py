@@ -25,7 +25,7 @@ from multitask.data import batching
 from multitask.data.batching import LEAST, LEAST_ON_CPU, rounded
 from multitask.data.examples import Example
 from multitask.pretraining.batches import MaskedBatch
-from multitask.pretraining.step import loss_of
+from multitask.pretraining.step import MaskedTrainer, loss_of
 from multitask.system import device as devices
 from multitask.system.device import pick_precision, precision_note
 from multitask.training import all_at_once as together
@@ -566,7 +566,7 @@ def test_pretraining_gradients():
 
 
 @needs_cuda
-def test_pretraining_on_a_gpu(tmp_path, interrupted_in_step_40):
+def test_pretraining_on_a_gpu(tmp_path, interrupted):
     """Pretraining runs on a GPU and resumes after an interruption.
 
     It runs in bf16, which auto takes on a recent GPU, and the next batch is made ahead.
@@ -582,7 +582,7 @@ def test_pretraining_on_a_gpu(tmp_path, interrupted_in_step_40):
              "--held-out", "0.3", "--batch-size", "16", "--lr", "1e-2",
              "--second-segment", "again", "--checkpoint-every", "20"]
 
-    with interrupted_in_step_40():
+    with interrupted(MaskedTrainer, 40):
         assert pretrain.main(flags) == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
 

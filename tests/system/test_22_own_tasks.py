@@ -359,21 +359,11 @@ def test_same_as_a_program(reviews):
     assert found == pytest.approx(logged, rel=1e-6)
 
 
-def test_resume(reviews, monkeypatch, capsys):
+def test_resume(reviews, interrupted, capsys):
     """The task file may be gone, its files elsewhere; other examples are refused."""
     assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
 
-    step = SurgeryTrainer.step
-    taken = []
-
-    def interrupted(self, batches, lr_scale):
-        taken.append(lr_scale)
-        if len(taken) == 9:
-            raise KeyboardInterrupt
-        return step(self, batches, lr_scale)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SurgeryTrainer, "step", interrupted)
+    with interrupted(SurgeryTrainer, 9):
         assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "stopped") == 130
 
     Path("elsewhere").mkdir()

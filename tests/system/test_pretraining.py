@@ -31,6 +31,7 @@ from multitask.pretraining.corpus import Corpus, read_passages, split_passages
 from multitask.pretraining.segments import RunningText, TextTwice
 from multitask.pretraining.settings import PretrainingSettings
 from multitask.pretraining.start import start_pretraining
+from multitask.pretraining.step import MaskedTrainer
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
@@ -276,11 +277,11 @@ def test_learning_rate(finished):
     assert rates[3:] == pytest.approx([1e-2 * (60 - step) / 57 for step in range(3, 60)])
 
 
-def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted_in_step_40):
+def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
     """Stopped in step 40, resumed from step 30: weights and losses are those of the straight
     run."""
     flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY]
-    with interrupted_in_step_40():
+    with interrupted(MaskedTrainer, 40):
         assert pretrain.main(flags) == 130
     assert pretrain.main(flags) == 2  # what is there is not overwritten
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
@@ -291,15 +292,15 @@ def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted_in_step_40)
             event[key] for event in events(finished, kind)]
 
 
-def test_run_on_text_twice(text, tmp_path, interrupted_in_step_40):
+def test_run_on_text_twice(text, tmp_path, interrupted):
     """And an interrupted run of it goes on to the same bytes."""
     flags = ["--text", str(text), *TINY, "--second-segment", "again"]
-    straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert pretrain.main([*flags, "--out", str(straight)]) == 0
-    with interrupted_in_step_40():
-        assert pretrain.main([*flags, "--out", str(interrupted)]) == 130
-    assert pretrain.main(["--resume", str(interrupted)]) == 0
-    assert (interrupted / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    with interrupted(MaskedTrainer, 40):
+        assert pretrain.main([*flags, "--out", str(stopped)]) == 130
+    assert pretrain.main(["--resume", str(stopped)]) == 0
+    assert (stopped / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     scores = events(straight, "evaluation")
     assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3
     model = BertForMaskedLM.from_pretrained(straight)
