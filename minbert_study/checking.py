@@ -1,0 +1,166 @@
+"""One exercise or all of a folder: checked, remembered, and told in lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minbert.files import choice_hint, read_object, sha256_of, write_json
+
+from . import rules
+from .exercise import NAMES, Exercise, file_of, load
+from .judging import Result, judge
+from .worker import Job, observe
+
+PROGRESS_FILE = "progress.json"
+SEED = 1            # of a student's own checks, so that the same code gives the same lines
+LARGEST_FILE = 200_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one exercise.
+
+    Attributes:
+        results: one per check.
+        printed: what the student's code printed.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    printed: str = ""
+
+    @property
+    def passed(self) -> int:
+        return sum(result.passed for result in self.results)
+
+    @property
+    def is_done(self) -> bool:
+        return self.passed == len(self.results)
+
+    @property
+    def is_begun(self) -> bool:
+        return any(result.is_begun for result in self.results)
+
+
+def exercises_in(folder: Path) -> list[str]:
+    """The exercises of a student's folder, in order.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
+                                f"python -m minbert_study start {folder}")
+    found = [name for name in NAMES if (folder / file_of(name)).is_file()]
+    if not found:
+        raise ValueError(f"{folder} holds no exercise ({file_of(NAMES[0])}, …); make a folder of "
+                         "exercises with: python -m minbert_study start FOLDER")
+    return found
+
+
+def pick(names: Iterable[str], available: Sequence[str]) -> list[str]:
+    """Exercises by name, with or without number and .py. ValueError if there is none such."""
+    picked = []
+    for word in names:
+        name = Path(word).stem
+        name = name.partition("_")[2] if name.startswith("ex") and name[2:4].isdigit() else name
+        if name not in available:
+            raise ValueError(f"there is no exercise {word!r}; {choice_hint(name, available)}")
+        picked.append(name)
+    return picked
+
+
+def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED) -> Verdict:
+    """Checks one exercise.
+
+    Args:
+        own: exercises that are done; their parts stand in for the library's.
+    """
+    exercise, path = load(name), folder / file_of(name)
+    if path.stat().st_size > LARGEST_FILE:
+        return _refused(name, exercise, [f"{path.name} is larger than {LARGEST_FILE:,} bytes"])
+    try:
+        source = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return _refused(name, exercise, [f"{path.name} is not UTF-8 text: {error}"])
+    if found := rules.faults(source, name, exercise):
+        return _refused(name, exercise, [f"{path.name}, {line}" for line in found])
+
+    observed = observe(Job(folder.resolve(), name, tuple(own), seed))
+    results = judge(exercise, observed.results, observed.end, seed)
+    return Verdict(name, tuple(results), observed.printed)
+
+
+def _refused(name: str, exercise: Exercise, lines: list[str]) -> Verdict:
+    return Verdict(name, tuple(Result(check.claim, tuple(lines)) for check in exercise.checks))
+
+
+def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
+                 seed: int = SEED) -> list[Verdict]:
+    """Checks exercises in their order. What is done stands in for the library's from then on."""
+    progress = Progress(folder)
+    verdicts = []
+    for name in names:
+        own = [other for other in progress.done() if other != name]
+        verdict = check_exercise(folder, name, own, seed)
+        progress.note(verdict)
+        say(verdict)
+        verdicts.append(verdict)
+    return verdicts
+
+
+class Progress:
+    """What is done, in FOLDER/progress.json. A file that has changed since is not done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / PROGRESS_FILE
+        self.entries = read_object(path) if path.is_file() else {}
+
+    def done(self) -> list[str]:
+        return [name for name in NAMES if self.is_done(name)]
+
+    def is_done(self, name: str) -> bool:
+        entry, path = self.entries.get(name), self.folder / file_of(name)
+        return (isinstance(entry, dict) and path.is_file()
+                and entry.get("passed") == len(load(name).checks)
+                and entry.get("sha256") == sha256_of(path))
+
+    def note(self, verdict: Verdict) -> None:
+        self.entries[verdict.name] = {
+            "passed": verdict.passed, "of": len(verdict.results),
+            "sha256": sha256_of(self.folder / file_of(verdict.name)),
+            "date": time.strftime("%Y-%m-%d %H:%M")}
+        write_json(self.folder / PROGRESS_FILE, self.entries)
+
+
+# ------------------------------------------------------------------------------------ as text
+
+
+def lines_of(verdict: Verdict) -> list[str]:
+    """A verdict as a student reads it."""
+    title = f"{file_of(verdict.name)}: {load(verdict.name).title}"
+    total = len(verdict.results)
+    if verdict.is_done:
+        return [f"✓ {title}: all {total} checks pass"]
+    if not verdict.is_begun:
+        return [f"· {title}: {verdict.results[0].lines[0]}"]
+
+    lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
+    for result in verdict.results:
+        lines.append(f"    {'✓' if result.passed else '✗'} {result.claim}")
+        if not is_told:  # one thing at a time: the first that fails
+            lines += [f"        {line}" for line in result.lines]
+        is_told = is_told or not result.passed
+    if verdict.printed.strip():
+        lines += ["    your code printed:",
+                  *(f"        {line}" for line in verdict.printed.strip().splitlines()[:10])]
+    return lines
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    done = sum(verdict.is_done for verdict in verdicts)
+    return f"{done} of {len(verdicts)} exercises done"

@@ -1,0 +1,222 @@
+"""What an exercise is, the library's own answer to it, and that answer with a mistake in it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("minbert", "optim", "heads", "multitask", "minbert_study")
+TEMPLATES = Path(__file__).with_name("folder")
+TOLERANCE = 1e-10  # everything is computed in float64, on numbers of size 1
+NO_GRADIENT = "there is none; is something detached on the way, or turned into a Python number?"
+
+# In the order of their numbers: each is a file exNN_NAME.py in folder/ and a module in exercises/.
+NAMES = tuple(path.stem.partition("_")[2] for path in sorted(TEMPLATES.glob("ex*_*.py")))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim about a student's code.
+
+    Attributes:
+        claim: what holds for right code, in one line.
+        run: part → name → what was observed, in the order in which a student should look at it.
+            It runs on the student's part and on the expected one, with equal random draws.
+        against: what the expected observations are made with, by name; the library's where absent.
+        tolerance: name → how far a number may be off, where that is not TOLERANCE.
+    """
+
+    claim: str
+    run: Callable[[types.SimpleNamespace], dict[str, object]]
+    against: Mapping[str, object] = field(default_factory=dict)
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A classic mistake, as an edit of the library's source.
+
+    Attributes:
+        says: what to tell the student whose numbers are those of this mistake.
+        find: text that the source has once.
+        replace: what stands there with the mistake.
+    """
+
+    says: str
+    find: str
+    replace: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        title: what is to be written, for lists.
+        lesson: the file in tests/lessons that explains it.
+        places: the library's answers, MODULE:NAME or MODULE:CLASS.METHOD. The student's file
+            defines the same last names.
+        checks: in the order in which they are run.
+        hints: from a question to nearly the line.
+        mistakes: those that are recognised.
+        forbidden: names of libraries' functions that would be the answer themselves.
+        is_in_place: whether the functions change what they are given.
+        install: puts a student's part into the library; by default it replaces the answers.
+        solution: where the library has it, if that is another place than the first.
+    """
+
+    title: str
+    lesson: str
+    places: tuple[str, ...]
+    checks: tuple[Check, ...]
+    hints: tuple[str, str, str]
+    mistakes: tuple[Mistake, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    is_in_place: bool = False
+    install: Callable[[types.SimpleNamespace], None] | None = None
+    solution: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """What the student's file defines."""
+        return [name_of(place) for place in self.places]
+
+    @cached_property
+    def reference(self) -> types.SimpleNamespace:
+        """The library's answers by name."""
+        return types.SimpleNamespace(**{name_of(place): resolve(place) for place in self.places})
+
+    def with_mistake(self, mistake: Mistake) -> types.SimpleNamespace | None:
+        """The library's answers with the mistake; None if the source has changed since."""
+        for module in dict.fromkeys(place.partition(":")[0] for place in self.places):
+            edited = _edited(module, mistake.find, mistake.replace)
+            if edited is not None:
+                names = [place.partition(":")[2] for place in self.places
+                         if place.startswith(f"{module}:")]
+                found = {name.split(".")[-1]: _attribute(edited, name) for name in names}
+                return types.SimpleNamespace(**vars(self.reference) | found)
+        return None
+
+
+def load(name: str) -> Exercise:
+    """The exercise of that name."""
+    return importlib.import_module(f"minbert_study.exercises.{name}").EXERCISE
+
+
+def file_of(name: str) -> str:
+    """The file of an exercise in a student's folder.
+
+    >>> file_of("attention")
+    'ex02_attention.py'
+    """
+    [path] = TEMPLATES.glob(f"ex*_{name}.py")
+    return path.name
+
+
+def checks_of(module: str) -> tuple[Check, ...]:
+    """All checks of an exercise's module, in their order there."""
+    return tuple(value for value in vars(sys.modules[module]).values() if isinstance(value, Check))
+
+
+def check(against: Mapping[str, object] | None = None,
+          tolerance: Mapping[str, float] | None = None) -> Callable[[Callable], Check]:
+    """Makes a function a check; its docstring is the claim. See Check."""
+    def of(run: Callable) -> Check:
+        return Check(" ".join(run.__doc__.split()), run, against or {}, tolerance or {})
+    return of
+
+
+def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]:
+    """An observation for a check: what flows back from a random weighting of the output."""
+    found = [None] * len(leaves)
+    if output.requires_grad:
+        found = torch.autograd.grad((output * torch.randn_like(output)).sum(), leaves.values(),
+                                    allow_unused=True)
+    return {f"gradient of {name}": NO_GRADIENT if gradient is None else gradient
+            for name, gradient in zip(leaves, found, strict=True)}
+
+
+@contextmanager
+def equal_draws(seed: int) -> Iterator[None]:
+    """Inside, the same random numbers for all who come with this seed; float64; plain forms."""
+    before, dtype, state = os.environ.get("MINBERT_PLAIN"), torch.get_default_dtype(), None
+    state = torch.get_rng_state()
+    os.environ["MINBERT_PLAIN"] = "1"
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        torch.set_default_dtype(dtype)
+        if before is None:
+            del os.environ["MINBERT_PLAIN"]
+        else:
+            os.environ["MINBERT_PLAIN"] = before
+
+
+def install(exercise: Exercise, part: object) -> None:
+    """Puts a student's part into the library, wherever its answer stands; for this process."""
+    if exercise.install is not None:
+        exercise.install(part)
+        return
+    for place in exercise.places:
+        replace(place, getattr(part, name_of(place)))
+
+
+def replace(place: str, new: object) -> None:
+    """Puts something in the place of a function, class or method, wherever it was imported to."""
+    module, _, name = place.partition(":")
+    owner, _, last = name.rpartition(".")
+    old = resolve(place)
+    setattr(_attribute(sys.modules[module], owner) if owner else sys.modules[module], last, new)
+    for other in list(sys.modules.values()):
+        if other.__name__.split(".")[0] in PACKAGES:
+            for key in [key for key, value in vars(other).items() if value is old]:
+                setattr(other, key, new)
+
+
+def name_of(place: str) -> str:
+    """
+    >>> name_of("minbert.model:BertModel.pool")
+    'pool'
+    """
+    return place.partition(":")[2].split(".")[-1]
+
+
+def resolve(place: str) -> object:
+    module, _, name = place.partition(":")
+    return _attribute(importlib.import_module(module), name)
+
+
+def _attribute(owner: object, path: str) -> object:
+    for name in path.split("."):
+        owner = getattr(owner, name)
+    return owner
+
+
+@cache
+def _edited(module: str, find: str, replacement: str) -> types.ModuleType | None:
+    """The module with one piece of its source replaced; None if that piece is not there once."""
+    original = importlib.import_module(module)
+    source = inspect.getsource(original)
+    if source.count(find) != 1:
+        return None
+    edited = types.ModuleType(f"{module}_edited")
+    edited.__package__, edited.__file__ = original.__package__, original.__file__
+    sys.modules[edited.__name__] = edited  # dataclasses look their module up
+    try:
+        exec(compile(source.replace(find, replacement), original.__file__, "exec"), vars(edited))
+    finally:
+        del sys.modules[edited.__name__]
+    return edited

@@ -1,0 +1,1 @@
+"""One module per exercise: its checks, its classic mistakes, its hints."""

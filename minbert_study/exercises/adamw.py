@@ -1,0 +1,140 @@
+"""AdamW's update, in place."""
+
+from __future__ import annotations
+
+import torch
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of
+
+USUAL = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0, "correct_bias": True}
+
+
+def steps(part, theta, gradients, **settings) -> dict[str, torch.Tensor]:
+    """θ, m and v after updates with these gradients, one after another."""
+    m, v = torch.zeros_like(theta), torch.zeros_like(theta)
+    for t, g in enumerate(gradients, start=1):
+        part.adamw_update(theta, g, m, v, t, **USUAL | settings)
+    return {"m": m, "v": v, "theta": theta}
+
+
+@check()
+def by_hand(part):
+    """The first step moves θ by lr, against the sign of the gradient."""
+    # m = .1 g, v = .001 g², α = lr √.001 / .1: the step is lr · g/|g|, but for eps
+    return steps(part, torch.tensor([2.0, -1.0]), [torch.tensor([4.0, -0.5])], lr=0.1, eps=0.0)
+
+
+@check()
+def without_gradient(part):
+    """A zero gradient moves nothing in the first step."""
+    return steps(part, torch.tensor([3.0]), [torch.zeros(1)])
+
+
+@check()
+def moments(part):
+    """m and v are running means of the gradient and of its square."""
+    theta, gradients = torch.randn(3, 5), torch.randn(4, 3, 5)
+    return steps(part, theta, gradients, betas=(0.8, 0.95))
+
+
+@check()
+def correction(part):
+    """Bias correction counts this step: t is 1 in the first."""
+    theta, gradients = torch.randn(4), torch.randn(3, 4)
+    return {"theta after 1 step": steps(part, theta.clone(), gradients[:1], lr=0.5)["theta"],
+            "theta after 3 steps": steps(part, theta.clone(), gradients, lr=0.5)["theta"]}
+
+
+@check()
+def no_correction(part):
+    """With correct_bias=False the step size is lr itself."""
+    return steps(part, torch.randn(4), torch.randn(3, 4), lr=0.5, correct_bias=False)
+
+
+@check()
+def large_eps(part):
+    """eps is added to √v, outside the root, and not corrected."""
+    return steps(part, torch.randn(5), torch.randn(3, 5), lr=0.5, eps=0.1)
+
+
+@check()
+def decay(part):
+    """Weight decay comes after the step, is scaled by lr, and leaves the moments alone."""
+    return steps(part, torch.randn(5), torch.randn(3, 5), lr=0.1, weight_decay=2.0)
+
+
+@check()
+def course(part):
+    """The course's own test: a thousand steps of a linear layer."""
+    # CS224N's optimizer_test.py: y = (x₁ + x₂, −x₃), squared error, lr 1e-3, weight decay 1e-4
+    weight = torch.rand(2, 3)
+    m, v = torch.zeros_like(weight), torch.zeros_like(weight)
+    for t in range(1, 1001):
+        x = torch.rand(3)
+        error = weight @ x - torch.stack([x[0] + x[1], -x[2]])
+        gradient = 2 * error[:, None] * x
+        part.adamw_update(weight, gradient, m, v, t, **USUAL | {"weight_decay": 1e-4})
+    return {"weight after 1,000 steps": weight}
+
+
+EXERCISE = Exercise(
+    title="AdamW",
+    lesson="test_06_optimizer.py",
+    places=("optim.adamw:adamw_update",),
+    checks=checks_of(__name__),
+    forbidden=("Adam", "AdamW", "adamw"),
+    is_in_place=True,
+    mistakes=(
+        Mistake("This is what comes out without bias correction.",
+                "if correct_bias else lr", "if False else lr"),
+        Mistake("This is what comes out when correct_bias is ignored.",
+                "if correct_bias else lr", "if True else lr"),
+        Mistake("This is what comes out when the bias correction is off by one step: t counts from "
+                "1 already.", "alpha = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)",
+                "alpha = lr * math.sqrt(1 - beta2**(t + 1)) / (1 - beta1**(t + 1))"),
+        Mistake("This is what comes out when only m is corrected, not v.",
+                "lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)", "lr / (1 - beta1**t)"),
+        Mistake("This is what comes out when the root in the bias correction is missing.",
+                "math.sqrt(1 - beta2**t)", "(1 - beta2**t)"),
+        Mistake("This is what comes out when eps stands inside the root.",
+                "(v.sqrt() + eps)", "(v + eps).sqrt()"),
+        Mistake("This is what comes out when v is corrected before eps is added, as in "
+                "torch.optim.AdamW. Here the correction is in the step size.",
+                "change = -alpha * m / (v.sqrt() + eps)",
+                "change = -lr / (1 - beta1**t) * m / ((v / (1 - beta2**t)).sqrt() + eps)"),
+        Mistake("This is what comes out without the square root of v.",
+                "(v.sqrt() + eps)", "(v + eps)"),
+        Mistake("This is what comes out when the decay comes before the step.",
+                "change - decay * (theta + change)", "change - decay * theta"),
+        Mistake("This is what comes out when the decay is not scaled by lr.",
+                "decay = lr * weight_decay", "decay = weight_decay"),
+        Mistake("This is what comes out when the decay is scaled by the corrected step size, not "
+                "by lr.", "decay = lr * weight_decay", "decay = alpha * weight_decay"),
+        Mistake("This is what comes out when the decay is added to the gradient (L2 "
+                "regularisation), which is Adam, not AdamW.",
+                "    m.mul_(beta1)", "    g, weight_decay = g + weight_decay * theta, 0\n"
+                "    m.mul_(beta1)"),
+        Mistake("This is what comes out without weight decay.",
+                "decay = lr * weight_decay", "decay = 0.0"),
+        Mistake("This is what comes out when the decay makes weights grow: its sign is wrong.",
+                "change - decay * (theta + change)", "change + decay * (theta + change)"),
+        Mistake("This is what comes out when the update is added, not subtracted.",
+                "change = -alpha", "change = alpha"),
+        Mistake("This is what comes out when the gradient is added to m without its factor 1 − β1.",
+                "alpha=1 - beta1", "alpha=1"),
+        Mistake("This is what comes out when v averages the gradient, not its square.",
+                "addcmul_(g, g, value=1 - beta2)", "add_(g, alpha=1 - beta2)"),
+        Mistake("This is what comes out when β1 and β2 are swapped.",
+                "beta1, beta2 = betas", "beta2, beta1 = betas"),
+        Mistake("This is what comes out when the raw gradient takes the place of m.",
+                "-alpha * m /", "-alpha * g /"),
+    ),
+    hints=(
+        "Which of the three, θ, m and v, must have its new value before which other is computed?",
+        "Update m and v in place first (mul_, add_, addcmul_). Then the step size α with this t, "
+        "then θ, and the decay last, on the θ that has moved already.",
+        "m.mul_(beta1).add_(g, alpha=1 - beta1); the same for v with g · g; α = lr · √(1 − β2ᵗ) / "
+        "(1 − β1ᵗ) if correct_bias; theta.sub_(α · m / (v.sqrt() + eps)); "
+        "theta.sub_(lr · weight_decay · theta).",
+    ),
+)

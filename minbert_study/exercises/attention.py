@@ -1,0 +1,155 @@
+"""Scaled dot-product attention with a mask."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of, gradients
+
+
+def inputs(batch: int, heads: int, tokens: int, width: int) -> list[torch.Tensor]:
+    """Queries, keys and values."""
+    return [torch.randn(batch, heads, tokens, width) for _ in range(3)]
+
+
+def torch_attention(query, key, value, mask=None, dropout=0.0):
+    """torch's own attention, an independent implementation."""
+    return F.scaled_dot_product_attention(query, key, value,
+                                          None if mask is None else mask[:, None, None, :])
+
+
+@check()
+def by_hand(part):
+    """Scores of 0 and ln 3 give the weights 1/4 and 3/4."""
+    query = torch.ones(1, 1, 1, 4)
+    # q · k is 2 ln 3, over √4 it is ln 3
+    key = torch.tensor([0.0, 2 * math.log(3) / 4]).view(1, 1, 2, 1).expand(1, 1, 2, 4)
+    value = torch.tensor([0.0, 8.0]).view(1, 1, 2, 1)
+    return {"weights": part.attention_weights(query, key),
+            "output": part.attention(query, key, value)}
+
+
+@check()
+def rows_sum_to_one(part):
+    """Each token's weights sum to 1, over the keys."""
+    query, key, _ = inputs(2, 3, 5, 4)
+    weights = part.attention_weights(query, key)
+    return {"sum over the keys of each query": weights.sum(-1), "weights": weights}
+
+
+@check()
+def masked_keys(part):
+    """A masked key gets no weight, wherever it stands in the sequence."""
+    query, key, value = inputs(3, 2, 5, 3)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]) == 1
+    weights = part.attention_weights(query, key, mask)
+    hidden = weights.movedim(3, 1)[~mask] if weights.shape == (3, 2, 5, 5) else weights
+    return {"sum over the keys of each query": weights.sum(-1),
+            "largest weight of a masked key": hidden.abs().max(),
+            "weights": weights,
+            "output": part.attention(query, key, value, mask)}
+
+
+@check()
+def only_padding(part):
+    """A row of padding alone gives numbers, not NaN."""
+    query, key, value = inputs(2, 1, 3, 2)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    output = part.attention(query, key, value, mask)
+    return {"all numbers are finite": bool(output.isfinite().all()), "output": output[:1]}
+
+
+@check(against={"attention": torch_attention})
+def as_torch(part):
+    """The output is that of torch's attention, on odd shapes and a batch of one."""
+    found = {}
+    for shape in ((1, 1, 1, 1), (1, 3, 7, 5), (4, 2, 6, 3)):
+        query, key, value = inputs(*shape)
+        mask = torch.rand(shape[0], shape[2]) < 0.7
+        mask[:, -1] = True
+        found[f"output of (batch, heads, seq, width) {shape}"] = part.attention(query, key, value,
+                                                                               mask)
+    return found
+
+
+@check(against={"attention": torch_attention})
+def backward(part):
+    """Gradients flow back to queries, keys and values."""
+    query, key, value = (each.requires_grad_() for each in inputs(2, 2, 3, 4))
+    return gradients(part.attention(query, key, value), query=query, key=key, value=value)
+
+
+@check(tolerance={"share of weights that are dropped": 0.02})
+def dropout(part):
+    """Dropout falls on the weights, and the rest is scaled up by 1/(1 − p)."""
+    query = key = torch.zeros(1, 4, 50, 2)  # all weights are 1/50
+    output = part.attention(query, key, torch.eye(50).expand(1, 4, 50, 50), dropout=0.3)
+    kept = output[output != 0]
+    return {"share of weights that are dropped": float((output == 0).double().mean()),
+            "a weight that is kept": kept.mean() if kept.numel() else output.mean()}
+
+
+EXERCISE = Exercise(
+    title="scaled dot-product attention with a mask",
+    lesson="test_02_attention.py",
+    places=("minbert.attention:attention_weights", "minbert.attention:attention"),
+    checks=checks_of(__name__),
+    forbidden=("scaled_dot_product_attention", "MultiheadAttention",
+               "multi_head_attention_forward"),
+    mistakes=(
+        Mistake("This is what comes out without the division by √d.",
+                " / math.sqrt(head_dim)", ""),
+        Mistake("This is what comes out when scores are divided by d in place of √d.",
+                "math.sqrt(head_dim)", "head_dim"),
+        Mistake("This is what comes out when scores are multiplied by √d.",
+                "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
+        Mistake("This is what comes out when the root is taken of the number of tokens, not of the "
+                "width of a head: query.shape[-2] in place of query.shape[-1].",
+                "head_dim = query.shape[-1]", "head_dim = query.shape[-2]"),
+        Mistake("This is what comes out when the mask is used the wrong way round: True marks the "
+                "real tokens, which stay.", "~mask[:, None, None, :]", "mask[:, None, None, :]"),
+        Mistake("This is what comes out when the mask falls on the queries (rows), not on the keys "
+                "(columns).", "mask[:, None, None, :]", "mask[:, None, :, None]"),
+        Mistake("This is what comes out when the mask is ignored.",
+                "if mask is not None:", "if False:"),
+        Mistake("This is what comes out when masked scores are set to 0. The softmax gives e⁰ = 1 "
+                "to a score of 0, so those keys still get weight.",
+                "torch.finfo(scores.dtype).min", "0.0"),
+        Mistake("This is what comes out when masked scores are set to −inf: where everything is "
+                "masked, the softmax is 0/0.", "torch.finfo(scores.dtype).min", "-math.inf"),
+        Mistake("This is what comes out when a small number like −10 or −100 stands for minus "
+                "infinity.", "torch.finfo(scores.dtype).min", "-10.0"),
+        Mistake("This is what comes out when the mask is applied after the softmax: the rows then "
+                "sum to less than 1.",
+                "return scores.softmax(dim=-1)",
+                "return (query @ key.transpose(-1, -2) / math.sqrt(head_dim)).softmax(-1) * "
+                "(1 if mask is None else mask[:, None, None, :])"),
+        Mistake("This is what comes out when the softmax runs over the queries (dim=-2). Each "
+                "query shares its attention out among the keys: dim=-1.",
+                "softmax(dim=-1)", "softmax(dim=-2)"),
+        Mistake("This is what comes out when the softmax runs over the heads (dim=1).",
+                "softmax(dim=-1)", "softmax(dim=1)"),
+        Mistake("This is what comes out when dropout falls on the values, not on the weights.",
+                "F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)"),
+        Mistake("This is what comes out when dropout is left out.",
+                "F.dropout(weights, dropout) @ value", "weights @ value"),
+        Mistake("This is what comes out when the weights are transposed before they meet the "
+                "values.", "F.dropout(weights, dropout) @ value",
+                "F.dropout(weights, dropout).transpose(-1, -2) @ value"),
+        Mistake("This is what comes out when queries and keys are swapped.",
+                "query @ key.transpose(-1, -2)", "key @ query.transpose(-1, -2)"),
+    ),
+    hints=(
+        "Which two vectors decide how much token i looks at token j? Which operation compares all "
+        "pairs of tokens at once?",
+        "Scores are (batch, heads, seq, seq): query times key with its last two dimensions "
+        "swapped, over √head_dim. The mask is (batch, seq) over the keys, so it needs two "
+        "dimensions more to meet the scores. Then a softmax over the keys.",
+        "scores = query @ key.transpose(-1, -2) / …; scores.masked_fill(~mask[:, None, None, :], "
+        "the smallest number that the type has); softmax over the last dimension. attention() "
+        "drops weights with F.dropout(weights, dropout) and multiplies by value.",
+    ),
+)

@@ -1,0 +1,140 @@
+"""PCGrad on a matrix of gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from optim.surgery import random_order
+
+
+def conflicting(tasks: int, params: int) -> torch.Tensor:
+    """Gradients of which every two conflict, of different lengths."""
+    shared = torch.randn(params)
+    rows = torch.randn(tasks, params)
+    rows -= torch.outer(rows @ shared, shared) / (shared @ shared)
+    rows -= rows.mean(0)  # they sum to 0, so they point away from each other
+    return rows * torch.arange(1, tasks + 1)[:, None]
+
+
+def on_vectors(gradients, order=None, generator=None):
+    """Algorithm 1 as it is written, on the long vectors."""
+    total = torch.zeros_like(gradients[0])
+    for i, others in enumerate(order):
+        g = gradients[i].clone()
+        for j in others:
+            product = torch.dot(g, gradients[j])
+            if product < 0:
+                g -= product / torch.dot(gradients[j], gradients[j]) * gradients[j]
+        total += g
+    return total
+
+
+@check()
+def by_hand(part):
+    """(3, 1) and (−2, 1) conflict: together they become (0.5, 3.5)."""
+    gradients = torch.tensor([[3.0, 1.0], [-2.0, 1.0]])
+    return {"result": part.project_conflicting(gradients, [[1], [0]])}
+
+
+@check()
+def agreement(part):
+    """Gradients that agree are only added."""
+    gradients = torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 1.0], [0.5, 0.0, 2.0]])
+    return {"result": part.project_conflicting(gradients, [[1, 2], [2, 0], [1, 0]])}
+
+
+@check()
+def orthogonal(part):
+    """Orthogonal gradients, and a gradient that is zero, change nothing."""
+    gradients = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    return {"result": part.project_conflicting(gradients, [[1, 2], [2, 0], [1, 0]])}
+
+
+@check(against={"project_conflicting": on_vectors})
+def three_tasks(part):
+    """Three tasks in conflict, in a given order: Algorithm 1, line by line."""
+    gradients = conflicting(3, 7)
+    return {"result": part.project_conflicting(gradients, [[2, 1], [0, 2], [1, 0]])}
+
+
+@check(against={"project_conflicting": on_vectors})
+def order_matters(part):
+    """Another order gives another result; every order is followed."""
+    gradients = conflicting(4, 9)
+    generator = torch.Generator().manual_seed(5)
+    return {f"result in the order {order}": part.project_conflicting(gradients, order)
+            for order in (random_order(4, generator) for _ in range(3))}
+
+
+@check(against={"project_conflicting": on_vectors})
+def some_conflict(part):
+    """Only pairs in conflict are projected, among many that are not."""
+    gradients = torch.randn(5, 11) + 0.4
+    order = random_order(5, torch.Generator().manual_seed(1))
+    return {"result": part.project_conflicting(gradients, order)}
+
+
+@check()
+def opposite(part):
+    """Opposite gradients of different lengths cancel completely."""
+    gradients = torch.tensor([[2.0, -2.0], [-1.0, 1.0]])
+    return {"result": part.project_conflicting(gradients, [[1], [0]])}
+
+
+EXERCISE = Exercise(
+    title="PCGrad",
+    lesson="test_08_surgery.py",
+    places=("optim.surgery:project_conflicting",),
+    checks=checks_of(__name__),
+    mistakes=(
+        Mistake("This is what comes out when every pair is projected, in conflict or not: the test "
+                "g_i · g_j < 0 is missing.", "if product < 0:", "if K[j, j] > 0:"),
+        Mistake("This is what comes out when pairs that agree are projected, and conflicts stay.",
+                "if product < 0:", "if product > 0:"),
+        Mistake("This is what comes out when the conflict test looks at the original g_i. Algorithm "
+                "1 tests g_i as it stands after the projections before.",
+                "if product < 0:", "if K[i, j] < 0:"),
+        Mistake("This is what comes out when every projection starts from the original g_i: g_i · "
+                "g_j must use g_i as it then stands.",
+                "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
+        Mistake("This is what comes out when tasks are projected onto gradients that were already "
+                "projected: g_j must stay the original one. Is your projection written into the "
+                "matrix it reads from?",
+                "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
+                "            if product < 0:                          # then g_j is not zero\n"
+                "                mixture[i, j] -= product / K[j, j]   "
+                "# g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j",
+                "            product = mixture[i] @ K @ mixture[j]\n"
+                "            if product < -1e-12:\n"
+                "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * "
+                "mixture[j]"),
+        Mistake("This is what comes out when the projected gradients are averaged, not added.",
+                "mixture.sum(0)", "mixture.mean(0)"),
+        Mistake("This is what comes out when the sum is divided by ‖g_j‖, not by ‖g_j‖².",
+                "product / K[j, j] ", "product / K[j, j].sqrt() "),
+        Mistake("This is what comes out when the product is divided by ‖g_i‖², not by ‖g_j‖².",
+                "product / K[j, j] ", "product / K[i, i] "),
+        Mistake("This is what comes out when the component is added, not taken away.",
+                "mixture[i, j] -= product", "mixture[i, j] += product"),
+        Mistake("This is what comes out when each task meets itself too, and loses itself.",
+                "for i, others in enumerate(order):",
+                "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
+                "        mixture[i] = 0\n        continue"),
+        Mistake("This is what comes out when the tasks are met in their numbers' order; `order` "
+                "is not followed.", "    for i, others in enumerate(order):",
+                "    for i, others in enumerate([sorted(o) for o in order]):"),
+        Mistake("This is the plain sum of the gradients: nothing is projected.",
+                "if product < 0:", "if False:"),
+        Mistake("This is what comes out when g_i loses all of g_j, not only the component along it.",
+                "-= product / K[j, j] ", "-= 1 "),
+    ),
+    hints=(
+        "Two copies of the gradients are needed. Which one changes, and which one must stay?",
+        "For each task i take a copy of its gradient. Go through order[i]. Where the copy's "
+        "product with the original g_j is negative, subtract its component along g_j. At the end "
+        "add the copies.",
+        "g = gradients[i].clone(); for j in order[i]: product = g @ gradients[j]; if product < 0: "
+        "g = g − product / (gradients[j] @ gradients[j]) · gradients[j]. The sum of all g.",
+    ),
+)

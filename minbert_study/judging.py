@@ -1,0 +1,296 @@
+"""Yours beside the expected: the first thing that differs, and the mistake that it looks like."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .exercise import NO_GRADIENT, TOLERANCE, Check, Exercise, equal_draws
+from .worker import plain
+
+SHOWN = 4          # rows of a table of differences
+EXACT = 1e-6       # how well a pattern must fit before it is named
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check of one student.
+
+    Attributes:
+        lines: what is wrong, empty if it passed.
+        is_begun: False where the exercise is not written yet.
+    """
+
+    claim: str
+    lines: tuple[str, ...] = ()
+    is_begun: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return not self.lines
+
+
+def judge(exercise: Exercise, observed: list[dict], end: str | None, seed: int) -> list[Result]:
+    """The verdict on every check.
+
+    Args:
+        observed: what the student's code gave, see worker.observe; it may have ended early.
+        end: why it ended early.
+    """
+    results, failed = [], []
+    for number, check in enumerate(exercise.checks):
+        if number >= len(observed):
+            reason = end or "nothing came of this check"
+            results.append(Result(check.claim, (reason,)))
+            continue
+        found = observed[number]
+        if "fault" in found:
+            results.append(Result(check.claim, tuple(found["fault"]), found["is_begun"]))
+            continue
+        expected = expectation(exercise, check, seed)
+        lines = difference(found["observed"], expected, check.tolerance)
+        if lines:
+            failed.append(number)
+        results.append(Result(check.claim, tuple(lines)))
+
+    if failed and (says := recognise(exercise, observed, failed, seed)) is not None:
+        first = results[failed[0]]
+        results[failed[0]] = Result(first.claim, (*first.lines, says))
+    return results
+
+
+def expectation(exercise: Exercise, check: Check, seed: int) -> dict:
+    """What right code gives."""
+    return _run(check, types.SimpleNamespace(**vars(exercise.reference) | dict(check.against)),
+                seed)
+
+
+def _run(check: Check, part: types.SimpleNamespace, seed: int) -> dict:
+    with equal_draws(seed):
+        return plain(check.run(part))
+
+
+def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
+              seed: int) -> str | None:
+    """The classic mistake that gives what the student's code gives, in as many checks as it can."""
+    best, says = 0, None
+    for mistake in exercise.mistakes:
+        wrong = exercise.with_mistake(mistake)
+        if wrong is None:
+            continue
+        explained = 0
+        for number in failed:
+            check = exercise.checks[number]
+            try:
+                gives = _run(check, wrong, seed)
+            except Exception:  # this mistake does not even run here
+                continue
+            explained += not difference(observed[number]["observed"], gives, check.tolerance)
+        if explained > best:
+            best, says = explained, mistake.says
+    return says
+
+
+# ------------------------------------------------------------------------------------ differences
+
+
+def difference(yours: dict, expected: dict, tolerance: dict[str, float]) -> list[str]:
+    """Lines on the first observation that differs; empty if none does."""
+    agree = []
+    for name, wanted in expected.items():
+        allowed = tolerance.get(name, TOLERANCE)
+        lines = _differs(name, yours.get(name), wanted, allowed)
+        if lines:
+            before = [f"right so far: {', '.join(agree)}"] if agree else []
+            return before + lines
+        agree.append(name)
+    return []
+
+
+def _differs(name: str, yours: object, expected: object, allowed: float) -> list[str]:
+    if isinstance(expected, torch.Tensor):
+        return _tensor_differs(name, yours, expected, allowed)
+    if yours is None and expected is not None:
+        return [f"{name}: yours is None, expected {_short(expected)}; is a `return` missing?"]
+    if isinstance(expected, (list, dict)):
+        return _items_differ(name, yours, expected, allowed)
+    if isinstance(yours, torch.Tensor) and yours.numel() == 1:
+        yours = yours.item()
+    if not _is_close(yours, expected, allowed):
+        return [f"{name}: yours {_short(yours)}, expected {_short(expected)}"]
+    return []
+
+
+def _is_close(yours: object, expected: object, allowed: float) -> bool:
+    if isinstance(expected, float) and isinstance(yours, (int, float)):
+        return (math.isnan(yours) and math.isnan(expected)
+                or math.isclose(yours, expected, rel_tol=allowed, abs_tol=allowed))
+    return type(yours) is type(expected) and yours == expected
+
+
+def _items_differ(name: str, yours: object, expected: list | dict, allowed: float) -> list[str]:
+    if type(yours) is not type(expected):
+        return [f"{name}: yours is {_short(yours)}, expected {_short(expected)}"]
+    if isinstance(expected, dict):
+        if list(yours) != list(expected):
+            return [f"{name}: yours has {_short(list(yours))}, expected {_short(list(expected))}"]
+        pairs = [(f"{name}, {key}", yours[key], expected[key]) for key in expected]
+    else:
+        pairs = [(f"{name}, number {number}", *two)
+                 for number, two in enumerate(zip(yours, expected, strict=False))]
+        if len(yours) != len(expected) or all(isinstance(each, str) for each in expected):
+            same = yours == expected
+            return [] if same else [f"{name}: yours    {_short(yours)}",
+                                    f"{'expected':>{len(name) + 10}} {_short(expected)}"]
+    return next((lines for pair in pairs if (lines := _differs(*pair, allowed))), [])
+
+
+def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: float) -> list[str]:
+    if yours is None:
+        return [f"{name} is None; is a `return` missing?"]
+    if isinstance(yours, str) and yours == NO_GRADIENT:
+        return [f"{name}: {NO_GRADIENT}"]
+    if not isinstance(yours, torch.Tensor):
+        return [f"{name} is {_short(yours)}, expected a tensor of shape {tuple(expected.shape)}"]
+    if yours.shape != expected.shape:
+        return [f"{name} has shape {tuple(yours.shape)}, expected {tuple(expected.shape)}",
+                *_about_shape(yours, expected)]
+    if yours.dtype != expected.dtype:
+        return [f"{name} has type {_dtype(yours)}, expected {_dtype(expected)}: keep the type of "
+                "what comes in"]
+    a, b = yours.double(), expected.double()
+    far = ~torch.isclose(a, b, rtol=allowed, atol=allowed, equal_nan=True)
+    if not far.any():
+        return []
+    lines = [f"{name}: {int(far.sum())} of {far.numel()} numbers differ"
+             if far.numel() > 1 else f"{name} differs", *_table(a, b, far)]
+    pattern = next(filter(None, (find(a, b, far) for find in PATTERNS)), None)
+    return lines + ([pattern] if pattern else [])
+
+
+def _table(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> list[str]:
+    """The first places that differ, one per row."""
+    rows = [("at", "yours", "expected")]
+    for place in far.nonzero()[:SHOWN].tolist():
+        pair = [yours[tuple(place)].item(), expected[tuple(place)].item()]
+        digits = next((count for count in (6, 9, 12) if len({f"{n:.{count}g}" for n in pair}) > 1),
+                      17)
+        rows.append((str(place), *(f"{number:.{digits}g}" for number in pair)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows]
+
+
+def _about_shape(yours: torch.Tensor, expected: torch.Tensor) -> list[str]:
+    """Whether the numbers are right and only the dimensions are not."""
+    if yours.dim() == expected.dim() <= 5:
+        for order in itertools.permutations(range(expected.dim())):
+            moved = expected.permute(order)
+            if moved.shape == yours.shape and _same(yours.double(), moved.double()):
+                return [f"the numbers are right, but the dimensions stand in the order {order}"]
+    if yours.numel() == expected.numel() and _same(yours.double().flatten(),
+                                                   expected.double().flatten()):
+        return ["the numbers are right; only the shape is not"]
+    return []
+
+
+# ------------------------------------------------ patterns: what wrong numbers have to do with right
+
+
+def _not_finite(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    bad = ~yours.isfinite() & expected.isfinite()
+    if not bad.any():
+        return None
+    return (f"{int(bad.sum())} of yours are NaN or infinite: look for 0/0, a logarithm of 0, or a "
+            "row in which everything is masked")
+
+
+def _close(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    gap = (yours - expected).abs().max().item()
+    if not torch.allclose(yours, expected, rtol=1e-3, atol=1e-3):
+        return None
+    return (f"close, but off by up to {gap:.1g}: a small term is missing, misplaced or too many, or "
+            "part of it is computed in float32")
+
+
+def _zeros(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    return "yours are all 0" if not yours.any() else None
+
+
+def _factor(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    used = expected.abs() > 1e-3
+    if used.sum() < 2:
+        return None
+    factors = yours[used] / expected[used]
+    factor = factors.mean().item()
+    if not torch.allclose(factors, factors.mean(), rtol=EXACT) or not math.isfinite(factor):
+        return None
+    if math.isclose(factor, -1, rel_tol=EXACT):
+        return "the sign is wrong everywhere"
+    return f"yours are {_as_root(factor)} times the expected ones, everywhere"
+
+
+def _as_root(factor: float) -> str:
+    """
+    >>> _as_root(0.5), _as_root(8**0.5), _as_root(1.7)
+    ('1/2', '√8', '1.7')
+    """
+    for number in range(2, 1025):
+        for text, value in ((f"{number}", number), (f"√{number}", math.sqrt(number))):
+            if math.isclose(factor, value, rel_tol=EXACT):
+                return text
+            if math.isclose(factor, 1 / value, rel_tol=EXACT):
+                return f"1/{text}"
+    return f"{factor:.6g}"
+
+
+def _offset(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    gaps = (yours - expected).flatten()
+    if len(gaps) > 1 and torch.allclose(gaps, gaps.mean(), rtol=EXACT):
+        return f"yours are the expected ones plus {gaps.mean().item():.6g}, everywhere"
+    return None
+
+
+def _moved(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    for i, j in itertools.combinations(range(expected.dim()), 2):
+        if expected.shape[i] == expected.shape[j] and _same(yours, expected.transpose(i, j)):
+            return f"the numbers are right, but dimensions {i} and {j} are swapped"
+    if _same(yours.flatten().sort().values, expected.flatten().sort().values):
+        return "the numbers are right, but in other places"
+    return None
+
+
+def _some_rows(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
+    if far.dim() < 2:
+        return None
+    wrong = far.flatten(1).any(1)
+    if wrong.all():
+        return None
+    return (f"along the first dimension, {wrong.nonzero().flatten().tolist()} differ and "
+            f"{(~wrong).nonzero().flatten().tolist()} agree")
+
+
+PATTERNS: tuple[Callable, ...] = (_not_finite, _zeros, _factor, _offset, _close, _moved,
+                                  _some_rows)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=EXACT, atol=EXACT)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"

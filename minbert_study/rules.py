@@ -1,0 +1,102 @@
+"""What a student's file may use: the answer is to be written, not fetched.
+
+The text is read, not run. It is no sandbox: see worker.py, and docs/how-to/teach.md on what can
+still be done by somebody who wants to.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+from minbert.files import choice_hint
+
+from .exercise import PACKAGES, TEMPLATES, Exercise, file_of
+
+LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "numpy",
+             "operator", "torch", "typing"}
+# They reach what stands outside the file, or take the place of something that is checked.
+OUT_OF_REACH = {"__builtins__", "__import__", "breakpoint", "builtins", "compile", "delattr",
+                "eval", "exec", "gc", "getattr", "globals", "importlib", "input", "inspect",
+                "locals", "open", "os", "setattr", "subprocess", "sys", "vars"}
+MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load", "multiprocessing",
+                    "package", "save", "utils"}
+DUNDERS = {"__init__", "__name__", "__len__", "__iter__", "__call__", "__getitem__"}
+
+
+def faults(source: str, name: str, exercise: Exercise) -> list[str]:
+    """What is wrong with a file before it is run, in lines for the student; empty if nothing."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        return [f"line {line}: Python cannot read this: {getattr(error, 'msg', error)}"]
+
+    found = []
+    for node in ast.walk(tree):
+        if (reason := _reason(node, name, exercise)) is not None:
+            found.append((node.lineno, reason))
+    defined = {node.name for node in tree.body
+               if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    lines = [f"line {line}: {reason}" for line, reason in sorted(set(found))]
+    for wanted in exercise.names:
+        if wanted not in defined:
+            lines.append(f"{wanted} is missing: the file must define it, by def or class at the "
+                         f"left margin; {choice_hint(wanted, sorted(defined) or ['nothing'])}")
+    return lines
+
+
+def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
+    """Why this piece of code is refused; None if it is not."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if alias.name.split(".")[0] not in LIBRARIES:
+                return _about_import(alias.name)
+            if (reason := _about_module(alias.name, exercise)) is not None:
+                return reason
+    elif isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        for alias in node.names:
+            whole = f"{module}.{alias.name}"
+            if module.split(".")[0] not in LIBRARIES and whole not in given_imports(name):
+                return _about_import(whole)
+            if (reason := _about_module(whole, exercise)) is not None:
+                return reason
+    elif isinstance(node, ast.Name):
+        return _about_name(node.id, exercise)
+    elif isinstance(node, ast.Attribute):
+        if node.attr in MODULES_OF_TORCH:
+            return f"{node.attr} is not needed in this exercise, and may not be used"
+        return _about_name(node.attr, exercise)
+    return None
+
+
+def _about_import(whole: str) -> str:
+    if whole.split(".")[0] in PACKAGES:
+        return (f"imports {whole}, which this exercise does not give you; what it gives stands at "
+                "the top of the file as you got it")
+    return f"imports {whole}; an exercise may import {', '.join(sorted(LIBRARIES))}"
+
+
+def _about_module(whole: str, exercise: Exercise) -> str | None:
+    parts = whole.split(".")
+    if set(parts[1:]) & MODULES_OF_TORCH:
+        return f"{whole} is not needed in this exercise, and may not be used"
+    return next(filter(None, (_about_name(part, exercise) for part in parts[1:])), None)
+
+
+def _about_name(word: str, exercise: Exercise) -> str | None:
+    if word in exercise.forbidden:
+        return f"{word} is what you are to write here, so it may not be used"
+    is_dunder = word.startswith("__") and word.endswith("__") and word not in DUNDERS
+    if word in OUT_OF_REACH or is_dunder:
+        return f"{word} is not needed in this exercise, and may not be used"
+    return None
+
+
+@cache
+def given_imports(name: str) -> set[str]:
+    """What the file as handed out imports from the library, in dotted names."""
+    tree = ast.parse((TEMPLATES / file_of(name)).read_text(encoding="utf-8"))
+    return {f"{node.module}.{alias.name}" for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -1,0 +1,55 @@
+"""A student's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minbert.files import write_text
+
+from .exercise import NAMES, TEMPLATES, file_of, load
+
+README = "README.md"
+
+
+def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
+    """Writes the exercises' files. Files that exist stay as they are.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        FileExistsError: the folder's name is a file's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {file_of(name): (TEMPLATES / file_of(name)).read_text(encoding="utf-8")
+             for name in names}
+    texts[README] = readme(names)
+    missing = {name: text for name, text in texts.items() if not (folder / name).exists()}
+    for name, text in missing.items():
+        write_text(folder / name, text)
+    return [folder / name for name in missing]
+
+
+def readme(names: Sequence[str]) -> str:
+    rows = [f"| {file_of(name)} | {load(name).title} |" for name in names]
+    return "\n".join([
+        "# BERT, written by yourself", "",
+        "Each file is one exercise. Replace `raise NotImplementedError` by your code. Then:", "",
+        "```", "python -m minbert_study check . attention     # or all: python -m minbert_study "
+        "check .", "python -m minbert_study check . --watch       # checks a file when you save it",
+        "python -m minbert_study hint . attention      # a question; --level 3 is nearly the line",
+        "python -m minbert_study train .               # train with the parts that you have written",
+        "```", "",
+        "Each exercise stands alone: the library does what you have not written yet. When all "
+        "checks of an exercise pass, your code takes the library's place.", "",
+        "| file | what you write |", "| --- | --- |", *rows, ""])
+
+
+def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
+    kept = "" if written else " (nothing new: all files were there)"
+    return [f"{folder}: {len(written)} files written{kept}",
+            f"Begin with {folder / file_of(NAMES[0])}, then: "
+            f"python -m minbert_study check {folder} {NAMES[0]}"]

@@ -1,0 +1,293 @@
+"""A student's code in a process of its own: within time and memory, away from files and network.
+
+The process runs the code and writes down what it observed. It never learns what is expected: the
+comparison happens in the process that started it (judging.py). So nothing that a file replaces in
+its own process makes a wrong answer right.
+
+The limits stop accidents and simple mischief: endless loops, full memory, deleted files. A file
+that means harm needs a real sandbox; docs/how-to/teach.md has one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import multitask  # noqa: F401 - loaded once, before the processes fork
+from minbert.files import one_line
+
+from . import exercise as exercises
+
+SECONDS = 20
+MEMORY = 4 << 30       # bytes beyond what the process has when it starts
+PRINTED = 4000         # characters of a student's own output that are kept
+# audit events of Python that reach beyond the exercise
+REFUSED = ("ctypes.", "ftplib.", "glob.", "http.", "os.chdir", "os.chmod", "os.chown", "os.exec",
+           "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.link", "os.mkdir", "os.posix_spawn",
+           "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.startfile",
+           "os.symlink", "os.system", "os.truncate", "os.utime", "pty.", "shutil.",
+           "signal.pthread_kill", "smtplib.", "socket.", "sqlite3.", "subprocess.", "urllib.",
+           "webbrowser.")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Refused(PermissionError):
+    """A student's code reaches for something that an exercise does not need."""
+
+
+class Fault(Exception):
+    """What is wrong with a student's code, found while it runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One exercise of one folder.
+
+    Attributes:
+        folder: the student's.
+        own: finished exercises, whose parts stand in for the library's.
+        seed: of all random draws.
+    """
+
+    folder: Path
+    name: str
+    own: tuple[str, ...]
+    seed: int
+
+
+class Observed(NamedTuple):
+    """What came of a student's code.
+
+    Attributes:
+        results: of each check, as far as they came: {"observed": …} or {"fault": lines, …}.
+        end: why it ended early, or None.
+        printed: what the code printed.
+    """
+
+    results: list[dict]
+    end: str | None
+    printed: str
+
+
+def observe(job: Job) -> Observed:
+    """Runs an exercise's checks on a student's code, in a process of its own."""
+    # A process that forks has torch loaded already; elsewhere each process loads it again.
+    is_linux = sys.platform == "linux"
+    context = multiprocessing.get_context("forkserver" if is_linux else "spawn")
+    if is_linux:
+        context.set_forkserver_preload(["minbert_study.worker"])
+
+    with tempfile.TemporaryDirectory(prefix="minbert-study-") as out:
+        process = context.Process(target=_work, args=(job, out), daemon=True)
+        process.start()
+        process.join(SECONDS if is_linux else SECONDS + 20)
+        end = None
+        if process.is_alive():
+            process.kill()
+            process.join()
+            end = f"stopped after {SECONDS} seconds: is there a loop that does not end?"
+        elif process.exitcode:
+            end = f"the process died (status {process.exitcode})"
+
+        results = []
+        while (path := Path(out, f"{len(results)}.pt")).is_file():
+            try:
+                results.append(torch.load(path, weights_only=True))  # safe on hostile files
+            except Exception:  # stopped while it was written
+                break
+        printed = Path(out, "printed")
+        text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
+    return Observed(results, end, text[:PRINTED])
+
+
+# --------------------------------------------------------------------- in the student's process
+
+
+def _work(job: Job, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["MINBERT_PLAIN"] = "1"
+    printed = Path(out, "printed").open("w", encoding="utf-8", errors="replace")
+    exercise = exercises.load(job.name)
+    _limit_memory()
+    _refuse_mischief(out)
+    with redirect_stdout(printed), redirect_stderr(printed):
+        results = _results_of(job, exercise)
+        for number, result in enumerate(results):
+            buffer = io.BytesIO()
+            torch.save(result, buffer)
+            Path(out, f"{number}.pt").write_bytes(buffer.getvalue())
+            printed.flush()
+    os._exit(0)  # no code of the student's runs after this
+
+
+def _results_of(job: Job, exercise: exercises.Exercise) -> Iterator[dict]:
+    """What each check observes, one after another."""
+    try:
+        part = load_part(job, exercise)
+    except BaseException as error:
+        reason = {"fault": explain(error, job.folder), "is_begun": _is_begun(error)}
+        for _ in exercise.checks:
+            yield reason
+        return
+    for check in exercise.checks:
+        try:
+            with exercises.equal_draws(job.seed):
+                yield {"observed": plain(check.run(part))}
+        except BaseException as error:
+            yield {"fault": explain(error, job.folder), "is_begun": _is_begun(error)}
+
+
+def load_part(job: Job, exercise: exercises.Exercise) -> types.SimpleNamespace:
+    """The student's functions, in a library whose own answers are out of reach."""
+    for name in job.own:
+        other = exercises.load(name)
+        exercises.install(other, load_file(job.folder, name, other))
+    for place in exercise.places:
+        exercises.replace(place, _out_of_reach(place))
+    part = load_file(job.folder, job.name, exercise)
+    exercises.install(exercise, part)
+    return part
+
+
+def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.SimpleNamespace:
+    """Runs a student's file; returns what it defines, with functions that check their use."""
+    path = folder / exercises.file_of(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    with exercises.equal_draws(0):
+        spec.loader.exec_module(module)
+    found = {wanted: vars(module)[wanted] for wanted in exercise.names}
+    return types.SimpleNamespace(**{
+        wanted: value if isinstance(value, type) else guarded(value, exercise.is_in_place)
+        for wanted, value in found.items()})
+
+
+def guarded(function: Callable, is_in_place: bool) -> Callable:
+    """The function; it must return something, or change its input, as the exercise says."""
+    def call(*args: object, **named: object) -> object:
+        before = [_copy(value) for value in (*args, *named.values())]
+        result = function(*args, **named)
+        if is_in_place:
+            return result
+        if result is None:
+            raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
+        names = (*function.__code__.co_varnames[:len(args)], *named)
+        for name, old, new in zip(names, before, (*args, *named.values()), strict=False):
+            if isinstance(old, torch.Tensor) and not _is_same(old, new):
+                raise Fault(f"{function.__name__} changed its input `{name}` in place; whoever "
+                            "called it still needs the old values. Work on a new tensor, or on "
+                            f"{name}.clone()")
+        return result
+    return call
+
+
+def _copy(value: object) -> object:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def _is_same(old: torch.Tensor, new: torch.Tensor) -> bool:
+    return old.shape == new.shape and torch.equal(old.nan_to_num(), new.detach().nan_to_num())
+
+
+def _out_of_reach(place: str) -> Callable:
+    def refuse(*_: object, **__: object) -> None:
+        raise Fault(f"{exercises.name_of(place)} of the library was called; here it is what you "
+                    "are to write")
+    return refuse
+
+
+def plain(value: object) -> object:
+    """An observation in types that are safe to read back: tensors, text, numbers, lists, dicts."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu").clone().contiguous()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype != object else "array"
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    return f"an object of type {type(value).__name__}"
+
+
+# --------------------------------------------------------------------------- errors, in few lines
+
+
+def _is_begun(error: BaseException) -> bool:
+    return not isinstance(error, NotImplementedError)
+
+
+def explain(error: BaseException, folder: Path) -> list[str]:
+    """An exception in a student's words: the line, the reason, the shapes that met there."""
+    if isinstance(error, Fault):
+        return [str(error)]
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
+              if Path(frame.f_code.co_filename).parent == folder]
+    if not frames:
+        return [f"{type(error).__name__}: {one_line(error)}"]
+    frame, line = frames[-1]
+    file = Path(frame.f_code.co_filename)
+    code = file.read_text(encoding="utf-8", errors="replace").splitlines()[line - 1].strip()
+    if isinstance(error, NotImplementedError):
+        return [f"{frame.f_code.co_name} is not written yet ({file.name}, line {line})"]
+    lines = [f"{file.name}, line {line}: {code}", f"{type(error).__name__}: {one_line(error)}"]
+    if isinstance(error, RecursionError):
+        return lines[:1] + ["RecursionError: this calls itself without end"]
+    if "dtype" in lines[1] or "scalar type" in lines[1]:
+        lines.append("a float32 tensor meets a float64 one: keep the type of what comes in, as "
+                     "torch.zeros_like(x) and x.new_zeros(…) do")
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in frame.f_locals.items()
+              if isinstance(value, torch.Tensor)]
+    return lines + ([f"shapes there: {', '.join(shapes)}"] if shapes else [])
+
+
+# --------------------------------------------------------------------------------------- the limits
+
+
+def _limit_memory() -> None:
+    """A large tensor is then an error in the student's line, and the machine stays usable."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return
+    if sys.platform != "linux":
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for limit, size in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_FSIZE, 64 << 20),
+                        (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(limit)[1]
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(limit, (size, size))
+
+
+def _refuse_mischief(out: str) -> None:
+    """From now on this process writes into `out` alone, and starts and connects to nothing."""
+    def guard(event: str, args: tuple) -> None:
+        if event == "open":
+            path, _, flags = args
+            is_written = isinstance(flags, int) and flags & WRITES
+            if is_written and isinstance(path, (str, bytes)):
+                place = os.path.abspath(os.fsdecode(path))
+                if not place.startswith(out + os.sep) and place != os.devnull:
+                    raise Refused(f"writes to {place}; an exercise may not write files")
+        elif event.startswith(REFUSED):
+            raise Refused(f"{event} is not needed in an exercise, and is refused")
+    sys.addaudithook(guard)

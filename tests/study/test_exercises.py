@@ -1,0 +1,104 @@
+"""Every exercise: right code passes, untouched files and wrong code fail, and the message says why."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from minbert_study import checking, rules, starting
+from minbert_study.exercise import NAMES, file_of, load
+from minbert_study.judging import difference, expectation, judge
+from minbert_study.judging import _run as run_check
+
+HERE = Path(__file__).parent
+SOLUTIONS = HERE / "solutions"
+
+
+def wrong_of(name: str) -> list[tuple[str, str, str]]:
+    path = HERE / "wrong" / f"{name}.py"
+    if not path.is_file():
+        return []
+    spec = importlib.util.spec_from_file_location(f"wrong_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.WRONG
+
+
+CASES = [pytest.param(name, *case, id=f"{name}-{number}")
+         for name in NAMES for number, case in enumerate(wrong_of(name))]
+
+
+def hand_in(folder: Path, name: str, *edits: tuple[str, str]) -> Path:
+    """A folder with the right solution of one exercise, edited."""
+    text = (SOLUTIONS / file_of(name)).read_text(encoding="utf-8")
+    for find, replace in edits:
+        assert find in text, f"the solution of {name} has no {find!r}"
+        text = text.replace(find, replace)
+    (folder / file_of(name)).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_library_passes(name):
+    """The library's own answers pass, also against independent implementations."""
+    exercise = load(name)
+    observed = [{"observed": run_check(check, exercise.reference, 3)} for check in exercise.checks]
+    assert [result.lines for result in judge(exercise, observed, None, 3)] == [()] * len(observed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", [checking.SEED, 2024])
+def test_solution_passes(name, seed, tmp_path):
+    verdict = checking.check_exercise(hand_in(tmp_path, name), name, [], seed)
+    assert verdict.is_done, "\n".join(checking.lines_of(verdict))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_fails(name, tmp_path):
+    """Every check fails, and one line says what is not written."""
+    starting.start(tmp_path, [name])
+    verdict = checking.check_exercise(tmp_path, name, [])
+    assert verdict.passed == 0
+    [line] = checking.lines_of(verdict)
+    assert "is not written yet" in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mistakes_are_edits(name):
+    """Every mistake's text is in the library's source, and makes some check fail."""
+    exercise = load(name)
+    for mistake in exercise.mistakes:
+        wrong = exercise.with_mistake(mistake)
+        assert wrong is not None, mistake.find
+        found = []
+        for check in exercise.checks:
+            try:
+                gives = run_check(check, wrong, 1)
+            except Exception:
+                found.append("it does not run")
+                continue
+            found += difference(gives, expectation(exercise, check, 1), check.tolerance)
+        assert found, mistake.says
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_and_lesson(name):
+    exercise = load(name)
+    assert len(exercise.hints) == 3
+    assert (HERE.parent / "lessons" / exercise.lesson).is_file()
+    assert rules.faults((SOLUTIONS / file_of(name)).read_text(encoding="utf-8"), name, exercise) == []
+
+
+@pytest.mark.parametrize(("name", "find", "replace", "says"), CASES)
+def test_wrong_fails(name, find, replace, says, tmp_path):
+    """says None: it is right in another way, or the edit is harmless, and passes."""
+    verdict = checking.check_exercise(hand_in(tmp_path, name, (find, replace)), name, [])
+    text = "\n".join(checking.lines_of(verdict))
+    print(text)
+    if says is None:
+        assert verdict.is_done, text
+    else:
+        assert not verdict.is_done
+        assert says in text, text
