@@ -47,7 +47,7 @@ class Mistake:
     """A classic mistake, as an edit of the library's source.
 
     Attributes:
-        says: what to tell the student whose numbers are those of this mistake.
+        says: the end of a sentence that begins "This is what comes out".
         find: text that the source has once.
         replace: what stands there with the mistake.
     """

@@ -92,7 +92,7 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
                 continue
             explained += not difference(observed[number]["observed"], gives, check.tolerance)
         if explained > best:
-            best, says = explained, mistake.says
+            best, says = explained, f"This is what comes out {mistake.says}"
     return says
 
 
@@ -128,7 +128,7 @@ def _differs(name: str, yours: object, expected: object, allowed: float) -> list
 
 def _is_close(yours: object, expected: object, allowed: float) -> bool:
     if isinstance(expected, float) and isinstance(yours, (int, float)):
-        return (math.isnan(yours) and math.isnan(expected)
+        return ((math.isnan(yours) and math.isnan(expected))
                 or math.isclose(yours, expected, rel_tol=allowed, abs_tol=allowed))
     return type(yours) is type(expected) and yours == expected
 
@@ -199,7 +199,7 @@ def _about_shape(yours: torch.Tensor, expected: torch.Tensor) -> list[str]:
     return []
 
 
-# ------------------------------------------------ patterns: what wrong numbers have to do with right
+# ----------------------------------------------------- patterns: what wrong numbers look like
 
 
 def _not_finite(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
@@ -214,8 +214,8 @@ def _close(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> st
     gap = (yours - expected).abs().max().item()
     if not torch.allclose(yours, expected, rtol=1e-3, atol=1e-3):
         return None
-    return (f"close, but off by up to {gap:.1g}: a small term is missing, misplaced or too many, or "
-            "part of it is computed in float32")
+    return (f"close, but off by up to {gap:.1g}: a small term is missing, misplaced or too many, "
+            "or part of it is computed in float32")
 
 
 def _zeros(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:

@@ -19,8 +19,8 @@ LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools
 OUT_OF_REACH = {"__builtins__", "__import__", "breakpoint", "builtins", "compile", "delattr",
                 "eval", "exec", "gc", "getattr", "globals", "importlib", "input", "inspect",
                 "locals", "open", "os", "setattr", "subprocess", "sys", "vars"}
-MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load", "multiprocessing",
-                    "package", "save", "utils"}
+MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load",
+                    "multiprocessing", "package", "save", "utils"}
 DUNDERS = {"__init__", "__name__", "__len__", "__iter__", "__call__", "__getitem__"}
 
 

@@ -38,10 +38,10 @@ def readme(names: Sequence[str]) -> str:
     return "\n".join([
         "# BERT, written by yourself", "",
         "Each file is one exercise. Replace `raise NotImplementedError` by your code. Then:", "",
-        "```", "python -m minbert_study check . attention     # or all: python -m minbert_study "
-        "check .", "python -m minbert_study check . --watch       # checks a file when you save it",
-        "python -m minbert_study hint . attention      # a question; --level 3 is nearly the line",
-        "python -m minbert_study train .               # train with the parts that you have written",
+        "```", "minbert study check . attention     # or all: minbert study "
+        "check .", "minbert study check . --watch       # checks a file when you save it",
+        "minbert study hint . attention      # a question; --level 3 is nearly the line",
+        "minbert study train .               # train with the parts that you have written",
         "```", "",
         "Each exercise stands alone: the library does what you have not written yet. When all "
         "checks of an exercise pass, your code takes the library's place.", "",
@@ -52,4 +52,4 @@ def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
     kept = "" if written else " (nothing new: all files were there)"
     return [f"{folder}: {len(written)} files written{kept}",
             f"Begin with {folder / file_of(NAMES[0])}, then: "
-            f"python -m minbert_study check {folder} {NAMES[0]}"]
+            f"minbert study check {folder} {NAMES[0]}"]

@@ -120,13 +120,12 @@ def observe(job: Job) -> Observed:
 def _work(job: Job, out: str) -> None:
     torch.set_num_threads(1)
     os.environ["MINBERT_PLAIN"] = "1"
-    printed = Path(out, "printed").open("w", encoding="utf-8", errors="replace")
     exercise = exercises.load(job.name)
     _limit_memory()
     _refuse_mischief(out)
-    with redirect_stdout(printed), redirect_stderr(printed):
-        results = _results_of(job, exercise)
-        for number, result in enumerate(results):
+    with (Path(out, "printed").open("w", encoding="utf-8", errors="replace") as printed,
+          redirect_stdout(printed), redirect_stderr(printed)):
+        for number, result in enumerate(_results_of(job, exercise)):
             buffer = io.BytesIO()
             torch.save(result, buffer)
             Path(out, f"{number}.pt").write_bytes(buffer.getvalue())
@@ -250,7 +249,7 @@ def explain(error: BaseException, folder: Path) -> list[str]:
         return [f"{frame.f_code.co_name} is not written yet ({file.name}, line {line})"]
     lines = [f"{file.name}, line {line}: {code}", f"{type(error).__name__}: {one_line(error)}"]
     if isinstance(error, RecursionError):
-        return lines[:1] + ["RecursionError: this calls itself without end"]
+        return [lines[0], "RecursionError: this calls itself without end"]
     if "dtype" in lines[1] or "scalar type" in lines[1]:
         lines.append("a float32 tensor meets a float64 one: keep the type of what comes in, as "
                      "torch.zeros_like(x) and x.new_zeros(…) do")

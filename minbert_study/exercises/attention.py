@@ -100,46 +100,46 @@ EXERCISE = Exercise(
     forbidden=("scaled_dot_product_attention", "MultiheadAttention",
                "multi_head_attention_forward"),
     mistakes=(
-        Mistake("This is what comes out without the division by √d.",
+        Mistake("without the division by √d.",
                 " / math.sqrt(head_dim)", ""),
-        Mistake("This is what comes out when scores are divided by d in place of √d.",
+        Mistake("when scores are divided by d in place of √d.",
                 "math.sqrt(head_dim)", "head_dim"),
-        Mistake("This is what comes out when scores are multiplied by √d.",
+        Mistake("when scores are multiplied by √d.",
                 "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
-        Mistake("This is what comes out when the root is taken of the number of tokens, not of the "
+        Mistake("when the root is taken of the number of tokens, not of the "
                 "width of a head: query.shape[-2] in place of query.shape[-1].",
                 "head_dim = query.shape[-1]", "head_dim = query.shape[-2]"),
-        Mistake("This is what comes out when the mask is used the wrong way round: True marks the "
+        Mistake("when the mask is used the wrong way round: True marks the "
                 "real tokens, which stay.", "~mask[:, None, None, :]", "mask[:, None, None, :]"),
-        Mistake("This is what comes out when the mask falls on the queries (rows), not on the keys "
+        Mistake("when the mask falls on the queries (rows), not on the keys "
                 "(columns).", "mask[:, None, None, :]", "mask[:, None, :, None]"),
-        Mistake("This is what comes out when the mask is ignored.",
+        Mistake("when the mask is ignored.",
                 "if mask is not None:", "if False:"),
-        Mistake("This is what comes out when masked scores are set to 0. The softmax gives e⁰ = 1 "
+        Mistake("when masked scores are set to 0. The softmax gives e⁰ = 1 "
                 "to a score of 0, so those keys still get weight.",
                 "torch.finfo(scores.dtype).min", "0.0"),
-        Mistake("This is what comes out when masked scores are set to −inf: where everything is "
+        Mistake("when masked scores are set to −inf: where everything is "
                 "masked, the softmax is 0/0.", "torch.finfo(scores.dtype).min", "-math.inf"),
-        Mistake("This is what comes out when a small number like −10 or −100 stands for minus "
+        Mistake("when a small number like −10 or −100 stands for minus "
                 "infinity.", "torch.finfo(scores.dtype).min", "-10.0"),
-        Mistake("This is what comes out when the mask is applied after the softmax: the rows then "
+        Mistake("when the mask is applied after the softmax: the rows then "
                 "sum to less than 1.",
                 "return scores.softmax(dim=-1)",
                 "return (query @ key.transpose(-1, -2) / math.sqrt(head_dim)).softmax(-1) * "
                 "(1 if mask is None else mask[:, None, None, :])"),
-        Mistake("This is what comes out when the softmax runs over the queries (dim=-2). Each "
+        Mistake("when the softmax runs over the queries (dim=-2). Each "
                 "query shares its attention out among the keys: dim=-1.",
                 "softmax(dim=-1)", "softmax(dim=-2)"),
-        Mistake("This is what comes out when the softmax runs over the heads (dim=1).",
+        Mistake("when the softmax runs over the heads (dim=1).",
                 "softmax(dim=-1)", "softmax(dim=1)"),
-        Mistake("This is what comes out when dropout falls on the values, not on the weights.",
+        Mistake("when dropout falls on the values, not on the weights.",
                 "F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)"),
-        Mistake("This is what comes out when dropout is left out.",
+        Mistake("when dropout is left out.",
                 "F.dropout(weights, dropout) @ value", "weights @ value"),
-        Mistake("This is what comes out when the weights are transposed before they meet the "
+        Mistake("when the weights are transposed before they meet the "
                 "values.", "F.dropout(weights, dropout) @ value",
                 "F.dropout(weights, dropout).transpose(-1, -2) @ value"),
-        Mistake("This is what comes out when queries and keys are swapped.",
+        Mistake("when queries and keys are swapped.",
                 "query @ key.transpose(-1, -2)", "key @ query.transpose(-1, -2)"),
     ),
     hints=(

@@ -88,17 +88,17 @@ EXERCISE = Exercise(
     places=("optim.surgery:project_conflicting",),
     checks=checks_of(__name__),
     mistakes=(
-        Mistake("This is what comes out when every pair is projected, in conflict or not: the test "
+        Mistake("when every pair is projected, in conflict or not: the test "
                 "g_i · g_j < 0 is missing.", "if product < 0:", "if K[j, j] > 0:"),
-        Mistake("This is what comes out when pairs that agree are projected, and conflicts stay.",
+        Mistake("when pairs that agree are projected, and conflicts stay.",
                 "if product < 0:", "if product > 0:"),
-        Mistake("This is what comes out when the conflict test looks at the original g_i. Algorithm "
+        Mistake("when the conflict test looks at the original g_i. Algorithm "
                 "1 tests g_i as it stands after the projections before.",
                 "if product < 0:", "if K[i, j] < 0:"),
-        Mistake("This is what comes out when every projection starts from the original g_i: g_i · "
+        Mistake("when every projection starts from the original g_i: g_i · "
                 "g_j must use g_i as it then stands.",
                 "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
-        Mistake("This is what comes out when tasks are projected onto gradients that were already "
+        Mistake("when tasks are projected onto gradients that were already "
                 "projected: g_j must stay the original one. Is your projection written into the "
                 "matrix it reads from?",
                 "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
@@ -109,24 +109,24 @@ EXERCISE = Exercise(
                 "            if product < -1e-12:\n"
                 "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * "
                 "mixture[j]"),
-        Mistake("This is what comes out when the projected gradients are averaged, not added.",
+        Mistake("when the projected gradients are averaged, not added.",
                 "mixture.sum(0)", "mixture.mean(0)"),
-        Mistake("This is what comes out when the sum is divided by ‖g_j‖, not by ‖g_j‖².",
+        Mistake("when the sum is divided by ‖g_j‖, not by ‖g_j‖².",
                 "product / K[j, j] ", "product / K[j, j].sqrt() "),
-        Mistake("This is what comes out when the product is divided by ‖g_i‖², not by ‖g_j‖².",
+        Mistake("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
                 "product / K[j, j] ", "product / K[i, i] "),
-        Mistake("This is what comes out when the component is added, not taken away.",
+        Mistake("when the component is added, not taken away.",
                 "mixture[i, j] -= product", "mixture[i, j] += product"),
-        Mistake("This is what comes out when each task meets itself too, and loses itself.",
+        Mistake("when each task meets itself too, and loses itself.",
                 "for i, others in enumerate(order):",
                 "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
                 "        mixture[i] = 0\n        continue"),
-        Mistake("This is what comes out when the tasks are met in their numbers' order; `order` "
+        Mistake("when the tasks are met in their numbers' order; `order` "
                 "is not followed.", "    for i, others in enumerate(order):",
                 "    for i, others in enumerate([sorted(o) for o in order]):"),
-        Mistake("This is the plain sum of the gradients: nothing is projected.",
+        Mistake("when nothing is projected: it is the plain sum of the gradients.",
                 "if product < 0:", "if False:"),
-        Mistake("This is what comes out when g_i loses all of g_j, not only the component along it.",
+        Mistake("when g_i loses all of g_j, not only the component along it.",
                 "-= product / K[j, j] ", "-= 1 "),
     ),
     hints=(

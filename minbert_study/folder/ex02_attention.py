@@ -9,13 +9,11 @@ real tokens from padding, and padding must not be looked at.
 By hand: for d = 4, the scores q·k of 0 and 2 ln 3 become 0 and ln 3. e⁰ = 1 and e^(ln 3) = 3, so
 the weights are 1/4 and 3/4.
 
-Read tests/lessons/test_02_attention.py. Check yourself with: python -m minbert_study check . attention
+Read tests/lessons/test_02_attention.py. Check: minbert study check . attention
 """
 
-import math
 
 import torch
-from torch.nn import functional as F
 
 
 def attention_weights(query: torch.Tensor, key: torch.Tensor,

@@ -10,10 +10,9 @@ m and v begin at 0, so in the first steps they are too small; α makes up for it
 first step m = 0.1 g and v = 0.001 g². With lr 0.1, α is 0.1 · √0.001 / 0.1 = √0.001, and θ moves by
 √0.001 · 0.1 g / (√0.001 |g|) = 0.1 · g/|g|: by lr, whatever the gradient's size.
 
-Read tests/lessons/test_06_optimizer.py. Check yourself with: python -m minbert_study check . adamw
+Read tests/lessons/test_06_optimizer.py. Check: minbert study check . adamw
 """
 
-import math
 
 import torch
 

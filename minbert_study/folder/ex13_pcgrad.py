@@ -9,7 +9,7 @@ The result is the sum over i. By hand, for g_1 = (3, 1) and g_2 = (−2, 1): g_1
 ‖g_2‖² = 5, so g_1 becomes (3, 1) + (−2, 1) = (1, 2). ‖g_1‖² = 10, so g_2 becomes
 (−2, 1) + ½ (3, 1) = (−0.5, 1.5). Together: (0.5, 3.5).
 
-Read tests/lessons/test_08_surgery.py. Check yourself with: python -m minbert_study check . pcgrad
+Read tests/lessons/test_08_surgery.py. Check: minbert study check . pcgrad
 """
 
 from collections.abc import Sequence

@@ -1,16 +1,14 @@
 """Every exercise: right code passes, untouched files and wrong code fail, and the message says why."""
 
 import importlib.util
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from minbert_study import checking, rules, starting
 from minbert_study.exercise import NAMES, file_of, load
-from minbert_study.judging import difference, expectation, judge
 from minbert_study.judging import _run as run_check
+from minbert_study.judging import difference, expectation, judge
 
 HERE = Path(__file__).parent
 SOLUTIONS = HERE / "solutions"
