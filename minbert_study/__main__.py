@@ -14,19 +14,21 @@ For teachers:
 from __future__ import annotations
 
 import argparse
+import random
 import sys
+from pathlib import Path
 
-from minbert.files import user_path
+from minbert.files import user_path, write_text
+from multitask.commands import command_line
 from multitask.system import command
 from multitask.system.command import Parser
 
-from . import checking, starting
-
-PROGRAM = "python -m minbert_study"
+from . import checking, grading, starting
+from .exercise import NAMES, load
 
 
 def build_parser() -> Parser:
-    parser = Parser(PROGRAM, __doc__)
+    parser = Parser("python -m minbert_study", __doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION",
                                     parser_class=lambda **given: Parser(given["prog"], None))
 
@@ -41,6 +43,33 @@ def build_parser() -> Parser:
     check.add_argument("--watch", action="store_true",
                        help="check each file again when it is saved, until Ctrl-C (default: once)")
     check.set_defaults(answer=answer_check)
+
+    hint = actions.add_parser("hint", help="one more hint at each call, from a question to nearly "
+                                           "the line")
+    hint.add_argument("folder", type=user_path)
+    hint.add_argument("exercise")
+    hint.add_argument("--solution", action="store_true",
+                      help="show where the library has it, and the code (default: a hint)")
+    hint.set_defaults(answer=answer_hint)
+
+    skeleton = actions.add_parser("skeleton", help="for teachers: a folder to hand out, and a "
+                                                   "table of points")
+    skeleton.add_argument("folder", type=user_path)
+    skeleton.add_argument("--only", metavar="LIST", help="exercises, as in attention,adamw "
+                                                         "(default: all)")
+    skeleton.set_defaults(answer=answer_skeleton)
+
+    grade = actions.add_parser("grade", help="for teachers: points and feedback for many folders")
+    grade.add_argument("folders", type=user_path, nargs="+", metavar="folder")
+    grade.add_argument("--out", type=user_path, default=Path("grades.csv"), metavar="FILE.csv",
+                       help="one row per folder; pages of feedback go into a folder beside it "
+                            "(default: grades.csv)")
+    grade.add_argument("--points", type=user_path, metavar="FILE.csv",
+                       help="lines EXERCISE,POINTS; others are not graded (default: all, "
+                            f"{grading.POINTS} points each)")
+    grade.add_argument("--seed", type=int, help="of the numbers that the checks draw (default: a "
+                                                "new one, which is printed)")
+    grade.set_defaults(answer=answer_grade)
     return parser
 
 
@@ -63,6 +92,42 @@ def answer_check(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         checking.watch(folder, names, say)
     return 0 if all(verdict.is_done for verdict in verdicts) else 1
+
+
+def answer_hint(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder
+    [name] = checking.pick([arguments.exercise], checking.exercises_in(folder))
+    exercise = load(name)
+    if arguments.solution:
+        print("\n".join(starting.solution(exercise)))
+        return 0
+    number = checking.Progress(folder).next_hint(name)
+    for count, text in enumerate(exercise.hints[:number], start=1):
+        print(f"hint {count} of {len(exercise.hints)}: {text}")
+    return 0
+
+
+def answer_skeleton(arguments: argparse.Namespace) -> int:
+    names = NAMES if arguments.only is None else checking.pick(arguments.only.split(","), NAMES)
+    names = [name for name in NAMES if name in names]
+    starting.start(arguments.folder, names)
+    points = arguments.folder.with_name(f"{arguments.folder.name}-points.csv")
+    if not points.exists():
+        write_text(points, grading.points_table(names))
+    print(f"{arguments.folder}: {len(names)} exercises to hand out\n"
+          f"{points}: the points; grade with: {command_line('study')} grade SUBMISSIONS… --points "
+          f"{points}")
+    return 0
+
+
+def answer_grade(arguments: argparse.Namespace) -> int:
+    points = grading.read_points(arguments.points)
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}")
+    grading.grade(arguments.folders, arguments.out, points, seed,
+                  lambda line: print(line, flush=True))
+    print(f"{arguments.out}, and a page for each in {grading.pages_of(arguments.out)}")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from minbert.files import choice_hint, read_object, sha256_of, write_json
 
@@ -16,7 +17,8 @@ from .worker import Job, observe
 
 PROGRESS_FILE = "progress.json"
 SEED = 1            # of a student's own checks, so that the same code gives the same lines
-LARGEST_FILE = 200_000
+LARGEST_FILE = 200_000  # bytes
+WATCHED_EVERY = 0.3     # seconds
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,21 @@ def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], No
     return verdicts
 
 
+def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None]) -> NoReturn:
+    """Checks each file again when it is saved, until it is interrupted."""
+    def saved() -> dict[str, float]:
+        return {name: path.stat().st_mtime for name in names
+                if (path := folder / file_of(name)).is_file()}
+
+    before = saved()
+    while True:
+        time.sleep(WATCHED_EVERY)
+        now = saved()
+        changed = [name for name in now if now[name] != before.get(name)]
+        before = now
+        check_folder(folder, changed, say)
+
+
 class Progress:
     """What is done, in FOLDER/progress.json. A file that has changed since is not done."""
 
@@ -129,6 +146,13 @@ class Progress:
                 and entry.get("passed") == len(load(name).checks)
                 and entry.get("sha256") == sha256_of(path))
 
+    def next_hint(self, name: str) -> int:
+        """The number of the hint to give now: one more at each call, up to the last."""
+        hints = self.entries.setdefault("hints", {})
+        hints[name] = min(hints.get(name, 0) + 1, len(load(name).hints))
+        write_json(self.folder / PROGRESS_FILE, self.entries)
+        return hints[name]
+
     def note(self, verdict: Verdict) -> None:
         self.entries[verdict.name] = {
             "passed": verdict.passed, "of": len(verdict.results),
@@ -140,8 +164,8 @@ class Progress:
 # ------------------------------------------------------------------------------------ as text
 
 
-def lines_of(verdict: Verdict) -> list[str]:
-    """A verdict as a student reads it."""
+def lines_of(verdict: Verdict, all_faults: bool = False) -> list[str]:
+    """A verdict as a student reads it: one thing at a time, or all faults."""
     title = f"{file_of(verdict.name)}: {load(verdict.name).title}"
     total = len(verdict.results)
     if verdict.is_done:
@@ -152,7 +176,7 @@ def lines_of(verdict: Verdict) -> list[str]:
     lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
     for result in verdict.results:
         lines.append(f"    {'✓' if result.passed else '✗'} {result.claim}")
-        if not is_told:  # one thing at a time: the first that fails
+        if all_faults or not is_told:
             lines += [f"        {line}" for line in result.lines]
         is_told = is_told or not result.passed
     if verdict.printed.strip():

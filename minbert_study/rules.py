@@ -17,10 +17,11 @@ LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools
              "operator", "torch", "typing"}
 # They reach what stands outside the file, or take the place of something that is checked.
 OUT_OF_REACH = {"__builtins__", "__import__", "breakpoint", "builtins", "compile", "delattr",
-                "eval", "exec", "gc", "getattr", "globals", "importlib", "input", "inspect",
-                "locals", "open", "os", "setattr", "subprocess", "sys", "vars"}
+                "eval", "exec", "f_back", "f_builtins", "f_globals", "f_locals", "gc", "getattr",
+                "gi_frame", "globals", "importlib", "input", "inspect", "locals", "open", "os",
+                "setattr", "subprocess", "sys", "tb_frame", "tb_next", "vars"}
 MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load",
-                    "multiprocessing", "package", "save", "utils"}
+                    "multiprocessing", "ops", "package", "save", "utils"}
 DUNDERS = {"__init__", "__name__", "__len__", "__iter__", "__call__", "__getitem__"}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 from minbert.files import write_text
 
-from .exercise import NAMES, TEMPLATES, file_of, load
+from .exercise import NAMES, TEMPLATES, Exercise, file_of, load, resolve
 
 README = "README.md"
 
@@ -40,12 +41,22 @@ def readme(names: Sequence[str]) -> str:
         "Each file is one exercise. Replace `raise NotImplementedError` by your code. Then:", "",
         "```", "minbert study check . attention     # or all: minbert study "
         "check .", "minbert study check . --watch       # checks a file when you save it",
-        "minbert study hint . attention      # a question; --level 3 is nearly the line",
+        "minbert study hint . attention      # a question; once more: nearer to the line",
         "minbert study train .               # train with the parts that you have written",
         "```", "",
         "Each exercise stands alone: the library does what you have not written yet. When all "
         "checks of an exercise pass, your code takes the library's place.", "",
         "| file | what you write |", "| --- | --- |", *rows, ""])
+
+
+def solution(exercise: Exercise) -> list[str]:
+    """Where the library has the answer, and the code there."""
+    lines = []
+    for place in [exercise.solution] if exercise.solution else exercise.places:
+        found = resolve(place)
+        code, first = inspect.getsourcelines(found)
+        lines += [f"{inspect.getsourcefile(found)}, line {first}:", "", "".join(code)]
+    return lines
 
 
 def welcome(folder: Path, written: Sequence[Path]) -> list[str]:

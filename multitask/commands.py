@@ -44,6 +44,8 @@ COMMANDS = {
                         "where a run succeeds and fails, again or on other data"),
     "experiments": Command("multitask.experiments.__main__", "python -m multitask.experiments",
                            "the paper's tables; does gradient surgery help?"),
+    "study": Command("minbert_study.__main__", "python -m minbert_study",
+                     "exercises: write BERT yourself, checked at once; grading for teachers"),
     "pretrain": Command("multitask.pretrain", "python -m multitask.pretrain",
                         "pretrain an encoder on text"),
     "data": Command("multitask.data.__main__", "python -m multitask.data",

@@ -87,6 +87,7 @@ EXERCISE = Exercise(
     lesson="test_08_surgery.py",
     places=("optim.surgery:project_conflicting",),
     checks=checks_of(__name__),
+    solution="optim.surgery:pcgrad_weights",
     mistakes=(
         Mistake("when every pair is projected, in conflict or not: the test "
                 "g_i · g_j < 0 is missing.", "if product < 0:", "if K[j, j] > 0:"),

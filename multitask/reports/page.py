@@ -37,6 +37,7 @@ th:first-child, td:first-child { padding-left: 0 }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
 .text td { white-space: pre-line } .text td:first-child { min-width: 8em }
 .text td:last-child { overflow-wrap: anywhere }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem }
 tr.best { font-weight: 600; background: #8883 }
 .wide { overflow-x: auto; scroll-snap-type: x proximity;
         mask: linear-gradient(to left, #0000, #000 1.5rem) }
@@ -100,6 +101,11 @@ def origin(environment: Mapping[str, str]) -> str:
 def paragraph(text: str, note: bool = False) -> str:
     """A note is small: how to read what stands beside it."""
     return f"<p{_class('note', note)}>{escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    """Lines as a terminal shows them; long ones wrap."""
+    return f"<pre>{escape(text)}</pre>"
 
 
 def bullets(texts: Iterable[str]) -> str:

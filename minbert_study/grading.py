@@ -1,0 +1,181 @@
+"""Many folders at once, for teachers: one row of points and one page of feedback for each.
+
+Every folder's exercises are copied first, so that no student's code runs where it was handed in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minbert.files import choice_hint, one_line, write_text
+from multitask.reports.page import heading, page, paragraph, preformatted
+
+from .checking import LARGEST_FILE, Verdict, check_folder, lines_of
+from .exercise import NAMES, file_of, load
+
+POINTS = 10          # of an exercise that no table names
+NOT_A_FILE = "is not a regular file, or too large"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One student.
+
+    Attributes:
+        points: exercise → points.
+        notes: what a teacher should know besides.
+    """
+
+    folder: str
+    points: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        return round(sum(self.points.values()), 2)
+
+
+def read_points(path: Path | None) -> dict[str, float]:
+    """A table exercise,points; without one, every exercise has POINTS.
+
+    Raises:
+        ValueError: an exercise that is not there, or points that are not a number from 0; the
+            message names file and line.
+    """
+    if path is None:
+        return dict.fromkeys(NAMES, POINTS)
+    points: dict[str, float] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for line, row in enumerate(csv.reader(file), start=1):
+            if row in ([], ["exercise", "points"]):
+                continue
+            name = row[0].strip()
+            if name not in NAMES:
+                raise ValueError(f"{path}, line {line}: there is no exercise {name!r}; "
+                                 f"{choice_hint(name, NAMES)}")
+            if len(row) != 2 or not row[1].strip().replace(".", "", 1).isdecimal():
+                raise ValueError(f"{path}, line {line}: expected EXERCISE,POINTS, found "
+                                 f"{one_line(','.join(row))!r}")
+            points[name] = float(row[1])
+    if not points:
+        raise ValueError(f"{path} names no exercise: expected lines EXERCISE,POINTS")
+    return {name: points[name] for name in NAMES if name in points}
+
+
+def points_table(names: Sequence[str]) -> str:
+    return "".join(["exercise,points\n", *(f"{name},{POINTS}\n" for name in names)])
+
+
+def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed: int,
+          say: Callable[[str], None]) -> list[Grade]:
+    """Grades folder after folder. The table and the pages are complete after each.
+
+    Args:
+        out: the CSV; the pages go into a folder beside it.
+        points: exercise → points for all of its checks; each check counts alike.
+        seed: of the random draws, other ones than a student saw.
+    """
+    pages = pages_of(out)
+    pages.mkdir(parents=True, exist_ok=True)
+    grades: list[Grade] = []
+    for folder in folders:
+        verdicts, notes = check_copy(folder, list(points), seed)
+        found = {name: round(points[name] * share_passed(verdicts.get(name)), 2)
+                 for name in points}
+        grades.append(Grade(str(folder), found, tuple(notes)))
+        write_text(pages / page_name(folders, folder), feedback(grades[-1], points, verdicts))
+        write_text(out, as_csv(grades, points))
+        say(f"{folder}: {grades[-1].total:g} of {sum(points.values()):g} points"
+            f"{''.join(f'; {note}' for note in notes)}")
+    return grades
+
+
+def pages_of(out: Path) -> Path:
+    """The folder of the pages of feedback, beside the table."""
+    return out.with_name(f"{out.stem}-feedback")
+
+
+def share_passed(verdict: Verdict | None) -> float:
+    return verdict.passed / len(verdict.results) if verdict else 0.0
+
+
+def check_copy(folder: Path, names: Sequence[str],
+               seed: int) -> tuple[dict[str, Verdict], list[str]]:
+    """Checks a copy of a folder's exercises.
+
+    Returns:
+        exercise → verdict, of those that are there; and notes.
+    """
+    notes = []
+    if not folder.is_dir():
+        return {}, ["there is no such folder"]
+    with tempfile.TemporaryDirectory(prefix="minbert-study-") as temporary:
+        copy = Path(temporary)
+        for name in names:
+            path = folder / file_of(name)
+            if not path.exists() and not path.is_symlink():
+                notes.append(f"{path.name} is missing")
+                continue
+            try:
+                is_usual = path.is_file() and not path.is_symlink()
+                if not is_usual or path.stat().st_size > LARGEST_FILE:
+                    raise ValueError(NOT_A_FILE)
+                shutil.copyfile(path, copy / path.name)
+            except (OSError, ValueError) as error:
+                notes.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
+        found = [name for name in names if (copy / file_of(name)).is_file()]
+        verdicts = {verdict.name: verdict
+                    for verdict in check_folder(copy, found, lambda verdict: None, seed)}
+    for name, verdict in verdicts.items():
+        ends = {line for result in verdict.results for line in result.lines
+                if line.startswith(("stopped after", "the process died"))}
+        notes += [f"{file_of(name)}: {end}" for end in sorted(ends)]
+    return verdicts, notes
+
+
+# ---------------------------------------------------------------------------------------- written
+
+
+def as_csv(grades: Sequence[Grade], points: Mapping[str, float]) -> str:
+    """One row per student; the second row tells how many points there are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["folder", *points, "total", "notes"])
+    writer.writerow(["(points)", *(f"{value:g}" for value in points.values()),
+                     f"{sum(points.values()):g}", ""])
+    for each in grades:
+        writer.writerow([_cell(each.folder), *(f"{value:g}" for value in each.points.values()),
+                         f"{each.total:g}", _cell("; ".join(each.notes))])
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def page_name(folders: Sequence[Path], folder: Path) -> str:
+    """A file name for a student's page, unique among the folders."""
+    name = re.sub(r"[^\w.-]", "_", folder.name)[:100] or "student"
+    same = [other for other in folders if other.name == folder.name]
+    return f"{name}.html" if len(same) == 1 else f"{name}-{folders.index(folder) + 1}.html"
+
+
+def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:
+    """A student's page: points, and for each exercise what `minbert study check` says."""
+    parts = [paragraph(f"{grade.total:g} of {sum(points.values()):g} points"),
+             *(paragraph(note, note=True) for note in grade.notes)]
+    for name, whole in points.items():
+        parts.append(heading(f"{load(name).title}: {grade.points[name]:g} of {whole:g}"))
+        if name in verdicts:
+            parts.append(preformatted("\n".join(lines_of(verdicts[name], all_faults=True))))
+        else:
+            parts.append(paragraph(f"{file_of(name)} was not handed in."))
+    return page(f"Feedback: {Path(grade.folder).name}", parts)

@@ -1,0 +1,183 @@
+"""The commands: start, check, hint, skeleton, grade."""
+
+import csv
+import json
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from minbert_study import checking, grading, worker
+from minbert_study.__main__ import main
+from minbert_study.exercise import NAMES, file_of, load
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A student's folder with two exercises: attention is solved, adamw is not begun."""
+    main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,attention"])
+    shutil.copy(SOLUTIONS / file_of("attention"), tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def test_start(tmp_path, capsys):
+    """All files are there; what a student has written stays at a second start."""
+    assert main(["start", str(tmp_path / "a")]) == 0
+    files = {path.name for path in (tmp_path / "a").iterdir()}
+    assert files == {"README.md", *map(file_of, NAMES)}
+    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "a").iterdir())
+    assert text.count("raise NotImplementedError") >= len(NAMES)
+
+    mine = tmp_path / "a" / file_of("attention")
+    mine.write_text("mine")
+    (tmp_path / "a" / file_of("adamw")).unlink()
+    capsys.readouterr()
+    assert main(["start", str(tmp_path / "a")]) == 0
+    assert "1 files written" in capsys.readouterr().out
+    assert mine.read_text() == "mine"
+
+
+def test_check(folder, capsys):
+    assert main(["check", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "✓ ex02_attention.py: scaled dot-product attention with a mask: all 7 checks pass" in out
+    assert "· ex11_adamw.py: AdamW: adamw_update is not written yet (ex11_adamw.py, line " in out
+    assert out.endswith("1 of 2 exercises done\n")
+    assert main(["check", str(folder), "ex02_attention.py"]) == 0
+
+
+def test_progress(folder):
+    """What is done is remembered, until the file changes."""
+    main(["check", str(folder)])
+    entry = json.loads((folder / "progress.json").read_text())["attention"]
+    assert (entry["passed"], entry["of"]) == (7, 7)
+    assert checking.Progress(folder).done() == ["attention"]
+    with (folder / file_of("attention")).open("a") as file:
+        file.write("# changed\n")
+    assert checking.Progress(folder).done() == []
+
+
+def test_watch(folder, monkeypatch):
+    """A file is checked again when it is saved."""
+    monkeypatch.setattr(checking, "WATCHED_EVERY", 0.01)
+    seen = []
+
+    def say(verdict):
+        seen.append((verdict.name, verdict.is_done))
+        raise KeyboardInterrupt
+
+    def save():
+        time.sleep(0.3)
+        shutil.copy(SOLUTIONS / file_of("adamw"), folder)
+
+    threading.Thread(target=save).start()
+    with pytest.raises(KeyboardInterrupt):
+        checking.watch(folder, ["attention", "adamw"], say)
+    assert seen == [("adamw", True)]
+
+
+def test_hints(folder, capsys):
+    """One more at each call; then the place in the library."""
+    capsys.readouterr()
+    for number in (1, 2, 3, 3):
+        assert main(["hint", str(folder), "attention"]) == 0
+        assert capsys.readouterr().out.count("hint ") == number
+    assert main(["hint", str(folder), "adamw", "--solution"]) == 0
+    out = capsys.readouterr().out
+    assert "adamw.py, line " in out
+    assert "def adamw_update(" in out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solutions_are_shown(name, folder, capsys):
+    main(["start", str(folder)])
+    capsys.readouterr()
+    assert main(["hint", str(folder), name, "--solution"]) == 0
+    assert ", line " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (["check", "none"], "there is no such folder"),
+    (["check", "."], "holds no exercise"),
+    (["check", "mine", "atention"], "is attention meant?"),
+    (["hint", "mine", "gelus"], "there is no exercise 'gelus'"),
+    (["skeleton", "x", "--only", "attention,what"], "there is no exercise 'what'"),
+    (["start", "mine/README.md"], "is a file"),
+    (["grade", "mine", "--points", "none.csv"], "none.csv"),
+    (["grade", "mine", "--points", "bad.csv"], "bad.csv, line 2: expected EXERCISE,POINTS"),
+    (["grade", "mine", "--points", "other.csv"], "other.csv, line 1: there is no exercise 'x'"),
+])
+def test_wrong_input(argv, says, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    Path("bad.csv").write_text("attention,5\nadamw,-3\n")
+    Path("other.csv").write_text("x,5\n")
+    assert main(argv) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_grade(tmp_path, capsys, monkeypatch):
+    """One row per folder, whatever is in it; points by check; nothing handed in is changed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "SECONDS", 3)
+    whole = {name: (SOLUTIONS / file_of(name)).read_text() for name in ("attention", "adamw")}
+    for student in ("right", "wrong", "loop", "deletes", "=empty"):
+        Path("in", student).mkdir(parents=True)
+    for student in ("right", "wrong", "loop", "deletes"):
+        for name, text in whole.items():
+            Path("in", student, file_of(name)).write_text(text)
+    wrong = whole["attention"].replace("dim=-1", "dim=-2")
+    Path("in/wrong", file_of("attention")).write_text(wrong)
+    Path("in/loop", file_of("attention")).write_text(f"while True: pass\n{whole['attention']}")
+    deletes = f"import shutil\nshutil.rmtree('{tmp_path}')\n{whole['adamw']}"
+    Path("in/deletes", file_of("adamw")).write_text(deletes)
+    Path("in/right/ex13_pcgrad.py").symlink_to("/etc/hostname")
+    Path("points.csv").write_text("exercise,points\nattention,7\nadamw,4\npcgrad,1.5\n")
+    before = {path: path.read_bytes() for path in Path("in").rglob("*.py")}
+
+    students = [f"in/{name}" for name in ("right", "wrong", "loop", "deletes", "=empty", "gone")]
+    assert main(["grade", *students, "--points", "points.csv", "--out", "out/g.csv"]) == 0
+
+    header, points, *rows = csv.reader(Path("out/g.csv").read_text().splitlines())
+    assert header == ["folder", "attention", "adamw", "pcgrad", "total", "notes"]
+    assert points[1:5] == ["7", "4", "1.5", "12.5"]
+    table = {row[0]: row for row in rows}
+    assert table["in/right"][1:5] == ["7", "4", "0", "11"]
+    assert "ex13_pcgrad.py: is not a regular file" in table["in/right"][5]
+    passed = checking.check_exercise(Path("in/wrong"), "attention", []).passed
+    assert table["in/wrong"][1] == f"{7 * passed / len(load('attention').checks):.3g}"
+    assert table["in/loop"][1:4] == ["0", "4", "0"]
+    assert "stopped after 3 seconds" in table["in/loop"][5]
+    assert table["in/deletes"][1:4] == ["7", "0", "0"]
+    assert table["in/=empty"][4] == "0"
+    assert table["in/gone"][5] == "there is no such folder"
+    assert {path: path.read_bytes() for path in Path("in").rglob("*.py")} == before
+
+    page = Path("out/g-feedback/wrong.html").read_text()
+    assert "over the queries" in page
+    assert len(list(Path("out/g-feedback").iterdir())) == 6
+
+
+def test_formulas_stay_text():
+    grade = grading.Grade("=cmd()", {"attention": 1.0}, ("-2", "x"))
+    assert "'=cmd(),1,1,'-2; x" in grading.as_csv([grade], {"attention": 1.0})
+
+
+def test_same_names(tmp_path):
+    """Two students whose folders have one name get two pages."""
+    folders = [tmp_path / "a" / "hw", tmp_path / "b" / "hw", tmp_path / "c d"]
+    names = [grading.page_name(folders, folder) for folder in folders]
+    assert names == ["hw-1.html", "hw-2.html", "c_d.html"]
+
+
+def test_console_command(folder, capsys, monkeypatch):
+    from multitask.__main__ import main as minbert
+
+    monkeypatch.setattr(sys, "argv", ["minbert", "study"])
+    capsys.readouterr()
+    assert minbert(["study", "check", str(folder), "attention"]) == 0
+    assert "all 7 checks pass" in capsys.readouterr().out

@@ -1,0 +1,191 @@
+"""What a student's file may not do, by mistake or on purpose, and what stops it."""
+
+from pathlib import Path
+
+import pytest
+
+from minbert_study import checking, rules, worker
+from minbert_study.exercise import file_of, load
+
+SOLUTION = (Path(__file__).parent / "solutions" / file_of("attention")).read_text(encoding="utf-8")
+FILE = file_of("attention")
+BODIES = """
+def attention_weights(query, key, mask=None):
+    return {0}
+
+def attention(query, key, value, mask=None, dropout=0.0):
+    return {1}
+"""
+
+
+def check(folder: Path, text: str) -> tuple[checking.Verdict, str]:
+    (folder / FILE).write_text(text, encoding="utf-8")
+    verdict = checking.check_exercise(folder, "attention", [])
+    return verdict, "\n".join(checking.lines_of(verdict))
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("from minbert.attention import attention_weights as theirs", "does not give you"),
+    ("import minbert", "does not give you"),
+    ("from minbert_study.exercises.attention import torch_attention", "does not give you"),
+    ("from . import ex13_pcgrad", "may import"),
+    ("import os", "may import"),
+    ("import transformers", "may import"),
+    ("import importlib", "may import"),
+    ("from torch.nn.functional import scaled_dot_product_attention as a", "are to write here"),
+    ("def f(): return F.scaled_dot_product_attention", "are to write here"),
+    ("def f(): return torch.ops.aten.softmax", "ops is not needed"),
+    ("from torch import ops", "torch.ops is not needed"),
+    ("import torch.utils.cpp_extension", "is not needed"),
+    ("def f(): return eval('1')", "eval is not needed"),
+    ("def f(): return getattr(F, 'x')", "getattr is not needed"),
+    ("def f(): return math.os", "os is not needed"),
+    ("def f(): return attention.__globals__", "__globals__ is not needed"),
+    ("def f(e): return e.tb_frame", "tb_frame is not needed"),
+    ("torch.Tensor.__eq__ = None", "__eq__ is not needed"),
+])
+def test_refused_before_it_runs(line, says, tmp_path):
+    """The file is read first; the message names the line."""
+    verdict, text = check(tmp_path, f"{SOLUTION}\n\n{line}\n")
+    assert verdict.passed == 0
+    assert says in text
+    assert f"{FILE}, line {len(SOLUTION.splitlines()) + 3}: " in text
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("def attention_weights(:", "line 1: Python cannot read this"),
+    ("x = '\0'", "Python cannot read this"),
+    ("x = 1", "attention_weights is missing"),
+    ("attention = None", "attention is missing"),
+    (BODIES.format("query", "value").replace("attention_weights", "weights"), "is missing"),
+    (f"raise SystemExit(0)\n{SOLUTION}", "SystemExit"),
+    (f"1 / 0\n{SOLUTION}", "line 1: 1 / 0"),
+    (SOLUTION + "# " + "x" * checking.LARGEST_FILE, "is larger than"),
+])
+def test_no_exercise(text, says, tmp_path):
+    verdict, lines = check(tmp_path, text)
+    assert verdict.passed == 0
+    assert says in lines
+
+
+def test_not_text(tmp_path):
+    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
+    verdict = checking.check_exercise(tmp_path, "attention", [])
+    assert "is not UTF-8" in checking.lines_of(verdict)[2]
+
+
+@pytest.mark.parametrize("body", [
+    "torch.tensor([[[[0.25, 0.75]]]])",                          # the answer to the first check
+    "query @ key.mT * 0 + 1 / key.shape[-2]",                    # rows that sum to 1
+    "__builtins__",
+])
+def test_made_up_answers(body, tmp_path):
+    """An answer that fits one check fails another."""
+    text = f"import torch\n{BODIES.format(body, 'attention_weights(query, key, mask) @ value')}"
+    assert not check(tmp_path, text)[0].is_done
+
+
+@pytest.mark.parametrize("line", [
+    "torch.allclose = torch.isclose = torch.equal = lambda *a, **k: True",
+    "torch.manual_seed = lambda seed: None",
+    "torch.randn = torch.zeros",
+    "F.softmax = torch.softmax",
+    "print(1); math.sqrt = abs",
+])
+def test_replaced_functions(line, tmp_path):
+    """Expectations are computed in another process, so nothing replaced here reaches them."""
+    wrong = SOLUTION.replace(" / math.sqrt(query.shape[-1])", "")
+    verdict, _ = check(tmp_path, f"{wrong}\n\n{line}\n")
+    assert not verdict.is_done
+
+
+def test_caught_exceptions(tmp_path):
+    text = SOLUTION.replace("    scores =", "    try:\n        1 / 0\n    except BaseException:\n"
+                            "        return torch.zeros(1)\n    scores =", 1)
+    verdict, _ = check(tmp_path, text)
+    assert verdict.passed == 0
+    assert verdict.is_begun
+
+
+def test_the_library_is_out_of_reach(tmp_path, monkeypatch):
+    """Even a file that gets past the rules meets its own code where the answer was."""
+    monkeypatch.setattr(rules, "faults", lambda *_: [])
+    text = ("def attention_weights(query, key, mask=None):\n"
+            "    import minbert.attention\n"
+            "    return minbert.attention.attention_weights(query, key, mask)\n"
+            "def attention(*a, **k): return attention_weights(*a, **k)\n")
+    assert "calls itself without end" in check(tmp_path, text)[1]
+    text = f"from minbert.attention import attention, attention_weights\n{SOLUTION[:0]}"
+    assert "of the library was called" in check(tmp_path, text)[1]
+
+
+@pytest.mark.parametrize(("code", "says"), [
+    ("open('{0}', 'w')", "an exercise may not write files"),
+    ("import os; os.open('{0}', os.O_CREAT)", "an exercise may not write files"),
+    ("import os; os.remove('{0}/{1}')", "os.remove is not needed"),
+    ("import shutil; shutil.rmtree('{0}')", "shutil.rmtree is not needed"),
+    ("import pathlib; pathlib.Path('{0}', '{1}').unlink()", "os.remove is not needed"),
+    ("import socket; socket.socket()", "socket.__new__ is not needed"),
+    ("import urllib.request as r; r.urlopen('http://localhost')", "is not needed"),
+    ("import subprocess; subprocess.run(['true'])", "subprocess.Popen is not needed"),
+    ("import os; os.system('true')", "os.system is not needed"),
+    ("import os; os.fork()", "os.fork is not needed"),
+    ("import os; os.kill(os.getppid(), 9)", "os.kill is not needed"),
+    ("import ctypes; ctypes.CDLL(None)", "ctypes.dlopen is not needed"),
+])
+def test_mischief(code, says, tmp_path, monkeypatch):
+    """What gets past the rules is stopped by the process."""
+    monkeypatch.setattr(rules, "faults", lambda *_: [])
+    verdict, text = check(tmp_path, f"{code.format(tmp_path, FILE)}\n{SOLUTION}")
+    assert verdict.passed == 0
+    assert says in text, text
+    assert (tmp_path / FILE).is_file()
+
+
+def test_a_file_is_read(tmp_path, monkeypatch):
+    """Reading is allowed: torch itself reads files when it is used."""
+    monkeypatch.setattr(rules, "faults", lambda *_: [])
+    assert check(tmp_path, f"open(__file__).read()\n{SOLUTION}")[0].is_done
+
+
+@pytest.mark.parametrize("place", ["    scores = query", "import math"])
+def test_endless_loop(place, tmp_path, monkeypatch):
+    """It costs the checks that it is in; those before it keep their result."""
+    monkeypatch.setattr(worker, "SECONDS", 3)
+    loop = "while query.shape[0] == 3:" if place.startswith(" ") else "while True:"
+    indent = place[:len(place) - len(place.lstrip())]
+    verdict, text = check(tmp_path, SOLUTION.replace(place, f"{indent}{loop} pass\n{place}", 1))
+    assert "stopped after 3 seconds" in text
+    assert [result.passed for result in verdict.results[:3]] == (
+        [True, True, False] if indent else [False, False, False])
+
+
+def test_memory(tmp_path):
+    _, text = check(tmp_path, SOLUTION.replace("    scores =", "    torch.zeros(10**10)\n    scores =", 1))
+    assert "torch.zeros(10**10)" in text
+    assert "can't allocate memory" in text
+
+
+def test_printed(tmp_path):
+    text = SOLUTION.replace("    scores =", "    print('shape', tuple(query.shape))\n    scores =", 1)
+    verdict, lines = check(tmp_path, text.replace("dim=-1", "dim=-2"))
+    assert verdict.printed.startswith("shape (1, 1, 1, 4)\n")
+    assert "your code printed:\n        shape (1, 1, 1, 4)" in lines
+
+
+def test_hostile_results(tmp_path):
+    """Objects in the place of tensors are named, not run."""
+    text = f"import torch\n{BODIES.format('{1: {2}}', 'lambda: 0')}"
+    assert "an object of type set" in check(tmp_path, text)[1]
+
+
+def test_own_parts(tmp_path):
+    """A finished exercise takes the library's place in the others."""
+    (tmp_path / FILE).write_text(SOLUTION.replace("torch.softmax(scores, dim=-1)", "scores"))
+    assert load("attention").names == ["attention_weights", "attention"]
+    job = worker.Job(tmp_path, "adamw", ("attention",), 1)
+    (tmp_path / file_of("adamw")).write_text(
+        "import torch\nimport minbert.attention\ndef adamw_update(theta, *a, **k):\n"
+        "    theta.copy_(minbert.attention.attention_weights(*torch.ones(2, 1, 1, 2, 1)).sum())\n")
+    [first, *_] = worker.observe(job).results
+    assert first["observed"]["theta"].tolist() == [4.0, 4.0]  # scores, not weights that sum to 1
