@@ -16,10 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*",
-                                    "minbert_study*"]),
+    packages=find_packages(include=["minbert*", "optim*", "heads*", "multitask*"]),
     package_data={"minbert": ["mini/*"], "multitask.data": ["sample.zip"],
-                  "multitask.serving": ["page/*"]},
+                  "multitask.serving": ["page/*"], "minbert_study": ["folder/*"]},
     py_modules=["train_multitask"],
     entry_points={"console_scripts": ["minbert = multitask.__main__:main"]},
     install_requires=[

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert", "optim", "heads"}}
+TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert", "optim", "heads"},
+       "minbert_study": {"minbert", "optim", "heads", "multitask"}}
 # a package or module of multitask → what is right below it; it may import all that is below it
 BELOW = {
     "metrics": set(),
