@@ -164,8 +164,8 @@ class Progress:
 # ------------------------------------------------------------------------------------ as text
 
 
-def lines_of(verdict: Verdict, all_faults: bool = False) -> list[str]:
-    """A verdict as a student reads it: one thing at a time, or all faults."""
+def lines_of(verdict: Verdict) -> list[str]:
+    """A verdict as a student reads it: all claims, and what is wrong with the first that fails."""
     title = f"{file_of(verdict.name)}: {load(verdict.name).title}"
     total = len(verdict.results)
     if verdict.is_done:
@@ -175,8 +175,8 @@ def lines_of(verdict: Verdict, all_faults: bool = False) -> list[str]:
 
     lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
     for result in verdict.results:
-        lines.append(f"    {'✓' if result.passed else '✗'} {result.claim}")
-        if all_faults or not is_told:
+        lines.append(f"    {result.mark} {result.claim}")
+        if not is_told:
             lines += [f"        {line}" for line in result.lines]
         is_told = is_told or not result.passed
     if verdict.printed.strip():

@@ -17,7 +17,7 @@ from pathlib import Path
 from minbert.files import choice_hint, one_line, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
-from .checking import LARGEST_FILE, Verdict, check_folder, lines_of
+from .checking import LARGEST_FILE, Verdict, check_folder
 from .exercise import NAMES, file_of, load
 
 POINTS = 10          # of an exercise that no table names
@@ -169,13 +169,16 @@ def page_name(folders: Sequence[Path], folder: Path) -> str:
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:
-    """A student's page: points, and for each exercise what `minbert study check` says."""
+    """A student's page: points, and for each check what is wrong."""
     parts = [paragraph(f"{grade.total:g} of {sum(points.values()):g} points"),
              *(paragraph(note, note=True) for note in grade.notes)]
     for name, whole in points.items():
         parts.append(heading(f"{load(name).title}: {grade.points[name]:g} of {whole:g}"))
-        if name in verdicts:
-            parts.append(preformatted("\n".join(lines_of(verdicts[name], all_faults=True))))
-        else:
+        if name not in verdicts:
             parts.append(paragraph(f"{file_of(name)} was not handed in."))
+            continue
+        for result in verdicts[name].results:
+            parts.append(paragraph(f"{result.mark} {result.claim}"))
+            if result.lines:
+                parts.append(preformatted("\n".join(result.lines)))
     return page(f"Feedback: {Path(grade.folder).name}", parts)

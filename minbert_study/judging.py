@@ -34,6 +34,10 @@ class Result:
     def passed(self) -> bool:
         return not self.lines
 
+    @property
+    def mark(self) -> str:
+        return "✓" if self.passed else "✗"
+
 
 def judge(exercise: Exercise, observed: list[dict], end: str | None, seed: int) -> list[Result]:
     """The verdict on every check.

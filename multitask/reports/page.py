@@ -37,7 +37,7 @@ th:first-child, td:first-child { padding-left: 0 }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
 .text td { white-space: pre-line } .text td:first-child { min-width: 8em }
 .text td:last-child { overflow-wrap: anywhere }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; margin: 0 0 .5rem 1rem }
 tr.best { font-weight: 600; background: #8883 }
 .wide { overflow-x: auto; scroll-snap-type: x proximity;
         mask: linear-gradient(to left, #0000, #000 1.5rem) }
