@@ -31,8 +31,18 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def actions_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
+    """The parsers of a command's actions, as in `minbert study check`."""
+    return next((action for action in parser._actions
+                 if isinstance(action, argparse._SubParsersAction)), None)
+
+
 def flags(parser: argparse.ArgumentParser) -> str:
-    """One row per flag: its name and value, and its help."""
+    """One row per flag: its name and value, and its help. A table per action, if there are any."""
+    if (actions := actions_of(parser)) is not None:
+        return "\n\n".join(f"`{name}`: {about.help}\n\n{flags(actions.choices[name])}"
+                           for name, about in zip(actions.choices, actions._choices_actions,
+                                                  strict=True))
     rows = ["| flag | meaning |", "| --- | --- |"]
     formatter = parser._get_formatter()
     for action in parser._actions:

@@ -16,10 +16,7 @@ import sentences
 
 import train_multitask
 from minbert import BertForMaskedLM, BertTokenizer
-from multitask import export, hand_in, predict, pretrain, serve
 from multitask.commands import COMMANDS
-from multitask.data import __main__ as data
-from multitask.experiments import __main__ as experiments
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -28,10 +25,9 @@ PAGES = [README, ROOT / "CONTRIBUTING.md",
            if "_build" not in path.parts and "log" not in path.parts)]
 OWN_TASKS = ROOT / "docs" / "how-to" / "own-tasks.md"
 TO_RUN = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
-MODULES = {"train_multitask.py": train_multitask, "multitask.predict": predict,
-           "multitask.export": export, "multitask.serve": serve,
-           "multitask.hand_in": hand_in, "multitask.pretrain": pretrain,
-           "multitask.experiments": experiments, "multitask.data": data}
+# how a command is called in Python → its module
+MODULES = {command.python.split()[-1]: importlib.import_module(command.module)
+           for command in COMMANDS.values()}
 
 
 def name_of(path: Path) -> str:
@@ -55,11 +51,12 @@ def commands_of(path: Path) -> list[tuple[str, list[str]]]:
     found = []
     for block in [*blocks(path, "sh"), *blocks(path, "")]:
         for line in re.sub(r" \\\n\s*", " ", block).splitlines():
-            match = re.search(r"(?:^|&& )(?:python -m (multitask\.\w+)|"
+            match = re.search(r"(?:^|&& )(?:python -m (multitask\.\w+|minbert_study)|minbert ([\w-]+)|"
                               r"(?:python|torchrun .*?) (train_multitask\.py))( .*)?$", line)
             if match:
-                words = shlex.split(match[3] or "", comments=True)
-                found.append((match[1] or match[2], words))
+                python, console, main_job, words = match.groups(default="")
+                module = COMMANDS[console].python.split()[-1] if console else python or main_job
+                found.append((module, shlex.split(words, comments=True)))
     return found
 
 
@@ -129,10 +126,9 @@ def test_commands_parse(page):
     """Every command has flags and values that its parser accepts."""
     for module, words in commands_of(page):
         if "…" not in words:
-            parser = MODULES.get(module)
-            assert parser is not None or module == "multitask.analysis", module
-            if parser is not None:
-                parser.build_parser().parse_intermixed_args(words)
+            parser = MODULES[module].build_parser()
+            has_actions = commands_page.actions_of(parser) is not None
+            (parser.parse_args if has_actions else parser.parse_intermixed_args)(words)
 
 
 @pytest.mark.parametrize("page", TO_RUN, ids=name_of)
@@ -169,9 +165,11 @@ def test_commands_page_is_current():
 
 def test_flags_and_defaults():
     """Every flag that a page names exists; every flag of the main job states its default."""
-    known = "--nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint --cov"
+    known = ("--nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint --cov "
+             "--ro-bind --bind --dev --proc --tmpfs --unshare-all")
     for command in COMMANDS.values():
-        known += importlib.import_module(command.module).build_parser().format_help()
+        parser = importlib.import_module(command.module).build_parser()
+        known += commands_page.flags(parser)
     for path in (ROOT / "tools").glob("*.py"):
         known += path.read_text(encoding="utf-8")
     for page in PAGES:
