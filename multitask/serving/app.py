@@ -25,7 +25,7 @@ from .limits import Bounded, Turns
 ITEMS = 64
 LOOKED_AT = 128  # tokens of which attention is shown
 
-Number = TypeVar("Number")
+Answer = TypeVar("Answer")
 Name = Annotated[str, Field(max_length=100)]
 Text = Annotated[str, Field(max_length=20_000)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=2)]
@@ -147,8 +147,8 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
     app.add_middleware(Bounded)
     turns = Turns()
 
-    async def compute(request: Request, function: Callable[[], Number]) -> Number:
-        def guarded() -> Number:
+    async def compute(request: Request, function: Callable[[], Answer]) -> Answer:
+        def guarded() -> Answer:
             try:
                 return function()
             except ValueError as error:  # what the model says about its input

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 from fastapi import HTTPException, Request
 
 Message = MutableMapping[str, Any]
@@ -16,6 +18,7 @@ BODY = 256 * 1024      # bytes
 BODY_SECONDS = 10.0    # for a body to arrive
 WAITING = 32           # requests that wait for their turn; the next is told to come back
 WAITING_SECONDS = 30.0
+ANSWER_SECONDS = 60.0  # of computing; the largest input allowed takes less on a laptop
 CONNECTIONS = 128
 
 HEADERS = {
@@ -33,7 +36,7 @@ class Turns:
     """One computation at a time: it uses all cores, and answers do not depend on who else asks.
 
     Raises:
-        HTTPException: 503 if too many wait, or if the turn did not come in time.
+        HTTPException: 503 if too many wait, or if turn or answer did not come in time.
     """
 
     def __init__(self) -> None:
@@ -42,16 +45,26 @@ class Turns:
     async def take(self, request: Request, compute: Callable[[], Answer]) -> Answer:
         if self.limiter.statistics().tasks_waiting >= WAITING:
             raise busy()
+        turn = object()
         with anyio.move_on_after(WAITING_SECONDS) as waiting:
-            await self.limiter.acquire()
+            await self.limiter.acquire_on_behalf_of(turn)
         if waiting.cancelled_caught:
             raise busy()
-        try:
-            if await request.is_disconnected():
-                raise busy()  # nobody waits for it any more
-            return await anyio.to_thread.run_sync(compute)
-        finally:
-            self.limiter.release()
+        if await request.is_disconnected():
+            self.limiter.release_on_behalf_of(turn)
+            raise busy()  # nobody waits for it any more
+
+        def compute_and_leave() -> Answer:
+            try:
+                return compute()
+            finally:
+                anyio.from_thread.run_sync(self.limiter.release_on_behalf_of, turn)
+
+        # Python cannot stop a thread: it keeps its turn until it is done.
+        with anyio.move_on_after(ANSWER_SECONDS):
+            return await anyio.to_thread.run_sync(compute_and_leave, abandon_on_cancel=True)
+        raise HTTPException(503, f"not done after {ANSWER_SECONDS:.0f} seconds: ask for less at a "
+                                 "time")
 
 
 def busy() -> HTTPException:

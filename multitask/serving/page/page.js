@@ -136,7 +136,8 @@ async function showAttention(fields) {
   const tables = maps.map(({pieces, weights}) => {
     const rows = weights.map((row, from) => {
       const cells = row.map((value, to) => {
-        const cell = make("td", {title: `${pieces[from]} looks at ${pieces[to]}: ${two(value)}`});
+        const cell = make("td", {title: `${pieces[from]} looks at ${pieces[to]}: ${two(value)}`},
+          make("span", {class: "unseen"}, two(value)));  // for screen readers
         cell.style.background = `rgb(var(--for) / ${value.toFixed(3)})`;
         return cell;
       });
