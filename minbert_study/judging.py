@@ -230,9 +230,9 @@ def _factor(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> s
     used = expected.abs() > 1e-3
     if used.sum() < 2:
         return None
-    factors = yours[used] / expected[used]
-    factor = factors.mean().item()
-    if not torch.allclose(factors, factors.mean(), rtol=EXACT) or not math.isfinite(factor):
+    factor = (yours[used] / expected[used]).mean().item()
+    is_factor = math.isfinite(factor) and _same(yours, factor * expected)
+    if not is_factor or math.isclose(factor, 1, rel_tol=EXACT):
         return None
     if math.isclose(factor, -1, rel_tol=EXACT):
         return "the sign is wrong everywhere"
@@ -255,7 +255,7 @@ def _as_root(factor: float) -> str:
 
 def _offset(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
     gaps = (yours - expected).flatten()
-    if len(gaps) > 1 and torch.allclose(gaps, gaps.mean(), rtol=EXACT):
+    if len(gaps) > 1 and torch.allclose(gaps, gaps.mean(), rtol=EXACT, atol=0):
         return f"yours are the expected ones plus {gaps.mean().item():.6g}, everywhere"
     return None
 
