@@ -14,6 +14,7 @@ from .exercise import NO_GRADIENT, TOLERANCE, Check, Exercise, equal_draws
 from .worker import plain
 
 SHOWN = 4          # rows of a table of differences
+MOST_ROWS = 16     # of a tensor whose wrong rows are listed
 EXACT = 1e-6       # how well a pattern must fit before it is named
 
 
@@ -88,7 +89,9 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
         if wrong is None:
             continue
         explained = 0
-        for number in failed:
+        for done, number in enumerate(failed):
+            if explained + len(failed) - done <= best:
+                break  # it cannot explain more than the best so far
             check = exercise.checks[number]
             try:
                 gives = _run(check, wrong, seed)
@@ -273,7 +276,7 @@ def _some_rows(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -
     if far.dim() < 2:
         return None
     wrong = far.flatten(1).any(1)
-    if wrong.all():
+    if wrong.all() or len(wrong) > MOST_ROWS:
         return None
     return (f"along the first dimension, {wrong.nonzero().flatten().tolist()} differ and "
             f"{(~wrong).nonzero().flatten().tolist()} agree")
