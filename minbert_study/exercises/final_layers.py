@@ -197,6 +197,7 @@ EXERCISE = Exercise(
     lesson="test_10_training.py",
     places=("minbert_study.exercises.final_layers:final_layer_step",),
     checks=checks_of(__name__),
+    is_alone=True,
     mistakes=(
         Mistake("when the encoder stays in training mode: its dropout gives other embeddings each "
                 "time.", EVAL, "    model.encoder.train()\n"),

@@ -292,6 +292,7 @@ EXERCISE = Exercise(
     lesson="test_10_training.py",
     places=("minbert_study.exercises.training_step:train_step",),
     checks=checks_of(__name__),
+    is_alone=True,
     forbidden=("multitask_backward",),
     mistakes=(
         Mistake("when the gradient of one task is still in .grad at the next backward: row 2 is "
