@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from minbert_study.exercise import Exercise, Mistake, check, checks_of
-
-from .training_step import FLOAT32, Optimizer, Seen, batches_of, tiny_model
+from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
 
 
 def final_layer_step(model, batches, optimizer):

@@ -12,8 +12,8 @@ from minbert_study import __main__ as study
 from minbert_study import checking, training
 from minbert_study.exercise import NAMES, file_of, load
 from minbert_study.exercises import final_layers, training_step
-from minbert_study.exercises.training_step import batches_of, tiny_model
 from minbert_study.judging import Result
+from minbert_study.watching import batches_of, tiny_model
 from multitask.data.sample import write_sample
 from multitask.training.final_layers import EmbeddedBatch, HeadTrainer
 from multitask.training.step import SurgeryTrainer
