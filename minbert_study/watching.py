@@ -78,8 +78,9 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        self.gradients.append({name: "none" if value.grad is None else value.grad.clone()
-                               for name, value in self.named.items()})
+        self.gradients.append({
+            name: ".grad is None" if value.grad is None else value.grad.clone()
+            for name, value in self.named.items()})
         for name, value in self.named.items():
             if value.grad is None:
                 continue

@@ -41,7 +41,7 @@ WRONG = [
      "    (sum(losses.values()) / len(losses)).backward()\n", "divided by the number of tasks"),
     ("    sum(losses.values()).backward()\n    optimizer.step()\n",
      "    for loss in losses.values():\n        optimizer.zero_grad()\n        loss.backward()\n"
-     "    optimizer.step()\n", "heads.sst.1.weight is 'none'"),
+     "    optimizer.step()\n", "heads.sst.1.weight: .grad is None"),
     ("loss.item() for", "loss for", "losses are Python numbers: yours False"),
     ("    return {name: loss.item() for name, loss in losses.items()}\n", "", "a `return` missing"),
     ("    model.heads.train()\n    losses", "    model.heads.train()\n    with torch.no_grad():\n"

@@ -137,6 +137,6 @@ WRONG = [
     ("    return losses\n", "", "a `return` missing"),
     ("model.encoder.parameters()", "model.encoder.layers.parameters()",
      "shape of what project gets"),
-    ("        p.grad = g[start", "        p.data -= 0.1 * g[start", "'none'"),
+    ("        p.grad = g[start", "        p.data -= 0.1 * g[start", ".grad is None"),
     ("losses[name] = loss.item()", "losses[name] = loss.item() * len(batch.labels)", "losses, sts"),
 ]
