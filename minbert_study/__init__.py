@@ -7,6 +7,7 @@
     worker       a student's code in a process of its own, within limits
     judging      yours beside the expected: what differs, and which mistake it looks like
     checking     one exercise or all, progress, messages
+    watching     a tiny model for checks of training, and what a step does with it
     training     the main job with the student's own parts
     grading      many folders, for teachers
 

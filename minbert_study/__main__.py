@@ -23,7 +23,7 @@ from multitask.commands import command_line
 from multitask.system import command
 from multitask.system.command import Parser
 
-from . import checking, grading, starting
+from . import checking, grading, starting, training
 from .exercise import NAMES, load
 
 
@@ -51,6 +51,19 @@ def build_parser() -> Parser:
     hint.add_argument("--solution", action="store_true",
                       help="show where the library has it, and the code (default: a hint)")
     hint.set_defaults(answer=answer_hint)
+
+    train = actions.add_parser("train", help="train for some steps with the parts that are done, "
+                                             "and with the library's")
+    train.add_argument("folder", type=user_path)
+    train.add_argument("--steps", type=int, default=training.STEPS, metavar="N",
+                       help=f"(default: {training.STEPS})")
+    train.add_argument("--data", type=user_path, metavar="FOLDER",
+                       help="with the course's files (default: ./data if it has them, else the "
+                            "embedded sample)")
+    train.add_argument("--surgery", choices=training.SURGERY, default="pcgrad",
+                       help="(default: pcgrad)")
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    train.set_defaults(answer=answer_train)
 
     skeleton = actions.add_parser("skeleton", help="for teachers: a folder to hand out, and a "
                                                    "table of points")
@@ -105,6 +118,16 @@ def answer_hint(arguments: argparse.Namespace) -> int:
     for count, text in enumerate(exercise.hints[:number], start=1):
         print(f"hint {count} of {len(exercise.hints)}: {text}")
     return 0
+
+
+def answer_train(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder
+    checking.exercises_in(folder)  # refuses a folder that is none of ours
+    if arguments.steps < 1:
+        raise ValueError(f"--steps {arguments.steps}: expected 1 or more")
+    return training.compare(folder, checking.Progress(folder).done(),
+                            lambda line: print(line, flush=True), arguments.data,
+                            steps=arguments.steps, seed=arguments.seed, surgery=arguments.surgery)
 
 
 def answer_skeleton(arguments: argparse.Namespace) -> int:

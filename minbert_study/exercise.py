@@ -71,6 +71,8 @@ class Exercise:
         mistakes: those that are recognised.
         forbidden: names of libraries' functions that would be the answer themselves.
         is_in_place: whether the functions change what they are given.
+        is_alone: whether it is checked with the library's other parts, also where the student's
+            are done: they may name or order parameters otherwise.
         install: puts a student's part into the library; by default it replaces the answers.
         solution: where the library has it, if that is another place than the first.
     """
@@ -83,6 +85,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...] = ()
     forbidden: tuple[str, ...] = ()
     is_in_place: bool = False
+    is_alone: bool = False
     install: Callable[[types.SimpleNamespace], None] | None = None
     solution: str = ""
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .exercise import NO_GRADIENT, TOLERANCE, Check, Exercise, equal_draws
+from .exercise import TOLERANCE, Check, Exercise, equal_draws
 from .worker import plain
 
 SHOWN = 4          # rows of a table of differences
+MOST_ROWS = 16     # of a tensor whose wrong rows are listed
 EXACT = 1e-6       # how well a pattern must fit before it is named
 
 
@@ -88,7 +89,9 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
         if wrong is None:
             continue
         explained = 0
-        for number in failed:
+        for done, number in enumerate(failed):
+            if explained + len(failed) - done <= best:
+                break  # it cannot explain more than the best so far
             check = exercise.checks[number]
             try:
                 gives = _run(check, wrong, seed)
@@ -157,8 +160,8 @@ def _items_differ(name: str, yours: object, expected: list | dict, allowed: floa
 def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: float) -> list[str]:
     if yours is None:
         return [f"{name} is None; is a `return` missing?"]
-    if isinstance(yours, str) and yours == NO_GRADIENT:
-        return [f"{name}: {NO_GRADIENT}"]
+    if isinstance(yours, str):  # a check's own words, as NO_GRADIENT
+        return [f"{name}: {yours}"]
     if not isinstance(yours, torch.Tensor):
         return [f"{name} is {_short(yours)}, expected a tensor of shape {tuple(expected.shape)}"]
     if yours.shape != expected.shape:
@@ -230,9 +233,9 @@ def _factor(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> s
     used = expected.abs() > 1e-3
     if used.sum() < 2:
         return None
-    factors = yours[used] / expected[used]
-    factor = factors.mean().item()
-    if not torch.allclose(factors, factors.mean(), rtol=EXACT) or not math.isfinite(factor):
+    factor = (yours[used] / expected[used]).mean().item()
+    is_factor = math.isfinite(factor) and _same(yours, factor * expected)
+    if not is_factor or math.isclose(factor, 1, rel_tol=EXACT):
         return None
     if math.isclose(factor, -1, rel_tol=EXACT):
         return "the sign is wrong everywhere"
@@ -255,7 +258,7 @@ def _as_root(factor: float) -> str:
 
 def _offset(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
     gaps = (yours - expected).flatten()
-    if len(gaps) > 1 and torch.allclose(gaps, gaps.mean(), rtol=EXACT):
+    if len(gaps) > 1 and torch.allclose(gaps, gaps.mean(), rtol=EXACT, atol=0):
         return f"yours are the expected ones plus {gaps.mean().item():.6g}, everywhere"
     return None
 
@@ -273,7 +276,7 @@ def _some_rows(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -
     if far.dim() < 2:
         return None
     wrong = far.flatten(1).any(1)
-    if wrong.all():
+    if wrong.all() or len(wrong) > MOST_ROWS:
         return None
     return (f"along the first dimension, {wrong.nonzero().flatten().tolist()} differ and "
             f"{(~wrong).nonzero().flatten().tolist()} agree")

@@ -66,6 +66,8 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
     elif isinstance(node, ast.Name):
         return _about_name(node.id, exercise)
     elif isinstance(node, ast.Attribute):
+        if node.attr == "eval":  # a module's mode; Python's own eval has no dot before it
+            return None
         if node.attr in MODULES_OF_TORCH:
             return f"{node.attr} is not needed in this exercise, and may not be used"
         return _about_name(node.attr, exercise)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +83,22 @@ class Observed(NamedTuple):
     printed: str
 
 
+def processes() -> multiprocessing.context.BaseContext:
+    """What starts processes. One that forks has torch loaded already; elsewhere it loads again."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["minbert_study.worker"])
+    return context
+
+
 def observe(job: Job) -> Observed:
     """Runs an exercise's checks on a student's code, in a process of its own."""
-    # A process that forks has torch loaded already; elsewhere each process loads it again.
-    is_linux = sys.platform == "linux"
-    context = multiprocessing.get_context("forkserver" if is_linux else "spawn")
-    if is_linux:
-        context.set_forkserver_preload(["minbert_study.worker"])
-
+    context = processes()
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as out:
         process = context.Process(target=_work, args=(job, out), daemon=True)
         process.start()
-        process.join(SECONDS if is_linux else SECONDS + 20)
+        process.join(SECONDS if sys.platform == "linux" else SECONDS + 20)
         end = None
         if process.is_alive():
             process.kill()
@@ -152,14 +156,20 @@ def _results_of(job: Job, exercise: exercises.Exercise) -> Iterator[dict]:
 
 def load_part(job: Job, exercise: exercises.Exercise) -> types.SimpleNamespace:
     """The student's functions, in a library whose own answers are out of reach."""
-    for name in job.own:
-        other = exercises.load(name)
-        exercises.install(other, load_file(job.folder, name, other))
+    if not exercise.is_alone:
+        install_own(job.folder, job.own)
     for place in exercise.places:
         exercises.replace(place, _out_of_reach(place))
     part = load_file(job.folder, job.name, exercise)
     exercises.install(exercise, part)
     return part
+
+
+def install_own(folder: Path, names: Iterable[str]) -> None:
+    """Puts a student's finished exercises into the library, for this process."""
+    for name in names:
+        exercise = exercises.load(name)
+        exercises.install(exercise, load_file(folder, name, exercise))
 
 
 def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.SimpleNamespace:
@@ -179,10 +189,10 @@ def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.Si
 def guarded(function: Callable, is_in_place: bool) -> Callable:
     """The function; it must return something, or change its input, as the exercise says."""
     def call(*args: object, **named: object) -> object:
+        if is_in_place:
+            return function(*args, **named)
         before = [_copy(value) for value in (*args, *named.values())]
         result = function(*args, **named)
-        if is_in_place:
-            return result
         if result is None:
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
         names = (*function.__code__.co_varnames[:len(args)], *named)

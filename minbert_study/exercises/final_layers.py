@@ -1,0 +1,246 @@
+"""A step of final-layer fine-tuning, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
+
+
+def final_layer_step(model, batches, optimizer):
+    """The library's answer without its cache of embeddings; see multitask/training."""
+    modes = model.encoder.training, model.heads.training
+    model.encoder.eval()
+    model.heads.train()
+    model.zero_grad()
+    losses = {}
+    for name, batch in batches.items():
+        with torch.no_grad():
+            embeddings = model.embed(batch)
+        loss = model.tasks[name].loss(model.heads[name](embeddings), batch.labels)
+        loss.backward()
+        losses[name] = loss.item()
+    optimizer.step()
+    model.encoder.train(modes[0])
+    model.heads.train(modes[1])
+    return losses
+
+
+def by_formula(model, batches, optimizer):
+    """The gradients of one-layer heads without dropout, by hand, and plain descent along them."""
+    losses = {}
+    model.eval()
+    with torch.no_grad():
+        for name, batch in batches.items():
+            x, y = model.embed(batch), batch.labels
+            outputs = model.heads[name](x)
+            losses[name] = model.tasks[name].loss(outputs, y).item()
+            if name == "sst":    # cross-entropy: softmax less the right class
+                error = outputs.softmax(1) - torch.eye(5)[y.long()]
+            elif name == "para":  # binary cross-entropy: sigmoid less the label
+                error = outputs.sigmoid() - y[:, None]
+            else:                # squared error
+                error = 2 * (outputs - y[:, None])
+            weight, bias = model.heads[name].parameters()
+            weight -= optimizer.lr * error.T @ x / len(y)
+            bias -= optimizer.lr * error.mean(0)
+    model.train()
+    return losses
+
+
+class Watched(Seen):
+    """Remembers as well how encoder and heads are called.
+
+    Attributes:
+        embeddings: task → what its head was given.
+        modes: sentences on how encoder and heads ran, in the order in which they did.
+    """
+
+    def __init__(self, model) -> None:
+        super().__init__(model)
+        self.embeddings, self.modes = {}, []
+        model.encoder.register_forward_hook(self._at_encoder)
+        for name, head in model.heads.items():
+            head.register_forward_hook(lambda module, given, _, name=name:
+                                       self._at_head(module, given, name))
+
+    def of(self, start: str) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.moved().items() if name.startswith(start)}
+
+    def _at_encoder(self, module, given, output) -> None:
+        graph = "a" if output.pooler_output.requires_grad else "no"
+        self.modes.append(f"encoder in {mode_of(module)} mode, with {graph} graph through it")
+
+    def _at_head(self, module, given, name) -> None:
+        self.embeddings[name] = given[0].detach().clone()
+        self.modes.append(f"head of {name} in {mode_of(module)} mode")
+
+
+def mode_of(module: torch.nn.Module) -> str:
+    return "training" if module.training else "eval"
+
+
+def one_step(part, *tasks: str, **model: object):
+    """A step of plain gradient descent."""
+    model = tiny_model(**model)
+    watched, optimizer = Watched(model), Optimizer(model)
+    losses = part.final_layer_step(model, batches_of(*tasks), optimizer)
+    return watched, optimizer, losses
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+@check(tolerance={"embeddings": FLOAT32})
+def how_they_run(part):
+    """The encoder runs in eval mode without a graph, the heads in training mode."""
+    watched, _, _ = one_step(part, "sts", dropout=0.2)
+    return {"how they ran": watched.modes, "embeddings": watched.embeddings}
+
+
+@check(tolerance={"gradients of heads at the second step": FLOAT32})
+def second_step(part):
+    """A second step starts from nothing; there is one optimizer.step in each."""
+    model = tiny_model()
+    optimizer = Optimizer(model)
+    for first in (0, 2):
+        part.final_layer_step(model, batches_of(first=first), optimizer)
+    return {"how often optimizer.step is called in two steps": len(optimizer.gradients),
+            "gradients of heads at the second step": optimizer.at_step("heads.")}
+
+
+@check(against={"final_layer_step": by_formula},
+       tolerance={"losses": FLOAT32, "moved": FLOAT32})
+def by_hand(part):
+    """The heads follow their losses' gradients, which are known in closed form."""
+    watched, _, losses = one_step(part, dropout=0.2)
+    return {"losses": losses, "moved": watched.of("heads.")}
+
+
+@check(tolerance={"losses": FLOAT32, "moved": FLOAT32})
+def dropout_in_heads(part):
+    """The heads have dropout, the encoder has none; losses are Python numbers."""
+    watched, _, losses = one_step(part, dropout=0.2, head_dropout=True)
+    is_number = isinstance(losses, dict) and all(type(each) is float for each in losses.values())
+    return {"forwards of each head": watched.forwards, "losses": losses,
+            "losses are Python numbers": is_number, "moved": watched.of("heads.")}
+
+
+@check()
+def encoder_rests(part):
+    """The encoder does not move, whatever the optimizer remembers and .grad holds of it."""
+    found = {}
+    for name in ("without gradients from before", "with gradients from before"):
+        model = tiny_model()
+        optimizer = Optimizer(model, lr=1e-2, weight_decay=0.5)
+        if name.startswith("with "):
+            for value in model.parameters():
+                value.grad = torch.ones_like(value)
+            optimizer.step()  # now it has moments
+        watched = Watched(model)
+        part.final_layer_step(model, batches_of(), optimizer)
+        moved = torch.cat([value.flatten() for value in watched.of("encoder.").values()])
+        found[f"encoder's weights that moved, {name}"] = int((moved != 0).sum())
+        found[f"encoder's parameters that have a .grad afterwards, {name}"] = sum(
+            value.grad is not None for value in model.encoder.parameters())
+    return found
+
+
+# Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
+@check(tolerance={"moved": 2 * FLOAT32})
+def other_heads_rest(part):
+    """A head without a batch does not move, though the optimizer has moments of it."""
+    model = tiny_model()
+    optimizer = Optimizer(model, lr=1e-2, weight_decay=0.5)
+    part.final_layer_step(model, batches_of(), optimizer)
+    watched = Watched(model)
+    part.final_layer_step(model, batches_of("sts", "para"), optimizer)
+    rests = torch.cat([value.flatten() for value in watched.of("heads.sst.").values()])
+    return {"weights of the sst head that moved": int((rests != 0).sum()),
+            "moved": watched.of("heads.")}
+
+
+@check()
+def afterwards(part):
+    """Encoder and heads are in the modes they were in, and can be trained again."""
+    found = {}
+    for encoder, heads in ((True, True), (False, False), (False, True), (True, False)):
+        model = tiny_model()
+        model.encoder.train(encoder)
+        model.heads.train(heads)
+        before = f"encoder in {mode_of(model.encoder)}, heads in {mode_of(model.heads)} mode"
+        part.final_layer_step(model, batches_of(), Optimizer(model))
+        found[f"after a step that began with {before}"] = (
+            f"encoder in {mode_of(model.encoder)}, heads in {mode_of(model.heads)} mode")
+    return found | {
+        "every part of the encoder in its mode":
+            len({each.training for each in model.encoder.modules()}) == 1,
+        "every parameter requires a gradient":
+            all(value.requires_grad for value in model.parameters())}
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+# The text to be found ends with a line break, so that it is found in final_layer_step alone.
+
+EVAL = "    model.encoder.eval()\n"
+TRAIN = "    model.heads.train()\n"
+ZERO = "    model.zero_grad()\n"
+NO_GRAD = "        with torch.no_grad():\n"
+BACKWARD = "        loss.backward()\n"
+STEP = "    optimizer.step()\n"
+BACK = "    model.encoder.train(modes[0])\n    model.heads.train(modes[1])\n"
+
+EXERCISE = Exercise(
+    title="a step of final-layer fine-tuning",
+    lesson="test_10_training.py",
+    places=("minbert_study.exercises.final_layers:final_layer_step",),
+    checks=checks_of(__name__),
+    is_alone=True,
+    mistakes=(
+        Mistake("when the encoder stays in training mode: its dropout gives other embeddings each "
+                "time.", EVAL, "    model.encoder.train()\n"),
+        Mistake("when the whole model is in eval mode: the heads then train without dropout.",
+                TRAIN, "    model.heads.eval()\n"),
+        Mistake("when the embeddings are computed with a graph, which nobody needs, and which "
+                "costs time and memory. Take torch.no_grad().",
+                NO_GRAD, "        if True:\n"),
+        Mistake("when encoder and heads both train: there is no torch.no_grad() around the "
+                "encoder, and the mode is that of training.",
+                EVAL + TRAIN + ZERO + "    losses = {}\n"
+                "    for name, batch in batches.items():\n" + NO_GRAD,
+                "    model.train().zero_grad()\n    losses = {}\n"
+                "    for name, batch in batches.items():\n        if True:\n"),
+        Mistake("when old gradients of the heads are not taken away: they are added to.",
+                ZERO, "    model.encoder.zero_grad()\n"),
+        Mistake("when the encoder's gradients from before stay in .grad: the optimizer follows "
+                "them. Set them to None.", ZERO, "    model.heads.zero_grad()\n"),
+        Mistake("when gradients from before stay in .grad, of encoder and heads.", ZERO, ""),
+        Mistake("when gradients are set to 0 and not to None: weight decay and old moments move "
+                "what should rest.", ZERO,
+                "    for each in model.parameters():\n"
+                "        each.grad = torch.zeros_like(each)\n"),
+        Mistake("when gradients from before are set to 0 and not to None: weight decay and old "
+                "moments move what should rest.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
+        Mistake("when the modes are not put back afterwards.", BACK, ""),
+        Mistake("when the model is in training mode afterwards, in whichever it was before.",
+                BACK, "    model.train()\n"),
+        Mistake("when there is an optimizer.step for each task.", BACKWARD,
+                BACKWARD + "        optimizer.step()\n"),
+        Mistake("without optimizer.step.", STEP, ""),
+        Mistake("when the losses are divided by the number of tasks.",
+                BACKWARD, "        (loss / len(batches)).backward()\n"),
+        Mistake("when the encoder stays frozen afterwards: requires_grad is still False.",
+                EVAL, EVAL + "    model.encoder.requires_grad_(False)\n"),
+    ),
+    hints=(
+        "Which two things does eval() change, and which does it not? What keeps a graph from "
+        "being built?",
+        "Remember model.encoder.training and model.heads.training. Encoder: eval(), and embed "
+        "under torch.no_grad(). Heads: train(). Set all .grad to None first. One backward per "
+        "task, one optimizer.step, and both modes back.",
+        "model.zero_grad() sets .grad to None. with torch.no_grad(): x = model.embed(batch). loss "
+        "= model.tasks[name].loss(model.heads[name](x), batch.labels); loss.backward(). At the end "
+        "model.encoder.train(old_mode), and the same for model.heads.",
+    ),
+)

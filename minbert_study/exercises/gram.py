@@ -1,0 +1,139 @@
+"""The Gram matrix of the tasks' gradients, and their cosines."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of
+
+
+def numpy_gram(gradients):
+    """Every product by itself."""
+    rows = gradients.detach().numpy().astype(np.float64)
+    return torch.tensor([[float(np.dot(a, b)) for b in rows] for a in rows])
+
+
+def numpy_cosines(gram):
+    """Every cosine by itself; no gradient is zero."""
+    K = gram.numpy()
+    return torch.tensor([[K[i, j] / np.sqrt(K[i, i]) / np.sqrt(K[j, j]) for j in range(len(K))]
+                         for i in range(len(K))])
+
+
+@check()
+def by_hand(part):
+    """(3, 4) and (0, −10): the product is −40, the cosine −0.8."""
+    gram = part.gram_matrix(torch.tensor([[3.0, 4.0], [0.0, -10.0]]))
+    return {"gram": gram,
+            "cosines of [[25, −40], [−40, 100]]":
+                part.cosines(torch.tensor([[25.0, -40.0], [-40.0, 100.0]]))}
+
+
+@check(against={"gram_matrix": numpy_gram, "cosines": numpy_cosines})
+def every_pair(part):
+    """Every pair of tasks has its product and its cosine, for one task or for many."""
+    found = {}
+    for tasks, params in ((1, 4), (3, 7), (5, 2), (4, 1001)):
+        gradients = torch.randn(tasks, params) * torch.arange(1, tasks + 1)[:, None]
+        found[f"gram of {tasks} gradients of {params} numbers"] = part.gram_matrix(gradients)
+        found[f"cosines of {tasks} gradients of {params} numbers"] = part.cosines(
+            numpy_gram(gradients))
+    return found
+
+
+@check()
+def of_float32(part):
+    """float32 gradients are multiplied and added in float64."""
+    gradients = (torch.randn(3, 5000) + 3).float()  # float32 sums are off in the sixth digit
+    return {"gram": part.gram_matrix(gradients)}
+
+
+@check()
+def huge(part):
+    """Gradients near 1e30 do not overflow."""
+    gradients = torch.tensor([[3e30, 4e30], [0.0, -1e31]], dtype=torch.float32)
+    return {"gram over 1e60": part.gram_matrix(gradients) / 1e60,
+            "cosines": part.cosines(torch.tensor([[25e60, -40e60], [-40e60, 100e60]])),
+            # here the product of two squared lengths has 321 digits
+            "cosines of gradients near 1e80":
+                part.cosines(torch.tensor([[25e160, -40e160], [-40e160, 100e160]]))}
+
+
+@check()
+def tiny(part):
+    """Gradients near 1e-30 do not vanish, and their cosines are not blurred."""
+    gradients = torch.tensor([[3e-30, 4e-30], [0.0, -1e-29]], dtype=torch.float32)
+    return {"gram times 1e60": part.gram_matrix(gradients) * 1e60,
+            "cosines": part.cosines(torch.tensor([[25e-60, -40e-60], [-40e-60, 100e-60]])),
+            "cosines of gradients near 1e-90":
+                part.cosines(torch.tensor([[25e-180, -40e-180], [-40e-180, 100e-180]]))}
+
+
+@check()
+def zero(part):
+    """A zero gradient has cosine 0 with every gradient, also with itself."""
+    gram = torch.tensor([[25.0, 0.0, -40.0], [0.0, 0.0, 0.0], [-40.0, 0.0, 100.0]])
+    found = part.cosines(gram)
+    return {"all numbers are finite": bool(found.isfinite().all()), "cosines": found,
+            "cosines of nothing but zeros": part.cosines(torch.zeros(2, 2))}
+
+
+@check()
+def scale(part):
+    """A cosine knows direction alone: gradients may grow, and a sign that turns shows."""
+    gradients = torch.randn(3, 6)
+    factors = torch.tensor([100.0, 0.01, -7.0])
+    return {f"cosines, {name}": part.cosines(numpy_gram(each))
+            for name, each in (("first", gradients),
+                               ("times 100, 0.01 and −7", gradients * factors[:, None]))}
+
+
+EXERCISE = Exercise(
+    title="Gram matrix and cosines",
+    lesson="test_08_surgery.py",
+    places=("optim.surgery:gram_matrix", "optim.surgery:cosines"),
+    checks=checks_of(__name__),
+    forbidden=("corrcoef", "cosine_similarity", "cov"),
+    mistakes=(
+        Mistake("when products are computed in float32 and the result is then made float64: what "
+                "is lost stays lost. Make G float64 first.",
+                "piece = piece.double()\n        gram += piece @ piece.T",
+                "gram += (piece @ piece.T).double()"),
+        Mistake("when the products of parameters are taken, Gᵀ G; a task is a row.",
+                "gram += piece @ piece.T\n    return gram.cpu()",
+                "gram = piece.T @ piece\n    return gram.cpu()"),
+        Mistake("when products are divided by the number of parameters: K adds, it does not "
+                "average.", "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
+        Mistake("when the mean of each gradient is taken away first. That makes correlations, not "
+                "cosines.", "piece = piece.double()\n",
+                "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
+        Mistake("when a zero gradient is divided by its length, which is 0: 0/0 is NaN.",
+                "torch.where(scale > 0, gram / scale, torch.zeros_like(gram))", "gram / scale"),
+        Mistake("when the root is taken of the product K_ii K_jj, which overflows or vanishes "
+                "where the product of the roots does not.",
+                "scale = norms[:, None] * norms[None, :]",
+                "scale = (gram.diagonal()[:, None] * gram.diagonal()[None, :]).sqrt()"),
+        Mistake("without the roots: products are divided by ‖g_i‖² ‖g_j‖².",
+                "clamp(min=0).sqrt()\n    scale", "clamp(min=0)\n    scale"),
+        Mistake("when products are divided by ‖g_i‖² alone.",
+                "scale = norms[:, None] * norms[None, :]",
+                "scale = (norms * norms)[:, None].expand_as(gram)"),
+        Mistake("when products are divided by ‖g_j‖² alone.",
+                "scale = norms[:, None] * norms[None, :]",
+                "scale = (norms * norms)[None, :].expand_as(gram)"),
+        Mistake("when a small number like 1e-8 is added to the lengths: short gradients seem "
+                "orthogonal.", "scale = norms[:, None] * norms[None, :]",
+                "scale = norms[:, None] * norms[None, :] + 1e-8"),
+        Mistake("when the sign is lost: conflicts look like agreement.",
+                "gram / scale, torch", "gram.abs() / scale, torch"),
+    ),
+    hints=(
+        "Which operation multiplies every row of a matrix with every row? In which type must it "
+        "compute?",
+        "G in float64, times its transpose. For the cosines take the roots of the diagonal first, "
+        "then their products for all pairs, and divide only where that product is above 0.",
+        "G = gradients.double(); K = G @ G.T. norms = gram.diagonal().sqrt(); scale = "
+        "norms[:, None] * norms[None, :]; torch.where(scale > 0, gram / scale, zeros).",
+    ),
+)

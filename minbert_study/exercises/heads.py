@@ -1,0 +1,254 @@
+"""The heads of one and of two layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from heads import ARCHITECTURES
+from minbert_study.exercise import Exercise, Mistake, check, checks_of, gradients, replace
+
+PLACES = ("heads.layers:OneLayerHead", "heads.layers:TwoLayerHead")
+
+
+def build(part: types.SimpleNamespace, name: str, sizes: tuple[int, int, int],
+          *weights: torch.Tensor) -> nn.Module:
+    """A head with these weights and biases, W, b, W, b, each put where its shape fits.
+
+    It may make its layers in any order: what is drawn afterwards does not depend on it.
+    """
+    state = torch.get_rng_state()
+    head = getattr(part, name)(*sizes)
+    torch.set_rng_state(state)
+    shapes = {each.shape: each for each in weights}
+    for label, parameter in head.named_parameters():
+        if weights and parameter.shape not in shapes:
+            raise ValueError(f"the head has a parameter {label} of shape {tuple(parameter.shape)}; "
+                             f"expected those of its linear layers, {[*map(tuple, shapes)]}")
+        parameter.data.copy_(shapes.get(parameter.shape, parameter.data))
+    return head
+
+
+def layers(*sizes: int) -> list[torch.Tensor]:
+    """Random weights and biases of layers with these widths."""
+    found = []
+    for inputs, outputs in pairwise(sizes):
+        found += [torch.randn(outputs, inputs), torch.randn(outputs)]
+    return found
+
+
+class WithMatrices(nn.Module):
+    """A head without dropout, by matrix products and a maximum."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.values = nn.ParameterList(layers(*sizes))
+
+    def forward(self, x):
+        *first, weight, bias = self.values
+        if first:
+            x = x @ first[0].T + first[1]
+            x = torch.maximum(x, x / 100)
+        return x @ weight.T + bias
+
+
+MATRICES = {"OneLayerHead": lambda inputs, hidden, outputs: WithMatrices(inputs, outputs),
+            "TwoLayerHead": WithMatrices}
+
+
+def shapes_of(head: nn.Module) -> list[str]:
+    """Of all that is learnt, in any order."""
+    return sorted(str(tuple(parameter.shape)) for parameter in head.parameters())
+
+
+@check()
+def what_is_learnt(part):
+    """One layer learns one matrix and a bias, two layers two of each."""
+    return {"shapes in OneLayerHead(inputs=5, hidden=7, outputs=3)":
+                shapes_of(part.OneLayerHead(5, 7, 3)),
+            "shapes in TwoLayerHead(inputs=5, hidden=7, outputs=3)":
+                shapes_of(part.TwoLayerHead(5, 7, 3))}
+
+
+@check()
+def eval_mode(part):
+    """In eval mode nothing is dropped: the same input gives the same output."""
+    x, found = torch.randn(30, 5), {}
+    for name in ("OneLayerHead", "TwoLayerHead"):
+        head, given = build(part, name, (5, 7, 3)).eval(), x.clone()
+        output = head(given)
+        found[f"the input of {name} afterwards"] = given
+        found[f"{name} gives the same output twice"] = (
+            None if output is None else torch.equal(output, head(x)))
+    return found
+
+
+@check()
+def by_hand(part):
+    """Without dropout: one layer of weights (1, 2) and bias 3; two layers with a LeakyReLU."""
+    one = build(part, "OneLayerHead", (2, 9, 1), torch.tensor([[1.0, 2.0]]), torch.tensor([3.0]))
+    two = build(part, "TwoLayerHead", (1, 2, 1), torch.tensor([[2.0], [1.0]]),
+                torch.tensor([1.0, 1.0]), torch.tensor([[3.0, 0.0]]), torch.tensor([0.0]))
+    return {"one layer on (4, −1)": one.eval()(torch.tensor([[4.0, -1.0]])),
+            "two layers on 2": two.eval()(torch.tensor([[2.0]])),
+            "two layers on −2": two.eval()(torch.tensor([[-2.0]]))}
+
+
+@check(against=MATRICES)
+def as_matrices(part):
+    """In eval mode a head is matrix products and a LeakyReLU, on any shape."""
+    found = {}
+    for batch, inputs, hidden, outputs in ((1, 4, 3, 1), (7, 5, 6, 2), (3, 10, 4, 5)):
+        for name in ("OneLayerHead", "TwoLayerHead"):
+            sizes = (inputs, outputs) if name == "OneLayerHead" else (inputs, hidden, outputs)
+            head = build(part, name, (inputs, hidden, outputs), *layers(*sizes))
+            shape = f"{name}({inputs}, {hidden}, {outputs})"
+            found[f"output of {shape}, batch of {batch}"] = head.eval()(torch.randn(batch, inputs))
+    return found
+
+
+@check(against=MATRICES)
+def backward(part):
+    """Gradients flow back to the embeddings, through the negative side as well."""
+    found = {}
+    for name, sizes in (("OneLayerHead", (4, 3)), ("TwoLayerHead", (4, 6, 3))):
+        head = build(part, name, (4, 6, 3), *layers(*sizes)).eval()
+        x = torch.randn(5, 4, requires_grad=True)
+        found |= {f"{name}, {key}": value for key, value in gradients(head(x), x=x).items()}
+    return found
+
+
+# Of 4000 draws: 0.04 is five standard deviations and more.
+@check(tolerance={"OneLayerHead, share of inputs that are dropped": 0.04,
+                  "OneLayerHead, share of outputs that are dropped alone": 0.04})
+def dropout_of_one(part):
+    """OneLayerHead drops 0.3 of its inputs in training mode, before the linear layer."""
+    # One input, copied to twenty outputs: an input that is dropped takes all twenty with it.
+    head = build(part, "OneLayerHead", (1, 9, 20), torch.ones(20, 1), torch.zeros(20)).train()
+    x = torch.ones(4000, 1)
+    output = head(x)
+    dropped = (output == 0).all(1)
+    kept = output[~dropped]
+    return {"OneLayerHead, share of inputs that are dropped": float(dropped.double().mean()),
+            "OneLayerHead, share of outputs that are dropped alone":
+                float((kept == 0).double().mean()),
+            "OneLayerHead, what an input of 1 becomes": kept.max(),
+            "the inputs afterwards": x}
+
+
+@check(tolerance={"TwoLayerHead, share of inputs that are dropped": 0.04,
+                  "TwoLayerHead, share of hidden numbers that are dropped": 0.04,
+                  "TwoLayerHead, share of outputs that are dropped alone": 0.04})
+def dropout_of_two(part):
+    """TwoLayerHead drops 0.3 of its inputs, then 0.45 of its hidden numbers."""
+    # The first nine outputs copy one hidden number, the other nine another.
+    last = torch.zeros(18, 2)
+    last[:9, 0] = last[9:, 1] = 1
+    head = build(part, "TwoLayerHead", (1, 2, 18), torch.ones(2, 1), torch.zeros(2), last,
+                 torch.zeros(18)).train()
+    x = torch.ones(8000, 1)
+    output = head(x).unflatten(1, (2, 9))
+    # Both hidden numbers are 0 if the input is dropped, or if each of them is.
+    hidden = (output == 0).all(2)
+    both, one = float(hidden.all(1).double().mean()), float(hidden.double().mean())
+    first = 1 - (1 - one)**2 / max(1e-9, 1 - 2 * one + both)  # P(none) = (1 − p)(1 − q)²
+    second = 1 - (1 - 2 * one + both) / max(1e-9, 1 - one)
+    kept = output[~hidden]
+    return {"TwoLayerHead, share of inputs that are dropped": first,
+            "TwoLayerHead, share of hidden numbers that are dropped": second,
+            "TwoLayerHead, share of outputs that are dropped alone":
+                float((kept == 0).double().mean()),
+            "TwoLayerHead, what an input of 1 becomes": kept.max(),
+            "the inputs afterwards": x}
+
+
+# The largest of 40,000 even draws is within a thousandth of the bound.
+@check(tolerance={f"{name}, largest first weight times √inputs": 0.01
+                  for name in ("OneLayerHead", "TwoLayerHead")})
+def first_weights(part):
+    """Linear layers start as nn.Linear does: evenly between −1/√inputs and 1/√inputs."""
+    found = {}
+    for name in ("OneLayerHead", "TwoLayerHead"):
+        head = build(part, name, (200, 200, 200))
+        largest = max(each.abs().max().item() for each in head.parameters() if each.dim() == 2)
+        found[f"{name}, largest first weight times √inputs"] = largest * 200**0.5
+    return found
+
+
+def install(part: types.SimpleNamespace) -> None:
+    """The table of architectures holds the classes themselves."""
+    for place in PLACES:
+        replace(place, getattr(part, place.partition(":")[2]))
+    for name, architecture in ARCHITECTURES.items():
+        head = part.TwoLayerHead if name.endswith("_al") else part.OneLayerHead
+        ARCHITECTURES[name] = dataclasses.replace(architecture, head=head)
+
+
+EXERCISE = Exercise(
+    title="heads of one and of two layers",
+    lesson="test_10_training.py",
+    places=PLACES,
+    checks=checks_of(__name__),
+    install=install,
+    mistakes=(
+        Mistake("when the LeakyReLU is missing: two linear layers with nothing between them are "
+                "one.", "            nn.LeakyReLU(),\n", ""),
+        Mistake("with a ReLU: negative numbers become 0. LeakyReLU keeps a hundredth of them.",
+                "nn.LeakyReLU()", "nn.ReLU()"),
+        Mistake("with a GELU in place of the LeakyReLU.", "nn.LeakyReLU()", "nn.GELU()"),
+        Mistake("with a tanh in place of the LeakyReLU.", "nn.LeakyReLU()", "nn.Tanh()"),
+        Mistake("when LeakyReLU's slope is 0.1. It is 0.01, which nn.LeakyReLU has by default.",
+                "nn.LeakyReLU()", "nn.LeakyReLU(0.1)"),
+        Mistake("when LeakyReLU's slope is 0.2. It is 0.01, which nn.LeakyReLU has by default.",
+                "nn.LeakyReLU()", "nn.LeakyReLU(0.2)"),
+        Mistake("without the first dropout.", "FIRST_DROPOUT = 0.3 ", "FIRST_DROPOUT = 0.0 "),
+        Mistake("without the second dropout.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.0\n"),
+        Mistake("when both dropouts are 0.3.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
+        Mistake("when the two dropouts are swapped: 0.3 comes first, 0.45 second.",
+                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
+                "            nn.LeakyReLU(),\n            nn.Dropout(SECOND_DROPOUT),",
+                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
+                "            nn.LeakyReLU(),\n            nn.Dropout(FIRST_DROPOUT),"),
+        Mistake("when dropout goes on in eval mode: F.dropout(x, p) does not know the mode; "
+                "nn.Dropout does, and F.dropout(x, p, self.training).",
+                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n",
+                "            type('Always', (nn.Module,), {'forward': lambda self, x: "
+                "nn.functional.dropout(x, FIRST_DROPOUT)})(),\n"
+                "            nn.Linear(inputs, hidden),\n"),
+        Mistake("when dropout comes after the linear layer of OneLayerHead.",
+                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, outputs))",
+                "            nn.Linear(inputs, outputs),\n            nn.Dropout(FIRST_DROPOUT))"),
+        Mistake("when there is dropout on the outputs, too.",
+                "            nn.Linear(hidden, outputs))",
+                "            nn.Linear(hidden, outputs), nn.Dropout(SECOND_DROPOUT))"),
+        Mistake("when the LeakyReLU comes last as well: the losses take raw outputs.",
+                "            nn.Linear(hidden, outputs))",
+                "            nn.Linear(hidden, outputs), nn.LeakyReLU())"),
+        Mistake("when a softmax follows: the losses take raw outputs.",
+                "            nn.Linear(inputs, outputs))",
+                "            nn.Linear(inputs, outputs), nn.Softmax(-1))"),
+        Mistake("when a linear layer has no bias.",
+                "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
+        Mistake("when the first of the two layers is as wide as the outputs.",
+                "nn.Linear(inputs, hidden),\n            nn.LeakyReLU(),\n"
+                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(hidden, outputs)",
+                "nn.Linear(inputs, outputs),\n            nn.LeakyReLU(),\n"
+                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(outputs, outputs)"),
+        Mistake("when OneLayerHead has two layers.",
+                "            nn.Linear(inputs, outputs))",
+                "            nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))"),
+    ),
+    hints=(
+        "What does a module do differently after .train() and after .eval()? Which of your parts "
+        "knows about it?",
+        "Make the layers in __init__, after super().__init__(), each with a name of its own: two "
+        "dropouts, because their shares differ. Call them one after another in forward.",
+        "self.first = nn.Sequential(nn.Dropout(0.3), nn.Linear(inputs, hidden), nn.LeakyReLU()); "
+        "self.second = nn.Sequential(nn.Dropout(0.45), nn.Linear(hidden, outputs)). forward "
+        "returns self.second(self.first(embeddings)).",
+    ),
+)

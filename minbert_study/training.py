@@ -1,0 +1,291 @@
+"""The main job for some steps, with a student's own parts and with the library's.
+
+Each training is a process of its own, so that a student's parts are nowhere but in theirs. The
+loop takes every part from the place where exercise.install puts it: the modules are imported here,
+their functions are looked up when they are called.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+import minbert
+import multitask
+from multitask import evaluation
+from multitask.data.examples import Dataset, load_dataset
+from multitask.data.sample import write_sample
+from multitask.data.sampling import WRAP, RoundRobin
+from multitask.runs.inputs import default_data, subsample
+from multitask.tasks import TASKS
+from optim import AdamW, split_decayed, surgery
+
+from .exercise import file_of
+from .exercises import final_layers, training_step
+from .worker import Fault, explain, install_own, processes
+
+MODEL, ARCH = "minbert-mini", "concatB"
+STEPS = 60            # with surgery; the heads alone train a sixth as many more
+BATCH = 8             # examples of each task in a step
+LR, WEIGHT_DECAY = 3e-4, 0.01
+EVALUATED = 200       # examples of each task's dev set
+LINES = 6             # on the way
+SURGERY = ("pcgrad", "paper")
+PAIRS = ((0, 1), (0, 2), (1, 2))  # of tasks, whose gradients' cosines are shown
+
+SAMPLE = "the embedded sample; --data FOLDER takes the course's files"
+SAME = "The same scores: your parts compute what the library's do."
+OTHER = ("Numbers that are added in another order are rounded differently, and training makes the",
+         "difference larger. --seed 1 shows how much scores vary by chance.")
+# Exercises that this training has no use for, and why.
+NO_PART = {
+    "wordpiece": "the tokenizer is the tokenizers library, which is faster",
+    "masking": "it belongs to pretraining",
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Attributes:
+        folder: the student's.
+        own: exercises whose parts stand in for the library's.
+        data: the folder with the course's files; None is the embedded sample.
+        surgery: "pcgrad" or "paper".
+    """
+
+    folder: Path
+    own: tuple[str, ...]
+    data: str | None
+    steps: int = STEPS
+    seed: int = 0
+    surgery: str = "pcgrad"
+
+    @property
+    def final_steps(self) -> int:
+        """Of the heads alone."""
+        return max(1, self.steps // 6)
+
+
+def compare(folder: Path, own: Sequence[str], say: Callable[[str], None], data: str | None = None,
+            **settings: object) -> int:
+    """Trains with a student's finished parts, then with the library's; tells the dev scores.
+
+    Args:
+        own: the exercises that are done.
+        data: as the flag says; by default ./data if it has the course's files, else the sample.
+        settings: steps, seed and surgery of both trainings.
+
+    Returns:
+        1 if the student's code fails on the way, else 0.
+    """
+    data = data or default_data()
+    theirs = Training(folder.resolve(), tuple(own), data, **settings)
+    say(f"data:  {data or SAMPLE}")
+    say("\n".join(who_does_what(theirs)))
+    tasks = list(TASKS)
+    say("steps: losses, cosines of the gradients ("
+        + ", ".join(f"{tasks[i]}·{tasks[j]}" for i, j in PAIRS) + "), pace")
+
+    scores = {}
+    if own:
+        say("training with your parts:")
+        scores["yours"] = run(theirs, say)
+        if scores["yours"] is None:
+            return 1
+    library = Training(theirs.folder, (), data, **settings)
+    say("training with the library's parts:")
+    scores["the library's"] = run(library, say)
+    say("\n".join(table(scores)))
+    return 0
+
+
+def who_does_what(training: Training) -> list[str]:
+    """Whose parts the training uses, and which take no part."""
+    idle = NO_PART | {name: f"--surgery {name} uses it" for name in SURGERY
+                      if name != training.surgery}
+    used = [name for name in training.own if name not in idle]
+    if not used:
+        lines = ["parts: all are the library's; yours take over once their checks pass"]
+    else:
+        lines = [f"parts: yours are {', '.join(used)}; the library does the rest"]
+    return lines + [f"       {file_of(name)} takes no part here: {idle[name]}"
+                    for name in training.own if name in idle]
+
+
+def table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Dev scores, one row per training, and what to think of a difference."""
+    columns = list(next(iter(scores.values())))
+    lines = ["", f"dev scores, on {EVALUATED} examples of each task at most:",
+             f"  {'':15}" + "".join(f"{column:>9}" for column in columns)]
+    for name, values in scores.items():
+        row = "".join(f"{value:9.3f}" for value in values.values())
+        lines.append(f"  {name:15}{row}")
+    if len(scores) == 2:
+        pairs = zip(*(values.values() for values in scores.values()), strict=True)
+        gap = max(abs(a - b) for a, b in pairs)
+        lines += ["", SAME] if gap < 5e-4 else ["", f"The largest difference is {gap:.3f}.", *OTHER]
+    return lines
+
+
+# ------------------------------------------------------------------------ a process for a training
+
+
+def run(training: Training, say: Callable[[str], None]) -> dict[str, float] | None:
+    """One training in its own process: its lines as they come, then its scores.
+
+    Returns:
+        Task → dev score, and "average"; None if it failed, after lines that say why.
+    """
+    context = processes()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(training, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        while True:
+            message = json.loads(receiver.recv_bytes())
+            if "scores" in message:
+                return message["scores"]
+            say(f"  {message['line']}")
+            if message.get("failed"):
+                return None
+    except EOFError:
+        process.join()
+        say(f"  the process died (status {process.exitcode})")
+        return None
+    finally:
+        process.join(1)  # it ends by itself, but for an interruption here
+        process.kill()
+        process.join()
+
+
+def _work(training: Training, sender: Connection) -> None:
+    """In the process: trains; sends lines, and in the end scores or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+
+    def send(**message: object) -> None:
+        sender.send_bytes(json.dumps(message).encode())
+
+    os.environ["MINBERT_PLAIN"] = "1"  # the fast forms would do a student's part in its place
+    try:
+        install_own(training.folder, training.own)
+        scores = train(training, lambda line: send(line=line))
+    except Exception as error:
+        *lines, last = explain(error, training.folder)
+        for line in lines:
+            send(line=line)
+        send(line=last, failed=True)
+        return
+    send(scores=scores)
+
+
+# ---------------------------------------------------------------------------------- the plain loop
+
+
+def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
+    """The main job: steps with surgery, some of the heads alone, dev scores.
+
+    Raises:
+        Fault: a loss is not finite.
+    """
+    dataset = read(training.data)
+    torch.manual_seed(training.seed)
+    model = multitask.MultitaskBert(minbert.BertModel.from_pretrained(MODEL),
+                                    minbert.BertTokenizer.from_pretrained(MODEL), ARCH)
+    tokens = {name: model.tokenize(splits["train"]) for name, splits in dataset.items()}
+    decayed, undecayed = split_decayed(model)
+    optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": WEIGHT_DECAY},
+                       {"params": list(undecayed.values())}], lr=LR)
+    project = Surgery(training)
+    torch.manual_seed(training.seed)  # dropout, whatever was drawn so far
+    model.train()
+
+    batches = round_robin({name: len(some) for name, some in tokens.items()}, training.seed)
+    every, start = max(1, training.steps // LINES), time.perf_counter()
+    for step in range(1, training.steps + training.final_steps + 1):
+        batch = {name: tokens[name].batch(rows) for name, rows in next(batches).items()}
+        if step <= training.steps:
+            losses = training_step.train_step(model, batch, optimizer, project)
+        else:
+            losses = final_layers.final_layer_step(model, batch, optimizer)
+        check_finite(losses, step)
+
+        if step == training.steps or (step < training.steps and step % every == 0):
+            pace = step / (time.perf_counter() - start)
+            say(f"step {step:3}: {describe(losses)}, cosines {project.cosines_in_line()}, "
+                f"{pace:.1f} steps/s")
+    say(f"then {training.final_steps} steps of the heads alone: {describe(losses)}")
+    return evaluate(model, dataset)
+
+
+class Surgery:
+    """(tasks, params) → (params,), by the method of this training; remembers the cosines."""
+
+    def __init__(self, training: Training) -> None:
+        self.method = training.surgery
+        self.generator = torch.Generator().manual_seed(training.seed)
+        self.cosines = torch.zeros(0, 0)
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        self.cosines = surgery.cosines(surgery.gram_matrix(gradients))
+        if self.method == "paper":
+            return surgery.project_paper(gradients)
+        order = surgery.random_order(len(gradients), self.generator)
+        return surgery.project_conflicting(gradients, order)
+
+    def cosines_in_line(self) -> str:
+        """Those of the last step, in the order of PAIRS."""
+        return " ".join(f"{float(self.cosines[pair]):+.2f}" for pair in PAIRS)
+
+
+def round_robin(lengths: Mapping[str, int], seed: int) -> Iterator[dict[str, list[int]]]:
+    """Step after step, task → indices of its batch, without end.
+
+    This is the place for a `wrap` of the student's own.
+    """
+    sampler = RoundRobin(lengths, dict.fromkeys(lengths, BATCH), WRAP, seed)
+    while True:
+        sampler.start_epoch()
+        for _ in range(sampler.steps_per_epoch):
+            yield sampler.next_step()
+
+
+def read(data: str | None) -> Dataset:
+    """The course's files in that folder, or the embedded sample."""
+    if data is not None:
+        return load_dataset(data)
+    with tempfile.TemporaryDirectory(prefix="minbert-study-") as folder:
+        return load_dataset(write_sample(Path(folder)))
+
+
+def evaluate(model: multitask.MultitaskBert, dataset: Dataset) -> dict[str, float]:
+    """Task → dev score, and their average."""
+    predictions, labels = {}, {}
+    for name, task in model.tasks.items():
+        tokens = model.tokenize(subsample(dataset[name]["dev"], EVALUATED))
+        predictions[name], labels[name] = evaluation.predict(model, task, tokens), tokens.labels
+    scores = evaluation.scores_of(model.tasks, predictions, labels)
+    values = {name: next(iter(scores[name].values())) for name in model.tasks}
+    return {**values, "average": scores["average"]}
+
+
+def check_finite(losses: Mapping[str, float], step: int) -> None:
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            raise Fault(f"the loss of {name} is {loss} in step {step}")
+
+
+def describe(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())

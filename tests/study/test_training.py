@@ -1,0 +1,195 @@
+"""minbert study train: a student's parts train, and the two steps that it is made of."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from minbert import BertModel
+from minbert_study import __main__ as study
+from minbert_study import checking, training
+from minbert_study.exercise import NAMES, file_of, load
+from minbert_study.exercises import final_layers, training_step
+from minbert_study.judging import Result
+from minbert_study.watching import batches_of, tiny_model
+from multitask.data.sample import write_sample
+from multitask.training.final_layers import EmbeddedBatch, HeadTrainer
+from multitask.training.step import SurgeryTrainer
+from optim import AdamW, split_decayed
+from optim.surgery import project_conflicting, random_order
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+NUMBER = re.compile(r"[-+]?\d+\.\d+")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The first lines of the sample's files."""
+    folder = write_sample(tmp_path_factory.mktemp("data"))
+    for path in folder.glob("*.csv"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:41]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A student's folder with all solutions."""
+    return shutil.copytree(SOLUTIONS, tmp_path / "my-bert", ignore=lambda *_: ["__pycache__"])
+
+
+def edit(folder: Path, name: str, find: str, replace: str) -> None:
+    path = folder / file_of(name)
+    text = path.read_text(encoding="utf-8")
+    assert find in text
+    path.write_text(text.replace(find, replace), encoding="utf-8")
+
+
+def note_as_done(folder: Path) -> None:
+    for name in NAMES:
+        passed = tuple(Result(check.claim) for check in load(name).checks)
+        checking.Progress(folder).note(checking.Verdict(name, passed))
+
+
+def numbers(lines: list[str]) -> list[float]:
+    """Losses and cosines in the lines of a training; not its pace."""
+    found = [line.rpartition(",")[0] or line for line in lines if line.startswith("  ")]
+    return [float(number) for line in found for number in NUMBER.findall(line)]
+
+
+def told(folder: Path, data: Path, own: tuple[str, ...]) -> list[str]:
+    """The lines of one training of two steps."""
+    lines = []
+    training.run(training.Training(folder, own, str(data), steps=2), lines.append)
+    return lines
+
+
+def test_solutions_train_alike(folder, data, capsys):
+    """With every exercise done, the losses and scores are those of the library's parts."""
+    note_as_done(folder)
+    assert study.main(["train", str(folder), "--steps", "2", "--data", str(data)]) == 0
+
+    printed = capsys.readouterr().out
+    yours, library = printed.split("training with the library's parts:")
+    library, scores = library.split("dev scores")
+    assert f"yours are {file_of(NAMES[0])[5:-3]}" in yours
+    losses = numbers(library.splitlines())
+    assert len(losses) >= 9
+    # three decimals are printed, and float32 sums in another order round otherwise
+    assert numbers(yours.splitlines()) == pytest.approx(losses, abs=2e-3)
+    rows = {line[:17].strip(): NUMBER.findall(line) for line in scores.splitlines()}
+    assert [float(value) for value in rows["yours"]] == pytest.approx(
+        [float(value) for value in rows["the library's"]], abs=0.03)  # one example of forty
+
+
+def test_a_wrong_part_shows(folder, data):
+    """A part that runs but computes something else is used, and changes the losses."""
+    library = numbers(told(folder, data, ()))
+    edit(folder, "adamw", "theta -= alpha", "theta += alpha")
+    wrong = numbers(told(folder, data, ("adamw",)))
+    assert wrong[:3] == library[:3]  # in the first step nothing has moved yet
+    assert wrong[6:9] != pytest.approx(library[6:9], abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "find", "replace", "says"), [
+    ("attention", "    weights =", "    raise ValueError('not for so many heads')\n    weights =",
+     ["ex02_attention.py, line 19: raise ValueError('not for so many heads')",
+      "ValueError: not for so many heads"]),
+    ("attention", "weights, dropout) @ value", "weights, dropout) @ value / 0",
+     ["the loss of sst is nan in step 1"]),
+])
+def test_failures_are_told(name, find, replace, says, folder, data):
+    """An exception is told with its line, a loss that is not finite with its task and step."""
+    edit(folder, name, find, replace)
+    lines = []
+    status = training.compare(folder, [name], lines.append, str(data), steps=2)
+    assert status == 1
+    assert "\n".join(says[:1]) in "\n".join(lines)
+    assert all(any(text in line for line in lines) for text in says)
+    assert not any("dev scores" in line for line in lines)
+
+
+def test_who_does_what():
+    """Exercises that a training has no use for are named."""
+    def lines(own, surgery="pcgrad"):
+        return training.who_does_what(training.Training(Path("x"), own, None, surgery=surgery))
+
+    assert lines(()) == ["parts: all are the library's; yours take over once their checks pass"]
+    both = ("pcgrad", "paper")
+    assert lines(both) == ["parts: yours are pcgrad; the library does the rest",
+                           "       ex14_paper.py takes no part here: --surgery paper uses it"]
+    assert "yours are paper" in lines(both, "paper")[0]
+
+
+def test_few_steps_are_refused(folder, capsys):
+    assert study.main(["train", str(folder), "--steps", "0"]) == 2
+    assert "--steps 0" in capsys.readouterr().err
+
+
+def test_plain_batches_are_padded(monkeypatch):
+    """Where plain forms are asked for, MultitaskBert calls BertModel.forward on padded batches."""
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
+    masks, forward = [], BertModel.forward
+
+    def spy(self, input_ids, attention_mask=None, *others, **named):
+        masks.append(attention_mask)
+        return forward(self, input_ids, attention_mask, *others, **named)
+
+    monkeypatch.setattr(BertModel, "forward", spy)
+    model = tiny_model()
+    model("sst", batches_of("sst")["sst"])
+    [mask] = masks
+    assert mask.shape[0] == 3
+    assert (mask == 0).any()
+
+
+# ------------------------------------------------------------- the library's answers to exercises
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_the_step_is_the_trainers(plain, monkeypatch):
+    """Two steps of the exercise's answer are those of the real trainer, as examples/plain_step's."""
+    monkeypatch.setenv("MINBERT_PLAIN", plain)
+    torch.manual_seed(0)
+    ours = tiny_model()
+    theirs = tiny_model()
+    theirs.load_state_dict(ours.state_dict())
+    trainer = SurgeryTrainer(theirs, "pcgrad", lr=1e-3, weight_decay=0.1, seed=5)
+    decayed, undecayed = split_decayed(ours)
+    optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": 0.1},
+                       {"params": list(undecayed.values())}], lr=1e-3)
+    generator = torch.Generator().manual_seed(5)
+
+    for first in (0, 2):
+        losses = training_step.train_step(
+            ours, batches_of(first=first), optimizer,
+            lambda rows: project_conflicting(rows, random_order(3, generator)))
+        result = trainer.step(batches_of(first=first))
+        assert losses == pytest.approx(result.losses, rel=1e-4)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        # Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0,
+                                   msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_final_layers_are_the_trainers():
+    """Two steps of the exercise's answer are those of the real trainer on cached embeddings."""
+    torch.manual_seed(0)
+    ours = tiny_model(dropout=0.2)
+    theirs = tiny_model()
+    theirs.load_state_dict(ours.state_dict())
+    trainer = HeadTrainer(theirs.eval(), list(theirs.tasks), lr=1e-2)
+    optimizer = AdamW(ours.parameters(), lr=1e-2)
+
+    for first in (0, 2):
+        batches = batches_of(first=first)
+        with torch.no_grad():
+            embedded = {name: EmbeddedBatch(theirs.embed(batch), batch.labels)
+                        for name, batch in batches.items()}
+        losses = final_layers.final_layer_step(ours, batches, optimizer)
+        assert losses == pytest.approx(trainer.step(embedded).losses, rel=1e-4)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0,  # as above
+                                   msg=lambda text, name=name: f"{name}: {text}")
