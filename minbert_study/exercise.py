@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 
 PACKAGES = ("minbert", "optim", "heads", "multitask", "minbert_study")
 TEMPLATES = Path(__file__).with_name("folder")
@@ -146,6 +147,58 @@ def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]
             for name, gradient in zip(leaves, found, strict=True)}
 
 
+def draw_weights(module: nn.Module) -> nn.Module:
+    """The module in eval mode with every parameter drawn, also those that begin at 0 or 1."""
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            parameter.normal_(std=0.5)
+    return module.eval()
+
+
+class Notes(dict):
+    """What was noted; a part that was not called has no note."""
+
+    def __missing__(self, key: str) -> str:
+        return f"self.{key.split()[0]} was not called; the constructor makes it to be used here"
+
+
+@contextmanager
+def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
+    """Inside, what these parts of a module get and give at their first call is noted.
+
+    With the part "layer_norm": "layer_norm gets" is its first argument, "layer_norm gives" its
+    output, and "layer_norm gets NAME" its argument of that name.
+    """
+    notes, handles = Notes(), []
+
+    def copy(value: object) -> object:
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    def watch(path: str) -> None:
+        part = module.get_submodule(path)
+        names = inspect.signature(part.forward)
+
+        def before(_: nn.Module, args: tuple, named: dict) -> None:
+            given = names.bind(*args, **named).arguments
+            notes.setdefault(f"{path} gets", copy(next(iter(given.values()), None)))
+            for name, value in given.items():
+                notes.setdefault(f"{path} gets {name}", copy(value))
+
+        def after(_: nn.Module, args: tuple, output: object) -> None:
+            notes.setdefault(f"{path} gives", copy(output))
+
+        handles.extend([part.register_forward_pre_hook(before, with_kwargs=True),
+                        part.register_forward_hook(after)])
+
+    for path in parts:
+        watch(path)
+    try:
+        yield notes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def equal_draws(seed: int) -> Iterator[None]:
     """Inside, the same random numbers for all who come with this seed; float64; plain forms."""
@@ -209,7 +262,8 @@ def _attribute(owner: object, path: str) -> object:
 def _edited(module: str, find: str, replacement: str) -> types.ModuleType | None:
     """The module with one piece of its source replaced; None if that piece is not there once."""
     original = importlib.import_module(module)
-    source = inspect.getsource(original)
+    # an exercise's own reference stands above its list of mistakes, which has the texts once more
+    source = inspect.getsource(original).partition("\nEXERCISE = ")[0]
     if source.count(find) != 1:
         return None
     edited = types.ModuleType(f"{module}_edited")

@@ -21,6 +21,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,6 +172,9 @@ def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.Si
     with exercises.equal_draws(0):
         spec.loader.exec_module(module)
     found = {wanted: vars(module)[wanted] for wanted in exercise.names}
+    for value in found.values():
+        if isinstance(value, type) and "forward" in vars(value):
+            value.forward = guarded(value.forward, exercise.is_in_place)
     return types.SimpleNamespace(**{
         wanted: value if isinstance(value, type) else guarded(value, exercise.is_in_place)
         for wanted, value in found.items()})
@@ -178,6 +182,7 @@ def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.Si
 
 def guarded(function: Callable, is_in_place: bool) -> Callable:
     """The function; it must return something, or change its input, as the exercise says."""
+    @wraps(function)
     def call(*args: object, **named: object) -> object:
         before = [_copy(value) for value in (*args, *named.values())]
         result = function(*args, **named)
