@@ -141,7 +141,8 @@ def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]
     """An observation for a check: what flows back from a random weighting of the output."""
     found = [None] * len(leaves)
     if output.requires_grad:
-        found = torch.autograd.grad((output * torch.randn_like(output)).sum(), leaves.values(),
+        # not randn_like: it draws in the order of memory, which is another one after a transpose
+        found = torch.autograd.grad((output * torch.randn(output.shape)).sum(), leaves.values(),
                                     allow_unused=True)
     return {f"gradient of {name}": NO_GRADIENT if gradient is None else gradient
             for name, gradient in zip(leaves, found, strict=True)}
