@@ -157,10 +157,13 @@ def draw_weights(module: nn.Module) -> nn.Module:
 
 
 class Notes(dict):
-    """What was noted; a part that was not called has no note."""
+    """What was noted; where there is no note, the reason."""
 
     def __missing__(self, key: str) -> str:
-        return f"self.{key.split()[0]} was not called; the constructor makes it to be used here"
+        part = key.split()[0]
+        if f"{part} gives" in self:
+            return f"self.{part} was called without it"
+        return f"self.{part} was not called; the constructor makes it to be used here"
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def embed(module, *ids) -> dict[str, object]:
     """The steps of the equation, in order."""
     with notes_of(module, "layer_norm", "dropout") as notes:
         output = module(*ids)
-    return {"sum of the three rows, as layer_norm gets it": notes["layer_norm gets"],
-            "normalised, as dropout gets it": notes["dropout gets"],
+    return {"sum of the three rows into layer_norm": notes["layer_norm gets"],
+            "normalised vector into dropout": notes["dropout gets"],
             "output": output}
 
 
@@ -86,7 +86,7 @@ def eps(part):
 
 @check(tolerance={"share of numbers that are 0": 0.03})
 def dropout(part):
-    """Dropout is the last step: in training a share p of the output is 0, the rest grows."""
+    """Dropout (0.25) comes last: in training that share of the output is 0, and the rest grows."""
     module, ids = tables_of_nine(part, dropout=0.25), draw_ids(20, 50)
     still, moving = module(*ids), module.train()(*ids)
     kept = moving != 0

@@ -109,7 +109,7 @@ def batch(part):
 
 @check(tolerance={"share of weights that are dropped in training": 0.03})
 def dropout(part):
-    """The share self.dropout of the weights is dropped in training, and none in eval mode."""
+    """The share self.dropout (0.25) of the weights is dropped in training, none in eval mode."""
     module = copying(part, 60, 2, query=0.0, key=1.0, value=1.0, dropout=0.25)
     # the value of token i is 1 at place i of each head, so the output shows the weights: 1/30
     x = torch.eye(30).repeat(1, 2).expand(8, 30, 60)
@@ -127,7 +127,8 @@ def as_torch(part):
     x, real = torch.randn(3, 7, 10, requires_grad=True), torch.rand(3, 7) < 0.6
     real[:, 3] = True
     output = module(x, real)
-    return {"output": output} | gradients(output, hidden_states=x, **dict(module.named_parameters()))
+    return {"output": output} | gradients(output, hidden_states=x,
+                                          **dict(module.named_parameters()))
 
 
 SPLIT = """        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))

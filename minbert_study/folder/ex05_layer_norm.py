@@ -8,8 +8,8 @@ keeps the root away from 0 where all numbers of a vector are equal. The variance
 squared deviations: their sum divided by n, not by n − 1.
 
 By hand: x = (2, 2, 4, 6) has the mean 3.5 and the deviations (−1.5, −1.5, 0.5, 2.5). Their squares
-are 2.25, 2.25, 0.25 and 6.25, so the variance is 11/4 = 2.75. With eps = 1.25 the root is √4 = 2, and
-the result (−0.75, −0.75, 0.25, 1.25).
+are 2.25, 2.25, 0.25 and 6.25, so the variance is 11/4 = 2.75. With eps = 1.25 the root is √4 = 2,
+and the result (−0.75, −0.75, 0.25, 1.25).
 
 Read tests/lessons/test_01_embeddings.py. Check: minbert study check . layer_norm
 """
