@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -160,8 +161,8 @@ class Notes(dict):
     """What was noted; where there is no note, the reason."""
 
     def __missing__(self, key: str) -> str:
-        part = key.split()[0]
-        if f"{part} gives" in self:
+        part = re.sub(r"\.(\d+)", r"[\1]", key.split()[0])
+        if f"{key.split()[0]} gives" in self:
             return f"self.{part} was called without it"
         return f"self.{part} was not called; the constructor makes it to be used here"
 

@@ -14,6 +14,7 @@ import importlib.util
 import io
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -255,7 +256,7 @@ def explain(error: BaseException, folder: Path) -> list[str]:
     lines = [f"{file.name}, line {line}: {code}", f"{type(error).__name__}: {one_line(error)}"]
     if isinstance(error, RecursionError):
         return [lines[0], "RecursionError: this calls itself without end"]
-    if "dtype" in lines[1] or "scalar type" in lines[1]:
+    if {"float", "double"} <= set(re.findall(r"\w+", lines[1].lower())):
         lines.append("a float32 tensor meets a float64 one: keep the type of what comes in, as "
                      "torch.zeros_like(x) and x.new_zeros(…) do")
     shapes = [f"{name} {tuple(value.shape)}" for name, value in frame.f_locals.items()

@@ -97,7 +97,8 @@ EXERCISE = Exercise(
                 "return torch.tanh(cls_states @ self.pooler_dense.weight.T)"),
         Mistake("when W is transposed. A row of states times the transpose of weight is what "
                 "nn.Linear computes; call it.", RIGHT,
-                "return torch.tanh(cls_states @ self.pooler_dense.weight + self.pooler_dense.bias)"),
+                "return torch.tanh(cls_states @ self.pooler_dense.weight\n"
+                "                          + self.pooler_dense.bias)"),
         Mistake("with dropout, which the pooler does not have.",
                 RIGHT, "return nn.functional.dropout(torch.tanh(self.pooler_dense(cls_states)), "
                 "self.config.hidden_dropout_prob, self.training)"),
