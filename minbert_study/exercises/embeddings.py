@@ -84,7 +84,8 @@ def eps(part):
     return embed(tables_of_nine(part, eps=2.0), *draw_ids(2, 3))
 
 
-@check(tolerance={"share of numbers that are 0": 0.03})
+# 6,000 draws, yours and the library's: their difference has a standard deviation of 0.008
+@check(tolerance={"share of numbers that are 0": 0.04})
 def dropout(part):
     """Dropout (0.25) comes last: in training that share of the output is 0, and the rest grows."""
     module, ids = tables_of_nine(part, dropout=0.25), draw_ids(20, 50)

@@ -121,7 +121,7 @@ def post_norm(part):
             "mean of the squares of each vector": output.square().mean(-1)}
 
 
-# 1,800 draws: the standard deviation is 0.01
+# 3,600 draws, yours and the library's: their difference has a standard deviation of 0.01
 DROPPED = {"x into self_attention": 0.05, "attention(x) into attention_dense": 0.05,
            "what is added to x": 0.05, "h from attention_layer_norm": 0.05,
            "h into intermediate_dense": 0.05, "act(W_1 · h) into output_dense": 0.05,
@@ -131,7 +131,7 @@ DROPPED = {"x into self_attention": 0.05, "attention(x) into attention_dense": 0
 @check(tolerance={f"share of 0 in {name}": allowed for name, allowed in DROPPED.items()})
 def dropout(part):
     """In training dropout (0.25) falls on what is added to the residual, in both equations."""
-    module, x = layer_of(part, dropout=0.25).train(), torch.randn(15, 20, 6)
+    module, x = layer_of(part, dropout=0.25).train(), torch.randn(30, 20, 6)
     with notes_of(module, *PARTS) as notes:
         output = module(x)
     h = notes["attention_layer_norm gives"]

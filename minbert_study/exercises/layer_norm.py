@@ -73,8 +73,9 @@ def large_eps(part):
             for eps in (1e-5, 0.5, 10.0)}
 
 
-# a mean of 10,000 leaves 3 digits of float32; E[x²] − E[x]² would leave none
-@check(tolerance={"output in float32": 5e-3})
+# around 10,000 float32 has steps of 0.001, so a mean is off by as much, and the deviation is 0.3;
+# E[x²] − E[x]², around 100,000,000 with steps of 8, is off by far more
+@check(tolerance={"output in float32": 0.02})
 def far_from_zero(part):
     """In float32, on numbers between 9,999 and 10,001: deviations first, then their squares."""
     x = 1e4 + torch.linspace(-1, 1, 64, dtype=torch.float32).view(2, 32)

@@ -107,6 +107,7 @@ def batch(part):
     return {"largest difference": (apart - together).abs().max().item(), "output": together}
 
 
+# 14,400 draws, yours and the library's: their difference has a standard deviation of 0.005
 @check(tolerance={"share of weights that are dropped in training": 0.03})
 def dropout(part):
     """The share self.dropout (0.25) of the weights is dropped in training, none in eval mode."""
