@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 
 PACKAGES = ("minbert", "optim", "heads", "multitask", "minbert_study")
 TEMPLATES = Path(__file__).with_name("folder")
@@ -143,10 +145,66 @@ def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]
     """An observation for a check: what flows back from a random weighting of the output."""
     found = [None] * len(leaves)
     if output.requires_grad:
-        found = torch.autograd.grad((output * torch.randn_like(output)).sum(), leaves.values(),
+        # not randn_like: it draws in the order of memory, which is another one after a transpose
+        found = torch.autograd.grad((output * torch.randn(output.shape)).sum(), leaves.values(),
                                     allow_unused=True)
     return {f"gradient of {name}": NO_GRADIENT if gradient is None else gradient
             for name, gradient in zip(leaves, found, strict=True)}
+
+
+def draw_weights(module: nn.Module) -> nn.Module:
+    """The module in eval mode with every parameter drawn, also those that begin at 0 or 1."""
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            parameter.normal_(std=0.5)
+    return module.eval()
+
+
+class Notes(dict):
+    """What was noted; where there is no note, the reason."""
+
+    def __missing__(self, key: str) -> str:
+        part = re.sub(r"\.(\d+)", r"[\1]", key.split()[0])
+        if f"{key.split()[0]} gives" in self:
+            return f"self.{part} was called without it"
+        return f"self.{part} was not called; the constructor makes it to be used here"
+
+
+@contextmanager
+def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
+    """Inside, what these parts of a module get and give at their first call is noted.
+
+    With the part "layer_norm": "layer_norm gets" is its first argument, "layer_norm gives" its
+    output, and "layer_norm gets NAME" its argument of that name.
+    """
+    notes, handles = Notes(), []
+
+    def copy(value: object) -> object:
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    def watch(path: str) -> None:
+        part = module.get_submodule(path)
+        names = inspect.signature(part.forward)
+
+        def before(_: nn.Module, args: tuple, named: dict) -> None:
+            given = names.bind(*args, **named).arguments
+            notes.setdefault(f"{path} gets", copy(next(iter(given.values()), None)))
+            for name, value in given.items():
+                notes.setdefault(f"{path} gets {name}", copy(value))
+
+        def after(_: nn.Module, args: tuple, output: object) -> None:
+            notes.setdefault(f"{path} gives", copy(output))
+
+        handles.extend([part.register_forward_pre_hook(before, with_kwargs=True),
+                        part.register_forward_hook(after)])
+
+    for path in parts:
+        watch(path)
+    try:
+        yield notes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -212,7 +270,8 @@ def _attribute(owner: object, path: str) -> object:
 def _edited(module: str, find: str, replacement: str) -> types.ModuleType | None:
     """The module with one piece of its source replaced; None if that piece is not there once."""
     original = importlib.import_module(module)
-    source = inspect.getsource(original)
+    # an exercise's own reference stands above its list of mistakes, which has the texts once more
+    source = inspect.getsource(original).partition("\nEXERCISE = ")[0]
     if source.count(find) != 1:
         return None
     edited = types.ModuleType(f"{module}_edited")

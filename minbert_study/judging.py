@@ -100,6 +100,8 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
             explained += not difference(observed[number]["observed"], gives, check.tolerance)
         if explained > best:
             best, says = explained, f"This is what comes out {mistake.says}"
+        if best == len(failed):  # no other can explain more
+            break
     return says
 
 

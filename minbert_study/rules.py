@@ -59,12 +59,15 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
         module = "." * node.level + (node.module or "")
         for alias in node.names:
             whole = f"{module}.{alias.name}"
+            if alias.name == "*":
+                return f"imports {whole}; name what you import"
             if module.split(".")[0] not in LIBRARIES and whole not in given_imports(name):
                 return _about_import(whole)
             if (reason := _about_module(whole, exercise)) is not None:
                 return reason
     elif isinstance(node, ast.Name):
-        return _about_name(node.id, exercise)
+        # the file's own function may be called in it: of that name nothing else can be imported
+        return None if node.id in exercise.names else _about_name(node.id, exercise)
     elif isinstance(node, ast.Attribute):
         if node.attr == "eval":  # a module's mode; Python's own eval has no dot before it
             return None

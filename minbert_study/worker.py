@@ -14,6 +14,7 @@ import importlib.util
 import io
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,6 +183,9 @@ def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.Si
     with exercises.equal_draws(0):
         spec.loader.exec_module(module)
     found = {wanted: vars(module)[wanted] for wanted in exercise.names}
+    for value in found.values():
+        if isinstance(value, type) and "forward" in vars(value):
+            value.forward = guarded(value.forward, exercise.is_in_place)
     return types.SimpleNamespace(**{
         wanted: value if isinstance(value, type) else guarded(value, exercise.is_in_place)
         for wanted, value in found.items()})
@@ -188,6 +193,7 @@ def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.Si
 
 def guarded(function: Callable, is_in_place: bool) -> Callable:
     """The function; it must return something, or change its input, as the exercise says."""
+    @wraps(function)
     def call(*args: object, **named: object) -> object:
         if is_in_place:
             return function(*args, **named)
@@ -260,7 +266,7 @@ def explain(error: BaseException, folder: Path) -> list[str]:
     lines = [f"{file.name}, line {line}: {code}", f"{type(error).__name__}: {one_line(error)}"]
     if isinstance(error, RecursionError):
         return [lines[0], "RecursionError: this calls itself without end"]
-    if "dtype" in lines[1] or "scalar type" in lines[1]:
+    if {"float", "double"} <= set(re.findall(r"\w+", lines[1].lower())):
         lines.append("a float32 tensor meets a float64 one: keep the type of what comes in, as "
                      "torch.zeros_like(x) and x.new_zeros(…) do")
     shapes = [f"{name} {tuple(value.shape)}" for name, value in frame.f_locals.items()

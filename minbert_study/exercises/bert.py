@@ -1,0 +1,280 @@
+"""The whole encoder."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch.nn import functional as F
+
+from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.checkpoints import hub, pretrained
+from minbert.model import BertOutput
+from minbert_study.exercise import (
+    Exercise,
+    Mistake,
+    check,
+    checks_of,
+    draw_weights,
+    gradients,
+    notes_of,
+)
+
+from .layer import TorchLayer
+
+
+def of_torch(self, input_ids, attention_mask=None, token_type_ids=None):
+    """torch's encoder layers, with this model's parameters."""
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    if token_type_ids is None:
+        token_type_ids = torch.zeros_like(input_ids)
+    tables, norm = self.embeddings, self.embeddings.layer_norm
+    summed = (F.embedding(input_ids, tables.word_embeddings.weight)
+              + F.embedding(token_type_ids, tables.token_type_embeddings.weight)
+              + tables.position_embeddings.weight[:input_ids.shape[1]])
+    hidden = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    for layer in self.layers:
+        hidden = TorchLayer.forward(layer, hidden, attention_mask.bool())
+    pooled = F.linear(hidden[:, 0], self.pooler_dense.weight, self.pooler_dense.bias).tanh()
+    return BertOutput(hidden, pooled)
+
+
+def model_of(layers: int) -> BertModel:
+    """All tables have 12 rows, so that ids in the wrong table give numbers, not an error."""
+    return draw_weights(BertModel(BertConfig(
+        vocab_size=12, hidden_size=6, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=7, max_position_embeddings=12, type_vocab_size=12)))
+
+
+@cache
+def mini() -> BertModel:
+    """minbert-mini, loaded once for all mistakes that are tried.
+
+    Not by from_pretrained: it builds on the meta device, and there a student's nn.Embedding imports
+    torch's compiler, which takes seconds and wants to write files.
+    """
+    folder = hub.resolve("minbert-mini", "main")
+    model = BertModel(BertConfig.from_file(folder / "config.json")).eval()
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    model.load_state_dict(pretrained.read_parameters(folder / "model.safetensors", shapes))
+    return model
+
+
+def encode(part, model, input_ids, mask=None, *types) -> dict[str, object]:
+    """What the parts get, in the order of the equations; then the outputs, at real tokens."""
+    places = [f"layers.{number}" for number in range(len(model.layers))]
+    given = (() if mask is None else (mask,)) + types
+    with notes_of(model, "embeddings", *places) as notes:
+        out = part.forward(model, input_ids, *given)
+    real = torch.ones_like(input_ids).bool() if mask is None else mask != 0
+
+    def at_real(value: object) -> object:
+        return value[real] if getattr(value, "shape", ())[:2] == real.shape else value
+
+    found = {}
+    for name in ("input_ids", "token_type_ids", "position_ids"):
+        ids = notes[f"embeddings gets {name}"]
+        if isinstance(ids, torch.Tensor) and ids.numel() == input_ids.shape[1]:
+            ids = ids.flatten().expand(input_ids.shape)  # one row of positions for all
+        if getattr(ids, "shape", None) == real.shape:
+            ids = torch.where(real, ids, 0)  # what stands at padding does not matter
+        found[f"{name} into embeddings"] = ids
+    for number, place in enumerate(places):
+        found[f"hidden states into layer {number} (real tokens)"] = at_real(
+            notes[f"{place} gets"])
+        attended = notes[f"{place} gets mask"]
+        if attended is None or (mask is None and isinstance(attended, str)):
+            attended = torch.ones_like(real)  # no mask: all are real
+        found[f"mask into layer {number}"] = attended
+    return found | outputs(out, at_real)
+
+
+def outputs(out: object, at_real) -> dict[str, object]:
+    found = {"type of what comes back": type(out).__name__}
+    if found["type of what comes back"] != "BertOutput":
+        return found
+    return found | {"last_hidden_state (real tokens)": at_real(out.last_hidden_state),
+                    "pooler_output": out.pooler_output}
+
+
+@check()
+def by_hand(part):
+    """Two sentences of 3 and 4 tokens: positions 0 1 2 3 in both, all types 0, mask as bool."""
+    return encode(part, model_of(2), torch.tensor([[2, 7, 3, 0], [2, 5, 8, 3]]),
+                  torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
+
+
+@check()
+def defaults(part):
+    """Without a mask every token is real, also one of id 0; without types all are 0."""
+    return encode(part, model_of(2), torch.tensor([[2, 0, 7, 0, 3], [2, 5, 0, 9, 3]]))
+
+
+@check()
+def pairs(part):
+    """Pairs with padding, also inside: positions count all columns, and every layer is masked."""
+    input_ids = torch.randint(12, (3, 5))
+    types = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 0, 0], [1, 1, 1, 1, 1]])
+    return encode(part, model_of(3), input_ids, mask, types)
+
+
+@check()
+def by_name(part):
+    """Arguments can be given by name, each alone."""
+    model, input_ids = model_of(1), torch.randint(12, (2, 3))
+    types, mask = torch.tensor([[0, 1, 1], [0, 0, 1]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    return {"pooler_output with token_type_ids alone":
+            part.forward(model, input_ids, token_type_ids=types).pooler_output,
+            "pooler_output with attention_mask alone":
+            part.forward(model, input_ids, attention_mask=mask).pooler_output}
+
+
+@check()
+def kinds_of_mask(part):
+    """The mask may be of bool, int or float numbers; nonzero means real."""
+    model, input_ids = model_of(2), torch.randint(12, (2, 4))
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
+    masks = {"bool": mask == 1, "int": mask, "float": mask.double()}
+    return {f"pooler_output with a mask of {kind}":
+            part.forward(model, input_ids, given).pooler_output for kind, given in masks.items()}
+
+
+@check()
+def padding(part):
+    """A sentence gives the same alone, in a batch of one, and padded in a batch."""
+    model, input_ids = model_of(2), torch.randint(12, (3, 6))
+    lengths = (6, 2, 4)
+    mask = (torch.arange(6) < torch.tensor(lengths)[:, None]).long()
+    together = part.forward(model, input_ids, mask)
+    alone = [part.forward(model, row[None, :length])
+             for row, length in zip(input_ids, lengths, strict=True)]
+    change = [(together.last_hidden_state[row, :lengths[row]] - out.last_hidden_state[0])
+              .abs().max().item() for row, out in enumerate(alone)]
+    return {f"largest change of sentence {row}": change[row] for row in range(3)} | {
+        "pooler_output": together.pooler_output}
+
+
+@check(against={"forward": of_torch})
+def as_torch(part):
+    """Outputs and gradients are those of torch's encoder layers, stacked."""
+    model, input_ids = model_of(2), torch.randint(12, (2, 5))
+    mask, types = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.randint(2, (2, 5))
+    out = part.forward(model, input_ids, mask, types)
+    last = torch.where(mask[..., None] == 1, out.last_hidden_state, 0)  # padding is unspecified
+    flows = torch.cat([last.flatten(), out.pooler_output.flatten()])
+    return {"last_hidden_state (real tokens)": last,
+            "pooler_output": out.pooler_output} | gradients(flows, **dict(model.named_parameters()))
+
+
+@check()
+def sanity_check(part):
+    """minbert-mini on two sentences, as in CS224N's sanity_check.py: both outputs are right."""
+    batch = BertTokenizer.from_pretrained("minbert-mini")(
+        ["hello world", "hello neural network for nlp"])
+    real = batch["attention_mask"] == 1
+    out = part.forward(mini(), batch["input_ids"], batch["attention_mask"])
+    return outputs(out, lambda states: states[real])
+
+
+EMBED = "self.embeddings(input_ids, token_type_ids, position_ids)"
+POSITIONS = """torch.arange(input_ids.shape[1],
+                                    device=input_ids.device).expand_as(input_ids)"""
+LAYER = "hidden_states = layer(hidden_states, mask)"
+POOLED = "out = BertOutput(hidden_states, self.pool(hidden_states[:, 0]))"
+
+
+def pooled(states: str) -> tuple[str, str]:
+    return POOLED, f"out = BertOutput(hidden_states, self.pool({states}))"
+
+
+EXERCISE = Exercise(
+    title="BERT: embeddings, layers, pooler",
+    lesson="test_04_model.py",
+    places=("minbert.model:BertModel.forward",),
+    checks=checks_of(__name__),
+    forbidden=("TransformerEncoder", "TransformerEncoderLayer", "Transformer"),
+    mistakes=(
+        Mistake("when positions are counted from 1. The first position is 0.",
+                POSITIONS, f"1 + {POSITIONS}"),
+        Mistake("when positions count the real tokens only, not all columns.",
+                POSITIONS, "(mask.long().cumsum(1) - 1).clamp(min=0)"),
+        Mistake("when positions count the real tokens only, from 1, and are 0 at padding: those "
+                "are RoBERTa's.", POSITIONS, "mask.long().cumsum(1) * mask"),
+        Mistake("when all positions are 0.", POSITIONS, "torch.zeros_like(input_ids)"),
+        Mistake("when the token ids are used as positions.", POSITIONS, "input_ids"),
+        Mistake("when positions count the sentences of the batch, not the tokens of a sentence.",
+                POSITIONS, "torch.arange(len(input_ids))[:, None].expand_as(input_ids)"),
+        Mistake("when token types and positions are swapped: embeddings takes (input_ids, "
+                "token_type_ids, position_ids).",
+                EMBED, "self.embeddings(input_ids, position_ids, token_type_ids)"),
+        Mistake("when the attention mask takes the place of the token types.",
+                EMBED, "self.embeddings(input_ids, mask.long(), position_ids)"),
+        Mistake("when attention mask and token types are swapped: the mask is the second argument, "
+                "the types are the third.", "        if attention_mask is None:\n",
+                "        attention_mask, token_type_ids = token_type_ids, attention_mask\n"
+                "        if attention_mask is None:\n"),
+        Mistake("when token_type_ids are ignored.",
+                EMBED, "self.embeddings(input_ids, torch.zeros_like(input_ids), position_ids)"),
+        Mistake("when the types are 1 by default. They are 0.",
+                "token_type_ids = torch.zeros_like(input_ids)",
+                "token_type_ids = torch.ones_like(input_ids)"),
+        Mistake("when everything is masked by default. Without a mask all tokens are real.",
+                "attention_mask = torch.ones_like(input_ids)",
+                "attention_mask = torch.zeros_like(input_ids)"),
+        Mistake("when the default mask is made from the ids. Without a mask all tokens are real, "
+                "also those of id 0.", "attention_mask = torch.ones_like(input_ids)",
+                "attention_mask = (input_ids != 0).long()"),
+        Mistake("when the mask is always made from the ids, and attention_mask is ignored.",
+                "mask = attention_mask != 0", "mask = input_ids != 0"),
+        Mistake("when attention_mask is ignored.",
+                "mask = attention_mask != 0", "mask = torch.ones_like(input_ids).bool()"),
+        Mistake("when the mask is inverted: layers want True at real tokens.",
+                "mask = attention_mask != 0", "mask = attention_mask == 0"),
+        Mistake("when the mask is not passed on to the layers.", LAYER,
+                "hidden_states = layer(hidden_states)"),
+        Mistake("when only the first layer gets the mask.", LAYER,
+                "hidden_states = layer(hidden_states, mask if layer is self.layers[0] else None)"),
+        Mistake("without the last layer.", "in self.layers:", "in self.layers[:-1]:"),
+        Mistake("without the first layer.", "in self.layers:", "in self.layers[1:]:"),
+        Mistake("when the layers are applied in reverse.",
+                "in self.layers:", "in reversed(self.layers):"),
+        Mistake("when the first layer is used every time.",
+                "in self.layers:", "in [self.layers[0]] * len(self.layers):"),
+        Mistake("when every layer gets the embeddings, not what the layer before it gave.",
+                LAYER, "hidden_states = layer(all_states[0], mask)"),
+        Mistake("when a residual is added around each layer. A layer has its residuals inside.",
+                LAYER, "hidden_states = hidden_states + layer(hidden_states, mask)"),
+        Mistake("when what a layer gives is not kept.", LAYER, "layer(hidden_states, mask)"),
+        Mistake("when the last column is pooled, not [CLS], which is the first: [:, 0].",
+                *pooled("hidden_states[:, -1]")),
+        Mistake("when the last real token is pooled, not [CLS], which is the first: [:, 0].",
+                *pooled("hidden_states[torch.arange(len(mask)), mask.sum(1) - 1]")),
+        Mistake("when the mean of all tokens is pooled, not [CLS].",
+                *pooled("hidden_states.mean(1)")),
+        Mistake("when the first sentence of the batch is pooled, [0], not the first token of each, "
+                "[:, 0].", *pooled("hidden_states[0]")),
+        Mistake("when [CLS] is taken from the embeddings, not from the last layer.",
+                *pooled("all_states[0][:, 0]")),
+        Mistake("when all tokens are pooled, not [CLS] alone.", *pooled("hidden_states")),
+        Mistake("without self.pool: pooler_output is the bare hidden state of [CLS].",
+                POOLED, "out = BertOutput(hidden_states, hidden_states[:, 0])"),
+        Mistake("when self.pooler_dense is called in place of self.pool: the tanh is missing.",
+                POOLED, "out = BertOutput(hidden_states, self.pooler_dense(hidden_states[:, 0]))"),
+        Mistake("when the tanh falls on the bare hidden state of [CLS]: call self.pool.",
+                POOLED, "out = BertOutput(hidden_states, hidden_states[:, 0].tanh())"),
+        Mistake("when the outputs are swapped: last_hidden_state comes first.",
+                POOLED, "out = BertOutput(self.pool(hidden_states[:, 0]), hidden_states)"),
+    ),
+    hints=(
+        "What does each of the three parts need? Two of its arguments may be None: what stands "
+        "for them?",
+        "Replace None by ones for the mask and zeros for the types, of input_ids' shape. Positions "
+        "are torch.arange(seq). Make the mask bool, go through self.layers in order, each on what "
+        "the one before gave, and pool the first token.",
+        "mask = attention_mask != 0; hidden = self.embeddings(input_ids, token_type_ids, "
+        "torch.arange(…).expand_as(input_ids)); for layer in self.layers: hidden = layer(hidden, "
+        "mask); return BertOutput(hidden, self.pool(hidden[:, …])).",
+    ),
+)

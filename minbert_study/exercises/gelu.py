@@ -1,0 +1,125 @@
+"""GELU from the normal distribution."""
+
+from __future__ import annotations
+
+import statistics
+from types import SimpleNamespace
+
+import torch
+
+from minbert import activations
+from minbert_study.exercise import Exercise, Mistake, check, checks_of, gradients, replace
+
+NORMAL = statistics.NormalDist()
+
+
+def of_python(x):
+    """Python's normal distribution, one number at a time."""
+    values = [number * NORMAL.cdf(number) for number in x.flatten().tolist()]
+    return torch.tensor(values).view(x.shape)
+
+
+def put_into_library(part: SimpleNamespace) -> None:
+    """Layers look their activation up in a table, where it stands with its derivative."""
+    def derivative(d_y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(part.gelu(x), x, d_y)[0]
+
+    replace("minbert.activations:gelu", part.gelu)
+    activations.ACTIVATIONS["gelu"] = activations.Activation(part.gelu, derivative)
+
+
+@check()
+def by_hand(part):
+    """gelu(0) = 0, gelu(1) = 0.841345, gelu(−1) = −0.158655."""
+    return {"gelu of 0, 1, −1": part.gelu(torch.tensor([0.0, 1.0, -1.0]))}
+
+
+@check()
+def gate(part):
+    """Far from 0 it is x itself on the right, and 0 on the left."""
+    return {"gelu of 10, 40": part.gelu(torch.tensor([10.0, 40.0])),
+            "gelu of −10, −40": part.gelu(torch.tensor([-10.0, -40.0]))}
+
+
+@check()
+def mirrored(part):
+    """gelu(x) − gelu(−x) = x, because Φ(x) + Φ(−x) = 1."""
+    x = torch.tensor([0.5, 2.0, 3.0])
+    y = part.gelu(x)
+    return {"gelu(x) − gelu(−x) for 0.5, 2, 3": y - part.gelu(-x), "gelu(x)": y}
+
+
+@check()
+def least(part):
+    """It falls below 0 and rises again: the least value on a grid is −0.170 near −0.752."""
+    grid = torch.linspace(-4, 4, 8001)
+    y = part.gelu(grid)
+    found = y.min(0)
+    return {"least value": found.values, "where": grid[found.indices], "all values": y}
+
+
+@check()
+def shapes(part):
+    """Any shape, each number by itself."""
+    return {f"gelu of shape {shape}": part.gelu(torch.randn(shape))
+            for shape in ((), (1,), (3, 1, 5), (2, 3, 4))}
+
+
+# erf in float32 is off by a rounding or two of numbers up to 4
+@check(tolerance={"gelu of float32 numbers": 1e-6})
+def type_of_x(part):
+    """float32 comes out as float32."""
+    return {"gelu of float32 numbers": part.gelu(torch.randn(50, dtype=torch.float32))}
+
+
+@check()
+def backward(part):
+    """The derivative is Φ(x) + x φ(x), at 0 it is 1/2."""
+    x = torch.cat([torch.zeros(1), torch.randn(6)]).requires_grad_()
+    return gradients(part.gelu(x), x=x)
+
+
+@check(against={"gelu": of_python})
+def as_python(part):
+    """Python's own normal distribution gives the same."""
+    return {"gelu(x)": part.gelu(2 * torch.randn(40))}
+
+
+EXACT = "return F.gelu(x)"
+
+EXERCISE = Exercise(
+    title="GELU",
+    lesson="test_03_layer.py",
+    places=("minbert.activations:gelu",),
+    checks=checks_of(__name__),
+    forbidden=("gelu", "gelu_", "GELU"),
+    install=put_into_library,
+    mistakes=(
+        Mistake("from the approximation by tanh. BERT uses the exact form, by erf.",
+                EXACT, "return F.gelu(x, approximate=f'tanh')"),
+        Mistake("from the approximation x · σ(1.702 x).",
+                EXACT, "return x * torch.sigmoid(1.702 * x)"),
+        Mistake("from SiLU: x · σ(x) has the logistic function in place of Φ.",
+                EXACT, "return x * torch.sigmoid(x)"),
+        Mistake("from ReLU.", EXACT, "return x.clamp(min=0)"),
+        Mistake("when erf gets x, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x))"),
+        Mistake("when erf gets x/2, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x / 2))"),
+        Mistake("when erf gets x · √2, not x/√2.",
+                EXACT, "return x / 2 * (1 + torch.erf(x * 2**0.5))"),
+        Mistake("without the 1 + before erf.", EXACT, "return x / 2 * torch.erf(x / 2**0.5)"),
+        Mistake("without the factor 1/2.", EXACT, "return x * (1 + torch.erf(x / 2**0.5))"),
+        Mistake("from Φ(x) itself: the factor x is missing.",
+                EXACT, "return torch.special.ndtr(x)"),
+        Mistake("when the density φ(x) takes the place of the distribution function Φ(x).",
+                EXACT, "return x * torch.exp(-x * x / 2) / (2 * torch.pi)**0.5"),
+        Mistake("when erfc takes the place of erf.",
+                EXACT, "return x / 2 * (1 + torch.erfc(x / 2**0.5))"),
+    ),
+    hints=(
+        "How likely is it that a standard normal number lies below x? What is that for x = 0?",
+        "Φ(x) is (1 + erf(x/√2)) / 2. torch has erf; Φ itself is torch.special.ndtr.",
+        "return x * 0.5 * (1 + torch.erf(x / math.sqrt(…)))",
+    ),
+)

@@ -1,0 +1,111 @@
+"""The pooler on [CLS]."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from minbert import BertConfig, BertModel
+from minbert_study.exercise import Exercise, Mistake, check, checks_of, draw_weights, gradients
+
+
+def of_numpy(self, cls_states):
+    """The equation, a sentence at a time."""
+    weight = self.pooler_dense.weight.detach().numpy()
+    bias = self.pooler_dense.bias.detach().numpy()
+    return torch.from_numpy(np.stack([np.tanh(weight @ h + bias) for h in cls_states.numpy()]))
+
+
+def model_of(hidden_size: int) -> BertModel:
+    return draw_weights(BertModel(BertConfig(
+        vocab_size=9, hidden_size=hidden_size, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=7, max_position_embeddings=8)))
+
+
+@check()
+def by_hand(part):
+    """W = ((1, 2), (0, 1)), b = (0, −0.5), h = (0.5, 0.25): tanh of (1, −0.25)."""
+    model = model_of(2)
+    with torch.no_grad():
+        model.pooler_dense.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        model.pooler_dense.bias.copy_(torch.tensor([0.0, -0.5]))
+    return {"output": part.pool(model, torch.tensor([[0.5, 0.25]]))}
+
+
+@check()
+def zero(part):
+    """For h = 0 only the bias is left: tanh(b)."""
+    return {"output": part.pool(model_of(3), torch.zeros(2, 3))}
+
+
+@check()
+def bounded(part):
+    """However large the hidden states are, the output stays between −1 and 1."""
+    output = part.pool(model_of(5), 1000 * torch.randn(4, 5))
+    return {"largest size": output.abs().max().item(), "output": output}
+
+
+@check()
+def training(part):
+    """There is no dropout in it: training mode gives the same."""
+    return {"output in training mode": part.pool(model_of(4).train(), torch.randn(3, 4))}
+
+
+@check()
+def in_model(part):
+    """The model's pooler_output is made with it, from [CLS]."""
+    model = model_of(6)
+    return {"pooler_output": model(torch.tensor([[2, 5, 3, 0], [2, 4, 6, 3]]),
+                                   torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])).pooler_output}
+
+
+@check()
+def backward(part):
+    """Gradients flow back to the hidden states, to W and to b."""
+    model, states = model_of(3), torch.randn(4, 3, requires_grad=True)
+    return gradients(part.pool(model, states), cls_states=states, W=model.pooler_dense.weight,
+                     b=model.pooler_dense.bias)
+
+
+@check(against={"pool": of_numpy})
+def as_numpy(part):
+    """numpy gives the same, for several widths and a batch of one."""
+    return {f"output of shape {shape}": part.pool(model_of(shape[1]), torch.randn(shape) / 2)
+            for shape in ((1, 1), (1, 4), (5, 3), (3, 3))}
+
+
+RIGHT = "return torch.tanh(self.pooler_dense(cls_states))"
+
+EXERCISE = Exercise(
+    title="the pooler",
+    lesson="test_04_model.py",
+    places=("minbert.model:BertModel.pool",),
+    checks=checks_of(__name__),
+    mistakes=(
+        Mistake("without the tanh.", RIGHT, "return self.pooler_dense(cls_states)"),
+        Mistake("without the linear layer: self.pooler_dense comes before the tanh.",
+                RIGHT, "return torch.tanh(cls_states)"),
+        Mistake("when the tanh comes before the linear layer.",
+                RIGHT, "return self.pooler_dense(torch.tanh(cls_states))"),
+        Mistake("when a sigmoid takes the place of the tanh.",
+                RIGHT, "return torch.sigmoid(self.pooler_dense(cls_states))"),
+        Mistake("when ReLU takes the place of the tanh.",
+                RIGHT, "return torch.relu(self.pooler_dense(cls_states))"),
+        Mistake("when GELU takes the place of the tanh.",
+                RIGHT, "return nn.functional.gelu(self.pooler_dense(cls_states))"),
+        Mistake("without the bias.", RIGHT,
+                "return torch.tanh(cls_states @ self.pooler_dense.weight.T)"),
+        Mistake("when W is transposed. A row of states times the transpose of weight is what "
+                "nn.Linear computes; call it.", RIGHT,
+                "return torch.tanh(cls_states @ self.pooler_dense.weight\n"
+                "                          + self.pooler_dense.bias)"),
+        Mistake("with dropout, which the pooler does not have.",
+                RIGHT, "return nn.functional.dropout(torch.tanh(self.pooler_dense(cls_states)), "
+                "self.config.hidden_dropout_prob, self.training)"),
+    ),
+    hints=(
+        "Which numbers can tanh give? Which part of the model holds W and b?",
+        "self.pooler_dense, called with cls_states, gives W · h + b for every sentence.",
+        "return torch.tanh(self.pooler_dense(…))",
+    ),
+)

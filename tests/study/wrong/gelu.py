@@ -1,0 +1,36 @@
+"""Wrong GELU, as students hand it in."""
+
+BODY = "    phi = 0.5 * (1 + torch.erf(x / math.sqrt(2)))\n    return x * phi\n"
+
+WRONG = [
+    (BODY, "    return torch.nn.functional.gelu(x)\n", "gelu is what you are to write"),
+    (BODY, "    return torch.nn.GELU()(x)\n", "GELU is what you are to write"),
+    ("import torch\n", "import torch\nfrom torch.nn.functional import gelu as g\n",
+     "gelu is what you are to write"),
+    ("import torch\n", "import torch\nfrom torch.nn.functional import *\n", "name what you import"),
+    (BODY, "    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))\n",
+     "approximation by tanh"),
+    (BODY, "    return x * torch.sigmoid(1.702 * x)\n", "1.702"),
+    (BODY, "    return torch.nn.functional.silu(x)\n", "SiLU"),
+    (BODY, "    return torch.relu(x)\n", "ReLU"),
+    ("x / math.sqrt(2)", "x", "erf gets x, not"),
+    ("x / math.sqrt(2)", "x / 2", "erf gets x/2"),
+    ("x / math.sqrt(2)", "x * math.sqrt(2)", "x · √2"),
+    ("(1 + torch.erf(x / math.sqrt(2)))", "torch.erf(x / math.sqrt(2))", "without the 1 +"),
+    ("0.5 * (1", "(1", "without the factor 1/2"),
+    ("return x * phi", "return phi", "factor x is missing"),
+    ("0.5 * (1 + torch.erf(x / math.sqrt(2)))", "torch.exp(-x**2 / 2) / math.sqrt(2 * math.pi)",
+     "density"),
+    ("torch.erf(", "torch.erfc(", "erfc"),
+    (BODY, "    return torch.tensor([v * (1 + math.erf(v / 2**0.5)) / 2 for v in x.flatten().tolist()])"
+     ".view(x.shape)\n", "type float64, expected float32"),
+    (BODY, "    return torch.tensor([v * (1 + math.erf(v / 2**0.5)) / 2 for v in x.flatten().tolist()],"
+     " dtype=x.dtype).view(x.shape)\n", "turned into a Python number"),
+    ("    return x * phi\n", "    x.mul_(phi)\n    return x\n", "changed its input `x`"),
+    ("    return x * phi\n", "    x * phi\n", "is a `return` missing"),
+    ("    phi = ", "    if x.mean() > 0:\n        return x\n    phi = ", "gelu(x) − gelu(−x)"),
+    (BODY, "    from scipy.stats import norm\n    return x * norm.cdf(x)\n", "an exercise may import"),
+    ("0.5 * (1 + torch.erf(x / math.sqrt(2)))", "torch.special.ndtr(x)", None),
+    ("    return x * phi\n", "    return x * phi\n\n\nprint(gelu(torch.ones(2)))\n", None),
+    ("0.5 * (1 + torch.erf(x / math.sqrt(2)))", "torch.distributions.Normal(0.0, 1.0).cdf(x)", None),
+]

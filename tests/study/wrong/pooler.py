@@ -1,0 +1,33 @@
+"""Wrong poolers, as students hand them in."""
+
+BODY = "    projected = self.pooler_dense(cls_states)\n    return projected.tanh()\n"
+
+WRONG = [
+    ("projected.tanh()", "projected", "without the tanh"),
+    ("projected.tanh()", "projected.sigmoid()", "a sigmoid takes the place"),
+    ("projected.tanh()", "projected.relu()", "ReLU takes the place"),
+    ("projected.tanh()", "torch.nn.functional.gelu(projected)", "GELU takes the place"),
+    ("projected.tanh()", "projected.softmax(-1)", "output: "),
+    ("projected.tanh()", "torch.nn.functional.dropout(projected.tanh(), 0.1, self.training)",
+     "with dropout"),
+    ("projected.tanh()", "self.embeddings.dropout(projected.tanh())", "with dropout"),
+    ("self.pooler_dense(cls_states)", "cls_states", "without the linear layer"),
+    (BODY, "    return self.pooler_dense(cls_states.tanh())\n", "tanh comes before"),
+    ("self.pooler_dense(cls_states)", "cls_states @ self.pooler_dense.weight.T", "without the bias"),
+    ("self.pooler_dense(cls_states)", "cls_states @ self.pooler_dense.weight + self.pooler_dense.bias",
+     "W is transposed"),
+    ("self.pooler_dense(cls_states)", "self.pooler_dense(cls_states[:, 0])", "shapes there: cls_states"),
+    ("self.pooler_dense(cls_states)", "self.pooler_dense(cls_states[0])",
+     "has shape (2,), expected (1, 2)"),
+    ("self.pooler_dense(cls_states)", "self.pooler_dense(cls_states.mean(0, keepdim=True))",
+     "output"),
+    ("self.pooler_dense(cls_states)",
+     "torch.nn.Linear(cls_states.shape[-1], cls_states.shape[-1])(cls_states)", "output: "),
+    ("self.pooler_dense(cls_states)", "self.pooler(cls_states)", "has no attribute 'pooler'"),
+    ("self.pooler_dense(cls_states)", "self.pooler_dense(cls_states.detach())", "is something detached"),
+    ("    projected = ", "    cls_states.clamp_(-1, 1)\n    projected = ", "changed its input `cls_states`"),
+    ("    return projected", "    projected", "returned nothing"),
+    ("self.pooler_dense(cls_states)", "self.pool(cls_states)", "calls itself without end"),
+    ("self.pooler_dense(cls_states)",
+     "torch.addmm(self.pooler_dense.bias, cls_states, self.pooler_dense.weight.t())", None),
+]
