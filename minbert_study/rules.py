@@ -64,7 +64,8 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
             if (reason := _about_module(whole, exercise)) is not None:
                 return reason
     elif isinstance(node, ast.Name):
-        return _about_name(node.id, exercise)
+        # the file's own function may be called in it: of that name nothing else can be imported
+        return None if node.id in exercise.names else _about_name(node.id, exercise)
     elif isinstance(node, ast.Attribute):
         if node.attr in MODULES_OF_TORCH:
             return f"{node.attr} is not needed in this exercise, and may not be used"

@@ -183,7 +183,7 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
         result = function(*args, **named)
         if is_in_place:
             return result
-        if result is None:
+        if result is None and "None" not in str(function.__annotations__.get("return")):
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
         names = (*function.__code__.co_varnames[:len(args)], *named)
         for name, old, new in zip(names, before, (*args, *named.values()), strict=False):
