@@ -81,21 +81,32 @@ def _run(check: Check, part: types.SimpleNamespace, seed: int) -> dict:
 
 def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               seed: int) -> str | None:
-    """The classic mistake that gives what the student's code gives, in as many checks as it can."""
+    """The classic mistake that gives what the student's code gives, in as many checks as it can.
+
+    One that fails where the student's code passes is not the student's.
+    """
+    passed = [number for number, found in enumerate(observed)
+              if "observed" in found and number not in failed]
+
+    def gives_yours(number: int) -> bool:
+        try:
+            gives = _run(exercise.checks[number], wrong, seed)
+        except Exception:  # this mistake does not even run here
+            return False
+        return not difference(observed[number]["observed"], gives,
+                              exercise.checks[number].tolerance)
+
     best, says = 0, None
     for mistake in exercise.mistakes:
         wrong = exercise.with_mistake(mistake)
         if wrong is None:
             continue
         explained = 0
-        for number in failed:
-            check = exercise.checks[number]
-            try:
-                gives = _run(check, wrong, seed)
-            except Exception:  # this mistake does not even run here
-                continue
-            explained += not difference(observed[number]["observed"], gives, check.tolerance)
-        if explained > best:
+        for done, number in enumerate(failed):
+            if explained + len(failed) - done <= best:
+                break  # it cannot explain more than the best so far
+            explained += gives_yours(number)
+        if explained > best and all(map(gives_yours, passed)):
             best, says = explained, f"This is what comes out {mistake.says}"
     return says
 
