@@ -137,7 +137,11 @@ def _differs(name: str, yours: object, expected: object, allowed: float) -> list
     if isinstance(yours, torch.Tensor) and yours.numel() == 1:
         yours = yours.item()
     if not _is_close(yours, expected, allowed):
-        return [f"{name}: yours {_short(yours)}, expected {_short(expected)}"]
+        texts = [_short(yours), _short(expected)]
+        if texts[0] == texts[1]:
+            texts = [f"{text} ({type(each).__name__})"
+                     for text, each in zip(texts, (yours, expected), strict=True)]
+        return [f"{name}: yours {texts[0]}, expected {texts[1]}"]
     return []
 
 
