@@ -83,7 +83,7 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               seed: int) -> str | None:
     """The classic mistake that gives what the student's code gives, in as many checks as it can.
 
-    One that fails where the student's code passes is not the student's.
+    Among equals it is the one that also passes most of what the student's code passes.
     """
     passed = [number for number, found in enumerate(observed)
               if "observed" in found and number not in failed]
@@ -96,18 +96,21 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
         return not difference(observed[number]["observed"], gives,
                               exercise.checks[number].tolerance)
 
-    best, says = 0, None
+    best, says = (0, len(passed)), None
     for mistake in exercise.mistakes:
         wrong = exercise.with_mistake(mistake)
         if wrong is None:
             continue
         explained = 0
         for done, number in enumerate(failed):
-            if explained + len(failed) - done <= best:
-                break  # it cannot explain more than the best so far
+            if (explained + len(failed) - done, len(passed)) <= best:
+                break  # it cannot be better than the best so far
             explained += gives_yours(number)
-        if explained > best and all(map(gives_yours, passed)):
-            best, says = explained, f"This is what comes out {mistake.says}"
+        else:
+            if (explained, len(passed)) > best:
+                score = explained, sum(map(gives_yours, passed))
+                if score > best:
+                    best, says = score, f"This is what comes out {mistake.says}"
     return says
 
 

@@ -23,7 +23,6 @@ FLOAT32 = dict.fromkeys(LOSSES, 1e-6)
 
 
 def loss_of(part, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """A loss; Fault unless it is a tensor of one number."""
     loss = getattr(part, name)(logits, labels)
     if not isinstance(loss, torch.Tensor):
         raise Fault(f"{name} returned {type(loss).__name__}, expected a tensor: a Python number "
@@ -234,11 +233,10 @@ EXERCISE = Exercise(
     places=PLACES,
     checks=checks_of(__name__),
     install=install,
-    forbidden=("CrossEntropyLoss", "cross_entropy", "cross_entropy_loss", "NLLLoss", "NLLLoss2d",
-               "nll_loss", "BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy",
-               "binary_cross_entropy_with_logits", "soft_margin_loss", "SoftMarginLoss",
-               "multilabel_soft_margin_loss", "MultiLabelSoftMarginLoss", "MSELoss", "mse_loss",
-               "corrcoef", "cosine_similarity", "CosineSimilarity"),
+    forbidden=("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss", "BCELoss",
+               "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+               "SoftMarginLoss", "soft_margin_loss", "multilabel_soft_margin_loss", "MSELoss",
+               "mse_loss", "corrcoef", "cosine_similarity", "CosineSimilarity"),
     mistakes=(
         *(Mistake(f"when the losses of {name} are added up: take their mean.", text,
                   f"len(labels) * {text}") for name, text in FORMS),
