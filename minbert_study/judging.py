@@ -7,10 +7,11 @@ import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
-from .exercise import NO_GRADIENT, TOLERANCE, Check, Exercise, equal_draws
+from .exercise import NO_GRADIENT, TOLERANCE, Check, Exercise, Mistake, equal_draws
 from .worker import plain
 
 SHOWN = 4          # rows of a table of differences
@@ -89,18 +90,12 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               if "observed" in found and number not in failed]
 
     def gives_yours(number: int) -> bool:
-        try:
-            gives = _run(exercise.checks[number], wrong, seed)
-        except Exception:  # this mistake does not even run here
-            return False
-        return not difference(observed[number]["observed"], gives,
-                              exercise.checks[number].tolerance)
+        gives = _mistaken(exercise, mistake, exercise.checks[number], seed)
+        return gives is not None and not difference(observed[number]["observed"], gives,
+                                                    exercise.checks[number].tolerance)
 
     best, says = (0, len(passed)), None
     for mistake in exercise.mistakes:
-        wrong = exercise.with_mistake(mistake)
-        if wrong is None:
-            continue
         explained = 0
         for done, number in enumerate(failed):
             if (explained + len(failed) - done, len(passed)) <= best:
@@ -112,6 +107,16 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
                 if score > best:
                     best, says = score, f"This is what comes out {mistake.says}"
     return says
+
+
+@cache
+def _mistaken(exercise: Exercise, mistake: Mistake, check: Check, seed: int) -> dict | None:
+    """What the library's answer gives with a mistake in it; None if it does not even run."""
+    wrong = exercise.with_mistake(mistake)
+    try:
+        return None if wrong is None else _run(check, wrong, seed)
+    except Exception:
+        return None
 
 
 # ------------------------------------------------------------------------------------ differences

@@ -16,7 +16,7 @@ MOST_STEPS = 400  # more than any epoch here has
 
 
 def wrap(lengths, batch_size, shuffle):
-    """RoundRobin's scheme "wrap", for one epoch."""
+    """RoundRobin's scheme "wrap", for one epoch; take, below, fills a batch."""
     largest = max(lengths, key=lengths.get)
     orders = {name: shuffle(name) for name in lengths}
     for _ in range(math.ceil(lengths[largest] / batch_size)):
