@@ -26,7 +26,7 @@ NO_GRADIENT = "there is none; is something detached on the way, or turned into a
 NAMES = tuple(path.stem.partition("_")[2] for path in sorted(TEMPLATES.glob("ex*_*.py")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Check:
     """One claim about a student's code.
 
@@ -44,7 +44,7 @@ class Check:
     tolerance: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mistake:
     """A classic mistake, as an edit of the library's source.
 
@@ -59,7 +59,7 @@ class Mistake:
     replace: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise.
 

@@ -7,10 +7,11 @@ import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
-from .exercise import TOLERANCE, Check, Exercise, equal_draws
+from .exercise import TOLERANCE, Check, Exercise, Mistake, equal_draws
 from .worker import plain
 
 SHOWN = 4          # rows of a table of differences
@@ -82,27 +83,43 @@ def _run(check: Check, part: types.SimpleNamespace, seed: int) -> dict:
 
 def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               seed: int) -> str | None:
-    """The classic mistake that gives what the student's code gives, in as many checks as it can."""
-    best, says = 0, None
+    """The classic mistake that gives what the student's code gives, in as many checks as it can.
+
+    Among equals it is the one that also passes most of what the student's code passes.
+    """
+    passed = [number for number, found in enumerate(observed)
+              if "observed" in found and number not in failed]
+
+    def gives_yours(number: int) -> bool:
+        gives = _mistaken(exercise, mistake, exercise.checks[number], seed)
+        return gives is not None and not difference(observed[number]["observed"], gives,
+                                                    exercise.checks[number].tolerance)
+
+    best, says = (0, len(passed)), None
     for mistake in exercise.mistakes:
-        wrong = exercise.with_mistake(mistake)
-        if wrong is None:
-            continue
         explained = 0
         for done, number in enumerate(failed):
-            if explained + len(failed) - done <= best:
-                break  # it cannot explain more than the best so far
-            check = exercise.checks[number]
-            try:
-                gives = _run(check, wrong, seed)
-            except Exception:  # this mistake does not even run here
-                continue
-            explained += not difference(observed[number]["observed"], gives, check.tolerance)
-        if explained > best:
-            best, says = explained, f"This is what comes out {mistake.says}"
-        if best == len(failed):  # no other can explain more
-            break
+            if (explained + len(failed) - done, len(passed)) <= best:
+                break  # it cannot be better than the best so far
+            explained += gives_yours(number)
+        else:
+            if (explained, len(passed)) > best:
+                score = explained, sum(map(gives_yours, passed))
+                if score > best:
+                    best, says = score, f"This is what comes out {mistake.says}"
+        if best == (len(failed), len(passed)):
+            break  # no other can explain more
     return says
+
+
+@cache
+def _mistaken(exercise: Exercise, mistake: Mistake, check: Check, seed: int) -> dict | None:
+    """What the library's answer gives with a mistake in it; None if it does not even run."""
+    wrong = exercise.with_mistake(mistake)
+    try:
+        return None if wrong is None else _run(check, wrong, seed)
+    except Exception:
+        return None
 
 
 # ------------------------------------------------------------------------------------ differences
@@ -131,7 +148,11 @@ def _differs(name: str, yours: object, expected: object, allowed: float) -> list
     if isinstance(yours, torch.Tensor) and yours.numel() == 1:
         yours = yours.item()
     if not _is_close(yours, expected, allowed):
-        return [f"{name}: yours {_short(yours)}, expected {_short(expected)}"]
+        texts = [_short(yours), _short(expected)]
+        if texts[0] == texts[1]:
+            texts = [f"{text} ({type(each).__name__})"
+                     for text, each in zip(texts, (yours, expected), strict=True)]
+        return [f"{name}: yours {texts[0]}, expected {texts[1]}"]
     return []
 
 

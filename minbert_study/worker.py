@@ -199,7 +199,7 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
             return function(*args, **named)
         before = [_copy(value) for value in (*args, *named.values())]
         result = function(*args, **named)
-        if result is None:
+        if result is None and "None" not in str(function.__annotations__.get("return")):
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
         names = (*function.__code__.co_varnames[:len(args)], *named)
         for name, old, new in zip(names, before, (*args, *named.values()), strict=False):

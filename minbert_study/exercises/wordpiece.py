@@ -1,0 +1,204 @@
+"""WordPiece, the longest match first."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers.models import WordPiece
+
+from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.worker import Fault
+
+UNKNOWN, MOST_CHARACTERS = "[UNK]", 100
+MOST_QUESTIONS = 50_000  # an honest search of a word of 100 characters asks about 5,050 pieces
+
+
+def wordpiece(word, vocabulary):
+    """What the `tokenizers` package computes for minbert.BertTokenizer."""
+    if len(word) > MOST_CHARACTERS:
+        return [UNKNOWN]
+    pieces, start = [], 0
+    while start < len(word):
+        mark = "##" if pieces else ""
+        for end in range(len(word), start, -1):
+            piece = mark + word[start:end]
+            if piece in vocabulary:
+                break
+        else:
+            return [UNKNOWN]
+        pieces.append(piece)
+        start = end
+    return pieces
+
+
+def by_package(word, vocabulary):
+    """The package's own model, which is written in Rust."""
+    model = WordPiece(dict(vocabulary), unk_token=UNKNOWN, max_input_chars_per_word=MOST_CHARACTERS)
+    return [token.value for token in model.tokenize(word)]
+
+
+class Vocabulary(dict):
+    """Piece → id. It loses patience with a loop that asks without end."""
+
+    def __init__(self, *pieces: str) -> None:
+        super().__init__({piece: number for number, piece in enumerate((UNKNOWN, *pieces))})
+        self.asked = 0
+
+    def __contains__(self, piece: object) -> bool:
+        self._count(piece)
+        return super().__contains__(piece)
+
+    def get(self, piece: object, default: object = None) -> object:
+        self._count(piece)
+        return super().get(piece, default)
+
+    def _count(self, piece: object) -> None:
+        self.asked += 1
+        if self.asked > MOST_QUESTIONS:
+            raise Fault(f"the vocabulary was asked {MOST_QUESTIONS:,} times for the pieces of one "
+                        f"word, last for {str(piece)[:30]!r}: does a loop go on for ever where "
+                        "nothing fits?")
+
+
+def pieces_of(part, words: list[str], *pieces: str) -> dict[str, list[str]]:
+    """The pieces of each word, with one vocabulary."""
+    return {f"pieces of {word}": part.wordpiece(word, Vocabulary(*pieces)) for word in words}
+
+
+@check()
+def by_hand(part):
+    """With un, ##aff and ##able, unaffable is these three."""
+    return pieces_of(part, ["unaffable"], "un", "##aff", "##able")
+
+
+@check()
+def whole_words(part):
+    """A word of the vocabulary is one piece, of one letter as well; any other is [UNK]."""
+    return pieces_of(part, ["film", "a", "é", "good"], "film", "f", "##ilm", "a", "é")
+
+
+@check()
+def longest_first(part):
+    """Of several pieces that fit, the longest is taken, from the word's beginning."""
+    return pieces_of(part, ["unaffable", "filmfilms"], "un", "una", "u", "##aff", "##ffa", "##able",
+                     "##ble", "##e", "film", "fil", "##m", "##mf", "##film", "##ilm", "##ilms",
+                     "##s", "##films", "##l", "##bl")
+
+
+@check()
+def marks(part):
+    """A piece without ## only begins a word, a piece with ## only continues one."""
+    return pieces_of(part, ["goodfilm", "filmy", "able"], "good", "film", "##able", "##y", "y")
+
+
+@check()
+def unknown(part):
+    """Where nothing fits, the whole word is [UNK], once; no piece is given back."""
+    return pieces_of(part, ["unable", "unx", "xun", "abcd"], "un", "##a", "##b", "ab", "a", "##bcd")
+
+
+@check()
+def long_words(part):
+    """100 characters are cut into pieces; 101 are [UNK], even if the vocabulary has the word."""
+    found = {}
+    for letter, times in (("a", 100), ("a", 101), ("é", 100), ("b", 101)):  # é has two bytes
+        pieces = part.wordpiece(letter * times, Vocabulary("a", "##a", "é", "##é", "b" * 101))
+        found[f"the first pieces of {times} times {letter}"] = pieces[:2]
+        found[f"how many pieces of {times} times {letter}"] = len(pieces)
+    return found
+
+
+@check(against={"wordpiece": by_package})
+def as_package(part):
+    """Two hundred random words and vocabularies give what the tokenizers package gives."""
+    def draw(letters: int) -> str:
+        return "".join("abé"[number] for number in torch.randint(3, (letters,)).tolist())
+
+    found, as_before = {}, True
+    for number in range(200):
+        pieces = [draw(1 + number % 3) for _ in range(4)]
+        pieces += [f"##{draw(1 + number % 3)}" for _ in range(8)] + ["##a", "##b"]
+        word, vocabulary = draw(3 + number % 5), Vocabulary(*sorted(set(pieces)))
+        before = dict(vocabulary)
+        found[f"{word!r} with {', '.join(before)}"] = part.wordpiece(word, vocabulary)
+        as_before = as_before and dict(vocabulary) == before
+    return {"the vocabulary is as it was": as_before, "pieces": found}
+
+
+EXERCISE = Exercise(
+    title="WordPiece",
+    lesson="test_05_loading.py",
+    places=("minbert_study.exercises.wordpiece:wordpiece",),
+    checks=checks_of(__name__),
+    mistakes=(
+        Mistake("when the shortest match comes first.",
+                "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
+        Mistake("when pieces that continue a word have no ##.",
+                'mark = "##" if pieces else ""', 'mark = ""'),
+        Mistake("when pieces are looked up without ##, and get it only afterwards: the vocabulary "
+                "tells apart what begins a word and what continues one.",
+                "            piece = mark + word[start:end]\n            if piece in vocabulary:\n",
+                "            piece = mark + word[start:end]\n"
+                "            if word[start:end] in vocabulary:\n"),
+        Mistake("when the first piece has ## as well.",
+                'mark = "##" if pieces else ""', 'mark = "##"'),
+        Mistake("when a rest that does not fit becomes [UNK], and the pieces before it stay. The "
+                "whole word is [UNK].",
+                "        else:\n            return [UNKNOWN]\n",
+                "        else:\n            return [*pieces, UNKNOWN]\n"),
+        Mistake("when a rest that does not fit is left out.",
+                "        else:\n            return [UNKNOWN]\n",
+                "        else:\n            return pieces\n"),
+        Mistake("when a character that does not fit becomes [UNK], and the word goes on after it.",
+                "        else:\n            return [UNKNOWN]\n",
+                "        else:\n            piece, end = UNKNOWN, start + 1\n"),
+        Mistake("when a character that does not fit is skipped.",
+                "        else:\n            return [UNKNOWN]\n",
+                "        else:\n            start += 1\n            continue\n"),
+        Mistake("when words of more than 100 characters are cut into pieces as well.",
+                "if len(word) > MOST_CHARACTERS:", "if False:"),
+        Mistake("when a word of exactly 100 characters is [UNK]: only longer ones are.",
+                "len(word) > MOST", "len(word) >= MOST"),
+        Mistake("when bytes are counted, not characters: é has two bytes.",
+                "if len(word) > MOST", "if len(word.encode()) > MOST"),
+        Mistake("when a piece is taken back for a shorter one, so that the rest fits. WordPiece "
+                "never goes back.",
+                "    pieces, start = [], 0\n",
+                "    def fit(rest, mark):\n"
+                "        for end in range(len(rest), 0, -1):\n"
+                "            if mark + rest[:end] in vocabulary:\n"
+                "                after = fit(rest[end:], '##') if rest[end:] else []\n"
+                "                if after is not None:\n"
+                "                    return [mark + rest[:end], *after]\n"
+                "        return None\n"
+                "    return fit(word, '') or [UNKNOWN]\n    pieces, start = [], 0\n"),
+        Mistake("when the longest match is looked for from the word's end.",
+                "    pieces, start = [], 0\n",
+                "    pieces, stop = [], len(word)\n"
+                "    while stop:\n"
+                "        for start in range(stop):\n"
+                "            piece = ('##' if start else '') + word[start:stop]\n"
+                "            if piece in vocabulary:\n"
+                "                break\n"
+                "        else:\n"
+                "            return [UNKNOWN]\n"
+                "        pieces, stop = [piece, *pieces], start\n"
+                "    return pieces\n    pieces, start = [], 0\n"),
+        Mistake("when the search stops one character before the word's end.",
+                "range(len(word), start, -1)",
+                "range(max(start + 1, len(word) - 1), start, -1)"),
+        Mistake("when the search never tries the whole rest: a slice [start:end] leaves out the "
+                "character at `end`.", "range(len(word), start, -1)",
+                "range(len(word) - 1, start, -1)"),
+        Mistake("when the search never tries a single character.",
+                "range(len(word), start, -1)", "range(len(word), start + 1, -1)"),
+    ),
+    hints=(
+        "At which place of the word does the next piece begin, and which end do you try first?",
+        "Two loops: while there is a rest, try all its beginnings from the longest down, with ## "
+        "before them unless they begin the word. Where a piece fits, go on after it. Where none "
+        "fits, return at once.",
+        'start = 0; while start < len(word): for end in range(len(word), start, -1): piece = ("##" '
+        "if start else \"\") + word[start:end]; if it is in the vocabulary: append, start = end, "
+        "break. A for loop's else branch runs where there was no break: return [UNKNOWN].",
+    ),
+)
