@@ -3,6 +3,8 @@
 A token's first vector is a sum of three looked-up rows (what it is, where it stands, which sentence
 it belongs to), brought to mean 0 and variance 1 by LayerNorm. You learn which variance LayerNorm
 means (the biased one), and that embedding does not care how sentences are laid out in memory.
+
+Write it yourself: minbert study, ex01_embeddings.py; minbert study, ex05_layer_norm.py.
 """
 
 import torch

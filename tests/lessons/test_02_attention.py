@@ -3,6 +3,8 @@
 Every token asks a question (query), every token offers a key and a value; the answer is the values'
 average, weighted by how well the keys fit. You learn what the mask does, what √d is for, and that
 the fused kernel computes the same.
+
+Write it yourself: minbert study, ex02_attention.py; minbert study, ex03_multi_head.py.
 """
 
 import math

@@ -3,6 +3,8 @@
 Attention lets tokens talk, the feed-forward part lets each think; both add to what was there (the
 residual) and are normalised after the sum. You learn what GELU is exactly, and that "post-norm"
 means the outputs are normalised.
+
+Write it yourself: minbert study, ex04_gelu.py; minbert study, ex06_layer.py.
 """
 
 import math

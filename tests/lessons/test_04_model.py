@@ -2,6 +2,8 @@
 
 transformers' BertModel is the oracle: same weights, same inputs, outputs and gradients must agree,
 with padding and without, on a real checkpoint and on random small shapes in double precision.
+
+Write it yourself: minbert study, ex07_pooler.py; minbert study, ex08_bert.py.
 """
 
 import math

@@ -3,6 +3,8 @@
 A checkpoint is a folder of named tensors. Loading is strict both ways: every tensor of the file is
 used or known to be useless, every parameter is filled exactly once. You learn how the file's names
 map to ours, and that a tokenizer is part of a checkpoint.
+
+Write it yourself: minbert study, ex09_wordpiece.py.
 """
 
 import json

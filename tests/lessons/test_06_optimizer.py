@@ -3,6 +3,8 @@
 You learn what the course's form is (bias correction in the step size, decay after the update),
 where it differs from torch's own AdamW, and how to tell that an optimizer is right: by hand,
 against double precision, on a bowl and in Rosenbrock's valley.
+
+Write it yourself: minbert study, ex11_adamw.py.
 """
 
 import copy

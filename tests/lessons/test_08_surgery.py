@@ -4,6 +4,9 @@ Two tasks conflict if their gradients point against each other: a step that help
 other. PCGrad takes from each task's gradient what points against another's. You learn Algorithm 1
 of Yu et al. 2020 with numbers you can check by hand, why the tasks' Gram matrix is all it needs,
 what the paper's Eq. 2–5 do instead, and which beliefs about surgery are false.
+
+Write it yourself: minbert study, ex12_gram.py; minbert study, ex13_pcgrad.py; minbert study,
+ex14_paper.py.
 """
 
 import itertools

@@ -2,6 +2,8 @@
 
 SST has 8,544 sentences, Quora five times as many pairs. You learn the paper's two answers, that
 Eq. 7 is nothing but the mean loss, and why `itertools.cycle(loader)` is a mistake.
+
+Write it yourself: minbert study, ex15_round_robin.py.
 """
 
 from collections import Counter

@@ -3,6 +3,9 @@
 Sentences go into the shared encoder, and heads turn embeddings into outputs. Each task's gradient
 fills its own row, surgery makes one vector of the rows, and AdamW takes a step. You learn how a
 pair enters under each architecture, who owns which gradient, and what a loss must be.
+
+Write it yourself: minbert study, ex16_heads.py; minbert study, ex17_losses.py; minbert study,
+ex18_training_step.py; minbert study, ex19_final_layers.py.
 """
 
 import copy

@@ -4,6 +4,8 @@ Hide some words of a text, let the model guess them, and it learns the language 
 (Devlin et al. 2018, section 3.1). You learn what is hidden and what stands in its place, why only
 the guesses at hidden places are scored, which initial weights learn sooner, and what minbert-mini
 knows. tests/system/test_pretraining.py has the run.
+
+Write it yourself: minbert study, ex10_masking.py.
 """
 
 import copy

@@ -48,9 +48,9 @@ WRONG = [
     ("        return self.last(x)", "        self.last(x)", "a `return` missing"),
     ("F.dropout(embeddings, 0.3, self.training)",
      "F.dropout(embeddings.detach(), 0.3, self.training)", "is something detached"),
-    ("nn.Dropout(0.3)", "nn.Dropout(0.3, inplace=True)", "the inputs afterwards"),
+    ("nn.Dropout(0.3)", "nn.Dropout(0.3, inplace=True)", "changed its input `embeddings`"),
     ("        return self.linear(self.dropout(embeddings))",
      "        x = self.dropout(embeddings)\n        x += 1\n        return self.linear(x)",
-     "the input of OneLayerHead afterwards"),
+     "changed its input `embeddings`"),
     ("x = F.leaky_relu(self.first(x))", "x = self.first(x)\n        x[x < 0] *= 0.01", None),
 ]
