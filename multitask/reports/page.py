@@ -39,8 +39,10 @@ th:first-child, td:first-child, .text th, .text td { text-align: left }
 .text td:last-child { overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; margin: 0 0 .5rem 1rem }
 tr.best { font-weight: 600; background: #8883 }
+/* A shadow at the right where there is more; the end of the table covers it. */
 .wide { overflow-x: auto; scroll-snap-type: x proximity;
-        mask: linear-gradient(to left, #0000, #000 1.5rem) }
+        background: linear-gradient(Canvas, Canvas) 100% 0 / 1rem 100% no-repeat local,
+                    linear-gradient(to left, #8888, #8880) 100% 0 / .8rem 100% no-repeat scroll }
 .grid { display: grid; gap: 1rem 2rem;
         grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 .grid > * { min-width: 0 }
@@ -54,7 +56,7 @@ figure img { display: block; width: 100%; height: auto; box-sizing: border-box; 
 }
 @page { margin: 15mm }
 @media print {
-  body { max-width: none; padding: 0; font-size: 9.5pt } .wide { overflow: visible; mask: none }
+  body { max-width: none; padding: 0; font-size: 9.5pt } .wide { overflow: visible; background: none }
   .grid { grid-template-columns: 1fr 1fr } h2, h3, caption { break-after: avoid }
   figure, tr { break-inside: avoid } thead { display: table-header-group } nav { display: none }
 }

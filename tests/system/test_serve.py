@@ -240,6 +240,23 @@ def test_queue(held, monkeypatch):
     assert post().status_code == 200
 
 
+def test_slow_answer(held, monkeypatch):
+    """Who asks for too much is told so; the next is answered once the computation has ended."""
+    address, began, go_on = held
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", .3)
+    answer = requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
+    assert began.is_set()
+    assert answer.status_code == 503
+    assert "not done after 0 seconds" in answer.json()["detail"]
+
+    monkeypatch.setattr(limits, "WAITING_SECONDS", .3)
+    busy = requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
+    assert "too many requests" in busy.json()["detail"]
+    go_on.set()
+    monkeypatch.setattr(limits, "WAITING_SECONDS", 30)
+    assert requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60).ok
+
+
 def test_slow_body(address, monkeypatch):
     monkeypatch.setattr(limits, "BODY_SECONDS", .3)
     host, port = address.removeprefix("http://").split(":")
