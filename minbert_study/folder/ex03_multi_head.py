@@ -51,8 +51,9 @@ class BertSelfAttention(nn.Module):
             mask: (batch, seq) bool, True where a token is real; None if all are.
 
         Returns:
-            (batch, seq, hidden): each token's heads side by side. `attention` drops the share
-            self.dropout of the weights, in training (self.training) only.
+            (batch, seq, hidden): each token's heads side by side. The share self.dropout of the
+            weights is dropped in training (self.training) only: attention(query, key, value, mask,
+            dropout) drops what it is given.
         """
         raise NotImplementedError
 
