@@ -37,7 +37,8 @@ th:first-child, td:first-child { padding-left: 0 }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
 .text td { white-space: pre-line } .text td:first-child { min-width: 8em }
 .text td:last-child { overflow-wrap: anywhere }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; margin: 0 0 .5rem 1rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
+      margin: 0 0 .5rem 1rem }
 tr.best { font-weight: 600; background: #8883 }
 /* A shadow at the right where there is more; the end of the table covers it. */
 .wide { overflow-x: auto; scroll-snap-type: x proximity;
