@@ -57,7 +57,8 @@ figure img { display: block; width: 100%; height: auto; box-sizing: border-box; 
 }
 @page { margin: 15mm }
 @media print {
-  body { max-width: none; padding: 0; font-size: 9.5pt } .wide { overflow: visible; background: none }
+  body { max-width: none; padding: 0; font-size: 9.5pt }
+  .wide { overflow: visible; background: none }
   .grid { grid-template-columns: 1fr 1fr } h2, h3, caption { break-after: avoid }
   figure, tr { break-inside: avoid } thead { display: table-header-group } nav { display: none }
 }
