@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from minbert.files import choice_hint, read_object, sha256_of, write_json
+from multitask.commands import command_line
 
 from . import rules
 from .exercise import NAMES, Exercise, file_of, load
@@ -28,11 +29,13 @@ class Verdict:
     Attributes:
         results: one per check.
         printed: what the student's code printed.
+        end: why its process ended early, or None.
     """
 
     name: str
     results: tuple[Result, ...]
     printed: str = ""
+    end: str | None = None
 
     @property
     def passed(self) -> int:
@@ -55,11 +58,11 @@ def exercises_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
-                                f"python -m minbert_study start {folder}")
+                                f"{command_line('study')} start {folder}")
     found = [name for name in NAMES if (folder / file_of(name)).is_file()]
     if not found:
         raise ValueError(f"{folder} holds no exercise ({file_of(NAMES[0])}, …); make a folder of "
-                         "exercises with: python -m minbert_study start FOLDER")
+                         f"exercises with: {command_line('study')} start FOLDER")
     return found
 
 
@@ -93,7 +96,7 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
 
     observed = observe(Job(folder.resolve(), name, tuple(own), seed))
     results = judge(exercise, observed.results, observed.end, seed)
-    return Verdict(name, tuple(results), observed.printed)
+    return Verdict(name, tuple(results), observed.printed, observed.end)
 
 
 def _refused(name: str, exercise: Exercise, lines: list[str]) -> Verdict:

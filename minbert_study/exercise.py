@@ -23,7 +23,8 @@ TOLERANCE = 1e-10  # everything is computed in float64, on numbers of size 1
 NO_GRADIENT = "there is none; is something detached on the way, or turned into a Python number?"
 
 # In the order of their numbers: each is a file exNN_NAME.py in folder/ and a module in exercises/.
-NAMES = tuple(path.stem.partition("_")[2] for path in sorted(TEMPLATES.glob("ex*_*.py")))
+FILES = {path.stem.partition("_")[2]: path.name for path in sorted(TEMPLATES.glob("ex*_*.py"))}
+NAMES = tuple(FILES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +125,7 @@ def file_of(name: str) -> str:
     >>> file_of("attention")
     'ex02_attention.py'
     """
-    [path] = TEMPLATES.glob(f"ex*_{name}.py")
-    return path.name
+    return FILES[name]
 
 
 def checks_of(module: str) -> tuple[Check, ...]:
@@ -210,8 +210,8 @@ def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
 @contextmanager
 def equal_draws(seed: int) -> Iterator[None]:
     """Inside, the same random numbers for all who come with this seed; float64; plain forms."""
-    before, dtype, state = os.environ.get("MINBERT_PLAIN"), torch.get_default_dtype(), None
-    state = torch.get_rng_state()
+    before = os.environ.get("MINBERT_PLAIN")
+    dtype, state = torch.get_default_dtype(), torch.get_rng_state()
     os.environ["MINBERT_PLAIN"] = "1"
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(seed)

@@ -133,10 +133,8 @@ def check_copy(folder: Path, names: Sequence[str],
         found = [name for name in names if (copy / file_of(name)).is_file()]
         verdicts = {verdict.name: verdict
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}
-    for name, verdict in verdicts.items():
-        ends = {line for result in verdict.results for line in result.lines
-                if line.startswith(("stopped after", "the process died"))}
-        notes += [f"{file_of(name)}: {end}" for end in sorted(ends)]
+    notes += [f"{file_of(name)}: {verdict.end}"
+              for name, verdict in verdicts.items() if verdict.end]
     return verdicts, notes
 
 

@@ -70,13 +70,15 @@ def judge(exercise: Exercise, observed: list[dict], end: str | None, seed: int) 
     return results
 
 
+@cache
 def expectation(exercise: Exercise, check: Check, seed: int) -> dict:
-    """What right code gives."""
-    return _run(check, types.SimpleNamespace(**vars(exercise.reference) | dict(check.against)),
-                seed)
+    """What right code gives; computed once for all students who are graded."""
+    return run_check(check, types.SimpleNamespace(**vars(exercise.reference) | dict(check.against)),
+                     seed)
 
 
-def _run(check: Check, part: types.SimpleNamespace, seed: int) -> dict:
+def run_check(check: Check, part: types.SimpleNamespace, seed: int) -> dict:
+    """What a check observes of the library's own part, or of one with a mistake."""
     with equal_draws(seed):
         return plain(check.run(part))
 
@@ -117,7 +119,7 @@ def _mistaken(exercise: Exercise, mistake: Mistake, check: Check, seed: int) -> 
     """What the library's answer gives with a mistake in it; None if it does not even run."""
     wrong = exercise.with_mistake(mistake)
     try:
-        return None if wrong is None else _run(check, wrong, seed)
+        return None if wrong is None else run_check(check, wrong, seed)
     except Exception:
         return None
 

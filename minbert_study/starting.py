@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minbert.files import write_text
+from multitask.commands import command_line
 
 from .exercise import NAMES, TEMPLATES, Exercise, file_of, load, resolve
 
@@ -63,4 +64,4 @@ def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
     kept = "" if written else " (nothing new: all files were there)"
     return [f"{folder}: {len(written)} files written{kept}",
             f"Begin with {folder / file_of(NAMES[0])}, then: "
-            f"minbert study check {folder} {NAMES[0]}"]
+            f"{command_line('study')} check {folder} {NAMES[0]}"]

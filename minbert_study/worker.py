@@ -39,7 +39,7 @@ MEMORY = 4 << 30       # bytes beyond what the process has when it starts
 PRINTED = 4000         # characters of a student's own output that are kept
 # audit events of Python that reach beyond the exercise
 REFUSED = ("ctypes.", "ftplib.", "glob.", "http.", "os.chdir", "os.chmod", "os.chown", "os.exec",
-           "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.link", "os.mkdir", "os.posix_spawn",
+           "os.fork", "os.kill", "os.link", "os.mkdir", "os.posix_spawn",
            "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.startfile",
            "os.symlink", "os.system", "os.truncate", "os.utime", "pty.", "shutil.",
            "signal.pthread_kill", "smtplib.", "socket.", "sqlite3.", "subprocess.", "urllib.",
@@ -125,7 +125,6 @@ def observe(job: Job) -> Observed:
 
 def _work(job: Job, out: str) -> None:
     torch.set_num_threads(1)
-    os.environ["MINBERT_PLAIN"] = "1"
     exercise = exercises.load(job.name)
     _limit_memory()
     _refuse_mischief(out)

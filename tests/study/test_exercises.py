@@ -9,8 +9,7 @@ import pytest
 
 from minbert_study import checking, rules, starting
 from minbert_study.exercise import NAMES, file_of, load
-from minbert_study.judging import _run as run_check
-from minbert_study.judging import difference, expectation, judge
+from minbert_study.judging import difference, expectation, judge, run_check
 
 HERE = Path(__file__).parent
 SOLUTIONS = HERE / "solutions"
@@ -18,8 +17,6 @@ SOLUTIONS = HERE / "solutions"
 
 def wrong_of(name: str) -> list[tuple[str, str, str]]:
     path = HERE / "wrong" / f"{name}.py"
-    if not path.is_file():
-        return []
     spec = importlib.util.spec_from_file_location(f"wrong_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

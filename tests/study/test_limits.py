@@ -115,7 +115,7 @@ def test_the_library_is_out_of_reach(tmp_path, monkeypatch):
             "    return minbert.attention.attention_weights(query, key, mask)\n"
             "def attention(*a, **k): return attention_weights(*a, **k)\n")
     assert "calls itself without end" in check(tmp_path, text)[1]
-    text = f"from minbert.attention import attention, attention_weights\n{SOLUTION[:0]}"
+    text = "from minbert.attention import attention, attention_weights\n"
     assert "of the library was called" in check(tmp_path, text)[1]
 
 
