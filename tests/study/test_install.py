@@ -5,9 +5,19 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from minbert import activations
+from minbert import activations, attention, layer
 from minbert.layer import BertLayer
 from minbert_study.exercise import install, load
+
+
+def test_imported_names(monkeypatch):
+    """A part takes its place also in the modules that imported the library's by name."""
+    monkeypatch.setattr(attention, "BertSelfAttention", attention.BertSelfAttention)
+    monkeypatch.setattr(layer, "BertSelfAttention", layer.BertSelfAttention)
+    own = type("BertSelfAttention", (nn.Module,), {})
+    install(load("multi_head"), SimpleNamespace(BertSelfAttention=own))
+    assert attention.BertSelfAttention is own
+    assert layer.BertSelfAttention is own
 
 
 def test_gelu(monkeypatch):
