@@ -10,24 +10,26 @@ USUAL = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0, "c
 
 
 def steps(part, theta, gradients, **settings) -> dict[str, torch.Tensor]:
-    """θ, m and v after updates with these gradients, one after another."""
+    """g, θ, m and v after updates with these gradients, one after another."""
     m, v = torch.zeros_like(theta), torch.zeros_like(theta)
     for t, g in enumerate(gradients, start=1):
         part.adamw_update(theta, g, m, v, t, **USUAL | settings)
-    return {"m": m, "v": v, "theta": theta}
+    return {"g, which is not to be changed": gradients, "m": m, "v": v,
+            "theta": theta}
 
 
 @check()
 def by_hand(part):
-    """The first step moves θ by lr, against the sign of the gradient."""
+    """The first step moves θ by lr, against the sign of the gradient, whatever its size."""
     # m = .1 g, v = .001 g², α = lr √.001 / .1: the step is lr · g/|g|, but for eps
-    return steps(part, torch.tensor([2.0, -1.0]), [torch.tensor([4.0, -0.5])], lr=0.1, eps=0.0)
+    return steps(part, torch.tensor([2.0, -1.0, 3.0]), torch.tensor([[4.0, -0.5, 1e6]]), lr=0.1,
+                 eps=0.0)
 
 
 @check()
 def without_gradient(part):
     """A zero gradient moves nothing in the first step."""
-    return steps(part, torch.tensor([3.0]), [torch.zeros(1)])
+    return steps(part, torch.tensor([3.0]), torch.zeros(1, 1))
 
 
 @check()
@@ -124,6 +126,8 @@ EXERCISE = Exercise(
                 "alpha=1 - beta1", "alpha=1"),
         Mistake("when v averages the gradient, not its square.",
                 "addcmul_(g, g, value=1 - beta2)", "add_(g, alpha=1 - beta2)"),
+        Mistake("when g is squared in place: the caller, and every later line, still needs it.",
+                "addcmul_(g, g, value=1 - beta2)", "add_(g.pow_(2), alpha=1 - beta2)"),
         Mistake("when β1 and β2 are swapped.",
                 "beta1, beta2 = betas", "beta2, beta1 = betas"),
         Mistake("when the raw gradient takes the place of m.",

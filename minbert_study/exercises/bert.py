@@ -44,7 +44,8 @@ def model_of(layers: int) -> BertModel:
     """All tables have 12 rows, so that ids in the wrong table give numbers, not an error."""
     return draw_weights(BertModel(BertConfig(
         vocab_size=12, hidden_size=6, num_hidden_layers=layers, num_attention_heads=2,
-        intermediate_size=7, max_position_embeddings=12, type_vocab_size=12)))
+        intermediate_size=7, max_position_embeddings=12, type_vocab_size=12,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)))
 
 
 @cache
@@ -159,7 +160,8 @@ def padding(part):
 @check(against={"forward": of_torch})
 def as_torch(part):
     """Outputs and gradients are those of torch's encoder layers, stacked."""
-    model, input_ids = model_of(2), torch.randint(12, (2, 5))
+    # in training mode: dropout, of which this model has none, is in its parts
+    model, input_ids = model_of(2).train(), torch.randint(12, (2, 5))
     mask, types = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.randint(2, (2, 5))
     out = part.forward(model, input_ids, mask, types)
     last = torch.where(mask[..., None] == 1, out.last_hidden_state, 0)  # padding is unspecified

@@ -40,7 +40,7 @@ def by_hand(part):
 def gate(part):
     """Far from 0 it is x itself on the right, and 0 on the left."""
     return {"gelu of 10, 40": part.gelu(torch.tensor([10.0, 40.0])),
-            "gelu of −10, −40": part.gelu(torch.tensor([-10.0, -40.0]))}
+            "gelu of −5.5, −10, −40": part.gelu(torch.tensor([-5.5, -10.0, -40.0]))}
 
 
 @check()

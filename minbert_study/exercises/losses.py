@@ -114,7 +114,8 @@ def large(part):
     classes = [[1000.0, 0.0, -1000.0], [-1000.0, 1000.0, 0.0]]
     yes = [[1000.0], [-1000.0]]
     return values(part, {
-        "cross_entropy": {"right": (classes, [0.0, 1.0]), "wrong": (classes, [1.0, 2.0])},
+        "cross_entropy": {"right": (classes, [0.0, 1.0]), "wrong": (classes, [1.0, 2.0]),
+                          "one row far below": ([[1000.0, 0.0], [-1000.0, -1000.0]], [0.0, 1.0])},
         "binary_cross_entropy": {"right": (yes, [1.0, 0.0]), "wrong": (yes, [0.0, 1.0])},
         "mean_squared_error": {"right": (yes, [1000.0, -1000.0])}})
 
@@ -185,6 +186,7 @@ def pearson_at_the_edges(part):
             "pearson of x + 2 and y": score(part, "pearson", x + 2, y),
             "pearson of x + 1,000,000 and y − 1,000,000":
                 score(part, "pearson", x + 1e6, y - 1e6),
+            "pearson of x / 10¹² and y": score(part, "pearson", x / 1e12, y),
             "pearson of x and 2 x": score(part, "pearson", x, 2 * x),
             "pearson of zeros and y": score(part, "pearson", np.zeros(9), y),
             "pearson of x and ones": score(part, "pearson", x, np.ones(9)),
@@ -252,6 +254,9 @@ EXERCISE = Exercise(
                 CLASSES, f"-logits.log_softmax(0){HITS}.mean()"),
         Mistake("when cross_entropy takes the softmax twice.",
                 CLASSES, f"-logits.softmax(1).log_softmax(1){HITS}.mean()"),
+        Mistake("when the largest of all outputs is taken off in cross_entropy: take off that of "
+                "each row, else a row far below becomes ln 0.", CLASSES,
+                f"(lambda z: z.exp().sum(1).log() - z{HITS})(logits - logits.max()).mean()"),
         Mistake("when cross_entropy takes e to the power of 1000, which is infinite: use "
                 "torch.logsumexp or log_softmax.", CLASSES,
                 f"-(logits.exp() / logits.exp().sum(1, keepdim=True)).log(){HITS}.mean()"),

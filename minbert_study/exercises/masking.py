@@ -46,10 +46,11 @@ def sentence(words: int) -> torch.Tensor:
 
 
 def masked(part, row: torch.Tensor, generator: torch.Generator,
-           vocab_size: int = 1000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+           vocab_size: int = 1000,
+           more_special: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """shown, positions, labels. Fault if it is anything else."""
     special = torch.zeros(vocab_size, dtype=torch.bool)
-    special[:WORD] = True
+    special[[*range(WORD), *more_special]] = True
     found = part.mask_tokens(row, special, MASK, vocab_size, generator)
     is_three = isinstance(found, (tuple, list)) and len(found) == 3
     if not is_three or not all(isinstance(each, torch.Tensor) for each in found):
@@ -89,14 +90,15 @@ def counts(part):
 
 @check(against=LIBRARY)
 def special_tokens(part):
-    """Special tokens are never chosen and do not count, wherever they stand."""
-    drawn, row = generator(), torch.full((100,), SEP)
-    row[torch.randperm(100)[:40]] = WORD  # 0.15 · 40 = 6
-    calls = [masked(part, row, drawn) for _ in range(20)]
+    """Special tokens are never chosen and do not count, wherever they stand and whatever their id."""
+    drawn, order, row = generator(), torch.randperm(100), torch.full((100,), SEP)
+    row[order[:40]] = WORD  # 0.15 · 40 = 6
+    row[order[40:60]] = 900
+    calls = [masked(part, row, drawn, more_special=(900,)) for _ in range(20)]
     return {"special tokens are chosen":
-                any(bool((row[positions] == SEP).any()) for _, positions, _ in calls),
+                any(bool((row[positions] != WORD).any()) for _, positions, _ in calls),
             "special tokens are changed":
-                any(bool((shown != row)[row == SEP].any()) for shown, *_ in calls),
+                any(bool((shown != row)[row != WORD].any()) for shown, *_ in calls),
             "how many of 40 words among 60 special tokens":
                 sorted({len(positions) for _, positions, _ in calls})}
 
@@ -232,6 +234,8 @@ EXERCISE = Exercise(
                 "positions = places[order[:count]].sort().values",
                 "positions = torch.randperm(len(input_ids), generator=generator)"
                 "[:min(count, len(places))].sort().values"),
+        Mistake("when ids are compared with numbers, in place of a look into `special`.",
+                "~special[input_ids]", "input_ids > 4"),
         Mistake("when 15 % of all tokens are chosen, special ones counted: [CLS], [SEP] and the "
                 "like do not count.", "SHARE * len(places)", "SHARE * len(input_ids)"),
         Mistake("when `special` is used the wrong way round, and only special tokens are chosen.",
@@ -282,6 +286,10 @@ EXERCISE = Exercise(
                 "torch.randint(vocab_size,", "torch.randint(1, vocab_size,"),
         Mistake("when special pieces are never drawn as the random piece; any id may be.",
                 "torch.randint(vocab_size,", "torch.randint(int(special.sum()), vocab_size,"),
+        Mistake("when the random piece is another token of the row: draw it from the vocabulary, "
+                "with torch.randint(vocab_size, …).",
+                "torch.randint(vocab_size, (len(positions),), generator=generator)",
+                "input_ids[torch.randint(len(input_ids), (len(positions),), generator=generator)]"),
         Mistake("when one draw decides for the whole row.",
                 "torch.rand(len(positions),", "torch.rand(1,"),
         Mistake("when the first chosen places of the row become [MASK], and the last ones do not: "

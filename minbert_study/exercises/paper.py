@@ -74,12 +74,14 @@ def many(part):
             for tasks in range(1, 7)}
 
 
-# float32 holds seven digits, and how its sums round is everybody's own
-@check(tolerance={"result over 1e-6": 1e-6, "result for float32": 1e-4})
+# float32 holds seven digits, and how its sums round is everybody's own. Of 1e-24 for a length of
+# 1e-12, what is added to it against division by 0 leaves nothing, or 1e-8 and less.
+@check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
     """A short gradient is not a zero one, and float32 stays float32."""
-    gradients = related(3, 5)
-    return {"result over 1e-6": part.project_paper(1e-6 * gradients) / 1e-6,
+    gradients = related(3, 20)
+    return {"result for gradients of 1e-12, over 1e-12":
+                part.project_paper(1e-12 * gradients) / 1e-12,
             "result for float32": part.project_paper(gradients.float())}
 
 
@@ -151,6 +153,8 @@ EXERCISE = Exercise(
         Mistake("when a gradient of zeros is divided by its length: 0/0 is NaN.",
                 "torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))",
                 "crossed / squares"),
+        Mistake("when a short gradient counts as zero: compare ‖g_j‖² with 0, not with 1e-6 or the "
+                "like, and add nothing to it.", "squares > 0,", "squares > 1e-6,"),
         Mistake("when 1e-8 or the like is added to ‖g_j‖² against division by 0: short gradients "
                 "then keep their conflicts. Skip a gradient that is zero.",
                 "crossed / squares, torch", "crossed / (squares + 1e-8), torch"),

@@ -75,6 +75,17 @@ def some_conflict(part):
     return {"result": part.project_conflicting(gradients, order)}
 
 
+# float32 holds seven digits, and how its sums round is everybody's own. Of 1e-24 for a length of
+# 1e-12, what is added to it against division by 0 leaves 1e-8 and less.
+@check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
+def short(part):
+    """Short gradients conflict as well as long ones, and float32 stays float32."""
+    gradients, order = conflicting(3, 20), [[2, 1], [0, 2], [1, 0]]
+    return {"result for gradients of 1e-12, over 1e-12":
+                part.project_conflicting(1e-12 * gradients, order) / 1e-12,
+            "result for float32": part.project_conflicting(gradients.float(), order)}
+
+
 @check()
 def opposite(part):
     """Opposite gradients of different lengths cancel completely."""
@@ -110,6 +121,9 @@ EXERCISE = Exercise(
                 "            if product < -1e-12:\n"
                 "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * "
                 "mixture[j]"),
+        Mistake("when 1e-8 or the like is added to ‖g_j‖² against division by 0, or a product "
+                "compared with it: short gradients then keep their conflicts. A g_j of zeros never "
+                "has g_i · g_j < 0.", "if product < 0:", "if product < -1e-12:"),
         Mistake("when the projected gradients are averaged, not added.",
                 "mixture.sum(0)", "mixture.mean(0)"),
         Mistake("when the sum is divided by ‖g_j‖, not by ‖g_j‖².",

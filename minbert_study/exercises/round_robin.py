@@ -158,7 +158,7 @@ def wrap_as_library(part):
     """wrap: step by step as the library's sampler, for many lengths and batch sizes."""
     found = {}
     for lengths, size in (({"sst": 10, "para": 37, "sts": 7}, 4), ({"sst": 1, "para": 5}, 3),
-                          ({"para": 8}, 3), ({"a": 6, "b": 20, "c": 19, "d": 2}, 5),
+                          ({"para": 8}, 3), ({"c": 19, "d": 7, "b": 20, "a": 2}, 5),
                           ({"sst": 4, "para": 9}, 1), ({"sts": 2, "para": 4}, 10)):
         name = f"{told(lengths)}, in batches of {size}"
         found[name] = seen(part.wrap(lengths, size, random(lengths)), lengths)
@@ -244,6 +244,13 @@ EXERCISE = Exercise(
                 "range(lengths[largest] // batch_size)"),
         Mistake("when the epoch of wrap ends with the smallest dataset.",
                 "max(lengths, key=lengths.get)", "min(lengths, key=lengths.get)"),
+        Mistake("when the largest dataset is the one whose name comes last in the alphabet, as "
+                "max(lengths) finds it: max(lengths, key=lengths.get).",
+                "max(lengths, key=lengths.get)", "max(lengths)"),
+        Mistake("when the first dataset is taken for the largest.",
+                "max(lengths, key=lengths.get)", "list(lengths)[0]"),
+        Mistake("when the last dataset is taken for the largest.",
+                "max(lengths, key=lengths.get)", "list(lengths)[-1]"),
         Mistake("when every step shuffles again: then some examples come often, and others never.",
                 "    for _ in range(math.ceil(lengths[largest] / batch_size)):\n"
                 "        yield {name: take(name, batch_size, orders, ",
@@ -280,6 +287,9 @@ EXERCISE = Exercise(
         Mistake("when n is rounded up.",
                 "max(lengths.values()) // LARGEST_BATCH)", "-(-max(lengths.values()) // "
                 "LARGEST_BATCH))"),
+        Mistake("when n is rounded to the nearest number: it is rounded down.",
+                "max(lengths.values()) // LARGEST_BATCH)",
+                "round(max(lengths.values()) / LARGEST_BATCH))"),
         Mistake("when n comes from the smallest dataset.",
                 "steps = max(1, max(lengths", "steps = max(1, min(lengths"),
         Mistake("when n comes from all examples together.",

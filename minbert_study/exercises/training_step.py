@@ -135,6 +135,20 @@ def as_one_backward(part):
     return {"losses": losses, "moved": seen.moved()}
 
 
+@check(tolerance={AT_STEP: FLOAT32})
+def resting(part):
+    """A head whose task has no batch rests, also under AdamW, which moves zeros by its moments."""
+    model = tiny_model()
+    optimizer = Optimizer(model, lr=1e-3, weight_decay=0.0)
+    part.train_step(model, batches_of(), optimizer, weighted)
+    before = {name: value.detach().clone() for name, value in model.heads.named_parameters()}
+    part.train_step(model, batches_of("sts", first=2), optimizer, weighted)
+    moved = {name.partition(".")[0] for name, value in model.heads.named_parameters()
+             if not torch.equal(value, before[name])}
+    return {"heads that a step with a batch of sts alone moves": sorted(moved),
+            AT_STEP: optimizer.at_step("heads.")}
+
+
 # Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
 @check(tolerance={"losses of the second step": FLOAT32, "moved": 2 * FLOAT32})
 def for_real(part):
@@ -181,7 +195,8 @@ EXERCISE = Exercise(
                 "head then loses its own, but for the last task's.",
                 TAKEN_OUT,
                 "        if name != list(batches)[-1]:\n            model.zero_grad()\n"),
-        Mistake("when all gradients are set to zero after the last backward: the heads get none.",
+        Mistake("when the heads get no gradient: is it set to zero after the last backward, or is "
+                "torch.autograd.grad asked for the encoder's alone?",
                 COMBINED, COMBINED + "    model.zero_grad()\n"),
         Mistake("when the heads are part of the rows. A head belongs to one task, and surgery "
                 "leaves it alone: take model.encoder.parameters().",
@@ -208,6 +223,14 @@ EXERCISE = Exercise(
         Mistake("without optimizer.step.", STEP, "    return losses\n"),
         Mistake("when gradients of the step before are left over: nothing sets .grad to None "
                 "before the first backward.", "    model.zero_grad()\n", ""),
+        Mistake("when a head whose task has no batch has a gradient of zeros, and AdamW's moments "
+                "move it: .grad must be None, as zero_grad() leaves it, and "
+                "zero_grad(set_to_none=False) does not.",
+                "    model.zero_grad()\n", "    model.zero_grad(set_to_none=False)\n"),
+        Mistake("when a head whose task has no batch keeps the gradient of an earlier step, and is "
+                "moved by it again.", "    model.zero_grad()\n",
+                "    model.encoder.zero_grad()\n    for name in batches:\n"
+                "        model.heads[name].zero_grad()\n"),
         Mistake("when the heads' gradients of the step before are left over; the encoder's are "
                 "not.", "    model.zero_grad()\n", "    model.encoder.zero_grad()\n"),
         Mistake("when the encoder's gradient of the step before is left over; the heads' are not.",

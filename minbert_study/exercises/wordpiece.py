@@ -72,8 +72,8 @@ def by_hand(part):
 
 @check()
 def whole_words(part):
-    """A word of the vocabulary is one piece, of one letter as well; any other is [UNK]."""
-    return pieces_of(part, ["film", "a", "é", "good"], "film", "f", "##ilm", "a", "é")
+    """A word of the vocabulary is one piece, as it is written; any other is [UNK]."""
+    return pieces_of(part, ["film", "a", "é", "good", "Film"], "film", "f", "##ilm", "a", "é")
 
 
 @check()

@@ -29,4 +29,7 @@ WRONG = [
     ("m.copy_(beta1 * m + (1 - beta1) * g)", "m = beta1 * m + (1 - beta1) * g",
      "m: "),
     ("theta -= alpha * m", "theta = theta - alpha * m", "theta"),
+    ("v.copy_(beta2 * v + (1 - beta2) * g * g)", "v.mul_(beta2).add_((1 - beta2) * g.pow_(2))",
+     "g is squared in place"),
+    ("    m.copy_(", "    g = g.clamp(-10, 10)\n    m.copy_(", "m: 1 of 3 numbers differ"),
 ]

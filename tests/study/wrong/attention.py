@@ -26,4 +26,12 @@ WRONG = [
     ("torch.softmax(scores, dim=-1)", "scores.detach().softmax(-1)", "is something detached"),
     ("torch.softmax(scores, dim=-1)", "torch.softmax(scores.float(), dim=-1)", "a float32 tensor meets a float64 one"),
     ("    scores = query", "    query += 1e-3\n    scores = query", "changed its input `query`"),
+    ("F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)",
+     "falls on the output, not on the weights"),
+    ("F.dropout(weights, dropout) @ value", "F.dropout2d(weights, dropout) @ value",
+     "share of queries that lose all keys"),
+    ("-1e30", "-100.0", "stands for minus infinity"),
+    ("-1e30", "-1000.0", "stands for minus infinity"),
+    ("torch.softmax(scores, dim=-1)",
+     "scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-30)", "e is raised to scores"),
 ]

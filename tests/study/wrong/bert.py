@@ -71,4 +71,5 @@ WRONG = [
     ("    hidden = self.embeddings(", "    with torch.no_grad():\n      hidden = self.embeddings(",
      "is something detached"),
     ("    hidden = self.embeddings(", "    input_ids = input_ids * mask\n    hidden = self.embeddings(", None),
+    ("hidden[:, 0]", "torch.nn.functional.dropout(hidden[:, 0], 0.1, self.training)", "pooler_output"),
 ]

@@ -53,4 +53,5 @@ WRONG = [
     ("    optimizer.step()\n", "    for parameter in model.heads.parameters():\n"
      "        if parameter.grad is not None:\n            parameter.data -= 0.1 * parameter.grad\n",
      "how often optimizer.step is called in two steps: yours 0"),
+    ("    model.heads.train()\n", "", "where the heads were in eval mode"),
 ]

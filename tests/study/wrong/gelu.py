@@ -33,4 +33,5 @@ WRONG = [
     ("0.5 * (1 + torch.erf(x / math.sqrt(2)))", "torch.special.ndtr(x)", None),
     ("    return x * phi\n", "    return x * phi\n\n\nprint(gelu(torch.ones(2)))\n", None),
     ("0.5 * (1 + torch.erf(x / math.sqrt(2)))", "torch.distributions.Normal(0.0, 1.0).cdf(x)", None),
+    ("return x * phi", "return torch.where(x < -5, 0.0, x * phi)", "gelu of −5.5"),
 ]

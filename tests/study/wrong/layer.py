@@ -66,4 +66,5 @@ WRONG = [
      "share of 0 in what is added to x: yours 0.4"),
     ("        self.activation = ACTIVATIONS[activation]\n", "        self.activation = nn.ReLU()\n",
      "act(W_1 · h)"),
+    ("num_heads, attention_dropout)", "num_heads, dropout)", "dropout of self_attention: yours 0.5"),
 ]

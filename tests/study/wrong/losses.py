@@ -125,4 +125,10 @@ WRONG = [
     ("    return float((predictions == labels).mean())", "    float((predictions == labels).mean())",
      "is a `return` missing"),
     ("    return " + PEARSON, "    " + PEARSON, "is a `return` missing"),
+    (LOG_P, "    z = logits - logits.max()\n    log_p = z - z.exp().sum(1, keepdim=True).log()\n",
+     "the largest of all outputs is taken off"),
+    (PEARSON, "float((x * y).sum() / (np.sqrt((x**2).sum() * (y**2).sum()) + 1e-12))",
+     "pearson of x / 10¹² and y"),
+    (UNDEFINED, "    if predictions.std() < 1e-8 or labels.std() < 1e-8:\n        return None\n",
+     "pearson of x / 10¹² and y"),
 ]

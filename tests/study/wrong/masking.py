@@ -55,7 +55,7 @@ WRONG = [
      "special pieces are never drawn"),
     (SWAPPED, SWAPPED.replace("vocab_size", "len(input_ids)"), "how many pieces are among the random"),
     (SWAPPED, "input_ids[torch.randint(0, len(input_ids), (int(swap.sum()),), "
-     "generator=generator)]", "with 8 pieces, the share of each random one"),
+     "generator=generator)]", "another token of the row"),
     (DICE, "    dice = torch.rand(1, generator=generator).expand(k)\n",
      "one draw decides for the whole row"),
     (DICE, "    dice = torch.arange(k) / max(1, k)\n", "the last ones do not"),
@@ -74,4 +74,5 @@ WRONG = [
     ("    shown[positions[hide]] = mask_id\n", "    shown[hide.nonzero().squeeze(1)] = mask_id\n",
      "changed"),
     ("    return shown", "    shown", "is a `return` missing"),
+    ("~special[input_ids]", "input_ids > 4", "ids are compared with numbers"),
 ]

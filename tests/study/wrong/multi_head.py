@@ -53,4 +53,8 @@ WRONG = [
      "        out = attention(query[None], key[None], value[None], None, p)\n"
      "        out = out[0].unflatten(0, (batch, self.num_heads))\n", "not passed on"),
     ("    def weights(", "    def averages(", "no attribute 'weights'"),
+    ("attention(query, key, value, mask, p)",
+     "nn.functional.dropout(attention(query, key, value, mask), p)", "falls on the output"),
+    ("attention(query, key, value, mask, p)",
+     "attention(query, key, nn.functional.dropout(value, p), mask)", "falls on the values"),
 ]

@@ -40,7 +40,7 @@ WRONG = [
     ("j == i or square == 0", "j == i", "0/0 is NaN"),
     ("            if j == i or square == 0:", "            square = square + 1e-8\n"
      "            if j == i:", "Skip a gradient that is zero"),
-    ("square == 0", "square < 1e-8", "result over 1e-6"),
+    ("square == 0", "square < 1e-8", "a short gradient counts as zero"),
     ("        for j in range(len(gradients)):\n            square = gradients[j] @ gradients[j]\n"
      "            if j == i or square == 0:\n                continue\n"
      "            new = new - gradients[i] @ gradients[j] / square * gradients[j]\n",
@@ -49,4 +49,12 @@ WRONG = [
      "on the sum of the others"),
     ("    projected = []", "    gradients = gradients.double()\n    projected = []",
      "has type float64, expected float32"),
+    ("square == 0", "square < 1e-6", "a short gradient counts as zero"),
+    ("square == 0", "square.sqrt() < 1e-6", "a short gradient counts as zero"),
+    ("j == i or square == 0:", "j == i:\n                continue\n            square = square + 1e-12"
+     "\n            if False:", "a short gradient counts as zero"),
+    ("            if j == i or square == 0:\n                continue\n"
+     "            new = new - gradients[i] @ gradients[j] / square * gradients[j]\n",
+     "            unit = gradients[j] / gradients[j].norm()\n            if j != i:\n"
+     "                new = new - gradients[i] @ unit * unit\n", "0/0 is NaN"),
 ]

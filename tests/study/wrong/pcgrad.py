@@ -22,4 +22,8 @@ WRONG = [
     ("    return total", "    return gradients.sum(0)", "nothing is projected"),
     ("g = g - product / (gradients[j] @ gradients[j]) * gradients[j]", "g = g - gradients[j]",
      "loses all of g_j"),
+    ("(gradients[j] @ gradients[j])", "(gradients[j] @ gradients[j] + 1e-12)", "short gradients then"),
+    ("if product < 0:", "if product < -1e-8:", "short gradients then keep their conflicts"),
+    ("    total = torch.zeros_like(gradients[0])\n", "    gradients = gradients.double()\n"
+     "    total = torch.zeros_like(gradients[0])\n", "has type float64, expected float32"),
 ]

@@ -89,4 +89,11 @@ WRONG = [
      "       shuffle: Callable[[str], list[int]]) -> Iterator[dict[str, list[int]]]:\n"
      "    return wrap(lengths, LARGEST_BATCH, shuffle)\n"
      "    yield\n\n\ndef other(lengths, shuffle):\n", "number of steps: yours 0, expected 2"),
+    ("max(lengths.values()) // LARGEST_BATCH", "round(max(lengths.values()) / LARGEST_BATCH)",
+     "n is rounded to the nearest number"),
+    ("max(lengths, key=lambda name: lengths[name])", "max(lengths)", "last in the alphabet"),
+    ("max(lengths, key=lambda name: lengths[name])", "list(lengths)[0]",
+     "the first dataset is taken for the largest"),
+    ("max(lengths, key=lambda name: lengths[name])", "list(lengths)[-1]",
+     "the last dataset is taken for the largest"),
 ]

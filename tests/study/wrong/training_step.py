@@ -99,7 +99,7 @@ WRONG = [
      "how often optimizer.step is called: yours 4, expected 1"),
     ("    optimizer.step()\n", "", "without optimizer.step"),
     ("            p.grad = g\n", "            p.grad = g if p.grad is None else p.grad + g\n", None),
-    ("    optimizer.zero_grad()\n", "", None),
+    ("    optimizer.zero_grad()\n", "", "keeps the gradient of an earlier step"),
     ("            p.grad = g\n        losses[name] = loss.item()\n",
      "            p.grad = g if p.grad is None else p.grad + g\n        losses[name] = loss.item()\n"
      "        pass\n", None),
@@ -139,4 +139,11 @@ WRONG = [
      "shape of what project gets"),
     ("        p.grad = g[start", "        p.data -= 0.1 * g[start", ".grad is None"),
     ("losses[name] = loss.item()", "losses[name] = loss.item() * len(batch.labels)", "losses, sts"),
+    (BODY, by_backward().replace("zero_grad()", "zero_grad(set_to_none=False)", 1),
+     "a gradient of zeros, and AdamW's moments move it"),
+    ("    optimizer.zero_grad()\n", "    optimizer.zero_grad(set_to_none=False)\n",
+     "a gradient of zeros, and AdamW's moments move it"),
+    (BODY, BODY.replace("shared + own", "shared").replace(
+        "        for p, g in zip(own, found[len(shared):], strict=True):\n            p.grad = g\n", ""),
+     "asked for the encoder's alone"),
 ]

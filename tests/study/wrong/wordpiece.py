@@ -57,4 +57,5 @@ WRONG = [
     ("    pieces = []\n    rest = word\n",
      "    pieces = []\n    rest = word\n    vocabulary = sorted(vocabulary, key=len)\n", None),
     ("    return pieces\n", "    pieces\n", "is a `return` missing"),
+    ("    rest = word\n", "    rest = word.lower()\n", "pieces of Film"),
 ]
