@@ -87,7 +87,8 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               seed: int) -> str | None:
     """The classic mistake that gives what the student's code gives, in as many checks as it can.
 
-    One that fails a check that the student's code passes is not in that code.
+    Among equals it is the one that also passes most of what the student's code passes. One that
+    fails more than half of that is not what the student did.
     """
     passed = [number for number, found in enumerate(observed)
               if "observed" in found and number not in failed]
@@ -97,16 +98,20 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
         return gives is not None and not difference(observed[number]["observed"], gives,
                                                     exercise.checks[number].tolerance)
 
-    best, says = 0, None
+    best, says = (0, len(passed)), None
     for mistake in exercise.mistakes:
         explained = 0
         for done, number in enumerate(failed):
-            if explained + len(failed) - done <= best:
+            if (explained + len(failed) - done, len(passed)) <= best:
                 break  # it cannot be better than the best so far
             explained += gives_yours(number)
         else:
-            if explained > best and all(map(gives_yours, passed)):
-                best, says = explained, f"This is what comes out {mistake.says}"
+            if (explained, len(passed)) > best:
+                score = explained, sum(map(gives_yours, passed))
+                if score > best and 2 * score[1] >= len(passed):
+                    best, says = score, f"This is what comes out {mistake.says}"
+        if best == (len(failed), len(passed)):
+            break  # no other can explain more
     return says
 
 

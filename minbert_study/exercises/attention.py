@@ -103,7 +103,8 @@ def dropped(output: torch.Tensor) -> dict[str, object]:
     is_zero, kept = output == 0, output[output != 0]
     first, second = is_zero.chunk(2, -1)
     found = is_zero, first != second, first.all(-2), first.all(-1)
-    return {name: each.double().mean().item() for name, each in zip(DROPPED, found, strict=True)} | {
+    shares = [each.double().mean().item() for each in found]
+    return dict(zip(DROPPED, shares, strict=True)) | {
         "a weight that is kept": kept.mean() if kept.numel() else output.mean()}
 
 
@@ -152,7 +153,8 @@ EXERCISE = Exercise(
         Mistake("when masked scores are set to −inf: where everything is "
                 "masked, the softmax is 0/0.", "torch.finfo(scores.dtype).min", "-math.inf"),
         *(Mistake("when a small number like −10, −100 or −1000 stands for minus infinity.",
-                  "torch.finfo(scores.dtype).min", number) for number in ("-10.0", "-100.0", "-1000.0")),
+                  "torch.finfo(scores.dtype).min", number)
+          for number in ("-10.0", "-100.0", "-1000.0")),
         Mistake("when e is raised to scores of ±1000, which is infinite or 0: torch.softmax takes "
                 "off the largest score first.", "return scores.softmax(dim=-1)",
                 "return scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-300)"),

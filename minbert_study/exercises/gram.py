@@ -122,9 +122,10 @@ EXERCISE = Exercise(
         Mistake("when products are divided by ‖g_j‖² alone.",
                 "scale = norms[:, None] * norms[None, :]",
                 "scale = (norms * norms)[None, :].expand_as(gram)"),
-        Mistake("when a small number like 1e-8 is added to the lengths: short gradients seem "
-                "orthogonal.", "scale = norms[:, None] * norms[None, :]",
-                "scale = norms[:, None] * norms[None, :] + 1e-8"),
+        *(Mistake("when a small number like 1e-8 is added to the lengths: short gradients seem "
+                  "orthogonal.", "scale = norms[:, None] * norms[None, :]",
+                  f"scale = norms[:, None] * norms[None, :] + {small}")
+          for small in (1e-8, 1e-12)),
         Mistake("when the sign is lost: conflicts look like agreement.",
                 "gram / scale, torch", "gram.abs() / scale, torch"),
     ),

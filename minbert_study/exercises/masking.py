@@ -90,7 +90,7 @@ def counts(part):
 
 @check(against=LIBRARY)
 def special_tokens(part):
-    """Special tokens are never chosen and do not count, wherever they stand and whatever their id."""
+    """Special tokens are never chosen and do not count, whatever their place and id."""
     drawn, order, row = generator(), torch.randperm(100), torch.full((100,), SEP)
     row[order[:40]] = WORD  # 0.15 · 40 = 6
     row[order[40:60]] = 900

@@ -115,7 +115,7 @@ def batch(part):
 def dropout(part):
     """The share self.dropout (0.25) of the weights is dropped in training, none in eval mode."""
     module = copying(part, 60, 2, query=0.0, key=1.0, value=1.0, dropout=0.25)
-    # the value of token i is 1 at places i and 15 + i of each head: the output shows its weight, 1/15
+    # token i has the value 1 at places i and 15 + i of each head, which show its weight, 1/15
     x = torch.eye(15).repeat(1, 4).expand(80, 15, 60)
     still, moving = module(x), module.train()(x)
     heads = moving.unflatten(-1, (2, 30)).transpose(1, 2) if moving.shape == x.shape else moving

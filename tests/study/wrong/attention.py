@@ -29,7 +29,7 @@ WRONG = [
     ("F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)",
      "falls on the output, not on the weights"),
     ("F.dropout(weights, dropout) @ value", "F.dropout2d(weights, dropout) @ value",
-     "share of queries that lose all keys"),
+     "share of keys that all queries lose"),
     ("-1e30", "-100.0", "stands for minus infinity"),
     ("-1e30", "-1000.0", "stands for minus infinity"),
     ("torch.softmax(scores, dim=-1)",

@@ -78,7 +78,7 @@ WRONG = [
      "gradients when optimizer.step is called, heads."),
     (BODY, by_backward(then="if name != list(batches)[-1]: model.zero_grad()"),
      "Each head then loses its own"),
-    (BODY, by_backward(before="model.zero_grad()"), "the heads get none"),
+    (BODY, by_backward(before="model.zero_grad()"), "the heads get no gradient"),
     # .grad is emptied in place, and the rows are views of it.
     (BODY, by_backward(row="[p.grad.view(-1) for p in model.encoder.parameters()]",
                        then="model.encoder.zero_grad(set_to_none=False)",

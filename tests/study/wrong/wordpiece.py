@@ -52,10 +52,9 @@ WRONG = [
      "one character before the word's end"),
     ("    return pieces\n", "    return [vocabulary[piece] for piece in pieces]\n", "pieces of unaffable"),
     ("    return pieces\n", "    return \" \".join(pieces)\n", "pieces of unaffable: yours is"),
-    ("        prefix = \"##\"", "        rest = rest.lower()\n        prefix = \"##\"", None),
+    ("        prefix = \"##\"", "        rest = rest.lower()\n        prefix = \"##\"", "pieces of Film"),
     ("    pieces = []\n", "    pieces = []\n    vocabulary[\"##zz\"] = 0\n", "the vocabulary is as it was"),
     ("    pieces = []\n    rest = word\n",
      "    pieces = []\n    rest = word\n    vocabulary = sorted(vocabulary, key=len)\n", None),
     ("    return pieces\n", "    pieces\n", "is a `return` missing"),
-    ("    rest = word\n", "    rest = word.lower()\n", "pieces of Film"),
 ]
