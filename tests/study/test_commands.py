@@ -45,7 +45,7 @@ def test_start(tmp_path, capsys):
 def test_check(folder, capsys):
     assert main(["check", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert "✓ ex02_attention.py: scaled dot-product attention with a mask: all 7 checks pass" in out
+    assert "✓ ex02_attention.py: scaled dot-product attention with a mask: all 8 checks pass" in out
     assert "· ex11_adamw.py: AdamW: adamw_update is not written yet (ex11_adamw.py, line " in out
     assert out.endswith("1 of 2 exercises done\n")
     assert main(["check", str(folder), "ex02_attention.py"]) == 0
@@ -55,7 +55,7 @@ def test_progress(folder):
     """What is done is remembered, until the file changes."""
     main(["check", str(folder)])
     entry = json.loads((folder / "progress.json").read_text())["attention"]
-    assert (entry["passed"], entry["of"]) == (7, 7)
+    assert (entry["passed"], entry["of"]) == (8, 8)
     assert checking.Progress(folder).done() == ["attention"]
     with (folder / file_of("attention")).open("a") as file:
         file.write("# changed\n")
@@ -136,7 +136,7 @@ def test_grade(tmp_path, capsys, monkeypatch):
     deletes = f"import shutil\nshutil.rmtree('{tmp_path}')\n{whole['adamw']}"
     Path("in/deletes", file_of("adamw")).write_text(deletes)
     Path("in/right/ex13_pcgrad.py").symlink_to("/etc/hostname")
-    Path("points.csv").write_text("exercise,points\nattention,7\nadamw,4\npcgrad,1.5\n")
+    Path("points.csv").write_text("exercise,points\nattention,8\nadamw,4\npcgrad,1.5\n")
     before = {path: path.read_bytes() for path in Path("in").rglob("*.py")}
 
     students = [f"in/{name}" for name in ("right", "wrong", "loop", "deletes", "=empty", "gone")]
@@ -144,15 +144,15 @@ def test_grade(tmp_path, capsys, monkeypatch):
 
     header, points, *rows = csv.reader(Path("out/g.csv").read_text().splitlines())
     assert header == ["folder", "attention", "adamw", "pcgrad", "total", "notes"]
-    assert points[1:5] == ["7", "4", "1.5", "12.5"]
+    assert points[1:5] == ["8", "4", "1.5", "13.5"]
     table = {row[0]: row for row in rows}
-    assert table["in/right"][1:5] == ["7", "4", "0", "11"]
+    assert table["in/right"][1:5] == ["8", "4", "0", "12"]
     assert "ex13_pcgrad.py: is not a regular file" in table["in/right"][5]
     passed = checking.check_exercise(Path("in/wrong"), "attention", []).passed
-    assert table["in/wrong"][1] == f"{7 * passed / len(load('attention').checks):.3g}"
+    assert table["in/wrong"][1] == f"{8 * passed / len(load('attention').checks):.3g}"
     assert table["in/loop"][1:4] == ["0", "4", "0"]
     assert "stopped after 3 seconds" in table["in/loop"][5]
-    assert table["in/deletes"][1:4] == ["7", "0", "0"]
+    assert table["in/deletes"][1:4] == ["8", "0", "0"]
     assert table["in/=empty"][4] == "0"
     assert table["in/gone"][5] == "there is no such folder"
     assert {path: path.read_bytes() for path in Path("in").rglob("*.py")} == before
@@ -180,4 +180,4 @@ def test_console_command(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["minbert", "study"])
     capsys.readouterr()
     assert minbert(["study", "check", str(folder), "attention"]) == 0
-    assert "all 7 checks pass" in capsys.readouterr().out
+    assert "all 8 checks pass" in capsys.readouterr().out
