@@ -36,6 +36,7 @@ from . import exercise as exercises
 
 SECONDS = 20
 MEMORY = 4 << 30       # bytes beyond what the process has when it starts
+WRITTEN = 64 << 20     # bytes of the largest file that the process can write
 PRINTED = 4000         # characters of a student's own output that are kept
 # audit events of Python that reach beyond the exercise
 REFUSED = ("ctypes.", "ftplib.", "glob.", "http.", "os.chdir", "os.chmod", "os.chown", "os.exec",
@@ -131,11 +132,19 @@ def _work(job: Job, out: str) -> None:
     with (Path(out, "printed").open("w", encoding="utf-8", errors="replace") as printed,
           redirect_stdout(printed), redirect_stderr(printed)):
         for number, result in enumerate(_results_of(job, exercise)):
-            buffer = io.BytesIO()
-            torch.save(result, buffer)
-            Path(out, f"{number}.pt").write_bytes(buffer.getvalue())
+            written = _written(result)
+            if len(written) > WRITTEN:
+                written = _written({"is_begun": True, "fault": [
+                    f"{len(written):,} bytes came back, far too much: look at the shapes"]})
+            Path(out, f"{number}.pt").write_bytes(written)
             printed.flush()
     os._exit(0)  # no code of the student's runs after this
+
+
+def _written(result: dict) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(result, buffer)
+    return buffer.getvalue()
 
 
 def _results_of(job: Job, exercise: exercises.Exercise) -> Iterator[dict]:
@@ -285,7 +294,7 @@ def _limit_memory() -> None:
     if sys.platform != "linux":
         return
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for limit, size in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_FSIZE, 64 << 20),
+    for limit, size in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_FSIZE, WRITTEN),
                         (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(limit)[1]
         size = size if hard == resource.RLIM_INFINITY else min(size, hard)

@@ -191,3 +191,12 @@ def test_own_parts(tmp_path):
         "    theta.copy_(minbert.attention.attention_weights(*torch.ones(2, 1, 1, 2, 1)).sum())\n")
     [first, *_] = worker.observe(job).results
     assert first["observed"]["theta"].tolist() == [4.0, 4.0]  # scores, not weights that sum to 1
+
+
+def test_large_results(tmp_path, capfd):
+    """A result that is too large to be passed on is a fault of that check alone."""
+    verdict, text = check(tmp_path, BODIES.format("query.new_zeros(10_000_000)", "value"))
+    assert "80,00" in text
+    assert "bytes came back, far too much: look at the shapes" in text
+    assert verdict.end is None
+    assert capfd.readouterr().err == ""
