@@ -20,7 +20,7 @@ import torch
 def adamw_update(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, *,
                  lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
                  correct_bias: bool) -> None:
-    """One update, in place: afterwards theta, m and v hold the new values. Returns nothing.
+    """One update, in place: afterwards theta, m and v hold the new values, and g is as before.
 
     Args:
         theta, g, m, v: parameter, gradient, first and second moment, of one shape.

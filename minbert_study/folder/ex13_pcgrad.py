@@ -27,6 +27,6 @@ def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]])
             certain.
 
     Returns:
-        (params,).
+        (params,), of the gradients' type.
     """
     raise NotImplementedError

@@ -3,7 +3,8 @@
 For each task t with loss L_t:       g_t = ∂L_t/∂(encoder), as one long vector
 Surgery:                             g = project(g_1, …, g_T)
 The encoder's gradient is g. A head belongs to one task and keeps that task's own gradient.
-Then the optimizer makes one step.
+Then the optimizer makes one step. A head whose task has no batch rests: its .grad must be None, for
+AdamW moves by its moments where .grad is 0.
 
 The losses are never added: surgery must see each task's gradient by itself. So there are as many
 forwards and backwards as tasks. Between two backwards a gradient must be taken out of .grad, since
