@@ -98,11 +98,13 @@ def dropped(output: torch.Tensor) -> dict[str, object]:
     """What dropout did, where number i and number keys + i of an output show the weight of key i.
 
     Args:
-        output: (…, queries, 2 · keys).
+        output: (batch, heads, queries, 2 · keys).
     """
     is_zero, kept = output == 0, output[output != 0]
     first, second = is_zero.chunk(2, -1)
-    found = is_zero, first != second, first.all(-2), first.all(-1)
+    found = (is_zero, first != second, first.all(-2), first.all(-1),
+             (first[1:] == first[:1]).flatten(1).all(1),
+             (first[:, 1:] == first[:, :1]).flatten(2).all(2))
     shares = [each.double().mean().item() for each in found]
     return dict(zip(DROPPED, shares, strict=True)) | {
         "a weight that is kept": kept.mean() if kept.numel() else output.mean()}
@@ -113,7 +115,9 @@ def dropped(output: torch.Tensor) -> dict[str, object]:
 DROPPED = dict.fromkeys(("share of weights that are dropped",
                          "share of values of which one half alone is dropped",
                          "share of keys that all queries lose",
-                         "share of queries that lose all keys"), 0.06)
+                         "share of queries that lose all keys",
+                         "share of sentences that lose the same",
+                         "share of heads that lose the same"), 0.06)
 
 
 @check(tolerance=DROPPED)

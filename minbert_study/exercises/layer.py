@@ -99,7 +99,8 @@ def mask(part):
     change = (output - module(other, real))[real].abs().max().item()
     return {"largest change of a real token": change,
             "output at real tokens": output[real],
-            "output without a mask": module(x)}
+            "output without a mask": module(x),
+            "output at real tokens in training mode": module.train()(x, real)[real]}
 
 
 @check()

@@ -190,7 +190,7 @@ def test_own_parts(tmp_path):
         "import torch\nimport minbert.attention\ndef adamw_update(theta, *a, **k):\n"
         "    theta.copy_(minbert.attention.attention_weights(*torch.ones(2, 1, 1, 2, 1)).sum())\n")
     [first, *_] = worker.observe(job).results
-    assert first["observed"]["theta"].tolist() == [4.0, 4.0]  # scores, not weights that sum to 1
+    assert first["observed"]["theta"].tolist() == [4.0] * 3  # scores, not weights that sum to 1
 
 
 def test_large_results(tmp_path, capfd):

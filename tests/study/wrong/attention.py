@@ -34,4 +34,8 @@ WRONG = [
     ("-1e30", "-1000.0", "stands for minus infinity"),
     ("torch.softmax(scores, dim=-1)",
      "scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-30)", "e is raised to scores"),
+    ("F.dropout(weights, dropout)", "weights * F.dropout(torch.ones_like(weights[:, :1]), dropout)",
+     "share of heads that lose the same"),
+    ("F.dropout(weights, dropout)", "weights * F.dropout(torch.ones_like(weights[:1]), dropout)",
+     "share of sentences that lose the same"),
 ]

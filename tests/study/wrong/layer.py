@@ -67,4 +67,6 @@ WRONG = [
     ("        self.activation = ACTIVATIONS[activation]\n", "        self.activation = nn.ReLU()\n",
      "act(W_1 · h)"),
     ("num_heads, attention_dropout)", "num_heads, dropout)", "dropout of self_attention: yours 0.5"),
+    ("self.self_attention(x, mask)", "self.self_attention(x, None if self.training else mask)",
+     "output at real tokens in training mode"),
 ]
