@@ -24,7 +24,7 @@ import multitask  # noqa: F401 - first: it sets OpenMP's variables before torch 
 from heads import ARCHITECTURES
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.commands import command_line
-from multitask.data.sampling import BATCH_DIFFERENT, WRAP
+from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import run as main_job
 from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
@@ -76,8 +76,9 @@ def build_parser() -> Parser:
         help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
              "baseline)")
     add("--gs", choices=GS_CHOICES,
-        help="round robin of gradient-surgery fine-tuning: equal batches, batches of different "
-             "size, or no such stage; none alone is the paper's baseline (default: wrap)")
+        help="round robin of gradient-surgery fine-tuning: equal batches (wrap) or batches of "
+             "different size (bd); anneal has a task a step, drawn more and more evenly; none "
+             "leaves the stage out, alone it is the paper's baseline (default: wrap)")
     add("--surgery", metavar="METHOD[:OPTION=VALUE,…]",
         help="how the tasks' gradients are combined: pcgrad, the paper's Eq. 2-5 (paper), sum, "
              "cagrad:c=0.4, … (docs/explanation/methods.md), or a method of your own "
@@ -208,9 +209,9 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} "
                          "takes --batch-sizes")
     for flag, value in (("--surgery", arguments.surgery), ("--surgery-by", arguments.surgery_by)):
-        if value is not None and gs == NO_SURGERY_STAGE:
-            raise ValueError(f"{flag} is for --gs {WRAP} and {BATCH_DIFFERENT}: without that stage "
-                             "there is no surgery")
+        if value is not None and gs not in ROUND_ROBINS:
+            raise ValueError(f"{flag} is for --gs {' and '.join(ROUND_ROBINS)}: with --gs {gs} "
+                             "no step has several tasks' gradients")
     if arguments.accumulate > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
         raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
                          "batches to cut")

@@ -1,4 +1,4 @@
-"""The two round robins of the paper, section 4.3.2: which examples of each task make up a step.
+"""Which examples of each task make up a step: the paper's round robins (section 4.3.2) and others.
 
 `wrap`: the same batch size for every task. An epoch is one pass over the largest dataset; smaller
 datasets are reshuffled and restarted when exhausted. `bd` (batches of different size): n · b_t ≈
@@ -7,6 +7,10 @@ l_t (Eq. 6), so that all datasets are exhausted together after n steps.
 Eq. 7 multiplies each *summed* loss by b_min / b_t. That is b_min times the *mean* loss, and b_min
 is common to all tasks. So both schemes take each task's mean loss and rescale nothing;
 tests/lessons/test_09_round_robins.py shows the equality.
+
+`anneal` is no round robin: a step is a batch of one task, drawn with p_t ∝ l_t^α. α falls from 1 to
+0.2 over the training, so that small datasets come up more often towards its end (Stickland and
+Murray 2019, section 4.2; there it falls from epoch to epoch, here from step to step).
 
 `once` is for stages in which the tasks share no gradient, on MultiNLI and on the final layers. An
 epoch passes over every dataset once; a task with nothing left sits out.
@@ -23,8 +27,8 @@ from multitask.system.state import check_like, set_generator
 
 WRAP, BATCH_DIFFERENT = "wrap", "bd"
 ROUND_ROBINS = (WRAP, BATCH_DIFFERENT)
-ONCE = "once"
-SCHEMES = (*ROUND_ROBINS, ONCE)
+ANNEAL, ONCE = "anneal", "once"
+SCHEMES = (*ROUND_ROBINS, ANNEAL, ONCE)
 LARGEST_BATCH = 24  # the paper's batch of Quora under bd; the other sizes follow from Eq. 6
 
 
@@ -41,13 +45,27 @@ def batch_different_sizes(lengths: Mapping[str, int]) -> dict[str, int]:
     return {name: max(1, length // steps) for name, length in lengths.items()}
 
 
+def annealed_shares(lengths: Mapping[str, int], done: float) -> list[float]:
+    """p_t ∝ l_t^α with α = 1 − 0.8 · done: each task's share of the steps.
+
+    Args:
+        lengths: task → number of examples.
+        done: the share of the training that is over, from 0 to 1.
+
+    >>> annealed_shares({"sst": 100, "para": 900}, done=0)
+    [0.1, 0.9]
+    """
+    powers = [length ** (1 - 0.8 * done) for length in lengths.values()]
+    return [power / sum(powers) for power in powers]
+
+
 class RoundRobin:
-    """Yields, step after step, one batch of indices for each task.
+    """Yields, step after step, one batch of indices for each task; `anneal` for one task.
 
     Args:
         lengths: task → number of examples.
         batch_sizes: task → examples per step.
-        scheme: `wrap`, `bd` or `once`.
+        scheme: `wrap`, `bd`, `anneal` or `once`.
         seed: of the sampler's own generator.
 
     Raises:
@@ -74,7 +92,12 @@ class RoundRobin:
 
     @property
     def steps_per_epoch(self) -> int:
-        """wrap: a pass over the largest dataset. bd: its whole batches. once: the longest pass."""
+        """wrap: a pass over the largest dataset. bd: its whole batches. once: the longest pass.
+        anneal: as many examples as there are.
+        """
+        if self.scheme == ANNEAL:
+            return sum(math.ceil(length / self.batch_sizes[name])
+                       for name, length in self.lengths.items())
         if self.scheme == ONCE:
             return max(math.ceil(length / self.batch_sizes[name])
                        for name, length in self.lengths.items())
@@ -83,14 +106,26 @@ class RoundRobin:
         return math.ceil(batches) if self.scheme == WRAP else max(1, math.floor(batches))
 
     def start_epoch(self) -> None:
-        """wrap: restarts the largest dataset. bd, once: restarts all. A restart reshuffles."""
+        """wrap: restarts the largest dataset. bd, once: restarts all; anneal: none.
+
+        A restart reshuffles.
+        """
         for name in self.lengths:
-            if self.scheme != WRAP or name == self.largest:
+            if self.scheme in (BATCH_DIFFERENT, ONCE) or (
+                    self.scheme == WRAP and name == self.largest):
                 self._restart(name)
 
-    def next_step(self) -> dict[str, list[int]]:
-        """task → indices of its next batch; with `once`, tasks whose pass is over are left out."""
-        batches = {name: self._next_batch(name) for name in self.lengths}
+    def next_step(self, done: float = 0.0) -> dict[str, list[int]]:
+        """task → indices of its next batch; with `once`, tasks whose pass is over are left out.
+
+        Args:
+            done: the share of the training that is over; only `anneal` asks for it.
+        """
+        names = list(self.lengths)
+        if self.scheme == ANNEAL:
+            shares = torch.tensor(annealed_shares(self.lengths, done))
+            names = [names[torch.multinomial(shares, 1, generator=self.generator).item()]]
+        batches = {name: self._next_batch(name) for name in names}
         return {name: batch for name, batch in batches.items() if batch}
 
     def _next_batch(self, name: str) -> list[int]:

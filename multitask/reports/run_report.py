@@ -30,11 +30,10 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     out.
     """
     by_name = {task.name: task for task in tasks}
-    has_surgery = settings["gs"] != "none" and len(tasks) > 1
-    surgery = f" · {settings['surgery']}" if has_surgery else ""
     about = "" if are_the_papers(by_name) else f"{', '.join(by_name)} · "
-    title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
+    surgery = f" · {settings['surgery']}" if surgery_steps else ""
+    title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     parts = [
         paragraph(summary(tasks, settings, metrics)), origin(metrics.get("environment", {})),
         *(headline(by_name, settings, metrics, analysis)
@@ -229,6 +228,8 @@ def facts(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
               "max_length": settings.get("max_length") or "the encoder's limit"}
     if chosen.get("head_lr") is None:
         chosen["head_lr"] = chosen.get("lr")
+    if "surgery" not in metrics:  # no step had several tasks' gradients
+        chosen |= {"surgery": None, "surgery_by": None}
     sizes = {f"batch_size, {stage}": stated_counts(found["batch_sizes"])
              for stage, found in metrics.get("stages", {}).items() if "batch_sizes" in found}
     if sizes:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from multitask.data.examples import Dataset, fingerprint
-from multitask.data.sampling import BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
+from multitask.data.sampling import ANNEAL, BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
 from multitask.model import MODEL_FOLDER, MultitaskBert
 from multitask.system import console
 from multitask.system.distributed import ALONE, Ranks
@@ -136,7 +136,7 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
         sampler=RoundRobin(lengths, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay,
                                settings.clip, settings.seed, tasks, settings.head_lr, ranks,
-                               settings.surgery_by),
+                               settings.surgery_by, at_once=1 if scheme == ANNEAL else None),
         fetch=fetch,
         predict=lambda name: run.model.predict_logits(name, run.tokens[name]["dev"], ranks))
 

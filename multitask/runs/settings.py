@@ -13,7 +13,7 @@ import torch
 
 from heads import ARCHITECTURES
 from minbert.files import one_line, read_object, write_json
-from multitask.data.sampling import ROUND_ROBINS
+from multitask.data.sampling import ANNEAL, ROUND_ROBINS
 from multitask.description import SAMPLE, tasks_from
 from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS, Task
@@ -22,7 +22,7 @@ from optim import SCHEDULES, SURGERY, Method
 
 DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
-GS_CHOICES = (*ROUND_ROBINS, NO_SURGERY_STAGE)
+GS_CHOICES = (*ROUND_ROBINS, ANNEAL, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
 NONFINITE_CHOICES = (STOP, SKIP)
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
@@ -159,7 +159,7 @@ class Settings:
     @property
     def has_surgery(self) -> bool:
         """Whether tasks' gradients are combined by the surgery method."""
-        return self.gs != NO_SURGERY_STAGE and len(self.tasks) > 1
+        return self.gs in ROUND_ROBINS and len(self.tasks) > 1
 
     @property
     def uses_sample(self) -> bool:

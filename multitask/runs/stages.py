@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -132,7 +131,7 @@ class Stage:
     def _train_step(self) -> tuple[dict[str, float], float]:
         """One logged step. Returns the tasks' losses, {} if skipped, and examples per second."""
         settings, started = self.run.settings, time.perf_counter()
-        indices = self.plan.sampler.next_step()
+        indices = self.plan.sampler.next_step(self.steps / self.total_steps)
         batches = {name: self.plan.fetch(name, rows) for name, rows in indices.items()}
         examples = sum(len(rows) for rows in indices.values())
         warmup_steps = round(settings.warmup * self.total_steps)
@@ -169,7 +168,7 @@ class Stage:
         self.run.log.write(
             "step", stage=self.name, epoch=self.epoch, step=self.steps,
             lr=self.plan.trainer.learning_rate, losses=_rounded(result.losses),
-            **_conflicts(self.plan.tasks, result), examples=examples, seconds=round(seconds, 6))
+            **_conflicts(result), examples=examples, seconds=round(seconds, 6))
 
     # Evaluation and the best epoch
 
@@ -329,8 +328,9 @@ class Stage:
         self._publish_predictions()
 
 
-def _conflicts(tasks: Sequence[str], result: StepResult) -> dict:
+def _conflicts(result: StepResult) -> dict:
     """How the tasks' gradients met, for the log; empty for a single task or a frozen encoder."""
+    tasks = tuple(result.losses)
     if result.gram is None or len(tasks) < 2:
         return {}
 

@@ -78,6 +78,7 @@ class SurgeryTrainer:
         tasks: those that are trained, in the order of the matrix's rows; by default the model's.
         head_lr: learning rate of the heads; by default `lr`.
         ranks: the processes that share each batch.
+        at_once: how many of the tasks a step has; by default all. The heads of the others rest.
 
     Attributes:
         epoch: its number, for methods that ask for it.
@@ -86,7 +87,8 @@ class SurgeryTrainer:
     def __init__(self, model: MultitaskBert, surgery: str | Surgery, lr: float,
                  weight_decay: float = 0.0, clip: float = 0.0, seed: int = 0,
                  tasks: Sequence[str] | None = None, head_lr: float | None = None,
-                 ranks: Ranks = ALONE, surgery_by: str = ENCODER) -> None:
+                 ranks: Ranks = ALONE, surgery_by: str = ENCODER,
+                 at_once: int | None = None) -> None:
         self.model, self.clip, self.ranks = model, clip, ranks
         self.tasks = tuple(model.tasks) if tasks is None else tuple(tasks)
         self.heads = nn.ModuleDict({name: model.heads[name] for name in self.tasks})
@@ -103,10 +105,11 @@ class SurgeryTrainer:
         # Only a CPU leaves the table's gradient sparse, and a sum over processes needs whole rows.
         has_fast_forms = isinstance(model.encoder, BertModel) and not fast.is_plain()
         is_sparse = has_fast_forms and model.device.type == "cpu" and ranks.size == 1
-        self.gradients = TaskGradients(self.flat, len(self.tasks), TABLE if is_sparse else None,
+        self.at_once = at_once or len(self.tasks)
+        self.gradients = TaskGradients(self.flat, self.at_once, TABLE if is_sparse else None,
                                        watched=False)
         self.groups = self.gradients.groups(lambda name: group_of(name, surgery_by))
-        chosen = surgery if len(self.tasks) > 1 else "sum"
+        chosen = surgery if self.at_once > 1 else "sum"
         self.methods = {name: Method(chosen) for name in self.groups}  # each has its own state
 
         # What AdamW updates: three parts of that vector (the first parameter, for minbert the
@@ -137,28 +140,33 @@ class SurgeryTrainer:
 
         Args:
             batches: task → its batch, whole, or as micro-batches of what this process computes of
-                it.
+                it. Of `at_once` tasks.
             lr_scale: factor of the learning rates, from the schedule.
 
         Raises:
             FloatingPointError: a loss or gradient is not finite; the error names the task, and
                 nothing is updated.
-            ValueError: parameters were frozen or released since the trainer was made, or a surgery
-                method of one's own returned another shape.
+            ValueError: parameters were frozen or released since the trainer was made, the batches
+                are of more or fewer tasks, or a surgery method of one's own returned another shape.
         """
         if self.flat.frozen() != self._frozen:
             raise ValueError("parameters were frozen or released since the trainer was made, and "
                              "their moments would move them: make a new trainer")
-        self.heads.zero_grad(set_to_none=True)  # an earlier step may have stopped half-way
-        shares = [MicroBatches.of(batches[name]) for name in self.tasks]
+        shares = {name: MicroBatches.of(batches[name]) for name in self.tasks if name in batches}
+        if len(shares) != self.at_once:
+            raise ValueError(f"batches of {', '.join(batches)}; a step takes {self.at_once} of "
+                             f"{', '.join(self.tasks)}")
+        # An earlier step may have stopped half-way. Without a gradient AdamW leaves a head alone.
+        self.heads.zero_grad(set_to_none=True)
+        heads = {name: self.heads[name] for name in shares}
         with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
             values = self._backward(shares)
 
         # Surgery: the weights of the tasks' gradients, from their Gram matrix.
         grams = self.gradients.grams(self.groups)  # before anything else waits for a GPU's answer
         gram = sum(grams.values())
-        losses = self._sum_over_ranks(values)
-        squares = self._check(losses, gram)
+        losses = self._sum_over_ranks(heads, values)
+        squares = self._check(heads, losses, gram)
         seen = {"generator": self.generator, "epoch": self.epoch,
                 "losses": torch.tensor(list(losses.values()), dtype=torch.float64)}
         weights = {name: method(grams[name], **seen) for name, method in self.methods.items()}
@@ -172,23 +180,23 @@ class SurgeryTrainer:
         # The update.
         scaled = {name: scale * values for name, values in weights.items()}
         self._set_encoder_gradient(*self.gradients.combine_groups_(self.groups, scaled))
-        for parameter in self.heads.parameters():
+        for parameter in parameters_of(heads):
             parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
         self._observe(shares)
         return StepResult(losses, gram, torch.stack(list(weights.values())).mean(0))
 
-    def _backward(self, shares: Sequence[MicroBatches]) -> list[torch.Tensor]:
+    def _backward(self, shares: Mapping[str, MicroBatches]) -> list[torch.Tensor]:
         """Fill the gradient matrix; return each share's part of its task's mean loss."""
         is_alone = self.ranks.size == 1 and self._graphs is None
-        if is_alone and all(share.is_whole for share in shares):
-            whole = {name: share.batches[0] for name, share in zip(self.tasks, shares, strict=True)}
+        if is_alone and all(share.is_whole for share in shares.values()):
+            whole = {name: share.batches[0] for name, share in shares.items()}
             if all_at_once.applies(self.model, whole):
                 prepared = {name: self._prepared(batch) for name, batch in whole.items()}
                 return all_at_once.backward(self.model, self.gradients, prepared)
 
         values, waits = [], []
-        for row, (name, share) in enumerate(zip(self.tasks, shares, strict=True)):
+        for row, (name, share) in enumerate(shares.items()):
             backward = self._backward_task
             if self._graphs is not None and len(share.batches) == 1:
                 backward = self._graphs
@@ -219,14 +227,14 @@ class SurgeryTrainer:
     def _prepared(self, batch: Batch) -> Batch:
         return batch.in_few_lengths() if self._fills else batch.to(self.model.device)
 
-    def _observe(self, shares: Sequence[MicroBatches]) -> None:
+    def _observe(self, shares: Mapping[str, MicroBatches]) -> None:
         """Shows the losses on the same batches, after the update, to methods that ask for them."""
         observers = [method.observe for method in self.methods.values() if method.observe]
         if not observers:
             return
-        losses = torch.zeros(len(self.tasks), device=self.model.device)
+        losses = torch.zeros(len(shares), device=self.model.device)
         with torch.no_grad():
-            for row, (name, share) in enumerate(zip(self.tasks, shares, strict=True)):
+            for row, (name, share) in enumerate(shares.items()):
                 for loss in self._losses(name, share):
                     losses[row] += loss
         self.ranks.sum([losses])
@@ -234,26 +242,28 @@ class SurgeryTrainer:
             for observe in observers:
                 observe(losses.cpu())
 
-    def _sum_over_ranks(self, values: Sequence[torch.Tensor]) -> dict[str, float]:
+    def _sum_over_ranks(self, heads: Mapping[str, nn.Module],
+                        values: Sequence[torch.Tensor]) -> dict[str, float]:
         """Complete the losses and the heads' gradients with those of the other processes.
 
         Raises FloatingPointError, in every process, for a loss that is not finite.
         """
         losses = torch.stack(list(values))
-        for parameter in self.heads.parameters():
+        for parameter in parameters_of(heads):
             if parameter.grad is None:  # a process with no examples of a task
                 parameter.grad = torch.zeros_like(parameter)
-        self.ranks.sum([losses, *(parameter.grad for parameter in self.heads.parameters())])
+        self.ranks.sum([losses, *(parameter.grad for parameter in parameters_of(heads))])
 
-        named = zip(self.tasks, losses.tolist(), strict=True)
+        named = zip(heads, losses.tolist(), strict=True)
         return {name: finite_loss(name, loss) for name, loss in named}
 
-    def _check(self, losses: Mapping[str, float], gram: torch.Tensor) -> dict[str, float]:
+    def _check(self, heads: Mapping[str, nn.Module], losses: Mapping[str, float],
+               gram: torch.Tensor) -> dict[str, float]:
         """The squared norms of the heads' gradients, after a look at all norms."""
-        squares = torch.stack([squared_norm(head) for head in self.heads.values()]).tolist()
-        for row, name in enumerate(self.tasks):
+        squares = torch.stack([squared_norm(head) for head in heads.values()]).tolist()
+        for row, name in enumerate(heads):
             check_gradient(name, losses[name], float(gram[row, row]), squares[row])
-        return dict(zip(self.tasks, squares, strict=True))
+        return dict(zip(heads, squares, strict=True))
 
     def _set_encoder_gradient(self, row: torch.Tensor, table: torch.Tensor | None) -> None:
         """Gives the optimizer the combined gradient; `row` lacks a table's part."""
@@ -283,6 +293,10 @@ class SurgeryTrainer:
             start = f"{STATE}{group}."
             method.load_state({name.removeprefix(start): value for name, value in state.items()
                                if name.startswith(start)})
+
+
+def parameters_of(heads: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    return [parameter for head in heads.values() for parameter in head.parameters()]
 
 
 def group_of(name: str, surgery_by: str) -> str:

@@ -333,7 +333,7 @@ def gradients_of_a_step(model, at_once: bool, monkeypatch) -> tuple[int, dict[st
     calls = []
     backward = together.backward
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    whole = [MicroBatches([batch], len(batch.labels)) for batch in batches(model).values()]
+    whole = {name: MicroBatches.of(batch) for name, batch in batches(model).items()}
     with monkeypatch.context() as patch:
         patch.setattr(together, "MOST_TOKENS", 1000 if at_once else 0)
         patch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
@@ -530,7 +530,8 @@ def test_when_task_by_task(monkeypatch):
 
     def losses(times):
         """Of batches that are the whole, or a part, of what a step takes."""
-        pieces = [MicroBatches([batch], times * len(batch.labels)) for batch in each.values()]
+        pieces = {name: MicroBatches([batch], times * len(batch.labels))
+                  for name, batch in each.items()}
         return torch.stack(trainer._backward(pieces))
 
     torch.testing.assert_close(losses(1), 2 * losses(2), atol=0, rtol=1e-6)  # float32 rounding
