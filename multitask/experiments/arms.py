@@ -18,7 +18,7 @@ from minbert.progress import Progress
 from multitask.analysis.log import conflict_statistics, pairs_of, upper_triangle
 from multitask.analysis.probe import conflict_probe, summarise
 from multitask.data.examples import Dataset
-from multitask.data.sampling import WRAP, RoundRobin
+from multitask.data.sampling import ANNEAL, WRAP, RoundRobin
 from multitask.model import MultitaskBert
 from multitask.runs import run
 from multitask.runs.settings import HINT, Settings, try_method
@@ -38,6 +38,8 @@ CONTROLS = {
     "rgw": "random weights of the gradients at every step",
     "rlw": "random weights of the losses at every step; for the encoder the same as rgw",
     SINGLE: "one model per task, trained alone",
+    ANNEAL: "no gradients combined: one task a step, drawn as with --gs anneal, and so three steps "
+            "for one of the others",
 }
 DEFAULT_ARMS = ("paper", CONSTANT, SINGLE)
 MOMENTS = ("equal_steps", "equal_time")
@@ -114,6 +116,11 @@ def tasks_of(training: str) -> tuple[str, ...]:
     return alone or tuple(TASKS)
 
 
+def steps_of(question: Question, training: str) -> int:
+    """How many steps make as many batches as the question's steps of all tasks."""
+    return question.steps * (len(TASKS) if training == ANNEAL else 1)
+
+
 def training_of(arm: str, task: str) -> str:
     """The training that gives an arm's score on a task."""
     return f"{SINGLE}-{task}" if arm == SINGLE else arm
@@ -132,6 +139,8 @@ class Arm:
         """weights: one per task, constant; None leaves them to the method `training`."""
         settings = question.settings(seed)
         self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
+        self.steps, is_annealed = steps_of(question, training), training == ANNEAL
+        self.pairs = [] if is_annealed else pairs_of(self.tasks)
         self.model: MultitaskBert = run.build_model(settings,
                                                     dataset).to(pick_device(settings.device))
         self.model.precision = pick_precision(settings.precision, self.model.device,
@@ -139,33 +148,34 @@ class Arm:
 
         # drawn for all tasks, even if one is trained: every arm of a seed sees the same batches
         sizes = {name: len(tokens[name]["train"]) for name in TASKS}
-        self.sampler = RoundRobin(sizes, dict.fromkeys(TASKS, question.batch_size), WRAP, seed)
+        self.sampler = RoundRobin(sizes, dict.fromkeys(TASKS, question.batch_size),
+                                  ANNEAL if is_annealed else WRAP, seed)
 
         surgery = training if weights is None else constant_weights(weights)
         self.trainer = SurgeryTrainer(self.model, surgery, settings.lr, seed=seed, tasks=self.tasks,
-                                      head_lr=settings.head_lr)
+                                      head_lr=settings.head_lr, at_once=1 if is_annealed else None)
         self.log: list[dict] = []
         torch.manual_seed(seed)  # for dropout
         self.sampler.start_epoch()
 
     def step(self) -> None:
         started = time.perf_counter()
-        number, steps = len(self.log), self.question.steps
+        number = len(self.log)
         if number and number % self.sampler.steps_per_epoch == 0:
             self.sampler.start_epoch()
             self.trainer.epoch += 1
-        rows = self.sampler.next_step()
-        batches = {name: self.tokens[name]["train"].batch(rows[name]) for name in self.tasks}
+        rows = self.sampler.next_step(min(1.0, number / self.steps))
+        batches = {name: self.tokens[name]["train"].batch(rows[name]) for name in self.tasks
+                   if name in rows}
 
         self.model.train()
-        scale = SCHEDULES["constant"](number, round(self.question.warmup * steps), steps)
+        scale = SCHEDULES["constant"](number, round(self.question.warmup * self.steps), self.steps)
         result = self.trainer.step(batches, scale)
         self.log.append({
             "seconds": time.perf_counter() - started,
             "losses": result.losses,
-            "cosines": dict(zip(pairs_of(self.tasks), upper_triangle(cosines(result.gram)),
-                                strict=True)),
-            "weights": dict(zip(self.tasks, result.weights.tolist(), strict=True)),
+            "cosines": dict(zip(self.pairs, upper_triangle(cosines(result.gram)), strict=True)),
+            "weights": dict(zip(batches, result.weights.tolist(), strict=True)),
         })
 
     def predictions(self) -> dict[str, np.ndarray]:
@@ -221,9 +231,9 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
 
     trial = {
         "seed": seed, "training": training, "scores": scores, "steps": steps,
-        "conflicts": conflict_statistics(arm.log[:question.steps]) if len(arm.tasks) > 1 else {},
+        "conflicts": conflict_statistics(arm.log[:question.steps]) if arm.pairs else {},
         "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log]
-                    for pair in pairs_of(arm.tasks)},
+                    for pair in arm.pairs},
         "probes": probes,
         "step_seconds": statistics.median(step["seconds"] for step in arm.log),
         "seconds": time.perf_counter() - started,

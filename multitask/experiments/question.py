@@ -29,6 +29,7 @@ from multitask.analysis.comparisons import (
     verdict_of,
 )
 from multitask.data.examples import Dataset
+from multitask.data.sampling import ANNEAL
 from multitask.runs import run
 from multitask.system import console
 from multitask.system.environment import invocation
@@ -52,6 +53,7 @@ from .arms import (
     Question,
     check_arm,
     is_control,
+    steps_of,
     train_arm,
     training_of,
     trainings_of,
@@ -160,14 +162,16 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
 
     The multi-task arms differ only in arithmetic on a (tasks, tasks) table, so they share one time
     per step. A method with a second forward pass has its own, and takes fewer steps in the others'
-    time. The single-task models together get the time of one multi-task model, in proportion to
-    the cost of their steps. The grid runs for half the steps.
+    time. So has `anneal`, whose steps are of one task. The single-task models together get the time
+    of one multi-task model, in proportion to the cost of their steps. The grid runs for half the
+    steps.
     """
     singles = trainings_of([SINGLE])
-    observers = [arm for arm in arms if arm not in CONTROLS and Method(arm).observe]
+    others = [arm for arm in arms
+              if arm == ANNEAL or (arm not in CONTROLS and Method(arm).observe)]
     path = out / "times.json"
     seconds = read_object(path) if path.is_file() else {}
-    missing = [name for name in (PCGRAD, *singles, *observers) if name not in seconds]
+    missing = [name for name in (PCGRAD, *singles, *others) if name not in seconds]
     if missing:
         new = {}
         for training in Progress(dict.fromkeys((PCGRAD, *missing)), desc="timing the arms",
@@ -187,8 +191,10 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
     steps = dict.fromkeys(GRID, dict.fromkeys(MOMENTS, math.ceil(question.steps / 2)))
     for training in trainings_of(arms):
         cost = single_cost if training in singles else seconds.get(training, multitask_cost)
-        # 1e-9: the slowest arm is not to lose a step by rounding
-        steps[training] = {"equal_steps": question.steps, "equal_time": int(budget / cost + 1e-9)}
+        steps[training] = {
+            "equal_steps": steps_of(question, training),
+            # 1e-9: the slowest arm is not to lose a step by rounding
+            "equal_time": int(budget / cost + 1e-9)}
     return steps
 
 

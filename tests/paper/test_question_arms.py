@@ -24,7 +24,7 @@ from optim import SURGERY, Method
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 SEEDS = [11711, 11712]
 DEFAULT = (*arms.ALWAYS, *arms.DEFAULT_ARMS)
-ADDED = ("famo", "cagrad:c=0.8", "best-constant")
+ADDED = ("famo", "cagrad:c=0.8", "best-constant", "anneal")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,6 +118,16 @@ def test_best_constant(grown):
     assert len(arms.GRID) == 7
     [note] = [text for arm, text in control_rows(results_of(out)) if arm == "best-constant"]
     assert f"half the steps: {':'.join(f'{weight:g}' for weight in weights)}. " in note
+
+
+def test_annealed_arm(grown, asked):
+    """Three steps of one task where the others have one of three tasks: equally many batches."""
+    out, _ = grown
+    found = trial(out, SEEDS[0], "anneal")
+    assert found["steps"]["equal_steps"] == 3 * asked.steps
+    assert (found["conflicts"], found["cosines"]) == ({}, {})
+    assert set(found["scores"]["equal_steps"]) == set(TASKS)
+    assert "anneal" in json.loads((out / "times.json").read_text())
 
 
 def test_grid_seeds_are_never_judged(asked, tmp_path):
