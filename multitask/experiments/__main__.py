@@ -37,7 +37,8 @@ QUESTION_STEPS = 160
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.experiments", __doc__)
     add = parser.add_argument
-    add("--preset", choices=PRESETS, help="the paper's settings, or few steps (default: quick)")
+    add("--preset", choices=PRESETS,
+        help="the paper's settings, one epoch a stage, or few steps (default: quick)")
     add("--question", choices=["surgery"],
         help="does surgery help? control arms paired by seed, instead of the table")
     add("--arms", metavar="LIST",

@@ -374,6 +374,16 @@ def test_graph_shares_chains():
     assert {(node.name, node.arch) for node in nodes} >= set(PAPER_TABLE_1)
 
 
+@pytest.mark.parametrize("node", list(experiments.graph()), ids=str)
+def test_an_epoch_a_stage(node, tmp_path):
+    """--preset epoch: nothing is cut; ten epochs of heads alone, which cost little."""
+    grid = experiments.Grid(tmp_path, "epoch", None, "minbert-mini", "fp32", "cpu")
+    settings = grid.node_settings(node, 1)
+    assert (settings.max_steps, settings.eval_limit) == (None, None)
+    is_heads_alone = node.chain[-1] in ("fl", "baseline")
+    assert (settings.epochs, settings.lr) == ((10, 1e-3) if is_heads_alone else (1, 5e-5))
+
+
 def test_grid_from_scratch(small_data, tmp_path):
     """The vocabulary is learnt from the data, and MultiNLI must not change the shared ids."""
     grid = experiments.Grid(tmp_path / "scratch", "quick", str(small_data), "scratch", "fp32",
