@@ -150,6 +150,15 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
     assert "pcgrad" not in page
 
 
+def test_alpha_falls_over_the_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
+    """From the first step to the last, across epochs, --max-steps included."""
+    told, next_step = [], RoundRobin.next_step
+    monkeypatch.setattr(RoundRobin, "next_step",
+                        lambda self, done: (told.append(done), next_step(self, done))[1])
+    assert run(small_data, tiny_checkpoint, tmp_path / "x", "--max-steps", 20) == 0
+    assert told == [number / 20 for number in range(20)]
+
+
 def test_no_surgery_flag(small_data, tiny_checkpoint, tmp_path, capsys):
     """With one gradient a step a surgery method would do nothing, so it is refused."""
     assert run(small_data, tiny_checkpoint, tmp_path / "x", "--surgery", "pcgrad") == 2
