@@ -17,6 +17,7 @@ from multitask.system.runlog import read_events
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW
 
+pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 LENGTHS = {"sst": 32, "para": 243}  # 2⁵ and 3⁵
 EXAMPLES = {
     "sst": [Example("0", ("a good film",), 3.0), Example("1", ("a bad film",), 1.0)],
@@ -129,7 +130,6 @@ def losses_of(folder) -> list[dict]:
     return [step["losses"] for step in read_events(folder, "step")]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrupted):
     """The run has no surgery to report, and ends with the same bytes after an interruption."""
     every = ("--checkpoint-every", 5, "--lr", 1e-2)
