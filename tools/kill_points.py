@@ -1,12 +1,14 @@
 """Kills runs at random points, resumes them, and compares their bytes with a whole run's.
 
     OMP_NUM_THREADS=1 python tools/kill_points.py --points 50 --seed 0
+    OMP_NUM_THREADS=1 python tools/kill_points.py --methods
 
 A point is the n-th executed line of a place in our code, such as the forward pass of a stage; or
 half a checkpoint on the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the
 resumed runs are killed again. A job runs in a fork of this process, which computes nothing itself,
-or in two processes that torchrun starts, of which one is killed. Ends with status 1 if a byte
-differs.
+or in two processes that torchrun starts, of which one is killed. With --methods, the point is one
+step, and the runs are one for each surgery method that remembers or draws something. Ends with
+status 1 if a byte differs.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from multitask.data.sample import write_sample
 from multitask.pretraining import run as pretraining
 from multitask.runs import run, stages
 from multitask.system import checkpoint
+from multitask.training.step import SurgeryTrainer
+from optim import SURGERY, Method
 
 ROOT = Path(__file__).parent.parent
 # place → the files, or functions of a file, whose lines belong to it
@@ -67,15 +71,18 @@ PLACES = {
                    "minbert/checkpoints/pretrained.py:save"),
     "log": ("multitask/system/runlog.py", "multitask/runs/stages.py:_log_step"),
 }
-HALF, CLOCK, TERM = "half a checkpoint", "any moment", "SIGTERM"
+HALF, CLOCK, TERM, STEP = "half a checkpoint", "any moment", "SIGTERM", "a step's beginning"
 OUTSIDE = ("before", "after")  # of the stages, where one place is as good as another
 AGAIN = 1 / 3                  # of the resumed runs are killed too
 MOST_KILLS = 4                 # of one run
+# Epochs have 4 steps. The point is the third one's last: DWA weighs by two epochs that ended, the
+# last checkpoint is within the epoch, one step behind, and the fourth epoch weighs by the third.
+METHOD_POINT, LAST_SAVED = 12, "resumed in epoch 3, step 10"
 TASK = "KILL_POINTS_TASK"      # in the environment of what torchrun starts
 
 
 class Point(NamedTuple):
-    """Where a process dies: the number-th line of a place in a stage, checkpoint, or second."""
+    """Where a process dies: the number-th line of a place in a stage, checkpoint, step or second."""
 
     where: str
     number: float
@@ -101,7 +108,7 @@ class Job:
 
 
 def jobs(folder: Path) -> dict[str, Job]:
-    """The main job with all stages, the same by two processes, the baseline, and pretraining."""
+    """All stages, the same by two processes, the baseline, pretraining, and methods by name."""
     shared = ["--data", f"{folder}/data", "--model", f"{folder}/encoder", "--lr", "1e-3",
               "--epochs", "2", "--batch-size", "8", "--checkpoint-every", "2", "--warmup", "0.1",
               "--schedule", "linear", "--clip", "1", "--weight-decay", "0.01"]
@@ -114,7 +121,15 @@ def jobs(folder: Path) -> dict[str, Job]:
         "processes": Job(train_multitask.main, [*all_stages, "--batch-size", "4"], processes=2),
         "baseline": Job(train_multitask.main, [*shared, "--gs", "none"]),
         "pretraining": Job(pretrain.main, text),
+        **{name: Job(train_multitask.main, [*shared, "--epochs", "4", "--surgery", name,
+                                            "--surgery-by", "layer"]) for name in stateful()},
     }
+
+
+def stateful() -> list[str]:
+    """The surgery methods that a run cannot resume without their state or their generator's."""
+    methods = {name: Method(name) for name in SURGERY}
+    return [name for name, method in methods.items() if method.remembers or method.draws]
 
 
 def prepare(folder: Path) -> int:
@@ -190,6 +205,8 @@ def work(main: Callable[[list[str]], int], arguments: list[str], task: dict, ran
         pass
     elif point.where == HALF:
         die_half_way(point.number, die)
+    elif point.where == STEP:
+        die_before_step(point.number, die)
     elif point.where in (CLOCK, TERM):
         end = die if point.where == CLOCK else lambda: os.kill(os.getpid(), signal.SIGTERM)
         timer = threading.Timer(point.number, end)
@@ -279,6 +296,20 @@ def die_half_way(number: float, die: Callable[[], None]) -> None:
     checkpoint.save_file = half
 
 
+def die_before_step(number: float, die: Callable[[], None]) -> None:
+    """Makes the process die where the number-th step of surgery begins."""
+    taken, step = 0, SurgeryTrainer.step
+
+    def counted(self, *arguments):
+        nonlocal taken
+        taken += 1
+        if taken == number:
+            die()
+        return step(self, *arguments)
+
+    SurgeryTrainer.step = counted
+
+
 # -------------------------------------------------------------------------------- what a run leaves
 
 
@@ -308,6 +339,11 @@ def left_by(folder: Path) -> dict[str, str]:
         memory = value.reshape(-1).view(torch.uint8)  # numpy has no bfloat16
         found[f"checkpoint {name}"] = checksum(memory.numpy().tobytes())
     return found
+
+
+def differing(left: dict[str, str], expected: dict[str, str]) -> list[str]:
+    return sorted(name for name in left.keys() | expected.keys()
+                  if left.get(name) != expected.get(name))
 
 
 def without(values: dict, *names: str) -> bytes:
@@ -372,9 +408,7 @@ def try_one(job: Job, known: Known, folder: Path, output: Path,
         if point is None and history[-1][1]:
             return history, [f"status {history[-1][1]}: {output.read_text()[-500:]}"]
 
-    left = left_by(folder)
-    return history, sorted(name for name in left.keys() | known.left.keys()
-                           if left.get(name) != known.left.get(name))
+    return history, differing(left_by(folder), known.left)
 
 
 def try_all(points: int, seed: int, folder: Path, names: list[str]) -> int:
@@ -402,16 +436,40 @@ def try_all(points: int, seed: int, folder: Path, names: list[str]) -> int:
                     if point is not None and status in (-signal.SIGKILL, 130))
         told = ", ".join(f"{point.where} {point.number:g}: {status}" for point,
                          status in history if point is not None)
-        result = "the same bytes"
-        if differs:
-            result = f"differs in {len(differs)}, such as {differs[:5]}"
-        print(f"{name}: {told}; {result}", flush=True)
+        print(f"{name}: {told}; {described(differs)}", flush=True)
 
     for where, count in sorted(hits.items()):
         print(f"{where:40} {count}")
     print(f"{sum(hits.values())} points hit in {trials} runs; {spoilt} of these ended with other "
           f"bytes")
     return spoilt
+
+
+def try_methods(folder: Path) -> int:
+    """Kills a run with each stateful method once; returns how many ended with other bytes."""
+    output, spoilt = folder / "output.txt", 0
+    assert fork(lambda: prepare(folder), output) == 0, output.read_text()
+
+    all_jobs = jobs(folder)
+    for name in stateful():
+        job, whole, killed = all_jobs[name], folder / name / "whole", folder / name / "killed"
+        whole.parent.mkdir()
+        point = Point(STEP, METHOD_POINT)
+        for arguments, at, status in ((job.start(whole), None, 0),
+                                      (job.start(killed), point, -signal.SIGKILL),
+                                      (job.resume(killed), None, 0)):
+            assert execute(job, arguments, output, at) == status, output.read_text()
+        assert LAST_SAVED in output.read_text(), output.read_text()
+
+        differs = differing(left_by(killed), left_by(whole))
+        spoilt += bool(differs)
+        print(f"{name}: killed before step {METHOD_POINT}, {LAST_SAVED}; {described(differs)}",
+              flush=True)
+    return spoilt
+
+
+def described(differs: list[str]) -> str:
+    return f"differs in {len(differs)}, such as {differs[:5]}" if differs else "the same bytes"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -428,10 +486,17 @@ def main(argv: list[str] | None = None) -> int:
                         help="to be hit (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: %(default)s)")
     parser.add_argument("--jobs", default="stages,baseline,pretraining",
-                        help="of stages, processes, baseline, pretraining (default: %(default)s)")
+                        help="of stages, processes, baseline, pretraining, or stateful surgery "
+                             "methods by name (default: %(default)s)")
+    parser.add_argument("--methods", action="store_true",
+                        help="instead, kill a run with each stateful surgery method at one step")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        spoilt = try_all(arguments.points, arguments.seed, Path(folder), arguments.jobs.split(","))
+        if arguments.methods:
+            spoilt = try_methods(Path(folder))
+        else:
+            spoilt = try_all(arguments.points, arguments.seed, Path(folder),
+                             arguments.jobs.split(","))
     return 1 if spoilt else 0
 
 
