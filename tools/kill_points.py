@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import scipy.stats  # noqa: F401
 import torch
 
-# optimizers import it at their first step; importing it once here saves two seconds per fork
+# a run imports these two when it first needs them; here, once, they save three seconds per fork
 import torch._dynamo
 
 import train_multitask
@@ -43,6 +44,7 @@ from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
 from multitask.pretraining import run as pretraining
 from multitask.runs import run, stages
+from multitask.runs.settings import Settings
 from multitask.system import checkpoint
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY, Method
@@ -460,6 +462,7 @@ def try_methods(folder: Path) -> int:
                                       (job.resume(killed), None, 0)):
             assert execute(job, arguments, output, at) == status, output.read_text()
         assert LAST_SAVED in output.read_text(), output.read_text()
+        assert Settings.load(killed / "config.json").surgery == name
 
         differs = differing(left_by(killed), left_by(whole))
         spoilt += bool(differs)

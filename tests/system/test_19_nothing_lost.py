@@ -102,16 +102,29 @@ def alone(small_data, encoder, tmp_path_factory) -> list:
 # ------------------------------------------------------------------------------- resume
 
 
-def test_killed_runs():
-    """Three points, in a process that has computed nothing yet."""
-    command = [sys.executable, kill_points.__file__, "--points", "3", "--seed", "4", "--jobs",
-               "stages"]
+def tried(*flags: str) -> str:
+    """What tools/kill_points.py prints, in a process that has computed nothing yet."""
+    command = [sys.executable, kill_points.__file__, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(kill_points.ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600,
                             check=False)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "0 of these ended with other bytes" in result.stdout
+    return result.stdout
+
+
+def test_killed_runs():
+    """Three points drawn at random."""
+    printed = tried("--points", "3", "--seed", "4", "--jobs", "stages")
+    assert "0 of these ended with other bytes" in printed
+
+
+def test_killed_methods():
+    """With every surgery method that remembers or draws, between two checkpoints of epoch three."""
+    printed = tried("--methods").splitlines()
+    assert [line.split(":")[0] for line in printed] == kill_points.stateful()
+    assert {"pcgrad", "gradvac", "dwa", "famo", "rgw"} < set(kill_points.stateful())
+    assert all(line.endswith("resumed in epoch 3, step 10; the same bytes") for line in printed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
