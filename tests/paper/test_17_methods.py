@@ -15,9 +15,7 @@ import torch
 from test_10_training import batches, build, without_head_dropout
 from torch.testing import assert_close
 
-import train_multitask
 from multitask.data.batching import MicroBatches
-from multitask.runs.settings import Settings
 from multitask.training.step import SurgeryTrainer, group_of
 from optim import SURGERY, Method, gram_matrix, pcgrad_weights, project_conflicting
 from optim.methods.descent import _project, cagrad_weights, mgda_weights
@@ -262,7 +260,10 @@ def test_own_method():
 
 @pytest.mark.parametrize("name", SURGERY)
 def test_training(name):
-    """Every method trains, draws from its own generator alone, and resumes to the bit."""
+    """Every method trains, draws from its own generator alone, and resumes to the bit.
+
+    test_19_nothing_lost.py kills whole runs with those that remember or draw.
+    """
     text = "constant:weights=1+2+1" if name == "constant" else name
 
     def trained(steps: int, trainer=None) -> SurgeryTrainer:
@@ -284,20 +285,6 @@ def test_training(name):
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
     assert whole.state_dict().keys() == resumed.state_dict().keys()
-
-
-@pytest.mark.parametrize("name", ["dwa", "famo"])  # test_training has the others, without files
-def test_interrupted_run(name, small_data, tmp_path, interrupted):
-    """A run stopped within an epoch ends with the bytes of an uninterrupted one."""
-    flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "3", "--eval-limit", "5",
-             "--surgery", name, "--checkpoint-every", "1"]
-    assert train_multitask.main([*flags, "--out", str(tmp_path / "whole")]) == 0
-    with interrupted(SurgeryTrainer, 8):
-        assert train_multitask.main([*flags, "--out", str(tmp_path / "stopped")]) == 130
-    assert train_multitask.main(["--resume", str(tmp_path / "stopped")]) == 0
-    for file in ("model/model.safetensors", "model/heads.safetensors"):
-        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert Settings.load(tmp_path / "stopped" / "config.json").surgery == name
 
 
 def test_famo_sees_the_updated_model():
