@@ -131,7 +131,18 @@ def jobs(folder: Path) -> dict[str, Job]:
 def stateful() -> list[str]:
     """The surgery methods that a run cannot resume without their state or their generator's."""
     methods = {name: Method(name) for name in SURGERY}
-    return [name for name, method in methods.items() if method.remembers or method.draws]
+    return [name for name, method in methods.items() if method.remembers or draws(method)]
+
+
+def draws(method: Method) -> bool:
+    """Whether it takes random numbers from the generator that it is given."""
+    generator = torch.Generator()
+    before = generator.get_state()
+    try:
+        method(torch.eye(3), generator=generator, losses=torch.ones(3))
+    except ValueError:  # `constant` without its weights
+        return False
+    return not torch.equal(generator.get_state(), before)
 
 
 def prepare(folder: Path) -> int:

@@ -92,11 +92,6 @@ class Method:
         return hasattr(self._weights, "state")
 
     @property
-    def draws(self) -> bool:
-        """Whether it takes a generator for random choices."""
-        return "generator" in self._named
-
-    @property
     def state(self) -> MutableMapping[str, torch.Tensor]:
         """What it remembers, by name; empty for a function of K alone."""
         return getattr(self._weights, "state", {})
