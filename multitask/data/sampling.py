@@ -10,7 +10,7 @@ tests/lessons/test_09_round_robins.py shows the equality.
 
 `anneal` is no round robin: a step is a batch of one task, drawn with p_t ∝ l_t^α. α falls from 1 to
 0.2 over the training, so that small datasets come up more often towards its end (Stickland and
-Murray 2019, section 4.2; there it falls from epoch to epoch, here from step to step).
+Murray 2019, arXiv 1902.02671; there it falls from epoch to epoch, here from step to step).
 
 `once` is for stages in which the tasks share no gradient, on MultiNLI and on the final layers. An
 epoch passes over every dataset once; a task with nothing left sits out.
