@@ -234,7 +234,8 @@ def test_state_is_not_shared():
     before = {key: value.clone() for key, value in trainer.state_dict().items()}
     with torch.no_grad():
         trainer.model.heads["sst"][1].bias.fill_(math.inf)
-    trainer._observe([MicroBatches.of(batch) for batch in batches(trainer.model).values()])
+    trainer._observe({name: MicroBatches.of(batch)
+                      for name, batch in batches(trainer.model).items()})
     assert all(torch.equal(value, before[key]) for key, value in trainer.state_dict().items())
 
 
