@@ -77,8 +77,8 @@ def build_parser() -> Parser:
              "baseline)")
     add("--gs", choices=GS_CHOICES,
         help="round robin of gradient-surgery fine-tuning: equal batches (wrap) or batches of "
-             "different size (bd); anneal has a task a step, drawn more and more evenly; none "
-             "leaves the stage out, alone it is the paper's baseline (default: wrap)")
+             "different size (bd); anneal trains one task per step, drawn more and more evenly; "
+             "none leaves the stage out, alone it is the paper's baseline (default: wrap)")
     add("--surgery", metavar="METHOD[:OPTION=VALUE,…]",
         help="how the tasks' gradients are combined: pcgrad, the paper's Eq. 2-5 (paper), sum, "
              "cagrad:c=0.4, … (docs/explanation/methods.md), or a method of your own "

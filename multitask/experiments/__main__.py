@@ -38,7 +38,7 @@ def build_parser() -> Parser:
     parser = Parser("python -m multitask.experiments", __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESETS,
-        help="the paper's settings, one epoch a stage, or few steps (default: quick)")
+        help="the paper's settings, one epoch per stage, or few steps (default: quick)")
     add("--question", choices=["surgery"],
         help="does surgery help? control arms paired by seed, instead of the table")
     add("--arms", metavar="LIST",

@@ -38,8 +38,8 @@ CONTROLS = {
     "rgw": "random weights of the gradients at every step",
     "rlw": "random weights of the losses at every step; for the encoder the same as rgw",
     SINGLE: "one model per task, trained alone",
-    ANNEAL: "no gradients combined: one task a step, drawn as with --gs anneal, and so three steps "
-            "for one of the others",
+    ANNEAL: "no gradients are combined: one task per step, drawn as with --gs anneal, so three "
+            "steps where the others take one",
 }
 DEFAULT_ARMS = ("paper", CONSTANT, SINGLE)
 MOMENTS = ("equal_steps", "equal_time")

@@ -29,7 +29,7 @@ PRESETS = {
     "epoch": Preset(
         {"lr": 5e-5, "epochs": 1, "warmup": 0.06, "schedule": "linear", "clip": 1.0},
         {stage: {"lr": 1e-3, "epochs": 10} for stage in ("fl", "baseline")},
-        note="one epoch a stage at learning rate 5e-5, ten of heads alone at 1e-3, 6 % warm-up, "
+        note="one epoch per stage at learning rate 5e-5, ten of heads alone at 1e-3, 6 % warm-up, "
              "linear decay, clipping at 1, the paper's batches. An epoch of GS_w shows the small "
              "datasets several times, one of GS_bd once"),
     "quick": Preset(
