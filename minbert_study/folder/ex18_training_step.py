@@ -3,14 +3,13 @@
 For each task t with loss L_t:       g_t = ∂L_t/∂(encoder), as one long vector
 Surgery:                             g = project(g_1, …, g_T)
 The encoder's gradient is g. A head belongs to one task and keeps that task's own gradient.
-Then the optimizer makes one step. A head whose task has no batch rests: its .grad must be None, for
-AdamW moves by its moments where .grad is 0.
+Then the optimizer makes one step. A head whose task is not in `batches` rests: its .grad must be
+None, since AdamW moves by its moments where .grad is 0.
 
 The losses are never added: surgery must see each task's gradient by itself. So there are as many
 forwards and backwards as tasks. Between two backwards a gradient must be taken out of .grad, since
 backward() adds to what is there. torch.autograd.grad is another way; it fills no .grad, so ask it
-for the head's gradient as well. A task that is not in `batches` must rest: its head's .grad is
-None, not 0, for AdamW moves what has a gradient of 0.
+for the head's gradient as well.
 
 By hand, for an encoder of two parameters, a (1 number) and b (2 numbers), and two tasks: with the
 gradients a 1, b (2, 3) of the first and a 0, b (−2, 1) of the second, the rows are (1, 2, 3) and

@@ -95,12 +95,10 @@ class RoundRobin:
         """wrap: a pass over the largest dataset. bd: its whole batches. once: the longest pass.
         anneal: as many examples as there are.
         """
-        if self.scheme == ANNEAL:
-            return sum(math.ceil(length / self.batch_sizes[name])
-                       for name, length in self.lengths.items())
-        if self.scheme == ONCE:
-            return max(math.ceil(length / self.batch_sizes[name])
-                       for name, length in self.lengths.items())
+        if self.scheme in (ANNEAL, ONCE):
+            passes = [math.ceil(length / self.batch_sizes[name])
+                      for name, length in self.lengths.items()]
+            return sum(passes) if self.scheme == ANNEAL else max(passes)
 
         batches = self.lengths[self.largest] / self.batch_sizes[self.largest]
         return math.ceil(batches) if self.scheme == WRAP else max(1, math.floor(batches))
@@ -110,10 +108,9 @@ class RoundRobin:
 
         A restart reshuffles.
         """
-        for name in self.lengths:
-            if self.scheme in (BATCH_DIFFERENT, ONCE) or (
-                    self.scheme == WRAP and name == self.largest):
-                self._restart(name)
+        restarted = {WRAP: [self.largest], ANNEAL: []}
+        for name in restarted.get(self.scheme, self.lengths):
+            self._restart(name)
 
     def next_step(self, done: float = 0.0) -> dict[str, list[int]]:
         """task → indices of its next batch; with `once`, tasks whose pass is over are left out.
