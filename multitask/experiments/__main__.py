@@ -54,6 +54,8 @@ def build_parser() -> Parser:
         help="(default: experiments/PRESET or experiments/surgery)")
     add("--max-steps", type=int, metavar="N",
         help="end each stage after N steps (default: the preset's)")
+    add("--batch-size", type=int, metavar="N",
+        help=f"for --question: examples of each task per step (default: {Question.batch_size})")
     add("--eval-limit", type=int, metavar="N",
         help="at most N dev examples per task (default: the preset's)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -78,8 +80,9 @@ def run_question(arguments: argparse.Namespace) -> int:
         raise ValueError("--question takes neither --preset nor --test-labels")
 
     values = common_values(arguments)
-    if arguments.eval_limit is not None:
-        values["eval_limit"] = arguments.eval_limit
+    for name in ("batch_size", "eval_limit"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
     steps = QUESTION_STEPS if arguments.max_steps is None else arguments.max_steps
     out = arguments.out or Path("experiments") / arguments.question
     arms = None if arguments.arms is None else arms_from(arguments.arms)
@@ -89,8 +92,9 @@ def run_question(arguments: argparse.Namespace) -> int:
 
 
 def run_table(arguments: argparse.Namespace) -> int:
-    if arguments.arms is not None:
-        raise ValueError("--arms needs --question surgery")
+    for flag, value in (("--arms", arguments.arms), ("--batch-size", arguments.batch_size)):
+        if value is not None:
+            raise ValueError(f"{flag} needs --question surgery")
     preset = arguments.preset or "quick"
     grid = Grid(arguments.out or Path("experiments") / preset, preset,
                 max_steps=arguments.max_steps,
