@@ -1,0 +1,322 @@
+"""One training of all tasks with levers that the main job does not have: what makes a better model?
+
+    python benchmarks/recipes.py base-1 --data data --model CHECKPOINT --out trials
+    python benchmarks/recipes.py swap-1 --swap --data data --model CHECKPOINT --out trials
+    python benchmarks/recipes.py rdrop-2 --rdrop 1 --seed 2 --data data --model CHECKPOINT --out trials
+
+A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
+tasks' mean losses (so it is --surgery constant). An epoch is a pass over PARA. After each epoch the
+whole dev sets are scored, with the weights as they are and with their running average (--ema).
+OUT/NAME.json has settings and scores, OUT/NAME.npz the dev logits of the best epoch, and
+OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minbert import BertModel, BertTokenizer, fast, pack
+from minbert.attention import BertSelfAttention
+from multitask import MultitaskBert
+from multitask.data.batching import Batch, TokenizedExamples
+from multitask.data.examples import load_dataset
+from multitask.system.device import PRODUCT_DTYPES, autocast, pick_device, pick_precision
+from multitask.tasks import BUILT_IN, TASKS
+from multitask.training.step import group_of
+from optim import SCHEDULES, AdamW
+
+POOLINGS = ("cls", "mean", "both")
+Parts = tuple[list[np.ndarray], list[np.ndarray]]  # ids and token types, one array per sequence
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("name")
+    add("--data", required=True)
+    add("--model", required=True, help="a checkpoint's folder, or a trained run's model/")
+    add("--out", type=Path, required=True)
+    add("--seed", type=int, default=1)
+    add("--limit", type=int, help="end after so many steps")
+    add("--sizes", default="sst=5,para=24,sts=3", help="examples a step; cfimdb may be among them")
+    add("--weights", default="", help="of the losses, as sts=0.1 (default: 1 each)")
+    add("--epochs", type=int, default=3)
+    add("--lr", type=float, default=1e-4)
+    add("--head-lr", type=float)
+    add("--decay", type=float, default=0.01, help="weight decay")
+    add("--ema", type=float, default=0.999, help="of the running average of the weights")
+    add("--pool", choices=POOLINGS, default="cls")
+    add("--swap", action="store_true", help="either order of a pair, at random")
+    add("--rdrop", type=float, default=0.0, help="R-Drop (Liang et al. 2021, 2106.14448)")
+    add("--fgm", type=float, default=0.0, help="adversarial embeddings (Miyato et al. 2017)")
+    add("--layer-lr", type=float, default=1.0, help="factor of the rate from layer to layer")
+    add("--reset", type=int, default=0, help="top layers that start anew (Zhang et al. 2021)")
+    add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
+    add("--dropout", type=float, help="of the encoder")
+    add("--teacher", type=Path, help="training logits, whose mean with the labels is learnt")
+    add("--teach", action="store_true", help="write training logits")
+    return parser.parse_args()
+
+
+class Trial:
+    """Data, model and optimizer of one training."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        self.arguments, self.rng = arguments, np.random.default_rng(arguments.seed)
+        self.sizes = {name: int(size) for name, size in pairs(arguments.sizes)}
+        self.weights = {name: float(weight) for name, weight in pairs(arguments.weights)}
+        tasks = [BUILT_IN[name] for name in self.sizes]
+
+        encoder = BertModel.from_pretrained(arguments.model)
+        if arguments.reset:
+            reset(encoder, arguments.reset)
+        if arguments.dropout is not None:
+            set_dropout(encoder, arguments.dropout)
+        tokenizer = BertTokenizer.from_pretrained(arguments.model)
+        self.device = pick_device("auto")
+        self.model = MultitaskBert(encoder, tokenizer, "concatB", tasks=tasks,
+                                   max_length=128).to(self.device)
+        self.model.precision = pick_precision("auto", self.device, encoder.config.hidden_size)
+
+        dataset = load_dataset(arguments.data, tasks)
+        self.tokens = {name: {split: self.model.tokenize(splits[split])
+                              for split in ("train", "dev")} for name, splits in dataset.items()}
+        self.orders = {name: self.endless(len(splits["train"]))
+                       for name, splits in self.tokens.items()}
+        self.soft = dict(np.load(arguments.teacher)) if arguments.teacher else {}
+        self.optimizer = AdamW(list(self.groups()), weight_decay=arguments.decay)
+        self.parameters = list(self.model.parameters())
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        largest = max(self.sizes, key=lambda name: len(self.tokens[name]["train"]))
+        return len(self.tokens[largest]["train"]) // self.sizes[largest]
+
+    def endless(self, length: int) -> Iterator[int]:
+        while True:
+            yield from self.rng.permutation(length).tolist()
+
+    def groups(self) -> Iterator[dict]:
+        """Each parameter with its learning rate: lower layers may have lower ones."""
+        arguments, layers = self.arguments, len(self.model.encoder.layers)
+        for name, parameter in self.model.encoder.named_parameters():
+            group = group_of(name, "layer")
+            depth = {"pooler": 0, "embeddings": layers}.get(group)
+            if depth is None:
+                depth = layers - 1 - int(group.split()[1])
+            decay = arguments.decay if parameter.dim() > 1 else 0.0
+            yield {"params": [parameter], "weight_decay": decay,
+                   "base_lr": arguments.lr * arguments.layer_lr**depth}
+        yield {"params": list(self.model.heads.parameters()),
+               "base_lr": arguments.head_lr or arguments.lr}
+
+    # from examples to losses
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """(sequences, hidden): what the heads read."""
+        if self.arguments.pool == "cls":
+            return self.model.embed(batch)
+        with autocast(self.model.precision, self.device):
+            row = fast.encode_packed(self.model.encoder, batch.input_ids, batch.token_type_ids,
+                                     batch.packing)
+            mean = batch.packing.mean_tokens(row).float()
+            if self.arguments.pool == "mean":
+                return mean
+            return mean + self.model.encoder.pool(batch.packing.first_tokens(row)).float()
+
+    def step(self, scale: float) -> dict[str, float]:
+        """One update; returns the tasks' losses."""
+        chosen = {name: [next(self.orders[name]) for _ in range(size)]
+                  for name, size in self.sizes.items()}
+        passes = 2 if self.arguments.rdrop else 1  # the same examples under two dropout masks
+        ids, types, ends = [], [], {}
+        for name, indices in chosen.items():
+            for index in indices * passes:
+                some_ids, some_types = sequence(self.tokens[name]["train"], index)
+                if self.arguments.swap and some_types.any() and self.rng.random() < 0.5:
+                    some_ids, some_types = swapped(some_ids, some_types)
+                ids.append(some_ids)
+                types.append(some_types)
+            ends[name] = len(ids)
+        batch = Batch(*pack(ids, types), 1, None).to(self.device)
+
+        def loss_of_all() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            features = self.features(batch)
+            losses = {}
+            for name, indices in chosen.items():
+                part = features[ends[name] - len(indices) * passes:ends[name]]
+                losses[name] = self.loss(name, self.model.heads[name](part).float(), indices)
+            return sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * scale
+        self.optimizer.zero_grad()
+        encoder = self.model.encoder
+        with fast.weights_cast_once(encoder, PRODUCT_DTYPES[self.model.precision]):
+            total, losses = loss_of_all()
+            total.backward()
+            if self.arguments.fgm:
+                table = encoder.embeddings.word_embeddings.weight
+                shift = self.arguments.fgm * table.grad / (table.grad.norm() + 1e-12)
+                table.data.add_(shift)
+                loss_of_all()[0].backward()
+                table.data.sub_(shift)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def loss(self, name: str, outputs: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        task, copies = BUILT_IN[name], len(outputs) // len(indices)
+        labels = torch.from_numpy(self.tokens[name]["train"].labels[indices]).to(self.device)
+        labels = labels.repeat(copies)
+        loss = task.loss(outputs, labels)
+        outputs = by_class(task.classes, outputs)
+        if self.arguments.smoothing and task.classes:
+            loss = F.cross_entropy(outputs, labels.long(),
+                                   label_smoothing=self.arguments.smoothing)
+        if name in self.soft:
+            taught = torch.from_numpy(self.soft[name][indices]).to(outputs).repeat(copies, 1)
+            taught = by_class(task.classes, taught)
+            loss = 0.5 * loss + 0.5 * distance(task.classes, outputs, taught)
+        if self.arguments.rdrop:
+            loss = loss + self.arguments.rdrop * both_ways(task.classes, *outputs.chunk(2))
+        return loss
+
+    # scores
+
+    @torch.no_grad()
+    def logits(self, split: str) -> dict[str, np.ndarray]:
+        self.model.eval()
+        found = {}
+        for name in (name for name in self.sizes if name in TASKS):
+            examples = self.tokens[name][split]
+            outputs = torch.zeros(len(examples), TASKS[name].outputs)
+            for indices in examples.by_length(64 if self.device.type == "cpu" else 512):
+                features = self.features(examples.batch(indices).to(self.device))
+                outputs[indices] = self.model.heads[name](features).float().cpu()
+            found[name] = outputs.numpy()
+        self.model.train()
+        return found
+
+    def scores(self, logits: dict[str, np.ndarray]) -> dict[str, float]:
+        found = {}
+        for name, outputs in logits.items():
+            decoded = TASKS[name].decode(torch.from_numpy(outputs)).numpy()
+            found[name] = TASKS[name].measure(decoded, self.tokens[name]["dev"].labels) or 0.0
+        return {**found, "average": float(np.mean(list(found.values())))}
+
+    def exchange(self) -> None:
+        """The average takes the weights' place, or gives it back."""
+        for parameter, average in zip(self.parameters, self.average, strict=True):
+            parameter.data, average.data = average.data, parameter.data
+
+
+def pairs(text: str) -> list[list[str]]:
+    return [item.split("=") for item in text.split(",") if item]
+
+
+def sequence(examples: TokenizedExamples, index: int) -> tuple[np.ndarray, np.ndarray]:
+    span = slice(examples._ends[index], examples._ends[index + 1])
+    return examples._ids[span], examples._types[span]
+
+
+def swapped(ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[CLS] a [SEP] b [SEP] → [CLS] b [SEP] a [SEP]."""
+    first, second = ids[1:][types[1:] == 0], ids[types == 1]
+    new_types = np.repeat(np.array([0, 1], types.dtype), [1 + len(second), len(first)])
+    return np.concatenate([ids[:1], second, first]), new_types
+
+
+def by_class(classes: int, outputs: torch.Tensor) -> torch.Tensor:
+    """A logit for each class, where the head gives only that of yes."""
+    if classes and outputs.shape[1] == 1:
+        return F.pad(outputs, (1, 0))
+    return outputs
+
+
+def distance(classes: int, outputs: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy to the taught probabilities; on a scale, the mean squared error."""
+    if not classes:
+        return F.mse_loss(outputs, taught)
+    return -(F.softmax(taught, 1) * F.log_softmax(outputs, 1)).sum(1).mean()
+
+
+def both_ways(classes: int, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """KL divergence in both directions, halved; on a scale, the mean squared error."""
+    if not classes:
+        return F.mse_loss(first, second)
+    logs = F.log_softmax(first, 1), F.log_softmax(second, 1)
+    return 0.5 * ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(1).mean()
+
+
+def reset(encoder: BertModel, layers: int) -> None:
+    """Pooler and top layers as before pretraining."""
+    fresh = BertModel(encoder.config)
+    encoder.pooler_dense.load_state_dict(fresh.pooler_dense.state_dict())
+    for ours, theirs in list(zip(encoder.layers, fresh.layers, strict=True))[-layers:]:
+        ours.load_state_dict(theirs.state_dict())
+
+
+def set_dropout(encoder: BertModel, probability: float) -> None:
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if isinstance(module, BertSelfAttention):
+            module.dropout = probability
+
+
+def main() -> None:
+    arguments = parse()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trial = Trial(arguments)
+    steps = arguments.limit or arguments.epochs * trial.steps_per_epoch
+    rows, best, smooth, started = [], None, {}, time.time()
+    trial.model.train()
+    for number in range(1, steps + 1):
+        losses = trial.step(SCHEDULES["linear"](number - 1, round(0.06 * steps), steps))
+        rate = min(arguments.ema, (1 + number) / (10 + number))
+        torch._foreach_lerp_(trial.average, [each.detach() for each in trial.parameters], 1 - rate)
+        for name, loss in losses.items():
+            smooth[name] = 0.98 * smooth.get(name, loss) + 0.02 * loss
+        if number % 100 == 0:
+            print(number, {name: round(float(loss), 3) for name, loss in smooth.items()},
+                  f"{(time.time() - started) / number:.3f} s a step", flush=True)
+        if number % trial.steps_per_epoch and number < steps:
+            continue
+
+        row = {"step": number, "losses": {name: float(loss) for name, loss in smooth.items()}}
+        for kind in ("last", "average"):
+            if kind == "average":
+                trial.exchange()
+            logits = trial.logits("dev")
+            row[kind] = trial.scores(logits)
+            if best is None or row[kind]["average"] > best["average"]:
+                best = {**row[kind], "kind": kind, "step": number}
+                np.savez_compressed(arguments.out / f"{arguments.name}.npz", **logits)
+                if arguments.teach:
+                    np.savez_compressed(arguments.out / f"{arguments.name}-train.npz",
+                                        **trial.logits("train"))
+        trial.exchange()
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    asked = {key: str(value) for key, value in vars(arguments).items() if value is not None}
+    (arguments.out / f"{arguments.name}.json").write_text(json.dumps({
+        "asked": asked, "best": best, "epochs": rows, "precision": trial.model.precision,
+        "seconds": time.time() - started}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
