@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from . import fast
 from .activations import ACTIVATIONS
 from .checkpoints import hub
-from .checkpoints.pretrained import CONFIG_FILE, config_of, file_names, read_tensor
-from .checkpoints.weights import FORMAT, SINGLE_FILE, Readers, find_weights, open_weights
+from .checkpoints.pretrained import config_of, read_tensor, tensors_of, write_checkpoint
+from .checkpoints.weights import Readers, find_weights, open_weights
 from .config import BertConfig
 from .fast import Packing
-from .files import check_count, items_of, user_path, write_json, write_tensors
+from .files import check_count, items_of
 from .masking import Masked
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
@@ -250,24 +250,15 @@ class BertForMaskedLM(nn.Module):
         Args:
             dtype: of the tensors in the file; fp16 halves it.
         """
-        folder = user_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-
-        tensors = {}
+        tensors = {f"bert.{name}": value for name, value in tensors_of(self.encoder).items()}
         for names in self.heads.values():
-            tensors.update({file_name: self.get_parameter(name)
-                            for name, file_name in names.items()})
-        for parameter, value in self.encoder.named_parameters():
-            names = file_names(parameter)
-            for name, rows in zip(names, value.chunk(len(names)), strict=True):
-                tensors[f"bert.{name}"] = rows
-        tensors = {name: value.detach().to("cpu", dtype, copy=True).contiguous()
-                   for name, value in tensors.items()}
+            for name, file_name in names.items():
+                tensors[file_name] = self.get_parameter(name).detach().cpu().clone()
+        tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
 
-        write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
         config = {**config_of(self.encoder), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}
-        write_json(folder / CONFIG_FILE, config)
+        write_checkpoint(folder, tensors, config)
 
 
 class BertForPreTraining(BertForMaskedLM):

@@ -190,15 +190,20 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors, each whole or not at all."""
+    """Writes a BertModel's checkpoint."""
+    write_checkpoint(folder, tensors_of(model), config_of(model))
+
+
+def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], config: dict) -> None:
+    """Writes model.safetensors and config.json, each whole or not at all."""
     folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / SINGLE_FILE, tensors_of(model), FORMAT)
-    write_json(folder / CONFIG_FILE, config_of(model))
+    write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
+    write_json(folder / CONFIG_FILE, config)
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's parameters by the file's names."""
+    """Copies of the model's parameters, on the CPU, by the file's names."""
     tensors = {}
     for parameter, value in model.named_parameters():
         names = file_names(parameter)

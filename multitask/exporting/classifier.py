@@ -11,14 +11,7 @@ from torch import nn
 
 from heads import OneLayerHead
 from heads.layers import FIRST_DROPOUT
-from minbert.checkpoints.pretrained import (
-    CONFIG_FILE,
-    FORMAT,
-    SINGLE_FILE,
-    config_of,
-    tensors_of,
-)
-from minbert.files import write_json, write_tensors
+from minbert.checkpoints.pretrained import SINGLE_FILE, config_of, tensors_of, write_checkpoint
 from multitask.data.examples import Example
 from multitask.kinds import SCALE_TOP
 from multitask.model import MultitaskBert
@@ -72,8 +65,7 @@ def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: 
     if not task.classes:  # else CrossEncoder would apply a sigmoid to a single output
         config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     write_tokenizer(model, folder)
-    write_tensors(folder / SINGLE_FILE, tensors, FORMAT)
-    write_json(folder / CONFIG_FILE, config)
+    write_checkpoint(folder, tensors, config)
 
 
 @torch.no_grad()
