@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -60,9 +59,9 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     with evaluating(model), progress:
         for start in range(0, len(encodings), batch_size):
             indices = longest_first[start:start + batch_size]
-            ids = [np.array(encodings[index].ids) for index in indices]
-            types = [np.array(encodings[index].type_ids) for index in indices]
-            input_ids, token_type_ids, packing = fast.pack(ids, types)
+            input_ids, token_type_ids, packing = fast.pack(
+                [encodings[index].ids for index in indices],
+                [encodings[index].type_ids for index in indices])
 
             packing = packing.to(device)
             row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device),

@@ -131,9 +131,9 @@ class Packing:
         return self.pad(row).sum(1) / self.lengths.clamp(min=1)[:, None]
 
 
-def pack(ids: Sequence[np.ndarray],
-         types: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
-    """Ids and types, one array per sequence → input_ids, token_type_ids (tokens,), packing."""
+def pack(ids: Sequence[Sequence[int]],
+         types: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, Packing]:
+    """Ids and types of each sequence → input_ids, token_type_ids (tokens,), packing."""
     input_ids = torch.from_numpy(np.concatenate(ids, dtype=np.int64))
     token_type_ids = torch.from_numpy(np.concatenate(types, dtype=np.int64))
     return input_ids, token_type_ids, Packing.from_lengths([len(sequence) for sequence in ids])

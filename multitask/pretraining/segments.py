@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from minbert import BertTokenizer, Packing
+from minbert import BertTokenizer, Packing, pack
 
 from .corpus import Corpus
 
@@ -51,23 +51,21 @@ class RunningText:
         Returns:
             input_ids (tokens,) int64, their packing, token_type_ids (tokens,) int64.
         """
-        row: list[Sequence[int]] = []
-        lengths, types = [], []
+        ids, types = [], []
         for start, end in self.sequences[chosen].tolist():
-            first, second = self._segments(start, end, draws)
-            row += self._cls, first, self._sep
-            types.append(np.zeros(len(first) + 2, np.int64))
-            if second is not None:
-                row += second, self._sep
-                types.append(np.ones(len(second) + 1, np.int64))
-            lengths.append(len(first) + 2 + (0 if second is None else len(second) + 1))
+            pieces, its_types = [self._cls], [0]
+            for number, segment in enumerate(self._segments(start, end, draws)):
+                pieces += segment, self._sep
+                its_types += [number] * (len(segment) + 1)
+            ids.append(np.concatenate(pieces))
+            types.append(its_types)
 
-        input_ids = torch.from_numpy(np.concatenate(row, dtype=np.int64))
-        return input_ids, Packing.from_lengths(lengths), torch.from_numpy(np.concatenate(types))
+        input_ids, token_type_ids, packing = pack(ids, types)
+        return input_ids, packing, token_type_ids
 
-    def _segments(self, start: int, end: int,
-                  draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.corpus.ids[start:end], None
+    def _segments(self, start: int, end: int, draws: np.random.Generator) -> list[np.ndarray]:
+        """One segment, or two."""
+        return [self.corpus.ids[start:end]]
 
 
 class TextTwice(RunningText):
@@ -83,10 +81,9 @@ class TextTwice(RunningText):
         super().__init__(corpus, passages, length, tokenizer)
         self._widest = (length - 3) // 2  # [CLS], [SEP] and [SEP] take three places
 
-    def _segments(self, start: int, end: int,
-                  draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _segments(self, start: int, end: int, draws: np.random.Generator) -> list[np.ndarray]:
         if draws.random() < 0.5:
-            return self.corpus.ids[start:end], None
+            return [self.corpus.ids[start:end]]
 
         widest = min(self._widest, end - start)
         width = int(draws.integers(min(NARROWEST, widest), widest, endpoint=True))
@@ -94,11 +91,10 @@ class TextTwice(RunningText):
         begin = int(draws.integers(start, end - width - shift, endpoint=True))
         left_out = draws.uniform(0, LEFT_OUT)
 
-        first, second = begin, begin + shift
+        begins = [begin, begin + shift]
         if draws.random() < 0.5:
-            first, second = second, first
-        return (self._thinned(first, width, left_out, draws),
-                self._thinned(second, width, left_out, draws))
+            begins.reverse()
+        return [self._thinned(begin, width, left_out, draws) for begin in begins]
 
     def _thinned(self, begin: int, width: int, left_out: float,
                  draws: np.random.Generator) -> np.ndarray:
