@@ -93,7 +93,7 @@ def open_file(data: Path, name: str) -> Iterator[tuple[TextIO, str]]:
         raise FileNotFoundError(f"{path} is missing: --nli takes MultiNLI's two .jsonl files in "
                                 f"that folder, or {ZIP_FILE} in {data}; "
                                 f"{command_line('data')} --download {data} fetches them")
-    with _open_member(archive, name) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
+    with _open_member(archive, name) as file:
         yield file, f"{archive}, {name}"
 
 
@@ -113,26 +113,25 @@ def check_zip(archive: Path) -> str:
     """
     for name in FILES.values():
         where = f"{archive}, {name}"
-        with _open_member(archive, name) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
+        with _open_member(archive, name) as file:
             if next(read_pairs(file, where), None) is None:
                 raise ValueError(f"{where} is empty: expected one JSON object per line")
     return f"{archive.stat().st_size:,} bytes"
 
 
 @contextmanager
-def _open_member(archive: Path, name: str) -> Iterator[io.BufferedIOBase]:
+def _open_member(archive: Path, name: str) -> Iterator[TextIO]:
     """Opens one file of the zip, found by the last part of its name; that never becomes a path."""
     try:
         with zipfile.ZipFile(archive) as package:
-            found = []
-            for entry in package.namelist():
-                if entry.rsplit("/", 1)[-1] == name and not entry.startswith("__MACOSX"):
-                    found.append(entry)
+            found = [entry for entry in package.infolist()
+                     if entry.filename.rsplit("/", 1)[-1] == name
+                     and not entry.filename.startswith("__MACOSX")]
             if len(found) != 1:
                 raise ValueError(f"{archive} holds {len(found)} files {name}; "
                                  "expected the official zip with one")
 
-            info = package.getinfo(found[0])
+            [info] = found
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED,
                                                                 zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{archive} is encrypted or packed in an unusual way; "
@@ -140,7 +139,7 @@ def _open_member(archive: Path, name: str) -> Iterator[io.BufferedIOBase]:
             if info.file_size > MEMBER_LIMIT:
                 raise ValueError(f"{archive}: {name} would unpack to {info.file_size:,} bytes, "
                                  f"where at most {MEMBER_LIMIT:,} are expected; fetch it again")
-            with package.open(info) as file:
+            with package.open(info) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
                 yield file
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise ValueError(f"{archive} is not a zip file ({one_line(error)}); "

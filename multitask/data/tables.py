@@ -45,11 +45,8 @@ def read_rows(path: Path, columns: Sequence[str],
         lines = bounded_lines(file, where)
         try:
             first = next(lines, "")
-        except UnicodeDecodeError:
-            raise ValueError(_not_utf8(path, where)) from None
-        every = itertools.chain([first] if first else [], lines)
-        is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
-        try:
+            every = itertools.chain([first] if first else [], lines)
+            is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
             if is_json:
                 yield from read_json_lines(every, where, columns, scalars)
             else:
@@ -161,8 +158,7 @@ def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
 
 def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: str) -> None:
     if header is None:
-        raise ValueError(f"{where} is empty: expected a header with "
-                         f"{_columns(columns)}")
+        raise ValueError(f"{where} is empty: expected a header with {_columns(columns)}")
 
     found = one_line(", ".join(map(repr, header)))
     for column in columns:
