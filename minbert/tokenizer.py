@@ -177,30 +177,30 @@ class BertTokenizer:
                 first, and its encoding's `overflowing` is not empty.
         """
         inputs = items_of(sentences, "sentences")
-        are_pairs = pairs is not None
-        if are_pairs:
+        are_pairs = True
+        if pairs is not None:
             seconds = items_of(pairs, "sentences")
             if len(seconds) != len(inputs):
                 raise ValueError(f"{len(inputs)} sentences, but {len(seconds)} pair sentences")
             inputs = list(zip(inputs, seconds, strict=True))
         elif inputs and isinstance(inputs[0], (tuple, list)):
-            are_pairs, inputs = True, [_pair(item, number) for number, item in enumerate(inputs)]
+            inputs = [_pair(item, number) for number, item in enumerate(inputs)]
+        else:
+            are_pairs, inputs = False, [(text,) for text in inputs]
 
         special = 3 if are_pairs else 2
         if max_length is not None and max_length < special:
             raise ValueError(f"max_length is {max_length}, "
                              f"but [CLS] and [SEP] alone take {special}")
-        _check_texts(inputs if are_pairs else [(text,) for text in inputs])
+        _check_texts(inputs)
 
         with _lock:
             self._tokenizer.no_truncation()
             if max_length is not None:
-                if are_pairs:
-                    inputs = [self._beginnings(texts, max_length) for texts in inputs]
-                else:
-                    inputs = [self._beginnings((text,), max_length)[0] for text in inputs]
+                inputs = [self._beginnings(texts, max_length) for texts in inputs]
                 self._tokenizer.enable_truncation(max_length, strategy="longest_first")
-            return self._tokenizer.encode_batch(inputs)
+            return self._tokenizer.encode_batch(
+                inputs if are_pairs else [text for (text,) in inputs])
 
     def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
         """As many words of one sentence or two as hold this number of tokens.
