@@ -163,8 +163,8 @@ class Corpus:
         are_rows = ids.ndim == ends.ndim == 1
         if not are_rows or ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64:
             raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of "
-                             f"shape "
-                             f"{ends.shape}, expected a row of uint16 or int32 and a row of int64")
+                             f"shape {ends.shape}, expected a row of uint16 or int32 and a row of "
+                             "int64")
         if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
             raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in "
                              f"order, the last at {len(ids)}")

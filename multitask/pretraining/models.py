@@ -32,7 +32,7 @@ def new_model(settings: PretrainingSettings, passages: list[list[str]],
     return model, tokenizer
 
 
-def pretrained_model(settings: PretrainingSettings, passages: list[list[str]],
+def pretrained_model(settings: PretrainingSettings,
                      say: Callable[[str], None]) -> tuple[BertForMaskedLM, BertTokenizer]:
     """Model and tokenizer of --from. Raises ValueError if they or --length do not match."""
     model = BertForMaskedLM.from_pretrained(settings.start)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from minbert.files import one_line, read_object, write_json
-from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_paths
+from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_paths, flag_of
 from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import NONE, SECOND_SEGMENTS
@@ -25,8 +25,7 @@ CHOICES = {
 # setting → its smallest value
 SMALLEST = {
     "layers": 1, "hidden": 1, "heads": 1, "vocab_size": 6, "length": 8, "batch_size": 1,
-    "epochs": 1,
-    "steps": 1, "checkpoint_every": 1,
+    "epochs": 1, "steps": 1, "checkpoint_every": 1,
 }
 
 
@@ -102,7 +101,7 @@ class PretrainingSettings:
     def _refuse(self, name: str, expected: str) -> None:
         value = getattr(self, name)
         shown = value if isinstance(value, str) else reprlib.repr(value)
-        raise ValueError(f"--{name.replace('_', '-')} {shown}: {expected}")
+        raise ValueError(f"{flag_of(name)} {shown}: {expected}")
 
     def save(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))

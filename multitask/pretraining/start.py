@@ -38,8 +38,10 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
 
     torch.manual_seed(settings.seed)
-    make_model = new_model if settings.start is None else pretrained_model
-    model, tokenizer = make_model(settings, passages, say)
+    if settings.start is None:
+        model, tokenizer = new_model(settings, passages, say)
+    else:
+        model, tokenizer = pretrained_model(settings, say)
     Masking.of(tokenizer)  # raises ValueError without [MASK]
 
     # saved with the run, so that --resume takes the same precision

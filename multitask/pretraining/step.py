@@ -118,17 +118,14 @@ class MaskedTrainer:
                  precision: str) -> None:
         self.model, self.clip, self.precision = model, clip, precision
 
-        parameters = []
-        border = 0  # in the vector, between decayed parameters and the others
-        for is_decayed, group in zip((True, False), split_decayed(model), strict=True):
-            trained = {name: value for name, value in group.items() if "pooler" not in name}
-            parameters += trained.items()
-            if is_decayed:
-                border = sum(value.numel() for value in trained.values())
-        self.flat = FlatParameters(parameters)
+        decayed, undecayed = [
+            {name: value for name, value in group.items() if "pooler" not in name}
+            for group in split_decayed(model)]
+        self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
         self.gradients = TaskGradients(self.flat, tasks=1, watched=False)
         self.device = self.flat.vector.device
 
+        border = sum(value.numel() for value in decayed.values())
         groups = []
         for part, decay in ((slice(0, border), weight_decay), (slice(border, None), 0.0)):
             vector = nn.Parameter(self.flat.vector[part])
