@@ -80,7 +80,7 @@ class Batch:
         """
         missing = tokens - len(self.input_ids)
         ends = [missing * k // sequences for k in range(1, sequences + 1)]
-        lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        lengths = [end - start for start, end in pairwise([0, *ends])]
         return replace(self, input_ids=F.pad(self.input_ids, (0, missing)),
                        token_type_ids=F.pad(self.token_type_ids, (0, missing)),
                        packing=self.packing.followed_by(lengths, seq),

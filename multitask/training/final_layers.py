@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from minbert.progress import Progress
+from minbert.sentences import evaluating
 from multitask.data.batching import TokenizedExamples
 from multitask.model import EVALUATION_BATCH, MultitaskBert
 from multitask.system.distributed import ALONE, Ranks
@@ -76,10 +77,9 @@ class CachedEmbeddings:
         lengths = torch.from_numpy(self.examples.lengths[missing.numpy()])
         longest_first = (-lengths).argsort(stable=True)
         own = self.ranks.share(missing[longest_first].split(EVALUATION_BATCH))
-        was_training = self.model.training
-        self.model.eval()
-        with Progress(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex",
-                      leave=False, delay=1, disable=not self.ranks.writes) as bar:
+        bar = Progress(total=sum(map(len, own)), desc=f"  encoding {self.name}", unit="ex",
+                       leave=False, delay=1, disable=not self.ranks.writes)
+        with evaluating(self.model), bar:
             for rows in own:
                 batch = self.examples.batch(rows.tolist()).to(self.model.device)
                 self._rows[rows] = self.model.embed(batch).cpu()
@@ -90,7 +90,6 @@ class CachedEmbeddings:
             self.ranks.start_sum(encoded)()
             self._rows[missing] = encoded
         self.calls[missing] = self.calls.max() + 1
-        self.model.train(was_training)
 
     def restore(self, calls: torch.Tensor) -> None:
         """Encode again what `calls` says was encoded, in the same batches: others round otherwise.
