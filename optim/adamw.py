@@ -48,9 +48,8 @@ class AdamW(Optimizer):
         for name, beta in zip(("beta1", "beta2"), betas, strict=True):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"AdamW: {name} must be in [0, 1), got {beta}")
-        super().__init__(params,
-                         {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                                  "correct_bias": correct_bias})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps,
+                                  "weight_decay": weight_decay, "correct_bias": correct_bias})
 
     def __setstate__(self, state: dict) -> None:
         """Takes over a saved state; torch.optim.AdamW's too, whose moments mean the same."""

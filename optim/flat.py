@@ -122,12 +122,9 @@ class TaskGradients:
             leaves sparse (torch.nn.Embedding's sparse=True). The matrix is then without its
             columns, and a task's gradient of it is as many rows as were looked up; `gram` and
             `combine_` give the same. Leave it out where several processes sum their rows.
-
-    A user's own loop is watched: what no loss reaches, and what was replaced after FlatParameters,
-    is refused by name when the matrix is read.
-
-        watched: whether what no loss reaches is refused. The library's own trainers, whose
-            backward pass does without autograd's hooks, leave it out.
+        watched: whether what no loss reaches, and what was replaced after FlatParameters, is
+            refused by name when the matrix is read. The library's own trainers, whose backward pass
+            does without autograd's hooks, leave it out.
 
     Raises:
         ValueError: `table` is not flat's first parameter, or there is no task.
@@ -153,7 +150,8 @@ class TaskGradients:
         self._dense = [value for name, value in flat.parameters.items() if name != table]
         params = sum(value.numel() for value in self._dense)
         self._matrix = flat.vector.new_zeros(tasks, params)
-        self._views = [list(_views(row, self._dense)) for row in self._matrix]
+        self._views = [dict(zip(self._dense, _views(row, self._dense), strict=True))
+                       for row in self._matrix]
         self._table_gradients: list[torch.Tensor | None] = [None] * tasks
 
         # Which rows are filled in this round, and which parameters some loss has reached.
@@ -182,7 +180,7 @@ class TaskGradients:
 
     def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
         """Parameter → its part of row `task`; the table is not among them."""
-        return dict(zip(self._dense, self._views[task], strict=True))
+        return self._views[task]
 
     @contextmanager
     def row(self, task: int) -> Iterator[torch.Tensor]:
