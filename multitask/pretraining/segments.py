@@ -35,7 +35,7 @@ class RunningText:
 
     def __init__(self, corpus: Corpus, passages: Sequence[int], length: int,
                  tokenizer: BertTokenizer) -> None:
-        self.corpus = corpus
+        self.corpus, self.length = corpus, length
         self.sequences = corpus.cut(passages, length)
         self._cls = [tokenizer.vocabulary["[CLS]"]]
         self._sep = [tokenizer.vocabulary["[SEP]"]]
@@ -76,16 +76,11 @@ class TextTwice(RunningText):
     what is hidden in one segment often stands in the other, at no fixed distance.
     """
 
-    def __init__(self, corpus: Corpus, passages: Sequence[int], length: int,
-                 tokenizer: BertTokenizer) -> None:
-        super().__init__(corpus, passages, length, tokenizer)
-        self._widest = (length - 3) // 2  # [CLS], [SEP] and [SEP] take three places
-
     def _segments(self, start: int, end: int, draws: np.random.Generator) -> list[np.ndarray]:
         if draws.random() < 0.5:
             return [self.corpus.ids[start:end]]
 
-        widest = min(self._widest, end - start)
+        widest = min((self.length - 3) // 2, end - start)  # [CLS], [SEP] and [SEP] take 3 places
         width = int(draws.integers(min(NARROWEST, widest), widest, endpoint=True))
         shift = int(draws.integers(0, min(width // 2, end - start - width), endpoint=True))
         begin = int(draws.integers(start, end - width - shift, endpoint=True))
