@@ -14,10 +14,9 @@ import torch
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam (Kingma & Ba 2015)
 
 
-def check_positive(method: str, **values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{method}: {name} is {value}, expected a number above 0")
+def check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}, expected a number above 0")
 
 
 def adam_(state: dict[str, torch.Tensor], value: torch.Tensor, gradient: torch.Tensor,
@@ -45,7 +44,7 @@ class Uncertainty:
     """
 
     def __init__(self, lr: float = 0.01) -> None:
-        check_positive("uncertainty", lr=lr)
+        check_positive("uncertainty: lr", lr)
         self.lr = lr
         self.state: dict[str, torch.Tensor] = {}
 
@@ -71,7 +70,7 @@ class DynamicWeightAverage:
     """
 
     def __init__(self, temperature: float = 2.0) -> None:
-        check_positive("dwa", temperature=temperature)
+        check_positive("dwa: temperature", temperature)
         self.temperature = temperature
         self.state: dict[str, torch.Tensor] = {}
 
@@ -110,7 +109,7 @@ class Famo:
     SMALLEST = 1e-8  # added to losses, as in the authors' code
 
     def __init__(self, lr: float = 0.025, decay: float = 0.001) -> None:
-        check_positive("famo", lr=lr)
+        check_positive("famo: lr", lr)
         self.lr, self.decay = lr, decay
         self.state: dict[str, torch.Tensor] = {}
 
@@ -149,7 +148,7 @@ class GradNorm:
     LEAST = 1e-3  # of a weight, so that none turns negative
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
-        check_positive("gradnorm", lr=lr)
+        check_positive("gradnorm: lr", lr)
         self.alpha, self.lr = alpha, lr
         self.state: dict[str, torch.Tensor] = {}
 
