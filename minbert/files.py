@@ -202,10 +202,10 @@ def write_json(path: Path, value: object, indent: int | None = 2) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor],
-                  metadata: Mapping[str, str] | None = None) -> None:
+                  metadata: dict[str, str] | None = None) -> None:
     """Replaces a safetensors file; see `replacing`."""
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata and dict(metadata))
+        save_file(tensors, partial, metadata)
 
 
 def sync(path: Path) -> None:

@@ -330,4 +330,4 @@ def _check_tied(readers: Readers, path: Path) -> None:
         found = read_tensor(readers[copy], copy, value.shape, path)
         if not torch.equal(found.float(), value.float()):
             raise ValueError(f"{path}: {copy} differs from {original}, but only a tied head is "
-                             f"supported")
+                             "supported")

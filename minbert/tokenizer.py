@@ -18,12 +18,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
 from .files import check_count, items_of, one_line, user_path, write_json, write_text
-from .tokenizer_settings import (
-    GENERIC_CLASSES,
-    SPECIAL_TOKENS,
-    AddedToken,
-    TokenizerSettings,
-)
+from .tokenizer_settings import GENERIC_CLASSES, SPECIAL_TOKENS, AddedToken, TokenizerSettings
 
 # The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
 _lock = threading.Lock()
