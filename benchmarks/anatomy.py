@@ -5,9 +5,8 @@
     python benchmarks/anatomy.py --draw before.json after.json --plot docs/figures/anatomy.svg
 
 3 tasks × 16 real examples with the checkpoint of the test extra, as in benchmarks/step.py; no batch
-comes twice, the first three steps are left out. To measure an older commit, run this script with
-PYTHONPATH at a checkout of it: what it calls of the library has been there since the first training
-step was. The profiler itself takes time, of many small calls more than of few large ones, so the
+comes twice, the first three steps are left out. To measure an older commit, run the script of that
+commit. The profiler itself takes time, of many small calls more than of few large ones, so the
 milliseconds are the profiled ones scaled to the median step without it.
 """
 
@@ -28,17 +27,13 @@ from matplotlib.figure import Figure
 from step import WARM_UP, build, data_folder, stepper, training_batches
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import multitask.training.step
-import optim
+from optim import AdamW, TaskGradients
 
 REST = "everything else"
-# whose function, if the commit has it; its name; the part that all of its operations count for
-REGIONS = (
-    (optim.TaskGradients, "gram", "Gram matrix"),
-    (multitask.training.step, "gram_matrix", "Gram matrix"),
-    (optim.TaskGradients, "combine_", "combination"),
-    (multitask.training.step, "combine", "combination"),
-    (optim.AdamW, "step", "AdamW"))
+# whose function, its name, and the part that all of its operations count for
+REGIONS = ((TaskGradients, "grams", "Gram matrix"),
+           (TaskGradients, "combine_groups_", "combination"),
+           (AdamW, "step", "AdamW"))
 OPERATIONS = {  # the other operations, by how their names begin after "aten::"
     "products of the linear layers": ("mm", "addmm", "mkldnn::_linear", "mkldnn_linear", "linear"),
     "attention: products, softmax": ("bmm", "baddbmm", "_softmax", "softmax", "_scaled_dot",
@@ -86,9 +81,8 @@ def measure(precision: str, steps: int, folder: Path) -> dict[str, float]:
         seconds.append(time.perf_counter() - started)
     with ExitStack() as stack:
         for owner, name, part in REGIONS:
-            if hasattr(owner, name):
-                stack.enter_context(mock.patch.object(owner, name,
-                                                      named(getattr(owner, name), part)))
+            region = named(getattr(owner, name), part)
+            stack.enter_context(mock.patch.object(owner, name, region))
         profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
         started = time.perf_counter()
         for batch in batches[WARM_UP + steps:]:

@@ -47,9 +47,8 @@ if TYPE_CHECKING:
 BATCH, LR = 16, 5e-5
 WARM_UP = 3  # steps that are not counted
 PEAK_STEPS = 3  # after which memory is read
-# a step of bf16 in software takes minutes; commits of before did not know where it is (anatomy.py
-# measures them too)
-PRECISIONS = ("fp32", "bf16") if getattr(linear, "MULTIPLIES_BF16", True) else ("fp32",)
+# a step of bf16 in software takes minutes
+PRECISIONS = ("fp32", "bf16") if linear.MULTIPLIES_BF16 else ("fp32",)
 
 
 def checkpoint() -> str:

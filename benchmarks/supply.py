@@ -34,7 +34,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("minbert", "optim", "heads", "multitask")
+PACKAGES = ("minbert", "minbert_study", "optim", "heads", "multitask")
 MODULE = "train_multitask.py"
 # what belongs to no release; planted into the copy that is built, in case setup.py or setuptools
 # finds it

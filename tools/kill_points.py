@@ -52,9 +52,9 @@ from optim import SURGERY, Method
 ROOT = Path(__file__).parent.parent
 # place → the files, or functions of a file, whose lines belong to it
 PLACES = {
-    "data": ("multitask/data/course.py", "multitask/data/multinli.py", "multitask/data/batching.py",
-             "multitask/data/sampling.py", "multitask/pretraining/corpus.py",
-             "multitask/pretraining/segments.py"),
+    "data": ("multitask/data/tables.py", "multitask/data/examples.py", "multitask/data/multinli.py",
+             "multitask/data/batching.py", "multitask/data/sampling.py",
+             "multitask/pretraining/corpus.py", "multitask/pretraining/segments.py"),
     "forward": ("minbert/model.py", "minbert/layer.py", "minbert/attention.py", "minbert/mlm.py",
                 "heads/layers.py", "minbert/fast/linear.py", "minbert/fast/dropout.py",
                 "minbert/fast/blocks.py", "minbert/fast/packed.py",
