@@ -11,15 +11,13 @@ compared without dropout on two tasks, since with three torchjd draws its own or
 from __future__ import annotations
 
 import argparse
-import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-from step import LR, PEAK_STEPS, WARM_UP, build, data_folder, timed, training_batches
+from step import LR, PEAK_STEPS, WARM_UP, build, data_folder, training_batches
+from turns import in_turn, over, peak_megabytes
 
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
@@ -90,12 +88,8 @@ def compare_gradients(batches: dict[str, Batch]) -> None:
 
 def compare_time(batches: list[dict[str, Batch]]) -> None:
     steps = {side: make(build("fp32")) for side, make in SIDES.items()}
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
-    for batch in batches:
-        for side, step in steps.items():
-            times[side].append(timed(lambda: step(batch)))  # noqa: B023
-    medians = {side: [statistics.median(clock) * 1e3 for clock in zip(*rounds[WARM_UP:], strict=True)]
-               for side, rounds in times.items()}
+    medians = in_turn({side: over(step, batches) for side, step in steps.items()},
+                      len(batches) - WARM_UP, WARM_UP)
     first = medians["the trainer's step"]
     print("\n| a step, milliseconds, wall (processor) | | of the trainer's |\n| --- | --- | --- |")
     for side, (wall, processor) in medians.items():
@@ -116,8 +110,7 @@ def peak(side: str, batches: list[dict[str, Batch]]) -> int:
     step = SIDES[side](build("fp32"))
     for batch in batches:
         step(batch)
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024
+    return peak_megabytes()
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from torch import nn
+from turns import timed
 
 from minbert import BertConfig, BertModel, pack
 from minbert.fast.linear import product
@@ -155,13 +155,6 @@ def axes_of(precision: str) -> list[Axis]:
              f"tasks, {PARAMS / 1e6:.1f} M numbers each", "", surgery),
         Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences",
              "xy", models)]
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """(wall, processor) milliseconds."""
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
 
 
 def measure(points: Sequence[Point], repeat: int) -> list[dict]:

@@ -11,13 +11,13 @@ taken in turn with it, on equal batches.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import optimality
 import torch
+from turns import in_turn, over
 
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert
@@ -27,14 +27,12 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY, Method
 
+WARM_UP = 2  # steps that are not counted
 
-def median_ms(call, repetitions: int) -> float:
-    times = []
-    for _ in range(repetitions):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+
+def median_ms(call: Callable[[], object], repetitions: int) -> float:
+    wall, _ = in_turn({"": call}, repetitions, warm_up=0)[""]
+    return wall
 
 
 def weights(repetitions: int) -> None:
@@ -71,20 +69,14 @@ def steps(arguments: argparse.Namespace) -> None:
                          dict.fromkeys(TASKS, 16), WRAP, 0)
     sampler.start_epoch()
     batches = [{task: tokens[task].batch(rows) for task, rows in sampler.next_step().items()}
-               for _ in range(arguments.rounds + 2)]
+               for _ in range(WARM_UP + arguments.rounds)]
 
     print(f"{torch.get_num_threads()} threads")
     for name in (name for name in SURGERY if name not in ("sum", "constant")):
-        sides = {"sum": plain, name: trainer(name)}
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for number, batch in enumerate(batches):
-            for side, each in sides.items():
-                started = time.perf_counter()
-                each.step(batch)
-                if number > 1:  # the first two warm up
-                    times[side].append(time.perf_counter() - started)
-        plain_time, taken = (statistics.median(times[side]) for side in sides)
-        print(f"{name}: {taken / plain_time:.3f} of the sum's {plain_time:.3f} s", flush=True)
+        times = in_turn({"sum": over(plain.step, batches), name: over(trainer(name).step, batches)},
+                        arguments.rounds, WARM_UP)
+        (plain_time, _), (taken, _) = times.values()
+        print(f"{name}: {taken / plain_time:.3f} of the sum's {plain_time / 1e3:.3f} s", flush=True)
 
 
 def main() -> None:

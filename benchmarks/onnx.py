@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from pathlib import Path
 
 import onnxruntime
 import torch
+from turns import in_turn
 
 from minbert.files import user_path
 from multitask import MultitaskBert
@@ -60,14 +59,9 @@ def main() -> None:
 
     sides = {"model.predict": ours, "model.onnx": of("model.onnx"),
              "model-int8.onnx": of("model-int8.onnx")}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(arguments.rounds + 1):  # the first warms up
-        for name, side in sides.items():
-            started = time.perf_counter()
-            side()
-            times[name].append(time.perf_counter() - started)
-    print(json.dumps({name: round(len(texts) / statistics.median(taken[1:]), 1)
-                      for name, taken in times.items()} | {"threads": torch.get_num_threads()}))
+    times = in_turn(sides, arguments.rounds)
+    print(json.dumps({name: round(1000 * len(texts) / wall, 1) for name, (wall, _) in times.items()}
+                     | {"threads": torch.get_num_threads()}))
 
 
 if __name__ == "__main__":

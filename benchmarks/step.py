@@ -18,18 +18,16 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from turns import in_turn, over, peak_megabytes
 
 from minbert import BertModel, BertTokenizer
 from minbert.fast import linear
@@ -73,10 +71,9 @@ class Usual:
         self.surgery = PCGrad()
 
     def hidden(self, batch: Batch) -> transformers.modeling_outputs.BaseModelOutput:
-        grids = {"input_ids": batch.packing.pad(batch.input_ids),
-                 "token_type_ids": batch.packing.pad(
-            batch.token_type_ids),
-                 "attention_mask": batch.packing.pad(torch.ones_like(batch.input_ids))}
+        pad = batch.packing.pad
+        grids = {"input_ids": pad(batch.input_ids), "token_type_ids": pad(batch.token_type_ids),
+                 "attention_mask": pad(torch.ones_like(batch.input_ids))}
         with autocast(self.precision, torch.device("cpu")):
             return self.encoder(**grids)
 
@@ -153,24 +150,17 @@ def encode(model: MultitaskBert, texts: list[str]) -> torch.Tensor:
 
 def stepper(side: str, precision: str,
             model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
-    return SurgeryTrainer(model, "pcgrad",
-                          LR).step if side == "ours" else Usual(model, precision).step
+    if side == "ours":
+        return SurgeryTrainer(model, "pcgrad", LR).step
+    return Usual(model, precision).step
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
-def compare(title: str, ours: list[Callable[[], object]], usual: list[Callable[[], object]],
-            warm_up: int) -> None:
+def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], rounds: int,
+            warm_up: int = 0) -> None:
     """Runs both sides in turn and prints one line of the table."""
-    rounds = [[timed(pair[0]), timed(pair[1])] for pair in zip(ours, usual, strict=True)][warm_up:]
-    (wall, cpu), (their_wall, their_cpu) = (
-        [statistics.median(one[side][clock] for one in rounds) * 1e3 for clock in (0, 1)]
-        for side in (0, 1))
-    print(f"| {title} (median of {len(rounds)}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} "
+    times = in_turn({"ours": ours, "usual": usual}, rounds, warm_up)
+    (wall, cpu), (their_wall, their_cpu) = times.values()
+    print(f"| {title} (median of {rounds}) | {wall:,.0f} ({cpu:,.0f}) | {their_wall:,.0f} "
           f"({their_cpu:,.0f}) | {their_wall / wall:.2f} ({their_cpu / cpu:.2f}) |", flush=True)
 
 
@@ -208,10 +198,7 @@ def main() -> None:
         step = stepper(side, precision, model)
         for batch in batches:
             step(batch)
-        # getrusage would answer with the parent's peak where that is higher; Linux keeps this
-        # process's own here
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024)
+        print(peak_megabytes())
         return
     texts = sentences(folder, arguments.sentences)
     import transformers
@@ -225,23 +212,22 @@ def main() -> None:
         model = build(precision)
         batches = training_batches(model, folder, WARM_UP + arguments.steps)
         sides = [stepper(side, precision, model) for side in ("ours", "usual")]
-        compare(f"training step, {precision}",
-                *([lambda b=b, step=step: step(b) for b in batches] for step in sides),
-                warm_up=WARM_UP)
+        compare(f"training step, {precision}", *(over(step, batches) for step in sides),
+                arguments.steps, WARM_UP)
         usual = Usual(model, precision)
         model.eval()
         usual.encoder.eval()
         usual.heads.eval()
-        rounds = arguments.rounds
         dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"),
                                                   task)[:arguments.dev])
                for name, task in TASKS.items()}
         compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {precision}",
-                [lambda: [model.predict_logits(name, items) for name, items in dev.items()]] * rounds,  # noqa: B023
-                [lambda: [usual.evaluate(name, items) for name, items in dev.items()]] * rounds, warm_up=0)  # noqa: B023
+                lambda: [model.predict_logits(name, items) for name, items in dev.items()],  # noqa: B023
+                lambda: [usual.evaluate(name, items) for name, items in dev.items()],  # noqa: B023
+                arguments.rounds)
         compare(f"encode, {len(texts):,} sentences, {precision}",
-                [lambda: encode(model, texts)] * rounds,  # noqa: B023
-                [lambda: usual.encode(texts, model.tokenizer)] * rounds, warm_up=0)  # noqa: B023
+                lambda: encode(model, texts),  # noqa: B023
+                lambda: usual.encode(texts, model.tokenizer), arguments.rounds)  # noqa: B023
     print("\n| peak memory of three steps, MB | ours | usual stack | ratio |\n| --- | --- | --- | "
           "--- |")
     for precision in PRECISIONS:

@@ -11,13 +11,12 @@ products; read 3, write 1 for the combination), at the rate of a copy in the sam
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
+from turns import Times, in_turn
 
 from optim import (
     AdamW,
@@ -32,22 +31,6 @@ from optim import (
 TASKS, LR = 3, 1e-5
 # of 16 sentences of a task, and pairs as often as not
 VOCABULARY, HIDDEN, LOOKED_UP = 30_522, 768, 700
-
-Times = dict[str, tuple[float, float]]
-
-
-def medians(ways: Mapping[str, Callable[[], object]], repeat: int) -> Times:
-    """Runs all ways in turn, the first round not counted: name → (wall, processor) milliseconds."""
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(repeat + 1):
-        for name, way in ways.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            way()
-            rounds[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {name: tuple(statistics.median(one[clock] for one in values[1:]) * 1e3
-                        for clock in (0, 1))
-            for name, values in rounds.items()}
-
 
 def print_table(title: str, times: Times, units: Mapping[str, tuple[float, float]]) -> None:
     """One line a way; every unit is a column of ratios, wall and processor."""
@@ -74,7 +57,7 @@ def whole(params: int, repeat: int) -> None:
     def surgery() -> None:
         combine(rows, pcgrad_weights(gram_matrix(rows)), out=rows[0])
 
-    times = medians({
+    times = in_turn({
         "copy of one row": lambda: rows[1].copy_(rows[2]),
         "ours: products of the rows": lambda: gram_matrix(rows),
         "ours: combination, in place": lambda: combine(rows, torch.ones(TASKS), out=rows[0]),
@@ -122,7 +105,7 @@ def compact(params: int, repeat: int) -> None:
         _, vectors[0].grad = gradients.combine_(pcgrad_weights(gradients.gram()))
         optimizer.step()
 
-    times = medians({"torch's AdamW, fused, on a dense gradient": theirs.step,
+    times = in_turn({"torch's AdamW, fused, on a dense gradient": theirs.step,
                      f"ours: surgery + AdamW, {LOOKED_UP} rows of word embeddings a task": step},
                     repeat)
     print_table("with the update, word embeddings compact", times,
