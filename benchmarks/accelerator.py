@@ -43,49 +43,12 @@ SHAPES = {  # name → layers, hidden, heads
 }
 
 
-class UsualOnGPU(Usual):
-    """The same with random weights, on the GPU."""
-
-    def __init__(self, model: MultitaskBert, precision: str) -> None:
-        config = transformers.BertConfig(**{name: value
-                                            for name, value in model.encoder.config.to_dict().items()
-                                            if name != "model_type"}, attn_implementation="sdpa")
-        self.encoder = transformers.BertModel(config).to(CUDA).train()
-        self.heads, self.precision = copy.deepcopy(model.heads), precision
-        self.shared = list(self.encoder.parameters())
-        parameters = [*self.shared, *self.heads.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
-        self.surgery = PCGrad()
-
-    def logits(self, name: str, batch: Batch) -> torch.Tensor:
-        pad = batch.packing.pad
-        grids = {"input_ids": pad(batch.input_ids), "token_type_ids": pad(batch.token_type_ids),
-                 "attention_mask": pad(torch.ones_like(batch.input_ids))}
-        with autocast(self.precision, CUDA):
-            pooled = self.encoder(**{key: grid.to(CUDA)
-                                     for key, grid in grids.items()}).pooler_output
-        return self.heads[name](pooled.float())
-
-    def step(self, batches: dict[str, Batch]) -> None:
-        super().step({name: _OnGPU(batch) for name, batch in batches.items()})
-
-    @torch.no_grad()
-    def encode(self, sentences: list[str], tokenizer: BertTokenizer) -> None:
-        for start in range(0, len(sentences), 32):
-            inputs = {name: value.to(CUDA)
-                      for name, value in tokenizer(sentences[start:start + 32]).items()}
-            mask = inputs["attention_mask"][:, :, None]
-            with autocast(self.precision, CUDA):
-                states = self.encoder(**inputs).last_hidden_state
-            ((states * mask).sum(1) / mask.sum(1)).float().cpu()
-
-
-class _OnGPU:
-    """A batch whose labels are on the GPU."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.input_ids, self.token_type_ids, self.packing = batch.input_ids, batch.token_type_ids, batch.packing
-        self.labels = batch.labels.to(CUDA)
+def usual_stack(model: MultitaskBert, precision: str) -> Usual:
+    """With random weights, on the GPU."""
+    config = {name: value for name, value in model.encoder.config.to_dict().items()
+              if name != "model_type"}
+    config = transformers.BertConfig(**config, attn_implementation="sdpa")
+    return Usual(model, precision, transformers.BertModel(config))
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -175,7 +138,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         tokens = {name: model.tokenize(examples) for name, examples in train.items()}
         batches = [{name: items.batch(draw.choice(len(items), BATCH, replace=False).tolist())
                     for name, items in tokens.items()} for _ in range(BATCHES)]
-        usual, ours = UsualOnGPU(model, precision), SurgeryTrainer(model, "pcgrad", LR)
+        usual, ours = usual_stack(model, precision), SurgeryTrainer(model, "pcgrad", LR)
         by_hand = SurgeryTrainer(copy.deepcopy(model), "pcgrad", LR)
         by_hand._graphs = None
         ways = [lambda step=step: [step(batch) for batch in batches]  # noqa: B023
@@ -192,7 +155,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         del model, usual, ours, by_hand, ways
         peaks = [peak_memory(make, batches) for make in (
             lambda: SurgeryTrainer(build(shape, tokenizer, precision), "pcgrad", LR).step,  # noqa: B023
-            lambda: UsualOnGPU(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
+            lambda: usual_stack(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
         print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}",
               flush=True)
 
@@ -207,7 +170,7 @@ def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, 
                                      max_name_column_width=60))
 
 
-def evaluate(shape: str, precision: str, model: MultitaskBert, usual: UsualOnGPU, folder,
+def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, folder,
              arguments) -> None:
     model.eval()
     usual.encoder.eval()

@@ -56,35 +56,41 @@ def checkpoint() -> str:
 
 
 class Usual:
-    """What one would write with the well-known libraries."""
+    """What one would write with the well-known libraries, on the device of the model's heads."""
 
-    def __init__(self, model: MultitaskBert, precision: str) -> None:
+    def __init__(self, model: MultitaskBert, precision: str,
+                 encoder: transformers.BertModel | None = None) -> None:
+        """encoder: with the checkpoint's weights by default."""
         import transformers  # both here: what they take of memory is not ours
         from torchjd.aggregation import PCGrad
 
-        self.encoder = transformers.BertModel.from_pretrained(checkpoint(),
-                                                              attn_implementation="sdpa").train()
         self.heads, self.precision = copy.deepcopy(model.heads), precision
+        self.device = next(self.heads.parameters()).device
+        if encoder is None:
+            encoder = transformers.BertModel.from_pretrained(checkpoint(),
+                                                             attn_implementation="sdpa")
+        self.encoder = encoder.to(self.device).train()
         self.shared = list(self.encoder.parameters())
         parameters = [*self.shared, *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
         self.surgery = PCGrad()
 
-    def hidden(self, batch: Batch) -> transformers.modeling_outputs.BaseModelOutput:
+    def encoded(self, grids: dict[str, torch.Tensor]) -> transformers.modeling_outputs.ModelOutput:
+        with autocast(self.precision, self.device):
+            return self.encoder(**{name: grid.to(self.device) for name, grid in grids.items()})
+
+    def logits(self, name: str, batch: Batch) -> torch.Tensor:
         pad = batch.packing.pad
         grids = {"input_ids": pad(batch.input_ids), "token_type_ids": pad(batch.token_type_ids),
                  "attention_mask": pad(torch.ones_like(batch.input_ids))}
-        with autocast(self.precision, torch.device("cpu")):
-            return self.encoder(**grids)
-
-    def logits(self, name: str, batch: Batch) -> torch.Tensor:
-        return self.heads[name](self.hidden(batch).pooler_output.float())
+        return self.heads[name](self.encoded(grids).pooler_output.float())
 
     def step(self, batches: dict[str, Batch]) -> None:
         rows = []
         self.optimizer.zero_grad()
         for name, batch in batches.items():
-            TASKS[name].loss(self.logits(name, batch), batch.labels).backward()
+            labels = batch.labels.to(self.device)
+            TASKS[name].loss(self.logits(name, batch), labels).backward()
             rows.append(torch.cat([parameter.grad.flatten() for parameter in self.shared]))
             for parameter in self.shared:
                 parameter.grad = None
@@ -105,9 +111,9 @@ class Usual:
         """Means over real tokens of batches of 32, padded, in the order given."""
         for start in range(0, len(sentences), 32):
             inputs = tokenizer(sentences[start:start + 32])
-            mask = inputs["attention_mask"][:, :, None]
-            with autocast(self.precision, torch.device("cpu")):
-                (self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+            mask = inputs["attention_mask"][:, :, None].to(self.device)
+            states = self.encoded(inputs).last_hidden_state
+            ((states * mask).sum(1) / mask.sum(1)).float().cpu()
 
 
 def data_folder(given: str | None) -> Path:
