@@ -60,7 +60,7 @@ from .arms import (
     trial_file,
 )
 from .question_report import write_question_report
-from .question_tables import AVERAGE, about, question_markdown
+from .question_tables import AVERAGE, question_markdown
 from .request import claim_folder
 
 QUESTION_FILE = "question.json"
@@ -116,7 +116,7 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
         results = compare(question, arms, out, seeds[:count], labels)
         write_json(out / QUESTION_FILE, results)
         write_text(out / "question.md", question_markdown(results))
-        write_question_report(out / run.REPORT_FILE, results, about(results))
+        write_question_report(out / run.REPORT_FILE, results)
     return results
 
 

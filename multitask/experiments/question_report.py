@@ -22,6 +22,7 @@ from .question_tables import (
     PLANNED,
     RANKS,
     SCORE_HEADER,
+    about,
     answer,
     control_rows,
     difference_rows,
@@ -31,16 +32,18 @@ from .question_tables import (
 COLOURS = {"better": figures.BLUE, "worse": figures.VERMILION}  # a verdict; else grey
 
 
-def write_question_report(path: Path, results: Mapping, about: str) -> None:
-    """results: the content of question.json. about: what was trained, in one paragraph."""
+def write_question_report(path: Path, results: Mapping) -> None:
+    """results: the content of question.json."""
     families = {moment: results["comparisons"][moment][PLAIN_SUM] for moment in MOMENTS}
     order = [row["arm"] for row in sorted(families[MOMENTS[0]]["average"],
                                           key=lambda row: row["mean"])]
     n, seed = len(results["seeds"]), results["seeds"][0]
     conflicts = []
-    if len(next(iter(results["cosines"].values()))) >= figures.FEWEST_POINTS:
+    taken = len(next(iter(results["cosines"].values())))
+    if taken >= figures.FEWEST_POINTS:
         conflicts.append(figure(
-            "cosines", cosines_plot(results["cosines"]), "Cosines of the tasks' gradients by step",
+            "cosines", figures.cosine_curves(range(1, 1 + taken), results["cosines"]),
+            "Cosines of the tasks' gradients by step",
             f"PCGrad's run of seed {seed}: cosine of two tasks' gradients by step; below 0 they "
             "conflict."))
     for step, probe in results["probes"].items():
@@ -66,7 +69,7 @@ def write_question_report(path: Path, results: Mapping, about: str) -> None:
         heading("Every arm against the plain sum"), paragraph(PLANNED, note=True),
         table(DIFFERENCE_HEADER, difference_rows(families[MOMENTS[0]]), caption="At equal steps"),
         *([heading("Conflicts"), grid(conflicts)] if conflicts else []),
-        heading("What was run"), paragraph(about),
+        heading("What was run"), paragraph(about(results)),
         table(CONTROL_HEADER, control_rows(results), text=True),
         origin(results.get("environment", {})),
     ]
@@ -113,14 +116,6 @@ def limits_of(rows: Iterable[Mapping]) -> tuple[float, float]:
     low, high = min(0, *means, np.quantile(lows, 0.2)), max(0, *means, np.quantile(highs, 0.8))
     margin = 0.08 * (high - low) or 1
     return low - margin, high + margin
-
-
-def cosines_plot(cosines: Mapping[str, list[float]]) -> Figure:
-    steps = list(range(1, 1 + len(next(iter(cosines.values())))))
-    styles = figures.styles_of(cosines, figures.PAIR_STYLES)
-    drawn = figures.curves(steps, cosines, "cosine of two tasks' gradients", styles, windows=20)
-    drawn.axes[0].axhline(0, color=figures.GREY, linewidth=1)
-    return drawn
 
 
 def layers_plot(probe: Mapping) -> Figure:

@@ -108,12 +108,13 @@ def loss_curves(steps: Sequence[dict]) -> Figure:
                   log_scale=True)
 
 
-def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int],
+def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[int],
                best: int | None) -> Figure:
     """A line a score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
     for name, (colour, dashes, marker) in styles_of(list(scores)).items():
-        axes.plot(epochs, scores[name], color=colour, linestyle=dashes, marker=marker, markersize=5,
+        values = np.array(scores[name], dtype=float)  # NaN where a score is undefined
+        axes.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=5,
                   label=name)
     if best is not None:
         axes.axvline(best, color=GREY, linewidth=1, zorder=0)
@@ -125,10 +126,9 @@ def dev_scores(scores: Mapping[str, Sequence[float]], epochs: Sequence[int],
     return figure
 
 
-def cosine_curves(steps: Sequence[dict], pairs: Sequence[str]) -> Figure:
-    series = {pair: [step["cosines"][pair] for step in steps] for pair in pairs}
-    figure = curves(_numbers(steps), series, "cosine of two tasks' gradients",
-                    styles_of(pairs, PAIR_STYLES), windows=20)
+def cosine_curves(steps: Sequence[int], cosines: Mapping[str, Sequence[float]]) -> Figure:
+    figure = curves(steps, cosines, "cosine of two tasks' gradients",
+                    styles_of(cosines, PAIR_STYLES), windows=20)
     figure.axes[0].axhline(0, color=GREY, linewidth=1)
     return figure
 
@@ -188,13 +188,8 @@ def score_by_bin(bins: Sequence[dict], xlabel: str, ylabel: str, overall: float 
     figure, axes = empty(xlabel, ylabel)
     for place, row in enumerate(bins):
         if row[key] is not None:
-            low, high = row[interval_key] or (row[key], row[key])
-            axes.errorbar(place + 0.5, row[key],
-                          yerr=[[max(0, row[key] - low)], [max(0, high - row[key])]],
-                          color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
-        axes.annotate(f"{row['n']:,}", (place + 0.5, 1), xycoords=("data", "axes fraction"),
-                      xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
-                      fontsize=SMALL, color="#333")
+            _point(axes, place + 0.5, row[key], row[interval_key])
+        _count_above(axes, place + 0.5, row["n"])
     axes.annotate("n", (0, 1), xycoords="axes fraction", xytext=(-4, 2), textcoords="offset points",
                   ha="right", va="bottom", fontsize=SMALL, color="#333")
     if overall is not None:
@@ -274,12 +269,20 @@ def calibration_plot(bins: Sequence[dict], label: str) -> Figure:
     figure, axes = empty(f"probability given to '{label}'", f"share of '{label}'", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:
-        low, high = row["interval"]
-        axes.errorbar(row["mean"], row["share"],
-                      yerr=[[max(0, row["share"] - low)], [max(0, high - row["share"])]],
-                      color=BLUE, marker="o", markersize=5, capsize=3, linewidth=1.4)
-        axes.annotate(f"{row['n']:,}", (row["mean"], 1), xycoords=("data", "axes fraction"),
-                      xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
-                      fontsize=SMALL, color="#333", rotation=45)
+        _point(axes, row["mean"], row["share"], row["interval"])
+        _count_above(axes, row["mean"], row["n"], rotation=45)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     return figure
+
+
+def _point(axes: Axes, x: float, y: float, interval: Sequence[float] | None) -> None:
+    low, high = interval or (y, y)
+    axes.errorbar(x, y, yerr=[[max(0, y - low)], [max(0, high - y)]], color=BLUE, marker="o",
+                  markersize=5, capsize=3, linewidth=1.4)
+
+
+def _count_above(axes: Axes, x: float, count: int, rotation: float = 0) -> None:
+    """How many examples the point at x stands for, above the plot."""
+    axes.annotate(f"{count:,}", (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                  textcoords="offset points", ha="center", va="bottom", fontsize=SMALL,
+                  color="#333", rotation=rotation)

@@ -157,20 +157,18 @@ def training(tasks: Tasks, metrics: dict, steps: Sequence[dict],
     return parts
 
 
-def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float]]:
-    """name → one score per epoch: each task's metric or the stage's accuracy; NaN if undefined."""
+def epoch_scores(epochs: Sequence[dict]) -> dict[str, list[float | None]]:
+    """name → one score per epoch: each task's metric or the stage's accuracy; None if undefined."""
     first = epochs[0]["dev"]
     names = [name for name in first if isinstance(first[name], dict)]
-    values = {name: [next(iter(epoch["dev"][name].values())) for epoch in epochs] for name in names}
-    return {name: [float("nan") if value is None else value for value in row]
-            for name, row in values.items()}
+    return {name: [next(iter(epoch["dev"][name].values())) for epoch in epochs] for name in names}
 
 
-def epoch_table(tasks: Tasks, stage: str, epochs: Sequence[dict], scores: dict[str, list[float]],
-                best: int | None) -> str:
+def epoch_table(tasks: Tasks, stage: str, epochs: Sequence[dict],
+                scores: dict[str, list[float | None]], best: int | None) -> str:
     totals = [key for key in ("average", "overall") if key in epochs[0]["dev"] and len(tasks) > 1]
     rows = [[epoch["epoch"],
-             *(number(None if row[place] != row[place] else row[place]) for row in scores.values()),
+             *(number(row[place]) for row in scores.values()),
              *(number(epoch["dev"][key]) for key in totals)] for place, epoch in enumerate(epochs)]
     numbers = [epoch["epoch"] for epoch in epochs]
     kept = numbers.index(best) if best in numbers else None
@@ -194,8 +192,9 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
     shown = sorted(found["mean_cosine"], key=found["mean_cosine"].__getitem__)[:MOST_PAIRS]
     shown = [pair for pair in found["mean_cosine"] if pair in shown]
     some = "" if len(shown) == len(found["mean_cosine"]) else f" The {MOST_PAIRS} lowest pairs."
+    cosines = {pair: [step["cosines"][pair] for step in steps] for pair in shown}
     drawn = [] if len(steps) < figures.FEWEST_POINTS else [
-        figure("cosines", figures.cosine_curves(steps, shown),
+        figure("cosines", figures.cosine_curves([step["step"] for step in steps], cosines),
                "Cosines between the tasks' gradients by step",
                "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."
                + some),

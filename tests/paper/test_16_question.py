@@ -169,10 +169,10 @@ def test_question_opens_with_its_answer(asked, tmp_path):
         for row, verdict in zip(rows, verdicts, strict=False):  # PCGrad's come first
             row["verdict"] = verdict
         assert answer(results).startswith(opening)
-    write_question_report(tmp_path / "report.html", results, "The method.")
+    write_question_report(tmp_path / "report.html", results)
     page = (tmp_path / "report.html").read_text()
     places = [page.index(part) for part in ("No effect is shown", '<figure id="equal-steps">', "<h2",
-                                            "<table", '<figure id="cosines">', "The method.")]
+                                            "<table", '<figure id="cosines">', "concatB, wrap")]
     assert places == sorted(places)
 
 
