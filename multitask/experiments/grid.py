@@ -33,7 +33,7 @@ from multitask.tasks import TASKS
 
 from . import claims, table
 from .grid_report import write_grid_report
-from .presets import FLAGS, PRESETS, Preset
+from .presets import FLAGS, PRESETS
 from .request import claim_folder
 
 GRID_FILE, FAILED_FILE = "grid.json", "failed.txt"
@@ -53,16 +53,10 @@ class Node:
     def name(self) -> str:
         return "+".join(self.chain)
 
-    def folder(self, seed_folder: Path) -> Path:
-        return seed_folder / self.arch / self.name
-
-    def settings(self, common: dict, preset: Preset, seed_folder: Path) -> Settings:
-        stage = self.chain[-1]
-        values = {**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage], **common}
-        parent = Node(self.arch, self.chain[:-1])
-        if parent.chain:  # the model that the parent left, in place of a checkpoint
-            values |= {"model": None, "start": str(parent.folder(seed_folder).resolve())}
-        return Settings(arch=self.arch, **values)
+    @property
+    def parent(self) -> Node | None:
+        """The training whose model it starts from; None if it starts from a checkpoint."""
+        return Node(self.arch, self.chain[:-1]) if len(self.chain) > 1 else None
 
 
 def graph() -> Iterator[Node]:
@@ -94,31 +88,36 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", user_path(self.out))
 
+    def asked(self) -> dict:
+        """What was asked for, wherever the results go."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
+
     def check(self) -> None:
         """Raises ValueError if the folder holds results of another grid."""
-        asked = dataclasses.asdict(self)
-        del asked["out"]
-        asked["settings"] = dataclasses.asdict(PRESETS[self.preset])
-
         path = self.out / GRID_FILE
         has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}"))
-        claim_folder(path, asked, has_results)
-
-    def common(self, seed: int) -> dict:
-        """The settings of every training with this seed."""
-        values = {"model": self.model, "data": self.data, "precision": self.precision,
-                  "device": self.device, "seed": seed}
-        if self.max_steps is not None:
-            values["max_steps"] = self.max_steps
-        if self.eval_limit is not None:
-            values["eval_limit"] = self.eval_limit
-        return values
+        settings = dataclasses.asdict(PRESETS[self.preset])
+        claim_folder(path, {**self.asked(), "settings": settings}, has_results)
 
     def seed_folder(self, seed: int) -> Path:
         return self.out / f"seed-{seed}"
 
+    def folder(self, node: Node, seed: int) -> Path:
+        return self.seed_folder(seed) / node.arch / node.name
+
     def node_settings(self, node: Node, seed: int) -> Settings:
-        return node.settings(self.common(seed), PRESETS[self.preset], self.seed_folder(seed))
+        preset, stage = PRESETS[self.preset], node.chain[-1]
+        values = {**preset.every, **preset.stage.get(stage, {}), **FLAGS[stage],
+                  "data": self.data, "precision": self.precision, "device": self.device}
+        for name in ("max_steps", "eval_limit"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)
+
+        if node.parent is None:
+            values["model"] = self.model
+        else:
+            values |= {"model": None, "start": str(self.folder(node.parent, seed).resolve())}
+        return Settings(arch=node.arch, seed=seed, **values)
 
 
 def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.say) -> dict:
@@ -130,7 +129,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
 
     for seed in seeds:
         for number, node in enumerate(nodes, start=1):
-            folder = node.folder(grid.seed_folder(seed))
+            folder = grid.folder(node, seed)
             if (folder / run.METRICS_FILE).is_file():
                 continue
 
@@ -162,12 +161,12 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
 
 def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
     """Why a training is left out: it failed before, or the one that it starts from did."""
-    failed = node.folder(grid.seed_folder(seed)) / FAILED_FILE
+    failed = grid.folder(node, seed) / FAILED_FILE
     if failed.is_file():
         return f"it failed before ({failed} holds the reason; remove that file to try again)"
 
-    parent = Node(node.arch, node.chain[:-1])
-    if parent.chain and not (parent.folder(grid.seed_folder(seed)) / run.METRICS_FILE).is_file():
+    parent = node.parent
+    if parent is not None and not (grid.folder(parent, seed) / run.METRICS_FILE).is_file():
         return f"{parent.name}, which it starts from, failed"
     return None
 
@@ -184,7 +183,7 @@ def train_node(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Token
 
     tokens: of this pair encoding; what the training had to tokenize is added.
     """
-    folder, settings = node.folder(grid.seed_folder(seed)), grid.node_settings(node, seed)
+    folder, settings = grid.folder(node, seed), grid.node_settings(node, seed)
     dataset = {name: splits for name, splits in shared.items() if name in TASKS or settings.nli}
     known = None
     if dataset.keys() <= tokens.keys():
@@ -224,11 +223,9 @@ def collect(grid: Grid, seeds: list[int]) -> dict:
             best = {"method": method, "arch": arch, "average": average,
                     "run": best_run(grid, node, seeds)}
 
-    asked = dataclasses.asdict(grid)
-    del asked["out"]
     baseline = table.score_cells(scores(Node("concatA", BASELINE)), PAPER_BASELINE)
-    return {"about": about(grid, seeds), "environment": invocation(), **asked, "seeds": seeds,
-            "cells": cells, "baseline": baseline, "best": best,
+    return {"about": about(grid, seeds), "environment": invocation(), **grid.asked(),
+            "seeds": seeds, "cells": cells, "baseline": baseline, "best": best,
             "train_seconds": train_seconds(grid, seeds)}
 
 
@@ -236,7 +233,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
     """Folder → metrics, for the seeds whose training is finished."""
     found = {}
     for seed in seeds:
-        folder = node.folder(grid.seed_folder(seed))
+        folder = grid.folder(node, seed)
         if (folder / run.METRICS_FILE).is_file():
             found[folder] = json.loads((folder / run.METRICS_FILE).read_text(encoding="utf-8"))
     return found
@@ -258,7 +255,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
     for seed in complete:
         of_seed: dict = {}
         for cell, node in cells.items():
-            folder = node.folder(grid.seed_folder(seed)) / PREDICTIONS_FOLDER
+            folder = grid.folder(node, seed) / PREDICTIONS_FOLDER
             of_seed[cell] = {name: read_predictions(prediction_file(folder, task, "dev"), task)[1]
                              for name, task in TASKS.items()}
         predictions.append(of_seed)
