@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import scipy
 
-from .intervals import LEVEL, Metric, bootstrap, percentiles, statistic_of
+from .intervals import LEVEL, Metric, bootstrap, of_mean, percentiles, statistic_of
 
 # Scores below 1 are known to half a unit in their last place, a difference of two to twice that,
 # and subtracting the mean adds as much again. Values closer than this are equal up to rounding.
@@ -75,9 +75,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     if not _has_spread(scores, np.abs(scores).max()):
         return mean, None, None
 
-    error = scipy.stats.sem(scores)
-    low, high = scipy.stats.t.interval(LEVEL, len(scores) - 1, mean, error)
-    return mean, float(low), float(high)
+    return mean, *of_mean(scores)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:

@@ -45,14 +45,9 @@ def of_mean(values: np.ndarray) -> Interval:
     return [float(low), float(high)]
 
 
-def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's correlation of two (n,) arrays; None, without a warning, where it is undefined."""
-    return metrics.correlation(scipy.stats.pearsonr, x, y)
-
-
 def of_correlation(x: np.ndarray, y: np.ndarray) -> Interval:
     """Fisher's interval of Pearson's correlation (Fisher 1921); None for n ≤ 3 or |r| = 1."""
-    r = correlation(x, y)
+    r = metrics.correlation(scipy.stats.pearsonr, x, y)
     if r is None or len(x) <= 3 or abs(r) >= 1:
         return None
 
@@ -135,7 +130,7 @@ def trend(x: np.ndarray, quality: np.ndarray, resamples: int,
     Its bootstrap interval takes Pearson's correlation of resampled ranks, ranked once.
     """
     result = {"n": len(x), "spearman": None, "interval": None, "p": None}
-    if len(x) < 3 or correlation(x, quality) is None:
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(quality) == 0:
         return result
 
     spearman = scipy.stats.spearmanr(x, quality)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture
 # in turn.
-_ARCHITECTURES = ("concatA", "concatB", "concatB_al")
+ARCHITECTURES = ("concatA", "concatB", "concatB_al")
 _SCORES = ("sst", "para", "sts")
 _TABLE_1 = {
     #                concatA             concatB             concatB_al
@@ -29,7 +29,7 @@ _TABLE_1 = {
 }
 PAPER_TABLE_1 = {
     (method, arch): dict(zip(_SCORES, row[3 * number:3 * number + 3], strict=True))
-    for method, row in _TABLE_1.items() for number, arch in enumerate(_ARCHITECTURES)}
+    for method, row in _TABLE_1.items() for number, arch in enumerate(ARCHITECTURES)}
 
 # One linear head trained on SST, the encoder frozen. Our copy of the paper prints STS as "008", its
 # point and perhaps a sign lost: read as −.008, chance either way.

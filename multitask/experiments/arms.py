@@ -226,9 +226,10 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
             if number == steps["equal_steps"]:
                 kept = predictions
             for moment in MOMENTS:
-                if steps[moment] == number:
-                    scores[moment] = {name: _score(name, values, tokens)
-                                      for name, values in predictions.items()}
+                if steps[moment] == number:  # an undefined correlation counts 0
+                    scores[moment] = {
+                        name: TASKS[name].measure(values, tokens[name]["dev"].labels) or 0.0
+                        for name, values in predictions.items()}
 
     trial = {
         "seed": seed, "training": training, "scores": scores, "steps": steps,
@@ -240,8 +241,3 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
         "seconds": time.perf_counter() - started,
     }
     return trial, kept
-
-
-def _score(name: str, predictions: np.ndarray, tokens: dict) -> float:
-    """An undefined Pearson correlation counts 0."""
-    return TASKS[name].measure(predictions, tokens[name]["dev"].labels) or 0.0

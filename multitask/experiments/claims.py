@@ -15,12 +15,12 @@ import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.intervals import statistic_of
+from multitask.analysis.paper_results import ARCHITECTURES
 from multitask.tasks import TASKS
 
 RESAMPLES, SEED = 1000, 11711
 Cell = tuple[str, str]  # (method, architecture)
 Pairs = list[tuple[list[Cell], list[Cell]]]
-ARCHS = ("concatA", "concatB", "concatB_al")
 SURGERY_CHAINS = ("gs_bd", "gs_wrap", "nli+gs_bd", "nli+gs_wrap")
 CHAINS = (*SURGERY_CHAINS, "fl", "nli+fl", *(f"{chain}+fl" for chain in SURGERY_CHAINS))
 
@@ -45,7 +45,7 @@ def architecture_pairs(left: str, right: str) -> Pairs:
     return [([(chain, left)], [(chain, right)]) for chain in CHAINS]
 
 
-def method_pairs(methods: Mapping[str, str], among: Sequence[str] = ARCHS) -> Pairs:
+def method_pairs(methods: Mapping[str, str], among: Sequence[str] = ARCHITECTURES) -> Pairs:
     """Pairs of methods, left → right, in each architecture."""
     pairs = []
     for left, right in methods.items():
@@ -60,10 +60,10 @@ WRAP_AGAINST_BD = {chain: chain.replace("gs_wrap", "gs_bd") for chain in CHAINS
                    if "gs_wrap" in chain}
 SURGERY_AGAINST_FL = {chain: "nli+fl" if "nli" in chain else "fl" for chain in SURGERY_CHAINS}
 FL_AFTER_SURGERY = {f"{chain}+fl": chain for chain in SURGERY_CHAINS}
-ALL_AGAINST_BASELINE: Pairs = [([(chain, arch) for chain in CHAINS for arch in ARCHS],
+ALL_AGAINST_BASELINE: Pairs = [([(chain, arch) for chain in CHAINS for arch in ARCHITECTURES],
                                 [("baseline", "concatA")])]
 FL_AGAINST_WORST: Pairs = [([("fl", arch)], [(chain, arch) for chain in CHAINS if chain != "fl"])
-                           for arch in ARCHS]
+                           for arch in ARCHITECTURES]
 PAIR_TASKS, ALL_TASKS = ("para", "sts"), tuple(TASKS)
 
 # section, claim, tasks, sign, pairs; in the paper's order
@@ -136,9 +136,10 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
     """
     scores = []
     for seed in predictions:
-        scores.append({task: {cell: _score(task, by_task[task], labels[task])
+        # an undefined correlation counts 0, as in the average
+        scores.append({name: {cell: task.measure(by_task[name], labels[name]) or 0.0
                               for cell, by_task in seed.items()}
-                       for task in TASKS})
+                       for name, task in TASKS.items()})
     draws = None
     if len(predictions) == 1:
         draws = {task: _draws(task, predictions[0], labels[task]) for task in TASKS}
@@ -163,11 +164,6 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
             "paper": difference(claim, {cell: paper[cell][claim.task] for cell in needed}),
             "interval": "dev items" if draws else "seeds", "verdict": verdict_on(claim, low, high)})
     return found
-
-
-def _score(task: str, predictions: np.ndarray, labels: np.ndarray) -> float:
-    """An undefined Pearson correlation counts 0, as in the average."""
-    return TASKS[task].measure(predictions, labels) or 0.0
 
 
 def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],

@@ -58,7 +58,7 @@ def test_what_cannot_be_said_is_none():
     assert intervals.of_correlation(np.arange(50.0), np.arange(50.0)) is None
     assert intervals.of_correlation(np.ones(5), np.arange(5.0)) is None
     assert intervals.of_mean(np.array([1.0])) is None
-    assert intervals.correlation(np.ones(5), np.arange(5.0)) is None
+    assert intervals.trend(np.ones(5), np.arange(5.0), 10, generator())["spearman"] is None
     assert intervals.percentiles(np.full(5, np.nan)) is None
 
 
