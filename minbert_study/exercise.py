@@ -160,6 +160,11 @@ def draw_weights(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
+def copy_of(value: object) -> object:
+    """A tensor's values as they are now; anything else as it is."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
 class Notes(dict):
     """What was noted; where there is no note, the reason."""
 
@@ -179,21 +184,18 @@ def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
     """
     notes, handles = Notes(), []
 
-    def copy(value: object) -> object:
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
     def watch(path: str) -> None:
         part = module.get_submodule(path)
         names = inspect.signature(part.forward)
 
         def before(_: nn.Module, args: tuple, named: dict) -> None:
             given = names.bind(*args, **named).arguments
-            notes.setdefault(f"{path} gets", copy(next(iter(given.values()), None)))
+            notes.setdefault(f"{path} gets", copy_of(next(iter(given.values()), None)))
             for name, value in given.items():
-                notes.setdefault(f"{path} gets {name}", copy(value))
+                notes.setdefault(f"{path} gets {name}", copy_of(value))
 
         def after(_: nn.Module, args: tuple, output: object) -> None:
-            notes.setdefault(f"{path} gives", copy(output))
+            notes.setdefault(f"{path} gives", copy_of(output))
 
         handles.extend([part.register_forward_pre_hook(before, with_kwargs=True),
                         part.register_forward_hook(after)])

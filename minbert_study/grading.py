@@ -21,7 +21,6 @@ from .checking import LARGEST_FILE, Verdict, check_folder
 from .exercise import NAMES, file_of, load
 
 POINTS = 10          # of an exercise that no table names
-NOT_A_FILE = "is not a regular file, or too large"
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,13 @@ def check_copy(folder: Path, names: Sequence[str],
             if not path.exists() and not path.is_symlink():
                 notes.append(f"{path.name} is missing")
                 continue
+            if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
+                notes.append(f"{path.name}: is not a regular file, or too large")
+                continue
             try:
-                is_usual = path.is_file() and not path.is_symlink()
-                if not is_usual or path.stat().st_size > LARGEST_FILE:
-                    raise ValueError(NOT_A_FILE)
                 shutil.copyfile(path, copy / path.name)
-            except (OSError, ValueError) as error:
-                notes.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
+            except OSError as error:
+                notes.append(f"{path.name}: {error.strerror or error}")
         found = [name for name in names if (copy / file_of(name)).is_file()]
         verdicts = {verdict.name: verdict
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}

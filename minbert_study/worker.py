@@ -205,7 +205,7 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
     def call(*args: object, **named: object) -> object:
         if is_in_place:
             return function(*args, **named)
-        before = [_copy(value) for value in (*args, *named.values())]
+        before = [exercises.copy_of(value) for value in (*args, *named.values())]
         result = function(*args, **named)
         if result is None and "None" not in str(function.__annotations__.get("return")):
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
@@ -217,10 +217,6 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
                             f"{name}.clone()")
         return result
     return call
-
-
-def _copy(value: object) -> object:
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _is_same(old: torch.Tensor, new: torch.Tensor) -> bool:

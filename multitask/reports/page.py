@@ -138,7 +138,7 @@ def figure(name: str, drawn: Figure, title: str, caption: str) -> str:
         title: The alternative text, for readers who cannot see the figure.
         caption: How to read it.
     """
-    content = base64.b64encode(_svg(drawn)).decode()
+    content = base64.b64encode(svg(drawn)).decode()
     image = f'<img alt="{escape(title)}" src="data:image/svg+xml;base64,{content}">'
     return (f'<figure id="{escape(name)}">{image}'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
@@ -149,12 +149,16 @@ def grid(parts: Iterable[str]) -> str:
     return f"<div class=\"grid\">{''.join(parts)}</div>"
 
 
-def _svg(drawn: Figure) -> bytes:
-    """The figure as SVG whose text stays text; the same figure gives the same bytes."""
+def svg(drawn: Figure, **settings: object) -> bytes:
+    """The figure as SVG whose text stays text; the same figure gives the same bytes.
+
+    Args:
+        settings: of matplotlib's savefig.
+    """
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "minbert", "svg.fonttype": "none",
                                 "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}):
-        drawn.savefig(buffer, format="svg", metadata={"Date": None})
+        drawn.savefig(buffer, format="svg", metadata={"Date": None}, **settings)
     return buffer.getvalue()
 
 
