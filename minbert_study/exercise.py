@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from torch import nn
@@ -100,16 +102,16 @@ class Exercise:
     @cached_property
     def reference(self) -> types.SimpleNamespace:
         """The library's answers by name."""
-        return types.SimpleNamespace(**{name_of(place): resolve(place) for place in self.places})
+        return types.SimpleNamespace(**{name_of(place): resolve_name(place)
+                                         for place in self.places})
 
     def with_mistake(self, mistake: Mistake) -> types.SimpleNamespace | None:
         """The library's answers with the mistake; None if the source has changed since."""
         for module in dict.fromkeys(place.partition(":")[0] for place in self.places):
             edited = _edited(module, mistake.find, mistake.replace)
             if edited is not None:
-                names = [place.partition(":")[2] for place in self.places
-                         if place.startswith(f"{module}:")]
-                found = {name.split(".")[-1]: _attribute(edited, name) for name in names}
+                found = {name_of(place): attrgetter(place.partition(":")[2])(edited)
+                         for place in self.places if place.startswith(f"{module}:")}
                 return types.SimpleNamespace(**vars(self.reference) | found)
         return None
 
@@ -241,8 +243,8 @@ def replace(place: str, new: object) -> None:
     """Puts something in the place of a function, class or method, wherever it was imported to."""
     module, _, name = place.partition(":")
     owner, _, last = name.rpartition(".")
-    old = resolve(place)
-    setattr(_attribute(sys.modules[module], owner) if owner else sys.modules[module], last, new)
+    old = resolve_name(place)
+    setattr(resolve_name(f"{module}:{owner}"), last, new)
     for other in list(sys.modules.values()):
         if other.__name__.split(".")[0] in PACKAGES:
             for key in [key for key, value in vars(other).items() if value is old]:
@@ -255,17 +257,6 @@ def name_of(place: str) -> str:
     'pool'
     """
     return place.partition(":")[2].split(".")[-1]
-
-
-def resolve(place: str) -> object:
-    module, _, name = place.partition(":")
-    return _attribute(importlib.import_module(module), name)
-
-
-def _attribute(owner: object, path: str) -> object:
-    for name in path.split("."):
-        owner = getattr(owner, name)
-    return owner
 
 
 @cache

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 from minbert.files import write_text
 from multitask.commands import command_line
 
-from .exercise import NAMES, TEMPLATES, Exercise, file_of, load, resolve
+from .exercise import NAMES, TEMPLATES, Exercise, file_of, load
 
 README = "README.md"
 
@@ -54,7 +55,7 @@ def solution(exercise: Exercise) -> list[str]:
     """Where the library has the answer, and the code there."""
     lines = []
     for place in [exercise.solution] if exercise.solution else exercise.places:
-        found = resolve(place)
+        found = resolve_name(place)
         code, first = inspect.getsourcelines(found)
         lines += [f"{inspect.getsourcefile(found)}, line {first}:", "", "".join(code)]
     return lines
