@@ -17,10 +17,9 @@ from pathlib import Path
 
 import optimality
 import torch
+from step import build
 from turns import in_turn, over
 
-from minbert import BertModel, BertTokenizer
-from multitask import MultitaskBert
 from multitask.data.examples import load_dataset
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.tasks import TASKS
@@ -56,12 +55,9 @@ def weights(repetitions: int) -> None:
 
 def steps(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(arguments.data, TASKS.values(), seed=0)
-    tokenizer = BertTokenizer.from_pretrained(arguments.model)
 
     def trainer(name: str) -> SurgeryTrainer:
-        torch.manual_seed(0)
-        model = MultitaskBert(BertModel.from_pretrained(arguments.model), tokenizer, "concatB")
-        return SurgeryTrainer(model.train(), name, lr=1e-5)
+        return SurgeryTrainer(build("fp32", arguments.model), name, lr=1e-5)
 
     plain = trainer("sum")
     tokens = {task: plain.model.tokenize(dataset[task]["train"]) for task in TASKS}

@@ -123,13 +123,12 @@ def data_folder(given: str | None) -> Path:
     return write_sample(Path(tempfile.mkdtemp(prefix="minbert-sample-")))
 
 
-def build(precision: str) -> MultitaskBert:
+def build(precision: str, folder: str | None = None) -> MultitaskBert:
+    """folder: of a checkpoint, by default that of the test extra."""
+    folder = folder or checkpoint()
     torch.manual_seed(0)
-    folder = checkpoint()
-    model = MultitaskBert(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder),
-                          "concatB")
-    model.precision = precision
-    return model.train()
+    return MultitaskBert(BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder),
+                         "concatB", precision).train()
 
 
 def training_batches(model: MultitaskBert, folder: Path, count: int) -> list[dict[str, Batch]]:

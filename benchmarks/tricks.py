@@ -15,10 +15,9 @@ from contextlib import ExitStack
 from unittest import mock
 
 import torch
+from step import build
 
-from minbert import BertModel, BertTokenizer
 from minbert.fast import attention, blocks, layer
-from multitask import MultitaskBert
 from multitask.data import load_dataset
 from multitask.training import all_at_once
 from multitask.training.step import SurgeryTrainer
@@ -61,15 +60,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="the first one warms up")
     arguments = parser.parse_args()
 
-    torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     dataset = load_dataset(arguments.data)
 
     def trainer() -> SurgeryTrainer:
-        encoder = BertModel.from_pretrained(arguments.model)
-        tokenizer = BertTokenizer.from_pretrained(arguments.model)
-        model = MultitaskBert(encoder, tokenizer, "concatB", arguments.precision)
-        return SurgeryTrainer(model.train(), "pcgrad", lr=1e-5)
+        return SurgeryTrainer(build(arguments.precision, arguments.model), "pcgrad", lr=1e-5)
 
     usual = trainer()
     with mock.patch("multitask.training.step.TaskGradients",
