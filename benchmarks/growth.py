@@ -40,8 +40,8 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import combine, gram_matrix, pcgrad_weights
 
-SMALL_SHAPE, BASE_SHAPE = BertConfig(hidden_size=384, num_hidden_layers=6,
-                                     intermediate_size=1536), BertConfig()
+SMALL_SHAPE = BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+BASE_SHAPE = BertConfig()
 SEQUENCES, LENGTHS, TOKENS_EACH = (2, 4, 8, 16, 32), (16, 32, 64, 128, 256, 512), 1024
 ROWS, PARAMS = 8, 10_600_000  # of surgery; the weights of the small shape's layers
 SQUARE = 2048  # side of the product that gives the rate
@@ -106,8 +106,8 @@ def step_point(trainer: SurgeryTrainer, label: str, lengths: Sequence[Sequence[i
                x: float | None = None) -> Point:
     """A training step with one batch per task and sequences of these lengths."""
     config, generator = trainer.model.encoder.config, np.random.default_rng(0)
-    batches = {name: random_batch(row, config, generator) for name,
-               row in zip(TASKS, lengths, strict=True)}
+    batches = {name: random_batch(row, config, generator)
+               for name, row in zip(TASKS, lengths, strict=True)}
     tokens = sum(map(sum, lengths))
     flop = sum(training_flop(config, row) for row in lengths)
     return Point(f"{label}{tokens:,} tokens", tokens if x is None else x,
@@ -141,10 +141,8 @@ def axes_of(precision: str) -> list[Axis]:
     matrix = torch.randn(ROWS, PARAMS, generator=torch.Generator().manual_seed(0)).mul_(1e-3)
     copy = torch.zeros(PARAMS)
     four = [lengths_like_sentences(4, generator) for _ in TASKS]
-    models = [step_point(trainer if shape is SMALL_SHAPE else random_trainer(shape, precision),
-                         f"{name}, ", four, x)
-              for name, shape,
-              x in (("22.7 M", SMALL_SHAPE, 22.7), ("bert-base, 109.5 M", BASE_SHAPE, 109.5))]
+    models = [step_point(trainer, "22.7 M, ", four, 22.7),
+              step_point(random_trainer(BASE_SHAPE, precision), "bert-base, 109.5 M, ", four, 109.5)]
     surgery = [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]
     return [
         Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy",

@@ -32,8 +32,7 @@ RECIPE = ["--arch", "concatB", "--gs", "wrap", "--head-lr", "1e-3", "--warmup", 
           "linear", "--clip", "1"]
 RANDOM, ATTENTIVE = "RANDOM", "ATTENTIVE"
 SCORES = {"SST accuracy": ("sst", "accuracy"), "PARA accuracy": ("para", "accuracy"),
-          "STS Pearson": ("sts", "pearson"),
-          "average": ("average",)}
+          "STS Pearson": ("sts", "pearson"), "average": ("average",)}
 
 
 def drawn(how: str, folder: Path, seed: int) -> Path:
@@ -81,8 +80,8 @@ def value_of(dev: dict, path: tuple[str, ...]) -> float:
 
 
 def shown(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
-    return f"{mean:{sign}.3f}" + ("" if low is None
-                                  or high is None else f" ± {(high - low) / 2:.3f}")
+    half = "" if low is None or high is None else f" ± {(high - low) / 2:.3f}"
+    return f"{mean:{sign}.3f}{half}"
 
 
 def main() -> None:
@@ -102,14 +101,17 @@ def main() -> None:
     add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
-    arms = {name: model.partition("@") for name, _,
-            model in (arm.partition("=") for arm in arguments.arms)}
+    arms = {name: model.partition("@")
+            for name, _, model in (arm.partition("=") for arm in arguments.arms)}
     seeds = [arguments.first_seed + number for number in range(arguments.seeds)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     # here, not in the threads, which share a generator
-    starts = {(arm, seed): drawn(model, arguments.out / f"{arm}-{seed}-start", seed)
-              if model in (RANDOM, ATTENTIVE) else model for arm,
-              (model, *_) in arms.items() for seed in seeds}
+    starts = {}
+    for arm, (model, *_) in arms.items():
+        for seed in seeds:
+            is_drawn = model in (RANDOM, ATTENTIVE)
+            folder = arguments.out / f"{arm}-{seed}-start"
+            starts[arm, seed] = drawn(model, folder, seed) if is_drawn else model
     with ThreadPoolExecutor(arguments.jobs) as pool:
         runs = {(arm, seed): pool.submit(train, arm, starts[arm, seed], lr or arguments.lr, seed,
                                          arguments)
@@ -118,8 +120,7 @@ def main() -> None:
     scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
               for score, path in SCORES.items()}
     print(f"\n{arguments.steps} steps of {arguments.batch_size} examples a task, {len(seeds)} "
-          f"seeds, "
-          f"torch {torch.__version__}\n")
+          f"seeds, torch {torch.__version__}\n")
     print(f"| from | {' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}")
     for arm in arms:
         print(f"| {arm} | "

@@ -54,17 +54,15 @@ USES = {
                           "A film worth seeing."],
     "multitask.pretrain --steps 4": [
         "-m", "multitask.pretrain", "--text", "text.txt", "--layers", "1", "--hidden", "16",
-        "--heads", "2",
-        "--vocab-size", "150", "--length", "24", "--batch-size", "4", "--steps", "4", "--held-out",
-        "0.2", "--out",
-        "bert"],
+        "--heads", "2", "--vocab-size", "150", "--length", "24", "--batch-size", "4", "--steps",
+        "4", "--held-out", "0.2", "--out", "bert"],
     "train_multitask --model bert --gs none": [
         "-m", "train_multitask", "--model", "bert", "--gs", "none", "--max-steps", "2",
         "--eval-limit", "20"],
 }
-TEXT = "\n\n".join(f"The {kind} sat on the mat and saw {number} birds." for number,
-                   kind in enumerate(
-    ["cat", "dog", "old man", "child", "mouse", "king", "owl", "fox", "bear", "hen"])) + "\n"
+KINDS = ("cat", "dog", "old man", "child", "mouse", "king", "owl", "fox", "bear", "hen")
+TEXT = "\n\n".join(f"The {kind} sat on the mat and saw {number} birds."
+                   for number, kind in enumerate(KINDS)) + "\n"
 
 
 class Row(NamedTuple):
@@ -79,8 +77,8 @@ class Failed(Exception):
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
     """Returns its stdout. It sees nothing of this source tree. Raises Failed."""
-    known = {name: value for name,
-             value in os.environ.items() if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
+    known = {name: value for name, value in os.environ.items()
+             if not name.startswith(("PYTHON", "MINBERT", "HF_"))}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env={**known, **variables},
                           capture_output=True, text=True, check=False)
     if done.returncode:

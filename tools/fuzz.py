@@ -356,8 +356,8 @@ def fuzz(name: str, inputs: int, folder: Path, seed: int = 0, last: Path | None 
             sound.OUTSIDE.unlink(missing_ok=True)
 
     return {"inputs": inputs, "accepted": counts["accepted"], "refused": counts["refused"],
-            "findings": {result: finding(counts[result], content) for result,
-                         content in kept.items()},
+            "findings": {result: finding(counts[result], content)
+                         for result, content in kept.items()},
             "seconds": round(time.process_time() - started, 1),
             "slowest_seconds": round(slowest, 3),
             "memory_mib": (peak_bytes() - before) >> 20}
@@ -386,8 +386,7 @@ def fuzz_in_process(name: str, inputs: int, seed: int) -> dict:
         content = last.read_bytes() if last.exists() else b""
         died = f"the process ended with status {process.exitcode}"
         return {"inputs": 0, "accepted": 0, "refused": 0, "findings": {died: finding(1, content)},
-                "seconds": 0,
-                "slowest_seconds": 0, "memory_mib": 0}
+                "seconds": 0, "slowest_seconds": 0, "memory_mib": 0}
 
 
 def _inside(name: str, inputs: int, seed: int, last: Path, result: Path) -> None:

@@ -332,8 +332,8 @@ def left_by(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         # .lock: of a run that was killed when all was done
-        if not path.is_file() or name.startswith(("checkpoint/",
-                                                  ".lock")) or path.suffix in (".html", ".jsonl"):
+        if (not path.is_file() or name.startswith(("checkpoint/", ".lock"))
+                or path.suffix in (".html", ".jsonl")):
             continue
         content = path.read_bytes()
         if name == "metrics.json":
@@ -447,8 +447,8 @@ def try_all(points: int, seed: int, folder: Path, names: list[str]) -> int:
         spoilt += bool(differs)
         hits.update(f"{name:12} {point.where}" for point, status in history
                     if point is not None and status in (-signal.SIGKILL, 130))
-        told = ", ".join(f"{point.where} {point.number:g}: {status}" for point,
-                         status in history if point is not None)
+        told = ", ".join(f"{point.where} {point.number:g}: {status}"
+                         for point, status in history if point is not None)
         print(f"{name}: {told}; {described(differs)}", flush=True)
 
     for where, count in sorted(hits.items()):

@@ -112,8 +112,8 @@ def model_files() -> dict[str, bytes]:
         tensors = load_file(folder / "model.safetensors")
         torch.save(tensors, folder / "pytorch_model.bin")
 
-        places = {key: f"model-{1 + number % 2}.safetensors" for number,
-                  key in enumerate(sorted(tensors))}
+        places = {key: f"model-{1 + number % 2}.safetensors"
+                  for number, key in enumerate(sorted(tensors))}
         for part in set(places.values()):
             save_file({key: tensors[key] for key in tensors if places[key] == part}, folder / part)
         index = {"metadata": {}, "weight_map": places}

@@ -124,7 +124,8 @@ def claim(question: Question, out: Path, arms: Sequence[str] | None) -> tuple[st
     """Saves what is asked; returns all arms of the folder, those of earlier calls too."""
     path, has_results = out / "asked.json", any((out / TRIALS).glob("*.json"))
     begun = read_object(path).get("arms", DEFAULT_ARMS) if has_results else ()
-    asked = tuple(dict.fromkeys((*ALWAYS, *((*begun, *(arms or ())) or DEFAULT_ARMS))))
+    others = (*begun, *(arms or ())) or DEFAULT_ARMS
+    asked = tuple(dict.fromkeys((*ALWAYS, *others)))
     for arm in asked:
         check_arm(arm)
     claim_folder(path, dataclasses.asdict(question), has_results, arms=asked)
@@ -141,7 +142,8 @@ def constant_of(training: str, seed: int, out: Path) -> list[float] | None:
     if training == CONSTANT:
         return list(read_trial(out, seed, PCGRAD)["conflicts"]["mean_weights"].values())
     if training == BEST:
-        training = max(averages := grid_averages(out), key=averages.__getitem__)
+        averages = grid_averages(out)
+        training = max(averages, key=averages.__getitem__)
     if training in GRID:
         return [float(weight) for weight in training.removeprefix("grid-").split("+")]
     return None
@@ -286,8 +288,8 @@ def differences_from(control: str, arms: Sequence[str], scores: Mapping) -> list
 
 def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
     """Paired bootstrap of pcgrad − sum over dev items: chance in the items, not in training."""
-    with (np.load(trial_file(out, seed, "pcgrad").with_suffix(".npz")) as pcgrad,
-          np.load(trial_file(out, seed, "sum").with_suffix(".npz")) as plain_sum):
+    with (np.load(trial_file(out, seed, PCGRAD).with_suffix(".npz")) as pcgrad,
+          np.load(trial_file(out, seed, PLAIN_SUM).with_suffix(".npz")) as plain_sum):
         found = {}
         for name, task in TASKS.items():
             interval = paired_bootstrap(task.measure, pcgrad[name], plain_sum[name], labels[name],

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from minbert.files import write_json, write_text
+from minbert.files import rewriting, write_json, write_text
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
 from multitask.reports import text
@@ -144,22 +143,21 @@ def best_sentence(results: dict) -> str:
             f"{number(best['average'])} (the paper's: MultiNLI + GS_w with ConcatB + AL, .755).")
 
 
-def as_csv(results: dict) -> str:
+def write_csv(path: Path, results: dict) -> None:
     """One line a figure: method, arch, task, seeds, mean, low, high, paper."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["method", "arch", "task", "seeds", "mean", "low", "high", "paper"])
     everything = [*rows(results), (BASELINE, {"concatA": results["baseline"]})]
-    for method, by_arch in everything:
-        for arch, cells in by_arch.items():
-            for task, figure in cells.items():
-                writer.writerow([method, arch, task, len(figure["values"]),
-                                 *(figure[key] for key in ("mean", "low", "high", "paper"))])
-    return buffer.getvalue()
+    with rewriting(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["method", "arch", "task", "seeds", "mean", "low", "high", "paper"])
+        for method, by_arch in everything:
+            for arch, cells in by_arch.items():
+                for task, figure in cells.items():
+                    writer.writerow([method, arch, task, len(figure["values"]),
+                                     *(figure[key] for key in ("mean", "low", "high", "paper"))])
 
 
 def write(folder: Path, results: dict) -> None:
     """table.md, table.csv and table.json."""
     write_text(folder / "table.md", markdown(results))
-    write_text(folder / "table.csv", as_csv(results))
+    write_csv(folder / "table.csv", results)
     write_json(folder / TABLE_FILE, results)
