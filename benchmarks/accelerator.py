@@ -103,19 +103,22 @@ def peak_memory(make: Callable[[], Callable[[dict[str, Batch]], object]],
     return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """The median of ten calls, after three."""
+    return statistics.median([milliseconds(work) for _ in range(13)][3:]) / 1e3
+
+
 def matrix_peak() -> float:
     """Operations a second of a large bf16 product."""
     a, b = (torch.randn(8192, 8192, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
-    times = [milliseconds(lambda: a @ b) for _ in range(13)][3:]
-    return 2 * 8192**3 / (statistics.median(times) / 1e3)
+    return 2 * 8192**3 / seconds_of(lambda: a @ b)
 
 
 def copy_rate() -> float:
     """Bytes a second, read and written."""
     a = torch.randn(1 << 28, device=CUDA)
     b = torch.empty_like(a)
-    return 2 * a.nbytes / (statistics.median([milliseconds(lambda: b.copy_(a))
-                                              for _ in range(13)][3:]) / 1e3)
+    return 2 * a.nbytes / seconds_of(lambda: b.copy_(a))
 
 
 def operations(model: MultitaskBert, batches: list[dict[str, Batch]]) -> float:
@@ -173,17 +176,15 @@ def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, 
 def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, folder,
              arguments) -> None:
     model.eval()
-    usual.encoder.eval()
-    usual.heads.eval()
+    usual.eval()
     dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"), task))
            for name, task in TASKS.items()}
     compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}",
             lambda: [model.predict_logits(name, items) for name, items in dev.items()],
             lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
-    texts = [text for task in ("sst", "sts", "para") for example in
-             read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000]
-             for text in example.sentences]
-    texts = texts[:10_000]
+    texts = [text for task in ("sst", "sts", "para")
+             for example in read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000]
+             for text in example.sentences][:10_000]
 
     def ours() -> None:
         with autocast(precision, CUDA):
@@ -191,9 +192,6 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, fol
 
     compare(f"encode, {len(texts):,} sentences, {shape}, {precision}", ours,
             lambda: usual.encode(texts, model.tokenizer), 2)
-    model.train()
-    usual.encoder.train()
-    usual.heads.train()
 
 
 def surgery(params: int, repeat: int) -> None:

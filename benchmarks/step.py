@@ -100,6 +100,10 @@ class Usual:
             parameter.grad = part.view_as(parameter)
         self.optimizer.step()
 
+    def eval(self) -> None:
+        self.encoder.eval()
+        self.heads.eval()
+
     @torch.no_grad()
     def evaluate(self, name: str, examples: TokenizedExamples) -> None:
         """Batches of 64 in the file's order."""
@@ -221,8 +225,7 @@ def main() -> None:
                 arguments.steps, WARM_UP)
         usual = Usual(model, precision)
         model.eval()
-        usual.encoder.eval()
-        usual.heads.eval()
+        usual.eval()
         dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"),
                                                   task)[:arguments.dev])
                for name, task in TASKS.items()}
