@@ -62,7 +62,8 @@ class Node:
 def graph() -> Iterator[Node]:
     """All trainings, each after its parent: encoders first, then method by method."""
     yield Node("concatA", BASELINE)
-    chains = {chain[:length] for chain in METHODS for length in range(1, len(chain) + 1)}
+    chains = dict.fromkeys(chain[:length] for chain in METHODS
+                           for length in range(1, len(chain) + 1))
 
     def order(chain: tuple[str, ...]) -> tuple[bool, int, int]:
         return chain[-1] == "fl", len(chain), list(FLAGS).index(chain[0])
