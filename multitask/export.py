@@ -46,7 +46,7 @@ def build_parser() -> Parser:
     parser.add_argument("--task", metavar="NAME", help="a task of the run (default: its only task)")
     parser.add_argument("--to", choices=FORMATS, default="transformers",
                         help="(default: transformers)")
-    parser.add_argument("--pooling", choices=POOLINGS, default="pooler",
+    parser.add_argument("--pooling", choices=POOLINGS,
                         help="of sentence-transformers: pooler is what the heads were trained on "
                              "(default: pooler)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
@@ -57,6 +57,9 @@ def build_parser() -> Parser:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    if arguments.pooling and arguments.to != "sentence-transformers":
+        raise ValueError("--pooling is for --to sentence-transformers, not for --to "
+                         f"{arguments.to}")
     run, out = arguments.run, arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already: name a new folder")
@@ -91,14 +94,14 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
     Raises:
         ValueError: what was written gives other numbers than the run.
     """
-    form = FORMATS[arguments.to]
-    form.write(model, task, folder, arguments.pooling)
+    form, pooling = FORMATS[arguments.to], arguments.pooling or "pooler"
+    form.write(model, task, folder, pooling)
     model.precision = "fp32"  # as the written files are computed
-    ours = form.ours(model, task, dev, arguments.pooling)
+    ours = form.ours(model, task, dev, pooling)
     facts = [f"{len(dev):,} dev examples"]
     if form.tag == ANSWERS:
         facts.append(f"the run: {task.metric} {score_of(task, ours, dev)}")
-    for name, theirs in form.theirs(folder, model, task, dev, arguments.pooling).items():
+    for name, theirs in form.theirs(folder, model, task, dev, pooling).items():
         difference = (theirs - ours).abs().max()
         is_near = difference <= MOST_DIFFERENT * ours.abs().max().clamp(min=1)
         if not is_near and "int8" not in name:  # NaN is not near

@@ -183,6 +183,14 @@ def test_what_does_not_fit(runs, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+def test_pooling_needs_an_embedder(tmp_path, capsys):
+    for flags, name in (([], "transformers"), (["--to", "onnx"], "onnx")):
+        assert export.main(["run", str(tmp_path / "out"), "--pooling", "pooler", *flags]) == 2
+        assert capsys.readouterr().err == (
+            "multitask.export: --pooling is for --to sentence-transformers, not for --to "
+            f"{name}\n")
+
+
 def test_model_card(runs, tmp_path):
     out = exported(runs, tmp_path / "out", "wide")
     card = (out / "README.md").read_text()
