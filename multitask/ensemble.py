@@ -110,9 +110,7 @@ def added(total: Logits, logits: Logits) -> Logits:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.ensemble", argv)
-    arguments = build_parser().parse_args(argv)
-    return command.answer("multitask.ensemble", lambda: ensemble(arguments))
+    return command.run("multitask.ensemble", build_parser, ensemble, argv)
 
 
 if __name__ == "__main__":

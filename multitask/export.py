@@ -150,9 +150,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.export", argv)
-    arguments = build_parser().parse_args(argv)
-    return command.answer("multitask.export", lambda: export(arguments))
+    return command.run("multitask.export", build_parser, export, argv)
 
 
 if __name__ == "__main__":

@@ -113,9 +113,7 @@ def report_missing(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.hand_in", argv)
-    arguments = build_parser().parse_args(argv)
-    return command.answer("multitask.hand_in", lambda: answer(arguments))
+    return command.run("multitask.hand_in", build_parser, answer, argv)
 
 
 if __name__ == "__main__":

@@ -261,9 +261,7 @@ def print_answers(tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.predict", argv)
-    arguments = build_parser().parse_intermixed_args(argv)  # sentences may follow --task
-    return command.answer("multitask.predict", lambda: predict(arguments))
+    return command.run("multitask.predict", build_parser, predict, argv, is_intermixed=True)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 ended by Ctrl-C, 2 usage or input."""
-    command.run_imports("multitask.serve", argv)
-    arguments = build_parser().parse_args(argv)
-    return command.answer("multitask.serve", lambda: serve(arguments))
+    return command.run("multitask.serve", build_parser, serve, argv)
 
 
 if __name__ == "__main__":

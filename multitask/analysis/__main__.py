@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -63,17 +64,15 @@ def build_parser() -> Parser:
     return parser
 
 
+def answer(arguments: argparse.Namespace) -> int:
+    report = analyse_run(arguments.run, arguments.data, arguments.tasks)
+    print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    command.run_imports("multitask.analysis", argv)
-    arguments = build_parser().parse_args(argv)
-
-    def analyse_it() -> int:
-        report = analyse_run(arguments.run, arguments.data, arguments.tasks)
-        print(f"analysis: {arguments.run / ANALYSIS_FILE}\nreport: {report}")
-        return 0
-
-    return command.answer("multitask.analysis", analyse_it)
+    return command.run("multitask.analysis", build_parser, answer, argv)
 
 
 if __name__ == "__main__":

@@ -68,11 +68,12 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    command.run_imports("multitask.experiments", argv)
-    arguments = build_parser().parse_args(argv)
-    work = run_question if arguments.question else run_table
-    return command.answer("multitask.experiments", lambda: work(arguments),
-                          interrupted="interrupted; the same command resumes")
+    return command.run("multitask.experiments", build_parser, answer, argv,
+                       interrupted="interrupted; the same command resumes")
+
+
+def answer(arguments: argparse.Namespace) -> int:
+    return run_question(arguments) if arguments.question else run_table(arguments)
 
 
 def run_question(arguments: argparse.Namespace) -> int:

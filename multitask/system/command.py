@@ -37,6 +37,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
 
 
+def run(name: str, build_parser: Callable[[], Parser],
+        work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None,
+        is_intermixed: bool = False, interrupted: str = "interrupted") -> int:
+    """Runs the files of --import, reads the flags and does a command's work; see `answer`.
+
+    Args:
+        argv: None is the command line.
+        is_intermixed: whether positional arguments may stand on both sides of a flag.
+    """
+    run_imports(name, argv)
+    parser = build_parser()  # only now: the files may add to its choices
+    arguments = (parser.parse_intermixed_args if is_intermixed else parser.parse_args)(argv)
+    return answer(name, lambda: work(arguments), interrupted)
+
+
 def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Runs a command; prints warnings and the reason of a failure in one line each.
 
