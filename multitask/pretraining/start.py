@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from minbert.files import one_line
 from multitask.system import checkpoint, console
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.lock import check_free
-from multitask.system.runlog import RunLog
+from multitask.system.runlog import RunLog, closed_on_failure
 
 from .corpus import Corpus, read_passages
 from .models import new_model, pretrained_model
@@ -50,7 +49,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
     corpus = Corpus.tokenize(passages, tokenizer)
 
     folder.mkdir(parents=True, exist_ok=True)
-    with _log_of(folder) as log:
+    with closed_on_failure(RunLog(folder)) as log:
         check_folder(folder)  # again: another run may have started and ended meanwhile
         log.rewind(0)  # drops what a run without a checkpoint left
         settings.save(folder / SETTINGS_FILE)
@@ -69,7 +68,7 @@ def resume_pretraining(folder: Path,
     if (folder / METRICS_FILE).is_file():
         return None
 
-    with _log_of(folder) as log:
+    with closed_on_failure(RunLog(folder)) as log:
         saved = checkpoint.load(folder)
         config, tokenizer = saved.config(), saved.tokenizer()
         if settings.length > config.max_position_embeddings:
@@ -94,17 +93,6 @@ def settings_of_run(folder: Path) -> PretrainingSettings:
         raise FileNotFoundError(f"--resume {folder}: it has no {SETTINGS_FILE}, so it is not the "
                                 "folder of a pretraining run")
     return PretrainingSettings.load(folder / SETTINGS_FILE)
-
-
-@contextmanager
-def _log_of(folder: Path) -> Iterator[RunLog]:
-    """The folder's log, closed again if the run does not come to its first step."""
-    log = RunLog(folder)
-    try:
-        yield log
-    except BaseException:
-        log.close()
-        raise
 
 
 def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from multitask.system import checkpoint
 from multitask.system.distributed import Ranks
-from multitask.system.runlog import RunLog
+from multitask.system.runlog import RunLog, closed_on_failure
 from multitask.tasks import are_the_papers
 
 from .settings import DEFAULT_ARCH, Settings
@@ -117,13 +117,9 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
 
 def open_new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:
     """The empty log of a new run, which also locks the folder; config.json is written beside it."""
-    log = RunLog(folder, ranks.writes, settings.tensorboard)
-    try:
+    with closed_on_failure(RunLog(folder, ranks.writes, settings.tensorboard)) as log:
         if ranks.writes:
             check_run_folder(folder)  # again: another run may have started and ended meanwhile
             log.rewind(0)  # a run that never reached a checkpoint may have left lines
             settings.save(folder / CONFIG_FILE)
-    except BaseException:
-        log.close()
-        raise
-    return log
+        return log

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
 from multitask.system.lock import check_free
-from multitask.system.runlog import RunLog
+from multitask.system.runlog import RunLog, closed_on_failure
 from multitask.tasks import NLI
 
 from .folder import (
@@ -99,7 +98,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
 
     folder = Path(ranks.broadcast_from_writer(lambda: str(make_run_folder(settings, out))))
     log = ranks.run_on_all(lambda: open_new_log(folder, settings, ranks))
-    with _closed_on_failure(log):
+    with closed_on_failure(log):
         run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(run.model.parameters()))
@@ -129,7 +128,7 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
             settings.save(folder / CONFIG_FILE)
 
     log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes, settings.tensorboard))
-    with _closed_on_failure(log):
+    with closed_on_failure(log):
         if is_finished(folder):  # another process finished it just now
             log.close()
             return None
@@ -177,16 +176,6 @@ def _read_inputs(settings: Settings, dataset: Dataset | None,
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
     return _Inputs(device, dataset, read_model(dataset))
-
-
-@contextmanager
-def _closed_on_failure(log: RunLog) -> Iterator[None]:
-    """Gives up the folder if the run does not come to its first step."""
-    try:
-        yield
-    except BaseException:
-        log.close()
-        raise
 
 
 def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:

@@ -111,3 +111,13 @@ class RunLog:
             self._close_board()
         if self._lock is not None:
             self._lock.release()
+
+
+@contextmanager
+def closed_on_failure(log: RunLog) -> Iterator[RunLog]:
+    """Gives up the folder if the run does not come to its first step."""
+    try:
+        yield log
+    except BaseException:
+        log.close()
+        raise
