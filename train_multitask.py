@@ -21,7 +21,6 @@ from pathlib import Path
 from shlex import quote
 
 import multitask  # noqa: F401 - first: it sets OpenMP's variables before torch is loaded
-from heads import ARCHITECTURES
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.commands import command_line
 from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
@@ -32,10 +31,9 @@ from multitask.runs.inputs import DEFAULT_MODEL, SCRATCH, default_data, moved_ta
 from multitask.runs.plans import Run
 from multitask.runs.settings import (
     CHANGEABLE,
+    CHOICES,
     DEFAULT_ARCH,
-    GS_CHOICES,
     NO_SURGERY_STAGE,
-    NONFINITE_CHOICES,
     SKIP,
     Settings,
     is_on_sample,
@@ -44,11 +42,10 @@ from multitask.runs.settings import (
 from multitask.system import command, console, distributed
 from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
-from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
+from multitask.system.device import PRECISION_HELP
 from multitask.system.distributed import ProcessLost, on_sigterm
 from multitask.task_file import choose_tasks
 from multitask.tasks import BUILT_IN, TASKS, are_the_papers
-from optim import SCHEDULES
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
@@ -63,7 +60,6 @@ OTHERS_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 def build_parser() -> Parser:
     parser = Parser(NAME, __doc__)
     add = parser.add_argument
-    default = {field.name: field.default for field in dataclasses.fields(Settings)}
     on_mini = SAMPLE_DEFAULTS[EMBEDDED]
 
     add("--tasks", metavar="LIST_OR_TOML",
@@ -72,10 +68,10 @@ def build_parser() -> Parser:
     add("--mode", choices=MODES,
         help="full fine-tunes everything (--gs wrap); last-layer trains the heads on the frozen "
              "encoder (--gs none --fl) (default: full)")
-    add("--arch", choices=ARCHITECTURES,
+    add("--arch", choices=CHOICES["arch"],
         help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
              "baseline)")
-    add("--gs", choices=GS_CHOICES,
+    add("--gs", choices=CHOICES["gs"],
         help="round robin of gradient-surgery fine-tuning: equal batches (wrap) or batches of "
              "different size (bd); anneal trains one task per step, drawn more and more evenly; "
              "none leaves the stage out, alone it is the paper's baseline (default: wrap)")
@@ -118,23 +114,23 @@ def build_parser() -> Parser:
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task per step, for bd (default: by the paper's Eq. 6); under "
              "torchrun, processes share them")
-    add("--accumulate", type=int, default=default["accumulate"], metavar="N",
+    add("--accumulate", type=int, metavar="N",
         help="compute the encoder's batches in N pieces whose gradients add up, for less memory "
              "(default: 1)")
-    add("--warmup", type=float, default=default["warmup"], metavar="SHARE",
+    add("--warmup", type=float, metavar="SHARE",
         help="share of steps for linear warm-up (default: 0)")
-    add("--schedule", choices=SCHEDULES, default=default["schedule"],
+    add("--schedule", choices=CHOICES["schedule"],
         help="learning rate after the warm-up (default: constant)")
-    add("--clip", type=float, default=default["clip"], metavar="NORM",
+    add("--clip", type=float, metavar="NORM",
         help="clip the gradient's norm (default: 0, off)")
-    add("--weight-decay", type=float, default=default["weight_decay"], metavar="X",
+    add("--weight-decay", type=float, metavar="X",
         help="decoupled, not on biases and LayerNorm (default: 0)")
-    add("--seed", type=int, default=default["seed"], metavar="N", help="(default: 11711)")
+    add("--seed", type=int, metavar="N", help="(default: 11711)")
     add("--max-steps", type=int, metavar="N",
         help="end each stage after N steps (default: no limit)")
     add("--eval-limit", type=int, metavar="N",
         help="at most N dev and test examples per task (default: all)")
-    add("--on-nonfinite", choices=NONFINITE_CHOICES, default=default["on_nonfinite"],
+    add("--on-nonfinite", choices=CHOICES["on_nonfinite"],
         help="on a loss or gradient that is not finite, end the run or skip the step "
              "(default: stop)")
     add("--checkpoint-every", type=int, metavar="N",
@@ -143,8 +139,8 @@ def build_parser() -> Parser:
     add("--tensorboard", action="store_true",
         help="write losses, scores and conflicts for TensorBoard too; look at them with "
              "tensorboard --logdir runs (default: off)")
-    add("--device", choices=DEVICES, default=default["device"], help="(default: auto)")
-    add("--precision", choices=PRECISIONS, default=default["precision"], help=PRECISION_HELP)
+    add("--device", choices=CHOICES["device"], help="(default: auto)")
+    add("--precision", choices=CHOICES["precision"], help=PRECISION_HELP)
     command.add_import_flag(parser)
     add("--quiet", action="store_true",
         help="print warnings and errors only (default: lines, and a progress bar on a terminal)")
@@ -212,7 +208,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
         if value is not None and gs not in ROUND_ROBINS:
             raise ValueError(f"{flag} is for --gs {' and '.join(ROUND_ROBINS)}: with --gs {gs} "
                              "no step has several tasks' gradients")
-    if arguments.accumulate > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
+    if (arguments.accumulate or 1) > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
         raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
                          "batches to cut")
     if arguments.start is not None and arguments.model is not None:

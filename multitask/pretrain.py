@@ -20,8 +20,7 @@ from shlex import quote
 
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.commands import command_line
-from multitask.pretraining.segments import SECOND_SEGMENTS
-from multitask.pretraining.settings import SAVE_DTYPES, PretrainingSettings
+from multitask.pretraining.settings import CHOICES, PretrainingSettings
 from multitask.pretraining.start import (
     Pretraining,
     resume_pretraining,
@@ -29,11 +28,11 @@ from multitask.pretraining.start import (
     start_pretraining,
 )
 from multitask.runs.inputs import SCRATCH
-from multitask.runs.settings import SKIP, STOP
+from multitask.runs.settings import SKIP
 from multitask.system import command, console
 from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
-from multitask.system.device import DEVICES, PRECISION_HELP, PRECISIONS
+from multitask.system.device import PRECISION_HELP
 
 NAME = "multitask.pretrain"
 FROM_DEFAULTS = {"lr": 5e-5}  # low enough to keep what the checkpoint knows
@@ -77,7 +76,7 @@ def build_parser() -> Parser:
         help="dropout while pretraining; fine-tuning uses config.json's (default: 0)")
     add("--whole-words", action="store_true", default=None,
         help="mask all pieces of a word together (default: off)")
-    add("--second-segment", choices=SECOND_SEGMENTS,
+    add("--second-segment", choices=CHOICES["second_segment"],
         help="none: each sequence is one piece of running text. again: half of them are nearly the "
              "same text twice, as two segments, which helps with sentence pairs (default: none)")
     add("--mask-share", type=float, metavar="SHARE",
@@ -86,13 +85,14 @@ def build_parser() -> Parser:
         help="share of passages never trained on (default: 0.01)")
     add("--checkpoint-every", type=int, metavar="N",
         help="steps between evaluations, each with a checkpoint (default: 500)")
-    add("--on-nonfinite", choices=(STOP, SKIP),
+    add("--on-nonfinite", choices=CHOICES["on_nonfinite"],
         help="on a loss or gradient that is not finite, end the run or skip the step "
              "(default: stop)")
     add("--seed", type=int, metavar="N", help="(default: 11711)")
-    add("--device", choices=DEVICES, help="(default: auto)")
-    add("--precision", choices=PRECISIONS, help=PRECISION_HELP)
-    add("--save-dtype", choices=SAVE_DTYPES, help="type of the saved weights (default: fp32)")
+    add("--device", choices=CHOICES["device"], help="(default: auto)")
+    add("--precision", choices=CHOICES["precision"], help=PRECISION_HELP)
+    add("--save-dtype", choices=CHOICES["save_dtype"],
+        help="type of the saved weights (default: fp32)")
     return parser
 
 

@@ -22,19 +22,17 @@ from optim import SCHEDULES, SURGERY, Method
 
 DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
-GS_CHOICES = (*ROUND_ROBINS, ANNEAL, NO_SURGERY_STAGE)
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
-NONFINITE_CHOICES = (STOP, SKIP)
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
 # by --resume: what was computed stays valid. Data may have moved; their content is compared.
 CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard")
 PATHS = ("model", "start", "data")
 PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
 
-# setting → the values that it can take; train_multitask.py offers the same
+# setting → the values that it can take, which train_multitask.py offers
 CHOICES = {
-    "arch": ARCHITECTURES, "gs": GS_CHOICES, "schedule": SCHEDULES,
-    "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": NONFINITE_CHOICES,
+    "arch": ARCHITECTURES, "gs": (*ROUND_ROBINS, ANNEAL, NO_SURGERY_STAGE), "schedule": SCHEDULES,
+    "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": (STOP, SKIP),
 }
 HINT = ", or name the file that defines it with --import"
 
