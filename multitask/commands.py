@@ -18,40 +18,38 @@ class Command(NamedTuple):
 
     Attributes:
         module: its module, with a function `main`.
-        python: how it is called without the installed program.
         title: what it does, for the list of commands.
     """
 
     module: str
-    python: str
     title: str
+
+    @property
+    def python(self) -> str:
+        """How it is called without the installed program."""
+        if self.module == "train_multitask":
+            return "python train_multitask.py"
+        return f"python -m {self.module.removesuffix('.__main__')}"
 
 
 COMMANDS = {
-    "train": Command("train_multitask", "python train_multitask.py",
-                     "train a model on one task or several"),
-    "predict": Command("multitask.predict", "python -m multitask.predict",
-                       "ask a trained run"),
-    "serve": Command("multitask.serve", "python -m multitask.serve",
-                     "show a trained run on a page, with a JSON API"),
-    "runs": Command("multitask.runs.__main__", "python -m multitask.runs",
+    "train": Command("train_multitask", "train a model on one task or several"),
+    "predict": Command("multitask.predict", "ask a trained run"),
+    "serve": Command("multitask.serve", "show a trained run on a page, with a JSON API"),
+    "runs": Command("multitask.runs.__main__",
                     "list and compare runs; remove checkpoints that are not needed"),
-    "export": Command("multitask.export", "python -m multitask.export",
+    "export": Command("multitask.export",
                       "write one task for transformers, sentence-transformers or ONNX"),
-    "ensemble": Command("multitask.ensemble", "python -m multitask.ensemble",
-                        "several runs as one: the mean of their outputs"),
-    "hand-in": Command("multitask.hand_in", "python -m multitask.hand_in",
-                       "write a run's prediction files for the course"),
-    "analysis": Command("multitask.analysis.__main__", "python -m multitask.analysis",
+    "ensemble": Command("multitask.ensemble", "several runs as one: the mean of their outputs"),
+    "hand-in": Command("multitask.hand_in", "write a run's prediction files for the course"),
+    "analysis": Command("multitask.analysis.__main__",
                         "where a run succeeds and fails, again or on other data"),
-    "experiments": Command("multitask.experiments.__main__", "python -m multitask.experiments",
+    "experiments": Command("multitask.experiments.__main__",
                            "the paper's tables; does gradient surgery help?"),
-    "study": Command("minbert_study.__main__", "python -m minbert_study",
+    "study": Command("minbert_study.__main__",
                      "exercises: write BERT yourself, checked at once; grading for teachers"),
-    "pretrain": Command("multitask.pretrain", "python -m multitask.pretrain",
-                        "pretrain an encoder on text"),
-    "data": Command("multitask.data.__main__", "python -m multitask.data",
-                    "fetch the course's files and MultiNLI"),
+    "pretrain": Command("multitask.pretrain", "pretrain an encoder on text"),
+    "data": Command("multitask.data.__main__", "fetch the course's files and MultiNLI"),
 }
 
 
