@@ -107,7 +107,7 @@ def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
     if arguments.start is not None:
         for name in SHAPE:
             if name in given:
-                raise ValueError(f"--{name.replace('_', '-')} is for a model from scratch; with "
+                raise ValueError(f"{command.flag_of(name)} is for a model from scratch; with "
                                  "--from the checkpoint decides it")
         given = {**FROM_DEFAULTS, **given}
 

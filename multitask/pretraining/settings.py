@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from minbert.files import one_line, read_object, write_json
-from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_paths, flag_of
+from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_paths
+from multitask.system.command import flag_of
 from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import NONE, SECOND_SEGMENTS

@@ -15,6 +15,7 @@ from heads import ARCHITECTURES
 from minbert.files import one_line, read_object, write_json
 from multitask.data.sampling import ANNEAL, ROUND_ROBINS
 from multitask.description import SAMPLE, tasks_from
+from multitask.system.command import flag_of
 from multitask.system.device import DEVICES, PRECISIONS
 from multitask.tasks import TASKS, Task
 from multitask.training.step import ENCODER, layers_at_once
@@ -191,11 +192,6 @@ def expand_paths(settings: object, names: Sequence[str]) -> None:
     for name in names:
         if isinstance(getattr(settings, name), str):
             object.__setattr__(settings, name, expanduser(getattr(settings, name)))
-
-
-def flag_of(name: str) -> str:
-    """batch_size → --batch-size."""
-    return f"--{name.replace('_', '-')}"
 
 
 def check_type(name: str, value: object, declared: str) -> None:

@@ -154,6 +154,11 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
             sys.exit(failed(name, f"--import {reason}", 2))
 
 
+def flag_of(name: str) -> str:
+    """batch_size → --batch-size."""
+    return f"--{name.replace('_', '-')}"
+
+
 def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:
     """The flags that are on the command line, without those that have their default."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
@@ -172,7 +177,7 @@ def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, obj
     for name, value in given.items():
         same = (value, str(Path(str(value)).resolve()))  # folders are kept as absolute paths
         if name != "resume" and started.get(name) not in same:
-            others.append(f"--{name.replace('_', '-')} {value}")
+            others.append(f"{flag_of(name)} {value}")
 
     if others:
         raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the "
