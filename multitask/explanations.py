@@ -72,9 +72,9 @@ def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],
         raise ValueError(f"{len(words)} words; occlusion takes {MOST_WORDS} at most: use gradients")
 
     mask = _mask_id(model)
-    inputs = [[np.array(each.ids) for each in sequences]]
+    inputs = [_ids(sequences)]
     for places in words.values():
-        ids = [row.copy() for row in inputs[0]]
+        ids = _ids(sequences)
         for sequence, place in places:
             ids[sequence][place] = mask
         inputs.append(ids)
@@ -82,9 +82,7 @@ def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],
     values = []
     with evaluating(model), torch.no_grad():
         for start in range(0, len(inputs), EVALUATION_BATCH):
-            some = inputs[start:start + EVALUATION_BATCH]
-            batch = _batch(model, [row for ids in some for row in ids],
-                           [each.type_ids for each in sequences] * len(some), len(sequences))
+            batch = _batch(model, sequences, inputs[start:start + EVALUATION_BATCH])
             logits = model(name, batch)
             if label is None:
                 label = _predicted(model.tasks[name], logits)
@@ -104,8 +102,7 @@ def words_by_gradient(model: MultitaskBert, name: str, texts: Sequence[str],
         name, texts, label: as for `words_by_occlusion`.
     """
     sequences = _encode(model, name, texts)
-    batch = _batch(model, [np.array(each.ids) for each in sequences],
-                   [each.type_ids for each in sequences], len(sequences))
+    batch = _batch(model, sequences, [_ids(sequences)])
     table = model.encoder.embeddings.word_embeddings
     kept: list[torch.Tensor] = []
     hook = table.register_forward_hook(lambda module, inputs, output: kept.append(output))
@@ -210,8 +207,7 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
         for name, answer in answers.items():
             task = model.task(name)
             sequences = _encode(model, name, texts[:len(task.text)])
-            batch = _batch(model, [np.array(each.ids) for each in sequences],
-                           [each.type_ids for each in sequences], len(sequences))
+            batch = _batch(model, sequences, [_ids(sequences)])
             loss = task.loss(model(name, batch), torch.tensor([answer], device=model.device))
             losses.append(loss.item())
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -239,10 +235,17 @@ def _encode(model: MultitaskBert, name: str, texts: Sequence[str]) -> list[Encod
     return encodings_of(examples, model.tokenizer, model.architecture, model.max_length)
 
 
-def _batch(model: MultitaskBert, ids: Sequence[np.ndarray], types: Sequence[Sequence[int]],
-           sequences_each: int) -> Batch:
-    row, type_row, packing = pack(ids, [np.array(each) for each in types])
-    return Batch(row, type_row, packing, sequences_each, None).to(model.device)
+def _ids(sequences: Sequence[Encoding]) -> list[np.ndarray]:
+    """(seq,) token ids of each sequence, of which the caller may change some."""
+    return [np.array(each.ids) for each in sequences]
+
+
+def _batch(model: MultitaskBert, sequences: Sequence[Encoding],
+           inputs: Sequence[Sequence[np.ndarray]]) -> Batch:
+    """One example per item of `inputs`: the sequences with these ids in place of their own."""
+    types = [np.array(each.type_ids) for each in sequences]
+    row, type_row, packing = pack([ids for each in inputs for ids in each], types * len(inputs))
+    return Batch(row, type_row, packing, len(sequences), None).to(model.device)
 
 
 def _words(sequences: Sequence[Encoding]) -> dict[tuple, list[tuple[int, int]]]:
