@@ -107,22 +107,22 @@ def course_of(run: Path) -> Course:
     """Steps and epochs count over the stages but MultiNLI's, which trains none of the tasks."""
     losses: dict[str, dict[int, float]] = {}
     scores: dict[str, dict[int, float]] = {}
-    stage, steps, epochs = None, 0, 0  # those of the stages before
-    last = {"step": 0, "epoch": 0}
+    steps: dict[str | None, int] = {}  # stage → its steps so far
+    epochs: dict[str | None, int] = {}
     for event in read_events(run):
-        if event.get("stage") == NLI.name or event["event"] not in ("step", "epoch"):
+        stage = event.get("stage")
+        if stage == NLI.name or event["event"] not in ("step", "epoch"):
             continue
-        if event.get("stage") != stage:
-            stage, steps, epochs = event.get("stage"), steps + last["step"], epochs + last["epoch"]
-        last = event
+        steps[stage], epochs[stage] = event["step"], event["epoch"]
         for task, loss in event.get("losses", {}).items():
-            losses.setdefault(task, {})[steps + event["step"]] = loss
+            losses.setdefault(task, {})[sum(steps.values())] = loss
         for task, score in event.get("dev", {}).items():
             if isinstance(score, Mapping):
                 [value] = score.values()
-                scores.setdefault(task, {})[epochs + event["epoch"]] = value
+                scores.setdefault(task, {})[sum(epochs.values())] = value
     metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
-    return Course(losses, scores, epochs + metrics["best_epoch"])
+    before = sum([*epochs.values()][:-1])  # the epoch kept is one of the last stage
+    return Course(losses, scores, before + metrics["best_epoch"])
 
 
 def loss_plot(courses: Mapping[str, Course], task: str,

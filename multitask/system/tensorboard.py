@@ -77,7 +77,7 @@ class Board:
         # a TensorBoard that is open forgets the steps of the removed files
         self._file.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
 
-        self._stage, self._before, self._last = None, 0, 0
+        self._steps: dict[str | None, int] = {}  # stage → its steps so far
         for event in events:
             self.write(event)
 
@@ -85,16 +85,13 @@ class Board:
         """Raises OSError if the disk is full."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        stage = event.get("stage")  # logs of old runs have none
-        if stage != self._stage:
-            self._stage, self._before = stage, self._before + self._last
-        self._last = event["step"]
+        self._steps[event.get("stage")] = event["step"]  # logs of old runs have no stage
 
         # one record per event: a record per scalar takes ten times as long
         values = [Summary.Value(tag=tag, simple_value=value)
                   for tag, value in scalars(event).items()]
         if values:
-            self._file.add_summary(Summary(value=values), self._before + self._last)
+            self._file.add_summary(Summary(value=values), sum(self._steps.values()))
 
     def close(self) -> None:
         self._file.close()
