@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from os.path import expanduser
 from pathlib import Path
 
-import torch
-
 from minbert.files import user_path, write_json
 from multitask.analysis.dev_set import analyse
 from multitask.evaluation import describe
@@ -32,7 +30,6 @@ from multitask.system.environment import invocation
 from multitask.tasks import Task
 
 ENSEMBLE_FILE, DEV = "ensemble.json", "dev"
-Logits = dict[str, dict[str, torch.Tensor]]  # task → split → (n, outputs)
 
 
 def build_parser() -> Parser:
@@ -59,16 +56,15 @@ def ensemble(arguments: argparse.Namespace) -> int:
     tasks = {task.name: task for task in settings.tasks}
     dataset, device = load_data(settings), pick_device(arguments.device)
 
-    scores: dict[str, dict] = {}
-    total: Logits = {}
+    scores, all_logits = {}, []
     for run in runs:
-        model = trained_model(run).to(device)
-        logits = logits_of(model, dataset)
+        logits = logits_of(trained_model(run).to(device), dataset)
         scores[str(run)] = scores_on(DEV, tasks, dataset, logits)
         print(f"{run}: dev {describe(scores[str(run)])}")
-        total = added(total, logits)
-    mean = {task: {split: outputs / len(runs) for split, outputs in by_split.items()}
-            for task, by_split in total.items()}
+        all_logits.append(logits)
+    mean = {task: {split: sum(each[task][split] for each in all_logits) / len(runs)
+                   for split in by_split}
+            for task, by_split in logits.items()}
 
     found, files = write_files(tasks, dataset, mean, arguments.out)
     print(f"all {len(runs)}: dev {describe(found[DEV])}")
@@ -99,13 +95,6 @@ def outputs_of(tasks: Sequence[Task]) -> dict[str, tuple]:
     """Task → what its raw outputs mean; equal for runs whose outputs can be averaged."""
     return {task.name: (task.kind, task.labels, task.range, len(task.text))
             for task in sorted(tasks, key=lambda task: task.name)}
-
-
-def added(total: Logits, logits: Logits) -> Logits:
-    """The sum of both; of an empty total, the logits."""
-    return {task: {split: outputs + total[task][split] if total else outputs
-                   for split, outputs in by_split.items()}
-            for task, by_split in logits.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
