@@ -132,17 +132,16 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
     if model.data == SAMPLE:
         limits.append("- It was trained on sentences made up by rule: its answers say little about "
                       "real ones.")
-    about = [f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)})."]
+    about = f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)})"
     if (arguments.run / CONFIG_FILE).is_file():
         base = settings.model or settings.start
         limit = f", at most {settings.max_steps:,} steps" if settings.max_steps else ""
-        about = [f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)}), from "
-                 f"{Path(base).name}: --arch {settings.arch}, --gs {settings.gs}, --surgery "
-                 f"{settings.surgery}, lr {settings.lr:g}, {settings.epochs} epochs{limit}, seed "
-                 f"{settings.seed}."]
+        about += (f", from {Path(base).name}: --arch {settings.arch}, --gs {settings.gs}, "
+                  f"--surgery {settings.surgery}, lr {settings.lr:g}, {settings.epochs} "
+                  f"epochs{limit}, seed {settings.seed}")
     return "\n".join([
         "---", f"library_name: {arguments.to}", f"pipeline_tag: {form.tag}", "---", "",
-        f"# {task.title}", "", *about, f"Labels: {task.meaning}.", "", "```python",
+        f"# {task.title}", "", f"{about}.", f"Labels: {task.meaning}.", "", "```python",
         form.use(model, task, arguments.out.name), "```", "",
         "## Data", "", f"{data}.", "",
         "## Scores", "", *(f"- {fact}" for fact in facts), "", "## Limits", "", *limits]) + "\n"
