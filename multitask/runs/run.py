@@ -245,13 +245,15 @@ def execute(run: Run) -> dict:
 
 def _conclude(run: Run) -> dict:
     last = run.settings.stages[-1]
-    if last != NLI.name:  # after MultiNLI the heads of the other tasks are untrained
+    has_answers = last != NLI.name  # after MultiNLI the heads of the other tasks are untrained
+    if has_answers:
         _predict(run)
     if not run.ranks.writes:
         return {}
 
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
-    metrics, analysis = collect_metrics(run, steps, epochs), _analyse(run)
+    metrics = collect_metrics(run, steps, epochs)
+    analysis = _analyse(run) if has_answers else None
     write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
                  metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
@@ -286,11 +288,8 @@ def _predict(run: Run) -> None:
             run.logits[name] = model.predict_logits(name, run.tokens[name]["dev"], run.ranks)
 
 
-def _analyse(run: Run) -> dict | None:
-    """The content of analysis.json; None if the heads are untrained."""
-    if run.settings.stages[-1] == NLI.name:
-        return None
-
+def _analyse(run: Run) -> dict:
+    """The content of analysis.json."""
     analysis = analyse(run.tasks, run.dataset, run.logits)
     write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
     return analysis

@@ -213,7 +213,7 @@ class Stage:
     def _publish_predictions(self) -> None:
         """Writes the best epoch's dev predictions, if this is the last stage."""
         run = self.run
-        if self.best is None or self.name != run.settings.stages[-1]:
+        if self.name != run.settings.stages[-1]:
             return
 
         run.logits = self.logits
