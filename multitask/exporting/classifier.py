@@ -17,7 +17,7 @@ from multitask.kinds import SCALE_TOP
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import check_encoder, write_tokenizer, written_outputs
+from .comparing import write_tokenizer, written_outputs
 
 
 def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +29,6 @@ def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch
     Raises:
         ValueError: the head or the pair encoding does not fit one linear layer on one input.
     """
-    check_encoder(model)
     if len(task.text) > 1 and not model.architecture.pairs_joined:
         raise ValueError(f"--arch {model.arch} encodes the two sentences of a pair apart, and "
                          "BertForSequenceClassification takes one input: train with --arch concatB")

@@ -16,11 +16,6 @@ from multitask.tasks import Task
 AT_ONCE = 32  # examples per padded batch of a comparison
 
 
-def check_encoder(model: MultitaskBert) -> None:
-    if not isinstance(model.encoder, BertModel):
-        raise ValueError("the encoder is not minbert's own, so its format is not known here")
-
-
 def write_tokenizer(model: MultitaskBert, folder: Path) -> None:
     """The tokenizer, with the length at which the run cuts its inputs."""
     model.tokenizer.save_pretrained(folder)

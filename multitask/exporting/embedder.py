@@ -15,14 +15,13 @@ from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import check_encoder, write_tokenizer, written_outputs
+from .comparing import write_tokenizer, written_outputs
 
 
 def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
                                 pooling: str) -> None:
     """A folder for SentenceTransformer: the encoder, and a pooling; "pooler" is what was trained.
     """
-    check_encoder(model)
     model.encoder.save_pretrained(folder)
     write_tokenizer(model, folder)
     hidden = model.encoder.config.hidden_size
