@@ -99,7 +99,7 @@ def outputs_of(tasks: Sequence[Task]) -> dict[str, tuple]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    return command.run("multitask.ensemble", build_parser, ensemble, argv)
+    return command.run(build_parser(), ensemble, argv)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    return command.run("multitask.export", build_parser, export, argv)
+    return command.run(build_parser(), export, argv)
 
 
 if __name__ == "__main__":

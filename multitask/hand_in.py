@@ -113,7 +113,7 @@ def report_missing(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    return command.run("multitask.hand_in", build_parser, answer, argv)
+    return command.run(build_parser(), answer, argv)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 ended by Ctrl-C, 2 usage or input."""
-    return command.run("multitask.serve", build_parser, serve, argv)
+    return command.run(build_parser(), serve, argv)
 
 
 if __name__ == "__main__":

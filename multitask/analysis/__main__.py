@@ -72,7 +72,7 @@ def answer(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    return command.run("multitask.analysis", build_parser, answer, argv)
+    return command.run(build_parser(), answer, argv)
 
 
 if __name__ == "__main__":

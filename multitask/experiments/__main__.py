@@ -68,7 +68,7 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    return command.run("multitask.experiments", build_parser, answer, argv,
+    return command.run(build_parser(), answer, argv,
                        interrupted="interrupted; the same command resumes")
 
 

@@ -29,16 +29,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=shown(prog), description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    @property
+    def name(self) -> str:
+        """multitask.predict, or minbert predict: the beginning of a message."""
+        return self.prog.removeprefix("python -m ")
+
     def parse_known_args(self, *args: object, **named: object) -> tuple:
         accept_any_text()
         return super().parse_known_args(*args, **named)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; --help lists the flags\n")
+        self.exit(2, f"{self.name}: {message}; --help lists the flags\n")
 
 
-def run(name: str, build_parser: Callable[[], Parser],
-        work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None,
+def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None,
         is_intermixed: bool = False, interrupted: str = "interrupted") -> int:
     """Runs the files of --import, reads the flags and does a command's work; see `answer`.
 
@@ -46,10 +50,9 @@ def run(name: str, build_parser: Callable[[], Parser],
         argv: None is the command line.
         is_intermixed: whether positional arguments may stand on both sides of a flag.
     """
-    run_imports(name, argv)
-    parser = build_parser()  # only now: the files may add to its choices
+    run_imports(parser.name, argv)
     arguments = (parser.parse_intermixed_args if is_intermixed else parser.parse_args)(argv)
-    return answer(name, lambda: work(arguments), interrupted)
+    return answer(parser.name, lambda: work(arguments), interrupted)
 
 
 def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
