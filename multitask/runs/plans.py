@@ -77,7 +77,6 @@ class Plan:
     """What a stage consists of.
 
     Args:
-        tasks: the tasks that it trains.
         scored: the tasks that it is scored on.
         sampler: chooses the examples of each step.
         trainer: makes a step of one batch per task.
@@ -87,7 +86,6 @@ class Plan:
         embeddings: task → the frozen encoder's outputs for its training set.
     """
 
-    tasks: Sequence[str]
     scored: Sequence[str]
     sampler: RoundRobin
     trainer: SurgeryTrainer | HeadTrainer
@@ -132,7 +130,7 @@ def _train_encoder(run: Run, tasks: list[str], sizes: Mapping[str, int], scheme:
                                                        len(rows))
 
     return Plan(
-        tasks=tasks, scored=tasks,
+        scored=tasks,
         sampler=RoundRobin(lengths, sizes, scheme, settings.seed),
         trainer=SurgeryTrainer(run.model, settings.surgery, settings.lr, settings.weight_decay,
                                settings.clip, settings.seed, tasks, settings.head_lr, ranks,
@@ -180,7 +178,7 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
 
     lr = settings.lr if settings.head_lr is None else settings.head_lr
     return Plan(
-        tasks=tasks, scored=list(run.tasks), sampler=sampler,
+        scored=list(run.tasks), sampler=sampler,
         trainer=HeadTrainer(run.model, tasks, lr, settings.weight_decay, settings.clip),
         fetch=lambda name, rows: train[name].batch(rows),
         predict=predict, prepare=prepare, embeddings=train)
