@@ -163,7 +163,7 @@ def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None
     first = next(rows, None)
     if first is None:
         return
-    names = [*(columns or []), *(name for name in first if name not in (columns or []))]
+    names = list(dict.fromkeys([*(columns or []), *first]))
     writer = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerow(first)

@@ -58,10 +58,10 @@ def logits_of(model: MultitaskBert, dataset: Dataset) -> dict[str, dict[str, tor
     """task → split → raw outputs (n, outputs), of the dev and test sets in `dataset`."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for task in model.tasks:
-        splits = SPLITS.keys() & dataset.get(task, {}).keys()
-        found[task] = {split: model.predict_logits(task, model.tokenize(dataset[task][split]))
-                       for split in sorted(splits)}
-    return {task: by_split for task, by_split in found.items() if by_split}
+        for split in sorted(SPLITS.keys() & dataset.get(task, {}).keys()):
+            tokens = model.tokenize(dataset[task][split])
+            found.setdefault(task, {})[split] = model.predict_logits(task, tokens)
+    return found
 
 
 def write_files(tasks: Mapping[str, Task], dataset: Dataset,
