@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from tokenizers import Encoding
 from torch.nn import functional as F
@@ -235,15 +234,15 @@ def _encode(model: MultitaskBert, name: str, texts: Sequence[str]) -> list[Encod
     return encodings_of(examples, model.tokenizer, model.architecture, model.max_length)
 
 
-def _ids(sequences: Sequence[Encoding]) -> list[np.ndarray]:
-    """(seq,) token ids of each sequence, of which the caller may change some."""
-    return [np.array(each.ids) for each in sequences]
+def _ids(sequences: Sequence[Encoding]) -> list[list[int]]:
+    """The token ids of each sequence, of which the caller may change some."""
+    return [each.ids for each in sequences]  # a new list at each call
 
 
 def _batch(model: MultitaskBert, sequences: Sequence[Encoding],
-           inputs: Sequence[Sequence[np.ndarray]]) -> Batch:
+           inputs: Sequence[Sequence[list[int]]]) -> Batch:
     """One example per item of `inputs`: the sequences with these ids in place of their own."""
-    types = [np.array(each.type_ids) for each in sequences]
+    types = [each.type_ids for each in sequences]
     row, type_row, packing = pack([ids for each in inputs for ids in each], types * len(inputs))
     return Batch(row, type_row, packing, len(sequences), None).to(model.device)
 
