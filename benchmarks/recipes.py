@@ -5,9 +5,11 @@
     python benchmarks/recipes.py rdrop-2 --rdrop 1 --seed 2 --data data --model CHECKPOINT --out trials
 
 A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
-tasks' mean losses (so it is --surgery constant). An epoch is a pass over PARA. After each epoch the
-whole dev sets are scored, with the weights as they are and with their running average (--ema).
-OUT/NAME.json has settings and scores, OUT/NAME.npz the dev logits of the best epoch, and
+tasks' mean losses (as --surgery constant, but a weight holds for the task's head too). An epoch is
+a pass over PARA; inputs are cut at 128 tokens. Trials of one seed see the same examples in the same
+order. After each epoch the whole dev sets are scored, with the weights as they are and with their
+running average (--ema). OUT/NAME.json has settings and all scores; `best` is the highest of them,
+and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that moment, and
 OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
 """
 
@@ -25,12 +27,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from minbert import BertModel, BertTokenizer, fast, pack
-from minbert.attention import BertSelfAttention
 from multitask import MultitaskBert
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.examples import load_dataset
+from multitask.pretraining.step import set_dropout
 from multitask.system.device import PRODUCT_DTYPES, autocast, pick_device, pick_precision
 from multitask.tasks import BUILT_IN, TASKS
+from multitask.training.optimizing import head_groups
 from multitask.training.step import group_of
 from optim import SCHEDULES, AdamW
 
@@ -48,7 +51,7 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, required=True)
     add("--seed", type=int, default=1)
     add("--limit", type=int, help="end after so many steps")
-    add("--sizes", default="sst=5,para=24,sts=3", help="examples a step; cfimdb may be among them")
+    add("--sizes", default="sst=5,para=24,sts=3", help="examples per step; cfimdb may be among them")
     add("--weights", default="", help="of the losses, as sts=0.1 (default: 1 each)")
     add("--epochs", type=int, default=3)
     add("--lr", type=float, default=1e-4)
@@ -57,10 +60,10 @@ def parse() -> argparse.Namespace:
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
     add("--pool", choices=POOLINGS, default="cls")
     add("--swap", action="store_true", help="either order of a pair, at random")
-    add("--rdrop", type=float, default=0.0, help="R-Drop (Liang et al. 2021, 2106.14448)")
+    add("--rdrop", type=float, default=0.0, help="R-Drop (Liang et al. 2021, 2106.14448); 1 is its α = 2")
     add("--fgm", type=float, default=0.0, help="adversarial embeddings (Miyato et al. 2017)")
     add("--layer-lr", type=float, default=1.0, help="factor of the rate from layer to layer")
-    add("--reset", type=int, default=0, help="top layers that start anew (Zhang et al. 2021)")
+    add("--reset", type=int, default=0, help="top layers that start from random weights (Zhang et al. 2021)")
     add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
     add("--dropout", type=float, help="of the encoder")
     add("--teacher", type=Path, help="training logits, whose mean with the labels is learnt")
@@ -74,19 +77,22 @@ class Trial:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
         self.arguments, self.rng = arguments, np.random.default_rng(arguments.seed)
+        self.coins = np.random.default_rng([arguments.seed, 1])  # of --swap
         self.sizes = {name: int(size) for name, size in pairs(arguments.sizes)}
         self.weights = {name: float(weight) for name, weight in pairs(arguments.weights)}
         tasks = [BUILT_IN[name] for name in self.sizes]
 
         encoder = BertModel.from_pretrained(arguments.model)
-        if arguments.reset:
-            reset(encoder, arguments.reset)
         if arguments.dropout is not None:
             set_dropout(encoder, arguments.dropout)
         tokenizer = BertTokenizer.from_pretrained(arguments.model)
         self.device = pick_device("auto")
         self.model = MultitaskBert(encoder, tokenizer, "concatB", tasks=tasks,
                                    max_length=128).to(self.device)
+        if arguments.reset:
+            reset(encoder, arguments.reset)
+            encoder.to(self.device)
+        torch.manual_seed(arguments.seed)  # of dropout, whatever was drawn before
         self.model.precision = pick_precision("auto", self.device, encoder.config.hidden_size)
 
         dataset = load_dataset(arguments.data, tasks)
@@ -95,6 +101,9 @@ class Trial:
         self.orders = {name: self.endless(len(splits["train"]))
                        for name, splits in self.tokens.items()}
         self.soft = dict(np.load(arguments.teacher)) if arguments.teacher else {}
+        for name, taught in self.soft.items():
+            if len(taught) != len(self.tokens[name]["train"]):
+                raise ValueError(f"{arguments.teacher} is of other training data: {name}")
         self.optimizer = AdamW(list(self.groups()), weight_decay=arguments.decay)
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -119,8 +128,7 @@ class Trial:
             decay = arguments.decay if parameter.dim() > 1 else 0.0
             yield {"params": [parameter], "weight_decay": decay,
                    "base_lr": arguments.lr * arguments.layer_lr**depth}
-        yield {"params": list(self.model.heads.parameters()),
-               "base_lr": arguments.head_lr or arguments.lr}
+        yield from head_groups(self.model.heads, arguments.decay, arguments.head_lr or arguments.lr)
 
     # from examples to losses
 
@@ -131,10 +139,12 @@ class Trial:
         with autocast(self.model.precision, self.device):
             row = fast.encode_packed(self.model.encoder, batch.input_ids, batch.token_type_ids,
                                      batch.packing)
-            mean = batch.packing.mean_tokens(row).float()
+            real = batch.packing.batch - batch.dummy_sequences
+            mean = batch.packing.mean_tokens(row).float()[:real]
             if self.arguments.pool == "mean":
                 return mean
-            return mean + self.model.encoder.pool(batch.packing.first_tokens(row)).float()
+            first = batch.packing.first_tokens(row)[:real]
+            return mean + self.model.encoder.pool(first).float()
 
     def step(self, scale: float) -> dict[str, float]:
         """One update; returns the tasks' losses."""
@@ -145,12 +155,13 @@ class Trial:
         for name, indices in chosen.items():
             for index in indices * passes:
                 some_ids, some_types = sequence(self.tokens[name]["train"], index)
-                if self.arguments.swap and some_types.any() and self.rng.random() < 0.5:
+                if self.arguments.swap and some_types.any() and self.coins.random() < 0.5:
                     some_ids, some_types = swapped(some_ids, some_types)
                 ids.append(some_ids)
                 types.append(some_types)
             ends[name] = len(ids)
-        batch = Batch(*pack(ids, types), 1, None).to(self.device)
+        batch = Batch(*pack(ids, types), 1, None)
+        batch = batch.in_few_lengths() if self.device.type == "cpu" else batch.to(self.device)
 
         def loss_of_all() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             features = self.features(batch)
@@ -169,10 +180,10 @@ class Trial:
             total.backward()
             if self.arguments.fgm:
                 table = encoder.embeddings.word_embeddings.weight
-                shift = self.arguments.fgm * table.grad / (table.grad.norm() + 1e-12)
-                table.data.add_(shift)
+                before = table.detach().clone()
+                table.data.add_(self.arguments.fgm * table.grad / (table.grad.norm() + 1e-12))
                 loss_of_all()[0].backward()
-                table.data.sub_(shift)
+                table.data.copy_(before)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -269,30 +280,24 @@ def reset(encoder: BertModel, layers: int) -> None:
         ours.load_state_dict(theirs.state_dict())
 
 
-def set_dropout(encoder: BertModel, probability: float) -> None:
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-        if isinstance(module, BertSelfAttention):
-            module.dropout = probability
-
-
 def main() -> None:
     arguments = parse()
     arguments.out.mkdir(parents=True, exist_ok=True)
     trial = Trial(arguments)
     steps = arguments.limit or arguments.epochs * trial.steps_per_epoch
-    rows, best, smooth, started = [], None, {}, time.time()
+    rows, best, smooth, started, stepping = [], None, {}, time.time(), 0.0
     trial.model.train()
     for number in range(1, steps + 1):
+        before = time.time()
         losses = trial.step(SCHEDULES["linear"](number - 1, round(0.06 * steps), steps))
         rate = min(arguments.ema, (1 + number) / (10 + number))
         torch._foreach_lerp_(trial.average, [each.detach() for each in trial.parameters], 1 - rate)
+        stepping += time.time() - before
         for name, loss in losses.items():
             smooth[name] = 0.98 * smooth.get(name, loss) + 0.02 * loss
         if number % 100 == 0:
             print(number, {name: round(float(loss), 3) for name, loss in smooth.items()},
-                  f"{(time.time() - started) / number:.3f} s a step", flush=True)
+                  f"{stepping / number:.3f} s per step", flush=True)
         if number % trial.steps_per_epoch and number < steps:
             continue
 
@@ -315,7 +320,7 @@ def main() -> None:
     asked = {key: str(value) for key, value in vars(arguments).items() if value is not None}
     (arguments.out / f"{arguments.name}.json").write_text(json.dumps({
         "asked": asked, "best": best, "epochs": rows, "precision": trial.model.precision,
-        "seconds": time.time() - started}, indent=1))
+        "seconds": time.time() - started, "seconds_of_steps": stepping}, indent=1))
 
 
 if __name__ == "__main__":
