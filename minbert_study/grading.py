@@ -122,10 +122,10 @@ def check_copy(folder: Path, names: Sequence[str],
             if not path.exists() and not path.is_symlink():
                 notes.append(f"{path.name} is missing")
                 continue
-            if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                notes.append(f"{path.name}: is not a regular file, or too large")
-                continue
             try:
+                if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
+                    notes.append(f"{path.name}: is not a regular file, or too large")
+                    continue
                 shutil.copyfile(path, copy / path.name)
             except OSError as error:
                 notes.append(f"{path.name}: {error.strerror or error}")

@@ -179,7 +179,7 @@ class TaskGradients:
         return self._matrix
 
     def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
-        """Parameter → its part of row `task`; the table is not among them."""
+        """Parameter → its part of row `task`, not to be changed; the table is not among them."""
         return self._views[task]
 
     @contextmanager

@@ -157,8 +157,8 @@ def _check_arguments(model: MultitaskBert, examples: Mapping[str, TokenizedExamp
     for name, tokenized in examples.items():
         if len(tokenized) < 2 * batch_size:
             raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} "
-                             f"without a common example take {2 * batch_size}; lower batch_size or "
-                             "give more examples")
+                             f"without a common example take {2 * batch_size}: take a smaller "
+                             "batch size or more examples")
         if np.isnan(tokenized.labels).any():
             raise ValueError(f"{name}: examples without a label have no loss; give train or dev "
                              f"examples")
