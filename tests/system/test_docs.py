@@ -170,7 +170,7 @@ def test_flags_and_defaults():
     for command in COMMANDS.values():
         parser = importlib.import_module(command.module).build_parser()
         known += commands_page.flags(parser)
-    for path in (ROOT / "tools").glob("*.py"):
+    for path in [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         known += path.read_text(encoding="utf-8")
     for page in PAGES:
         for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", page.read_text(encoding="utf-8"))):
