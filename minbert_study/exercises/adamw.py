@@ -100,14 +100,14 @@ EXERCISE = Exercise(
                 "if correct_bias else lr", "if False else lr"),
         Mistake("when correct_bias is ignored.",
                 "if correct_bias else lr", "if True else lr"),
-        Mistake("when the bias correction is off by one step: t counts from "
-                "1 already.", "alpha = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)",
+        Mistake("when the bias correction is off by one step. t already counts from 1.",
+                "alpha = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)",
                 "alpha = lr * math.sqrt(1 - beta2**(t + 1)) / (1 - beta1**(t + 1))"),
         Mistake("when only m is corrected, not v.",
                 "lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)", "lr / (1 - beta1**t)"),
         Mistake("when the root in the bias correction is missing.",
                 "math.sqrt(1 - beta2**t)", "(1 - beta2**t)"),
-        Mistake("when eps stands inside the root.",
+        Mistake("when eps is inside the root. Add it to √v.",
                 "(v.sqrt() + eps)", "(v + eps).sqrt()"),
         Mistake("when v is corrected before eps is added, as in "
                 "torch.optim.AdamW. Here the correction is in the step size.",
@@ -115,19 +115,19 @@ EXERCISE = Exercise(
                 "change = -lr / (1 - beta1**t) * m / ((v / (1 - beta2**t)).sqrt() + eps)"),
         Mistake("without the square root of v.",
                 "(v.sqrt() + eps)", "(v + eps)"),
-        Mistake("when the decay comes before the step.",
+        Mistake("when the decay comes before the step. Apply it to the new θ.",
                 "change - decay * (theta + change)", "change - decay * theta"),
         Mistake("when the decay is not scaled by lr.",
                 "decay = lr * weight_decay", "decay = weight_decay"),
-        Mistake("when the decay is scaled by the corrected step size, not "
-                "by lr.", "decay = lr * weight_decay", "decay = alpha * weight_decay"),
-        Mistake("when the decay is added to the gradient (L2 "
-                "regularisation), which is Adam, not AdamW.",
+        Mistake("when the decay is scaled by α, the corrected step size, not by lr.",
+                "decay = lr * weight_decay", "decay = alpha * weight_decay"),
+        Mistake("when the decay is added to the gradient (L2 regularisation). That is Adam, not "
+                "AdamW.",
                 "    m.mul_(beta1)", "    g, weight_decay = g + weight_decay * theta, 0\n"
                 "    m.mul_(beta1)"),
         Mistake("without weight decay.",
                 "decay = lr * weight_decay", "decay = 0.0"),
-        Mistake("when the decay makes weights grow: its sign is wrong.",
+        Mistake("when the decay makes weights grow. Its sign is wrong.",
                 "change - decay * (theta + change)", "change + decay * (theta + change)"),
         Mistake("when the update is added, not subtracted.",
                 "change = -alpha", "change = alpha"),
@@ -135,17 +135,17 @@ EXERCISE = Exercise(
                 "alpha=1 - beta1", "alpha=1"),
         Mistake("when v averages the gradient, not its square.",
                 "addcmul_(g, g, value=1 - beta2)", "add_(g, alpha=1 - beta2)"),
-        Mistake("when g is squared in place: the caller, and every later line, still needs it.",
+        Mistake("when g is squared in place. g must not change.",
                 "addcmul_(g, g, value=1 - beta2)", "add_(g.pow_(2), alpha=1 - beta2)"),
         Mistake("when β1 and β2 are swapped.",
                 "beta1, beta2 = betas", "beta2, beta1 = betas"),
-        Mistake("when the raw gradient takes the place of m.",
+        Mistake("when the raw gradient is used instead of m.",
                 "-alpha * m /", "-alpha * g /"),
     ),
     hints=(
-        "Which of the three, θ, m and v, must have its new value before which other is computed?",
-        "Update m and v in place first (mul_, add_, addcmul_). Then the step size α with this t, "
-        "then θ, and the decay last, on the θ that has moved already.",
+        "In which order must θ, m and v be updated, and why?",
+        "Update m and v in place first (mul_, add_, addcmul_). Then compute the step size α with "
+        "this t, and update θ. Apply the decay last, to the new θ.",
         "m.mul_(beta1).add_(g, alpha=1 - beta1); the same for v with g · g; α = lr · √(1 − β2ᵗ) / "
         "(1 − β1ᵗ) if correct_bias; theta.sub_(α · m / (v.sqrt() + eps)); "
         "theta.sub_(lr · weight_decay · theta).",

@@ -140,46 +140,47 @@ EXERCISE = Exercise(
                 " / math.sqrt(head_dim)", ""),
         Mistake("when scores are divided by d in place of √d.",
                 "math.sqrt(head_dim)", "head_dim"),
-        Mistake("when scores are multiplied by √d.",
+        Mistake("when scores are multiplied by √d, not divided by it.",
                 "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
-        Mistake("when the root is taken of the number of tokens, not of the "
-                "width of a head: query.shape[-2] in place of query.shape[-1].",
+        Mistake("when d is the number of tokens, query.shape[-2]. It must be the width of a head, "
+                "query.shape[-1].",
                 "head_dim = query.shape[-1]", "head_dim = query.shape[-2]"),
-        Mistake("when the mask is used the wrong way round: True marks the "
-                "real tokens, which stay.", "~mask[:, None, None, :]", "mask[:, None, None, :]"),
-        Mistake("when the mask falls on the queries (rows), not on the keys "
-                "(columns).", "mask[:, None, None, :]", "mask[:, None, :, None]"),
+        Mistake("when the mask is inverted. True marks the real tokens, so hide the others.",
+                "~mask[:, None, None, :]", "mask[:, None, None, :]"),
+        Mistake("when the mask is applied to the queries (rows), not to the keys (columns).",
+                "mask[:, None, None, :]", "mask[:, None, :, None]"),
         Mistake("when the mask is ignored.",
                 "if mask is not None:", "if False:"),
-        Mistake("when masked scores are set to 0. The softmax gives e⁰ = 1 "
-                "to a score of 0, so those keys still get weight.",
+        Mistake("when masked scores are set to 0. Because e⁰ = 1, those keys still get weight. Use "
+                "the dtype's minimum.",
                 "torch.finfo(scores.dtype).min", "0.0"),
-        Mistake("when masked scores are set to −inf: where everything is "
-                "masked, the softmax is 0/0.", "torch.finfo(scores.dtype).min", "-math.inf"),
-        *(Mistake("when a small number like −10, −100 or −1000 stands for minus infinity.",
+        Mistake("when masked scores are set to −inf. In a row that is all masked, the softmax is "
+                "0/0. Use the dtype's minimum.", "torch.finfo(scores.dtype).min", "-math.inf"),
+        *(Mistake("when masked scores are set to a number like −10, −100 or −1000, which real "
+                  "scores can go below. Use the dtype's minimum.",
                   "torch.finfo(scores.dtype).min", number)
           for number in ("-10.0", "-100.0", "-1000.0")),
-        Mistake("when e is raised to scores of ±1000, which is infinite or 0: torch.softmax takes "
-                "off the largest score first.", "return scores.softmax(dim=-1)",
+        Mistake("when exp is taken of scores near ±1000, which gives infinity or 0. torch.softmax "
+                "subtracts the largest score first.", "return scores.softmax(dim=-1)",
                 "return scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-300)"),
-        Mistake("when the mask is applied after the softmax: the rows then "
-                "sum to less than 1.",
+        Mistake("when the mask is applied after the softmax, so the rows sum to less than 1. Mask "
+                "the scores.",
                 "return scores.softmax(dim=-1)",
                 "return (query @ key.transpose(-1, -2) / math.sqrt(head_dim)).softmax(-1) * "
                 "(1 if mask is None else mask[:, None, None, :])"),
-        Mistake("when the softmax runs over the queries (dim=-2). Each "
-                "query shares its attention out among the keys: dim=-1.",
+        Mistake("when the softmax runs over the queries (dim=-2). It must run over the keys "
+                "(dim=-1).",
                 "softmax(dim=-1)", "softmax(dim=-2)"),
-        Mistake("when the softmax runs over the heads (dim=1).",
+        Mistake("when the softmax runs over the heads (dim=1). It must run over the keys (dim=-1).",
                 "softmax(dim=-1)", "softmax(dim=1)"),
-        Mistake("when dropout falls on the values, not on the weights.",
+        Mistake("when dropout is applied to the values, not to the weights.",
                 "F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)"),
-        Mistake("when dropout falls on the output, not on the weights.",
+        Mistake("when dropout is applied to the output, not to the weights.",
                 "F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)"),
         Mistake("when dropout is left out.",
                 "F.dropout(weights, dropout) @ value", "weights @ value"),
-        Mistake("when the weights are transposed before they meet the "
-                "values.", "F.dropout(weights, dropout) @ value",
+        Mistake("when the weights are transposed before they are multiplied by the values.",
+                "F.dropout(weights, dropout) @ value",
                 "F.dropout(weights, dropout).transpose(-1, -2) @ value"),
         Mistake("when queries and keys are swapped.",
                 "query @ key.transpose(-1, -2)", "key @ query.transpose(-1, -2)"),
@@ -188,10 +189,10 @@ EXERCISE = Exercise(
         "Which two vectors decide how much token i looks at token j? Which operation compares all "
         "pairs of tokens at once?",
         "Scores are (batch, heads, seq, seq): query times key with its last two dimensions "
-        "swapped, over √head_dim. The mask is (batch, seq) over the keys, so it needs two "
-        "dimensions more to meet the scores. Then a softmax over the keys.",
+        "swapped, divided by √head_dim. The mask is (batch, seq), over the keys, so it needs two "
+        "more dimensions to broadcast against the scores. Then take the softmax over the keys.",
         "scores = query @ key.transpose(-1, -2) / …; scores.masked_fill(~mask[:, None, None, :], "
-        "the smallest number that the type has); softmax over the last dimension. attention() "
+        "the dtype's minimum, from torch.finfo); softmax over the last dimension. attention() "
         "drops weights with F.dropout(weights, dropout) and multiplies by value.",
     ),
 )

@@ -208,39 +208,41 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake("when positions are counted from 1. The first position is 0.",
                 POSITIONS, f"1 + {POSITIONS}"),
-        Mistake("when positions count the real tokens only, not all columns.",
+        Mistake("when positions count only the real tokens. Count all columns.",
                 POSITIONS, "(mask.long().cumsum(1) - 1).clamp(min=0)"),
-        Mistake("when positions count the real tokens only, from 1, and are 0 at padding: those "
-                "are RoBERTa's.", POSITIONS, "mask.long().cumsum(1) * mask"),
-        Mistake("when all positions are 0.", POSITIONS, "torch.zeros_like(input_ids)"),
-        Mistake("when the token ids are used as positions.", POSITIONS, "input_ids"),
-        Mistake("when positions count the sentences of the batch, not the tokens of a sentence.",
+        Mistake("when positions count only the real tokens, from 1, with 0 at padding, as in "
+                "RoBERTa. Count all columns, from 0.", POSITIONS, "mask.long().cumsum(1) * mask"),
+        Mistake("when all positions are 0. They count the columns: 0, 1, 2, …",
+                POSITIONS, "torch.zeros_like(input_ids)"),
+        Mistake("when the token ids are used as positions. Positions count the columns: 0, 1, 2, …",
+                POSITIONS, "input_ids"),
+        Mistake("when positions count the sentences of the batch. Count the columns.",
                 POSITIONS, "torch.arange(len(input_ids))[:, None].expand_as(input_ids)"),
-        Mistake("when token types and positions are swapped: embeddings takes (input_ids, "
+        Mistake("when token types and positions are swapped. The order is (input_ids, "
                 "token_type_ids, position_ids).",
                 EMBED, "self.embeddings(input_ids, position_ids, token_type_ids)"),
-        Mistake("when the attention mask takes the place of the token types.",
+        Mistake("when the attention mask is passed as the token types.",
                 EMBED, "self.embeddings(input_ids, mask.long(), position_ids)"),
-        Mistake("when attention mask and token types are swapped: the mask is the second argument, "
+        Mistake("when attention mask and token types are swapped. The mask is the second argument, "
                 "the types are the third.", "        if attention_mask is None:\n",
                 "        attention_mask, token_type_ids = token_type_ids, attention_mask\n"
                 "        if attention_mask is None:\n"),
         Mistake("when token_type_ids are ignored.",
                 EMBED, "self.embeddings(input_ids, torch.zeros_like(input_ids), position_ids)"),
-        Mistake("when the types are 1 by default. They are 0.",
+        Mistake("when the types are 1 by default. They must be 0.",
                 "token_type_ids = torch.zeros_like(input_ids)",
                 "token_type_ids = torch.ones_like(input_ids)"),
         Mistake("when everything is masked by default. Without a mask all tokens are real.",
                 "attention_mask = torch.ones_like(input_ids)",
                 "attention_mask = torch.zeros_like(input_ids)"),
         Mistake("when the default mask is made from the ids. Without a mask all tokens are real, "
-                "also those of id 0.", "attention_mask = torch.ones_like(input_ids)",
+                "even those with id 0.", "attention_mask = torch.ones_like(input_ids)",
                 "attention_mask = (input_ids != 0).long()"),
         Mistake("when the mask is always made from the ids, and attention_mask is ignored.",
                 "mask = attention_mask != 0", "mask = input_ids != 0"),
         Mistake("when attention_mask is ignored.",
                 "mask = attention_mask != 0", "mask = torch.ones_like(input_ids).bool()"),
-        Mistake("when the mask is inverted: layers want True at real tokens.",
+        Mistake("when the mask is inverted. The layers expect True at real tokens.",
                 "mask = attention_mask != 0", "mask = attention_mask == 0"),
         Mistake("when the mask is not passed on to the layers.", LAYER,
                 "hidden_states = layer(hidden_states)"),
@@ -248,41 +250,43 @@ EXERCISE = Exercise(
                 "hidden_states = layer(hidden_states, mask if layer is self.layers[0] else None)"),
         Mistake("without the last layer.", "in self.layers:", "in self.layers[:-1]:"),
         Mistake("without the first layer.", "in self.layers:", "in self.layers[1:]:"),
-        Mistake("when the layers are applied in reverse.",
+        Mistake("when the layers are applied in reverse order.",
                 "in self.layers:", "in reversed(self.layers):"),
         Mistake("when the first layer is used every time.",
                 "in self.layers:", "in [self.layers[0]] * len(self.layers):"),
-        Mistake("when every layer gets the embeddings, not what the layer before it gave.",
+        Mistake("when every layer gets the embeddings, not the output of the layer before.",
                 LAYER, "hidden_states = layer(all_states[0], mask)"),
-        Mistake("when a residual is added around each layer. A layer has its residuals inside.",
+        Mistake("when a residual is added around each layer. A layer already contains its "
+                "residuals.",
                 LAYER, "hidden_states = hidden_states + layer(hidden_states, mask)"),
-        Mistake("when what a layer gives is not kept.", LAYER, "layer(hidden_states, mask)"),
+        Mistake("when a layer's output is not kept. Pass it to the next layer.",
+                LAYER, "layer(hidden_states, mask)"),
         Mistake("when the last column is pooled, not [CLS], which is the first: [:, 0].",
                 *pooled("hidden_states[:, -1]")),
         Mistake("when the last real token is pooled, not [CLS], which is the first: [:, 0].",
                 *pooled("hidden_states[torch.arange(len(mask)), mask.sum(1) - 1]")),
         Mistake("when the mean of all tokens is pooled, not [CLS].",
                 *pooled("hidden_states.mean(1)")),
-        Mistake("when the first sentence of the batch is pooled, [0], not the first token of each, "
-                "[:, 0].", *pooled("hidden_states[0]")),
+        Mistake("when the first sentence of the batch, [0], is pooled, not the first token of each "
+                "sentence, [:, 0].", *pooled("hidden_states[0]")),
         Mistake("when [CLS] is taken from the embeddings, not from the last layer.",
                 *pooled("all_states[0][:, 0]")),
         Mistake("when all tokens are pooled, not [CLS] alone.", *pooled("hidden_states")),
         Mistake("without self.pool: pooler_output is the bare hidden state of [CLS].",
                 POOLED, "out = BertOutput(hidden_states, hidden_states[:, 0])"),
-        Mistake("when self.pooler_dense is called in place of self.pool: the tanh is missing.",
+        Mistake("when self.pooler_dense is called instead of self.pool: the tanh is missing.",
                 POOLED, "out = BertOutput(hidden_states, self.pooler_dense(hidden_states[:, 0]))"),
-        Mistake("when the tanh falls on the bare hidden state of [CLS]: call self.pool.",
+        Mistake("when tanh is applied to the bare hidden state of [CLS]. Call self.pool.",
                 POOLED, "out = BertOutput(hidden_states, hidden_states[:, 0].tanh())"),
         Mistake("when the outputs are swapped: last_hidden_state comes first.",
                 POOLED, "out = BertOutput(self.pool(hidden_states[:, 0]), hidden_states)"),
     ),
     hints=(
-        "What does each of the three parts need? Two of its arguments may be None: what stands "
-        "for them?",
-        "Replace None by ones for the mask and zeros for the types, of input_ids' shape. Positions "
-        "are torch.arange(seq). Make the mask bool, go through self.layers in order, each on what "
-        "the one before gave, and pool the first token.",
+        "What input does each of the three parts need? Two arguments of forward may be None: what "
+        "replaces them?",
+        "If the mask is None, use ones; if the types are None, use zeros, in the shape of "
+        "input_ids. Positions are torch.arange(seq). Make the mask bool, feed each layer the "
+        "output of the one before, and pool the first token.",
         "mask = attention_mask != 0; hidden = self.embeddings(input_ids, token_type_ids, "
         "torch.arange(…).expand_as(input_ids)); for layer in self.layers: hidden = layer(hidden, "
         "mask); return BertOutput(hidden, self.pool(hidden[:, …])).",

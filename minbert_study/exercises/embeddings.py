@@ -118,11 +118,11 @@ EXERCISE = Exercise(
                 "\n                  + self.token_type_embeddings(token_type_ids))", ")"),
         Mistake("without the positions.",
                 "\n                  + self.position_embeddings(position_ids)", ""),
-        Mistake("when positions are counted from 1: position_ids already hold the right rows.",
+        Mistake("when positions are counted from 1. Use position_ids as they are.",
                 "self.position_embeddings(position_ids)",
                 "self.position_embeddings((position_ids + 1) % 9)"),
-        Mistake("when the positions are made here, by arange. They come as position_ids; in a "
-                "packed row of several sentences they begin at 0 again.",
+        Mistake("when the positions are made here, by arange. Use position_ids: in a row of "
+                "several packed sentences they restart at 0.",
                 "self.position_embeddings(position_ids)",
                 "self.position_embeddings(torch.arange(input_ids.shape[1]))"),
         Mistake("when token types and positions are looked up in each other's table.",
@@ -132,13 +132,14 @@ EXERCISE = Exercise(
                 "                  + self.token_type_embeddings(position_ids)"),
         Mistake("without LayerNorm.",
                 "self.layer_norm(summed)", "summed"),
-        Mistake("when only the word is normalised, and the other rows are added after LayerNorm.",
+        Mistake("when LayerNorm gets the word's row alone, and the others are added after it. Add "
+                "all three first.",
                 "self.layer_norm(summed)",
                 "self.layer_norm(self.word_embeddings(input_ids))\n"
                 "                            + self.position_embeddings(position_ids)\n"
                 "                            + self.token_type_embeddings(token_type_ids)"),
-        Mistake("when dropout falls on the sum, before LayerNorm, which then spreads it over the "
-                "whole vector.", "self.dropout(self.layer_norm(summed))",
+        Mistake("when dropout is applied to the sum, before LayerNorm. Apply it after LayerNorm.",
+                "self.dropout(self.layer_norm(summed))",
                 "self.layer_norm(self.dropout(summed))"),
         Mistake("without dropout.",
                 "self.dropout(self.layer_norm(summed))", "self.layer_norm(summed)"),
@@ -147,9 +148,9 @@ EXERCISE = Exercise(
     ),
     hints=(
         "Three questions about a token: what is it, where does it stand, which sentence is it in? "
-        "Each has a table. How do three vectors become one?",
-        "Call each of the three tables with its own ids, add what they give, and pass the sum "
-        "through self.layer_norm, then through self.dropout.",
+        "Each has its own table. How do three vectors become one?",
+        "Call each of the three tables with its own ids and add the results. Pass the sum through "
+        "self.layer_norm, then through self.dropout.",
         "summed = self.word_embeddings(input_ids) + self.position_embeddings(…) + …; return "
         "self.dropout(self.layer_norm(summed)).",
     ),

@@ -201,34 +201,37 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     is_alone=True,
     mistakes=(
-        Mistake("when the encoder stays in training mode: its dropout gives other embeddings each "
-                "time.", EVAL, "    model.encoder.train()\n"),
-        Mistake("when the whole model is in eval mode: the heads then train without dropout.",
+        Mistake("when the encoder stays in training mode, so its dropout changes the embeddings "
+                "each time. Call its eval().", EVAL, "    model.encoder.train()\n"),
+        Mistake("when the whole model is in eval mode, so the heads train without dropout. Call "
+                "their train().",
                 TRAIN, "    model.heads.eval()\n"),
-        Mistake("when the embeddings are computed with a graph, which nobody needs, and which "
-                "costs time and memory. Take torch.no_grad().",
+        Mistake("when the embeddings are computed with a graph, which costs time and memory for "
+                "nothing. Use torch.no_grad().",
                 NO_GRAD, "        if True:\n"),
-        Mistake("when encoder and heads both train: there is no torch.no_grad() around the "
-                "encoder, and the mode is that of training.",
+        Mistake("when the encoder trains too: it is in training mode, and there is no "
+                "torch.no_grad().",
                 EVAL + TRAIN + ZERO + "    losses = {}\n"
                 "    for name, batch in batches.items():\n" + NO_GRAD,
                 "    model.train().zero_grad()\n    losses = {}\n"
                 "    for name, batch in batches.items():\n        if True:\n"),
-        Mistake("when old gradients of the heads are not taken away: they are added to.",
+        Mistake("when old gradients of the heads are not cleared, so new ones are added to them.",
                 ZERO, "    model.encoder.zero_grad()\n"),
-        Mistake("when the encoder's gradients from before stay in .grad: the optimizer follows "
-                "them. Set them to None.", ZERO, "    model.heads.zero_grad()\n"),
-        Mistake("when gradients from before stay in .grad, of encoder and heads.", ZERO, ""),
-        Mistake("when gradients are set to 0 and not to None: weight decay and old moments move "
-                "what should rest.", ZERO,
+        Mistake("when the encoder's old gradients stay in .grad, so the optimizer moves it. Set "
+                "them to None.", ZERO, "    model.heads.zero_grad()\n"),
+        Mistake("when old gradients stay in .grad, of encoder and heads. Set them to None.",
+                ZERO, ""),
+        Mistake("when gradients are set to 0, not to None. Weight decay and old moments then move "
+                "what must not move.", ZERO,
                 "    for each in model.parameters():\n"
                 "        each.grad = torch.zeros_like(each)\n"),
-        Mistake("when gradients from before are set to 0 and not to None: weight decay and old "
-                "moments move what should rest.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
-        Mistake("when the modes are not put back afterwards.", BACK, ""),
-        Mistake("when the model is in training mode afterwards, in whichever it was before.",
+        Mistake("when old gradients are set to 0, not to None. Weight decay and old moments then "
+                "move what must not move.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
+        Mistake("when the modes are not restored afterwards.", BACK, ""),
+        Mistake("when the model is always in training mode afterwards. Restore the modes it had "
+                "before.",
                 BACK, "    model.train()\n"),
-        Mistake("when there is an optimizer.step for each task.", BACKWARD,
+        Mistake("when optimizer.step is called for each task. Call it once, at the end.", BACKWARD,
                 BACKWARD + "        optimizer.step()\n"),
         Mistake("without optimizer.step.", STEP, ""),
         Mistake("when the losses are divided by the number of tasks.",
@@ -237,11 +240,11 @@ EXERCISE = Exercise(
                 EVAL, EVAL + "    model.encoder.requires_grad_(False)\n"),
     ),
     hints=(
-        "Which two things does eval() change, and which does it not? What keeps a graph from "
-        "being built?",
-        "Remember model.encoder.training and model.heads.training. Encoder: eval(), and embed "
-        "under torch.no_grad(). Heads: train(). Set all .grad to None first. One backward per "
-        "task, one optimizer.step, and both modes back.",
+        "What does eval() change, and what does it not change? What keeps autograd from building a "
+        "graph?",
+        "Remember model.encoder.training and model.heads.training. Set every .grad to None. "
+        "Encoder: eval(), and embed under torch.no_grad(). Heads: train(). One backward per task, "
+        "one optimizer.step, then restore both modes.",
         "model.zero_grad() sets .grad to None. with torch.no_grad(): x = model.embed(batch). loss "
         "= model.tasks[name].loss(model.heads[name](x), batch.labels); loss.backward(). At the end "
         "model.encoder.train(old_mode), and the same for model.heads.",

@@ -96,44 +96,44 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     forbidden=("corrcoef", "cosine_similarity", "cov"),
     mistakes=(
-        Mistake("when products are computed in float32 and the result is then made float64: what "
-                "is lost stays lost. Make G float64 first.",
+        Mistake("when products are computed in float32 and converted to float64 afterwards. "
+                "Convert G first.",
                 "piece = piece.double()\n        gram += piece @ piece.T",
                 "gram += (piece @ piece.T).double()"),
-        Mistake("when the products of parameters are taken, Gᵀ G; a task is a row.",
+        Mistake("when Gᵀ G is computed. A task is a row, so K is G Gᵀ.",
                 "gram += piece @ piece.T\n    return gram.cpu()",
                 "gram = piece.T @ piece\n    return gram.cpu()"),
-        Mistake("when products are divided by the number of parameters: K adds, it does not "
-                "average.", "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
-        Mistake("when the mean of each gradient is taken away first. That makes correlations, not "
+        Mistake("when products are averaged over the parameters. K sums them.",
+                "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
+        Mistake("when the mean of each gradient is subtracted first. That gives correlations, not "
                 "cosines.", "piece = piece.double()\n",
                 "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
-        Mistake("when a zero gradient is divided by its length, which is 0: 0/0 is NaN.",
+        Mistake("when a zero gradient is divided by its length: 0/0 is NaN. The cosine must be 0 "
+                "there.",
                 "torch.where(scale > 0, gram / scale, torch.zeros_like(gram))", "gram / scale"),
-        Mistake("when the root is taken of the product K_ii K_jj, which overflows or vanishes "
-                "where the product of the roots does not.",
+        Mistake("when the root is taken of the product K_ii K_jj, which can overflow or become 0. "
+                "Take the roots first, then multiply.",
                 "scale = norms[:, None] * norms[None, :]",
                 "scale = (gram.diagonal()[:, None] * gram.diagonal()[None, :]).sqrt()"),
         Mistake("without the roots: products are divided by ‖g_i‖² ‖g_j‖².",
                 "clamp(min=0).sqrt()\n    scale", "clamp(min=0)\n    scale"),
-        Mistake("when products are divided by ‖g_i‖² alone.",
+        Mistake("when products are divided by ‖g_i‖² alone, not by ‖g_i‖ ‖g_j‖.",
                 "scale = norms[:, None] * norms[None, :]",
                 "scale = (norms * norms)[:, None].expand_as(gram)"),
-        Mistake("when products are divided by ‖g_j‖² alone.",
+        Mistake("when products are divided by ‖g_j‖² alone, not by ‖g_i‖ ‖g_j‖.",
                 "scale = norms[:, None] * norms[None, :]",
                 "scale = (norms * norms)[None, :].expand_as(gram)"),
-        *(Mistake("when a small number like 1e-8 is added to the lengths: short gradients seem "
-                  "orthogonal.", "scale = norms[:, None] * norms[None, :]",
+        *(Mistake("when a small number like 1e-8 is added to the lengths, so short gradients seem "
+                  "orthogonal. Check for 0 instead.", "scale = norms[:, None] * norms[None, :]",
                   f"scale = norms[:, None] * norms[None, :] + {small}")
           for small in (1e-8, 1e-12)),
-        Mistake("when the sign is lost: conflicts look like agreement.",
+        Mistake("when the sign is lost, so conflicts look like agreement.",
                 "gram / scale, torch", "gram.abs() / scale, torch"),
     ),
     hints=(
-        "Which operation multiplies every row of a matrix with every row? In which type must it "
-        "compute?",
-        "G in float64, times its transpose. For the cosines take the roots of the diagonal first, "
-        "then their products for all pairs, and divide only where that product is above 0.",
+        "Which operation gives the product of every row with every row? Which dtype does it need?",
+        "G in float64, times its transpose. For the cosines, take the roots of the diagonal first "
+        "and multiply them for all pairs. Divide only where that product is above 0.",
         "G = gradients.double(); K = G @ G.T. norms = gram.diagonal().sqrt(); scale = "
         "norms[:, None] * norms[None, :]; torch.where(scale > 0, gram / scale, zeros).",
     ),

@@ -195,45 +195,47 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     install=install,
     mistakes=(
-        Mistake("when the LeakyReLU is missing: two linear layers with nothing between them are "
-                "one.", "            nn.LeakyReLU(),\n", ""),
-        Mistake("with a ReLU: negative numbers become 0. LeakyReLU keeps a hundredth of them.",
+        Mistake("without the LeakyReLU. Two linear layers with nothing between them act as one.",
+                "            nn.LeakyReLU(),\n", ""),
+        Mistake("with a ReLU, which makes negative numbers 0. LeakyReLU multiplies them by 0.01.",
                 "nn.LeakyReLU()", "nn.ReLU()"),
-        Mistake("with a GELU in place of the LeakyReLU.", "nn.LeakyReLU()", "nn.GELU()"),
-        Mistake("with a tanh in place of the LeakyReLU.", "nn.LeakyReLU()", "nn.Tanh()"),
-        Mistake("when LeakyReLU's slope is 0.1. It is 0.01, which nn.LeakyReLU has by default.",
+        Mistake("with a GELU instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.GELU()"),
+        Mistake("with a tanh instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.Tanh()"),
+        Mistake("when LeakyReLU's slope is 0.1. It must be 0.01, the default.",
                 "nn.LeakyReLU()", "nn.LeakyReLU(0.1)"),
-        Mistake("when LeakyReLU's slope is 0.2. It is 0.01, which nn.LeakyReLU has by default.",
+        Mistake("when LeakyReLU's slope is 0.2. It must be 0.01, the default.",
                 "nn.LeakyReLU()", "nn.LeakyReLU(0.2)"),
         Mistake("without the first dropout.", "FIRST_DROPOUT = 0.3 ", "FIRST_DROPOUT = 0.0 "),
         Mistake("without the second dropout.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.0\n"),
-        Mistake("when both dropouts are 0.3.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
-        Mistake("when the two dropouts are swapped: 0.3 comes first, 0.45 second.",
+        Mistake("when both dropouts are 0.3. The second is 0.45.",
+                "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
+        Mistake("when the two dropouts are swapped. 0.3 comes first, then 0.45.",
                 "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
                 "            nn.LeakyReLU(),\n            nn.Dropout(SECOND_DROPOUT),",
                 "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
                 "            nn.LeakyReLU(),\n            nn.Dropout(FIRST_DROPOUT),"),
-        Mistake("when dropout goes on in eval mode: F.dropout(x, p) does not know the mode; "
-                "nn.Dropout does, and F.dropout(x, p, self.training).",
+        Mistake("when dropout stays on in eval mode. F.dropout(x, p) ignores the mode; use "
+                "nn.Dropout.",
                 "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n",
                 "            type('Always', (nn.Module,), {'forward': lambda self, x: "
                 "nn.functional.dropout(x, FIRST_DROPOUT)})(),\n"
                 "            nn.Linear(inputs, hidden),\n"),
-        Mistake("when dropout comes after the linear layer of OneLayerHead.",
+        Mistake("when dropout comes after the linear layer of OneLayerHead. It comes before.",
                 "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, outputs))",
                 "            nn.Linear(inputs, outputs),\n            nn.Dropout(FIRST_DROPOUT))"),
-        Mistake("when there is dropout on the outputs, too.",
+        Mistake("with dropout on the outputs too. Nothing comes after the last linear layer.",
                 "            nn.Linear(hidden, outputs))",
                 "            nn.Linear(hidden, outputs), nn.Dropout(SECOND_DROPOUT))"),
-        Mistake("when the LeakyReLU comes last as well: the losses take raw outputs.",
+        Mistake("with a LeakyReLU after the last layer as well. The losses take raw outputs.",
                 "            nn.Linear(hidden, outputs))",
                 "            nn.Linear(hidden, outputs), nn.LeakyReLU())"),
-        Mistake("when a softmax follows: the losses take raw outputs.",
+        Mistake("with a softmax at the end. The losses take raw outputs.",
                 "            nn.Linear(inputs, outputs))",
                 "            nn.Linear(inputs, outputs), nn.Softmax(-1))"),
         Mistake("when a linear layer has no bias.",
                 "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
-        Mistake("when the first of the two layers is as wide as the outputs.",
+        Mistake("when the first of the two layers is as wide as the outputs. It must be `hidden` "
+                "wide.",
                 "nn.Linear(inputs, hidden),\n            nn.LeakyReLU(),\n"
                 "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(hidden, outputs)",
                 "nn.Linear(inputs, outputs),\n            nn.LeakyReLU(),\n"
@@ -243,10 +245,10 @@ EXERCISE = Exercise(
                 "            nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))"),
     ),
     hints=(
-        "What does a module do differently after .train() and after .eval()? Which of your parts "
-        "knows about it?",
-        "Make the layers in __init__, after super().__init__(), each with a name of its own: two "
-        "dropouts, because their shares differ. Call them one after another in forward.",
+        "What does a module do differently after .train() and after .eval()? Which of your layers "
+        "does that affect?",
+        "Make the layers in __init__, after super().__init__(), each with its own name. Use two "
+        "dropouts, because their rates differ. Call the layers one after another in forward.",
         "self.first = nn.Sequential(nn.Dropout(0.3), nn.Linear(inputs, hidden), nn.LeakyReLU()); "
         "self.second = nn.Sequential(nn.Dropout(0.45), nn.Linear(hidden, outputs)). forward "
         "returns self.second(self.first(embeddings)).",

@@ -191,12 +191,12 @@ EXERCISE = Exercise(
                 FIRST, "self.attention_layer_norm(self.dropout(attended))"),
         Mistake("without the residual around the feed-forward part: h + … is missing.",
                 SECOND, "self.output_layer_norm(self.dropout(output))"),
-        Mistake("when the residual is added after LayerNorm. The sum is what is normalised.",
+        Mistake("when the residual is added after LayerNorm. Add first, then normalise.",
                 **both("hidden_states + self.attention_layer_norm(self.dropout(attended))",
                        "hidden_states + self.output_layer_norm(self.dropout(output))")),
-        Mistake("when x is added after the first LayerNorm. The sum is what is normalised.",
+        Mistake("when x is added after the first LayerNorm. Add first, then normalise.",
                 FIRST, "hidden_states + self.attention_layer_norm(self.dropout(attended))"),
-        Mistake("when h is added after the second LayerNorm. The sum is what is normalised.",
+        Mistake("when h is added after the second LayerNorm. Add first, then normalise.",
                 SECOND, "hidden_states + self.output_layer_norm(self.dropout(output))"),
         Mistake("from pre-norm, x + f(LayerNorm(x)). BERT is post-norm: LayerNorm(x + f(x)).", BODY,
                 "        x = hidden_states\n"
@@ -204,11 +204,12 @@ EXERCISE = Exercise(
                 "            self.attention_layer_norm(x), mask)))\n"
                 "        return x + self.dropout(self.output_dense(self.activation(\n"
                 "            self.intermediate_dense(self.output_layer_norm(x)))))"),
-        Mistake("when dropout falls on the sums. It falls on what is added; the residual stays "
-                "whole.",
+        Mistake("when dropout is applied to the sums. Apply it to what is added to the residual, "
+                "never to the residual itself.",
                 **both("self.attention_layer_norm(self.dropout(hidden_states + attended))",
                        "self.output_layer_norm(self.dropout(hidden_states + output))")),
-        Mistake("when dropout falls on the outputs of LayerNorm.",
+        Mistake("when dropout is applied to the outputs of LayerNorm. Apply it before the residual "
+                "is added.",
                 **both("self.dropout(self.attention_layer_norm(hidden_states + attended))",
                        "self.dropout(self.output_layer_norm(hidden_states + output))")),
         Mistake("without dropout in both equations.",
@@ -218,7 +219,7 @@ EXERCISE = Exercise(
                 FIRST, "self.attention_layer_norm(hidden_states + attended)"),
         Mistake("without dropout in the second equation.",
                 SECOND, "self.output_layer_norm(hidden_states + output)"),
-        Mistake("when the second residual starts from x. It starts from h.",
+        Mistake("when the second residual is x. It must be h.",
                 "        hidden_states = self.attention_layer_norm",
                 "        x = hidden_states\n        hidden_states = self.attention_layer_norm"
                 "(x + self.dropout(attended))\n        output = self.output_dense(\n"
@@ -240,16 +241,18 @@ EXERCISE = Exercise(
         Mistake("without the activation between W_1 and W_2.",
                 "self.activation(self.intermediate_dense(hidden_states))",
                 "self.intermediate_dense(hidden_states)"),
-        Mistake("when the activation is always GELU. self.activation is the one that the "
-                "configuration chose.", "self.activation(self.intermediate_dense(hidden_states))",
+        Mistake("when the activation is always GELU. Call self.activation, which the configuration "
+                "selects.", "self.activation(self.intermediate_dense(hidden_states))",
                 "torch.nn.functional.gelu(self.intermediate_dense(hidden_states))"),
         Mistake("when the activation comes after W_2 too.",
                 "self.output_dense(expanded)", "self.activation(self.output_dense(expanded))"),
-        Mistake("when the mask is not passed on.",
+        Mistake("when the mask is not passed on to self_attention.",
                 "self.self_attention(hidden_states, mask)", "self.self_attention(hidden_states)"),
-        Mistake("when the mask is passed on inverted.", "self.self_attention(hidden_states, mask)",
+        Mistake("when the mask is passed on inverted. Pass it on unchanged.",
+                "self.self_attention(hidden_states, mask)",
                 "self.self_attention(hidden_states, None if mask is None else ~mask)"),
-        Mistake("when the feed-forward part gets x. It gets h, what the first equation gave.",
+        Mistake("when the feed-forward part gets x. It must get h, the result of the first "
+                "equation.",
                 "        hidden_states = self.attention_layer_norm",
                 "        x = hidden_states\n        hidden_states = self.attention_layer_norm"
                 "(x + self.dropout(attended))\n        output = self.output_dense(\n"
@@ -258,8 +261,8 @@ EXERCISE = Exercise(
                 "        hidden_states = self.attention_layer_norm"),
     ),
     hints=(
-        "Two equations, one line of code each. Which of the two things that are added has gone "
-        "through dropout?",
+        "Two equations, one line of code each. In each sum, which of the two terms goes through "
+        "dropout?",
         "First: attention, attention_dense, dropout, add hidden_states, attention_layer_norm. "
         "Keep the result, h. Second: intermediate_dense, activation, output_dense, dropout, add h, "
         "output_layer_norm.",

@@ -108,48 +108,49 @@ EXERCISE = Exercise(
                 "Layer norm divides by n: correction=0.",
                 "centred.square().mean(-1, keepdim=True)",
                 "centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)"),
-        Mistake("when eps stands outside the root: √variance + eps in place of √(variance + eps).",
+        Mistake("when eps is outside the root: √variance + eps instead of √(variance + eps).",
                 "(variance + eps).sqrt()", "(variance.sqrt() + eps)"),
-        Mistake("when eps stands outside the root, and the variance is divided by n − 1, as "
-                "torch.std does by default.", "centred / (variance + eps).sqrt()",
+        Mistake("when eps is outside the root, and the variance is divided by n − 1, as torch.std "
+                "does by default.", "centred / (variance + eps).sqrt()",
                 "centred / (x.std(-1, keepdim=True) + eps)"),
         Mistake("without eps.", "(variance + eps)", "variance"),
-        Mistake("without the root: it is divided by the variance, not by the deviation.",
+        Mistake("without the root. Divide by the standard deviation, not by the variance.",
                 "(variance + eps).sqrt()", "(variance + eps)"),
-        Mistake("when the mean is not taken away before the division.",
+        Mistake("when the mean is not subtracted before the division.",
                 "normalised = centred /", "normalised = x /"),
-        Mistake("when nothing is centred: the mean of the squares takes the variance's place "
-                "(that is RMSNorm).", "x - x.mean(-1, keepdim=True)", "x"),
+        Mistake("when the mean is subtracted nowhere, not even in the variance. That is RMSNorm.",
+                "x - x.mean(-1, keepdim=True)", "x"),
         Mistake("when mean and variance are those of the whole batch, not of each token.",
                 "    centred = x - x.mean(-1, keepdim=True)\n"
                 "    variance = centred.square().mean(-1, keepdim=True)",
                 "    centred = x - x.mean()\n    variance = centred.square().mean()"),
-        Mistake("when mean and variance run over the tokens or the batch (dim 0), as in batch "
-                "norm.",
+        Mistake("when mean and variance run over dim 0, as in batch norm. Use the last dimension.",
                 "    centred = x - x.mean(-1, keepdim=True)\n"
                 "    variance = centred.square().mean(-1, keepdim=True)",
                 "    centred = x - x.mean(0)\n    variance = centred.square().mean(0)"),
-        Mistake("when mean and variance run over dim 1, the tokens of a sentence.",
+        Mistake("when mean and variance run over dim 1, the tokens of a sentence. Use the last "
+                "dimension.",
                 "    centred = x - x.mean(-1, keepdim=True)\n"
                 "    variance = centred.square().mean(-1, keepdim=True)",
                 "    centred = x - x.mean(1, keepdim=True)\n"
                 "    variance = centred.square().mean(1, keepdim=True)"),
-        Mistake("when the variance is E[x²] − E[x]²: the difference of two large numbers keeps few "
-                "digits of a small one. Subtract the mean first, then square.",
+        Mistake("when the variance is computed as E[x²] − E[x]². Far from 0, the digits cancel. "
+                "Subtract the mean first, then square.",
                 "centred.square().mean(-1, keepdim=True)",
                 "x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True).square()"),
         Mistake("without the bias.", "normalised * weight + bias", "normalised * weight"),
         Mistake("without the weight.", "normalised * weight + bias", "normalised + bias"),
-        Mistake("when the bias is added before the weight is multiplied.",
+        Mistake("when the bias is added before the multiplication by the weight.",
                 "normalised * weight + bias", "(normalised + bias) * weight"),
         Mistake("when weight and bias are swapped.",
                 "normalised * weight + bias", "normalised * bias + weight"),
     ),
     hints=(
-        "Whose mean is it: of all numbers, of a column, or of one token? What does torch.var "
+        "Which numbers share a mean: all of them, a column, or one token? What does torch.var "
         "divide by?",
         "Take the mean over the last dimension with keepdim=True and subtract it. The variance is "
-        "the mean of the squares of what is left. Divide by the root of variance + eps.",
+        "the mean of the squares of the result. Divide the result by the root of variance + eps. "
+        "Then apply weight and bias.",
         "centred = x - x.mean(-1, keepdim=True); variance = (centred ** 2).mean(-1, keepdim=True); "
         "centred / torch.sqrt(variance + eps), times …, plus ….",
     ),

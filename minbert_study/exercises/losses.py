@@ -233,9 +233,9 @@ EXERCISE = Exercise(
     mistakes=MISTAKES,
     hints=(
         "What is log softmax(z), written without a softmax? And 1 − σ(z), as a σ?",
-        "Pick z − logsumexp(z) at each row's label, with labels.long(). For yes and no, weigh "
-        "F.logsigmoid(z) and F.logsigmoid(−z) by y and 1 − y. Drop the 1 of (batch, 1) first. For "
-        "F1 count TP, FP and FN; for Pearson centre both sides first. Ask for the undefined case "
+        "Pick z − logsumexp(z) at each row's label, with labels.long(). For yes or no, multiply "
+        "F.logsigmoid(z) by y and F.logsigmoid(−z) by 1 − y. Turn (batch, 1) into (batch,) first. "
+        "For F1 count TP, FP and FN; for Pearson centre both sides. Handle the undefined case "
         "before you divide.",
         "log_p = logits − torch.logsumexp(logits, 1, keepdim=True); "
         "−log_p[torch.arange(len(labels)), labels.long()].mean(). z = logits.squeeze(1); "

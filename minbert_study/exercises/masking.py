@@ -54,7 +54,7 @@ def masked(part, row: torch.Tensor, generator: torch.Generator,
     found = part.mask_tokens(row, special, MASK, vocab_size, generator)
     is_three = isinstance(found, (tuple, list)) and len(found) == 3
     if not is_three or not all(isinstance(each, torch.Tensor) for each in found):
-        raise Fault("mask_tokens must return three tensors, shown, positions and labels; yours "
+        raise Fault("mask_tokens must return three tensors: shown, positions and labels; yours "
                     f"returned {type(found).__name__}"
                     f"{f' of {len(found)}' if isinstance(found, (tuple, list)) else ''}")
     shown, positions, labels = found
@@ -224,100 +224,105 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     install=install,
     mistakes=(
-        Mistake("when each token is chosen by a coin of its own, with probability 0.15: the number "
-                "then varies. Choose exactly 15 %, rounded.",
+        Mistake("when each token is chosen independently with probability 0.15, so their number "
+                "varies. Choose exactly 15 %, rounded.",
                 "positions = places[order[:count]].sort().values",
                 "positions = places[torch.rand(len(places), generator=generator) < SHARE]"),
-        Mistake("when special tokens can be chosen, and count, as well.",
+        Mistake("when special tokens can be chosen and are counted. Leave them out first.",
                 "~special[input_ids]", "special[input_ids] | True"),
-        Mistake("when special tokens can be chosen as well, though the number is right.",
+        Mistake("when special tokens can be chosen, although the number is right. Choose among the "
+                "other positions only.",
                 "positions = places[order[:count]].sort().values",
                 "positions = torch.randperm(len(input_ids), generator=generator)"
                 "[:min(count, len(places))].sort().values"),
-        Mistake("when ids are compared with numbers, in place of a look into `special`.",
+        Mistake("when special tokens are recognised by fixed ids. Look them up in `special`.",
                 "~special[input_ids]", "input_ids > 4"),
-        Mistake("when 15 % of all tokens are chosen, special ones counted: [CLS], [SEP] and the "
-                "like do not count.", "SHARE * len(places)", "SHARE * len(input_ids)"),
-        Mistake("when `special` is used the wrong way round, and only special tokens are chosen.",
+        Mistake("when special tokens are counted in the 15 %. [CLS], [SEP] and the like do not "
+                "count.", "SHARE * len(places)", "SHARE * len(input_ids)"),
+        Mistake("when `special` is inverted, so that only special tokens are chosen.",
                 "~special[input_ids]", "special[input_ids]"),
-        Mistake("when `special` is looked up by place, not by id: special[input_ids].",
+        Mistake("when `special` is indexed by position, not by id: special[input_ids].",
                 "(~special[input_ids]).nonzero()",
                 "(~special.repeat(len(input_ids) // len(special) + 1)[:len(input_ids)]).nonzero()"),
-        Mistake("when the number is rounded down.", "round(SHARE", "int(SHARE"),
-        Mistake("when the number is rounded up.",
+        Mistake("when the number is rounded down. Round to the nearest.",
+                "round(SHARE", "int(SHARE"),
+        Mistake("when the number is rounded up. Round to the nearest.",
                 "round(SHARE * len(places))", "-int(-SHARE * len(places) // 1)"),
-        Mistake("when short rows have no chosen token: one at least is to be guessed.",
+        Mistake("when no token is chosen in short rows. Choose at least one.",
                 "max(1, round(SHARE * len(places)))", "round(SHARE * len(places))"),
-        Mistake("when places are drawn with replacement, so that some come twice: take the "
-                "beginning of a random order, torch.randperm.",
+        Mistake("when positions are drawn with replacement, so that some come twice. Take the "
+                "first ones of torch.randperm.",
                 "order = torch.randperm(len(places), generator=generator)",
                 "order = torch.randint(max(1, len(places)), (count,), generator=generator)"
                 "[:len(places)]"),
-        Mistake("when the places are not sorted.", ".sort().values", ""),
-        Mistake("when the labels are taken from the row that has been changed already: [MASK] is "
-                "then what the model learns to guess.",
+        Mistake("when the positions are not sorted.", ".sort().values", ""),
+        Mistake("when the labels are read after the row was changed, so the model learns to "
+                "predict [MASK]. Save them first.",
                 "    shown[positions] = seen\n    return shown, positions, labels",
                 "    shown[positions] = seen\n    return shown, positions, shown[positions]"),
-        Mistake("when random numbers come from torch's global generator: every call needs "
+        Mistake("when random numbers come from torch's global generator. Every call needs "
                 "generator=generator.",
                 "torch.rand(len(positions), generator=generator)", "torch.rand(len(positions))"),
-        Mistake("when the generator is seeded in the function: every row of the same length then "
-                "has the same places.",
+        Mistake("when the generator is seeded in the function, so rows of equal length get the "
+                "same positions. Do not seed it.",
                 "    places = (", "    generator.manual_seed(0)\n    places = ("),
         Mistake("when all chosen tokens are shown as [MASK].",
                 "torch.where(draws < HIDDEN, mask_id, seen)", "torch.full_like(seen, mask_id)"),
-        Mistake("when no chosen token is shown as a random piece: 0.2 stay as they are.",
+        Mistake("when no chosen token is shown as a random piece, and 0.2 stay unchanged. It must "
+                "be 0.1 each.",
                 "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "labels"),
-        Mistake("when no chosen token stays as it is: 0.2 are random pieces.",
+        Mistake("when no chosen token stays unchanged, and 0.2 are random pieces. It must be 0.1 "
+                "each.",
                 "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "pieces"),
-        Mistake("when the random pieces are a tenth of the fifth that is not [MASK]: 0.02 of all. "
-                "They are a tenth of all, half of that fifth.",
+        Mistake("when the random pieces are a tenth of the tokens not shown as [MASK], 0.02 of "
+                "all. They must be half of those, 0.1 of all.",
                 "torch.where(draws < HIDDEN + RANDOM,",
                 "torch.where(draws < HIDDEN + (1 - HIDDEN) * RANDOM,"),
-        Mistake("when a second, independent draw decides on the random pieces, and some of them "
-                "replace a [MASK]: 0.72, 0.1 and 0.18.",
+        Mistake("when a second draw decides on the random pieces and some of them replace a "
+                "[MASK]: 0.72, 0.1 and 0.18. Use one draw per token for all three.",
                 "    seen = torch.where(draws < HIDDEN, mask_id, seen)\n",
                 "    seen = torch.where(draws < HIDDEN, mask_id, labels)\n"
                 "    seen = torch.where(torch.rand(len(seen), generator=generator) < RANDOM, "
                 "pieces, seen)\n"),
-        Mistake("when the vocabulary's last piece is never drawn: the upper end of randint is "
-                "excluded already.", "torch.randint(vocab_size,", "torch.randint(vocab_size - 1,"),
-        Mistake("when the vocabulary's first piece is never drawn.",
+        Mistake("when the vocabulary's last piece is never drawn. randint already excludes its "
+                "upper end.", "torch.randint(vocab_size,", "torch.randint(vocab_size - 1,"),
+        Mistake("when the vocabulary's first piece is never drawn. Draw from 0.",
                 "torch.randint(vocab_size,", "torch.randint(1, vocab_size,"),
-        Mistake("when special pieces are never drawn as the random piece; any id may be.",
+        Mistake("when special pieces are never drawn as the random piece. Any id may be drawn.",
                 "torch.randint(vocab_size,", "torch.randint(int(special.sum()), vocab_size,"),
-        Mistake("when the random piece is another token of the row: draw it from the vocabulary, "
+        Mistake("when the random piece is another token of the row. Draw it from the vocabulary, "
                 "with torch.randint(vocab_size, …).",
                 "torch.randint(vocab_size, (len(positions),), generator=generator)",
                 "input_ids[torch.randint(len(input_ids), (len(positions),), generator=generator)]"),
-        Mistake("when one draw decides for the whole row.",
+        Mistake("when one draw decides for the whole row. Draw for each chosen token.",
                 "torch.rand(len(positions),", "torch.rand(1,"),
-        Mistake("when the first chosen places of the row become [MASK], and the last ones do not: "
-                "draw for each place.",
+        Mistake("when the first chosen positions become [MASK], and the last ones do not. Draw for "
+                "each position.",
                 "draws = torch.rand(len(positions), generator=generator)",
                 "draws = torch.arange(len(positions)) / max(1, len(positions))"),
-        Mistake("when exactly 80 % of the chosen places become [MASK], which is all or none of a "
-                "single one: draw for each place.",
+        Mistake("when exactly 80 % of the chosen positions become [MASK], so a single one always "
+                "does. Draw for each position.",
                 "draws = torch.rand(len(positions), generator=generator)",
                 "draws = torch.randperm(len(positions), generator=generator) / "
                 "max(1, len(positions))"),
-        Mistake("when exactly 80 % of the chosen places become [MASK], rounded down, which is none "
-                "of a single one: draw for each place.",
+        Mistake("when exactly 80 % of the chosen positions become [MASK], rounded down, so a "
+                "single one never does. Draw for each position.",
                 "draws = torch.rand(len(positions), generator=generator)",
                 "draws = (torch.randperm(len(positions), generator=generator) + 1) / "
                 "max(1, len(positions)) - 1e-9"),
-        Mistake("when the first words of the row are chosen, always the same.",
+        Mistake("when the first words of the row are always the ones chosen. Choose at random.",
                 "order[:count]", "torch.arange(min(count, len(places)))"),
-        Mistake("when neighbours are chosen, a run of tokens from a random place on.",
+        Mistake("when a run of neighbouring tokens is chosen. Take the first ones of "
+                "torch.randperm.",
                 "places[order[:count]]",
                 "places[torch.randint(max(1, len(places) - count + 1), (1,), generator=generator):]"
                 "[:count]"),
     ),
     hints=(
-        "How do you choose exactly k of n places, none twice, with one call to torch?",
-        "The places that may be chosen are (~special[input_ids]).nonzero(). A random order of them "
-        "comes from torch.randperm; its first k, sorted, are the positions. One number between 0 "
-        "and 1 for each of them decides what is shown there. Keep the labels before you write.",
+        "How do you choose exactly k of n positions, none twice, with one call to torch?",
+        "The positions that may be chosen are (~special[input_ids]).nonzero(). Put them in random "
+        "order with torch.randperm; the first k, sorted, are chosen. One random number between 0 "
+        "and 1 for each decides what is shown there. Save the labels before you change the row.",
         "positions = places[torch.randperm(len(places), generator=generator)[:k]].sort().values; "
         "draws = torch.rand(len(positions), generator=generator); shown = input_ids.clone(); "
         "shown[positions[draws < 0.8]] = mask_id; where 0.8 ≤ draws < 0.9, a torch.randint.",

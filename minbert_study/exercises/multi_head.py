@@ -144,53 +144,55 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     forbidden=("MultiheadAttention", "multi_head_attention_forward"),
     mistakes=(
-        Mistake("when a view joins (batch, heads, seq, head_dim) into (batch, seq, hidden) at "
-                "once, so that tokens get pieces of one another. Swap heads and seq first.",
+        Mistake("when (batch, heads, seq, head_dim) is reshaped directly to (batch, seq, hidden), "
+                "which mixes tokens in the output. Swap heads and seq first.",
                 JOIN, "context.reshape(hidden_states.shape)"),
-        Mistake("when the heads are interleaved in the output, not side by side: each token's "
-                "numbers must be (heads, head_dim), not (head_dim, heads).",
+        Mistake("when the heads are interleaved in the output. Each token's numbers must be "
+                "ordered (heads, head_dim), not (head_dim, heads).",
                 JOIN, "context.permute(0, 2, 3, 1).flatten(2)"),
         Mistake("when the heads are averaged, not put side by side.",
                 JOIN, "context.mean(1).repeat(1, 1, self.num_heads)"),
         Mistake("when the mask is not passed on to attention.",
                 "attention(query, key, value, mask, dropout)",
                 "attention(query, key, value, None, dropout)"),
-        Mistake("when the mask is passed on inverted. `attention` wants True at real tokens.",
+        Mistake("when the mask is passed on inverted. `attention` expects True at real tokens.",
                 "attention(query, key, value, mask, dropout)",
                 "attention(query, key, value, None if mask is None else ~mask, dropout)"),
         Mistake("when dropout stays on in eval mode.",
                 "self.dropout if self.training else 0.0", "self.dropout"),
-        Mistake("when dropout falls on the output, not on the weights: pass it on to `attention`.",
+        Mistake("when dropout is applied to the output, not to the weights. Pass the rate on to "
+                "`attention`.",
                 "attention(query, key, value, mask, dropout)",
                 "F.dropout(attention(query, key, value, mask), dropout)"),
-        Mistake("when dropout falls on the values, not on the weights: pass it on to `attention`.",
+        Mistake("when dropout is applied to the values, not to the weights. Pass the rate on to "
+                "`attention`.",
                 "attention(query, key, value, mask, dropout)",
                 "attention(query, key, F.dropout(value, dropout), mask)"),
         Mistake("when dropout is left out.",
                 "self.dropout if self.training else 0.0", "0.0"),
         Mistake("when dropout is on in eval mode and off in training.",
                 "self.dropout if self.training else 0.0", "0.0 if self.training else self.dropout"),
-        Mistake("when keys take the place of the values.",
+        Mistake("when the keys are used as values.",
                 "attention(query, key, value, mask, dropout)",
                 "attention(query, key, key, mask, dropout)"),
         Mistake("when queries and keys are swapped.",
                 "attention(query, key, value, mask, dropout)",
                 "attention(key, query, value, mask, dropout)"),
-        Mistake("when a view cuts the numbers into (batch, heads, seq, head_dim) at once, so that "
-                "a head gets pieces of other tokens. Cut into (…, seq, heads, head_dim), then swap "
-                "seq and heads.", SPLIT,
+        Mistake("when the numbers are viewed directly as (batch, heads, seq, head_dim), so heads "
+                "get pieces of other tokens. View them as (…, seq, heads, head_dim), then swap seq "
+                "and heads.", SPLIT,
                 "        return torch.stack([each.reshape(len(each), self.num_heads, -1, "
                 "self.head_dim)\n                            for each in mixed.chunk(3, -1)])"),
-        Mistake("when the numbers are first cut by heads, then into query, key and value. All "
-                "queries stand first: (3, heads, head_dim).", SPLIT,
+        Mistake("when the last dimension is split as (heads, 3, head_dim). All queries come first: "
+                "(3, heads, head_dim).", SPLIT,
                 "        heads = mixed.unflatten(-1, (self.num_heads, 3, self.head_dim))\n"
                 "        return heads.permute(3, 0, 2, 1, 4)"),
-        Mistake("when query, key and value change fastest: (heads, head_dim, 3) in place of "
+        Mistake("when the last dimension is split as (heads, head_dim, 3). All queries come first: "
                 "(3, heads, head_dim).", SPLIT,
                 "        heads = mixed.unflatten(-1, (self.num_heads, self.head_dim, 3))\n"
                 "        return heads.permute(4, 0, 2, 1, 3)"),
-        Mistake("when a head owns every num_heads-th column: (head_dim, heads) in place of "
-                "(heads, head_dim).", SPLIT,
+        Mistake("when each head takes every num_heads-th column. Split as (heads, head_dim), not "
+                "(head_dim, heads).", SPLIT,
                 "        heads = mixed.unflatten(-1, (3, self.head_dim, self.num_heads))\n"
                 "        return heads.permute(2, 0, 4, 1, 3)"),
         Mistake("when the order is key, query, value. It is query, key, value.", SPLIT,
@@ -199,8 +201,8 @@ EXERCISE = Exercise(
                 SPLIT + ".flip(0)"),
         Mistake("when the order is query, value, key. It is query, key, value.", SPLIT,
                 SPLIT + "[[0, 2, 1]]"),
-        Mistake("when heads and tokens are not swapped: the shape is (3, batch, seq, heads, "
-                "head_dim), and attention then runs over the heads.", SPLIT,
+        Mistake("when heads and tokens are not swapped, so attention runs over the heads. The "
+                "shape must be (3, batch, heads, seq, head_dim).", SPLIT,
                 "        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))\n"
                 "        return heads.permute(2, 0, 1, 3, 4)"),
         Mistake("without the bias of query_key_value.",
@@ -208,11 +210,11 @@ EXERCISE = Exercise(
                 "F.linear(hidden_states, self.query_key_value.weight)  "),
     ),
     hints=(
-        "A tensor's numbers lie in one long row. Which dimension does a view cut, and which can "
-        "only be moved by transpose or permute?",
-        "Cut the last dimension, 3 · hidden, into (3, heads, head_dim). Then move 3 to the front "
-        "and heads before seq. After attention do it backwards: swap heads and seq, then join the "
-        "last two dimensions.",
+        "In memory, a tensor is one long row of numbers. What can a view do to that row, and what "
+        "needs transpose or permute?",
+        "Split the last dimension, 3 · hidden, into (3, heads, head_dim). Then move 3 to the front "
+        "and heads before seq. After attention, go back: swap heads and seq, then join the last "
+        "two dimensions.",
         "self.query_key_value(hidden_states).unflatten(-1, (3, self.num_heads, …)).permute(2, 0, "
         "3, 1, 4). forward: attention(query, key, value, mask, self.dropout if self.training else "
         "0.0), then .transpose(1, 2).flatten(2).",

@@ -102,23 +102,23 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake("when only conflicts are projected, as PCGrad does. Eq. 2–4 have no such test.",
                 "crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)"),
-        Mistake("when only pairs that agree are projected.",
+        Mistake("when only pairs that agree are projected. Eq. 2–4 project every pair.",
                 "crossed = K.sum(0) - squares", "crossed = K.clamp(min=0).sum(0) - squares"),
-        Mistake("when every projection starts from g_i as the ones before have left it, as in "
-                "PCGrad. In Eq. 2–4 g_i · g_j is that of the original g_i.",
+        Mistake("when projections use a g_i that earlier ones have changed, as in PCGrad. In Eq. "
+                "2–4, g_i · g_j uses the original g_i.",
                 RETURN, ON_COPIES.format(line="mixture[i, j] -= mixture[i] @ K[:, j] / K[j, j]")),
-        Mistake("when tasks are projected on gradients that are projected already: g_j must stay "
-                "the original one. Is the result written into the matrix it is read from?",
+        Mistake("when tasks are projected onto gradients that were already projected. g_j must be "
+                "the original: do you write into the matrix that you read from?",
                 RETURN, ON_COPIES.format(
                     line="mixture[i] -= (mixture[i] @ K @ mixture[j] / "
                          "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300)) * mixture[j]")),
-        Mistake("when g_i · g_j uses a g_j that is projected already: keep the original gradients "
+        Mistake("when g_i · g_j uses a g_j that was already projected. Keep the original gradients "
                 "until the end.",
                 RETURN, ON_COPIES.format(
                     line="mixture[i] -= K[i] @ mixture[j] / "
                          "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300) * mixture[j]")),
-        Mistake("when each task is projected on the sum of the others. Eq. 2–4 project on each of "
-                "them.", RETURN,
+        Mistake("when each task is projected onto the sum of the others. Eq. 2–4 project onto each "
+                "of them.", RETURN,
                 "    others = 1 - torch.eye(len(K), dtype=torch.float64)\n"
                 "    products = (K @ others).diagonal()\n"
                 "    lengths = (others @ K @ others).diagonal()\n"
@@ -126,12 +126,12 @@ EXERCISE = Exercise(
         Mistake("when the projected gradients are averaged. Eq. 5 adds them.",
                 RETURN, RETURN.replace("return 1 -", "return (1 -").replace(
                     "(crossed))\n", "(crossed))) / len(K)\n")),
-        Mistake("when the last task's projected gradient takes the place of the sum over all.",
+        Mistake("when only the last task's projected gradient is returned. Eq. 5 adds all of them.",
                 RETURN, ON_COPIES.format(line="mixture[i, j] -= K[i, j] / K[j, j]").replace(
                     "mixture.sum(0)", "mixture[-1]")),
         Mistake("when the projections are averaged over the other tasks. Eq. 2–4 subtract all.",
                 "crossed / squares, torch", "crossed / squares / max(1, len(K) - 1), torch"),
-        Mistake("when the components are added, not taken away.",
+        Mistake("when the components are added, not subtracted.",
                 "return 1 - torch.where(squares", "return 1 + torch.where(squares"),
         Mistake("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
                 "crossed / squares, torch", "crossed / squares.sqrt(), torch"),
@@ -144,25 +144,25 @@ EXERCISE = Exercise(
                 "crossed = K.sum(0) - squares",
                 "crossed = squares.sqrt() * ((K / squares.clamp(min=1e-300).sqrt()[:, None]"
                 ").sum(0) - squares.sqrt())"),
-        Mistake("when each task is projected on itself as well, and loses itself: j must differ "
-                "from i.", "crossed = K.sum(0) - squares", "crossed = K.sum(0)"),
-        Mistake("when each pair is met once only: task i must meet all other tasks, also those "
+        Mistake("when each task is projected onto itself as well and becomes 0. j must differ from "
+                "i.", "crossed = K.sum(0) - squares", "crossed = K.sum(0)"),
+        Mistake("when each pair is used only once. Project task i onto all other tasks, also those "
                 "before it.", "crossed = K.sum(0) - squares", "crossed = K.triu(1).sum(0)"),
-        Mistake("when nothing is projected: it is the plain sum of the gradients.",
+        Mistake("when nothing is projected: the plain sum of the gradients.",
                 "crossed = K.sum(0) - squares", "crossed = 0 * squares"),
-        Mistake("when a gradient of zeros is divided by its length: 0/0 is NaN.",
+        Mistake("when a zero gradient is divided by its length: 0/0 is NaN. Skip it.",
                 "torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))",
                 "crossed / squares"),
-        Mistake("when a short gradient counts as zero: compare ‖g_j‖² with 0, not with 1e-6 or the "
-                "like, and add nothing to it.", "squares > 0,", "squares > 1e-6,"),
-        Mistake("when 1e-8 or the like is added to ‖g_j‖² against division by 0: short gradients "
-                "then keep their conflicts. Skip a gradient that is zero.",
+        Mistake("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, and add "
+                "nothing to it.", "squares > 0,", "squares > 1e-6,"),
+        Mistake("when a small number like 1e-8 is added to ‖g_j‖², so short gradients keep their "
+                "conflicts. Skip zero gradients instead.",
                 "crossed / squares, torch", "crossed / (squares + 1e-8), torch"),
     ),
     hints=(
         "Which gradients stand on the right-hand side of Eq. 2–4, those before or after surgery?",
-        "Two loops, over i and over all j ≠ i. The numbers g_i · g_j and ‖g_j‖² come from the "
-        "original matrix; a copy collects what is taken away. Skip a g_j whose ‖g_j‖² is 0.",
+        "Use two loops, over i and over all j ≠ i. Take g_i · g_j and ‖g_j‖² from the original "
+        "matrix, and subtract from a copy. Skip a g_j whose ‖g_j‖² is 0.",
         "total = gradients.sum(0); for each pair i ≠ j with gradients[j] @ gradients[j] > 0: "
         "total = total − (gradients[i] @ gradients[j]) / (gradients[j] @ gradients[j]) · "
         "gradients[j].",

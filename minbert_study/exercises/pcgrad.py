@@ -100,19 +100,19 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     solution="optim.surgery:pcgrad_weights",
     mistakes=(
-        Mistake("when every pair is projected, in conflict or not: the test "
-                "g_i · g_j < 0 is missing.", "if product < 0:", "if K[j, j] > 0:"),
-        Mistake("when pairs that agree are projected, and conflicts stay.",
+        Mistake("when every pair is projected, in conflict or not. The test g_i · g_j < 0 is "
+                "missing.", "if product < 0:", "if K[j, j] > 0:"),
+        Mistake("when pairs that agree are projected and conflicts stay. Project where g_i · g_j < "
+                "0.",
                 "if product < 0:", "if product > 0:"),
-        Mistake("when the conflict test looks at the original g_i. Algorithm "
-                "1 tests g_i as it stands after the projections before.",
+        Mistake("when the conflict test uses the original g_i. Algorithm 1 tests the current g_i, "
+                "after the earlier projections.",
                 "if product < 0:", "if K[i, j] < 0:"),
-        Mistake("when every projection starts from the original g_i: g_i · "
-                "g_j must use g_i as it then stands.",
+        Mistake("when every projection starts from the original g_i. In g_i · g_j use the current "
+                "g_i.",
                 "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
-        Mistake("when tasks are projected onto gradients that were already "
-                "projected: g_j must stay the original one. Is your projection written into the "
-                "matrix it reads from?",
+        Mistake("when tasks are projected onto gradients that were already projected. g_j must be "
+                "the original: do you write into the matrix that you read from?",
                 "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
                 "            if product < 0:                          # then g_j is not zero\n"
                 "                mixture[i, j] -= product / K[j, j]   "
@@ -121,34 +121,35 @@ EXERCISE = Exercise(
                 "            if product < -1e-12:\n"
                 "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * "
                 "mixture[j]"),
-        Mistake("when 1e-8 or the like is added to ‖g_j‖² against division by 0, or a product "
-                "compared with it: short gradients then keep their conflicts. A g_j of zeros never "
-                "has g_i · g_j < 0.", "if product < 0:", "if product < -1e-12:"),
+        Mistake("when a small number like 1e-8 is added to ‖g_j‖² or used in the conflict test, so "
+                "short gradients keep their conflicts. No guard is needed: for a zero g_j, g_i · "
+                "g_j is never below 0.", "if product < 0:", "if product < -1e-12:"),
         Mistake("when the projected gradients are averaged, not added.",
                 "mixture.sum(0)", "mixture.mean(0)"),
-        Mistake("when the sum is divided by ‖g_j‖, not by ‖g_j‖².",
+        Mistake("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
                 "product / K[j, j] ", "product / K[j, j].sqrt() "),
         Mistake("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
                 "product / K[j, j] ", "product / K[i, i] "),
-        Mistake("when the component is added, not taken away.",
+        Mistake("when the component is added, not subtracted.",
                 "mixture[i, j] -= product", "mixture[i, j] += product"),
-        Mistake("when each task meets itself too, and loses itself.",
+        Mistake("when each task is projected onto itself too and becomes 0. It must meet only the "
+                "others.",
                 "for i, others in enumerate(order):",
                 "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
                 "        mixture[i] = 0\n        continue"),
-        Mistake("when the tasks are met in their numbers' order; `order` "
-                "is not followed.", "    for i, others in enumerate(order):",
+        Mistake("when the tasks are met in ascending order; `order` is not followed.",
+                "    for i, others in enumerate(order):",
                 "    for i, others in enumerate([sorted(o) for o in order]):"),
-        Mistake("when nothing is projected: it is the plain sum of the gradients.",
+        Mistake("when nothing is projected: the plain sum of the gradients.",
                 "if product < 0:", "if False:"),
-        Mistake("when g_i loses all of g_j, not only the component along it.",
+        Mistake("when all of g_j is subtracted from g_i, not only the component of g_i along it.",
                 "-= product / K[j, j] ", "-= 1 "),
     ),
     hints=(
         "Two copies of the gradients are needed. Which one changes, and which one must stay?",
-        "For each task i take a copy of its gradient. Go through order[i]. Where the copy's "
-        "product with the original g_j is negative, subtract its component along g_j. At the end "
-        "add the copies.",
+        "For each task i, copy its gradient. Go through order[i]. Where the copy's product with "
+        "the original g_j is negative, subtract its component along g_j. At the end, add the "
+        "copies.",
         "g = gradients[i].clone(); for j in order[i]: product = g @ gradients[j]; if product < 0: "
         "g = g − product / (gradients[j] @ gradients[j]) · gradients[j]. The sum of all g.",
     ),

@@ -87,16 +87,16 @@ EXERCISE = Exercise(
                 RIGHT, "return torch.tanh(cls_states)"),
         Mistake("when the tanh comes before the linear layer.",
                 RIGHT, "return self.pooler_dense(torch.tanh(cls_states))"),
-        Mistake("when a sigmoid takes the place of the tanh.",
+        Mistake("when a sigmoid is used instead of tanh.",
                 RIGHT, "return torch.sigmoid(self.pooler_dense(cls_states))"),
-        Mistake("when ReLU takes the place of the tanh.",
+        Mistake("when ReLU is used instead of tanh.",
                 RIGHT, "return torch.relu(self.pooler_dense(cls_states))"),
-        Mistake("when GELU takes the place of the tanh.",
+        Mistake("when GELU is used instead of tanh.",
                 RIGHT, "return nn.functional.gelu(self.pooler_dense(cls_states))"),
         Mistake("without the bias.", RIGHT,
                 "return torch.tanh(cls_states @ self.pooler_dense.weight.T)"),
-        Mistake("when W is transposed. A row of states times the transpose of weight is what "
-                "nn.Linear computes; call it.", RIGHT,
+        Mistake("when W is transposed. Call self.pooler_dense, which multiplies by the transpose "
+                "of its weight.", RIGHT,
                 "return torch.tanh(cls_states @ self.pooler_dense.weight\n"
                 "                          + self.pooler_dense.bias)"),
         Mistake("with dropout, which the pooler does not have.",
@@ -104,7 +104,7 @@ EXERCISE = Exercise(
                 "self.config.hidden_dropout_prob, self.training)"),
     ),
     hints=(
-        "Which numbers can tanh give? Which part of the model holds W and b?",
+        "Which values can tanh take? Which part of the model holds W and b?",
         "self.pooler_dense, called with cls_states, gives W · h + b for every sentence.",
         "return torch.tanh(self.pooler_dense(…))",
     ),

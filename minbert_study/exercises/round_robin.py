@@ -84,12 +84,12 @@ def random(lengths: dict[str, int]):
 def steps_of(found: Iterable, lengths: dict[str, int]) -> list[dict]:
     """All steps of an epoch; Fault if they are none."""
     if isinstance(found, dict) or not hasattr(found, "__iter__"):
-        raise Fault(f"it returned {type(found).__name__}; write a generator, which yields one step "
-                    "after another: `yield` in place of `return`")
+        raise Fault(f"it returned {type(found).__name__}; write a generator: `yield` each step "
+                    "instead of returning")
     steps = list(islice(found, MOST_STEPS))
     for step in steps:
         if not isinstance(step, dict) or set(step) != set(lengths):
-            raise Fault(f"a step is {step!r:.80}; expected a dict with a batch of each of "
+            raise Fault(f"a step is {step!r:.80}; expected a dict with a batch for each of "
                         f"{', '.join(lengths)}")
     return steps
 
@@ -213,45 +213,47 @@ EXERCISE = Exercise(
             "minbert_study.exercises.round_robin:bd"),
     checks=checks_of(__name__),
     mistakes=(
-        Mistake("when a smaller dataset comes in the same order again and again, as with "
-                "itertools.cycle: call shuffle at every restart.",
+        Mistake("when a smaller dataset repeats in the same order, as with itertools.cycle. Call "
+                "shuffle at every restart.",
                 "    batch = []\n",
                 "    first = orders.setdefault((name, 'first'), orders[name])\n"
                 "    shuffle = {name: first}.get\n    batch = []\n"),
-        Mistake("when a batch of a smaller dataset is cut short where its order ends: fill it from "
+        Mistake("when a batch of a smaller dataset is cut short where its order ends. Fill it from "
                 "the next order.",
                 "            if is_one_pass:\n", "            if is_one_pass or batch:\n"),
-        Mistake("when the rest of an order that does not fill a batch is thrown away: it comes "
-                "first, and the batch is filled from the next order.",
+        Mistake("when the end of an order is thrown away because it does not fill a batch. Use it "
+                "first, then fill the batch from the next order.",
                 "    batch = []\n",
                 "    if len(orders[name]) < size and not is_one_pass:\n"
                 "        orders[name] = list(shuffle(name))\n    batch = []\n"),
-        Mistake("when a batch is filled from one new order at most: of a dataset smaller than a "
-                "batch it may need several. Use while, not if.",
+        Mistake("when a batch is filled from one new order at most. A dataset smaller than a batch "
+                "may need several: use while, not if.",
                 "    batch = []\n    while len(batch) < size:\n",
                 "    batch, orders[name] = orders[name][:size], orders[name][size:]\n"
                 "    for _ in range(len(batch) < size):\n"),
-        Mistake("when smaller datasets do not start again.",
+        Mistake("when smaller datasets are not restarted.",
                 "shuffle, name == largest)", "shuffle, True)"),
-        Mistake("when the last batch of the largest dataset is filled up with examples that the "
-                "epoch has had already: it must be smaller.",
+        Mistake("when the last batch of the largest dataset is filled up with examples already "
+                "used in this epoch. It must be smaller.",
                 "shuffle, name == largest)", "shuffle, False)"),
-        Mistake("when the epoch has one step too many where nothing is left over.",
+        Mistake("when the epoch has one step too many if nothing is left over. Round up; do not "
+                "add 1.",
                 "range(math.ceil(lengths[largest] / batch_size))",
                 "range(lengths[largest] // batch_size + 1)"),
-        Mistake("when the rest of the largest dataset is left out: it is a smaller batch.",
+        Mistake("when the rest of the largest dataset is left out. It makes a smaller last batch.",
                 "range(math.ceil(lengths[largest] / batch_size))",
                 "range(lengths[largest] // batch_size)"),
-        Mistake("when the epoch of wrap ends with the smallest dataset.",
+        Mistake("when the epoch of wrap ends with the smallest dataset. It must end with the "
+                "largest.",
                 "max(lengths, key=lengths.get)", "min(lengths, key=lengths.get)"),
-        Mistake("when the largest dataset is the one whose name comes last in the alphabet, as "
-                "max(lengths) finds it: max(lengths, key=lengths.get).",
+        Mistake("when max(lengths) picks the name that comes last in the alphabet. Use "
+                "max(lengths, key=lengths.get).",
                 "max(lengths, key=lengths.get)", "max(lengths)"),
         Mistake("when the first dataset is taken for the largest.",
                 "max(lengths, key=lengths.get)", "list(lengths)[0]"),
         Mistake("when the last dataset is taken for the largest.",
                 "max(lengths, key=lengths.get)", "list(lengths)[-1]"),
-        Mistake("when every step shuffles again: then some examples come often, and others never.",
+        Mistake("when every step shuffles again, so some examples come often and others never.",
                 "    for _ in range(math.ceil(lengths[largest] / batch_size)):\n"
                 "        yield {name: take(name, batch_size, orders, ",
                 "    for start in range(0, lengths[largest], batch_size):\n"
@@ -259,14 +261,14 @@ EXERCISE = Exercise(
                 "            orders = {name: shuffle(name) for name in lengths}\n"
                 "        yield {name: take(name, batch_size if name != largest else\n"
                 "                          min(batch_size, lengths[name] - start), orders, "),
-        Mistake("when every step is the same dict, which the next one overwrites: make a new one "
+        Mistake("when every step is the same dict, which the next step overwrites. Make a new dict "
                 "in the loop.",
                 "        yield {name: take(name, batch_size, orders, shuffle, name == largest) "
                 "for name in lengths}\n",
                 "        step = orders.setdefault('step', {})\n"
                 "        step.update({name: take(name, batch_size, orders, shuffle, name == "
                 "largest) for name in lengths})\n        yield step\n"),
-        Mistake("when every step takes the beginning of the order.",
+        Mistake("when every step takes the first examples of the order again.",
                 "        orders[name] = orders[name][missing:]\n", ""),
         Mistake("when the examples are not shuffled: they come as 0, 1, 2, …",
                 "    batch = []\n",
@@ -275,39 +277,39 @@ EXERCISE = Exercise(
                 "    if (name, 'begun') not in orders:\n"
                 "        orders[name], orders[name, 'begun'] = list(range(length)), True\n"
                 "    batch = []\n"),
-        Mistake("when b_t is rounded up.",
+        Mistake("when b_t is rounded up. Round down.",
                 "max(1, length // steps)", "max(1, -(-length // steps))"),
-        Mistake("when b_t is rounded to the nearest number: it is rounded down.",
+        Mistake("when b_t is rounded to the nearest number. Round down.",
                 "max(1, length // steps)", "max(1, round(length / steps))"),
-        Mistake("when a dataset with fewer examples than steps gets no example at all: at least "
+        Mistake("when a dataset with fewer examples than steps gets no examples. b_t is at least "
                 "1.", "max(1, length // steps)", "length // steps"),
-        Mistake("when n is not rounded down before it divides: ⌊24 l_t/l_max⌋.",
+        Mistake("when b_t is ⌊24 l_t/l_max⌋. Round n down before you divide by it.",
                 "    return {name: max(1, length // steps)",
                 "    return {name: max(1, LARGEST_BATCH * length // max(lengths.values()))"),
-        Mistake("when n is rounded up.",
+        Mistake("when n is rounded up. Round down.",
                 "max(lengths.values()) // LARGEST_BATCH)", "-(-max(lengths.values()) // "
                 "LARGEST_BATCH))"),
-        Mistake("when n is rounded to the nearest number: it is rounded down.",
+        Mistake("when n is rounded to the nearest number. Round down.",
                 "max(lengths.values()) // LARGEST_BATCH)",
                 "round(max(lengths.values()) / LARGEST_BATCH))"),
-        Mistake("when n comes from the smallest dataset.",
+        Mistake("when n comes from the smallest dataset. It comes from the largest.",
                 "steps = max(1, max(lengths", "steps = max(1, min(lengths"),
-        Mistake("when n comes from all examples together.",
+        Mistake("when n comes from all examples together. It comes from the largest dataset.",
                 "steps = max(1, max(lengths", "steps = max(1, sum(lengths"),
-        Mistake("when bd has one step too many, with what is left over: an epoch has n steps.",
+        Mistake("when bd has one step too many, made of leftover examples. An epoch has n steps.",
                 "range(max(1, max(lengths.values()) // 24))",
                 "range(-(-max(lengths.values()) // 24))"),
-        Mistake("when bd has no step for datasets smaller than 24: n is at least 1.",
+        Mistake("when bd has no step for datasets smaller than 24. n is at least 1.",
                 "range(max(1, max(lengths.values()) // 24))", "range(max(lengths.values()) // 24)"),
-        Mistake("when a dataset with fewer examples than steps ends in bd: it gets a new order, as "
-                "in wrap.", "shuffle, False)", "shuffle, True)"),
+        Mistake("when a dataset with fewer examples than steps runs out in bd. Restart it in a new "
+                "order, as in wrap.", "shuffle, False)", "shuffle, True)"),
     ),
     hints=(
         "When a smaller dataset's order ends in the middle of a batch: how many examples are "
         "missing, and where do they come from?",
-        "Keep for each task the rest of its order. A batch is filled in a loop: take what the rest "
-        "has, at most what is missing; if the rest is empty, shuffle again, unless it is the "
-        "largest dataset of wrap. Both schemes can share the function that fills a batch.",
+        "For each task, keep the unused part of its order. Fill a batch in a loop: take at most "
+        "what is missing. When nothing is left, shuffle again, unless it is the largest dataset in "
+        "wrap. Both schemes can share the function that fills a batch.",
         "while len(batch) < size: if not rest[name]: if name == largest: break; rest[name] = "
         "list(shuffle(name)); missing = size - len(batch); batch += rest[name][:missing]; "
         "rest[name] = rest[name][missing:]. wrap has math.ceil(l_max / batch_size) steps, bd "

@@ -54,9 +54,8 @@ class Vocabulary(dict):
     def _count(self, piece: object) -> None:
         self.asked += 1
         if self.asked > MOST_QUESTIONS:
-            raise Fault(f"the vocabulary was asked {MOST_QUESTIONS:,} times for the pieces of one "
-                        f"word, last for {str(piece)[:30]!r}: does a loop go on for ever where "
-                        "nothing fits?")
+            raise Fault(f"one word took more than {MOST_QUESTIONS:,} look-ups, the last for "
+                        f"{str(piece)[:30]!r}: does a loop run forever if nothing fits?")
 
 
 def pieces_of(part, words: list[str], *pieces: str) -> dict[str, list[str]]:
@@ -130,37 +129,38 @@ EXERCISE = Exercise(
     places=("minbert_study.exercises.wordpiece:wordpiece",),
     checks=checks_of(__name__),
     mistakes=(
-        Mistake("when the shortest match comes first.",
+        Mistake("when the shortest match is taken. Take the longest.",
                 "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
         Mistake("when pieces that continue a word have no ##.",
                 'mark = "##" if pieces else ""', 'mark = ""'),
-        Mistake("when pieces are looked up without ##, and get it only afterwards: the vocabulary "
-                "tells apart what begins a word and what continues one.",
+        Mistake("when pieces are looked up without ## and get it only afterwards. Look up pieces "
+                "inside a word with their ##.",
                 "            piece = mark + word[start:end]\n            if piece in vocabulary:\n",
                 "            piece = mark + word[start:end]\n"
                 "            if word[start:end] in vocabulary:\n"),
         Mistake("when the first piece has ## as well.",
                 'mark = "##" if pieces else ""', 'mark = "##"'),
-        Mistake("when a rest that does not fit becomes [UNK], and the pieces before it stay. The "
-                "whole word is [UNK].",
+        Mistake("when only the rest that does not fit becomes [UNK]. The whole word must become "
+                "[UNK].",
                 "        else:\n            return [UNKNOWN]\n",
                 "        else:\n            return [*pieces, UNKNOWN]\n"),
-        Mistake("when a rest that does not fit is left out.",
+        Mistake("when the rest that does not fit is left out. The whole word must become [UNK].",
                 "        else:\n            return [UNKNOWN]\n",
                 "        else:\n            return pieces\n"),
-        Mistake("when a character that does not fit becomes [UNK], and the word goes on after it.",
+        Mistake("when only the character that does not fit becomes [UNK]. The whole word must "
+                "become [UNK].",
                 "        else:\n            return [UNKNOWN]\n",
                 "        else:\n            piece, end = UNKNOWN, start + 1\n"),
-        Mistake("when a character that does not fit is skipped.",
+        Mistake("when a character that does not fit is skipped. The whole word must become [UNK].",
                 "        else:\n            return [UNKNOWN]\n",
                 "        else:\n            start += 1\n            continue\n"),
-        Mistake("when words of more than 100 characters are cut into pieces as well.",
+        Mistake("when words of more than 100 characters are split. They must become [UNK].",
                 "if len(word) > MOST_CHARACTERS:", "if False:"),
-        Mistake("when a word of exactly 100 characters is [UNK]: only longer ones are.",
+        Mistake("when a word of exactly 100 characters is [UNK]. Only longer ones are.",
                 "len(word) > MOST", "len(word) >= MOST"),
-        Mistake("when bytes are counted, not characters: é has two bytes.",
+        Mistake("when bytes are counted, not characters. é has two bytes.",
                 "if len(word) > MOST", "if len(word.encode()) > MOST"),
-        Mistake("when a piece is taken back for a shorter one, so that the rest fits. WordPiece "
+        Mistake("when a piece is exchanged for a shorter one so that the rest fits. WordPiece "
                 "never goes back.",
                 "    pieces, start = [], 0\n",
                 "    def fit(rest, mark):\n"
@@ -171,7 +171,7 @@ EXERCISE = Exercise(
                 "                    return [mark + rest[:end], *after]\n"
                 "        return None\n"
                 "    return fit(word, '') or [UNKNOWN]\n    pieces, start = [], 0\n"),
-        Mistake("when the longest match is looked for from the word's end.",
+        Mistake("when matching starts at the word's end. Start at its beginning.",
                 "    pieces, start = [], 0\n",
                 "    pieces, stop = [], len(word)\n"
                 "    while stop:\n"
@@ -186,19 +186,19 @@ EXERCISE = Exercise(
         Mistake("when the search stops one character before the word's end.",
                 "range(len(word), start, -1)",
                 "range(max(start + 1, len(word) - 1), start, -1)"),
-        Mistake("when the search never tries the whole rest: a slice [start:end] leaves out the "
+        Mistake("when the search never tries the whole rest. A slice [start:end] leaves out the "
                 "character at `end`.", "range(len(word), start, -1)",
                 "range(len(word) - 1, start, -1)"),
         Mistake("when the search never tries a single character.",
                 "range(len(word), start, -1)", "range(len(word), start + 1, -1)"),
     ),
     hints=(
-        "At which place of the word does the next piece begin, and which end do you try first?",
-        "Two loops: while there is a rest, try all its beginnings from the longest down, with ## "
-        "before them unless they begin the word. Where a piece fits, go on after it. Where none "
-        "fits, return at once.",
+        "Where in the word does the next piece begin, and which end do you try first?",
+        "Use two loops. While part of the word is left, try all its prefixes from the longest "
+        "down, with ## in front unless they begin the word. If one fits, continue after it. If "
+        "none fits, return at once.",
         'start = 0; while start < len(word): for end in range(len(word), start, -1): piece = ("##" '
-        "if start else \"\") + word[start:end]; if it is in the vocabulary: append, start = end, "
-        "break. A for loop's else branch runs where there was no break: return [UNKNOWN].",
+        'if start else "") + word[start:end]; if it is in the vocabulary: append, start = end, '
+        "break. A for loop's else branch runs if there was no break: return [UNKNOWN].",
     ),
 )

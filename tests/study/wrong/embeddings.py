@@ -20,7 +20,7 @@ WRONG = [
      "        words = self.layer_norm(self.word_embeddings(input_ids))\n", "sum of the three rows"),
     ("        total = self.layer_norm(total)\n        return self.dropout(total)\n",
      "        total = self.dropout(total)\n        return self.layer_norm(total)\n",
-     "dropout falls on the sum"),
+     "dropout is applied to the sum"),
     ("        return self.dropout(total)\n", "        return total\n", "self.dropout was not called"),
     ("        return self.dropout(total)\n", "        self.dropout(total)\n        return total\n",
      "without dropout"),

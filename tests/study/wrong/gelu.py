@@ -9,7 +9,7 @@ WRONG = [
      "gelu is what you are to write"),
     ("import torch\n", "import torch\nfrom torch.nn.functional import *\n", "name what you import"),
     (BODY, "    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))\n",
-     "approximation by tanh"),
+     "tanh approximation"),
     (BODY, "    return x * torch.sigmoid(1.702 * x)\n", "1.702"),
     (BODY, "    return torch.nn.functional.silu(x)\n", "SiLU"),
     (BODY, "    return torch.relu(x)\n", "ReLU"),

@@ -3,10 +3,10 @@
 WRONG = [
     ("gradients.to(torch.float64)", "gradients", "expected float64"),
     ('    rows = gradients.to(torch.float64)\n    return torch.einsum("ip,jp->ij", rows, rows)',
-     "    return (gradients @ gradients.T).double()", "Make G float64 first"),
-    ('"ip,jp->ij"', '"pi,pj->ij"', "a task is a row"),
+     "    return (gradients @ gradients.T).double()", "Convert G first"),
+    ('"ip,jp->ij"', '"pi,pj->ij"', "A task is a row"),
     ('torch.einsum("ip,jp->ij", rows, rows)', "(rows @ rows.T) / rows.shape[1]",
-     "does not average"),
+     "averaged over the parameters"),
     ("gradients.to(torch.float64)",
      "gradients.double() - gradients.double().mean(1, keepdim=True)", "correlations, not cosines"),
     ("gradients.to(torch.float64)", "torch.nn.functional.normalize(gradients.double(), dim=1)",

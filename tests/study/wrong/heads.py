@@ -1,7 +1,7 @@
 """Wrong heads, as students hand them in."""
 
 WRONG = [
-    ("F.leaky_relu(self.first(x))", "self.first(x)", "LeakyReLU is missing"),
+    ("F.leaky_relu(self.first(x))", "self.first(x)", "without the LeakyReLU"),
     ("F.leaky_relu(self.first(x))", "F.relu(self.first(x))", "with a ReLU"),
     ("F.leaky_relu(self.first(x))", "F.gelu(self.first(x))", "with a GELU"),
     ("F.leaky_relu(self.first(x))", "torch.tanh(self.first(x))", "with a tanh"),
@@ -16,7 +16,7 @@ WRONG = [
      "        x = F.dropout(x, 0.45, ", "embeddings, 0.45, self.training)\n"
      "        x = F.leaky_relu(self.first(x))\n        x = F.dropout(x, 0.3, ", "are swapped"),
     ("F.dropout(embeddings, 0.3, self.training)", "F.dropout(embeddings, 0.3)",
-     "dropout goes on in eval mode"),
+     "dropout stays on in eval mode"),
     ("F.dropout(x, 0.45, self.training)", "F.dropout(x, 0.45)",
      "TwoLayerHead gives the same output twice"),
     ("F.dropout(x, 0.45, self.training)", "F.dropout(x, 0.45, False)",
@@ -29,10 +29,10 @@ WRONG = [
     ("self.linear(self.dropout(embeddings))", "self.dropout(self.linear(self.dropout(embeddings)))",
      "OneLayerHead, share of outputs that are dropped alone"),
     ("        return self.last(x)", "        return F.dropout(self.last(x), 0.45, self.training)",
-     "dropout on the outputs, too"),
-    ("        return self.last(x)", "        return F.leaky_relu(self.last(x))", "comes last as well"),
+     "dropout on the outputs too"),
+    ("        return self.last(x)", "        return F.leaky_relu(self.last(x))", "a LeakyReLU after the last layer"),
     ("self.linear(self.dropout(embeddings))", "self.linear(self.dropout(embeddings)).softmax(-1)",
-     "a softmax follows"),
+     "a softmax at the end"),
     ("nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)", "has no bias"),
     ("        self.last = nn.Linear(hidden, outputs)\n        self.first = nn.Linear(inputs, hidden)",
      "        self.last = nn.Linear(outputs, outputs)\n"

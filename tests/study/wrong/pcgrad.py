@@ -4,7 +4,7 @@ WRONG = [
     ("            if product < 0:\n                g = g", "            g = g", "in conflict or not"),
     ("product < 0", "product > 0", "conflicts stay"),
     ("            if product < 0:", "            if gradients[i] @ gradients[j] < 0:",
-     "looks at the original g_i"),
+     "test uses the original g_i"),
     ("product = g @ gradients[j]", "product = gradients[i] @ gradients[j]",
      "starts from the original g_i"),
     ("    total = torch.zeros_like(gradients[0])\n", "    gradients = gradients.clone()\n"
@@ -16,14 +16,14 @@ WRONG = [
     ("(gradients[j] @ gradients[j])", "(gradients[j] @ gradients[j]).sqrt()", "by ‖g_j‖, not by ‖g_j‖²"),
     ("(gradients[j] @ gradients[j])", "(g @ g)", "by ‖g_i‖², not by ‖g_j‖²"),
     ("(gradients[j] @ gradients[j])", "(gradients[i] @ gradients[i])", "by ‖g_i‖², not by ‖g_j‖²"),
-    ("g = g - product", "g = g + product", "added, not taken away"),
+    ("g = g - product", "g = g + product", "added, not subtracted"),
     ("for j in others:", "for j in [*others, i]:", None),
     ("for j in others:", "for j in sorted(others):", "`order` is not followed"),
     ("    return total", "    return gradients.sum(0)", "nothing is projected"),
     ("g = g - product / (gradients[j] @ gradients[j]) * gradients[j]", "g = g - gradients[j]",
-     "loses all of g_j"),
-    ("(gradients[j] @ gradients[j])", "(gradients[j] @ gradients[j] + 1e-12)", "short gradients then"),
-    ("if product < 0:", "if product < -1e-8:", "short gradients then keep their conflicts"),
+     "all of g_j is subtracted"),
+    ("(gradients[j] @ gradients[j])", "(gradients[j] @ gradients[j] + 1e-12)", "so short gradients"),
+    ("if product < 0:", "if product < -1e-8:", "so short gradients keep their conflicts"),
     ("    total = torch.zeros_like(gradients[0])\n", "    gradients = gradients.double()\n"
      "    total = torch.zeros_like(gradients[0])\n", "has type float64, expected float32"),
 ]

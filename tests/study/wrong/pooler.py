@@ -4,9 +4,9 @@ BODY = "    projected = self.pooler_dense(cls_states)\n    return projected.tanh
 
 WRONG = [
     ("projected.tanh()", "projected", "without the tanh"),
-    ("projected.tanh()", "projected.sigmoid()", "a sigmoid takes the place"),
-    ("projected.tanh()", "projected.relu()", "ReLU takes the place"),
-    ("projected.tanh()", "torch.nn.functional.gelu(projected)", "GELU takes the place"),
+    ("projected.tanh()", "projected.sigmoid()", "a sigmoid is used instead"),
+    ("projected.tanh()", "projected.relu()", "ReLU is used instead"),
+    ("projected.tanh()", "torch.nn.functional.gelu(projected)", "GELU is used instead"),
     ("projected.tanh()", "projected.softmax(-1)", "output: "),
     ("projected.tanh()", "torch.nn.functional.dropout(projected.tanh(), 0.1, self.training)",
      "with dropout"),

@@ -25,7 +25,7 @@ WRONG = [
      "            if name != largest and place[name] + batch_size > lengths[name]:\n"
      "                orders[name], place[name] = shuffle(name), 0\n"
      "            step[name] = orders[name][place[name]:place[name] + batch_size]\n"
-     "            place[name] += batch_size\n", "that does not fill a batch is thrown away"),
+     "            place[name] += batch_size\n", "because it does not fill a batch"),
     (STREAMS + "        step = {}\n        for name in lengths:\n            size = batch_size\n" + SHORT + TAKE,
      BY_PLACE + "        step = {}\n        for name in lengths:\n"
      "            batch = orders[name][place[name]:place[name] + batch_size]\n"
@@ -34,10 +34,10 @@ WRONG = [
      "                orders[name], place[name] = shuffle(name), batch_size - len(batch)\n"
      "                batch = batch + orders[name][:place[name]]\n"
      "            step[name] = batch\n", "from one new order at most"),
-    (ENDLESS, "    yield from shuffle(name)\n", "smaller datasets do not start again"),
-    (SHORT, "", "filled up with examples that the epoch has had"),
+    (ENDLESS, "    yield from shuffle(name)\n", "smaller datasets are not restarted"),
+    (SHORT, "", "filled up with examples already used"),
     ("range(0, lengths[largest], batch_size)", "range(0, lengths[largest] + 1, batch_size)",
-     "one step too many where nothing is left"),
+     "one step too many if nothing is left"),
     ("range(0, lengths[largest], batch_size)",
      "range(0, lengths[largest] - batch_size + 1, batch_size)", "rest of the largest dataset is left out"),
     ("max(lengths, key=lambda", "min(lengths, key=lambda", "ends with the smallest dataset"),
@@ -60,9 +60,9 @@ WRONG = [
     ("length // n)", "-(-length // n))", "b_t is rounded up"),
     ("length // n)", "round(length / n))", "to the nearest number"),
     ("length // n)", "length / n)", "sizes, para: yours 24 (float), expected 24 (int)"),
-    ("max(1, length // n)", "length // n", "no example at all"),
+    ("max(1, length // n)", "length // n", "gets no examples"),
     ("max(1, length // n)", "max(1, LARGEST_BATCH * length // max(lengths.values()))",
-     "not rounded down before it divides"),
+     "Round n down before"),
     ("max(1, length // n)", "LARGEST_BATCH if length == max(lengths.values()) else max(1, length // n)",
      "sizes for "),
     ("max(1, length // n)", "min(LARGEST_BATCH, max(1, length // n))", "sizes for "),

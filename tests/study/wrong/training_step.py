@@ -77,7 +77,7 @@ WRONG = [
     (BODY, by_backward(then="optimizer.zero_grad()"),
      "gradients when optimizer.step is called, heads."),
     (BODY, by_backward(then="if name != list(batches)[-1]: model.zero_grad()"),
-     "Each head then loses its own"),
+     "every head but the last loses its own"),
     (BODY, by_backward(before="model.zero_grad()"), "the heads get no gradient"),
     # .grad is emptied in place, and the rows are views of it.
     (BODY, by_backward(row="[p.grad.view(-1) for p in model.encoder.parameters()]",
@@ -99,16 +99,16 @@ WRONG = [
      "how often optimizer.step is called: yours 4, expected 1"),
     ("    optimizer.step()\n", "", "without optimizer.step"),
     ("            p.grad = g\n", "            p.grad = g if p.grad is None else p.grad + g\n", None),
-    ("    optimizer.zero_grad()\n", "", "keeps the gradient of an earlier step"),
+    ("    optimizer.zero_grad()\n", "", "keeps an old gradient"),
     ("            p.grad = g\n        losses[name] = loss.item()\n",
      "            p.grad = g if p.grad is None else p.grad + g\n        losses[name] = loss.item()\n"
      "        pass\n", None),
     (BODY, by_backward().replace("    optimizer.zero_grad()\n", ""),
-     "gradients of the step before are left over: nothing"),
+     "gradients of the previous step are left over"),
     (BODY, by_backward().replace("    optimizer.zero_grad()\n", "    model.encoder.zero_grad()\n"),
-     "the heads' gradients of the step before"),
+     "the heads keep their gradients"),
     (BODY, by_backward().replace("    optimizer.zero_grad()\n", "    model.heads.zero_grad()\n"),
-     "the encoder's gradient of the step before"),
+     "the encoder keeps its gradient"),
     (BODY, BODY.replace("        p.grad = g[start:start + p.numel()].reshape(p.shape)\n",
                         "        new = g[start:start + p.numel()].reshape(p.shape)\n"
                         "        p.grad = new if p.grad is None else p.grad + new\n"
@@ -116,8 +116,8 @@ WRONG = [
      "gradients at the second step"),
     (PROJECTED, "    g = torch.cat([project(each) for each in\n"
      "                   gradients.split([p.numel() for p in shared], 1)])\n",
-     "each parameter by itself"),
-    (PROJECTED, "    g = project(gradients.flip(0))\n", "reverse order of tasks"),
+     "each parameter separately"),
+    (PROJECTED, "    g = project(gradients.flip(0))\n", "rows are in reverse order"),
     ("enumerate(batches.items())", "enumerate((n, batches[n]) for n in model.tasks if n in batches)",
      "order of model.tasks"),
     ("enumerate(batches.items())", "enumerate((n, batches[n]) for n in model.tasks)",
@@ -128,7 +128,7 @@ WRONG = [
      "gradients when optimizer.step is called, encoder."),
     (".reshape(p.shape)", ".reshape(p.shape[::-1]).T",
      "gradients when optimizer.step is called, encoder."),
-    ("    shared = list", "    model.eval()\n    shared = list", "eval mode: training is with dropout"),
+    ("    shared = list", "    model.eval()\n    shared = list", "eval mode. Training uses dropout"),
     ("        found = torch", "        loss = model.tasks[name].loss(model(name, batch), "
      "batch.labels)\n        found = torch", "forwards, sst: yours 2, expected 1"),
     ("loss.item()", "loss", "losses are Python numbers: yours False"),
@@ -140,10 +140,10 @@ WRONG = [
     ("        p.grad = g[start", "        p.data -= 0.1 * g[start", ".grad is None"),
     ("losses[name] = loss.item()", "losses[name] = loss.item() * len(batch.labels)", "losses, sts"),
     (BODY, by_backward().replace("zero_grad()", "zero_grad(set_to_none=False)", 1),
-     "a gradient of zeros, and AdamW's moments move it"),
+     "a .grad of zeros, so AdamW's moments move it"),
     ("    optimizer.zero_grad()\n", "    optimizer.zero_grad(set_to_none=False)\n",
-     "a gradient of zeros, and AdamW's moments move it"),
+     "a .grad of zeros, so AdamW's moments move it"),
     (BODY, BODY.replace("shared + own", "shared").replace(
         "        for p, g in zip(own, found[len(shared):], strict=True):\n            p.grad = g\n", ""),
-     "asked for the encoder's alone"),
+     "ask torch.autograd.grad for the encoder's only"),
 ]

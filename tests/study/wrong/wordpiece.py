@@ -6,7 +6,7 @@ WRONG = [
      "            length -= 1\n        if length == 0:\n",
      "        length = 1\n        prefix = \"##\" if pieces else \"\"\n"
      "        while length <= len(rest) and prefix + rest[:length] not in vocabulary:\n"
-     "            length += 1\n        if length > len(rest):\n", "shortest match comes first"),
+     "            length += 1\n        if length > len(rest):\n", "shortest match is taken"),
     ("prefix = \"##\" if pieces else \"\"", "prefix = \"\"", "have no ##"),
     ("prefix = \"##\" if pieces else \"\"", "prefix = \"##\"", "first piece has ##"),
     ("and prefix + rest[:length] not in", "and rest[:length] not in", "looked up without ##"),
@@ -14,20 +14,20 @@ WRONG = [
      "and (prefix + rest[:length] not in vocabulary and rest[:length] not in vocabulary)",
      "pieces of goodfilm"),
     ("            return [UNKNOWN]\n        pieces.append",
-     "            return pieces + [UNKNOWN]\n        pieces.append", "the pieces before it stay"),
+     "            return pieces + [UNKNOWN]\n        pieces.append", "only the rest that does not fit"),
     ("            return [UNKNOWN]\n        pieces.append",
      "            break\n        pieces.append", "is left out"),
     ("            return [UNKNOWN]\n        pieces.append",
      "            pieces.append(UNKNOWN)\n            rest = rest[1:]\n            continue\n"
-     "        pieces.append", "the word goes on after it"),
+     "        pieces.append", "only the character that does not fit"),
     ("            return [UNKNOWN]\n        pieces.append",
      "            rest = rest[1:]\n            continue\n        pieces.append", "is skipped"),
     ("        if length == 0:\n            return [UNKNOWN]\n        pieces.append(prefix + rest[:length])\n",
      "        if length > 0:\n            pieces.append(prefix + rest[:length])\n",
-     "does a loop go on for ever"),
-    ("        if length == 0:\n            return [UNKNOWN]\n", "", "does a loop go on for ever"),
+     "does a loop run forever"),
+    ("        if length == 0:\n            return [UNKNOWN]\n", "", "does a loop run forever"),
     ("    if len(word) > MOST_CHARACTERS:\n        return [UNKNOWN]\n", "",
-     "more than 100 characters are cut"),
+     "more than 100 characters are split"),
     ("len(word) > MOST", "len(word) >= MOST", "exactly 100 characters is [UNK]"),
     ("len(word) > MOST_CHARACTERS", "len(word) > MOST_CHARACTERS and word not in vocabulary",
      "of 101 times b"),
@@ -46,7 +46,7 @@ WRONG = [
      "        while start < end and (\"##\" if start else \"\") + word[start:end] not in vocabulary:\n"
      "            start += 1\n        if start == end:\n            return [UNKNOWN]\n"
      "        pieces.insert(0, (\"##\" if start else \"\") + word[start:end])\n        end = start\n"
-     "    return pieces\n    pieces = []\n    rest = word\n", "from the word's end"),
+     "    return pieces\n    pieces = []\n    rest = word\n", "starts at the word's end"),
     ("        length = len(rest)\n", "        length = len(rest) - 1\n", "never tries the whole rest"),
     ("        length = len(rest)\n", "        length = max(1, len(rest) - 1)\n",
      "one character before the word's end"),
