@@ -3,11 +3,11 @@
     attention(Q, K, V) = softmax(Q Kᵀ / √d) V        (Vaswani et al. 2017, Eq. 1)
 
 Row i of Q is what token i looks for, row j of K is what token j offers, and row j of V is what
-token j gives. d is the width of a head. A batch has sequences of different lengths; the mask tells
-real tokens from padding, and padding must not be looked at.
+token j gives. d is the width of a head. Sequences in a batch differ in length, so short ones are
+padded. The mask marks the real tokens. Padding must get no attention.
 
-By hand: for d = 4, the scores q·k of 0 and 2 ln 3 become 0 and ln 3. e⁰ = 1 and e^(ln 3) = 3, so
-the weights are 1/4 and 3/4.
+By hand, for d = 4: the products q·k of 0 and 2 ln 3 become the scores 0 and ln 3. e⁰ = 1 and
+e^(ln 3) = 3, so the weights are 1/4 and 3/4.
 
 Read tests/lessons/test_02_attention.py. Check: minbert study check . attention
 """
@@ -22,8 +22,8 @@ def attention_weights(query: torch.Tensor, key: torch.Tensor,
 
     Args:
         query, key: (batch, heads, seq, head_dim).
-        mask: (batch, seq) bool, True where a key is a real token; None if all are. Where a whole
-            sequence is padding, any finite numbers will do.
+        mask: (batch, seq) bool, True where a key is a real token; None if all are. For a sequence
+            that is all padding, any finite numbers will do.
 
     Returns:
         (batch, heads, seq, seq); every row sums to 1.
@@ -38,8 +38,8 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     Args:
         query, key, value: (batch, heads, seq, head_dim).
         mask: as above.
-        dropout: share of the attention weights that is set to zero, at random; the others grow by
-            1/(1 − dropout), as F.dropout does.
+        dropout: the probability with which an attention weight is set to zero. The others are
+            scaled by 1/(1 − dropout), as in F.dropout.
 
     Returns:
         (batch, heads, seq, head_dim).

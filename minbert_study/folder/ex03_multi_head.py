@@ -3,14 +3,14 @@
     head_h = attention(Q_h, K_h, V_h),   output = (head_1, …, head_H) side by side
                                                 (Vaswani et al. 2017, section 3.2.2)
 
-One linear layer makes queries, keys and values at once, 3 · hidden numbers per token: first all
-queries, then all keys, then all values. Head h owns columns h·head_dim to (h+1)·head_dim of each.
-(W_o, which mixes the heads, is in the layer: exercise 06.)
+One linear layer computes queries, keys and values together, 3 · hidden numbers per token: first
+all queries, then all keys, then all values. Head h owns columns h·head_dim to (h+1)·head_dim of
+each. (W_o, which mixes the heads, is in the layer: exercise 06.)
 
 By hand: hidden 4, 2 heads, and three tokens whose queries are (1, 2, 3, 4), (5, 6, 7, 8) and
 (9, 10, 11, 12). Head 0 gets the queries (1, 2), (5, 6), (9, 10), head 1 gets (3, 4), (7, 8),
-(11, 12). No number may cross to another token: a view into (batch, heads, seq, head_dim) would give
-head 0 the rows (1, 2), (3, 4), (5, 6).
+(11, 12). Every number must stay with its token. A direct view as (batch, heads, seq, head_dim) is
+wrong: it would give head 0 the rows (1, 2), (3, 4), (5, 6).
 
 Read tests/lessons/test_02_attention.py. Check: minbert study check . multi_head
 """
@@ -32,7 +32,7 @@ class BertSelfAttention(nn.Module):
         self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
 
     def split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Queries, keys and values of every head, by one product with self.query_key_value.
+        """Queries, keys and values of every head, from one call of self.query_key_value.
 
         Args:
             hidden_states: (batch, seq, hidden).
@@ -44,21 +44,21 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Every token looks at every token of its own sequence, in each head.
+        """In each head, every token attends to every token of its own sequence.
 
         Args:
             hidden_states: (batch, seq, hidden).
             mask: (batch, seq) bool, True where a token is real; None if all are.
 
         Returns:
-            (batch, seq, hidden): each token's heads side by side. The share self.dropout of the
-            weights is dropped in training (self.training) only: attention(query, key, value, mask,
-            dropout) drops what it is given.
+            (batch, seq, hidden): each token's heads side by side. In training (self.training) only,
+            attention weights are dropped with probability self.dropout. attention(query, key,
+            value, mask, dropout) does not know the mode: it always applies `dropout`.
         """
         raise NotImplementedError
 
     def weights(self, hidden_states: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Given: the averaging weights of `forward`, for whoever wants to look at them."""
+        """Given: the attention weights used in `forward`, for inspection."""
         query, key, _ = self.split_heads(hidden_states)
         return attention_weights(query, key, mask)

@@ -2,9 +2,9 @@
 
     gelu(x) = x · Φ(x) = x/2 · (1 + erf(x/√2))       (Hendrycks and Gimpel 2016, section 2)
 
-Φ(x) is the probability that a standard normal number lies below x. So GELU is a soft gate: a large
-x passes, Φ ≈ 1, and a very negative x is held back, Φ ≈ 0. BERT uses this exact form. The tanh
-formula of the same paper is an approximation, up to 0.0005 away.
+Φ(x) is the probability that a standard normal variable is below x. So GELU is a soft gate: a large
+x passes (Φ ≈ 1), and a very negative x is blocked (Φ ≈ 0). BERT uses this exact form. The tanh
+formula in the same paper is an approximation, off by up to 0.0005.
 
 By hand: Φ(0) = 1/2, so gelu(0) = 0. Φ(1) = 0.841345, so gelu(1) = 0.841345. Φ(−1) = 1 − Φ(1), so
 gelu(−1) = −0.158655. For every x, gelu(x) − gelu(−x) = x.
@@ -16,9 +16,9 @@ import torch
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
-    """x · Φ(x), elementwise, on any shape. torch.erf and torch.special.ndtr (Φ itself) may be used.
+    """x · Φ(x), elementwise, on any shape. You may use torch.erf or torch.special.ndtr, which is Φ.
 
     Returns:
-        A new tensor of x's shape and type; gradients flow through it.
+        A new tensor with x's shape and dtype. Gradients flow through it.
     """
     raise NotImplementedError

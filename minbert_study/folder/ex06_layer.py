@@ -3,13 +3,13 @@
     h = LayerNorm(x + dropout(W_o · attention(x)))
     y = LayerNorm(h + dropout(W_2 · act(W_1 · h)))       (Vaswani et al. 2017, section 3.1)
 
-The residual carries what was there; the sum is normalised. This order is called post-norm. (Many
-newer models are pre-norm, x + f(LayerNorm(x)); BERT is not.)
+The residual connection adds the input back, and the sum is normalised. This order is called
+post-norm. (Many newer models are pre-norm, x + f(LayerNorm(x)); BERT is not.)
 
-By hand: let all weights be 0, the bias of attention_dense (1, 0, 0, 1) and that of output_dense
-(0, 2, −2, 0). Then x = (−1, 0, 2, 1) plus the first bias is (0, 0, 2, 2), with mean 1 and
-deviation 1, so h = (−1, −1, 1, 1). Plus the second bias it is (−1, 1, −1, 1), which has mean 0 and
-deviation 1 already: y = (−1, 1, −1, 1).
+By hand: let the weights of all linear layers be 0, the bias of attention_dense (1, 0, 0, 1) and
+that of output_dense (0, 2, −2, 0). Then x = (−1, 0, 2, 1) plus the first bias is (0, 0, 2, 2). Its
+mean is 1 and its standard deviation 1, so h = (−1, −1, 1, 1). h plus the second bias is
+(−1, 1, −1, 1). Its mean is already 0 and its standard deviation 1, so y = (−1, 1, −1, 1).
 
 Read tests/lessons/test_03_layer.py. Check: minbert study check . layer
 """
@@ -22,7 +22,7 @@ from minbert.attention import BertSelfAttention
 
 
 class BertLayer(nn.Module):
-    """The constructor is given. Write forward, and call the parts that the constructor makes."""
+    """The constructor is given. Write forward, using the parts that the constructor makes."""
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, activation: str,
                  layer_norm_eps: float, dropout: float, attention_dropout: float) -> None:
@@ -40,12 +40,12 @@ class BertLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor,
                 mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The two equations. self.dropout is called twice, once in each.
+        """Compute the two equations. Call self.dropout once in each.
 
         Args:
             hidden_states: (batch, seq, hidden), the x of the equations.
-            mask: (batch, seq) bool, True where a token is real; None if all are. self_attention
-                takes it as it is.
+            mask: (batch, seq) bool, True where a token is real; None if all are. Pass it
+                to self_attention unchanged.
 
         Returns:
             (batch, seq, hidden).

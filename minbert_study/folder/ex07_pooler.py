@@ -2,8 +2,8 @@
 
     pooled = tanh(W · h_[CLS] + b)          (Devlin et al. 2018, appendix A; google-research/bert)
 
-h_[CLS] is the last hidden state of the first token, [CLS]. `pool` gets it already picked; the model
-(exercise 08) picks it.
+h_[CLS] is the last hidden state of the first token, [CLS]. The model (exercise 08) selects it and
+passes it to `pool`.
 
 By hand: W = ((1, 2), (0, 1)), b = (0, −0.5) and h = (0.5, 0.25) give W · h + b = (1, −0.25), so the
 result is (tanh 1, tanh −0.25) = (0.761594, −0.244919).

@@ -12,8 +12,8 @@ By hand, for two sentences of three and four tokens, padded with id 0:
     input_ids       2 7 3 0      attention_mask  1 1 1 0      position_ids  0 1 2 3
                     2 5 8 3                      1 1 1 1                    0 1 2 3
 
-token_type_ids are 0 everywhere, because these are single sentences. The layers get the mask as
-bool, True at 1. Positions are counted over all columns, also over padding.
+token_type_ids are all 0, because these are single sentences. The layers get the mask as bool, True
+at real tokens. Positions count all columns, including padding.
 
 Read tests/lessons/test_04_model.py. Check: minbert study check . bert
 """
@@ -34,8 +34,8 @@ def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None =
                 (batch, seq) bool,
             self.pool(cls_states): (batch, hidden) → (batch, hidden).
         input_ids: (batch, seq) int64.
-        attention_mask: (batch, seq), nonzero = real token, of any type; by default all are real.
-        token_type_ids: (batch, seq) int64, by default 0.
+        attention_mask: (batch, seq), any dtype, nonzero at real tokens. By default all are real.
+        token_type_ids: (batch, seq) int64, all 0 by default.
 
     Returns:
         BertOutput(last_hidden_state, pooler_output), of shapes (batch, seq, hidden) and

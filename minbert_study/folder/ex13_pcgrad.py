@@ -1,7 +1,7 @@
 """PCGrad: what to do when the tasks' gradients point against each other (Yu et al. 2020).
 
-Algorithm 1. Task i meets the other tasks one after another. Wherever its gradient, as it then
-stands, conflicts with the other's original one, g_i · g_j < 0, it loses that component:
+Algorithm 1: task i meets the other tasks one by one. If its current gradient conflicts with the
+other task's original gradient (g_i · g_j < 0), it loses the component along that gradient:
 
     g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j
 
@@ -21,12 +21,12 @@ def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]])
     """Algorithm 1, merged by the sum.
 
     Args:
-        gradients: (tasks, params); they must not be changed.
-        order: order[i] is the sequence in which task i meets the others, [[1, 2], [2, 0], [0, 1]]
-            for example. Yu et al. draw it at random; here it is given, so that the result is
-            certain.
+        gradients: (tasks, params), must not be changed.
+        order: order[i] is the sequence in which task i meets the others. For example, order may be
+            [[1, 2], [2, 0], [0, 1]]. Yu et al. draw it at random. Here it is given, so that there
+            is only one right result.
 
     Returns:
-        (params,), of the gradients' type.
+        (params,), with the gradients' dtype.
     """
     raise NotImplementedError

@@ -3,12 +3,12 @@
     g'_i = g_i − Σ_{j≠i} (g_i · g_j / ‖g_j‖²) g_j          (Eq. 2–4, one for each task)
     g = Σ_i g'_i                                           (Eq. 5)
 
-It differs from PCGrad in two ways. Every projection is made, whether two tasks are in conflict or
-not. And all of them start from the original gradients, so no order matters.
+It differs from PCGrad in two ways. Every pair is projected, in conflict or not. Every projection
+uses the original gradients, so the order does not matter.
 
 By hand, for g_1 = (2, 0) and g_2 = (1, 1), which are not in conflict: g_1 · g_2 = 2, ‖g_2‖² = 2,
 so g'_1 = (2, 0) − 1 · (1, 1) = (1, −1). ‖g_1‖² = 4, so g'_2 = (1, 1) − ½ · (2, 0) = (0, 1).
-Together: (1, 0). PCGrad would leave both and add: (3, 1).
+Together: (1, 0). PCGrad would change neither, and their sum is (3, 1).
 
 Read tests/lessons/test_08_surgery.py. Check: minbert study check . paper
 """
@@ -20,10 +20,10 @@ def project_paper(gradients: torch.Tensor) -> torch.Tensor:
     """Eq. 2–5.
 
     Args:
-        gradients: (tasks, params); they must not be changed. A gradient may be zero: nothing is
-            projected on it.
+        gradients: (tasks, params), must not be changed. A gradient may be zero: nothing is
+            projected onto it.
 
     Returns:
-        (params,), of the gradients' type.
+        (params,), with the gradients' dtype.
     """
     raise NotImplementedError

@@ -1,25 +1,25 @@
 """The two round robins: which examples of each task make up a step (the paper, section 4.3.2).
 
-Every step has one batch of each task, but the datasets are of different sizes.
+Every step has one batch of each task, but the datasets differ in size.
 
-wrap: all batches have the same size. An epoch is one pass over the largest dataset; its last batch
-    is smaller if the division leaves a rest. A smaller dataset that is exhausted gets a new order
-    and goes on, also in the middle of a batch: its batches are always full, however small it is.
+wrap: all batches have the same size. An epoch is one pass over the largest dataset, whose last
+    batch may be smaller. A smaller dataset is reshuffled and restarted when it is exhausted, even
+    in the middle of a batch. So its batches are always full, however small the dataset is.
 
 bd, batches of different size (Eq. 6): all datasets are exhausted together.
-        n = ⌊l_max / 24⌋, at least 1            steps of an epoch
-        b_t = ⌊l_t / n⌋, at least 1             examples of task t in each step
-    What is left of a dataset after n steps is not used in this epoch. A dataset with fewer than n
-    examples gets a new order when it is exhausted, as in wrap.
+        n = ⌊l_max / 24⌋, at least 1            steps per epoch
+        b_t = ⌊l_t / n⌋, at least 1             examples of task t per step
+    Examples left over after n steps are not used in this epoch. A dataset with fewer than n
+    examples is reshuffled and restarted when it is exhausted, as in wrap.
 
 By hand, wrap with a batch size of 2: "para" has 5 examples in the order 3 0 4 1 2, "sts" has 3 in
 the orders 2 0 1, then 1 2 0. The three steps are
     para [3, 0], sts [2, 0]        para [4, 1], sts [1, 1]        para [2], sts [2, 0]
-Eq. 6 for 240, 60 and 3 examples: n = 10, and the batches have 24, 6 and max(1, 0) = 1.
+Eq. 6 for 240, 60 and 3 examples: n = 10, and the batch sizes are 24, 6 and max(1, 0) = 1.
 
-shuffle(name) gives a new order of a task's examples, a list of the numbers from 0 to l_t − 1. Call
-it for each task when the epoch begins, and whenever a smaller dataset is exhausted: the orders
-differ, for a dataset that always comes in one order teaches that order.
+shuffle(name) returns a new order of a task's examples: a list of the numbers from 0 to l_t − 1.
+Call it for each task when the epoch begins, and again whenever a smaller dataset is exhausted.
+Otherwise the dataset repeats in the same order, and the model can learn that order.
 
 Read tests/lessons/test_09_round_robins.py. Check: minbert study check . round_robin
 """
@@ -31,14 +31,14 @@ LARGEST_BATCH = 24
 
 def wrap(lengths: Mapping[str, int], batch_size: int,
          shuffle: Callable[[str], list[int]]) -> Iterator[dict[str, list[int]]]:
-    """One epoch: yields one step after another (a generator, with `yield`).
+    """One epoch, as a generator: `yield` one step after another.
 
     Args:
-        lengths: task → number of examples; one of them is larger than all others.
+        lengths: task → number of examples; one task has more than any other.
         shuffle: task → a new order of its examples.
 
     Yields:
-        task → the examples of its batch.
+        task → the numbers of the examples in its batch.
     """
     raise NotImplementedError
 
@@ -50,5 +50,5 @@ def batch_different_sizes(lengths: Mapping[str, int]) -> dict[str, int]:
 
 def bd(lengths: Mapping[str, int],
        shuffle: Callable[[str], list[int]]) -> Iterator[dict[str, list[int]]]:
-    """One epoch with the batch sizes of Eq. 6; arguments and steps as of `wrap`."""
+    """One epoch with the batch sizes of Eq. 6; the rest is as in `wrap`."""
     raise NotImplementedError

@@ -4,8 +4,8 @@
     two layers    dropout 0.3 → linear → LeakyReLU → dropout 0.45 → linear
 
 LeakyReLU(x) is x where x > 0, and 0.01 x elsewhere. Nothing comes after the last linear layer: the
-losses take raw outputs. Build from nn.Linear, nn.Dropout and nn.LeakyReLU; linear layers keep the
-random weights that nn.Linear gives them. Dropout works in training mode only.
+losses take raw outputs. Use nn.Linear, nn.Dropout and nn.LeakyReLU. Keep the random weights that
+nn.Linear starts with. Dropout is active in training mode only.
 
 By hand, without dropout, for two layers of width 1: with the weights 2 and 3 and the biases 1 and
 0, the input −2 becomes 2 · (−2) + 1 = −3, then −0.03, then 3 · (−0.03) = −0.09.
@@ -21,7 +21,7 @@ class OneLayerHead(nn.Module):
     """(batch, inputs) → (batch, outputs)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        """`hidden` is there so that all heads are built alike; one layer has no use for it."""
+        """`hidden` is not used here; all heads take the same arguments."""
         super().__init__()
         raise NotImplementedError
 
