@@ -206,15 +206,15 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     forbidden=("TransformerEncoder", "TransformerEncoderLayer", "Transformer"),
     mistakes=(
-        Mistake("when positions are counted from 1. The first position is 0.",
+        Mistake("when positions are counted from 1. The first position must be 0.",
                 POSITIONS, f"1 + {POSITIONS}"),
         Mistake("when positions count only the real tokens. Count all columns.",
                 POSITIONS, "(mask.long().cumsum(1) - 1).clamp(min=0)"),
         Mistake("when positions count only the real tokens, from 1, with 0 at padding, as in "
                 "RoBERTa. Count all columns, from 0.", POSITIONS, "mask.long().cumsum(1) * mask"),
-        Mistake("when all positions are 0. They count the columns: 0, 1, 2, …",
+        Mistake("when all positions are 0. They must count the columns: 0, 1, 2, …",
                 POSITIONS, "torch.zeros_like(input_ids)"),
-        Mistake("when the token ids are used as positions. Positions count the columns: 0, 1, 2, …",
+        Mistake("when the token ids are used as positions. Positions must count the columns.",
                 POSITIONS, "input_ids"),
         Mistake("when positions count the sentences of the batch. Count the columns.",
                 POSITIONS, "torch.arange(len(input_ids))[:, None].expand_as(input_ids)"),
@@ -278,7 +278,7 @@ EXERCISE = Exercise(
                 POOLED, "out = BertOutput(hidden_states, self.pooler_dense(hidden_states[:, 0]))"),
         Mistake("when tanh is applied to the bare hidden state of [CLS]. Call self.pool.",
                 POOLED, "out = BertOutput(hidden_states, hidden_states[:, 0].tanh())"),
-        Mistake("when the outputs are swapped: last_hidden_state comes first.",
+        Mistake("when the outputs are swapped. last_hidden_state must come first.",
                 POOLED, "out = BertOutput(self.pool(hidden_states[:, 0]), hidden_states)"),
     ),
     hints=(

@@ -202,9 +202,9 @@ EXERCISE = Exercise(
     is_alone=True,
     mistakes=(
         Mistake("when the encoder stays in training mode, so its dropout changes the embeddings "
-                "each time. Call its eval().", EVAL, "    model.encoder.train()\n"),
+                "each time. Call model.encoder.eval().", EVAL, "    model.encoder.train()\n"),
         Mistake("when the whole model is in eval mode, so the heads train without dropout. Call "
-                "their train().",
+                "model.heads.train().",
                 TRAIN, "    model.heads.eval()\n"),
         Mistake("when the embeddings are computed with a graph, which costs time and memory for "
                 "nothing. Use torch.no_grad().",

@@ -207,9 +207,9 @@ EXERCISE = Exercise(
                 "nn.LeakyReLU()", "nn.LeakyReLU(0.2)"),
         Mistake("without the first dropout.", "FIRST_DROPOUT = 0.3 ", "FIRST_DROPOUT = 0.0 "),
         Mistake("without the second dropout.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.0\n"),
-        Mistake("when both dropouts are 0.3. The second is 0.45.",
+        Mistake("when both dropouts are 0.3. The second must be 0.45.",
                 "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
-        Mistake("when the two dropouts are swapped. 0.3 comes first, then 0.45.",
+        Mistake("when the two dropouts are swapped. The first must be 0.3, the second 0.45.",
                 "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
                 "            nn.LeakyReLU(),\n            nn.Dropout(SECOND_DROPOUT),",
                 "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
@@ -220,7 +220,7 @@ EXERCISE = Exercise(
                 "            type('Always', (nn.Module,), {'forward': lambda self, x: "
                 "nn.functional.dropout(x, FIRST_DROPOUT)})(),\n"
                 "            nn.Linear(inputs, hidden),\n"),
-        Mistake("when dropout comes after the linear layer of OneLayerHead. It comes before.",
+        Mistake("when dropout comes after the linear layer of OneLayerHead. It must come before.",
                 "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, outputs))",
                 "            nn.Linear(inputs, outputs),\n            nn.Dropout(FIRST_DROPOUT))"),
         Mistake("with dropout on the outputs too. Nothing comes after the last linear layer.",

@@ -70,12 +70,12 @@ MISTAKES = (
             "_f1_of(1, predictions, labels))", "accuracy(predictions, labels))"),
     Mistake("when f1 is the mean of both classes' F1 (macro-averaged). Use class 1.",
             "_f1_of(1, predictions, labels))", "macro_f1(predictions, labels))"),
-    Mistake("when f1 is that of class 0.",
+    Mistake("when f1 is that of class 0. Use class 1.",
             "_f1_of(1, predictions, labels))", "_f1_of(0, predictions, labels))"),
-    Mistake("when f1 is the precision.", F1,
+    Mistake("when f1 is the precision. It needs the recall as well.", F1,
             "float((found & true).sum() / found.sum()) if found.sum() else 0.0 if total else "
             "None"),
-    Mistake("when f1 is the recall.", F1,
+    Mistake("when f1 is the recall. It needs the precision as well.", F1,
             "float((found & true).sum() / true.sum()) if true.sum() else 0.0 if total else "
             "None"),
     Mistake("when f1 is the plain mean of precision and recall. Use the harmonic mean.", F1,

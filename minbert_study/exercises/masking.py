@@ -266,7 +266,7 @@ EXERCISE = Exercise(
         Mistake("when the generator is seeded in the function, so rows of equal length get the "
                 "same positions. Do not seed it.",
                 "    places = (", "    generator.manual_seed(0)\n    places = ("),
-        Mistake("when all chosen tokens are shown as [MASK].",
+        Mistake("when all chosen tokens are shown as [MASK]. It must be 0.8 of them.",
                 "torch.where(draws < HIDDEN, mask_id, seen)", "torch.full_like(seen, mask_id)"),
         Mistake("when no chosen token is shown as a random piece, and 0.2 stay unchanged. It must "
                 "be 0.1 each.",

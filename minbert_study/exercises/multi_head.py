@@ -195,11 +195,11 @@ EXERCISE = Exercise(
                 "(head_dim, heads).", SPLIT,
                 "        heads = mixed.unflatten(-1, (3, self.head_dim, self.num_heads))\n"
                 "        return heads.permute(2, 0, 4, 1, 3)"),
-        Mistake("when the order is key, query, value. It is query, key, value.", SPLIT,
+        Mistake("when the order is key, query, value. It must be query, key, value.", SPLIT,
                 SPLIT + "[[1, 0, 2]]"),
-        Mistake("when the order is value, key, query. It is query, key, value.", SPLIT,
+        Mistake("when the order is value, key, query. It must be query, key, value.", SPLIT,
                 SPLIT + ".flip(0)"),
-        Mistake("when the order is query, value, key. It is query, key, value.", SPLIT,
+        Mistake("when the order is query, value, key. It must be query, key, value.", SPLIT,
                 SPLIT + "[[0, 2, 1]]"),
         Mistake("when heads and tokens are not swapped, so attention runs over the heads. The "
                 "shape must be (3, batch, heads, seq, head_dim).", SPLIT,

@@ -83,9 +83,9 @@ EXERCISE = Exercise(
     checks=checks_of(__name__),
     mistakes=(
         Mistake("without the tanh.", RIGHT, "return self.pooler_dense(cls_states)"),
-        Mistake("without the linear layer: self.pooler_dense comes before the tanh.",
+        Mistake("without the linear layer. Call self.pooler_dense before the tanh.",
                 RIGHT, "return torch.tanh(cls_states)"),
-        Mistake("when the tanh comes before the linear layer.",
+        Mistake("when the tanh comes before the linear layer. It must come after.",
                 RIGHT, "return self.pooler_dense(torch.tanh(cls_states))"),
         Mistake("when a sigmoid is used instead of tanh.",
                 RIGHT, "return torch.sigmoid(self.pooler_dense(cls_states))"),

@@ -281,8 +281,8 @@ EXERCISE = Exercise(
                 "max(1, length // steps)", "max(1, -(-length // steps))"),
         Mistake("when b_t is rounded to the nearest number. Round down.",
                 "max(1, length // steps)", "max(1, round(length / steps))"),
-        Mistake("when a dataset with fewer examples than steps gets no examples. b_t is at least "
-                "1.", "max(1, length // steps)", "length // steps"),
+        Mistake("when a dataset with fewer examples than steps gets no examples. b_t must be at "
+                "least 1.", "max(1, length // steps)", "length // steps"),
         Mistake("when b_t is ⌊24 l_t/l_max⌋. Round n down before you divide by it.",
                 "    return {name: max(1, length // steps)",
                 "    return {name: max(1, LARGEST_BATCH * length // max(lengths.values()))"),
@@ -292,14 +292,15 @@ EXERCISE = Exercise(
         Mistake("when n is rounded to the nearest number. Round down.",
                 "max(lengths.values()) // LARGEST_BATCH)",
                 "round(max(lengths.values()) / LARGEST_BATCH))"),
-        Mistake("when n comes from the smallest dataset. It comes from the largest.",
+        Mistake("when n comes from the smallest dataset. It must come from the largest.",
                 "steps = max(1, max(lengths", "steps = max(1, min(lengths"),
-        Mistake("when n comes from all examples together. It comes from the largest dataset.",
+        Mistake("when n comes from all examples together. It must come from the largest dataset.",
                 "steps = max(1, max(lengths", "steps = max(1, sum(lengths"),
-        Mistake("when bd has one step too many, made of leftover examples. An epoch has n steps.",
+        Mistake("when bd has one step too many, made of leftover examples. An epoch must have n "
+                "steps.",
                 "range(max(1, max(lengths.values()) // 24))",
                 "range(-(-max(lengths.values()) // 24))"),
-        Mistake("when bd has no step for datasets smaller than 24. n is at least 1.",
+        Mistake("when bd has no step for datasets smaller than 24. n must be at least 1.",
                 "range(max(1, max(lengths.values()) // 24))", "range(max(lengths.values()) // 24)"),
         Mistake("when a dataset with fewer examples than steps runs out in bd. Restart it in a new "
                 "order, as in wrap.", "shuffle, False)", "shuffle, True)"),

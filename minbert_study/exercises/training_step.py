@@ -245,8 +245,8 @@ EXERCISE = Exercise(
         Mistake("when the rows are in the order of model.tasks. Use the order of `batches`.",
                 LOOP, "    for name, batch in [(name, batches[name]) for name in model.tasks if "
                       "name in batches]:\n"),
-        Mistake("when the pieces of project's result go to the wrong parameters. Split it in the "
-                "order in which the rows were made.",
+        Mistake("when the pieces of project's result go to the wrong parameters. Split the result "
+                "in the order in which the rows were made.",
                 BACK, "    encoder.sort(key=torch.numel)\n    sizes = sorted(sizes)\n" + BACK),
         Mistake("when the model is in eval mode. Training uses dropout.",
                 "    model.zero_grad()\n", "    model.eval().zero_grad()\n"),

@@ -133,8 +133,8 @@ EXERCISE = Exercise(
                 "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
         Mistake("when pieces that continue a word have no ##.",
                 'mark = "##" if pieces else ""', 'mark = ""'),
-        Mistake("when pieces are looked up without ## and get it only afterwards. Look up pieces "
-                "inside a word with their ##.",
+        Mistake("when pieces are looked up without ## and get it only afterwards. Look up "
+                "continuing pieces with their ##.",
                 "            piece = mark + word[start:end]\n            if piece in vocabulary:\n",
                 "            piece = mark + word[start:end]\n"
                 "            if word[start:end] in vocabulary:\n"),
