@@ -1,9 +1,9 @@
 """The training step in plain PyTorch: read this first.
 
-Three tasks share one encoder. Each task has its own loss, and each loss its own gradient of the
-encoder. The losses are never added: their gradients are, after surgery. The library's step
-(multitask/training/step.py) computes the same, faster; tests/lessons/test_10_training.py compares
-them.
+Three tasks share one encoder. Each task has its own loss and its own gradient for the encoder. The
+losses are never added; the gradients are, after surgery. The library's step
+(multitask/training/step.py) computes the same faster. tests/lessons/test_10_training.py compares
+the two.
 
     python examples/plain_step.py
 """
@@ -36,7 +36,7 @@ def plain_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: Ad
     encoder = list(model.encoder.parameters())
     losses, gradients = {}, []
 
-    # A forward and a backward for each task: its gradient of the whole encoder as one long vector.
+    # One forward and one backward per task. The encoder's gradient becomes one long vector.
     for name, batch in batches.items():
         head = list(model.heads[name].parameters())
         loss = model.tasks[name].loss(model(name, batch), batch.labels)
@@ -47,7 +47,7 @@ def plain_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: Ad
             parameter.grad = g  # a head belongs to one task, so surgery leaves it alone
         losses[name] = loss.item()
 
-    # PCGrad (Yu et al. 2020, Algorithm 1): where two gradients conflict, take away the conflict.
+    # PCGrad (Yu et al. 2020, Algorithm 1): where two gradients conflict, remove the conflict.
     projected = [g.clone() for g in gradients]
     for i, others in enumerate(order):
         for j in others:
@@ -56,7 +56,7 @@ def plain_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: Ad
                 projected[i] -= product / (gradients[j] @ gradients[j]) * gradients[j]
     combined = sum(projected)
 
-    # Back from the long vector to the parameters, and one update.
+    # Split the long vector into the parameters' gradients, then update once.
     sizes = [parameter.numel() for parameter in encoder]
     for parameter, part in zip(encoder, combined.split(sizes), strict=True):
         parameter.grad = part.view_as(parameter)

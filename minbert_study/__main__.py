@@ -33,54 +33,55 @@ def build_parser() -> Parser:
                                     parser_class=lambda **given: Parser(given["prog"], None))
 
     start = actions.add_parser("start", help="make a folder of exercises")
-    start.add_argument("folder", type=user_path, help="where; files already there stay")
+    start.add_argument("folder", type=user_path, help="the folder to make; existing files are kept")
     start.set_defaults(answer=answer_start)
 
     check = actions.add_parser("check", help="check a folder, or some of its exercises")
     check.add_argument("folder", type=user_path)
     check.add_argument("exercises", nargs="*", metavar="exercise",
-                       help="as attention, or ex02_attention.py (default: all)")
+                       help="attention or ex02_attention.py, for example (default: all)")
     check.add_argument("--watch", action="store_true",
                        help="check each file again when it is saved, until Ctrl-C (default: once)")
     check.set_defaults(answer=answer_check)
 
-    hint = actions.add_parser("hint", help="one more hint at each call, from a question to nearly "
-                                           "the line")
+    hint = actions.add_parser("hint", help="one more hint per call, from a question to nearly the "
+                                           "code")
     hint.add_argument("folder", type=user_path)
     hint.add_argument("exercise")
     hint.add_argument("--solution", action="store_true",
-                      help="show where the library has it, and the code (default: a hint)")
+                      help="show the library's code and where it is (default: a hint)")
     hint.set_defaults(answer=answer_hint)
 
-    train = actions.add_parser("train", help="train for some steps with the parts that are done, "
-                                             "and with the library's")
+    train = actions.add_parser("train", help="train briefly with your finished parts, then with "
+                                             "the library's")
     train.add_argument("folder", type=user_path)
     train.add_argument("--steps", type=int, default=training.STEPS, metavar="N",
-                       help=f"(default: {training.STEPS})")
+                       help=f"training steps with surgery (default: {training.STEPS})")
     train.add_argument("--data", type=user_path, metavar="FOLDER",
-                       help="with the course's files (default: ./data if it has them, else the "
+                       help="holds the course's files (default: ./data if it has them, else the "
                             "embedded sample)")
     train.add_argument("--surgery", choices=training.SURGERY, default="pcgrad",
-                       help="(default: pcgrad)")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+                       help="the method of surgery (default: pcgrad)")
+    train.add_argument("--seed", type=int, default=0, metavar="N",
+                       help="seed of all random numbers (default: 0)")
     train.set_defaults(answer=answer_train)
 
     skeleton = actions.add_parser("skeleton", help="for teachers: a folder to hand out, and a "
                                                    "table of points")
     skeleton.add_argument("folder", type=user_path)
-    skeleton.add_argument("--only", metavar="LIST", help="exercises, as in attention,adamw "
+    skeleton.add_argument("--only", metavar="LIST", help="exercises, such as attention,adamw "
                                                          "(default: all)")
     skeleton.set_defaults(answer=answer_skeleton)
 
     grade = actions.add_parser("grade", help="for teachers: points and feedback for many folders")
     grade.add_argument("folders", type=user_path, nargs="+", metavar="folder")
     grade.add_argument("--out", type=user_path, default=Path("grades.csv"), metavar="FILE.csv",
-                       help="one row per folder; pages of feedback go into a folder beside it "
+                       help="one row per folder; feedback pages go into a folder beside it "
                             "(default: grades.csv)")
     grade.add_argument("--points", type=user_path, metavar="FILE.csv",
-                       help="lines EXERCISE,POINTS; others are not graded (default: all, "
+                       help="lines EXERCISE,POINTS; other exercises are not graded (default: all, "
                             f"{grading.POINTS} points each)")
-    grade.add_argument("--seed", type=int, help="of the numbers that the checks draw (default: a "
+    grade.add_argument("--seed", type=int, help="seed of the checks' random numbers (default: a "
                                                 "new one, which is printed)")
     grade.set_defaults(answer=answer_grade)
     return parser
@@ -149,7 +150,7 @@ def answer_grade(arguments: argparse.Namespace) -> int:
     print(f"seed {seed}")
     grading.grade(arguments.folders, arguments.out, points, seed,
                   lambda line: print(line, flush=True))
-    print(f"{arguments.out}, and a page for each in {grading.pages_of(arguments.out)}")
+    print(f"{arguments.out}: points; {grading.pages_of(arguments.out)}: feedback pages")
     return 0
 
 

@@ -22,7 +22,7 @@ from torch import nn
 PACKAGES = ("minbert", "optim", "heads", "multitask", "minbert_study")
 TEMPLATES = Path(__file__).with_name("folder")
 TOLERANCE = 1e-10  # everything is computed in float64, on numbers of size 1
-NO_GRADIENT = "there is none; is something detached on the way, or turned into a Python number?"
+NO_GRADIENT = "none arrives; is something detached on the way, or turned into a Python number?"
 
 # In the order of their numbers: each is a file exNN_NAME.py in folder/ and a module in exercises/.
 FILES = {path.stem.partition("_")[2]: path.name for path in sorted(TEMPLATES.glob("ex*_*.py"))}
@@ -174,7 +174,7 @@ class Notes(dict):
         part = re.sub(r"\.(\d+)", r"[\1]", key.split()[0])
         if f"{key.split()[0]} gives" in self:
             return f"self.{part} was called without it"
-        return f"self.{part} was not called; the constructor makes it to be used here"
+        return f"self.{part} was not called; the constructor makes it for use here"
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def check_copy(folder: Path, names: Sequence[str],
                 continue
             try:
                 if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                    notes.append(f"{path.name}: is not a regular file, or too large")
+                    notes.append(f"{path.name} is not a regular file, or is too large")
                     continue
                 shutil.copyfile(path, copy / path.name)
             except OSError as error:

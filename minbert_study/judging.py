@@ -51,7 +51,7 @@ def judge(exercise: Exercise, observed: list[dict], end: str | None, seed: int) 
     results, failed = [], []
     for number, check in enumerate(exercise.checks):
         if number >= len(observed):
-            reason = end or "nothing came of this check"
+            reason = end or "this check gave no result"
             results.append(Result(check.claim, (reason,)))
             continue
         found = observed[number]
@@ -195,7 +195,7 @@ def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: f
                 *_about_shape(yours, expected)]
     if yours.dtype != expected.dtype:
         return [f"{name} has type {_dtype(yours)}, expected {_dtype(expected)}: keep the type of "
-                "what comes in"]
+                "the input"]
     a, b = yours.double(), expected.double()
     far = ~torch.isclose(a, b, rtol=allowed, atol=allowed, equal_nan=True)
     if not far.any():
@@ -225,10 +225,10 @@ def _about_shape(yours: torch.Tensor, expected: torch.Tensor) -> list[str]:
         for order in itertools.permutations(range(expected.dim())):
             moved = expected.permute(order)
             if moved.shape == yours.shape and _same(yours.double(), moved.double()):
-                return [f"the numbers are right, but the dimensions stand in the order {order}"]
+                return [f"the numbers are right, but the dimensions are in the order {order}"]
     if yours.numel() == expected.numel() and _same(yours.double().flatten(),
                                                    expected.double().flatten()):
-        return ["the numbers are right; only the shape is not"]
+        return ["the numbers are right; only the shape is wrong"]
     return []
 
 
@@ -240,14 +240,14 @@ def _not_finite(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) 
     if not bad.any():
         return None
     return (f"{int(bad.sum())} of yours are NaN or infinite: look for 0/0, a logarithm of 0, or a "
-            "row in which everything is masked")
+            "row that is all masked")
 
 
 def _close(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> str | None:
     gap = (yours - expected).abs().max().item()
     if not torch.allclose(yours, expected, rtol=1e-3, atol=1e-3):
         return None
-    return (f"close, but off by up to {gap:.1g}: a small term is missing, misplaced or too many, "
+    return (f"close, but off by up to {gap:.1g}: a small term is missing, misplaced or extra, "
             "or part of it is computed in float32")
 
 
@@ -294,7 +294,7 @@ def _moved(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -> st
         if expected.shape[i] == expected.shape[j] and _same(yours, expected.transpose(i, j)):
             return f"the numbers are right, but dimensions {i} and {j} are swapped"
     if _same(yours.flatten().sort().values, expected.flatten().sort().values):
-        return "the numbers are right, but in other places"
+        return "the numbers are right, but in the wrong places"
     return None
 
 
@@ -304,7 +304,7 @@ def _some_rows(yours: torch.Tensor, expected: torch.Tensor, far: torch.Tensor) -
     wrong = far.flatten(1).any(1)
     if wrong.all() or len(wrong) > MOST_ROWS:
         return None
-    return (f"along the first dimension, {wrong.nonzero().flatten().tolist()} differ and "
+    return (f"along the first dimension, indices {wrong.nonzero().flatten().tolist()} differ and "
             f"{(~wrong).nonzero().flatten().tolist()} agree")
 
 

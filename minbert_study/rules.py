@@ -42,8 +42,8 @@ def faults(source: str, name: str, exercise: Exercise) -> list[str]:
     lines = [f"line {line}: {reason}" for line, reason in sorted(set(found))]
     for wanted in exercise.names:
         if wanted not in defined:
-            lines.append(f"{wanted} is missing: the file must define it, by def or class at the "
-                         f"left margin; {choice_hint(wanted, sorted(defined) or ['nothing'])}")
+            lines.append(f"{wanted} is missing: the file must define it with def or class, not "
+                         f"indented; {choice_hint(wanted, sorted(defined) or ['nothing'])}")
     return lines
 
 
@@ -72,31 +72,31 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
         if node.attr == "eval":  # a module's mode; Python's own eval has no dot before it
             return None
         if node.attr in MODULES_OF_TORCH:
-            return f"{node.attr} is not needed in this exercise, and may not be used"
+            return f"{node.attr} is not needed in this exercise and may not be used"
         return _about_name(node.attr, exercise)
     return None
 
 
 def _about_import(whole: str) -> str:
     if whole.split(".")[0] in PACKAGES:
-        return (f"imports {whole}, which this exercise does not give you; what it gives stands at "
-                "the top of the file as you got it")
+        return (f"imports {whole}, which this exercise does not give you; from the library, use "
+                "only what the original file imports")
     return f"imports {whole}; an exercise may import {', '.join(sorted(LIBRARIES))}"
 
 
 def _about_module(whole: str, exercise: Exercise) -> str | None:
     parts = whole.split(".")
     if set(parts[1:]) & MODULES_OF_TORCH:
-        return f"{whole} is not needed in this exercise, and may not be used"
+        return f"{whole} is not needed in this exercise and may not be used"
     return next(filter(None, (_about_name(part, exercise) for part in parts[1:])), None)
 
 
 def _about_name(word: str, exercise: Exercise) -> str | None:
     if word in exercise.forbidden:
-        return f"{word} is what you are to write here, so it may not be used"
+        return f"{word} is what you are to write here, so you may not use it"
     is_dunder = word.startswith("__") and word.endswith("__") and word not in DUNDERS
     if word in OUT_OF_REACH or is_dunder:
-        return f"{word} is not needed in this exercise, and may not be used"
+        return f"{word} is not needed in this exercise and may not be used"
     return None
 
 

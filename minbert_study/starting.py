@@ -39,15 +39,15 @@ def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
 def readme(names: Sequence[str]) -> str:
     rows = [f"| {file_of(name)} | {load(name).title} |" for name in names]
     return "\n".join([
-        "# BERT, written by yourself", "",
-        "Each file is one exercise. Replace `raise NotImplementedError` by your code. Then:", "",
+        "# Write BERT yourself", "",
+        "Each file is one exercise. Replace `raise NotImplementedError` with your code. Then:", "",
         "```", "minbert study check . attention     # or all: minbert study "
-        "check .", "minbert study check . --watch       # checks a file when you save it",
-        "minbert study hint . attention      # a question; once more: nearer to the line",
-        "minbert study train .               # train with the parts that you have written",
+        "check .", "minbert study check . --watch       # checks each file when you save it",
+        "minbert study hint . attention      # one more hint each time you call it",
+        "minbert study train .               # train with the parts that you have finished",
         "```", "",
-        "Each exercise stands alone: the library does what you have not written yet. When all "
-        "checks of an exercise pass, your code takes the library's place.", "",
+        "Each exercise stands alone: the library does what you have not written yet. Once all "
+        "checks of an exercise pass, your code replaces the library's.", "",
         "| file | what you write |", "| --- | --- |", *rows, ""])
 
 
@@ -62,7 +62,7 @@ def solution(exercise: Exercise) -> list[str]:
 
 
 def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
-    kept = "" if written else " (nothing new: all files were there)"
+    kept = "" if written else " (all files exist already)"
     return [f"{folder}: {len(written)} files written{kept}",
             f"Begin with {folder / file_of(NAMES[0])}, then: "
             f"{command_line('study')} check {folder} {NAMES[0]}"]

@@ -44,13 +44,13 @@ SURGERY = ("pcgrad", "paper")
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of tasks, whose gradients' cosines are shown
 
 SAMPLE = "the embedded sample; --data FOLDER takes the course's files"
-SAME = "The same scores: your parts compute what the library's do."
-OTHER = ("Numbers that are added in another order are rounded differently, and training makes the",
-         "difference larger. --seed 1 shows how much scores vary by chance.")
+SAME = "The scores are the same: your parts compute what the library's do."
+OTHER = ("Numbers added in a different order are rounded differently, and training amplifies this.",
+         "--seed 1 shows how much scores vary by chance.")
 # Exercises that this training has no use for, and why.
 NO_PART = {
-    "wordpiece": "the tokenizer is the tokenizers library, which is faster",
-    "masking": "it belongs to pretraining",
+    "wordpiece": "the tokenizers library is faster",
+    "masking": "only pretraining masks tokens",
 }
 
 
@@ -113,21 +113,21 @@ def compare(folder: Path, own: Sequence[str], say: Callable[[str], None], data: 
 
 def who_does_what(training: Training) -> list[str]:
     """Whose parts the training uses, and which take no part."""
-    idle = NO_PART | {name: f"--surgery {name} uses it" for name in SURGERY
+    idle = NO_PART | {name: f"only --surgery {name} uses it" for name in SURGERY
                       if name != training.surgery}
     used = [name for name in training.own if name not in idle]
     if not used:
         lines = ["parts: all are the library's; yours take over once their checks pass"]
     else:
         lines = [f"parts: yours are {', '.join(used)}; the library does the rest"]
-    return lines + [f"       {file_of(name)} takes no part here: {idle[name]}"
+    return lines + [f"       {file_of(name)} is not used here: {idle[name]}"
                     for name in training.own if name in idle]
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Dev scores, one row per training, and what to think of a difference."""
     columns = list(next(iter(scores.values())))
-    lines = ["", f"dev scores, on {EVALUATED} examples of each task at most:",
+    lines = ["", f"dev scores, on at most {EVALUATED} examples per task:",
              f"  {'':15}" + "".join(f"{column:>9}" for column in columns)]
     for name, values in scores.items():
         row = "".join(f"{value:9.3f}" for value in values.values())
@@ -163,7 +163,7 @@ def run(training: Training, say: Callable[[str], None]) -> dict[str, float] | No
                 return None
     except EOFError:
         process.join()
-        say(f"  the process died (status {process.exitcode})")
+        say(f"  the process crashed (status {process.exitcode})")
         return None
     finally:
         process.join(1)  # it ends by itself, but for an interruption here

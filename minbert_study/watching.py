@@ -16,7 +16,7 @@ from optim.adamw import adamw_update
 
 SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
              "is it any good"]
-FLOAT32 = 1e-4  # the model computes in float32, and everybody adds in an order of his own
+FLOAT32 = 1e-4  # the model computes in float32, and the order of additions differs
 
 
 @cache

@@ -106,9 +106,9 @@ def observe(job: Job) -> Observed:
         if process.is_alive():
             process.kill()
             process.join()
-            end = f"stopped after {SECONDS} seconds: is there a loop that does not end?"
+            end = f"stopped after {SECONDS} seconds: is there an endless loop?"
         elif process.exitcode:
-            end = f"the process died (status {process.exitcode})"
+            end = f"the process crashed (status {process.exitcode})"
 
         results = []
         while (path := Path(out, f"{len(results)}.pt")).is_file():
@@ -135,7 +135,7 @@ def _work(job: Job, out: str) -> None:
             written = _written(result)
             if len(written) > WRITTEN:
                 written = _written({"is_begun": True, "fault": [
-                    f"{len(written):,} bytes came back, far too much: look at the shapes"]})
+                    f"{len(written):,} bytes came back, far too many: check the shapes"]})
             Path(out, f"{number}.pt").write_bytes(written)
             printed.flush()
     os._exit(0)  # no code of the student's runs after this
@@ -212,8 +212,8 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
         names = (*function.__code__.co_varnames[:len(args)], *named)
         for name, old, new in zip(names, before, (*args, *named.values()), strict=False):
             if isinstance(old, torch.Tensor) and not _is_same(old, new):
-                raise Fault(f"{function.__name__} changed its input `{name}` in place; whoever "
-                            "called it still needs the old values. Work on a new tensor, or on "
+                raise Fault(f"{function.__name__} changed its input `{name}` in place, but the "
+                            "caller still needs it. Work on a new tensor, or on "
                             f"{name}.clone()")
         return result
     return call
@@ -225,8 +225,8 @@ def _is_same(old: torch.Tensor, new: torch.Tensor) -> bool:
 
 def _out_of_reach(place: str) -> Callable:
     def refuse(*_: object, **__: object) -> None:
-        raise Fault(f"{exercises.name_of(place)} of the library was called; here it is what you "
-                    "are to write")
+        raise Fault(f"{exercises.name_of(place)} of the library was called; here you are to write "
+                    "it yourself")
     return refuse
 
 
@@ -269,9 +269,9 @@ def explain(error: BaseException, folder: Path) -> list[str]:
         return [f"{frame.f_code.co_name} is not written yet ({file.name}, line {line})"]
     lines = [f"{file.name}, line {line}: {code}", f"{type(error).__name__}: {one_line(error)}"]
     if isinstance(error, RecursionError):
-        return [lines[0], "RecursionError: this calls itself without end"]
+        return [lines[0], "RecursionError: this calls itself endlessly"]
     if {"float", "double"} <= set(re.findall(r"\w+", lines[1].lower())):
-        lines.append("a float32 tensor meets a float64 one: keep the type of what comes in, as "
+        lines.append("float32 and float64 tensors are mixed: keep the type of the input, as "
                      "torch.zeros_like(x) and x.new_zeros(…) do")
     shapes = [f"{name} {tuple(value.shape)}" for name, value in frame.f_locals.items()
               if isinstance(value, torch.Tensor)]
@@ -308,5 +308,5 @@ def _refuse_mischief(out: str) -> None:
                 if not place.startswith(out + os.sep) and place != os.devnull:
                     raise Refused(f"writes to {place}; an exercise may not write files")
         elif event.startswith(REFUSED):
-            raise Refused(f"{event} is not needed in an exercise, and is refused")
+            raise Refused(f"{event} is not needed in an exercise and is not allowed")
     sys.addaudithook(guard)

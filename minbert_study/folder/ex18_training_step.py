@@ -29,7 +29,7 @@ from multitask.data.batching import Batch
 
 def train_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: torch.optim.Optimizer,
                project: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-    """A forward and a backward per task, surgery, one update. Old gradients do not count.
+    """A forward and a backward per task, surgery, one update. Earlier gradients do not count.
 
     Args:
         model: the tasks share model.encoder.parameters(). model.heads[task] is a task's head,

@@ -147,7 +147,7 @@ def test_grade(tmp_path, capsys, monkeypatch):
     assert points[1:5] == ["8", "4", "1.5", "13.5"]
     table = {row[0]: row for row in rows}
     assert table["in/right"][1:5] == ["8", "4", "0", "12"]
-    assert "ex13_pcgrad.py: is not a regular file" in table["in/right"][5]
+    assert "ex13_pcgrad.py is not a regular file" in table["in/right"][5]
     passed = checking.check_exercise(Path("in/wrong"), "attention", []).passed
     assert table["in/wrong"][1] == f"{8 * passed / len(load('attention').checks):.3g}"
     assert table["in/loop"][1:4] == ["0", "4", "0"]

@@ -114,7 +114,7 @@ def test_the_library_is_out_of_reach(tmp_path, monkeypatch):
             "    import minbert.attention\n"
             "    return minbert.attention.attention_weights(query, key, mask)\n"
             "def attention(*a, **k): return attention_weights(*a, **k)\n")
-    assert "calls itself without end" in check(tmp_path, text)[1]
+    assert "calls itself endlessly" in check(tmp_path, text)[1]
     text = "from minbert.attention import attention, attention_weights\n"
     assert "of the library was called" in check(tmp_path, text)[1]
 
@@ -197,6 +197,6 @@ def test_large_results(tmp_path, capfd):
     """A result that is too large to be passed on is a fault of that check alone."""
     verdict, text = check(tmp_path, BODIES.format("query.new_zeros(10_000_000)", "value"))
     assert "80,00" in text
-    assert "bytes came back, far too much: look at the shapes" in text
+    assert "bytes came back, far too many: check the shapes" in text
     assert verdict.end is None
     assert capfd.readouterr().err == ""

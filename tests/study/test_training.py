@@ -119,7 +119,7 @@ def test_who_does_what():
     assert lines(()) == ["parts: all are the library's; yours take over once their checks pass"]
     both = ("pcgrad", "paper")
     assert lines(both) == ["parts: yours are pcgrad; the library does the rest",
-                           "       ex14_paper.py takes no part here: --surgery paper uses it"]
+                           "       ex14_paper.py is not used here: only --surgery paper uses it"]
     assert "yours are paper" in lines(both, "paper")[0]
 
 

@@ -24,7 +24,7 @@ WRONG = [
     ("key.transpose(-1, -2)", "key.T", "RuntimeError"),
     ("    return F.dropout", "    F.dropout", "is a `return` missing"),
     ("torch.softmax(scores, dim=-1)", "scores.detach().softmax(-1)", "is something detached"),
-    ("torch.softmax(scores, dim=-1)", "torch.softmax(scores.float(), dim=-1)", "a float32 tensor meets a float64 one"),
+    ("torch.softmax(scores, dim=-1)", "torch.softmax(scores.float(), dim=-1)", "float32 and float64 tensors are mixed"),
     ("    scores = query", "    query += 1e-3\n    scores = query", "changed its input `query`"),
     ("F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)",
      "applied to the output, not to the weights"),

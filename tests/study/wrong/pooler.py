@@ -27,7 +27,7 @@ WRONG = [
     ("self.pooler_dense(cls_states)", "self.pooler_dense(cls_states.detach())", "is something detached"),
     ("    projected = ", "    cls_states.clamp_(-1, 1)\n    projected = ", "changed its input `cls_states`"),
     ("    return projected", "    projected", "returned nothing"),
-    ("self.pooler_dense(cls_states)", "self.pool(cls_states)", "calls itself without end"),
+    ("self.pooler_dense(cls_states)", "self.pool(cls_states)", "calls itself endlessly"),
     ("self.pooler_dense(cls_states)",
      "torch.addmm(self.pooler_dense.bias, cls_states, self.pooler_dense.weight.t())", None),
 ]
