@@ -81,7 +81,7 @@ def zero(part):
 
 @check()
 def scale(part):
-    """A cosine knows direction alone: gradients may grow, and a sign that turns shows."""
+    """A cosine does not depend on length; flipping a gradient flips its sign."""
     gradients = torch.randn(3, 6)
     factors = torch.tensor([100.0, 0.01, -7.0])
     return {f"cosines, {name}": part.cosines(numpy_gram(each))

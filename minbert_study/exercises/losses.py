@@ -155,7 +155,7 @@ def backward(part):
 
 @check()
 def metrics_by_hand(part):
-    """TP = 2, FP = 1, FN = 3 and one more: accuracy 3/7, F1 4/8. Pearson of three points: 1/2."""
+    """TP = 2, FP = 1, FN = 3, one true negative: accuracy 3/7, F1 4/8. Pearson of three points: 1/2."""
     predictions = np.array([1.0, 1, 1, 0, 0, 0, 0])
     labels = np.array([1.0, 1, 0, 1, 1, 1, 0])
     points = np.array([1.0, 2, 3]), np.array([1.0, 3, 2])
@@ -179,7 +179,7 @@ def f1_at_the_edges(part):
 
 @check()
 def pearson_at_the_edges(part):
-    """Pearson does not change with unit or zero, and is None where one side is constant."""
+    """Pearson does not change with scale or offset, and is None where one side is constant."""
     x, y = torch.randn(2, 9).numpy()
     tenths = np.full(3, 0.1)
     return {"pearson": score(part, "pearson", x, y),

@@ -105,7 +105,7 @@ def special_tokens(part):
 
 @check(against=LIBRARY)
 def form(part):
-    """Places ascend, none comes twice; labels stood there; all else stays as it is."""
+    """Positions ascend without repeats; labels are the original tokens; the rest is unchanged."""
     row = torch.randint(WORD, 1000, (2000,))
     shown, positions, labels = masked(part, row, generator())
     others = torch.ones_like(row, dtype=torch.bool)
