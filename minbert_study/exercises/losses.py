@@ -155,7 +155,7 @@ def backward(part):
 
 @check()
 def metrics_by_hand(part):
-    """TP = 2, FP = 1, FN = 3, one true negative: accuracy 3/7, F1 4/8. Pearson of three points: 1/2."""
+    """TP 2, FP 1, FN 3, TN 1: accuracy 3/7, F1 4/8. Pearson of three points: 1/2."""
     predictions = np.array([1.0, 1, 1, 0, 0, 0, 0])
     labels = np.array([1.0, 1, 0, 1, 1, 1, 0])
     points = np.array([1.0, 2, 3]), np.array([1.0, 3, 2])
