@@ -2,7 +2,8 @@
 
     python benchmarks/recipes.py base-1 --data data --model CHECKPOINT --out trials
     python benchmarks/recipes.py swap-1 --swap --data data --model CHECKPOINT --out trials
-    python benchmarks/recipes.py rdrop-2 --rdrop 1 --seed 2 --data data --model CHECKPOINT --out trials
+    python benchmarks/recipes.py rdrop-2 --rdrop 1 --seed 2 --data data --model CHECKPOINT \\
+        --out trials
 
 A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
 tasks' mean losses (as --surgery constant, but a weight holds for the task's head too). An epoch is
@@ -38,7 +39,6 @@ from multitask.training.step import group_of
 from optim import SCHEDULES, AdamW
 
 POOLINGS = ("cls", "mean", "both")
-Parts = tuple[list[np.ndarray], list[np.ndarray]]  # ids and token types, one array per sequence
 
 
 def parse() -> argparse.Namespace:
@@ -60,10 +60,12 @@ def parse() -> argparse.Namespace:
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
     add("--pool", choices=POOLINGS, default="cls")
     add("--swap", action="store_true", help="either order of a pair, at random")
-    add("--rdrop", type=float, default=0.0, help="R-Drop (Liang et al. 2021, 2106.14448); 1 is its α = 2")
+    add("--rdrop", type=float, default=0.0,
+        help="R-Drop (Liang et al. 2021, 2106.14448); 1 is its α = 2")
     add("--fgm", type=float, default=0.0, help="adversarial embeddings (Miyato et al. 2017)")
     add("--layer-lr", type=float, default=1.0, help="factor of the rate from layer to layer")
-    add("--reset", type=int, default=0, help="top layers that start from random weights (Zhang et al. 2021)")
+    add("--reset", type=int, default=0,
+        help="top layers that start from random weights (Zhang et al. 2021)")
     add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
     add("--dropout", type=float, help="of the encoder")
     add("--teacher", type=Path, help="training logits, whose mean with the labels is learnt")
@@ -104,7 +106,7 @@ class Trial:
         for name, taught in self.soft.items():
             if len(taught) != len(self.tokens[name]["train"]):
                 raise ValueError(f"{arguments.teacher} is of other training data: {name}")
-        self.optimizer = AdamW(list(self.groups()), weight_decay=arguments.decay)
+        self.optimizer = AdamW(list(self.groups()))
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
 
