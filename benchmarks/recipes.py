@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from minbert import BertModel, BertTokenizer, fast, pack
 from multitask import MultitaskBert
-from multitask.data.batching import Batch, TokenizedExamples
+from multitask.data.batching import Batch
 from multitask.data.examples import load_dataset
 from multitask.pretraining.step import set_dropout
 from multitask.system.device import PRODUCT_DTYPES, autocast, pick_device, pick_precision
@@ -155,8 +155,8 @@ class Trial:
         passes = 2 if self.arguments.rdrop else 1  # the same examples under two dropout masks
         ids, types, ends = [], [], {}
         for name, indices in chosen.items():
-            for index in indices * passes:
-                some_ids, some_types = sequence(self.tokens[name]["train"], index)
+            of_task = self.tokens[name]["train"].sequences(indices * passes)
+            for some_ids, some_types in zip(*of_task, strict=True):
                 if self.arguments.swap and some_types.any() and self.coins.random() < 0.5:
                     some_ids, some_types = swapped(some_ids, some_types)
                 ids.append(some_ids)
@@ -238,11 +238,6 @@ class Trial:
 
 def pairs(text: str) -> list[list[str]]:
     return [item.split("=") for item in text.split(",") if item]
-
-
-def sequence(examples: TokenizedExamples, index: int) -> tuple[np.ndarray, np.ndarray]:
-    span = slice(examples._ends[index], examples._ends[index + 1])
-    return examples._ids[span], examples._types[span]
 
 
 def swapped(ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

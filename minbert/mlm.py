@@ -301,20 +301,6 @@ class BertForPreTraining(BertForMaskedLM):
         loss = _loss(logits, labels) + F.cross_entropy(relationship, next_sentence_label)
         return PreTrainingOutput(logits, relationship, loss)
 
-    def packed_logits(self, masked: Masked, packing: Packing,
-                      token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`masked_logits` for sequences of two segments, and `seq_relationship_logits`.
-
-        Args:
-            token_type_ids: (tokens,) int64.
-
-        Returns:
-            (masked, vocab) and (batch, 2), float32.
-        """
-        states = fast.encode_packed(self.encoder, masked.input_ids, token_type_ids, packing)
-        relationship = self.seq_relationship(self.encoder.pool(packing.first_tokens(states)))
-        return self.score(states[masked.positions]).float(), relationship.float()
-
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean cross entropy over the positions that have a label."""

@@ -185,14 +185,20 @@ class TokenizedExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The examples at these indices, in this order."""
-        spans = []
+    def sequences(self, indices: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The ids and token types of each sequence, (tokens,), of the examples at these indices."""
+        ids, types = [], []
         for index in indices:
             for row in range(index * self.sequences_each, (index + 1) * self.sequences_each):
-                spans.append(slice(self._ends[row], self._ends[row + 1]))
-        input_ids, token_type_ids, packing = pack([self._ids[span] for span in spans],
-                                                  [self._types[span] for span in spans])
+                span = slice(self._ends[row], self._ends[row + 1])
+                ids.append(self._ids[span])
+                types.append(self._types[span])
+        return ids, types
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples at these indices, in this order."""
+        ids, types = self.sequences(indices)
+        input_ids, token_type_ids, packing = pack(ids, types)
         labels = self.labels[list(indices)]
         return Batch(input_ids, token_type_ids, packing, self.sequences_each,
                      None if np.isnan(labels).any() else torch.from_numpy(labels))

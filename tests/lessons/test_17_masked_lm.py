@@ -304,19 +304,6 @@ def test_both_tasks_equal_transformers(tiny_config, padded, tmp_path):
                        ours.prediction_logits)
 
 
-def test_both_tasks_packed_and_padded(tiny_config, padded):
-    model = BertForPreTraining(tiny_config).eval()
-    ids, types, mask = (padded[name] for name in ("input_ids", "token_type_ids", "attention_mask"))
-    packing = Packing.from_mask(mask)
-    out = model(ids, mask, types)
-    masked = Masked(packing.unpad(ids), torch.tensor([1, 4, 11]), torch.tensor([7, 8, 9]))
-    logits, relationship = model.packed_logits(masked, packing, packing.unpad(types))
-    # float32 rounding
-    torch.testing.assert_close(logits, packing.unpad(out.prediction_logits)[masked.positions],
-                               atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(relationship, out.seq_relationship_logits, atol=1e-6, rtol=1e-5)
-
-
 def test_missing_second_head_warns(model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="no next-sentence head") as warned:
