@@ -11,7 +11,8 @@ a pass over PARA; inputs are cut at 128 tokens. Trials of one seed see the same 
 order. After each epoch the whole dev sets are scored, with the weights as they are and with their
 running average (--ema). OUT/NAME.json has settings and all scores; `best` is the highest of them,
 and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that moment, and
-OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
+OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial. OUT/NAME.pt,
+with --save, has the last weights; --mix scores the mean of such files and trains nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from minbert import BertModel, BertTokenizer, fast, pack
+from minbert.files import write_json
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.data.examples import load_dataset
 from multitask.pretraining.step import set_dropout
+from multitask.runs.inputs import subsample
 from multitask.system.device import PRODUCT_DTYPES, autocast, pick_device, pick_precision
 from multitask.tasks import BUILT_IN, TASKS
 from multitask.training.optimizing import head_groups
@@ -68,8 +71,13 @@ def parse() -> argparse.Namespace:
         help="top layers that start from random weights (Zhang et al. 2021)")
     add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
     add("--dropout", type=float, help="of the encoder")
-    add("--teacher", type=Path, help="training logits, whose mean with the labels is learnt")
+    add("--teacher", type=Path, nargs="+", default=[], metavar="NPZ",
+        help="training logits; what is learnt is half the label, half their mean")
     add("--teach", action="store_true", help="write training logits")
+    add("--save", action="store_true", help="write the last weights")
+    add("--mix", type=Path, nargs="+", metavar="PT",
+        help="weights of trials, to be averaged (a model soup, Wortsman et al. 2022, 2203.05482)")
+    add("--dev-limit", type=int, metavar="N", help="score at most N dev examples of a task")
     return parser.parse_args()
 
 
@@ -98,14 +106,18 @@ class Trial:
         self.model.precision = pick_precision("auto", self.device, encoder.config.hidden_size)
 
         dataset = load_dataset(arguments.data, tasks)
+        for splits in dataset.values():
+            splits["dev"] = subsample(splits["dev"], arguments.dev_limit)
         self.tokens = {name: {split: self.model.tokenize(splits[split])
                               for split in ("train", "dev")} for name, splits in dataset.items()}
         self.orders = {name: self.endless(len(splits["train"]))
                        for name, splits in self.tokens.items()}
-        self.soft = dict(np.load(arguments.teacher)) if arguments.teacher else {}
+        teachers = [np.load(path) for path in arguments.teacher]
+        self.soft = {name: np.mean([taught[name] for taught in teachers], axis=0)
+                     for name in (teachers[0] if teachers else ())}
         for name, taught in self.soft.items():
             if len(taught) != len(self.tokens[name]["train"]):
-                raise ValueError(f"{arguments.teacher} is of other training data: {name}")
+                raise ValueError(f"{arguments.teacher[0]} is of other training data: {name}")
         self.optimizer = AdamW(list(self.groups()))
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -277,10 +289,9 @@ def reset(encoder: BertModel, layers: int) -> None:
         ours.load_state_dict(theirs.state_dict())
 
 
-def main() -> None:
-    arguments = parse()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    trial = Trial(arguments)
+def train(trial: Trial) -> dict:
+    """Trains; returns what OUT/NAME.json holds of it."""
+    arguments = trial.arguments
     steps = arguments.limit or arguments.epochs * trial.steps_per_epoch
     rows, best, smooth, started, stepping = [], None, {}, time.time(), 0.0
     trial.model.train()
@@ -314,10 +325,32 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
 
-    asked = {key: str(value) for key, value in vars(arguments).items() if value is not None}
-    (arguments.out / f"{arguments.name}.json").write_text(json.dumps({
-        "asked": asked, "best": best, "epochs": rows, "precision": trial.model.precision,
-        "seconds": time.time() - started, "seconds_of_steps": stepping}, indent=1))
+    if arguments.save:
+        torch.save(trial.model.state_dict(), arguments.out / f"{arguments.name}.pt")
+    return {"best": best, "epochs": rows, "seconds": time.time() - started,
+            "seconds_of_steps": stepping}
+
+
+def mix(trial: Trial) -> dict:
+    """The scores of the mean of several trials' weights."""
+    arguments = trial.arguments
+    weights = [torch.load(path, map_location=trial.device) for path in arguments.mix]
+    trial.model.load_state_dict({name: torch.stack([each[name] for each in weights]).mean(0)
+                                 for name in weights[0]})
+    logits = trial.logits("dev")
+    np.savez_compressed(arguments.out / f"{arguments.name}.npz", **logits)
+    return {"best": trial.scores(logits)}
+
+
+def main() -> None:
+    arguments = parse()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trial = Trial(arguments)
+    found = mix(trial) if arguments.mix else train(trial)
+    print(json.dumps(found["best"]))
+    asked = {key: str(value) for key, value in vars(arguments).items() if value}
+    write_json(arguments.out / f"{arguments.name}.json",
+               {"asked": asked, "precision": trial.model.precision, **found})
 
 
 if __name__ == "__main__":
