@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 
@@ -67,12 +68,33 @@ def real_tokenizer(real_checkpoint) -> BertTokenizer:
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """The sample with 40 to 64 examples per file. Read only: change a copy."""
+    """The sample with 40 to 64 examples per file, and 20 films. Read only: change a copy."""
     folder = write_sample(tmp_path_factory.mktemp("small"))
     for path in [*folder.glob("*.csv"), *folder.glob("multinli/*.jsonl")]:
         lines = path.read_text().splitlines()[:65 if "quora" in path.name else 41]
         path.write_text("\n".join(lines) + "\n")
+    for split in ("train", "dev", "test-student"):
+        rows = [f"{split}{number}\ta long review {number}\t{number % 2}" for number in range(20)]
+        (folder / f"ids-cfimdb-{split}.csv").write_text(
+            "\n".join(["id\tsentence\tsentiment", *rows]) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def brief_run(small_data):
+    """(folder, flags …) → the folder, after a run from random weights on the small data."""
+    def start(folder: Path, *flags: object) -> Path:
+        status = programs.run("--data", small_data, "--model", "scratch", "--out", folder, *flags)
+        assert status == 0
+        return folder
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def trained(brief_run, tmp_path_factory) -> Path:
+    """A run of one step. Read only."""
+    return brief_run(tmp_path_factory.mktemp("trained") / "run", "--max-steps", 1)
 
 
 @pytest.fixture(scope="session")
@@ -86,15 +108,15 @@ def course_data() -> Path:
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """Makes contexts in which a trainer's n-th step is interrupted as by Ctrl-C."""
+    """Makes contexts in which a trainer's n-th step fails, by default as by Ctrl-C."""
     @contextmanager
-    def interrupting(trainer: type, number: int):
+    def interrupting(trainer: type, number: int, error: BaseException | None = None):
         step, taken = trainer.step, []
 
         def stopping(self, batches, lr_scale):
             taken.append(lr_scale)
             if len(taken) == number:
-                raise KeyboardInterrupt
+                raise error or KeyboardInterrupt
             return step(self, batches, lr_scale)
 
         with monkeypatch.context() as patch:

@@ -1,13 +1,13 @@
 """Lesson 15: the files of docs/how-to/extend.md, as they stand there."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from programs import ROOT, python
+
+from multitask.system.runlog import read_events
+
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```",
                         (ROOT / "docs" / "how-to" / "extend.md").read_text(), re.DOTALL))
 
@@ -15,11 +15,8 @@ FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```",
 def run(name: str, data: Path, folder: Path, *flags: str) -> dict:
     """Runs the main job with a file of the page for two steps; its metrics."""
     (folder / name).write_text(FILES[name])
-    done = subprocess.run(
-        [sys.executable, ROOT / "train_multitask.py", "--import", name, "--data", data, "--model",
-         "scratch", "--max-steps", "2", "--out", "run", *flags],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = python(ROOT / "train_multitask.py", "--import", name, "--data", data, "--model",
+                  "scratch", "--max-steps", "2", "--out", "run", *flags, folder=folder)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "run" / "metrics.json").read_text())
 
@@ -47,7 +44,6 @@ def test_own_head(small_data, tmp_path):
 def test_own_surgery(small_data, tmp_path):
     metrics = run("equal_say.py", small_data, tmp_path, "--surgery", "equal_say")
     assert metrics["surgery"]["method"] == "equal_say"
-    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    for step in (event for event in steps if event["event"] == "step"):
+    for step in read_events(tmp_path / "run", "step"):
         for name, norm in step["gradient_norms"].items():
             assert abs(step["weights"][name] * norm - 1) < 1e-5

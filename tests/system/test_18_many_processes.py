@@ -7,9 +7,7 @@ one of them dies.
 """
 
 import json
-import os
 import subprocess
-import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +18,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import ROOT, python, run
 from safetensors.torch import load_file
 from test_10_training import EXAMPLES, batches, build, without_head_dropout
 
 import heads.layers
-import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data.batching import MicroBatches
 from multitask.system.checkpoint import numbered
 from multitask.system.distributed import ALONE, Ranks, checksum, start
+from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings
 from multitask.training.step import SurgeryTrainer
 from optim import project_conflicting
 
-ROOT = Path(__file__).parents[2]
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 
@@ -58,15 +56,19 @@ def test_surgery_is_not_linear():
     assert ((project_conflicting(first) + project_conflicting(second)) / 2).tolist() == [2.25, 1.25]
 
 
-def step_in_pieces(count: int | None, clip=0.0) -> tuple:
+def in_pieces(model, count: int) -> dict[str, MicroBatches]:
+    """All examples of each task, in so many pieces."""
+    return {name: model.tokenize(examples).micro_batches(range(len(examples)), count, len(examples))
+            for name, examples in EXAMPLES.items()}
+
+
+def step_in_pieces(count: int | None) -> tuple:
     """Losses, weights and gradients of one step; count: pieces per batch, None for whole ones."""
     model = without_head_dropout(build())
-    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=clip)
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
     inputs = batches(model)
     if count is not None:
-        inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), count,
-                                                               len(examples))
-                  for name, examples in EXAMPLES.items()}
+        inputs = in_pieces(model, count)
     losses = trainer.step(inputs).losses
     return losses, checksum(model.parameters()), [trainer.gradients.matrix,
                                                   *(p.grad for p in model.heads.parameters())]
@@ -109,9 +111,7 @@ def test_graphs_are_freed():
         alive.add(saved)
         return saved
 
-    inputs = {name: model.tokenize(examples).micro_batches(range(len(examples)), 3, len(examples))
-              for name, examples in EXAMPLES.items()}
-    embed = model.embed
+    inputs, embed = in_pieces(model, 3), model.embed
     model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         SurgeryTrainer(model, "pcgrad", lr=1e-3).step(inputs)
@@ -214,14 +214,13 @@ def test_shared_predictions(monkeypatch):
         monkeypatch.setattr(f"multitask.{module}.EVALUATION_BATCH", 2)
     model = build().eval()
     examples = model.tokenize(EXAMPLES["para"])
-    logits, rows = model.predict_logits("para",
-                                        examples), CachedEmbeddings(model, examples,
-                                                                    "").batch(range(4)).embeddings
-    for own, encoded in in_two_threads(lambda ranks: (model.predict_logits("para", examples, ranks),
-                                                      CachedEmbeddings(model, examples, "",
-                                                                       ranks).batch(range(4)))):
-        assert torch.equal(own, logits)
-        assert torch.equal(encoded.embeddings, rows)
+
+    def work(*ranks) -> tuple[torch.Tensor, torch.Tensor]:
+        cached = CachedEmbeddings(model, examples, "", *ranks)
+        return model.predict_logits("para", examples, *ranks), cached.batch(range(4)).embeddings
+
+    for found in in_two_threads(work):
+        assert all(map(torch.equal, found, work()))
 
 
 def test_failure_is_told_once():
@@ -286,20 +285,18 @@ def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
 
 
 def torchrun(*arguments: object, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         ROOT / "tests" / "started_by_torchrun.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables})
+    return python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                  ROOT / "tests" / "started_by_torchrun.py", *arguments, OMP_NUM_THREADS="1",
+                  **variables)
 
 
-def log(run: Path) -> list[dict]:
-    events = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in event.items() if key != "seconds"} for event in events]
+def log(folder: Path) -> list[dict]:
+    return [{key: value for key, value in event.items() if key != "seconds"}
+            for event in read_events(folder)]
 
 
-def last_state(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(numbered(run)[-1] / "state.safetensors")
+def last_state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(numbered(folder)[-1] / "state.safetensors")
 
 
 def test_two_train_as_one(tiny, tmp_path, monkeypatch):
@@ -313,8 +310,7 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
     assert "(seed 11711, cpu, fp32, 2 processes)" in done.stdout
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     monkeypatch.setattr(heads.layers, "FIRST_DROPOUT", 0.0)
-    one = [*flags, "--batch-size", 16, "--out", tmp_path / "one"]
-    assert train_multitask.main([str(flag) for flag in one]) == 0
+    assert run(*flags, "--batch-size", 16, "--out", tmp_path / "one") == 0
 
     ours, theirs = last_state(tmp_path / "two"), last_state(tmp_path / "one")
     assert len([event for event in log(tmp_path / "two") if event["event"] == "step"]) == 20
@@ -338,8 +334,7 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
 
 def scores(dev: dict) -> list[float]:
     return [value or 0.0 for of_task in dev.values()
-            for value in (of_task.values() if isinstance(of_task, dict)
-                                                                   else [of_task])]
+            for value in (of_task.values() if isinstance(of_task, dict) else [of_task])]
 
 
 CHAIN = ["--nli", "--gs", "bd", "--fl", "--batch-size", 8, "--batch-sizes", "sst=1,para=16,sts=1",
@@ -390,7 +385,7 @@ def test_ctrl_c_in_one_process(tiny, tmp_path):
 
 def test_other_number_of_processes(killed, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-    assert train_multitask.main(["--resume", str(killed[0])]) == 2
+    assert run("--resume", killed[0]) == 2
     assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
 
 

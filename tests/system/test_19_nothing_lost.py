@@ -16,18 +16,18 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
 import kill_points
+import programs
 import pytest
 import torch
 from oracle import algorithm_1, with_loss
 from safetensors.torch import save_file
 
 import train_multitask
-from minbert import BertConfig, BertModel, BertTokenizer
+from minbert import BertConfig, BertTokenizer
 from minbert.files import replacing
 from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
@@ -35,14 +35,13 @@ from multitask.runs.stages import Stage
 from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
+from multitask.system.runlog import read_events
 from multitask.system.state import check_like
 from optim import project_conflicting
 from optim.surgery import random_order
 
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-SENTENCES = ["a dog runs", "two cats sleep", "the old man reads", "a dog sleeps", "cats run",
-             "the man runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -54,32 +53,15 @@ def quick(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    """A tiny encoder in HuggingFace's layout."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = BertTokenizer.train([" ".join(SENTENCES), "film question guitar"] * 9, 300)
-    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
-                         num_attention_heads=2, intermediate_size=32)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def command_line(*arguments: object) -> int:
-    return train_multitask.main([str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def train(small_data, encoder):
+def train(small_data, tiny_checkpoint):
     """(folder, flags …) → exit status of two epochs of four steps."""
-    return lambda folder, *more: command_line("--data", small_data, "--model", encoder, "--lr",
-                                              1e-3, "--epochs", 2, "--out", folder, *more)
+    flags = ["--data", small_data, "--model", tiny_checkpoint, "--lr", 1e-3, "--epochs", 2]
+    return lambda folder, *more: programs.run(*flags, "--out", folder, *more)
 
 
 def events(folder: Path, kind: str) -> list[dict]:
-    found = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in event.items() if key != "seconds"} for event in found
-            if event["event"] == kind]
+    return [{key: value for key, value in event.items() if key != "seconds"}
+            for event in read_events(folder, kind)]
 
 
 def left_by(folder: Path) -> list:
@@ -91,11 +73,10 @@ def left_by(folder: Path) -> list:
 
 
 @pytest.fixture(scope="module")
-def alone(small_data, encoder, tmp_path_factory) -> list:
+def alone(train, tmp_path_factory) -> list:
     """What a run leaves that is not stopped."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert command_line("--data", small_data, "--model", encoder, "--lr", 1e-3, "--epochs", 2,
-                        "--out", folder) == 0
+    assert train(folder) == 0
     return left_by(folder)
 
 
@@ -104,11 +85,7 @@ def alone(small_data, encoder, tmp_path_factory) -> list:
 
 def tried(*flags: str) -> str:
     """What tools/kill_points.py prints, in a process that has computed nothing yet."""
-    command = [sys.executable, kill_points.__file__, *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(kill_points.ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600,
-                            check=False)
-
+    result = programs.python(kill_points.__file__, *flags, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -144,7 +121,7 @@ def test_interrupted_step(number, train, alone, monkeypatch, capsys):
     assert f"resume with: python train_multitask.py --resume '{folder}'" in capsys.readouterr().err
     assert len(events(folder, "step")) == 6
     torch.rand(5)
-    assert command_line("--resume", folder) == 0
+    assert programs.run("--resume", folder) == 0
     assert "resumed in epoch 2, step 6" in capsys.readouterr().out
     assert left_by(folder) == alone
 
@@ -156,7 +133,7 @@ def test_interrupted_evaluation(train, alone, monkeypatch):
         assert train(Path("run")) == 130
     saved = checkpoint.load(Path("run"))
     assert (saved.values["steps"], saved.values["epoch"], saved.values["evaluated"]) == (4, 1, 0)
-    assert command_line("--resume", "run") == 0
+    assert programs.run("--resume", "run") == 0
     assert left_by(Path("run")) == alone
 
 
@@ -207,10 +184,10 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
         patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
         assert train(Path("run")) == 130
     capsys.readouterr()
-    assert command_line("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
+    assert programs.run("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
                         "bd") == 2
     assert "with, and --gs bd, --epochs 3 would change the run" in capsys.readouterr().err
-    assert command_line("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every",
+    assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every",
                         3) == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
@@ -253,17 +230,20 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def save(run: Path, encoder: Path, tensors: dict | None = None, values: dict | None = None) -> None:
-    config = BertConfig.from_file(encoder / "config.json")
-    tokenizer = BertTokenizer.from_pretrained(encoder)
-    checkpoint.save(run, tensors or {}, values or {}, config, tokenizer)
+@pytest.fixture
+def save(tiny_checkpoint):
+    """(run, tensors, values) saves a checkpoint of them."""
+    config = BertConfig.from_file(tiny_checkpoint / "config.json")
+    tokenizer = BertTokenizer.from_pretrained(tiny_checkpoint)
+    return lambda run, tensors=None, values=None: checkpoint.save(run, tensors or {}, values or {},
+                                                                  config, tokenizer)
 
 
 @pytest.fixture
-def saved(encoder, tmp_path) -> Path:
+def saved(save, tmp_path) -> Path:
     """A run with two checkpoints; each holds its own number."""
     for number in (1.0, 2.0):
-        save(tmp_path / "run", encoder, {"x": torch.full((1000,), number)}, {"number": number})
+        save(tmp_path / "run", {"x": torch.full((1000,), number)}, {"number": number})
     return tmp_path / "run"
 
 
@@ -273,8 +253,7 @@ def test_damaged_files(saved):
     newest = checkpoint.numbered(saved)[-1]
     intact = {path.name: path.read_bytes() for path in newest.iterdir()}
     assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
-                           "vocab.txt",
-                           "tokenizer_config.json", "sha256.json"}
+                           "vocab.txt", "tokenizer_config.json", "sha256.json"}
     assert checkpoint.load(saved).values == {"number": 2.0}
 
     for name, kind in itertools.product(intact, ["flip"] * 8 + ["cut"] * 3 + ["gone"]):
@@ -305,31 +284,30 @@ def test_all_damaged(saved):
     """All are named and none is touched."""
     for number in ("1", "2"):
         flip(saved / "checkpoint" / number / "state.safetensors", 20_000)
-    with pytest.raises(ValueError,
-                       match=r"2/state.safetensors is damaged .*1/state.safetensors is damaged"):
+    both = r"2/state.safetensors is damaged .*1/state.safetensors is damaged"
+    with pytest.raises(ValueError, match=both):
         checkpoint.load(saved)
     assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2"]
 
 
-def test_leftovers(saved, encoder):
+def test_leftovers(saved, save):
     """The next checkpoint removes parts and damaged ones, and keeps the one before."""
     (saved / "checkpoint" / "3.partial").mkdir()
     flip(saved / "checkpoint" / "2" / "state.json", 5)
     with pytest.warns(UserWarning, match="state.json is damaged"):
         checkpoint.load(saved)
-    save(saved, encoder)
+    save(saved)
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "4"]
 
 
-@pytest.mark.parametrize("found",
-                         [{"x": torch.zeros(1000)}, {},
-                          {"x": torch.ones(1000), "y": torch.ones(1)}],
-                         ids=["other numbers", "nothing", "more"])
-def test_failing_disk(found, saved, encoder, monkeypatch):
+@pytest.mark.parametrize("found", [
+    {"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}
+], ids=["other numbers", "nothing", "more"])
+def test_failing_disk(found, saved, save, monkeypatch):
     monkeypatch.setattr(checkpoint, "load_file", lambda path: found)
-    with pytest.raises(OSError,
-                       match=r"does not read back as it was written.*last good checkpoint is .*2$"):
-        save(saved, encoder, {"x": torch.ones(1000)})
+    message = r"does not read back as it was written.*last good checkpoint is .*2$"
+    with pytest.raises(OSError, match=message):
+        save(saved, {"x": torch.ones(1000)})
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
 
 
@@ -351,19 +329,19 @@ def test_tensors_fit(wrong, message):
         check_like(wrong, LIKE)
 
 
-def test_numbering(saved, encoder):
+def test_numbering(saved, save):
     """By number, not by letter; files that are not ours stay."""
     (saved / "checkpoint" / "notes").mkdir()
     for name in ("9", "10", "11.partial", "12.damaged"):
         (saved / "checkpoint" / name).mkdir()
     assert [path.name for path in checkpoint.numbered(saved)] == ["1", "2", "9", "10"]
-    save(saved, encoder)
+    save(saved)
     assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "10", "13"}
     checkpoint.drop_older(saved)
     assert {path.name for path in (saved / "checkpoint").iterdir()} == {"notes", "13"}
 
 
-def test_order_on_disk(saved, encoder, monkeypatch):
+def test_order_on_disk(saved, save, monkeypatch):
     """What has been written need not have left the system's memory; nor has a new name."""
     calls = Mock()
     for owner, name in ((checkpoint, "sync"), (shutil, "rmtree"), (os, "posix_fadvise")):
@@ -374,7 +352,7 @@ def test_order_on_disk(saved, encoder, monkeypatch):
 
     values = {"nan": torch.tensor([torch.nan, -0.0]), "flag": torch.tensor(True),
               "none": torch.zeros(0, 3)}
-    save(saved, encoder, values)
+    save(saved, values)
 
     happened = [(name, args[0]) for name, args, _ in calls.mock_calls if name != "posix_fadvise"]
     assert happened == [("sync", saved / "checkpoint"), ("sync", saved),
@@ -416,7 +394,7 @@ def test_full_disk(method, limit, message, kept, train, alone, monkeypatch, caps
     assert re.search(message, said)
     assert "File too large" in said
     assert sorted(path.name for path in Path("run/checkpoint").iterdir()) == kept
-    assert command_line("--resume", "run") == 0
+    assert programs.run("--resume", "run") == 0
 
     expected = {name: value for name, value in alone[3].items() if name.startswith("model.")}
     found = checkpoint.load(Path("run")).part("model")
@@ -452,11 +430,11 @@ def test_file_before_its_name(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def poisoned(small_data, encoder):
+def poisoned(small_data, tiny_checkpoint):
     """(flags …) → a run of which one STS example has an infinite label."""
     def start(*more):
-        arguments = ["--data", str(small_data), "--model", str(encoder), "--epochs", "2", *more]
-        settings = train_multitask.settings_of(train_multitask.build_parser().parse_args(arguments))
+        settings = programs.settings("--data", small_data, "--model", tiny_checkpoint, "--epochs",
+                                     2, *more)
         run = main_job.start(settings, "run", say=lambda line: None)
         run.tokens["sts"]["train"].labels[7] = float("inf")
         return run
@@ -628,13 +606,10 @@ def test_lock_of_the_dead(tmp_path):
         check_free(tmp_path)
     child.kill()
     child.communicate()
-    with pytest.warns(UserWarning,
-                      match=f"process {child.pid} on .* ended without giving up its lock; taken "
-                            f"over"):
+    message = f"process {child.pid} on .* ended without giving up its lock; taken over"
+    with pytest.warns(UserWarning, match=message):
         FolderLock(tmp_path).release()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        FolderLock(tmp_path).release()
+    FolderLock(tmp_path).release()  # without a warning, which would be an error here
 
 
 def test_linked_folders(train, alone, tmp_path):

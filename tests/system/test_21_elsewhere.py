@@ -3,7 +3,6 @@
 Each test names the public report that it comes from, if there is one.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -12,12 +11,15 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 import transformers
+from programs import ROOT, python
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,9 +31,10 @@ from multitask.data.examples import load_dataset, read_examples
 from multitask.experiments import __main__ as experiments
 from multitask.runs import run as main_job
 from multitask.system import command
+from multitask.system.runlog import read_events
+from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, project_conflicting, project_paper
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = (train_multitask, predict, hand_in, pretrain, experiments)
 TINY = {"vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 32, "max_position_embeddings": 64}
@@ -57,22 +60,6 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def trained(small_data, tmp_path_factory) -> Path:
-    """A run of one step."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                 "1", "--out", str(folder)]) == 0
-    return folder
-
-
-def python(*words: object, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
-    """Runs python in a process of its own, with bytes as output."""
-    return subprocess.run([sys.executable, *map(str, words)], cwd=folder, check=False,
-                          capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **variables})
 
 
 # ------------------------------------------------------------------------------ 1: paths with ~
@@ -106,11 +93,10 @@ def test_home_in_api(home, tok, small_data):
 def test_home_in_a_run(home, small_data):
     """The run can be resumed, and its data and start are found (Lightning #19058)."""
     (home / "data").symlink_to(small_data)
-    words = ["--data=~/data", "--model=scratch", "--max-steps=1", "--out=~/runs/a"]
-    assert train_multitask.main(words) == 0
-    assert train_multitask.main(["--resume=~/runs/a"]) == 0
-    assert train_multitask.main(["--start=~/runs/a", "--gs=none", "--fl", "--max-steps=1",
-                                 "--data=~/data", "--out=~/b"]) == 0
+    assert programs.run("--data=~/data", "--model=scratch", "--max-steps=1", "--out=~/runs/a") == 0
+    assert programs.run("--resume=~/runs/a") == 0
+    assert programs.run("--start=~/runs/a", "--gs=none", "--fl", "--max-steps=1", "--data=~/data",
+                        "--out=~/b") == 0
     assert (home / "b" / "metrics.json").is_file()
     assert not list(Path.cwd().iterdir())
 
@@ -193,27 +179,16 @@ def test_threads(model, tok):
     expected = {None: [e.ids for e in tok.encode(long)],
                 16: [e.ids for e in tok.encode(long, max_length=16)]}
     vectors, classes = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
-    wrong: list = []
 
     def work(limit: int | None) -> None:
-        try:
-            for _ in range(15):
-                if [e.ids for e in tok.encode(long, max_length=limit)] != expected[limit]:
-                    wrong.append(limit)
-                if not torch.equal(model.encoder.encode(TEXTS, tok), vectors):
-                    wrong.append("encode")
-                if not np.array_equal(model.predict_sentiment(TEXTS), classes):
-                    wrong.append("predict")
-        except Exception as error:
-            wrong.append(error)
+        for _ in range(15):
+            assert [e.ids for e in tok.encode(long, max_length=limit)] == expected[limit]
+            assert torch.equal(model.encoder.encode(TEXTS, tok), vectors)
+            assert np.array_equal(model.predict_sentiment(TEXTS), classes)
 
-    threads = [threading.Thread(target=work, args=[limit]) for limit in (None, 16) * 2]
     tok._tokenizer = Slow(tok._tokenizer)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, (None, 16) * 2))
 
 
 # --------------------------------------------------------------- 5: what is no regular file
@@ -263,15 +238,13 @@ def test_counts(tok, model, count):
         BertTokenizer.train(TEXTS, count)
 
 
-def test_batch_beyond_the_data(small_data, tmp_path, capsys):
+def test_batch_beyond_the_data(small_data, brief_run, tmp_path, capsys):
     """Each step takes all examples once, and one line says so."""
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--batch-size",
-                                 "5000", "--max-steps", "1", "--out", str(tmp_path / "run")]) == 0
+    run = brief_run(tmp_path / "run", "--batch-size", 5000, "--max-steps", 1)
     assert "fewer than a batch of 5,000" in capsys.readouterr().out
-    [line] = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-              if '"step"' in line and '"losses"' in line]
+    [step] = read_events(run, "step")
     dataset = load_dataset(small_data)
-    assert json.loads(line)["examples"] == sum(len(splits["train"]) for splits in dataset.values())
+    assert step["examples"] == sum(len(splits["train"]) for splits in dataset.values())
 
 
 # --------------------------------------------------------------------- 7, 8: flat parameters
@@ -382,11 +355,11 @@ def test_modes_are_kept(model, tok):
 def test_any_terminal(encoding, small_data, tmp_path):
     """Neither --help nor a Greek folder ends a command on a terminal that lacks the letters."""
     for name in ("train_multitask", "multitask.experiments", "multitask.pretrain"):
-        done = python("-m", name, "--help", PYTHONIOENCODING=encoding)
+        done = python("-m", name, "--help", text=False, PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
     out = tmp_path / "δοκιμή"
     done = python("-m", "train_multitask", "--data", small_data, "--model", "scratch",
-                  "--max-steps", "1", "--out", out, PYTHONIOENCODING=encoding)
+                  "--max-steps", "1", "--out", out, text=False, PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert (out / "metrics.json").is_file()
 
@@ -412,18 +385,12 @@ def test_reader_that_has_gone(trained):
 # ------------------------------------------------------------------------ 13: moved data
 
 
-def test_moved_run_and_data(small_data, tmp_path, capsys):
-    """A run and its data may move; other data are refused, and config.json stays."""
+def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys):
+    """A run and its data may move; other data are refused."""
     shutil.copytree(small_data, tmp_path / "data")
-    words = ["--data", str(tmp_path / "data"), "--model", "scratch", "--out",
-             str(tmp_path / "run")]
-    with contextlib.suppress(SystemExit):
-        job = main_job.start(train_multitask.settings_of(
-            train_multitask.build_parser().parse_args([*words, "--epochs", "2"])),
-            str(tmp_path / "run"))
-        job.stage._train_epoch()
-        job.stage._evaluate()
-        job.log.close()
+    with interrupted(SurgeryTrainer, 6):
+        assert programs.run("--data", tmp_path / "data", "--model", "scratch", "--epochs", 2,
+                            "--out", tmp_path / "run") == 130
     (tmp_path / "run").rename(tmp_path / "moved")
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     capsys.readouterr()
@@ -431,10 +398,9 @@ def test_moved_run_and_data(small_data, tmp_path, capsys):
     shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
     path = tmp_path / "other" / "ids-sst-train.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    resume = ["--resume", str(tmp_path / "moved"), "--data"]
-    assert train_multitask.main([*resume, str(tmp_path / "other")]) == 2
+    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "other") == 2
     assert "other training examples" in capsys.readouterr().err
-    assert train_multitask.main([*resume, str(tmp_path / "elsewhere")]) == 0
+    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "elsewhere") == 0
     assert main_job.is_finished(tmp_path / "moved")
 
 
@@ -464,28 +430,17 @@ def test_blank_lines_at_the_end(trained, tmp_path, capsys):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
     "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
-def test_out_of_memory(error, small_data, tmp_path, monkeypatch, capsys):
+def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys):
     """One line with --accumulate, --batch-size and how to resume, which that flag may join."""
-    from multitask.training.step import SurgeryTrainer
-
-    step, calls = SurgeryTrainer.step, []
-
-    def fails(self, *args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise error
-        return step(self, *args)
-
-    monkeypatch.setattr(SurgeryTrainer, "step", fails)
     run = tmp_path / "run"
-    status = train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                   "3", "--checkpoint-every", "1", "--out", str(run)])
+    with interrupted(SurgeryTrainer, 2, error):
+        assert programs.run("--data", small_data, "--model", "scratch", "--max-steps", 3,
+                            "--checkpoint-every", 1, "--out", run) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert status == 1
     assert "out of memory" in line
     assert "--batch-size" in line
     assert line.endswith(f"--resume {run} --accumulate 2")
-    assert train_multitask.main(["--resume", str(run), "--accumulate", "2"]) == 0
+    assert programs.run("--resume", run, "--accumulate", 2) == 0
 
 
 def test_other_errors_are_raised():
@@ -516,7 +471,7 @@ def test_google_folder(tmp_path):
 
 def test_warnings_are_left_alone(trained):
     before = warnings.showwarning
-    train_multitask.main(["--resume", str(trained)])
+    programs.run("--resume", trained)
     assert warnings.showwarning is before
 
 
@@ -614,15 +569,13 @@ def single_task(request):
     TASKS.update(before)  # in their order
 
 
-def test_single_task(single_task, small_data, tmp_path, capsys):
+def test_single_task(single_task, brief_run, tmp_path, capsys):
     """It trains, resumes and reports, and the advice names it."""
-    run = tmp_path / "a run"
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                 "2", "--out", str(run)]) == 0
+    run = brief_run(tmp_path / "a run", "--max-steps", 2)
     advice = capsys.readouterr().out.splitlines()[-1]
     assert f"--task {single_task} " in advice
     assert f"'{run}'" in advice
-    assert train_multitask.main(["--resume", str(run)]) == 0
+    assert programs.run("--resume", run) == 0
 
 
 # ------------------------------------------------------- 20: a machine that does something else
@@ -649,11 +602,9 @@ def test_openmp(tmp_path):
 # ------------------------------------------------------------------------------ 19: claims
 
 
-def test_incomplete_is_not_called_ready(small_data, tmp_path, capsys):
+def test_incomplete_is_not_called_ready(small_data, brief_run, tmp_path, capsys):
     """What --eval-limit cut is not called a hand-in; hand_in takes the run's own data, whole."""
-    run = tmp_path / "run"
-    train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps", "1",
-                          "--eval-limit", "5", "--out", str(run)])
+    run = brief_run(tmp_path / "run", "--max-steps", 1, "--eval-limit", 5)
     out = capsys.readouterr().out
     assert "hand in: " not in out
     assert "cut by --eval-limit" in out

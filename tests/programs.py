@@ -1,0 +1,30 @@
+"""The main job with its flags, and python in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import train_multitask
+from multitask.runs.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: object) -> int:
+    """The exit status of the main job with these flags, in this process."""
+    return train_multitask.main([str(word) for word in words])
+
+
+def python(*words: object, folder: Path = ROOT, text: bool = True,
+           **variables: str) -> subprocess.CompletedProcess:
+    """Runs python with these words and environment variables, in a folder; keeps what it prints."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=folder, capture_output=True,
+                          text=text, timeout=600, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **variables})
+
+
+def settings(*words: object) -> Settings:
+    """What the main job makes of these flags."""
+    parser = train_multitask.build_parser()
+    return train_multitask.settings_of(parser.parse_args([str(word) for word in words]))
