@@ -1,32 +1,31 @@
 """The main job as a user meets it: what it writes and prints, how it resumes, what it refuses."""
 
-import csv
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
+import programs
 import pytest
 import torch
+from programs import ROOT, run
 
-import train_multitask
-from multitask import MultitaskBert, predict
+from multitask import MultitaskBert
 from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
 from multitask.metrics import pearson
 from multitask.runs.folder import make_run_folder
 from multitask.runs.settings import Settings
-from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
+from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
+from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
-ROOT = Path(__file__).parents[2]
 PLAIN_NOTE = "note: plain forms only (--plain)"
 # a few steps on a few examples may predict one value for all
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
@@ -39,17 +38,8 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
 
-def run(*arguments: object) -> int:
-    return train_multitask.main([str(argument) for argument in arguments])
-
-
 def small_run(folder, data, *more) -> int:
     return run("--data", data, "--model", "scratch", "--lr", 1e-3, "--out", folder, *more)
-
-
-def log(folder, event) -> list[dict]:
-    events = map(json.loads, (Path(folder) / "log.jsonl").read_text().splitlines())
-    return [values for values in events if values["event"] == event]
 
 
 # ---------------------------------------------------------------- what it leaves
@@ -66,8 +56,7 @@ def test_files_of_a_run(finished):
     """Files and metrics are those that DESIGN promises."""
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model",
-                     "predictions", "analysis.json",
-                     "report.html"}
+                     "predictions", "analysis.json", "report.html"}
     metrics = json.loads((finished / "metrics.json").read_text())
     dev = metrics["dev"]
     assert dev["average"] == pytest.approx(
@@ -83,7 +72,7 @@ def test_files_of_a_run(finished):
 def test_best_epoch_is_kept(finished, small_data):
     """Scores recomputed from the handed-in files alone."""
     metrics = json.loads((finished / "metrics.json").read_text())
-    best = max(log(finished, "epoch"), key=lambda epoch: epoch["dev"]["average"])
+    best = max(read_events(finished, "epoch"), key=lambda epoch: epoch["dev"]["average"])
     assert (metrics["best_epoch"], metrics["dev"]) == (best["epoch"], best["dev"])
     for name, task in TASKS.items():
         examples = load_dataset(small_data)[name]["dev"]
@@ -114,7 +103,7 @@ def test_saved_run_predicts(finished, small_data):
 
 
 def test_log_of_conflicts(finished):
-    steps = log(finished, "step")
+    steps = list(read_events(finished, "step"))
     assert [step["step"] for step in steps] == list(range(1, 9))
     for step in steps:
         assert step["conflicts"] == [pair for pair, cosine in step["cosines"].items() if cosine < 0]
@@ -134,49 +123,6 @@ def test_report_is_one_page(finished):
         assert text in page
 
 
-def test_opens_in_transformers(finished):
-    import transformers
-
-    theirs = transformers.AutoModel.from_pretrained(finished / "model").eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(finished / "model")
-    ours = MultitaskBert.from_pretrained(finished)
-    texts = ["A film worth seeing twice.", "No."]
-    inputs = ours.tokenizer(texts)
-    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"],
-                       inputs["input_ids"])
-    # float32 rounding
-    torch.testing.assert_close(ours.encoder(**inputs).pooler_output, theirs(**inputs).pooler_output,
-                               atol=1e-5, rtol=0)
-
-
-def test_predict(finished, tmp_path, capsys):
-    assert predict.main([str(finished), "--task", "sst", "A film worth seeing twice."]) == 0
-    number, *name, probability = capsys.readouterr().out.split()
-    assert TASKS["sst"].labels[int(number)] == " ".join(name)
-    assert 0.2 <= float(probability) <= 1
-    (tmp_path / "pairs.tsv").write_text("id\tsentence1\tsentence2\nx\tA dog runs.\tA cat "
-                                        "sleeps.\ny\ta\tb\n")
-    assert predict.main([str(finished), "--task", "sts", "--input", "pairs.tsv", "--output",
-                         "out.tsv"]) == 0
-    with open("out.tsv", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [row["sentence1"] for row in rows] == ["A dog runs.", "a"]
-    assert all(0 <= float(row["prediction"]) <= 5 for row in rows)
-    assert [row["id"] for row in rows] == ["x", "y"]
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--task", "sts", "one sentence"], "sts takes a pair, two sentences"),
-    (["--task", "sst", "--input", "nowhere.tsv"], "nowhere.tsv"),
-    (["--task", "sst", "--input", "bad.tsv"], "line 1: no column 'sentence'"),
-])
-def test_predict_refuses(finished, arguments, message, capsys):
-    Path("bad.tsv").write_text("text\nhello\n")
-    assert predict.main([str(finished), *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert predict.main(["nowhere", "--task", "sst", "a"]) == 2
-
-
 def test_other_arms(small_data):
     for number, (arch, gs, surgery) in enumerate([("concatA", "bd", "paper"),
                                                   ("concatB_al", "wrap", "sum")]):
@@ -187,7 +133,7 @@ def test_other_arms(small_data):
         assert metrics["steps"] == 4
         assert metrics["surgery"]["method"] == surgery
         assert metrics["examples"]["para"]["dev"] == 10
-    assert [step["lr"] for step in log("arm1", "step")] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
+    assert [step["lr"] for step in read_events(Path("arm1"), "step")] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
 
 
 # ---------------------------------------------------------------- reproducing, resuming
@@ -195,7 +141,7 @@ def test_other_arms(small_data):
 
 def everything_but_seconds(folder) -> list:
     events = [{key: value for key, value in event.items() if key != "seconds"}
-              for kind in ("step", "epoch") for event in log(folder, kind)]
+              for event in read_events(folder)]
     return [events, (folder / "model" / "model.safetensors").read_bytes(),
             (folder / "model" / "heads.safetensors").read_bytes(),
             {path.name: path.read_bytes() for path in (folder / "predictions").iterdir()}]
@@ -208,20 +154,9 @@ def test_seed_decides_all_bits(small_data, finished, tmp_path):
     assert everything_but_seconds(tmp_path / "other")[0] != everything_but_seconds(finished)[0]
 
 
-def test_resume_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
+def test_resume_same_bytes(small_data, finished, tmp_path, interrupted, capsys):
     stopped = tmp_path / "stopped"
-    step_number = 0
-    log_step = Stage._log_step
-
-    def interrupt_at_step_six(self, *arguments):
-        nonlocal step_number
-        step_number += 1
-        log_step(self, *arguments)
-        if step_number == 6:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_log_step", interrupt_at_step_six)
+    with interrupted(SurgeryTrainer, 7):
         assert small_run(stopped, small_data, "--epochs", 2) == 130
     assert f"--resume {stopped}" in capsys.readouterr().err
     assert [path.name for path in numbered(stopped)] == ["1"]
@@ -235,18 +170,12 @@ def test_resume_same_bytes(small_data, finished, tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def stopped(small_data, tmp_path, monkeypatch) -> Path:
+def stopped(small_data, tmp_path, interrupted) -> Path:
     """A run with a checkpoint after its first epoch, on data that a test may change."""
     shutil.copytree(small_data, tmp_path / "copy")
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_evaluate", lambda self: None)
-        patch.setattr(Stage, "fit", lambda self: (self._train_epoch(), self._save(), interrupt()))
+    with interrupted(SurgeryTrainer, 5):
         assert small_run(tmp_path / "stopped", tmp_path / "copy", "--epochs", 2) == 130
     return tmp_path / "stopped"
-
-
-def interrupt():
-    raise KeyboardInterrupt
 
 
 def test_resume_with_other_data(capsys, stopped, tmp_path):
@@ -266,14 +195,14 @@ def test_resume_damaged_run(capsys, stopped):
 
 
 def test_ctrl_c_before_training(capsys, monkeypatch):
-    monkeypatch.setattr("multitask.runs.run.load_data", lambda settings: interrupt())
+    monkeypatch.setattr("multitask.runs.run.load_data", Mock(side_effect=KeyboardInterrupt))
     assert run() == 130
     assert capsys.readouterr().err == "train_multitask.py: interrupted before training began\n"
 
 
 def test_a_folder_per_run():
     """Runs that start at the same time get different folders."""
-    settings = train_multitask.settings_of(train_multitask.build_parser().parse_args([]))
+    settings = programs.settings()
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: make_run_folder(settings, None), range(8)))
     assert sorted(path.name for path in folders) == [f"concatB-wrap-{number}"
@@ -293,8 +222,7 @@ def test_a_folder_per_run():
 ])
 def test_names_of_runs(flags, name):
     """A name has the stages and the method, and what is not default; each name counts from 1."""
-    settings = train_multitask.settings_of(
-        train_multitask.build_parser().parse_args(flags.split()))
+    settings = programs.settings(*flags.split())
     folders = [make_run_folder(settings, None).as_posix() for _ in range(2)]
     assert folders == [f"runs/{name}-1", f"runs/{name}-2"]
 
@@ -318,12 +246,12 @@ def test_bf16_run_read_back(small_data, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1")])
-def test_plain_is_recorded(flags, variable, small_data, tmp_path, monkeypatch, capsys):
+def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, monkeypatch, capsys):
     """By flag or by environment; --resume then needs neither."""
     monkeypatch.setenv("MINBERT_PLAIN", variable)
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_evaluate", lambda self: (self._save(), interrupt()))
-        assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, *flags) == 130
+    with interrupted(SurgeryTrainer, 2):
+        assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, "--checkpoint-every", 1,
+                         *flags) == 130
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
     first, *_ = capsys.readouterr().out.splitlines()
     assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, "1")
@@ -393,7 +321,8 @@ def test_unusable_data(capsys, small_data):
 
 def test_unusable_model(capsys, small_data):
     Path("empty").mkdir()
-    assert "empty is not a checkpoint: config.json is missing" in refused(capsys, "--data", small_data, "--model", "empty")
+    message = refused(capsys, "--data", small_data, "--model", "empty")
+    assert "empty is not a checkpoint: config.json is missing" in message
 
 
 def test_folder_in_use(capsys, finished, tmp_path):
@@ -413,25 +342,20 @@ def test_remains_are_reused(small_data, tmp_path):
     remains.mkdir()
     (remains / "log.jsonl").write_text('{"event": "step"}\n')
     assert small_run(remains, small_data, "--max-steps", 2, "--eval-limit", 8) == 0
-    assert len(log(remains, "step")) == 2
+    assert len(list(read_events(remains, "step"))) == 2
 
 
 def test_defaults(small_data):
     """Real data take the paper's, the sample its own."""
-    parse = train_multitask.build_parser().parse_args
-    on_data = train_multitask.settings_of(parse(["--data", str(small_data)]))
-    assert (on_data.lr, on_data.epochs, on_data.batch_size,
-            on_data.model) == (1e-5, 10, None, "bert-base-uncased")
-    assert (on_data.weight_decay, on_data.clip, on_data.warmup,
-            on_data.schedule) == (0, 0, 0, "constant")
-    assert (on_data.surgery, on_data.seed) == ("pcgrad", 11711)
-    on_sample = train_multitask.settings_of(parse([]))
-    assert (on_sample.data, on_sample.model, on_sample.lr,
-            on_sample.epochs) == (None, "minbert-mini", 4e-4, 1)
-    scratch = train_multitask.settings_of(parse(["--model", "scratch"]))
+    paper, sample = programs.settings("--data", small_data), programs.settings()
+    assert (paper.lr, paper.epochs, paper.batch_size) == (1e-5, 10, None)
+    assert (paper.weight_decay, paper.clip, paper.warmup, paper.schedule) == (0, 0, 0, "constant")
+    assert (paper.model, paper.surgery, paper.seed) == ("bert-base-uncased", "pcgrad", 11711)
+    assert (sample.data, sample.model, sample.lr, sample.epochs) == (None, "minbert-mini", 4e-4, 1)
+    scratch = programs.settings("--model", "scratch")
     assert (scratch.lr, scratch.epochs) == (5e-4, 5)
-    assert train_multitask.settings_of(parse(["--model", "bert-base-uncased"])).lr == 5e-5
-    assert train_multitask.settings_of(parse(["--lr", "3e-4"])).lr == 3e-4
+    assert programs.settings("--model", "bert-base-uncased").lr == 5e-5
+    assert programs.settings("--lr", "3e-4").lr == 3e-4
 
 
 # ---------------------------------------------------------------- the sample
@@ -439,10 +363,8 @@ def test_defaults(small_data):
 
 def test_first_lines(tmp_path):
     """As a user starts it: a process of its own, in an empty folder."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "train_multitask.py", "--max-steps", "2", "--eval-limit", "20"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False)
+    done = programs.python(ROOT / "train_multitask.py", "--max-steps", 2, "--eval-limit", 20,
+                           folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith("data:  the embedded sample")
