@@ -5,9 +5,9 @@ import json
 import shutil
 
 import numpy as np
+import programs
 import pytest
 
-import train_multitask
 from multitask import MultitaskBert, ensemble
 from multitask.evaluation import read_predictions
 from multitask.tasks import TASKS
@@ -16,9 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def train(out, *flags):
-    arguments = ["--out", out, "--epochs", 1, "--batch-size", 8, "--eval-limit", 10,
-                 "--lr", "1e-2", *flags]
-    assert train_multitask.main(list(map(str, arguments))) == 0
+    assert programs.run("--out", out, "--epochs", 1, "--batch-size", 8, "--eval-limit", 10,
+                        "--lr", 1e-2, *flags) == 0
     return out
 
 

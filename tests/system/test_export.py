@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import train_multitask
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, export
 from multitask.exporting import classifier
@@ -22,18 +21,16 @@ TEXTS = ["A film worth seeing twice.", "No.", "so dull " * 20]
 
 
 @pytest.fixture(scope="module")
-def runs(small_data, tmp_path_factory) -> Path:
+def runs(brief_run, tmp_path_factory) -> Path:
     """A run of each architecture, and one on a scale from −10 to 90."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--data", str(small_data), "--model", "scratch", "--max-steps", "3", "--epochs", "1"]
     for arch in ("concatA", "concatB", "concatB_al"):
-        assert train_multitask.main([*flags, "--arch", arch, "--out", str(folder / arch)]) == 0
+        brief_run(folder / arch, "--arch", arch, "--max-steps", 3)
     rows = [f"film {number}\t{number * 5 - 10}" for number in range(20)]
     (folder / "wide.tsv").write_text("\n".join(["text\tscore", *rows]) + "\n")
     (folder / "wide.toml").write_text('[wide]\nkind = "scale"\nrange = [-10, 90]\ntext = "text"\n'
                                       'label = "score"\ntrain = "wide.tsv"\ndev_share = 0.3\n')
-    assert train_multitask.main(["--tasks", str(folder / "wide.toml"), *flags[2:], "--out",
-                                 str(folder / "wide")]) == 0
+    brief_run(folder / "wide", "--tasks", folder / "wide.toml", "--max-steps", 3)
     return folder
 
 
@@ -120,13 +117,11 @@ def test_onnx(runs, tmp_path, run, task, texts, capsys):
     np.testing.assert_allclose(np.fromstring(printed.strip("[] \n"), sep=" "), expected, atol=1e-5)
 
 
-def test_long_inputs(small_data, tmp_path):
+def test_long_inputs(brief_run, tmp_path):
     """Inputs are cut where the run cuts them, in the comparison and in transformers."""
     import transformers
 
-    run = tmp_path / "short"
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                 "2", "--epochs", "1", "--max-length", "8", "--out", str(run)]) == 0
+    run = brief_run(tmp_path / "short", "--max-steps", 2, "--max-length", 8)
     exported(tmp_path, tmp_path / "embedder", "short", "--task", "sts", "--to",
              "sentence-transformers", "--pooling", "mean")
     out = exported(tmp_path, tmp_path / "out", "short", "--task", "sst")

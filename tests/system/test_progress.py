@@ -5,9 +5,9 @@ import os
 import sys
 import time
 
+import programs
 import pytest
 
-import train_multitask
 from minbert import progress
 from minbert.progress import Progress
 
@@ -59,10 +59,8 @@ def environment():
     os.environ.update(before)
 
 
-def test_quiet(environment, small_data, tmp_path, capfd):
-    flags = ["--data", str(small_data), "--model", "scratch", "--epochs", "1", "--max-steps", "2",
-             "--out", str(tmp_path / "run")]
-    assert train_multitask.main([*flags, "--quiet"]) == 0
+def test_quiet(environment, brief_run, tmp_path, capfd):
+    run = brief_run(tmp_path / "run", "--max-steps", 2, "--quiet")
     assert capfd.readouterr().out == ""
-    assert (tmp_path / "run" / "metrics.json").is_file()
-    assert train_multitask.main(["--resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert (run / "metrics.json").is_file()
+    assert programs.run("--resume", run, "--quiet") == 0

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import train_multitask
 from multitask.runs import __main__ as runs
-
-FLAGS = ["--model", "scratch", "--epochs", "1", "--max-steps", "2"]
 
 
 @pytest.fixture
-def folder(small_data, tmp_path) -> Path:
+def folder(brief_run, tmp_path) -> Path:
     """Two finished runs, one of them deep, one that is only begun, and other things."""
-    for name, more in (("a", ["--gs", "none", "--fl", "--tasks", "sst"]), ("deep/b", [])):
-        assert train_multitask.main(["--data", str(small_data), *FLAGS, *more, "--out",
-                                     str(tmp_path / name)]) == 0
+    brief_run(tmp_path / "a", "--max-steps", 2, "--gs", "none", "--fl", "--tasks", "sst")
+    brief_run(tmp_path / "deep" / "b", "--max-steps", 2)
     (tmp_path / "begun").mkdir()
     shutil.copy(tmp_path / "a" / "config.json", tmp_path / "begun")
     (tmp_path / "other").mkdir()

@@ -18,7 +18,6 @@ import pytest
 import requests
 import uvicorn
 
-import train_multitask
 from multitask import MultitaskBert, serve
 from multitask.serving import app as api
 from multitask.serving import limits
@@ -29,16 +28,8 @@ Ask = Callable[..., requests.Response]
 
 
 @pytest.fixture(scope="module")
-def run(small_data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "served"
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                 "3", "--epochs", "1", "--out", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> MultitaskBert:
-    return MultitaskBert.from_pretrained(run)
+def model(trained) -> MultitaskBert:
+    return MultitaskBert.from_pretrained(trained)
 
 
 @contextmanager
@@ -278,23 +269,23 @@ def test_failure(model, monkeypatch):
         assert answer.json() == {"detail": "internal error; the server's terminal has the reason"}
 
 
-def test_command(run, capsys, monkeypatch):
+def test_command(trained, capsys, monkeypatch):
     """The command prints its address, answers there, and Ctrl-C is its usual end."""
-    command = [sys.executable, "-m", "multitask.serve", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "multitask.serve", str(trained), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[0]
-            assert requests.get(f"{address}/api/run", timeout=60).json()["name"] == "served"
+            assert requests.get(f"{address}/api/run", timeout=60).json()["name"] == "run"
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert serve.main([str(run), "--port", port]) == 2
+        assert serve.main([str(trained), "--port", port]) == 2
     assert f"--port {port}: Address already in use; --port 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert serve.main([str(run)]) == 2
+    assert serve.main([str(trained)]) == 2
     assert "uvicorn is missing: pip install 'minbert[serve]'" in capsys.readouterr().err
 
 

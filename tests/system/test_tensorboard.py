@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train_multitask
-from multitask.system.runlog import RunLog
+from multitask.system.runlog import RunLog, read_events
 from multitask.system.tensorboard import FOLDER
 from multitask.training.step import SurgeryTrainer
 
@@ -21,30 +21,9 @@ STEPS = 6
 def train(small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def start(name: str, *more: str) -> int:
-        return train_multitask.main(
-            ["--data", str(small_data), "--model", "scratch", "--epochs", "2", "--max-steps",
-             str(STEPS), "--checkpoint-every", "2", "--eval-limit", "20", "--out", name, *more])
-
-    return start
-
-
-@pytest.fixture
-def fail_at(monkeypatch):
-    """Makes the step of gradient surgery with this number raise an error, once."""
-
-    def set_up(number: int, error: BaseException) -> None:
-        step, calls = SurgeryTrainer.step, []
-
-        def failing(self, *arguments):
-            calls.append(arguments)
-            if len(calls) == number:
-                raise error
-            return step(self, *arguments)
-
-        monkeypatch.setattr(SurgeryTrainer, "step", failing)
-
-    return set_up
+    return lambda name, *more: programs.run(
+        "--data", small_data, "--model", "scratch", "--epochs", 2, "--max-steps", STEPS,
+        "--checkpoint-every", 2, "--eval-limit", 20, "--out", name, *more)
 
 
 def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -59,7 +38,7 @@ def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
     """The same from log.jsonl, tag by tag."""
     found: dict[str, list] = {}
     stages: dict[str, int] = {}  # stage → steps
-    for event in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
+    for event in read_events(run):
         stages[event["stage"]] = event["step"]
         values = {}
         if event["event"] == "step":
@@ -114,23 +93,23 @@ def test_same_tags_in_each_run(train):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no such disk")],
                          ids=["saved", "lost"])
-def test_resumed(error, train, fail_at):
+def test_resumed(error, train, interrupted):
     """After a resume nothing is there twice; `lost`: step 5 was written, then made again."""
     assert train("a", "--tensorboard") == 0
-    fail_at(6, error)
-    assert train("b", "--tensorboard") in (1, 130)
+    with interrupted(SurgeryTrainer, 6, error):
+        assert train("b", "--tensorboard") in (1, 130)
     assert len(shown(Path("b"))["lr"]) == 5
-    assert train_multitask.main(["--resume", "b"]) == 0
+    assert programs.run("--resume", "b") == 0
     assert_as_logged(Path("b"))
     assert shown(Path("b")) == shown(Path("a"))
 
 
-def test_switched_on_by_resume(train, fail_at):
+def test_switched_on_by_resume(train, interrupted):
     """The steps before are there too, and the next --resume keeps it."""
-    fail_at(4, OSError("no such disk"))
-    assert train("a") == 1
+    with interrupted(SurgeryTrainer, 4, OSError("no such disk")):
+        assert train("a") == 1
     assert not Path("a", FOLDER).exists()
-    assert train_multitask.main(["--resume", "a", "--tensorboard"]) == 0
+    assert programs.run("--resume", "a", "--tensorboard") == 0
     assert len(shown(Path("a"))["lr"]) == STEPS
     assert_as_logged(Path("a"))
     assert json.loads(Path("a", "config.json").read_text())["tensorboard"] is True
