@@ -5,9 +5,7 @@ task's gradient is averaged before surgery. torchrun starts this file as a progr
 """
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import hf_trainer
 import lightning
@@ -16,6 +14,7 @@ import pytest
 import torch
 import transformers
 from lightning.pytorch.plugins.precision import MixedPrecision
+from programs import ROOT, python
 from test_10_training import EXAMPLES, build, flat, without_head_dropout
 from torch.testing import assert_close
 
@@ -24,7 +23,6 @@ from optim import project_conflicting
 # transformers and Lightning warn of one another's and torch's deprecations
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-ROOT = Path(__file__).parents[2]
 LR, SEED = 0.1, 7
 ROWS = hf_trainer.rows_of(EXAMPLES)[:4]
 
@@ -107,10 +105,14 @@ def movement(model, before) -> torch.Tensor:
     return (flat([*before.encoder.parameters(), *before.heads.parameters()]) - after) / LR
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_two_steps(adapter, tmp_path, monkeypatch):
-    """They descend along surgery of the encoder's gradients and the plain sum of the heads'."""
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_two_steps(adapter):
+    """They descend along surgery of the encoder's gradients and the plain sum of the heads'."""
     make, train, losses = ADAPTERS[adapter]
     before, model, reference = make(), train(make(), batch=4, epochs=2), make().train()
     generator = torch.Generator().manual_seed(SEED)
@@ -125,20 +127,8 @@ def test_two_steps(adapter, tmp_path, monkeypatch):
     assert_close(movement(model, before), movement(reference, before), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_losses_fall(adapter, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make, train, losses = ADAPTERS[adapter]
-    model = make()
-    first = sum(losses(model, ROWS)).item()
-    # clipped, since plain descent is at its limit here
-    train(model, batch=2, epochs=10, **{"max_grad_norm" if adapter == "hf" else "clip": 1.0})
-    assert sum(losses(model.eval(), ROWS)).item() < 0.8 * first
-
-
-def test_hf_accumulation(tmp_path, monkeypatch):
+def test_hf_accumulation():
     """Two micro-batches add up to the mean of their combined gradients."""
-    monkeypatch.chdir(tmp_path)
     before = hf_model()
     model = by_hf(hf_model(), batch=2, gradient_accumulation_steps=2, train_sampling_strategy="sequential")
     generator = torch.Generator().manual_seed(SEED)
@@ -148,9 +138,8 @@ def test_hf_accumulation(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_scaler(adapter, tmp_path, monkeypatch):
+def test_scaler(adapter):
     """Scaled losses make the unscaled step, and an overflow skips it."""
-    monkeypatch.chdir(tmp_path)
     make, train, losses = ADAPTERS[adapter]
     before = make().train()
     model = train(make(), batch=4, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
@@ -164,16 +153,14 @@ def test_scaler(adapter, tmp_path, monkeypatch):
     assert scaler.get_scale() == 2.0**126
 
 
-def test_lightning_clips_after_unscaling(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_lightning_clips_after_unscaling():
     scaler, before = torch.amp.GradScaler("cpu", init_scale=1024.0), lightning_model()
     model = by_lightning(lightning_model(), batch=4, scaler=scaler, clip=0.1)
     assert movement(model, before).norm().item() == pytest.approx(0.1, rel=1e-3)
 
 
-def test_hf_bfloat16(tmp_path, monkeypatch):
+def test_hf_bfloat16():
     """The Trainer's autocast reaches the unwrapped model."""
-    monkeypatch.chdir(tmp_path)
     before, model = hf_model(), by_hf(hf_model(), batch=4, bf16=True)
     expected = gradients(before, hf_losses(before, ROWS), torch.Generator().manual_seed(SEED))
     error = (movement(model, before) - expected).norm() / expected.norm()
@@ -181,14 +168,12 @@ def test_hf_bfloat16(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_two_processes(adapter, tmp_path, monkeypatch):
+def test_two_processes(adapter, tmp_path):
     """Two halves of every task's batch make the steps of the whole batch."""
-    monkeypatch.chdir(tmp_path)
     paths = [ROOT, ROOT / "examples", ROOT / "tests", ROOT / "tests" / "lessons"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         __file__, adapter], capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"})
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__,
+                  adapter, folder=tmp_path, PYTHONPATH=os.pathsep.join(map(str, paths)),
+                  OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)

@@ -9,19 +9,16 @@ import dataclasses
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 from hub_server import WEB_PAGE, Server, breaks_off, sha256, status
+from programs import ROOT, python
 
 from multitask.data import __main__ as command
 from multitask.data import load_dataset, load_multinli, multinli
 from multitask.data.sources import SOURCES
 
-ROOT = Path(__file__).parents[2]
 PAIR = json.dumps({"gold_label": "neutral", "sentence1": "A dog runs.",
                    "sentence2": "A dog is tired."}) + "\n"
 HEADERS = {"sst": "\tid\tsentence", "para": "\tid\tsentence1\tsentence2",
@@ -35,9 +32,7 @@ MULTINLI = [row.file for row in SOURCES if row.group == "multinli"]
 
 
 def course_file(row, rows=3):
-    header, label = HEADERS[row.task], [LABELS[row.task]]
-    if "-test" in row.file:
-        label = []
+    header, label = HEADERS[row.task], [] if "-test" in row.file else [LABELS[row.task]]
     texts = "\t".join(["A film."] * (header.count("\t") - 1))
     lines = ["\t".join([header, *label])]
     for number in range(rows):
@@ -400,7 +395,6 @@ def test_wrong_usage(monkeypatch, tmp_path, capsys, flags, expected):
 
 def test_the_command():
     """It runs as the README says, without runpy's warning about a module imported already."""
-    arguments = [sys.executable, "-W", "error", "-m", "multitask.data", "--help"]
-    answer = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = python("-W", "error", "-m", "multitask.data", "--help")
     assert "--download FOLDER" in answer.stdout
     assert answer.stderr == ""

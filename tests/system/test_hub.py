@@ -5,14 +5,13 @@ server is a hub in miniature on 127.0.0.1.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import hub_server
 import pytest
 from hub_server import COMMIT, NAME, breaks_off, status
 from huggingface_hub import constants
+from programs import python
 
 from minbert import BertModel, BertTokenizer
 from minbert.checkpoints.hub import HubError, resolve
@@ -241,4 +240,4 @@ def test_the_import_is_lazy():
     code = ("import sys; from minbert import BertTokenizer; "
             "BertTokenizer.from_pretrained('minbert-mini'); "
             "sys.exit('huggingface_hub' in sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert python("-c", code).returncode == 0
