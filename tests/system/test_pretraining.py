@@ -35,6 +35,7 @@ from multitask.pretraining.step import MaskedTrainer
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
+from multitask.system.runlog import read_events
 from multitask.tasks import STS, TASKS
 
 PIECES = BertTokenizer.train([". ! ? a"], 20)
@@ -70,8 +71,8 @@ def test_course_data_as_text(small_data, tmp_path):
     assert {sentence for passage in read_passages(without) for sentence in passage} == {
         sentence for example in examples for sentence in example.sentences}
     (without / "sts-train.csv").unlink()
-    with pytest.raises(FileNotFoundError,
-                       match=r"sts-train\.csv is missing; name a text, or a folder"):
+    message = r"sts-train\.csv is missing; name a text, or a folder"
+    with pytest.raises(FileNotFoundError, match=message):
         read_passages(without)
 
 
@@ -107,8 +108,7 @@ def test_running_text_batch():
 
 def test_corpus_round_trip(tmp_path):
     passages = [["the old dog", "a cat"], ["an old cat"]]
-    tokenizer = BertTokenizer.train([line for passage in passages for line in passage],
-                                    vocab_size=60)
+    tokenizer = BertTokenizer.train([*passages[0], *passages[1]], vocab_size=60)
     corpus = Corpus.tokenize(passages, tokenizer)
     corpus.save(tmp_path / "corpus.safetensors")
     again = Corpus.load(tmp_path / "corpus.safetensors", tokenizer.vocab_size)
@@ -144,15 +144,14 @@ def test_text_twice_segments(sizes, length, seed):
         windows, widest = (pieces[1:middle], pieces[middle + 1:-1]), (length - 3) // 2
         for window in windows:
             assert window
-            assert window == [piece for piece in whole
-                              if piece in window]  # in order, some left out
+            # in order, some left out
+            assert window == [piece for piece in whole if piece in window]
             assert window[-1] - window[0] < widest
         assert max(map(max, windows)) - min(map(min, windows)) < widest + widest // 2
 
 
 def test_text_twice_overlap():
-    """Windows of w tokens, one w/4 later on average, each without a fifth of its tokens: .75 · .8 =
-    .6 are in both."""
+    """Windows of w tokens, one w/4 later on average, without a fifth: .75 · .8 are in both."""
     text = TextTwice(numbered_corpus([25_000] * 2), range(2), 500, PIECES)
     both, tokens, first_begins, inside, left_out, pairs, count = 0, 0, [], 0, 0, 0, 0
     for seed in range(20):
@@ -170,8 +169,7 @@ def test_text_twice_overlap():
                 first_begins.append(first[0] < second[0])
             inside += first[-1] - first[0] - 1  # between its ends, which are there by definition
             left_out += first[-1] - first[0] + 1 - len(first)
-    # four standard deviations, of 2,000 sequences and of 1,000 pairs, whose shares deviate by .15
-    # and .12
+    # four standard deviations, of 2,000 sequences and 1,000 pairs; shares deviate by .15 and .12
     assert count > 2000
     assert pairs / count == pytest.approx(0.5, abs=0.045)
     assert statistics.mean(first_begins) == pytest.approx(0.5, abs=0.065)
@@ -189,8 +187,7 @@ SOUNDS = {"cat": "meows", "dog": "barks", "bird": "sings", "cow": "moos"}
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """40 passages of 12 sentences of 11 words: two of these to a sequence; the seventh follows from
-    the fifth."""
+    """40 passages of 12 sentences of 11 words, two to a sequence; word 7 follows from word 5."""
     choose = random.Random(0).choice
     passages = ["\n".join(f"in the garden a {animal} always {SOUNDS[animal]} before it falls asleep"
                           for animal in (choose(list(SOUNDS)) for _ in range(12)))
@@ -200,37 +197,39 @@ def text(tmp_path_factory):
     return path
 
 
+def train(text, folder, *flags: str) -> int:
+    """The exit status of 60 steps with dropout, evaluated and saved every 30."""
+    return pretrain.main(["--text", str(text), "--out", str(folder), *TINY, *flags])
+
+
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory):
-    """A run of 60 steps with dropout, evaluated and saved every 30."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
-    assert pretrain.main(["--text", str(text), "--out", str(folder), *TINY]) == 0
+    assert train(text, folder) == 0
     return folder
 
 
 def events(folder, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
+    return list(read_events(folder, kind))
 
 
 def test_learns_a_repetitive_text(finished):
-    """Uniform guessing costs ln 92 = 4.5. Of 11 words 9 are always the same: who knows these and
-    draws the animal and its sound by lot pays 2/11 · ln 4 = 0.25."""
+    """Uniform guessing costs ln 92 = 4.5; all but animal and sound known, 2/11 · ln 4 = 0.25."""
     scores = events(finished, "evaluation")
     assert [score["step"] for score in scores] == [0, 30, 60]
     assert math.log(scores[0]["perplexity"]) > 4
     assert math.log(scores[-1]["perplexity"]) < 0.5
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["masked_accuracy"] == scores[-1]["masked_accuracy"] > 3 * metrics["trivial_accuracy"]
+    assert metrics["masked_accuracy"] == scores[-1]["masked_accuracy"]
+    assert metrics["masked_accuracy"] > 3 * metrics["trivial_accuracy"]
     losses = [step["loss"] for step in events(finished, "step")]
     assert len(losses) == metrics["steps"] == 60
     assert max(losses[-10:]) < 0.25 * losses[0]
 
 
 def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
-    """What was hidden is a word of the text, and what is guessed there for the most part the right
-    one."""
-    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "again"), *TINY]) == 0
+    """What was hidden is a word of the text, and most guesses are right."""
+    assert train(text, tmp_path / "again") == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if "guesses:" in line]
     assert len(printed) == 3
     page = (finished / "report.html").read_text()
@@ -246,8 +245,7 @@ def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
 
 
 def test_curve_after_skipped_steps():
-    """Of 4 steps the last was left out; the perplexity of the third is what evaluation reports at
-    most."""
+    """Of 4 steps the last was left out; evaluation reports at most the third's perplexity."""
     steps = [{"step": step, "loss": 800.0, "tokens": 100} for step in (1, 2, 3)]
     evaluations = [{"step": 0, "perplexity": 50.0}, {"step": 3, "perplexity": math.exp(700)},
                    {"step": 4, "perplexity": 60.0}]
@@ -260,14 +258,13 @@ def test_curve_after_skipped_steps():
 
 
 def test_trivial_accuracy(finished, text):
-    """Each of the 11 words of a sentence is a piece, and of all pieces only the constant ones stand
-    in all of them."""
+    """Each of a sentence's 11 words is a piece; only the constant ones stand in all sentences."""
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["most_frequent_piece"] in ("in", "the", "garden", "a", "always", "before", "it",
                                               "falls", "asleep")
     # a share of some 80 masked tokens that is 1/11 on average; 4 standard deviations of it
-    assert metrics["trivial_accuracy"] == pytest.approx(1 / 11,
-                                                        abs=4 * math.sqrt(1 / 11 * 10 / 11 / 79))
+    deviation = math.sqrt(1 / 11 * 10 / 11 / 79)
+    assert metrics["trivial_accuracy"] == pytest.approx(1 / 11, abs=4 * deviation)
     assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
 
 
@@ -278,12 +275,10 @@ def test_learning_rate(finished):
 
 
 def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
-    """Stopped in step 40, resumed from step 30: weights and losses are those of the straight
-    run."""
-    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY]
+    """Stopped in step 40, resumed from step 30: the straight run's weights and losses."""
     with interrupted(MaskedTrainer, 40):
-        assert pretrain.main(flags) == 130
-    assert pretrain.main(flags) == 2  # what is there is not overwritten
+        assert train(text, tmp_path / "run") == 130
+    assert train(text, tmp_path / "run") == 2  # what is there is not overwritten
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     for name in ("model.safetensors", "vocab.txt", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
@@ -294,13 +289,13 @@ def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
 
 def test_run_on_text_twice(text, tmp_path, interrupted):
     """And an interrupted run of it goes on to the same bytes."""
-    flags = ["--text", str(text), *TINY, "--second-segment", "again"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert pretrain.main([*flags, "--out", str(straight)]) == 0
+    assert train(text, straight, "--second-segment", "again") == 0
     with interrupted(MaskedTrainer, 40):
-        assert pretrain.main([*flags, "--out", str(stopped)]) == 130
+        assert train(text, stopped, "--second-segment", "again") == 130
     assert pretrain.main(["--resume", str(stopped)]) == 0
-    assert (stopped / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    weights = [(run / "model.safetensors").read_bytes() for run in (straight, stopped)]
+    assert weights[0] == weights[1]
     scores = events(straight, "evaluation")
     assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3
     model = BertForMaskedLM.from_pretrained(straight)
@@ -313,8 +308,7 @@ def test_interrupted_before_first_score(text, tmp_path, monkeypatch):
     """The checkpoint of an interruption says that nothing has been evaluated yet."""
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
-        assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps",
-                              "1"]) == 130
+        assert train(text, tmp_path / "run", "--steps", "1") == 130
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
 
@@ -332,9 +326,7 @@ def test_older_run_with_next_is_refused(text, tmp_path, capsys):
 
 
 def test_max_minutes(text, tmp_path, capsys):
-    flags = ["--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--steps", "3",
-             "--max-minutes", "1e-9"]
-    assert pretrain.main(flags) == 0
+    assert train(text, tmp_path / "run", "--steps", "3", "--max-minutes", "1e-9") == 0
     assert "after step 1 of 3" in capsys.readouterr().out
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
     assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
@@ -342,25 +334,29 @@ def test_max_minutes(text, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
-def test_epochs_and_held_out_text(text, tmp_path):
+def started(text, folder, *flags: str) -> pretraining.Pretraining:
+    """A run before its first step."""
     settings = pretrain.settings_of(pretrain.build_parser().parse_args(
-        ["--text", str(text), "--out", str(tmp_path), *TINY]))
-    run = start_pretraining(settings, tmp_path, say=lambda line: None)
+        ["--text", str(text), "--out", str(folder), *TINY, *flags]))
+    run = start_pretraining(settings, folder, say=lambda line: None)
     run.log.close()
+    return run
+
+
+def test_epochs_and_held_out_text(text, tmp_path):
+    run = started(text, tmp_path)
     _, held_out = split_passages(40, 0.1)
     assert len(held_out) == 4
     trained = {tuple(span) for span in run.batches.text.sequences.tolist()}
-    assert not trained & {tuple(span)
-                          for span in run.corpus.cut(held_out, settings.length).tolist()}
+    assert trained.isdisjoint(map(tuple, run.corpus.cut(held_out, run.settings.length).tolist()))
     seen = []
     for epoch in range(2):
         tokens = []
         for step in range(run.batches.steps_per_epoch):
             masked = run.batches.batch(epoch * run.batches.steps_per_epoch + step).masked
-            whole = masked.input_ids.index_copy(0, masked.positions, masked.labels)
-            tokens.append(whole)
+            tokens.append(masked.input_ids.index_copy(0, masked.positions, masked.labels))
         seen.append(torch.cat(tokens))
-    left_out = len(run.batches.text.sequences) % settings.batch_size
+    left_out = len(run.batches.text.sequences) % run.settings.batch_size
     # [CLS] has id 2
     assert len(seen[0].eq(2).nonzero()) == len(run.batches.text.sequences) - left_out
     assert not torch.equal(seen[0][:200], seen[1][:200])
@@ -368,10 +364,7 @@ def test_epochs_and_held_out_text(text, tmp_path):
 
 def test_prefetch(text, tmp_path):
     """Over the border of an epoch; what goes wrong with it is told in its own step."""
-    settings = pretrain.settings_of(pretrain.build_parser().parse_args(
-        ["--text", str(text), "--out", str(tmp_path), *TINY, "--second-segment", "again"]))
-    run = start_pretraining(settings, tmp_path, say=lambda line: None)
-    run.log.close()
+    run = started(text, tmp_path, "--second-segment", "again")
     assert 2 < run.batches.steps_per_epoch < 20
     made = []
 
@@ -395,8 +388,8 @@ def test_prefetch(text, tmp_path):
 def test_folder_serves_the_main_job(finished):
     """Without a warning, which would be an error here: it has a pooler."""
     model = build_model(Settings(arch="concatB", gs="wrap", model=str(finished)), {})
-    assert torch.equal(model.encoder.pooler_dense.weight, BertForMaskedLM.from_pretrained(
-        finished).encoder.pooler_dense.weight)
+    pretrained = BertModel.from_pretrained(finished)
+    assert torch.equal(model.encoder.pooler_dense.weight, pretrained.pooler_dense.weight)
     assert len(model.predict_similarity([("a cow", "a cat"), ("a dog", "it falls asleep")])) == 2
 
 
@@ -404,8 +397,8 @@ def test_folder_opens_in_transformers(finished):
     tokenizer = transformers.AutoTokenizer.from_pretrained(finished)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(finished).eval()
     inputs = tokenizer("in the [MASK] a cow always moos", return_tensors="pt")
-    ours = BertForMaskedLM.from_pretrained(finished)(inputs["input_ids"],
-                                                     inputs["attention_mask"]).logits
+    model = BertForMaskedLM.from_pretrained(finished)
+    ours = model(inputs["input_ids"], inputs["attention_mask"]).logits
     # float32 rounding
     torch.testing.assert_close(ours, theirs(**inputs).logits, atol=1e-4, rtol=0)
     assert tokenizer.convert_ids_to_tokens(int(ours[0, 3].argmax())) == "garden"
@@ -420,13 +413,14 @@ def test_unseen_token_type(finished):
 
 def test_continues_from_checkpoint(finished, text, tmp_path):
     assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from",
-                          str(finished), "--steps", "2",
-                          "--length", "24", "--held-out", "0.1", "--save-dtype", "fp16"]) == 0
+                          str(finished), "--steps", "2", "--length", "24", "--held-out", "0.1",
+                          "--save-dtype", "fp16"]) == 0
     assert (tmp_path / "more" / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
-    assert load_file(tmp_path / "more" / "model.safetensors")["cls.predictions.bias"].dtype == torch.float16
+    tensors = load_file(tmp_path / "more" / "model.safetensors")
+    assert tensors["cls.predictions.bias"].dtype == torch.float16
     first, last = events(tmp_path / "more", "evaluation")[0], events(finished, "evaluation")[-1]
-    assert first["perplexity"] == pytest.approx(last["perplexity"],
-                                                rel=1e-5)  # float32 rounding; the masks are fixed
+    # float32 rounding; the masks are fixed
+    assert first["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)
     before, after = (BertModel.from_pretrained(folder).pooler_dense.weight
                      for folder in (finished, tmp_path / "more"))
     assert torch.equal(before.half(), after.half())  # neither trained nor decayed
@@ -475,14 +469,13 @@ def test_help_states_the_defaults():
         value = defaults.get(action.dest, dataclasses.MISSING)
         if value not in (None, False, dataclasses.MISSING):
             said = action.help.rsplit("default: ", 1)[1].rstrip(")").split(";")[0]
-            assert (float(said) == value) if isinstance(value,
-                                                        (int,
-                                                         float)) else (said == value), action.dest
+            assert (float(said) if isinstance(value, (int, float)) else said) == value, action.dest
 
 
 def test_continues_from_mini(text, tmp_path):
     """On a text of one's own, from the name alone."""
     assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), "--from",
-                          "minbert-mini", "--length",
-                          "32", "--batch-size", "4", "--steps", "2", "--precision", "fp32"]) == 0
-    assert BertModel.from_pretrained(tmp_path / "run").config == BertModel.from_pretrained("minbert-mini").config
+                          "minbert-mini", "--length", "32", "--batch-size", "4", "--steps", "2",
+                          "--precision", "fp32"]) == 0
+    found, mini = (BertModel.from_pretrained(name) for name in (tmp_path / "run", "minbert-mini"))
+    assert found.config == mini.config
