@@ -80,10 +80,9 @@ def test_messages_name_the_module(capsys):
     assert data.build_parser().prog == "python -m multitask.data"
 
 
-def test_advice(installed, small_data, tmp_path, monkeypatch, capsys):
+def test_advice(installed, brief_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert console.main(["train", "--data", str(small_data), "--model", "scratch", "--max-steps",
-                         "1", "--out", "run"]) == 0
+    brief_run("run", "--max-steps", 1)
     assert "try it: minbert predict run --task sst" in capsys.readouterr().out
 
 

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -11,14 +10,16 @@ from pathlib import Path
 
 import commands_page
 import numpy as np
+import programs
 import pytest
 import sentences
+from programs import ROOT
 
 import train_multitask
 from minbert import BertForMaskedLM, BertTokenizer
 from multitask.commands import COMMANDS
+from multitask.system.runlog import read_events
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md",
          *(path for path in sorted((ROOT / "docs").glob("**/*.md"))
@@ -76,10 +77,8 @@ def folder(small_data, tmp_path_factory) -> Path:
     """A user's folder: data, a run of two steps, a pretrained model, sentences of one's own."""
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(small_data, folder / "data")
-    tok = BertTokenizer.from_pretrained("minbert-mini")
-    model = BertForMaskedLM.from_pretrained("minbert-mini")
-    model.save_pretrained(folder / "my-bert")
-    tok.save_pretrained(folder / "my-bert")
+    BertForMaskedLM.from_pretrained("minbert-mini").save_pretrained(folder / "my-bert")
+    BertTokenizer.from_pretrained("minbert-mini").save_pretrained(folder / "my-bert")
 
     (folder / "pairs.tsv").write_text("sentence1\tsentence2\nHow old are you?\tWhat age?\n")
     verdicts = ["good", "so-so", "bad"] * 10
@@ -87,19 +86,12 @@ def folder(small_data, tmp_path_factory) -> Path:
         f"film {number},{verdict}\n" for number, verdict in enumerate(verdicts)))
     (folder / "reviews.toml").write_text(blocks(OWN_TASKS, "toml")[0])
     (folder / "new.csv").write_text("review\na film\n")
-    for split in ("train", "dev", "test-student"):
-        rows = [f"{split}{number}\ta long review\t{number % 2}\n" for number in range(20)]
-        (folder / "data" / f"ids-cfimdb-{split}.csv").write_text(
-            "id\tsentence\tsentiment\n" + "".join(rows))
 
-    before = os.getcwd()
-    os.chdir(folder)
-    short = ["--model", "minbert-mini", "--max-steps", "2", "--out"]
-    try:
-        assert train_multitask.main(["--data", "data", "--fl", *short, "runs/concatB-wrap-1"]) == 0
-        assert train_multitask.main(["--tasks", "reviews.toml", *short, "runs/reviews"]) == 0
-    finally:
-        os.chdir(before)
+    short = ["--model", "minbert-mini", "--max-steps", 2, "--out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert programs.run("--data", "data", "--fl", *short, "runs/concatB-wrap-1") == 0
+        assert programs.run("--tasks", "reviews.toml", *short, "runs/reviews") == 0
     return folder
 
 
@@ -229,14 +221,12 @@ def test_run_folder_page(folder):
     for path in run.iterdir():
         assert f"`{path.name}" in text, path.name
 
-    keys = set(json.loads((run / "metrics.json").read_text()))
-    keys |= json.loads((run / "metrics.json").read_text())["environment"].keys()
-    analysis = json.loads((run / "analysis.json").read_text())
-    keys |= analysis.keys()
+    metrics, analysis = (json.loads((run / f"{name}.json").read_text())
+                         for name in ("metrics", "analysis"))
+    keys = metrics.keys() | metrics["environment"].keys() | analysis.keys()
     for task in analysis["tasks"].values():
         keys |= task.keys()
-    for line in (run / "log.jsonl").read_text().splitlines():
-        event = json.loads(line)
+    for event in read_events(run):
         keys |= event.keys()
         assert event.keys() - {"event"} <= logged_keys("log.jsonl")[event["event"]]
     missing = [key for key in sorted(keys) if f"`{key}" not in text]
