@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_10_training import EXAMPLES, SENTENCES, build, without_head_dropout
+from test_10_training import EXAMPLES, SENTENCES, batches, build, flat, without_head_dropout
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing
 from minbert.attention import attention
@@ -128,16 +128,16 @@ def replay_by_hand(heads):
 def steps_of_changing_shape(trainer, model):
     """Each step takes all examples of a task, or all but one: → (steps, tasks) losses."""
     tokens = {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
-    return [
+    return torch.tensor([
         list(trainer.step({
             name: items.batch([(step + k) % len(items) for k in range(len(items) - step % 2)])
             for name, items in tokens.items()}).losses.values())
-        for step in range(5)]
+        for step in range(5)])
 
 
 def test_steps_with_graphs():
     """Steps with graphs are the steps without."""
-    losses, vectors, made = [], [], []
+    losses, vectors = [], []
     for graphed in (False, True):
         model = without_head_dropout(build_long())
         trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
@@ -145,17 +145,14 @@ def test_steps_with_graphs():
             trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
                                              replay_by_hand(trainer.heads))
 
-        losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
-        vectors.append(torch.cat([parameter.detach().flatten()
-                                  for parameter in model.parameters()]))
-        made = [] if trainer._graphs is None else list(trainer._graphs.captured)
+        losses.append(steps_of_changing_shape(trainer, model))
+        vectors.append(flat(model.parameters()).detach())
 
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
-    # 5 steps of 1e-3: where a gradient is all but zero, AdamW's step has the sign of rounding
-    # errors
+    # where a gradient is all but zero, AdamW's steps of 1e-3 have the sign of rounding errors
     torch.testing.assert_close(vectors[1], vectors[0], atol=1e-3, rtol=0)
     assert (vectors[1] - vectors[0]).abs().mean() < 1e-6
-    assert len(made) == 6  # three tasks, batches of two sizes
+    assert len(trainer._graphs.captured) == 6  # three tasks, batches of two sizes
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 17, 200, 1025])
@@ -186,9 +183,8 @@ def test_steps_in_few_shapes():
         assert trainer._fills
         trainer._fills = fills
 
-        losses.append(torch.tensor(steps_of_changing_shape(trainer, model)))
-        vectors.append(torch.cat([parameter.detach().flatten()
-                                  for parameter in model.parameters()]))
+        losses.append(steps_of_changing_shape(trainer, model))
+        vectors.append(flat(model.parameters()).detach())
 
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     assert (vectors[1] - vectors[0]).abs().mean() < 1e-6  # as above
@@ -203,18 +199,13 @@ def test_when_no_graph_can_be_made(monkeypatch):
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    found = []
-    for graphed in (False, True):
-        model = without_head_dropout(build_long())
-        trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-        if graphed:
-            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, refuse)
-            with pytest.warns(UserWarning, match="no CUDA graph"):
-                found.append(steps_of_changing_shape(trainer, model))
-        else:
-            found.append(steps_of_changing_shape(trainer, model))
+    models = [without_head_dropout(build_long()) for _ in range(2)]
+    plain, graphed = (SurgeryTrainer(model, "pcgrad", lr=1e-3) for model in models)
+    graphed._graphs = BackwardGraphs(graphed._backward_task, graphed.heads, refuse)
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        found = steps_of_changing_shape(graphed, models[1])
 
-    assert found[0] == found[1]
+    assert torch.equal(found, steps_of_changing_shape(plain, models[0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -350,8 +341,7 @@ def test_gpu_steps_are_cpu_steps(precision, tolerance):
         each.precision = precision if each.device.type == "cuda" else "fp32"
 
         trainer = SurgeryTrainer(each, "pcgrad", lr=1e-3, weight_decay=0.01, clip=1.0)
-        inputs = {name: each.tokenize(examples).batch(range(len(examples)))
-                  for name, examples in EXAMPLES.items()}
+        inputs = batches(each)
         results.append([trainer.step(inputs).losses for _ in range(3)])
         trainers.append(trainer)
 
@@ -380,8 +370,7 @@ def test_graphs_on_a_gpu():
         losses.append(steps_of_changing_shape(trainer, each))
         vectors.append(trainer.flat.vector)
 
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4,
-                               atol=1e-5)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=2e-4)
 
 
@@ -389,18 +378,17 @@ def test_graphs_on_a_gpu():
 def test_many_graphs_in_one_pool():
     """Many graphs from one pool do not write on each other's results.
 
-    Sentences have 1 to 50 words, so that steps meet graphs made before and after one another in any
-    order.
+    Sentences have 1 to 50 words, so that steps meet graphs in any order.
     """
     rng = random.Random(0)
 
     def sentence() -> str:
         return " ".join(rng.choices(SENTENCES[0].split(), k=rng.randint(1, 50)))
 
-    examples = {"sst": [Example(str(i), (sentence(),), float(i % 5)) for i in range(40)],
-                "para": [Example(str(i), (sentence(), sentence()), float(i % 2))
-                         for i in range(40)],
-                "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in range(40)]}
+    rows = range(40)
+    examples = {"sst": [Example(str(i), (sentence(),), float(i % 5)) for i in rows],
+                "para": [Example(str(i), (sentence(), sentence()), float(i % 2)) for i in rows],
+                "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in rows]}
 
     model, losses = without_head_dropout(build_long()), []
     for graphed in (True, False):
@@ -411,7 +399,7 @@ def test_many_graphs_in_one_pool():
 
         tokens = {name: each.tokenize(items) for name, items in examples.items()}
         losses.append([
-            list(trainer.step({name: items.batch(draw.sample(range(40), 4))
+            list(trainer.step({name: items.batch(draw.sample(rows, 4))
                                for name, items in tokens.items()}).losses.values())
             for _ in range(30)])
 
@@ -428,8 +416,7 @@ def test_dropout_in_a_graph():
         torch.manual_seed(3)
         trainer = SurgeryTrainer(each, "pcgrad", lr=0.0)
 
-        inputs = {name: each.tokenize(examples).batch(range(len(examples)))
-                  for name, examples in EXAMPLES.items()}
+        inputs = batches(each)
         runs.append([trainer.step(inputs).losses["sst"] for _ in range(3)])
 
     assert len(set(runs[0])) == 3
@@ -441,8 +428,7 @@ def test_nan_loss_in_graphs():
     """A loss that is not finite stops a step in graphs."""
     model = build_long().to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
-    inputs = {name: model.tokenize(examples).batch(range(len(examples)))
-              for name, examples in EXAMPLES.items()}
+    inputs = batches(model)
     trainer.step(inputs)
 
     before = trainer.flat.vector.clone()

@@ -218,20 +218,6 @@ def test_wrong_number_of_parts():
     assert current_buffers() == GradBuffers()
 
 
-def test_float32_is_added_in_place():
-    """A float32 gradient is added to the tensor that waits for it."""
-    layer, (x, packing) = layer_of(dtype=torch.float32), row_of(dtype=torch.float32)
-    loss_of(layer, x, packing).backward()
-    plain, kept = named_grads(layer), layer.intermediate_dense.weight.grad
-
-    layer.zero_grad(set_to_none=False)
-    with accumulate_into([own_grads(layer)]):
-        loss_of(layer, x, packing).backward()
-
-    assert layer.intermediate_dense.weight.grad is kept
-    torch.testing.assert_close(named_grads(layer), plain)
-
-
 def test_frozen_or_hooked_weights():
     """A weight that is frozen or has a hook gets no gradient in place."""
     layer = layer_of()

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import ROOT
 
-ROOT = Path(__file__).parents[2]
+import minbert.attention
+from minbert import fast
+from minbert.fast import check
+
 PACKAGES = ("minbert", "optim", "heads", "multitask")
 SENTENCES = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
              "is it any good"]
@@ -69,10 +73,8 @@ EDITS = {
 }
 # What the fast forms replace, and would not follow unless they were compared with the book.
 REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum",
-            "gelu is silu",
-            "no root of d", "mask ignored", "dropout on values", "layers twice",
-            "no bias correction",
-            "decay before the step", "eps inside the root"}
+            "gelu is silu", "no root of d", "mask ignored", "dropout on values", "layers twice",
+            "no bias correction", "decay before the step", "eps inside the root"}
 
 
 @contextmanager
@@ -113,8 +115,7 @@ def edit(folder: Path, name: str) -> dict:
 
 def two_steps(dropout: float = 0.0, weight_decay: float = 0.1,
               surgery: str = "pcgrad") -> torch.Tensor:
-    """All weights after two steps of the real trainer on three tasks, from the imported
-    packages."""
+    """All weights after two steps of the real trainer on three tasks."""
     from minbert import BertConfig, BertModel, BertTokenizer
     from multitask import MultitaskBert
     from multitask.data.examples import Example
@@ -181,8 +182,7 @@ def test_without_the_check_it_would_not(name, copy_of_source, monkeypatch):
 
 
 def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
-    """The record of an activation in two minds: the plain form's gradients are right, and a warning
-    tells."""
+    """An activation with another's derivative: the plain form's gradients, and a warning."""
     path = copy_of_source / "minbert/activations.py"
     path.write_text(path.read_text().replace("torch.ops.aten.gelu_backward(d_y, x)\n",
                                              "2 * torch.ops.aten.gelu_backward(d_y, x)\n", 1))
@@ -194,33 +194,20 @@ def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
     assert "the gradients of" in told
 
 
-def test_a_function_replaced_in_a_notebook_is_noticed(monkeypatch):
-    import minbert.attention
-    from minbert import BertConfig, BertModel, fast
-
-    model = BertModel(BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1,
-                                 num_attention_heads=2, intermediate_size=16)).eval()
+def test_a_function_replaced_in_a_notebook_is_noticed(tiny_model, monkeypatch):
     ids = torch.randint(20, (2, 5))
-    before = model(ids).pooler_output
-    assert fast.applies(model)
+    before = tiny_model(ids).pooler_output
+    assert fast.applies(tiny_model)
 
-    def attention(query, key, value, mask=None, dropout=0.0):
-        return value
-
-    monkeypatch.setattr(minbert.attention, "attention", attention)
+    monkeypatch.setattr(minbert.attention, "attention", lambda query, key, value, *_: value)
     with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
-        after = model(ids).pooler_output
+        after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
 
 
-def test_comparing_draws_nothing():
+def test_comparing_draws_nothing(tiny_model):
     """The comparison at first use leaves torch's generator as it was."""
-    from minbert import BertConfig, BertModel, fast
-    from minbert.fast import check
-
-    model = BertModel(BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1,
-                                 num_attention_heads=2, intermediate_size=16))
     before = torch.get_rng_state()
     check._references.clear()
-    assert fast.applies(model)
+    assert fast.applies(tiny_model)
     assert torch.equal(torch.get_rng_state(), before)
