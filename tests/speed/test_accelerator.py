@@ -457,7 +457,6 @@ def test_pieces_go_by_hand():
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gpu_predictions(precision):
-    """Predictions of a GPU are those of a CPU."""
     model = build_long().eval()
     theirs = on_cuda(model)
     theirs.precision = precision
@@ -471,7 +470,6 @@ def test_gpu_predictions(precision):
 
 @needs_cuda
 def test_gpu_encode_and_forward():
-    """Encode and forward on a GPU equal those of a CPU."""
     model = build_long().eval()
     tokenizer, encoder, theirs = model.tokenizer, model.encoder, on_cuda(model.encoder)
     sentences = [text for example in EXAMPLES["para"] for text in example.sentences]
@@ -492,7 +490,6 @@ def test_gpu_encode_and_forward():
 
 @needs_cuda
 def test_surgery_on_a_gpu():
-    """Surgery on a GPU is exact."""
     rows = torch.randn(3, 1_000_003, generator=torch.Generator().manual_seed(0))
     expected = rows.double() @ rows.double().T
 
@@ -512,7 +509,6 @@ def test_surgery_on_a_gpu():
 @needs_cuda
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_update_on_a_gpu(weight_decay):
-    """An update on a GPU is that of a CPU."""
     generator = torch.Generator().manual_seed(0)
     start, gradients = (torch.randn(1000, generator=generator),
                         torch.randn(20, 1000, generator=generator))
@@ -531,7 +527,6 @@ def test_update_on_a_gpu(weight_decay):
 
 @needs_cuda
 def test_pretraining_gradients():
-    """Pretraining on a GPU has the gradients of a CPU."""
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
                                        num_attention_heads=4, intermediate_size=64)).eval()
@@ -579,7 +574,6 @@ def test_pretraining_on_a_gpu(tmp_path, interrupted):
 
 @needs_cuda
 def test_usual_loop_on_a_gpu():
-    """A usual training loop runs on a GPU."""
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
                                  num_attention_heads=4, intermediate_size=64)).to(CUDA)

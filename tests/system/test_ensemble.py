@@ -1,6 +1,5 @@
 """Several runs as one: the mean of raw outputs, in prediction files, scores and a page."""
 
-import csv
 import json
 import shutil
 
@@ -9,6 +8,7 @@ import programs
 import pytest
 
 from multitask import MultitaskBert, ensemble
+from multitask.data import load_dataset
 from multitask.evaluation import read_predictions
 from multitask.tasks import TASKS
 
@@ -37,23 +37,16 @@ def together(runs, tmp_path_factory):
     return out
 
 
-def rows_of(path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_predictions_by_hand(task, runs, together, small_data):
     """Each file holds the mean of the runs' raw outputs, decoded; of all examples, not a part."""
-    stem = {"sst": "ids-sst", "para": "quora", "sts": "sts"}[task]
-    rows = rows_of(small_data / f"{stem}-dev.csv")
-    texts = [row["sentence"] if task == "sst" else (row["sentence1"], row["sentence2"])
-             for row in rows]
+    examples = load_dataset(small_data)[task]["dev"]
+    texts = [example.sentences for example in examples]
     logits = [MultitaskBert.from_pretrained(run).logits(task, texts) for run in runs]
     assert not np.allclose(logits[0], logits[1])
 
     ids, found = read_predictions(together / f"{task}-dev-output.csv", TASKS[task])
-    assert ids == [row["id"] for row in rows]
+    assert ids == [example.id for example in examples]
     assert len(ids) > 10
     expected = TASKS[task].decode((logits[0] + logits[1]) / 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # float32, other batches
@@ -64,7 +57,7 @@ def test_scores(runs, together, small_data):
     """ensemble.json has the scores of the files, and those of each run."""
     found = json.loads((together / "ensemble.json").read_text())
     _, predictions = read_predictions(together / "sst-dev-output.csv", TASKS["sst"])
-    labels = np.array([float(row["sentiment"]) for row in rows_of(small_data / "ids-sst-dev.csv")])
+    labels = [example.label for example in load_dataset(small_data)["sst"]["dev"]]
     assert found["dev"]["sst"]["accuracy"] == np.mean(predictions == labels)
     assert list(found["runs"]) == list(map(str, runs))
     assert all(set(TASKS) < set(scores) for scores in found["runs"].values())

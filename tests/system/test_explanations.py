@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, explanations
@@ -156,7 +157,8 @@ def test_wishes(encoder):
     rows = torch.stack(rows).double()
     np.testing.assert_allclose(found.losses, [loss.item() for loss in losses(model)], rtol=1e-6)
     np.testing.assert_allclose(found.norms, rows.norm(dim=1), rtol=1e-5)
-    np.testing.assert_allclose(found.cosines, cosine(rows), atol=1e-5)
+    cosines = F.cosine_similarity(rows[:, None], rows[None], dim=2)
+    np.testing.assert_allclose(found.cosines, cosines, atol=1e-5)
 
     combined = project_conflicting(rows, generator=torch.Generator().manual_seed(0))
     assert found.norm("pcgrad") == pytest.approx(float(combined.norm()), rel=1e-5)
@@ -169,7 +171,3 @@ def test_wishes(encoder):
     start, step = nn.utils.parameters_to_vector(model.encoder.parameters()).detach(), 1e-5
     moved = (losses_at(step) - losses_at(-step)) / (2 * step)
     np.testing.assert_allclose(found.changes("pcgrad"), moved, rtol=2e-3)
-
-
-def cosine(rows: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2)

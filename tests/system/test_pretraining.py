@@ -288,7 +288,7 @@ def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
 
 
 def test_run_on_text_twice(text, tmp_path, interrupted):
-    """And an interrupted run of it goes on to the same bytes."""
+    """An interrupted run of it ends with the same bytes."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert train(text, straight, "--second-segment", "again") == 0
     with interrupted(MaskedTrainer, 40):
@@ -313,16 +313,16 @@ def test_interrupted_before_first_score(text, tmp_path, monkeypatch):
     assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
 
 
-def test_resume_of_a_finished_run(finished, capsys):
-    assert pretrain.main(["--resume", str(finished)]) == 0
-    assert "is finished" in capsys.readouterr().out
-
-
 def test_older_run_with_next_is_refused(text, tmp_path, capsys):
     values = {"text": str(text), "second_segment": "next"}
     (tmp_path / "pretraining.json").write_text(json.dumps(values))
     assert pretrain.main(["--resume", str(tmp_path)]) == 2
     assert "--second-segment next: choose from none, again" in capsys.readouterr().err
+
+
+def test_resume_of_a_finished_run(finished, capsys):
+    assert pretrain.main(["--resume", str(finished)]) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_max_minutes(text, tmp_path, capsys):

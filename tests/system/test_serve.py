@@ -53,6 +53,10 @@ def address(model) -> Iterator[str]:
         yield address
 
 
+def ask_once(address: str) -> requests.Response:
+    return requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def ask(address) -> Ask:
     return lambda name, /, **body: requests.post(f"{address}/api/{name}", json=body, timeout=60)
@@ -214,38 +218,34 @@ def test_queue(held, monkeypatch):
     monkeypatch.setattr(limits, "WAITING", 2)
     monkeypatch.setattr(limits, "WAITING_SECONDS", 1.5)
 
-    def post() -> requests.Response:
-        return requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
-
     with ThreadPoolExecutor(5) as threads:
-        first = threads.submit(post)
+        first = threads.submit(ask_once, address)
         assert began.wait(60)
-        others = [threads.submit(post) for _ in range(4)]
+        others = [threads.submit(ask_once, address) for _ in range(4)]
         answers = [other.result() for other in others]
         go_on.set()
         assert first.result().status_code == 200
     assert [answer.status_code for answer in answers] == [503] * 4
     assert all(answer.headers["retry-after"] == "5" for answer in answers)
     quick = sum(answer.elapsed.total_seconds() < 1.4 for answer in answers)
-    assert quick == 2  # beyond the queue; the two within it waited in vain
-    assert post().status_code == 200
+    assert quick == 2  # beyond the queue; the two within it waited without success
+    assert ask_once(address).status_code == 200
 
 
 def test_slow_answer(held, monkeypatch):
     """Who asks for too much is told so; the next is answered once the computation has ended."""
     address, began, go_on = held
     monkeypatch.setattr(limits, "ANSWER_SECONDS", .3)
-    answer = requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
+    answer = ask_once(address)
     assert began.is_set()
     assert answer.status_code == 503
     assert "not done after 0 seconds" in answer.json()["detail"]
 
     monkeypatch.setattr(limits, "WAITING_SECONDS", .3)
-    busy = requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
-    assert "too many requests" in busy.json()["detail"]
+    assert "too many requests" in ask_once(address).json()["detail"]
     go_on.set()
     monkeypatch.setattr(limits, "WAITING_SECONDS", 30)
-    assert requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60).ok
+    assert ask_once(address).ok
 
 
 def test_slow_body(address, monkeypatch):
@@ -264,7 +264,7 @@ def test_failure(model, monkeypatch):
 
     monkeypatch.setattr(api, "predictions", broken)
     with serving(model) as address:
-        answer = requests.post(f"{address}/api/predict", json={"inputs": [["a"]]}, timeout=60)
+        answer = ask_once(address)
         assert answer.status_code == 500
         assert answer.json() == {"detail": "internal error; the server's terminal has the reason"}
 
