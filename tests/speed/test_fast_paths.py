@@ -23,7 +23,7 @@ from minbert.fast.gradients import GradBuffers, current_buffers
 from minbert.fast.linear import add_weight_gradient, input_gradient, product
 from minbert.layer import BertLayer
 
-HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)  # two blocks: of more than 8 tokens, and of at most 8
+HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)  # three blocks: of the longest three, of 3 tokens, of 2
 # of float64, where numbers go up to some hundreds
 ROUNDING = {"atol": 1e-11, "rtol": 1e-11}
 
