@@ -183,12 +183,16 @@ def test_a_stale_partial(fetch, server, data):
     assert fetch("--only", "sts-dev.csv")[0] == 0
 
 
-def test_a_whole_partial(fetch, server, data):
-    """A process that was killed just before the rename has nothing to fetch."""
+@pytest.mark.parametrize(("name", "content"), [
+    ("sts-dev.csv.partial", FILES["sts-dev.csv"]),  # killed just before the rename
+    ("sts-dev.csv", b""),                           # cannot be anybody's work
+])
+def test_other_leftovers(fetch, data, name, content):
     data.mkdir()
-    (data / "sts-dev.csv.partial").write_bytes(FILES["sts-dev.csv"])
+    (data / name).write_bytes(content)
     assert fetch("--only", "sts-dev.csv")[0] == 0
     assert visible(data) == ["sts-dev.csv"]
+    assert (data / "sts-dev.csv").read_bytes() == FILES["sts-dev.csv"]
 
 
 def test_a_wrong_checksum(fetch, server, data):
@@ -201,34 +205,27 @@ def test_a_wrong_checksum(fetch, server, data):
     assert "sts-dev.csv" not in " ".join(visible(data))
 
 
-def test_a_wrong_size(fetch, server, data):
-    server.put("/sts-dev.csv", FILES["sts-dev.csv"] + b"more")
-    code, _, err = fetch("--only", "sts-dev.csv", promised=FILES)
+@pytest.mark.parametrize(("name", "content", "expected"), [
+    ("sts-dev.csv", FILES["sts-dev.csv"] + b"more",
+     f"bytes, expected {len(FILES['sts-dev.csv'])}"),
+    ("quora-train.csv", WEB_PAGE,
+     "quora-train.csv, line 1: no column 'id'; expected columns"),
+    ("quora-train.csv", FILES["sts-train.csv"], "no column 'is_duplicate'"),
+], ids=["more bytes", "a web page", "another task's"])
+def test_another_file(fetch, server, data, name, content, expected):
+    server.put(f"/{name}", content)
+    code, _, err = fetch("--only", name, promised=FILES)
     assert code == 1
-    assert f"bytes, expected {len(FILES['sts-dev.csv'])}" in err[0]
+    assert expected in err[0]
+    assert ".partial" not in err[0]
     assert visible(data) == []
 
 
-def test_a_web_page(fetch, server, data):
-    """It is refused whatever type it claims to be."""
-    server.put("/quora-train.csv", WEB_PAGE)
-    code, _, err = fetch("--only", "quora-train.csv")
-    assert code == 1
-    assert "quora-train.csv, line 1: no column 'id'; expected columns" in err[0]
-    assert ".partial" not in err[0]
-
+def test_what_claims_to_be_a_web_page(fetch, server, data):
     server.headers["Content-Type"] = "Text/HTML; charset=utf-8"
     code, _, err = fetch("--only", "quora-train.csv", "--only", "multinli")
     assert (code, len(err)) == (1, 2)
     assert all("answered with a web page" in line for line in err)
-    assert visible(data) == []
-
-
-def test_another_tasks_file(fetch, server, data):
-    server.put("/quora-train.csv", FILES["sts-train.csv"])
-    code, _, err = fetch("--only", "quora-train.csv")
-    assert code == 1
-    assert "no column 'is_duplicate'" in err[0]
     assert visible(data) == []
 
 
@@ -268,14 +265,6 @@ def test_nothing_is_overwritten(fetch, server, data, content, expected):
     assert code == (0 if out else 2)
     assert (data / "sts-dev.csv").read_bytes() == content
     assert server.log == []
-
-
-def test_an_empty_file(fetch, data):
-    """An empty file is fetched again: it cannot be anybody's work."""
-    data.mkdir()
-    (data / "sts-dev.csv").touch()
-    assert fetch("--only", "sts-dev.csv")[0] == 0
-    assert (data / "sts-dev.csv").read_bytes() == FILES["sts-dev.csv"]
 
 
 # ------------------------------------------------------------------------------------- the zip
