@@ -21,10 +21,11 @@ import torch
 import transformers
 from programs import ROOT, python
 from safetensors.torch import load_file, save_file
+from test_10_training import build
 from torch import nn
 
 import train_multitask
-from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
 from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
 from multitask.data.examples import load_dataset, read_examples
@@ -36,20 +37,17 @@ from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, project_conflicting, project_paper
 
 COMMANDS = (train_multitask, predict, hand_in, pretrain, experiments)
-TINY = {"vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 32, "max_position_embeddings": 64}
 TEXTS = ["a good film", "it was dull", "two dogs run on the grass", "no"]
 
 
 @pytest.fixture
-def tok() -> BertTokenizer:
-    return BertTokenizer.train(TEXTS, 100)
+def model() -> MultitaskBert:
+    return build().eval()
 
 
 @pytest.fixture
-def model(tok) -> MultitaskBert:
-    torch.manual_seed(0)
-    return MultitaskBert(BertModel(BertConfig(**TINY)), tok, "concatB").eval()
+def tok(model) -> BertTokenizer:
+    return model.tokenizer
 
 
 @pytest.fixture
@@ -74,12 +72,11 @@ def test_home_in_flags():
                 assert str(action.type("~/x")) == os.path.expanduser("~/x"), action.dest
 
 
-def test_home_in_api(home, tok, small_data):
-    encoder = BertModel(BertConfig(**TINY))
-    encoder.save_pretrained("~/enc")
-    tok.save_pretrained("~/enc")
-    BertForMaskedLM(BertConfig(**TINY)).save_pretrained("~/mlm")
-    MultitaskBert(encoder, tok, "concatB").save_pretrained("~/multi")
+def test_home_in_api(home, model, small_data):
+    model.encoder.save_pretrained("~/enc")
+    model.tokenizer.save_pretrained("~/enc")
+    BertForMaskedLM(model.encoder.config).save_pretrained("~/mlm")
+    model.save_pretrained("~/multi")
     BertModel.from_pretrained("~/enc")
     BertTokenizer.from_pretrained("~/enc")
     MultitaskBert.from_pretrained("~/multi")
@@ -233,7 +230,7 @@ def test_counts(tok, model, count):
     with pytest.raises(ValueError, match="batch_size is"):
         model.encoder.encode(TEXTS, tok, batch_size=count)
     with pytest.raises(ValueError, match="count is"):
-        BertForMaskedLM(BertConfig(**TINY)).fill_masks(["a [MASK]"], tok, count=count)
+        BertForMaskedLM(model.encoder.config).fill_masks(["a [MASK]"], tok, count=count)
     with pytest.raises(ValueError, match="vocab_size is"):
         BertTokenizer.train(TEXTS, count)
 
@@ -492,14 +489,13 @@ def test_torch_optimizer_state():
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_wrapper_prefixes(prefix, tmp_path):
-    encoder = BertModel(BertConfig(**TINY)).eval()
-    encoder.save_pretrained(tmp_path)
+def test_wrapper_prefixes(prefix, tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = {prefix + name: value.clone() for name, value in load_file(path).items()}
     save_file(tensors, path)
     ids = torch.tensor([[2, 5, 3]])
-    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], encoder(ids)[0])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], tiny_model(ids)[0])
 
 
 def test_empty_folder_is_told(tmp_path, monkeypatch):
@@ -536,13 +532,12 @@ def test_added_mask_is_refused(model, tok):
         model.encoder(**batch)
 
 
-def test_layers_cut_off(tmp_path):
+def test_layers_cut_off(tiny_model, tmp_path):
     """A model that has lost layers saves the number that it has."""
-    encoder = BertModel(BertConfig(**TINY)).eval()
-    encoder.layers = encoder.layers[:1]
-    encoder.save_pretrained(tmp_path)
+    tiny_model.layers = tiny_model.layers[:1]
+    tiny_model.save_pretrained(tmp_path)
     ids = torch.tensor([[2, 5, 3]])
-    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], encoder(ids)[0])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], tiny_model(ids)[0])
 
 
 def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
