@@ -135,23 +135,27 @@ def steps_of_changing_shape(trainer, model):
         for step in range(5)])
 
 
+def trained(change=lambda trainer: None):
+    """A trainer, changed before its first step; its losses; the model's weights after them."""
+    model = without_head_dropout(build_long())
+    trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
+    change(trainer)
+    return trainer, steps_of_changing_shape(trainer, model), flat(model.parameters()).detach()
+
+
 def test_steps_with_graphs():
     """Steps with graphs are the steps without."""
-    losses, vectors = [], []
-    for graphed in (False, True):
-        model = without_head_dropout(build_long())
-        trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
-        if graphed:
-            trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
-                                             replay_by_hand(trainer.heads))
+    def make_graphs(trainer):
+        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
+                                         replay_by_hand(trainer.heads))
 
-        losses.append(steps_of_changing_shape(trainer, model))
-        vectors.append(flat(model.parameters()).detach())
+    trainer, losses, weights = trained(make_graphs)
+    _, expected_losses, expected = trained()
 
-    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
     # where a gradient is all but zero, AdamW's steps of 1e-3 have the sign of rounding errors
-    torch.testing.assert_close(vectors[1], vectors[0], atol=1e-3, rtol=0)
-    assert (vectors[1] - vectors[0]).abs().mean() < 1e-6
+    torch.testing.assert_close(weights, expected, atol=1e-3, rtol=0)
+    assert (weights - expected).abs().mean() < 1e-6
     assert len(trainer._graphs.captured) == 6  # three tasks, batches of two sizes
 
 
@@ -176,18 +180,12 @@ def test_steps_in_few_shapes():
     Rows are filled up, so that memory is not taken for ever new shapes. The rows of an encoder with
     few positions are left alone.
     """
-    losses, vectors = [], []
-    for fills in (False, True):
-        model = without_head_dropout(build_long())
-        trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
-        assert trainer._fills
-        trainer._fills = fills
+    trainer, losses, weights = trained()
+    assert trainer._fills
+    _, expected_losses, expected = trained(lambda trainer: setattr(trainer, "_fills", False))
 
-        losses.append(steps_of_changing_shape(trainer, model))
-        vectors.append(flat(model.parameters()).detach())
-
-    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
-    assert (vectors[1] - vectors[0]).abs().mean() < 1e-6  # as above
+    torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
+    assert (weights - expected).abs().mean() < 1e-6  # as above
     assert not SurgeryTrainer(build(), "pcgrad", lr=1e-3)._fills
 
 
@@ -199,13 +197,12 @@ def test_when_no_graph_can_be_made(monkeypatch):
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    models = [without_head_dropout(build_long()) for _ in range(2)]
-    plain, graphed = (SurgeryTrainer(model, "pcgrad", lr=1e-3) for model in models)
-    graphed._graphs = BackwardGraphs(graphed._backward_task, graphed.heads, refuse)
-    with pytest.warns(UserWarning, match="no CUDA graph"):
-        found = steps_of_changing_shape(graphed, models[1])
+    def make_graphs(trainer):
+        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, refuse)
 
-    assert torch.equal(found, steps_of_changing_shape(plain, models[0]))
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        _, losses, _ = trained(make_graphs)
+    assert torch.equal(losses, trained()[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
