@@ -7,6 +7,7 @@ one of them dies.
 """
 
 import json
+import re
 import subprocess
 import threading
 import weakref
@@ -194,15 +195,14 @@ def test_infinite_loss_stops_all():
     models = [build() for _ in range(2)]
 
     def train(ranks) -> str:
-        trainer = SurgeryTrainer(models[ranks.rank], "pcgrad", lr=1e-3, ranks=ranks)
-        examples = models[ranks.rank].tokenize(EXAMPLES["sts"])
-        examples.labels[1] = float("inf")
-        inputs = {name: models[ranks.rank].tokenize(EXAMPLES[name]).micro_batches(ranks.share(range(2)), 1, 2)
-                  for name in ("sst", "para")}
-        before = checksum(models[ranks.rank].parameters())
+        model, rows = models[ranks.rank], ranks.share(range(2))
+        tokens = {name: model.tokenize(examples) for name, examples in EXAMPLES.items()}
+        tokens["sts"].labels[1] = float("inf")
+        before = checksum(model.parameters())
         with pytest.raises(FloatingPointError) as caught:
-            trainer.step({**inputs, "sts": examples.micro_batches(ranks.share(range(2)), 1, 2)})
-        assert checksum(models[ranks.rank].parameters()) == before
+            SurgeryTrainer(model, "pcgrad", lr=1e-3, ranks=ranks).step(
+                {name: examples.micro_batches(rows, 1, 2) for name, examples in tokens.items()})
+        assert checksum(model.parameters()) == before
         return str(caught.value)
 
     assert in_two_threads(train) == ["the loss of sts is inf"] * 2
@@ -272,8 +272,8 @@ def test_alone(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, small_data) -> dict[str, Path]:
     """Encoders with and without dropout, whose scores differ from the first epoch on."""
-    folder, texts = tmp_path_factory.mktemp("tiny"), (small_data / "quora-train.csv").read_text().split()
-    tokenizer = BertTokenizer.train(texts, 300)
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = BertTokenizer.train((small_data / "quora-train.csv").read_text().split(), 300)
     for name, dropout in (("plain", 0.0), ("dropout", 0.1)):
         torch.manual_seed(0)
         config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2,
@@ -358,7 +358,7 @@ def test_killed_process(killed):
              if line.startswith("train_multitask.py: process 0: ")]
     assert lines, stderr
     for line in lines:  # two where torchrun's signal comes just after the connection broke
-        assert "another process has ended" in line or "as all processes are when one has ended" in line
+        assert re.search("another process has ended|as all processes are when one has ended", line)
         assert line.endswith(f"; resume with: torchrun --nproc_per_node=2 train_multitask.py "
                              f"--resume {folder}")
     # two epochs of MultiNLI, one of surgery
@@ -379,7 +379,8 @@ def test_ctrl_c_in_one_process(tiny, tmp_path):
                     "--epochs", 50, "--out",
                     tmp_path / "run", SIGINT="1", WITNESS=str(tmp_path / "witness"))
     assert done.returncode != 0
-    assert f"; resume with: torchrun --nproc_per_node=2 train_multitask.py --resume {tmp_path / 'run'}" in done.stderr
+    advice = "; resume with: torchrun --nproc_per_node=2 train_multitask.py --resume "
+    assert f"{advice}{tmp_path / 'run'}" in done.stderr
     assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 

