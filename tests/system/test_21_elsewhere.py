@@ -13,6 +13,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import programs
@@ -383,7 +384,7 @@ def test_reader_that_has_gone(trained):
 
 
 def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys):
-    """A run and its data may move; other data are refused."""
+    """A run and its data may move; other data are refused, and config.json stays."""
     shutil.copytree(small_data, tmp_path / "data")
     with interrupted(SurgeryTrainer, 6):
         assert programs.run("--data", tmp_path / "data", "--model", "scratch", "--epochs", 2,
@@ -395,8 +396,10 @@ def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys):
     shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
     path = tmp_path / "other" / "ids-sst-train.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    config = (tmp_path / "moved" / "config.json").read_bytes()
     assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "other") == 2
     assert "other training examples" in capsys.readouterr().err
+    assert (tmp_path / "moved" / "config.json").read_bytes() == config
     assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "elsewhere") == 0
     assert main_job.is_finished(tmp_path / "moved")
 
@@ -556,12 +559,8 @@ def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
 @pytest.fixture(params=["sst", "para"])
 def single_task(request):
     """Only one task is left in the table."""
-    before = dict(TASKS)
-    TASKS.clear()
-    TASKS[request.param] = before[request.param]
-    yield request.param
-    TASKS.clear()
-    TASKS.update(before)  # in their order
+    with patch.dict(TASKS, {request.param: TASKS[request.param]}, clear=True):
+        yield request.param
 
 
 def test_single_task(single_task, brief_run, tmp_path, capsys):

@@ -4,9 +4,9 @@ import io
 import os
 import sys
 import time
+from unittest.mock import patch
 
 import programs
-import pytest
 
 from minbert import progress
 from minbert.progress import Progress
@@ -51,15 +51,8 @@ def test_tqdm_disable(monkeypatch):
     assert count(Terminal(), monkeypatch, 100) == ""
 
 
-@pytest.fixture
-def environment():
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def test_quiet(environment, brief_run, tmp_path, capfd):
+@patch.dict(os.environ)  # which --quiet changes
+def test_quiet(brief_run, tmp_path, capfd):
     run = brief_run(tmp_path / "run", "--max-steps", 2, "--quiet")
     assert capfd.readouterr().out == ""
     assert (run / "metrics.json").is_file()
