@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints.pretrained import RENAMES, file_names
-from multitask.data import load_dataset
+from minbert_study.exercises.wordpiece import wordpiece
 
 
 @pytest.fixture
@@ -177,18 +177,20 @@ def test_half_precision(tiny_model, folder, dtype):
         assert torch.equal(ours, theirs.to(dtype).float())
 
 
-def tiny_bert(**options):
-    return transformers.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2,
-                                   num_attention_heads=3, intermediate_size=40,
-                                   max_position_embeddings=20, **options)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_masked_lm_checkpoint(tmp_path, tied):
-    theirs = transformers.BertForMaskedLM(tiny_bert(tie_word_embeddings=tied)).eval()
+@pytest.mark.parametrize(("kind", "options"), [
+    (transformers.BertForMaskedLM, {"tie_word_embeddings": True}),
+    (transformers.BertForMaskedLM, {"tie_word_embeddings": False}),
+    (transformers.BertForSequenceClassification, {}),
+    (transformers.BertForPreTraining, {}),
+    (transformers.BertForQuestionAnswering, {}),
+])
+def test_models_with_a_head(tiny_config, tmp_path, kind, options):
+    """The head is left out. Where there is no pooler, one is drawn, and a warning tells."""
+    theirs = kind(transformers.BertConfig(**tiny_config.to_dict(), **options)).eval()
     theirs.save_pretrained(tmp_path)
+    has_pooler = theirs.bert.pooler is not None
     expected = "has no pooler: pooler_output comes from fresh random weights"
-    with pytest.warns(UserWarning, match=expected):
+    with nullcontext() if has_pooler else pytest.warns(UserWarning, match=expected):
         ours = BertModel.from_pretrained(tmp_path)
     ids = torch.randint(5, 50, (2, 6))
     # float32 rounding
@@ -197,41 +199,11 @@ def test_masked_lm_checkpoint(tmp_path, tied):
     assert ours.pooler_dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-@pytest.mark.parametrize("head", [transformers.BertForSequenceClassification,
-                                  transformers.BertForPreTraining,
-                                  transformers.BertForQuestionAnswering])
-def test_models_with_a_head(tmp_path, head):
-    theirs = head(tiny_bert()).eval()
-    theirs.save_pretrained(tmp_path)
-    has_pooler = theirs.bert.pooler is not None
-    with nullcontext() if has_pooler else pytest.warns(UserWarning, match="no pooler"):
-        ours = BertModel.from_pretrained(tmp_path)
-    ids = torch.randint(5, 50, (1, 6))
-    expected = theirs.bert(ids).last_hidden_state
-    torch.testing.assert_close(ours(ids).last_hidden_state, expected, atol=2e-6, rtol=0)
-
-
 def test_training_checkpoint(tiny_model, folder):
     (folder / "model.safetensors").unlink()
     torch.save({"state_dict": tiny_model.state_dict(), "epoch": 3}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"'state_dict' is a.*training checkpoint"):
         BertModel.from_pretrained(folder)
-
-
-class WantsToRunCode:
-    ran = False
-
-    def __reduce__(self):
-        return (setattr, (WantsToRunCode, "ran", True))
-
-
-def test_malicious_pickle(folder):
-    (folder / "model.safetensors").unlink()
-    torch.save({"embeddings": WantsToRunCode()}, folder / "pytorch_model.bin")
-    expected = r"pytorch_model\.bin is refused.*run code.*model\.safetensors"
-    with pytest.raises(ValueError, match=expected):
-        BertModel.from_pretrained(folder)
-    assert not WantsToRunCode.ran
 
 
 @pytest.mark.parametrize(("content", "error", "message"), [
@@ -279,7 +251,6 @@ def test_incomplete_folder(folder, missing):
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "is_decoder"),
     ({"hidden_act": "silu"}, "hidden_act 'silu'"),
-    ({"hidden_size": 25}, "not divisible"),
 ])
 def test_foreign_config(folder, change, message):
     path = folder / "config.json"
@@ -293,12 +264,6 @@ def test_misspelt_key():
         BertConfig.from_dict({"hidden_sizes": 384})
     values = {"hidden_size": 384, "_name_or_path": "x", "use_cache": True}
     assert BertConfig.from_dict(values).hidden_size == 384
-
-
-def test_broken_json(folder):
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
-        BertModel.from_pretrained(folder)
 
 
 # ------------------------------------------------------------------------------ the tokenizer
@@ -317,39 +282,6 @@ def test_pairs_and_padding(real_tokenizer):
 def test_own_truncation_is_off(real_checkpoint, real_tokenizer):
     assert '"max_length":128' in (real_checkpoint / "tokenizer.json").read_text()
     assert real_tokenizer(["film " * 300])["input_ids"].shape == (1, 302)
-
-
-@pytest.mark.parametrize(("first", "second", "lengths"), [
-    (9, 2, (3, 2)), (2, 9, (2, 3)), (9, 9, None), (1, 1, (1, 1))])
-def test_longest_first(real_checkpoint, real_tokenizer, first, second, lengths):
-    """Pairs are truncated as the reference does it."""
-    theirs = transformers.BertTokenizerFast.from_pretrained(real_checkpoint)
-    a, b = "one " * first, "two " * second
-    ours = real_tokenizer([a], [b], max_length=8)
-    expected = theirs([a], [b], truncation="longest_first", max_length=8)
-    assert ours["input_ids"].tolist() == expected["input_ids"]
-    assert ours["token_type_ids"].tolist() == expected["token_type_ids"]
-    if lengths:
-        ids = ours["input_ids"][0].tolist()
-        assert (ids.count(2028), ids.count(2048)) == lengths
-
-
-def test_both_vocabularies(real_checkpoint, real_tokenizer, tmp_path):
-    shutil.copy(real_checkpoint / "vocab.txt", tmp_path)
-    again = BertTokenizer.from_pretrained(tmp_path)
-    texts = ["Crème brûlée costs $3.50!", "日本 語", "a\u0301 \ufffd\u200b", "x" * 101, "",
-             "[SEP] [MASK]"]
-    assert torch.equal(again(texts)["input_ids"], real_tokenizer(texts)["input_ids"])
-
-
-def test_cased_vocabulary(tmp_path):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Été", "ete", "é"]
-    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    for lowercase, expected in (("false", [2, 5, 6, 1, 3]), ("true", [2, 6, 6, 1, 3])):
-        config = f'{{"do_lower_case": {lowercase}}}'
-        (tmp_path / "tokenizer_config.json").write_text(config)
-        tokenizer = BertTokenizer.from_pretrained(tmp_path)
-        assert tokenizer(["Été ete É"])["input_ids"].tolist() == [expected]
 
 
 def test_tokenizer_options(tmp_path):
@@ -464,21 +396,6 @@ def basic_words(text: str, lowercase: bool) -> list[str]:
     return punctuated.split()
 
 
-def pieces_of(word: str, vocabulary: set[str]) -> list[str]:
-    """The longest piece first; [UNK] if none fits the rest, or for more than 100 characters."""
-    if len(word) > 100:
-        return ["[UNK]"]
-    pieces, start = [], 0
-    while start < len(word):
-        ends = [end for end in range(len(word), start, -1)
-                if ("##" if start else "") + word[start:end] in vocabulary]
-        if not ends:
-            return ["[UNK]"]
-        pieces.append(("##" if start else "") + word[start:ends[0]])
-        start = ends[0]
-    return pieces
-
-
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_word_piece_by_hand(word_pieces, lowercase):
     """A second implementation, on the sample's sentences and some wilder ones."""
@@ -490,7 +407,7 @@ def test_word_piece_by_hand(word_pieces, lowercase):
     for text in [*MIXED_CASE, *wild, "x" * 100, "x" * 101]:
         by_hand = []
         for word in basic_words(text, lowercase):
-            by_hand += pieces_of(word, vocabulary)
+            by_hand += wordpiece(word, vocabulary)
         assert ours.encode([text])[0].tokens == ["[CLS]", *by_hand, "[SEP]"], text
 
 
@@ -510,24 +427,3 @@ def word_pieces(real_checkpoint, tmp_path_factory):
         tokenizers[lowercase] = (BertTokenizer.from_pretrained(folder),
                                  transformers.BertTokenizerFast.from_pretrained(folder))
     return tokenizers
-
-
-def test_course_sentences(course_data, real_checkpoint, real_tokenizer):
-    """SST, Quora, STS and MultiNLI, all splits: ids and token types, pairs as pairs."""
-    theirs = transformers.BertTokenizerFast.from_pretrained(real_checkpoint)
-    with pytest.warns(UserWarning, match="left out 2 rows"):
-        dataset = load_dataset(course_data)
-    files = []
-    for splits in dataset.values():
-        for examples in splits.values():
-            files.append([example.sentences for example in examples])
-    for path in sorted(course_data.glob("multinli/*.jsonl")):
-        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        files.append([(row["sentence1"], row["sentence2"]) for row in rows])
-    for sentences in files:
-        columns = [list(column) for column in zip(*sentences, strict=True)]
-        expected = theirs(*columns)
-        ours = real_tokenizer.encode(*columns)
-        assert [encoding.ids for encoding in ours] == expected["input_ids"]
-        assert [encoding.type_ids for encoding in ours] == expected["token_type_ids"]
-    assert sum(map(len, files)) > 80_000

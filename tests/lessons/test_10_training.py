@@ -101,17 +101,6 @@ def test_concat_a_embeds_both_alone():
         torch.testing.assert_close(row, torch.cat(pooled), atol=1e-5, rtol=0)  # float32 rounding
 
 
-def test_concat_b_joins_the_pair():
-    """concatB gives what the encoder gives for a padded batch of joined pairs."""
-    model = build("concatB").eval()
-    firsts, seconds = zip(*(example.sentences for example in EXAMPLES["sts"]), strict=True)
-
-    padded = model.encoder(**model.tokenizer(firsts, seconds)).pooler_output
-    packed = model.embed(model.tokenize(EXAMPLES["sts"]).batch(range(3)))
-
-    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
-
-
 def test_head_depths():
     """A head has the layers that its architecture names."""
     shapes = {}
@@ -580,27 +569,6 @@ def test_a_loss_that_is_not_finite():
         trainer.step(spoilt)
 
     assert torch.equal(trainer.flat.vector, before)
-
-
-def test_resuming_is_exact():
-    """State saved and loaded gives the same next steps, bit for bit."""
-    straight = build(dropout=0.1)
-    trainer = SurgeryTrainer(straight, "pcgrad", lr=1e-3, weight_decay=0.1, seed=1)
-    for _ in range(2):
-        trainer.step(batches(straight))
-    state = {name: value.clone() for name, value in trainer.state_dict().items()}
-    weights = {name: value.clone() for name, value in straight.state_dict().items()}
-    rng = torch.get_rng_state()
-    expected = [trainer.step(batches(straight)).losses for _ in range(2)]
-
-    other = build(dropout=0.1, seed=9)
-    resumed = SurgeryTrainer(other, "pcgrad", lr=1e-3, weight_decay=0.1, seed=77)
-    other.load_state_dict(weights)
-    resumed.load_state_dict(state)
-    torch.set_rng_state(rng)
-
-    assert [resumed.step(batches(other)).losses for _ in range(2)] == expected
-    assert torch.equal(resumed.flat.vector, trainer.flat.vector)
 
 
 def test_moments_of_another_model():
