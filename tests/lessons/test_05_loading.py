@@ -23,12 +23,15 @@ from oracle import stored_reference
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
-from minbert.checkpoints.pretrained import RENAMES, file_names
 from minbert_study.exercises.wordpiece import wordpiece
 
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
+    """No bias is 0, where a lost one would not show."""
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
     tiny_model.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -38,13 +41,6 @@ def rewrite(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
-
-
-def test_rename_table(tiny_model):
-    names = [name for name, _ in tiny_model.named_parameters()]
-    files = [file for name in names for file in file_names(name)]
-    assert len(files) == len(set(files))
-    assert {name.replace(".0.", ".{}.").replace(".1.", ".{}.") for name in names} == set(RENAMES)
 
 
 def test_save_and_load(tiny_model, folder):

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -274,18 +275,23 @@ def test_word_table_by_rows(arch, surgery, monkeypatch):
     torch.testing.assert_close(*vectors, atol=1e-6, rtol=0)
 
 
-def test_graphs_are_freed(monkeypatch):
-    """Task by task, each task's graph is freed before the next task's forward."""
-    monkeypatch.setattr(together, "MOST_TOKENS", 0)  # task by task, as where a step is large
-
+@contextmanager
+def counting_saved():
+    """The set of what autograd has saved for backward and not freed yet."""
     class Saved:
-        """What autograd saves for backward, wrapped so that we can count what is alive."""
-
         def __init__(self, tensor):
             self.tensor = tensor
             alive.add(self)
 
-    alive, at_each_forward, model = weakref.WeakSet(), [], build()
+    alive = weakref.WeakSet()
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        yield alive
+
+
+def test_graphs_are_freed(monkeypatch):
+    """Task by task, each task's graph is freed before the next task's forward."""
+    monkeypatch.setattr(together, "MOST_TOKENS", 0)  # task by task, as where a step is large
+    at_each_forward, model = [], build()
     embed = model.embed
 
     def counting_embed(batch):
@@ -293,7 +299,7 @@ def test_graphs_are_freed(monkeypatch):
         return embed(batch)
 
     model.embed = counting_embed
-    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+    with counting_saved() as alive:
         SurgeryTrainer(model, "pcgrad", lr=1e-3).step(batches(model))
         assert at_each_forward == [0, 0, 0]
 

@@ -20,6 +20,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import gradients_by_their_name
 from safetensors.torch import load_file, save_file
 
 import minbert
@@ -34,7 +35,6 @@ from minbert import (
     Packing,
 )
 from minbert.checkpoints.hub import resolve
-from minbert.checkpoints.pretrained import file_names
 from minbert.mlm import HEAD_NAMES, NO_LABEL
 from multitask.pretraining.batches import MaskedBatch
 from multitask.pretraining.step import MaskedTrainer, draw_attentive, loss_of, set_dropout
@@ -42,14 +42,17 @@ from multitask.pretraining.step import MaskedTrainer, draw_attentive, loss_of, s
 # ---------------------------------------------------------------------------------------- the model
 
 
-@pytest.fixture
-def model(tiny_config) -> BertForMaskedLM:
+def with_biases(model):
     """In eval mode, all biases away from 0, so that none can be forgotten unseen."""
-    model = BertForMaskedLM(tiny_config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return model
+    return model.eval()
+
+
+@pytest.fixture
+def model(tiny_config) -> BertForMaskedLM:
+    return with_biases(BertForMaskedLM(tiny_config))
 
 
 @pytest.fixture
@@ -81,17 +84,13 @@ def test_equals_transformers(model, padded, tmp_path):
     torch.testing.assert_close(ours["loss"], reference.loss, atol=1e-5, rtol=0)
     ours.loss.backward()
     reference.loss.backward()
-    gradients = {name: value.grad for name, value in theirs.named_parameters()}
-    for name, value in model.named_parameters():
-        if "pooler" in name:
-            assert value.grad is None
-            continue
-        names = ([HEAD_NAMES[name]] if name in HEAD_NAMES else
-                 [f"bert.{theirs_name}"
-                  for theirs_name in file_names(name.removeprefix("encoder."))])
-        for their_name, rows in zip(names, value.grad.chunk(len(names)), strict=True):
-            torch.testing.assert_close(rows, gradients[their_name], atol=1e-5, rtol=0,
-                                       msg=their_name)
+    expected = {name: value.grad for name, value in theirs.named_parameters()}
+    found = {f"bert.{name}": gradient
+             for name, gradient in gradients_by_their_name(model.encoder).items()}
+    found |= {name: model.get_parameter(ours).grad for ours, name in HEAD_NAMES.items()}
+    assert found.keys() == expected.keys()  # the pooler has no gradient
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=0, msg=name)
 
 
 def test_opens_transformers_files(model, padded, tmp_path):
@@ -151,18 +150,17 @@ def test_fp16_halves_the_file(model, tmp_path):
 def test_fill_masks():
     """Each [MASK] of each sentence, padded or not, in the order of probability."""
     tokenizer = BertTokenizer.train(["a dog runs and two cats sleep"], 60)
-    model = BertForMaskedLM(BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24,
-                                       num_hidden_layers=1,
-                                       num_attention_heads=3, intermediate_size=40,
-                                       initializer_range=0.3)).eval()
+    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
+                        num_attention_heads=3, intermediate_size=40, initializer_range=0.3)
+    model = BertForMaskedLM(config).eval()
     sentences = ["a [MASK] runs", "two [MASK] and a [MASK] sleep"]
     filled = model.fill_masks(sentences, tokenizer, count=2)
     assert [len(of_sentence) for of_sentence in filled] == [1, 2]
     alone = model(**tokenizer(sentences[:1])).logits[0, 2].detach().softmax(0)
     piece, share = filled[0][0][0]
     assert tokenizer.vocabulary[piece] == int(alone.argmax())
-    assert share == pytest.approx(float(alone.max()),
-                                  abs=1e-6)  # padding changes sums only by rounding
+    # padding changes sums only by rounding
+    assert share == pytest.approx(float(alone.max()), abs=1e-6)
     assert filled[0][0][0][1] >= filled[0][0][1][1]
     with pytest.raises(ValueError, match=r"nothing to guess in 'a dog'"):
         model.fill_masks(["a dog"], tokenizer)
@@ -170,20 +168,18 @@ def test_fill_masks():
 
 def test_masked_places_suffice(model):
     """The fast way: sentences of 7, 12 and 7 tokens in a row, 5 of the 26 hidden."""
-    lengths = [7, 12, 7]
     row, positions = torch.randint(5, 50, (26,)), torch.tensor([1, 8, 9, 15, 20])
     names = [name for name, _ in model.named_parameters() if "pooler" not in name]
-    masked, packing = Masked(row, positions,
-                             torch.tensor([6, 7, 8, 9, 10])), Packing.from_lengths(lengths)
+    masked = Masked(row, positions, torch.tensor([6, 7, 8, 9, 10]))
+    packing = Packing.from_lengths([7, 12, 7])
     labels = torch.full((26,), NO_LABEL).index_copy(0, positions, masked.labels)
     types = torch.randint(0, 2, (26,))
     every = model(packing.pad(row), packing.mask, packing.pad(types),
                   packing.pad(labels + 100) - 100).loss
     expected = torch.autograd.grad(every, [model.get_parameter(name) for name in names])
     batch = MaskedBatch(masked, packing, types)
-    loss = loss_of(model, batch)
     # float32 rounding
-    torch.testing.assert_close(loss, every, atol=1e-6, rtol=0)
+    torch.testing.assert_close(loss_of(model, batch), every, atol=1e-6, rtol=0)
     set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
     trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
     trainer.step(batch)
@@ -222,12 +218,11 @@ def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
     neighbour."""
     set_dropout(model, 0.0)
     trainer = MaskedTrainer(model, lr=1e-3, weight_decay=0.01, clip=1.0, precision="fp32")
-    masking, generator, found = dataclasses.replace(PLAIN,
-                                                    vocab_size=50), torch.Generator().manual_seed(1), []
+    masking = dataclasses.replace(PLAIN, vocab_size=50)
+    generator, found = torch.Generator().manual_seed(1), []
     for step in range(steps):
         row = torch.randint(5, 50, (16, 8), generator=generator).repeat_interleave(2, 1).flatten()
-        masked = masking(row, generator)
-        batch = running(masked, Packing.from_lengths([16] * 16))
+        batch = running(masking(row, generator), Packing.from_lengths([16] * 16))
         found.append(trainer.step(batch, min(1, (step + 1) / 20)))
     return sum(found[-20:]) / 20
 
@@ -264,19 +259,15 @@ def test_first_heads_look_at_neighbours():
 
 @pytest.mark.parametrize(("hidden", "heads"), [(1, 1), (3, 1), (6, 2), (30, 3), (10, 10)])
 def test_any_shape_is_drawn_attentive(hidden, heads):
-    config = BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1,
-                        num_attention_heads=heads,
-                        intermediate_size=8, max_position_embeddings=8)
-    model = BertForMaskedLM(config)
+    model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1,
+                                       num_attention_heads=heads, intermediate_size=8,
+                                       max_position_embeddings=8))
     draw_attentive(model)
     assert all(bool(value.isfinite().all()) for value in model.parameters())
 
 
 def test_both_tasks_equal_transformers(tiny_config, padded, tmp_path):
-    model = BertForPreTraining(tiny_config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model = with_biases(BertForPreTraining(tiny_config))
     model.save_pretrained(tmp_path)
     theirs = transformers.BertForPreTraining.from_pretrained(tmp_path,
                                                              attn_implementation="eager").eval()
@@ -291,12 +282,9 @@ def test_both_tasks_equal_transformers(tiny_config, padded, tmp_path):
     torch.testing.assert_close(ours.loss, reference.loss, atol=1e-5, rtol=0)
     ours.loss.backward()
     reference.loss.backward()
-    torch.testing.assert_close(model.seq_relationship.weight.grad,
-                               theirs.cls.seq_relationship.weight.grad, atol=1e-5,
-                               rtol=0)
-    torch.testing.assert_close(model.encoder.pooler_dense.weight.grad,
-                               theirs.bert.pooler.dense.weight.grad, atol=1e-5,
-                               rtol=0)
+    for layer, their_layer in ((model.seq_relationship, theirs.cls.seq_relationship),
+                               (model.encoder.pooler_dense, theirs.bert.pooler.dense)):
+        torch.testing.assert_close(layer.weight.grad, their_layer.weight.grad, atol=1e-5, rtol=0)
     again = BertForPreTraining.from_pretrained(tmp_path)
     assert torch.equal(again(**padded).seq_relationship_logits, ours.seq_relationship_logits)
     del padded["next_sentence_label"]
@@ -312,9 +300,8 @@ def test_missing_second_head_warns(model, tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({name: value for name, value in tensors.items() if "pooler" not in name},
               tmp_path / "model.safetensors")
-    with pytest.warns(UserWarning,
-                      match="has no pooler"), pytest.warns(UserWarning,
-                                                           match="no next-sentence head"):
+    with (pytest.warns(UserWarning, match="has no pooler"),
+          pytest.warns(UserWarning, match="no next-sentence head")):
         BertForPreTraining.from_pretrained(tmp_path)
     BertForMaskedLM.from_pretrained(tmp_path)  # which never looks at it
 
@@ -367,9 +354,9 @@ def test_masks_follow_the_seed():
        st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_special_tokens_and_whole_words(ids, seed, whole_words):
-    row = torch.tensor(ids)
-    chosen = (WORDS if whole_words else PLAIN)(row,
-                                               torch.Generator().manual_seed(seed)).positions.tolist()
+    masking = WORDS if whole_words else PLAIN
+    masked = masking(torch.tensor(ids), torch.Generator().manual_seed(seed))
+    chosen = masked.positions.tolist()
     assert chosen == sorted(set(chosen))
     free = [place for place, piece in enumerate(ids) if piece >= 5]
     assert set(chosen) <= set(free)
@@ -418,15 +405,16 @@ def test_masking_of_a_tokenizer():
 @pytest.fixture(scope="module")
 def mini():
     """With warnings as errors: none says that a head or a pooler is missing."""
-    return BertForMaskedLM.from_pretrained("minbert-mini"), BertTokenizer.from_pretrained("minbert-mini")
+    return (BertForMaskedLM.from_pretrained("minbert-mini"),
+            BertTokenizer.from_pretrained("minbert-mini"))
 
 
-def test_mini_is_small_and_bundled(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_mini_is_small_and_bundled():
     folder = resolve("minbert-mini")
     assert folder.parent == Path(minbert.__file__).parent
-    assert (folder / "model.safetensors").stat().st_size <= 12e6
-    assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    weights = folder / "model.safetensors"
+    assert weights.stat().st_size <= 12e6
+    assert {value.dtype for value in load_file(weights).values()} == {torch.float16}
     bert = BertModel.from_pretrained("minbert-mini")
     assert 5e6 < sum(value.numel() for value in bert.parameters()) < 6e6
     assert not bert.training
@@ -458,8 +446,8 @@ def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequ
     [MASK]."""
     model, tokenizer = mini
     batch = tokenizer(list(texts))
-    likely = model(**batch).logits[batch["input_ids"]
-                                   == tokenizer.vocabulary["[MASK]"]].log_softmax(-1)
+    hidden = batch["input_ids"] == tokenizer.vocabulary["[MASK]"]
+    likely = model(**batch).logits[hidden].log_softmax(-1)
     return -likely[range(len(words)), [tokenizer.vocabulary[word] for word in words]].mean().item()
 
 
@@ -498,8 +486,8 @@ def test_mini_compares_two_sentences(mini):
     sentences, words = zip(*hidden, strict=True)
     retold = [sentence.split(" ", 1)[1].replace("[MASK]", word).replace(" the ", " ")
               for sentence, word in hidden]
-    alone, again = surprise(mini, sentences,
-                            words), surprise(mini, list(zip(sentences, retold, strict=True)), words)
+    alone = surprise(mini, sentences, words)
+    again = surprise(mini, list(zip(sentences, retold, strict=True)), words)
     # nats: with no other sentence, each has a probability of 5 % or less on average
     assert alone > 3
     # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
