@@ -204,6 +204,8 @@ def test_options():
             Method(text)
     with pytest.raises(ValueError, match=r"returned \[inf, 1.0\]: weights must be finite"):
         Method(lambda gram: torch.tensor([math.inf, 1.0]))(K)
+    with pytest.raises(ValueError, match="constant needs its weights"):
+        Method("constant")(K)
 
 
 def test_nothing_to_combine():

@@ -6,12 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import nn
+from test_10_training import batches, build, without_head_dropout
 
 import train_multitask
-from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert
-from multitask.data.examples import Example
 from multitask.data.sampling import RoundRobin, annealed_shares
 from multitask.system.runlog import read_events
 from multitask.training.step import SurgeryTrainer
@@ -19,27 +17,11 @@ from optim import AdamW
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 LENGTHS = {"sst": 32, "para": 243}  # 2⁵ and 3⁵
-EXAMPLES = {
-    "sst": [Example("0", ("a good film",), 3.0), Example("1", ("a bad film",), 1.0)],
-    "para": [Example("0", ("is it good", "is it a good film"), 1.0)],
-    "sts": [Example("0", ("a film", "a bad film"), 2.5)],
-}
 
 
 @pytest.fixture
-def model(tiny_checkpoint) -> MultitaskBert:
-    torch.manual_seed(0)
-    made = MultitaskBert(BertModel.from_pretrained(tiny_checkpoint),
-                         BertTokenizer.from_pretrained(tiny_checkpoint), "concatB")
-    for module in made.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return made.eval()
-
-
-def batches(model) -> dict:
-    return {name: model.tokenize(examples).batch(range(len(examples)))
-            for name, examples in EXAMPLES.items()}
+def model() -> MultitaskBert:
+    return without_head_dropout(build())
 
 
 # ------------------------------------------------------------------------------------------ sampling

@@ -4,10 +4,9 @@ You learn what a training loop may do to a gradient before and after surgery, an
 gradient is the one of the flat matrix every time.
 """
 
-import weakref
-
 import pytest
 import torch
+from test_10_training import counting_saved
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +15,6 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from optim import (
     SURGERY,
-    AdamW,
     FlatParameters,
     Method,
     TaskGradients,
@@ -112,20 +110,9 @@ def test_ways_to_give_losses(model, x, given):
 
 def test_graph_freed_before_the_next(model, x):
     """What autograd saves for a backward pass is gone when the next forward pass begins."""
-
-    class Saved:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
-    alive, at_each_forward = weakref.WeakSet(), []
-
-    def pack(tensor):
-        saved = Saved(tensor)
-        alive.add(saved)
-        return saved
-
-    model.trunk.register_forward_pre_hook(lambda *_: at_each_forward.append(len(alive)))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+    at_each_forward = []
+    with counting_saved() as alive:
+        model.trunk.register_forward_pre_hook(lambda *_: at_each_forward.append(len(alive)))
         multitask_backward(model.one_by_one(x), model.trunk.parameters())
     assert at_each_forward == [0, 0, 0]
     assert not alive
@@ -289,34 +276,6 @@ def test_strides():
 
 
 # ------------------------------------------------------------------ optimizers and mixed precision
-
-
-def test_clipping(model, x):
-    multitask_backward(model.losses(x), model.trunk.parameters(), generator=seeded())
-    whole = [parameter.grad.clone() for parameter in model.parameters()]
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-    assert_close(norm, torch.cat([gradient.flatten() for gradient in whole]).norm())
-    for parameter, gradient in zip(model.parameters(), whole, strict=True):
-        assert_close(parameter.grad, gradient * 0.1 / norm, **CLOSE)
-
-
-def test_several_optimizers(model, x):
-    optimizers = [torch.optim.SGD(model.trunk.parameters(), lr=0.02),
-                  AdamW(model.heads.parameters(), lr=0.02)]
-    first = sum(model.losses(x)).item()
-    for _ in range(20):
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        multitask_backward(model.losses(x), model.trunk.parameters())
-        for optimizer in optimizers:
-            optimizer.step()
-    assert sum(model.losses(x)).item() < 0.7 * first
-    before = [value.detach().clone() for value in model.trunk.parameters()]
-    model.zero_grad()
-    multitask_backward(model.losses(x), model.trunk.parameters(), generator=seeded())
-    optimizers[0].step()
-    for value, old in zip(model.trunk.parameters(), before, strict=True):
-        assert_close(value, old - 0.02 * value.grad)
 
 
 def test_scaler_and_autocast(model, x):
