@@ -26,7 +26,6 @@ from multitask.analysis.dev_set import (
     sentence_length,
     word_commonality,
     word_counts,
-    words,
 )
 from multitask.analysis.log import conflict_statistics, moving_average, speed
 from multitask.data.examples import Example, load_dataset
@@ -80,35 +79,9 @@ def test_correlations_are_scipys():
     np.testing.assert_allclose(intervals.correlations(x, y), plain, atol=1e-8)
 
 
-def test_many_examples_are_resampled_in_parts(monkeypatch):
-    x, y = np.random.default_rng(2).normal(size=(2, 40))
-    whole = intervals.bootstrap(intervals.correlations, (x, y), 50, generator())
-    monkeypatch.setattr(intervals, "DRAWS_AT_ONCE", 7 * 40)
-    parts = intervals.bootstrap(intervals.correlations, (x, y), 50, generator())
-    np.testing.assert_allclose(parts, whole, atol=1e-12)
-
-
 def test_a_sample_of_one_value_has_no_correlation():
-    x, y = np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    draws = intervals.bootstrap(intervals.correlations, (x, y), 200, generator())
-    assert 0.3 < np.isnan(draws).mean() < 0.7  # both draws alike: one half of all samples
-    np.testing.assert_allclose(draws[~np.isnan(draws)], 1)
     constant = np.full(7, 0.1)  # its mean is not exactly 0.1
-    assert np.isnan(intervals.bootstrap(intervals.correlations, (constant, np.arange(7.0)), 20,
-                                        generator())).all()
-
-
-def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
-    """The bootstrap of a correlation: 300 data sets of a known correlation of 0.8."""
-    random, hits = generator(), 0
-    for _ in range(300):
-        x = random.normal(size=100)
-        y = 0.8 * x + 0.6 * random.normal(size=100)
-        low, high = intervals.percentiles(intervals.bootstrap(intervals.correlations, (x, y), 300,
-                                                              random))
-        hits += low <= 0.8 <= high
-    # 0.95 less what percentiles lose at n = 100, ± 3 deviations of 0.0126
-    assert 0.88 < hits / 300 < 0.98
+    assert np.isnan(intervals.correlations(constant, np.arange(7.0)))
 
 
 def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
@@ -139,11 +112,6 @@ def test_length_and_commonality_by_hand():
     # words of both together, not the mean of two means
     assert both == pytest.approx(math.log(4) / 3)
     assert word_commonality(example("?!"), counts) == 0
-
-
-def test_words_leave_punctuation_out():
-    assert words("It's n't GOOD -- is it ?") == ["it's", "n't", "good", "is", "it"]
-    assert words("") == []
 
 
 @given(st.lists(st.integers(0, 12).map(float), min_size=1, max_size=80), st.integers(1, 10))
@@ -224,29 +192,6 @@ def test_undershooting_by_hand():
     assert (found["line"]["slope"], found["line"]["intercept"]) == pytest.approx((slope, intercept))
     low, high = found["line"]["slope_interval"]
     assert low < slope < high
-
-
-def test_a_perfect_prediction_is_neither_steep_nor_off():
-    examples = [example("a", "b", label=label) for label in (0.0, 1.5, 3.0, 5.0)]
-    found = analysis.scatter(DevPredictions.of(STS, examples,
-                                               torch.tensor([[0.0], [1.5], [3.0], [5.0]])))
-    assert found["line"]["slope"] == pytest.approx(1)
-    assert found["signed_error"]["all"]["mean"] == 0
-
-
-def test_the_best_linear_prediction_undershoots_above_and_overshoots_below():
-    """Undershooting high labels is no flaw: any imperfect least-squares prediction does it."""
-    random = generator()
-    labels = random.uniform(0, 5, 2000)
-    clue = labels + random.normal(size=2000)
-    slope, intercept = np.polyfit(clue, labels, 1)
-    best = torch.tensor(intercept + slope * clue)[:, None]
-    found = analysis.scatter(DevPredictions.of(STS,
-                                               [example("a", "b", label=label) for label in labels],
-                                               best))
-    assert found["signed_error"]["upper"]["mean"] < -0.1
-    assert found["signed_error"]["lower"]["mean"] > 0.1
-    assert found["line"]["slope"] < 0.9
 
 
 def test_a_narrow_range_of_labels_lowers_pearson_but_not_the_error():

@@ -12,14 +12,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from multitask.analysis.comparisons import holm
 from multitask.experiments import arms, question
 from multitask.experiments.__main__ import main
 from multitask.experiments.question_tables import answer, control_rows
 from multitask.tasks import TASKS
-from optim import SURGERY, Method
+from optim import SURGERY
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 SEEDS = [11711, 11712]
@@ -58,7 +57,7 @@ def before(asked, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grown(asked, before, tmp_path_factory):
-    """Three more arms in that folder, interrupted once: the folder, and what was trained."""
+    """More arms in that folder, interrupted once: the folder, and what was trained."""
     out = tmp_path_factory.mktemp("grown") / "surgery"
     shutil.copytree(before, out)
     trained, train_arm = [], question.train_arm
@@ -265,11 +264,3 @@ def test_all_arms_by_command(asked, tmp_path, monkeypatch, capsys):
 def test_arms_flag_needs_the_question(capsys):
     assert main(["--arms", "all"]) == 2
     assert "--arms needs --question surgery" in capsys.readouterr().err
-
-
-def test_every_method_can_be_an_arm():
-    """`all` names no method that lacks an option: `constant` is the control there."""
-    for arm in arms.arms_from("all"):
-        arms.check_arm(arm)
-    with pytest.raises(ValueError, match="constant needs its weights"):
-        Method("constant")(torch.eye(3))
