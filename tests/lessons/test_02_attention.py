@@ -123,6 +123,22 @@ def test_one_product_three_heads():
     assert_close(module(rows[None])[0], torch.cat(heads, dim=1), atol=1e-12, rtol=0)
 
 
+def test_equals_torch():
+    """Outputs and weights equal those of torch's own multi-head attention."""
+    ours = self_attention()
+    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True).double().eval()
+    theirs.load_state_dict({
+        "in_proj_weight": ours.query_key_value.weight, "in_proj_bias": ours.query_key_value.bias,
+        # torch also projects the result; BERT does so in the layer, see lesson 3
+        "out_proj.weight": torch.eye(6), "out_proj.bias": torch.zeros(6)})
+    rows = torch.randn(1, 4, 6, dtype=torch.float64)
+
+    expected, weights = theirs(rows, rows, rows, average_attn_weights=False)
+
+    assert_close(ours(rows), expected, atol=1e-12, rtol=0)
+    assert_close(ours.weights(rows), weights, atol=1e-12, rtol=0)
+
+
 def test_stored_weights():
     """The attention weights equal those of the stored reference."""
     model, inputs, stored = stored_reference()

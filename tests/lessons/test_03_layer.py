@@ -69,6 +69,24 @@ def test_layer_equations(activation):
     assert_close(module(x), y, atol=1e-12, rtol=0)
 
 
+def test_equals_torch():
+    """A layer equals torch's own encoder layer."""
+    ours, x = layer().eval(), sentence()
+    attention = ours.self_attention.query_key_value
+    theirs = torch.nn.TransformerEncoderLayer(
+        8, 2, 12, dropout=0.0, activation="gelu", layer_norm_eps=1e-12, batch_first=True,
+        norm_first=False).double()
+    theirs.self_attn.load_state_dict({
+        "in_proj_weight": attention.weight, "in_proj_bias": attention.bias,
+        "out_proj.weight": ours.attention_dense.weight, "out_proj.bias": ours.attention_dense.bias})
+    theirs.linear1.load_state_dict(ours.intermediate_dense.state_dict())
+    theirs.linear2.load_state_dict(ours.output_dense.state_dict())
+    theirs.norm1.load_state_dict(ours.attention_layer_norm.state_dict())
+    theirs.norm2.load_state_dict(ours.output_layer_norm.state_dict())
+
+    assert_close(ours(x), theirs(x), atol=1e-12, rtol=0)
+
+
 def test_stored_hidden_states():
     """Every layer's output equals that of the stored reference."""
     model, inputs, stored = stored_reference()

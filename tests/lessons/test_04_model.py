@@ -34,11 +34,15 @@ def scalar_loss(out, mask: torch.Tensor) -> torch.Tensor:
     return (hidden * weights).sum() + out["pooler_output"].square().sum()
 
 
+@pytest.fixture
+def their_model(real_checkpoint):
+    return transformers.BertModel.from_pretrained(real_checkpoint,
+                                                  attn_implementation="eager").eval()
+
+
 @pytest.mark.parametrize("seconds", [None, SECONDS], ids=["sentences", "pairs"])
-def test_checkpoint_outputs(real_checkpoint, real_model, real_tokenizer, seconds):
+def test_checkpoint_outputs(real_model, their_model, real_tokenizer, seconds):
     """A real checkpoint gives the outputs that it gives in transformers."""
-    their_model = transformers.BertModel.from_pretrained(real_checkpoint,
-                                                         attn_implementation="eager").eval()
     batch = real_tokenizer(SENTENCES, seconds)
     mask = batch["attention_mask"].bool()
 
@@ -48,6 +52,24 @@ def test_checkpoint_outputs(real_checkpoint, real_model, real_tokenizer, seconds
     # float32 through six layers of numbers near 1; 2e-6 was measured
     assert largest((ours.last_hidden_state - theirs.last_hidden_state)[mask]) < 1e-5
     assert largest(ours.pooler_output - theirs.pooler_output) < 1e-5
+
+
+def test_checkpoint_gradients(real_checkpoint, their_model, real_tokenizer):
+    """A real checkpoint gets the gradients that it gets in transformers."""
+    ours = BertModel.from_pretrained(real_checkpoint)
+    batch = real_tokenizer(SENTENCES, SECONDS)
+
+    for model in (ours, their_model):
+        scalar_loss(model(**batch), batch["attention_mask"]).backward()
+
+    found = gradients_by_their_name(ours)
+    for name, value in their_model.named_parameters():
+        error = (found[name] - value.grad).norm()
+        # A constant added to all scores cancels in softmax, so the gradient of a key's bias is zero
+        # in exact arithmetic. Its error cannot be relative.
+        if not name.endswith("key.bias"):
+            error /= value.grad.norm().clamp(min=1e-12)
+        assert error < 1e-4, name
 
 
 @st.composite
