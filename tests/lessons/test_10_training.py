@@ -102,6 +102,17 @@ def test_concat_a_embeds_both_alone():
         torch.testing.assert_close(row, torch.cat(pooled), atol=1e-5, rtol=0)  # float32 rounding
 
 
+def test_concat_b_joins_the_pair():
+    """concatB gives what the encoder gives for a padded batch of joined pairs."""
+    model = build("concatB").eval()
+    firsts, seconds = zip(*(example.sentences for example in EXAMPLES["sts"]), strict=True)
+
+    padded = model.encoder(**model.tokenizer(firsts, seconds)).pooler_output
+    packed = model.embed(model.tokenize(EXAMPLES["sts"]).batch(range(3)))
+
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+
+
 def test_head_depths():
     """A head has the layers that its architecture names."""
     shapes = {}
