@@ -267,15 +267,14 @@ def analyse_task(results: DevPredictions, splits: Mapping[str, Sequence[Example]
     """Everything about one task but its score's interval; see `analyse`."""
     dev, train = splits["dev"], splits["train"]
     counts = word_counts(train)
+    lengths = np.array([sentence_length(example) for example in dev])
+    commonalities = np.array([word_commonality(example, counts) for example in dev])
+
     found = {
         "metric": results.task.metric, "n": len(dev), "score": results.score(),
         "trivial": trivial_score(results),
-        "length": binned(results, np.array([sentence_length(example) for example in dev]),
-                         resamples, generator),
-        "commonality": binned(results,
-                              np.array([word_commonality(example, counts) for example in dev]),
-                              resamples,
-                              generator),
+        "length": binned(results, lengths, resamples, generator),
+        "commonality": binned(results, commonalities, resamples, generator),
         "leakage": leakage(results, dev, train, resamples, generator),
         "worst_errors": worst_errors(results, dev),
     }
