@@ -80,7 +80,8 @@ BAD_NAMES = ["", " ", "../x", "a/../b", "/no/such/folder", "C:\\bert", "a/b/c", 
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_bad_name(cache, name):
+def test_bad_name(cache, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no folder is called ../x
     expected = "is not an existing folder, nor is it a hub name"
     with pytest.raises(ValueError, match=expected) as caught:
         resolve(name)
