@@ -8,11 +8,11 @@
 A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
 tasks' mean losses (as --surgery constant, but a weight holds for the task's head too). An epoch is
 a pass over PARA; inputs are cut at 128 tokens. Trials of one seed see the same examples in the same
-order. After each epoch the whole dev sets are scored, with the weights as they are and with their
-running average (--ema). OUT/NAME.json has settings and all scores; `best` is the highest of them,
-and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that moment, and
-OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial. OUT/NAME.pt,
-with --save, has the last weights; --mix scores the mean of such files and trains nothing.
+order. After each epoch the dev sets are scored (--dev-limit cuts them), with the weights as they
+are and with their running average (--ema). OUT/NAME.json has settings and all scores; `best` is the
+highest of them, and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that
+moment, and OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
+OUT/NAME.pt, with --save, has the last weights; --mix scores the mean of such files and trains nothing.
 """
 
 from __future__ import annotations
@@ -348,7 +348,7 @@ def main() -> None:
     trial = Trial(arguments)
     found = mix(trial) if arguments.mix else train(trial)
     print(json.dumps(found["best"]))
-    asked = {key: str(value) for key, value in vars(arguments).items() if value}
+    asked = {key: str(value) for key, value in vars(arguments).items() if value is not None}
     write_json(arguments.out / f"{arguments.name}.json",
                {"asked": asked, "precision": trial.model.precision, **found})
 

@@ -186,6 +186,9 @@ def test_resume_with_other_data(capsys, stopped, tmp_path):
 def test_resume_damaged_run(capsys, stopped):
     (stopped / "log.jsonl").write_text("")
     assert "log.jsonl has lost its end" in refused(capsys, "--resume", stopped)
+    [folder] = numbered(stopped)
+    (folder / "state.safetensors").write_bytes(b"1")
+    assert f"{folder / 'state.safetensors'} is damaged" in refused(capsys, "--resume", stopped)
 
 
 def test_ctrl_c_before_training(capsys, monkeypatch):
