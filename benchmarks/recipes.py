@@ -12,7 +12,8 @@ order. After each epoch the dev sets are scored (--dev-limit cuts them), with th
 are and with their running average (--ema). OUT/NAME.json has settings and all scores; `best` is the
 highest of them, and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that
 moment, and OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
-OUT/NAME.pt, with --save, has the last weights; --mix scores the mean of such files and trains nothing.
+OUT/NAME.pt, with --save, has the last weights; --mix scores the mean of such files and trains
+nothing.
 """
 
 from __future__ import annotations
