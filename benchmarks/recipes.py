@@ -11,9 +11,8 @@ a pass over PARA; inputs are cut at 128 tokens. Trials of one seed see the same 
 order. After each epoch the dev sets are scored (--dev-limit cuts them), with the weights as they
 are and with their running average (--ema). OUT/NAME.json has settings and all scores; `best` is the
 highest of them, and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that
-moment, and OUT/NAME-train.npz, with --teach, the training logits for --teacher of another trial.
-OUT/NAME.pt, with --save, has the last weights; --mix scores the mean of such files and trains
-nothing.
+moment, OUT/NAME.pt, with --save, its weights. --mix trains nothing: it scores the mean of such
+weights, and with --teach it writes OUT/NAME-train.npz, training logits for --teacher of a trial.
 """
 
 from __future__ import annotations
@@ -74,8 +73,8 @@ def parse() -> argparse.Namespace:
     add("--dropout", type=float, help="of the encoder")
     add("--teacher", type=Path, nargs="+", default=[], metavar="NPZ",
         help="training logits; what is learnt is half the label, half their mean")
-    add("--teach", action="store_true", help="write training logits")
-    add("--save", action="store_true", help="write the last weights")
+    add("--teach", action="store_true", help="write training logits (with --mix)")
+    add("--save", action="store_true", help="write the weights")
     add("--mix", type=Path, nargs="+", metavar="PT",
         help="weights of trials, to be averaged (a model soup, Wortsman et al. 2022, 2203.05482)")
     add("--dev-limit", type=int, metavar="N", help="score at most N dev examples of a task")
@@ -319,15 +318,12 @@ def train(trial: Trial) -> dict:
             if best is None or row[kind]["average"] > best["average"]:
                 best = {**row[kind], "kind": kind, "step": number}
                 np.savez_compressed(arguments.out / f"{arguments.name}.npz", **logits)
-                if arguments.teach:
-                    np.savez_compressed(arguments.out / f"{arguments.name}-train.npz",
-                                        **trial.logits("train"))
+                if arguments.save:
+                    torch.save(trial.model.state_dict(), arguments.out / f"{arguments.name}.pt")
         trial.exchange()
         rows.append(row)
         print(json.dumps(row), flush=True)
 
-    if arguments.save:
-        torch.save(trial.model.state_dict(), arguments.out / f"{arguments.name}.pt")
     return {"best": best, "epochs": rows, "seconds": time.time() - started,
             "seconds_of_steps": stepping}
 
@@ -340,6 +336,8 @@ def mix(trial: Trial) -> dict:
                                  for name in weights[0]})
     logits = trial.logits("dev")
     np.savez_compressed(arguments.out / f"{arguments.name}.npz", **logits)
+    if arguments.teach:
+        np.savez_compressed(arguments.out / f"{arguments.name}-train.npz", **trial.logits("train"))
     return {"best": trial.scores(logits)}
 
 
