@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py base-1 --data data --model CHECKPOINT --out trials
     python benchmarks/recipes.py swap-1 --swap --data data --model CHECKPOINT --out trials
-    python benchmarks/recipes.py rdrop-2 --rdrop 1 --seed 2 --data data --model CHECKPOINT \\
+    python benchmarks/recipes.py rdrop-2 --rdrop sst=1 --seed 2 --data data --model CHECKPOINT \\
         --out trials
 
 A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
@@ -63,8 +63,8 @@ def parse() -> argparse.Namespace:
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
     add("--pool", choices=POOLINGS, default="cls")
     add("--swap", action="store_true", help="either order of a pair, at random")
-    add("--rdrop", type=float, default=0.0,
-        help="R-Drop (Liang et al. 2021, 2106.14448); 1 is its α = 2")
+    add("--rdrop", default="",
+        help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
     add("--fgm", type=float, default=0.0, help="adversarial embeddings (Miyato et al. 2017)")
     add("--layer-lr", type=float, default=1.0, help="factor of the rate from layer to layer")
     add("--reset", type=int, default=0,
@@ -89,7 +89,8 @@ class Trial:
         self.arguments, self.rng = arguments, np.random.default_rng(arguments.seed)
         self.coins = np.random.default_rng([arguments.seed, 1])  # of --swap
         self.sizes = {name: int(size) for name, size in pairs(arguments.sizes)}
-        self.weights = {name: float(weight) for name, weight in pairs(arguments.weights)}
+        self.weights = numbers(arguments.weights)
+        self.rdrop = numbers(arguments.rdrop)
         tasks = [BUILT_IN[name] for name in self.sizes]
 
         encoder = BertModel.from_pretrained(arguments.model)
@@ -164,10 +165,10 @@ class Trial:
         """One update; returns the tasks' losses."""
         chosen = {name: [next(self.orders[name]) for _ in range(size)]
                   for name, size in self.sizes.items()}
-        passes = 2 if self.arguments.rdrop else 1  # the same examples under two dropout masks
         ids, types, ends = [], [], {}
         for name, indices in chosen.items():
-            of_task = self.tokens[name]["train"].sequences(indices * passes)
+            copies = self.copies(name)
+            of_task = self.tokens[name]["train"].sequences(indices * copies)
             for some_ids, some_types in zip(*of_task, strict=True):
                 if self.arguments.swap and some_types.any() and self.coins.random() < 0.5:
                     some_ids, some_types = swapped(some_ids, some_types)
@@ -181,7 +182,7 @@ class Trial:
             features = self.features(batch)
             losses = {}
             for name, indices in chosen.items():
-                part = features[ends[name] - len(indices) * passes:ends[name]]
+                part = features[ends[name] - len(indices) * self.copies(name):ends[name]]
                 losses[name] = self.loss(name, self.model.heads[name](part).float(), indices)
             return sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
 
@@ -202,8 +203,11 @@ class Trial:
         self.optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def copies(self, name: str) -> int:
+        return 2 if name in self.rdrop else 1  # the same examples under two dropout masks
+
     def loss(self, name: str, outputs: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-        task, copies = BUILT_IN[name], len(outputs) // len(indices)
+        task, copies = BUILT_IN[name], self.copies(name)
         labels = torch.from_numpy(self.tokens[name]["train"].labels[indices]).to(self.device)
         labels = labels.repeat(copies)
         loss = task.loss(outputs, labels)
@@ -215,8 +219,8 @@ class Trial:
             taught = torch.from_numpy(self.soft[name][indices]).to(outputs).repeat(copies, 1)
             taught = by_class(task.classes, taught)
             loss = 0.5 * loss + 0.5 * distance(task.classes, outputs, taught)
-        if self.arguments.rdrop:
-            loss = loss + self.arguments.rdrop * both_ways(task.classes, *outputs.chunk(2))
+        if name in self.rdrop:
+            loss = loss + self.rdrop[name] * both_ways(task.classes, *outputs.chunk(2))
         return loss
 
     # scores
@@ -250,6 +254,10 @@ class Trial:
 
 def pairs(text: str) -> list[list[str]]:
     return [item.split("=") for item in text.split(",") if item]
+
+
+def numbers(text: str) -> dict[str, float]:
+    return {name: float(value) for name, value in pairs(text)}
 
 
 def swapped(ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
