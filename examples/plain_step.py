@@ -40,7 +40,8 @@ def plain_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: Ad
     for name, batch in batches.items():
         head = list(model.heads[name].parameters())
         loss = model.tasks[name].loss(model(name, batch), batch.labels)
-        of_encoder_and_head = torch.autograd.grad(loss, encoder + head)
+        # zeros for a parameter that is not used: with mean pooling, the pooler's
+        of_encoder_and_head = torch.autograd.grad(loss, encoder + head, materialize_grads=True)
 
         gradients.append(torch.cat([g.flatten() for g in of_encoder_and_head[:len(encoder)]]))
         for parameter, g in zip(head, of_encoder_and_head[len(encoder):], strict=True):

@@ -1,4 +1,4 @@
-"""--arch: how a pair of sentences enters, and how deep the heads are (the paper, section 4.2)."""
+"""--arch: how a pair of sentences enters, what a head reads and how deep it is (section 4.2)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ class Architecture:
         pairs_joined: a pair is one input, [CLS] a [SEP] b [SEP]; else it is two inputs, whose
             embeddings stand side by side.
         head: builds a head from (inputs, hidden, outputs).
+        mean_pooling: heads read the mean of the last hidden states of all tokens, as in
+            sentence-transformers; else that of [CLS], through BERT's pooler.
     """
 
     pairs_joined: bool
     head: Callable[[int, int, int], nn.Module]
+    mean_pooling: bool = False
 
     def sequences(self, sentences: int) -> int:
         """How many encoder inputs an example with this many sentences makes."""
@@ -36,4 +39,6 @@ ARCHITECTURES = {
     "concatA": Architecture(pairs_joined=False, head=OneLayerHead),
     "concatB": Architecture(pairs_joined=True, head=OneLayerHead),
     "concatB_al": Architecture(pairs_joined=True, head=TwoLayerHead),
+    # not of the paper
+    "concatB_mean": Architecture(pairs_joined=True, head=OneLayerHead, mean_pooling=True),
 }

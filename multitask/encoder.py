@@ -43,7 +43,8 @@ class Encoder(Protocol):
         """All arguments (batch, seq); the mask is true where a token is real.
 
         Returns:
-            An object whose `pooler_output` is (batch, hidden), one embedding per input.
+            An object whose `pooler_output` is (batch, hidden), one embedding per input. An
+            architecture with mean pooling reads its `last_hidden_state`, (batch, seq, hidden).
         """
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -47,8 +47,8 @@ def build_parser() -> Parser:
     parser.add_argument("--to", choices=FORMATS, default="transformers",
                         help="(default: transformers)")
     parser.add_argument("--pooling", choices=POOLINGS,
-                        help="of sentence-transformers: pooler is what the heads were trained on "
-                             "(default: pooler)")
+                        help="of sentence-transformers (default: what the heads were trained on, "
+                             "pooler, or mean for concatB_mean)")
     parser.add_argument("--data", type=expanduser, metavar="FOLDER",
                         help="the data to compare on (default: the run's own)")
     command.add_tasks_flag(parser)
@@ -94,7 +94,8 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
     Raises:
         ValueError: what was written gives other numbers than the run.
     """
-    form, pooling = FORMATS[arguments.to], arguments.pooling or "pooler"
+    form = FORMATS[arguments.to]
+    pooling = arguments.pooling or ("mean" if model.architecture.mean_pooling else "pooler")
     form.write(model, task, folder, pooling)
     model.precision = "fp32"  # as the written files are computed
     ours = form.ours(model, task, dev, pooling)

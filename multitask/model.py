@@ -123,20 +123,31 @@ class MultitaskBert(nn.Module):
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """A batch → (examples, hidden); (examples, 2·hidden) if pairs are encoded separately."""
+        with_mean = self.architecture.mean_pooling
         with autocast(self.precision, self.device):
             if isinstance(self.encoder, BertModel):
-                first = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
-                                           batch.packing, first_only=True)
-                return self.pool(first, batch)
-            pooled = self.encoder(**batch.padded()).pooler_output
-        return _side_by_side(pooled.float(), batch)
+                states = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
+                                            batch.packing, first_only=not with_mean)
+                return self.pool(states, batch)
+            out = self.encoder(**batch.padded())
+            if with_mean:
+                return self.pool(batch.packing.unpad(out.last_hidden_state), batch)
+        return _side_by_side(out.pooler_output.float(), batch)
 
-    def pool(self, first: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The last hidden states of [CLS], (sequences, hidden) → what `embed` returns."""
-        real = len(first) - batch.dummy_sequences
+    def pool(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Last hidden states → what `embed` returns.
+
+        Args:
+            states: of all tokens, (tokens, hidden), for mean pooling; else of [CLS] alone,
+                (sequences, hidden).
+        """
+        real = batch.packing.batch - batch.dummy_sequences
         with autocast(self.precision, self.device):
-            pooled = self.encoder.pool(first[:real]).float()
-        return _side_by_side(pooled, batch)
+            if self.architecture.mean_pooling:
+                pooled = batch.packing.mean_tokens(states)[:real]
+            else:
+                pooled = self.encoder.pool(states[:real])
+        return _side_by_side(pooled.float(), batch)
 
     # --------------------------------------------------------------------------- saving and loading
 

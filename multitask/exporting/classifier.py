@@ -32,6 +32,10 @@ def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch
     if len(task.text) > 1 and not model.architecture.pairs_joined:
         raise ValueError(f"--arch {model.arch} encodes the two sentences of a pair apart, and "
                          "BertForSequenceClassification takes one input: train with --arch concatB")
+    if model.architecture.mean_pooling:
+        raise ValueError(f"the heads of --arch {model.arch} read the mean of all tokens, and that "
+                         "of BertForSequenceClassification reads [CLS]: take --to onnx, or train "
+                         "with --arch concatB")
     head = model.heads[task.name]
     if not isinstance(head, OneLayerHead):
         raise ValueError(f"the head of --arch {model.arch} has more than one layer, and "

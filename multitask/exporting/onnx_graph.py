@@ -31,9 +31,13 @@ class Answerer(nn.Module):
         super().__init__()
         self.encoder, self.head, self.task = model.encoder, model.heads[task.name], task
         self.rows_each = model.architecture.sequences(len(task.text))
+        self.mean_pooling = model.architecture.mean_pooling
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        pooled = self.encoder(*inputs).pooler_output
+        out, mask = self.encoder(*inputs), inputs[1].unsqueeze(-1)
+        pooled = out.pooler_output
+        if self.mean_pooling:
+            pooled = (out.last_hidden_state * mask).sum(1) / mask.sum(1)
         return answers(self.task, self.head(pooled.reshape(-1, self.rows_each * pooled.shape[1])))
 
 

@@ -43,11 +43,12 @@ def backward(model: MultitaskBert, gradients: TaskGradients,
         The losses, in that order.
     """
     encoder = model.encoder
-    embedded, d_firsts, losses = [], [], []
+    embedded, d_states, losses = [], [], []
     packings = [batch.packing for batch in batches.values()]
     packing = fast.Packing.from_lengths(torch.cat([part.lengths for part in packings]).tolist())
     sequences = [part.batch for part in packings]
     tokens = [len(batch.input_ids) for batch in batches.values()]
+    with_mean = model.architecture.mean_pooling
     views = [gradients.views(row) for row in range(len(batches))]
 
     # Forward, all tasks at once.
@@ -58,22 +59,22 @@ def backward(model: MultitaskBert, gradients: TaskGradients,
         whole = torch.cat(embedded).detach().to(gradients.matrix.dtype)
         whole.requires_grad_(embedded[0].requires_grad)
         with fast.accumulate_into(views, sequences):
-            firsts = fast.encode_layers(encoder, whole, packing, first_only=True)
+            states = fast.encode_layers(encoder, whole, packing, first_only=not with_mean)
 
-    # Pooler and heads, task by task: from each loss back to the first tokens.
-    parts = zip(batches.items(), firsts.split(sequences), strict=True)
-    for row, ((name, batch), first) in enumerate(parts):
-        first = first.detach().requires_grad_()
+    # Pooler and heads, task by task: from each loss back to the last hidden states.
+    parts = zip(batches.items(), states.split(tokens if with_mean else sequences), strict=True)
+    for row, ((name, batch), part) in enumerate(parts):
+        part = part.detach().requires_grad_()
         with gradients.row(row):
-            outputs = model.heads[name](model.pool(first, batch))
+            outputs = model.heads[name](model.pool(part, batch))
             loss = model.tasks[name].loss(outputs, batch.labels)
             loss.backward()
         losses.append(loss.detach())
-        d_firsts.append(torch.zeros_like(first) if first.grad is None else first.grad)
+        d_states.append(torch.zeros_like(part) if part.grad is None else part.grad)
 
     # The layers, all tasks at once: each task's part of dL/dW into its own row.
-    if firsts.requires_grad:
-        firsts.backward(torch.cat(d_firsts))
+    if states.requires_grad:
+        states.backward(torch.cat(d_states))
         assert all(parameter.grad is None for parameter in encoder.layers.parameters()), (
             "a gradient in no task's row")
 

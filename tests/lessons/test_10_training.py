@@ -113,6 +113,32 @@ def test_concat_b_joins_the_pair():
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
 
 
+def test_concat_b_mean():
+    """A head reads the mean of all tokens' last hidden states, [CLS] and [SEP] among them."""
+    class Other(torch.nn.Module):  # an encoder that is not minbert's own
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, **inputs):
+            return self.encoder(**inputs)
+
+    model = build("concatB_mean").eval()
+    batch = model.tokenize(EXAMPLES["sts"]).batch(range(3))
+    padded = batch.padded()
+    states = model.encoder(**padded).last_hidden_state
+    means = [row[mask.bool()].mean(0)
+             for row, mask in zip(states, padded["attention_mask"], strict=True)]
+
+    # float32 rounding; a row that is filled up has a dummy sequence, which is discarded
+    torch.testing.assert_close(model.embed(batch), torch.stack(means), atol=1e-5, rtol=0)
+    filled = batch.filled(len(batch.input_ids) + 4, batch.packing.seq, 1)
+    torch.testing.assert_close(model.embed(filled), torch.stack(means), atol=1e-5, rtol=0)
+
+    model.encoder = Other(model.encoder)
+    torch.testing.assert_close(model.embed(batch), torch.stack(means), atol=1e-5, rtol=0)
+
+
 def test_head_depths():
     """A head has the layers that its architecture names."""
     shapes = {}
@@ -120,7 +146,8 @@ def test_head_depths():
         head = architecture.build_head(16, 2, 1)
         shapes[arch] = [tuple(parameter.shape) for parameter in head.parameters()]
     assert shapes == {"concatA": [(1, 32), (1,)], "concatB": [(1, 16), (1,)],
-                      "concatB_al": [(16, 16), (16,), (1, 16), (1,)]}
+                      "concatB_al": [(16, 16), (16,), (1, 16), (1,)],
+                      "concatB_mean": [(1, 16), (1,)]}
 
     head = TwoLayerHead(4, 4, 2)
     kinds = [type(layer).__name__ for layer in head]

@@ -26,7 +26,7 @@ TEXTS = ["A film worth seeing twice.", "No.", "so dull " * 20]
 def runs(brief_run, tmp_path_factory) -> Path:
     """A run of each architecture, and one on a scale from −10 to 90."""
     folder = tmp_path_factory.mktemp("runs")
-    for arch in ("concatA", "concatB", "concatB_al"):
+    for arch in ("concatA", "concatB", "concatB_al", "concatB_mean"):
         brief_run(folder / arch, "--arch", arch, "--max-steps", 3)
     rows = [f"film {number}\t{number * 5 - 10}" for number in range(20)]
     (folder / "wide.tsv").write_text("\n".join(["text\tscore", *rows]) + "\n")
@@ -80,20 +80,24 @@ def test_own_scale(runs, tmp_path):
     np.testing.assert_allclose(found.clamp(-10, 90), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
-def test_sentence_transformer(runs, tmp_path, pooling):
+@pytest.mark.parametrize(("run", "pooling", "flags"), [
+    ("concatB_al", "pooler", []), ("concatB_al", "cls", ["--pooling", "cls"]),
+    ("concatB_al", "mean", ["--pooling", "mean"]), ("concatB_mean", "mean", [])])
+def test_sentence_transformer(runs, tmp_path, run, pooling, flags):
+    """By default, the pooling that the heads were trained on."""
     from sentence_transformers import SentenceTransformer
 
-    out = exported(runs, tmp_path / "out", "concatB_al", "--task", "sts", "--to",
-                   "sentence-transformers", "--pooling", pooling)
+    out = exported(runs, tmp_path / "out", run, "--task", "sts", "--to", "sentence-transformers",
+                   *flags)
     found = SentenceTransformer(str(out), device="cpu").encode(TEXTS)
-    model = MultitaskBert.from_pretrained(runs / "concatB_al")
+    model = MultitaskBert.from_pretrained(runs / run)
     expected = model.encoder.encode(TEXTS, model.tokenizer, pooling=pooling)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("run", "task", "texts"), [
-    ("concatA", "para", PAIRS), ("concatB", "sst", TEXTS), ("concatB_al", "sts", PAIRS)])
+    ("concatA", "para", PAIRS), ("concatB", "sst", TEXTS), ("concatB_al", "sts", PAIRS),
+    ("concatB_mean", "sst", TEXTS)])
 def test_onnx(runs, tmp_path, run, task, texts, capsys):
     """Any architecture, number of texts and length; the card's program prints the answer."""
     import onnxruntime
@@ -166,6 +170,7 @@ def test_torch_traces_the_encoder():
 def test_what_does_not_fit(runs, tmp_path, capsys):
     for arch, task, message in (("concatA", "para", "encodes the two sentences of a pair apart"),
                                 ("concatB_al", "sst", "has more than one layer"),
+                                ("concatB_mean", "sst", "read the mean of all tokens"),
                                 ("concatB", "none", "the model has no task 'none'")):
         out = tmp_path / f"{arch}-{task}"
         assert export.main([str(runs / arch), str(out), "--task", task]) == 2
