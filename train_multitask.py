@@ -27,8 +27,9 @@ from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import run as main_job
 from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
-from multitask.runs.inputs import DEFAULT_MODEL, SCRATCH, default_data, moved_tasks
+from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import Run
+from multitask.runs.recipes import ON_SAMPLE, RECIPES, defaults, with_recipe
 from multitask.runs.settings import (
     CHANGEABLE,
     CHOICES,
@@ -50,17 +51,12 @@ from multitask.tasks import BUILT_IN, TASKS, are_the_papers
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
 NOT_SETTINGS = ("out", "resume", "mode", "imports", "quiet")  # flags
-PAPER_DEFAULTS = {"epochs": 10, "lr": 1e-5}
-# The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
-# weights.
-SAMPLE_DEFAULTS = {SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 1, "lr": 4e-4}}
-OTHERS_ON_SAMPLE_DEFAULTS = {"epochs": 5, "lr": 5e-5}
 
 
 def build_parser() -> Parser:
     parser = Parser(NAME, __doc__)
     add = parser.add_argument
-    on_mini = SAMPLE_DEFAULTS[EMBEDDED]
+    on_mini = ON_SAMPLE[EMBEDDED]
 
     add("--tasks", metavar="LIST_OR_TOML",
         help=f"built-in tasks ({', '.join(BUILT_IN)}) and .toml files that describe tasks of your "
@@ -68,9 +64,12 @@ def build_parser() -> Parser:
     add("--mode", choices=MODES,
         help="full fine-tunes everything (--gs wrap); last-layer trains the heads on the frozen "
              "encoder (--gs none --fl) (default: full)")
+    add("--recipe", choices=RECIPES,
+        help="named settings, which other flags change: best for the three tasks and the encoder "
+             "of docs/explanation/results.md (default: paper's on real data, the sample's own)")
     add("--arch", choices=CHOICES["arch"],
-        help="how pairs enter the encoder, and the heads' depth (default: concatB; concatA for the "
-             "baseline)")
+        help="how pairs enter the encoder, what the heads read and how deep they are (default: "
+             "concatB; concatA for the baseline)")
     add("--gs", choices=CHOICES["gs"],
         help="round robin of gradient-surgery fine-tuning: equal batches (wrap) or batches of "
              "different size (bd); anneal trains one task per step, drawn more and more evenly; "
@@ -152,7 +151,7 @@ def build_parser() -> Parser:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The flags as settings, with the defaults that depend on the data."""
-    arguments = with_stages(arguments)
+    arguments = with_stages(with_recipe(arguments))
     check_flags(arguments)
     before = None if arguments.start is None else load_starting_settings(Path(arguments.start))
     tasks = before.tasks if before else tuple(TASKS.values())
@@ -169,16 +168,14 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
 
     is_baseline = arguments.gs == NO_SURGERY_STAGE and not (arguments.nli or arguments.fl)
-    defaults: dict[str, object] = {"arch": "concatA" if is_baseline else DEFAULT_ARCH}
+    inherited: dict[str, object] = {"arch": "concatA" if is_baseline else DEFAULT_ARCH}
     if before is not None:
         values |= {"start": str(Path(arguments.start).resolve()), "model": None}
         model = before.model
-        defaults |= {"arch": before.arch, "max_length": before.max_length}
+        inherited |= {"arch": before.arch, "max_length": before.max_length}
 
-    rates = PAPER_DEFAULTS
-    if on_sample or (data is None and model in SAMPLE_DEFAULTS):
-        rates = SAMPLE_DEFAULTS.get(model, OTHERS_ON_SAMPLE_DEFAULTS)
-    settings = Settings(**{**rates, **defaults, **values})
+    rates = defaults(model, on_sample or (data is None and model in ON_SAMPLE))
+    settings = Settings(**{**rates, **inherited, **values})
     if before and before.seed != settings.seed and any(task.dev_share for task in settings.tasks):
         warnings.warn(f"--seed {settings.seed} draws other dev examples (dev_share) than the run "
                       f"that --start names: it may have trained on them; --seed {before.seed} "

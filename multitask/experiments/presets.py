@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from multitask.runs.recipes import PAPER, RECIPES
+
 # stage of the grid → flags of the main job
 FLAGS = {
     "nli": {"nli": True, "gs": "none"},
@@ -24,7 +26,7 @@ class Preset:
 
 
 PRESETS = {
-    "paper": Preset({"lr": 1e-5, "epochs": 10},
+    "paper": Preset(RECIPES[PAPER],
                     note="the paper's: learning rate 1e-5, 10 epochs a stage"),
     "epoch": Preset(
         {"lr": 5e-5, "epochs": 1, "warmup": 0.06, "schedule": "linear", "clip": 1.0},

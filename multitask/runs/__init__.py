@@ -2,6 +2,7 @@
 
 settings   every value that decides what a run computes, saved as config.json
 folder     the names of a run's files; checking, making and locking its folder
+recipes    named settings, and defaults
 inputs     the data and the model of a run, and the lines that describe them
 plans      what each stage consists of: tasks, batches, trainer
 stages     the training loop of a stage: epochs, evaluation, checkpoints, best epoch

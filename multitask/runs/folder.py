@@ -75,9 +75,9 @@ def check_run_folder(folder: Path) -> None:
 def run_name(settings: Settings) -> str:
     """What tells a run's stages and method apart from others', as a folder's name.
 
-    On the paper's tasks it is ARCH-STAGES, with the surgery method if that is not the default. On
-    other tasks their names come first, a default architecture is left out, and stages are called
-    as --mode calls them.
+    It is the recipe's name if there is one. On the paper's tasks it is ARCH-STAGES, with the
+    surgery method if that is not the default. On other tasks their names come first, a default
+    architecture is left out, and stages are called as --mode calls them.
 
     >>> run_name(Settings("concatB", "wrap")), run_name(Settings("concatB", "bd", fl=True))
     ('concatB-wrap', 'concatB-bd+fl')
@@ -85,6 +85,8 @@ def run_name(settings: Settings) -> str:
     'concatB-nli+wrap-sum'
     """
     names = [task.name for task in settings.tasks]
+    if settings.recipe is not None:
+        return settings.recipe
     if are_the_papers(names):
         parts = [settings.arch, settings.chain]
     else:

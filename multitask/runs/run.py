@@ -52,6 +52,7 @@ from .inputs import (
     new_model,
 )
 from .plans import STAGES, Run
+from .recipes import RECIPES, describe_recipe
 from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
 
@@ -203,6 +204,8 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
+    if settings.recipe in RECIPES:
+        say(f"recipe {describe_recipe(settings)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
     note = precision_note(model.precision, device)
     if note:

@@ -52,6 +52,7 @@ class Settings:
     Under torchrun each process takes batch_size examples of a task; all share batch_sizes.
 
     Args:
+        recipe: the name of the settings that flags changed, in runs.recipes; None is none.
         model: None takes the default model of the data.
         start: the run whose model is started from, in place of `model`.
         tasks: those that are trained, in the order of the gradient matrix's rows.
@@ -77,6 +78,7 @@ class Settings:
     fl: bool = False
     surgery: str = "pcgrad"
     surgery_by: str = ENCODER
+    recipe: str | None = None
     model: str | None = None
     start: str | None = None
     tasks: tuple[Task, ...] = dataclasses.field(default_factory=lambda: tuple(TASKS.values()))

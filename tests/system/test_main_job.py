@@ -20,7 +20,8 @@ from multitask.data.sample import write_sample
 from multitask.evaluation import read_predictions
 from multitask.metrics import pearson
 from multitask.runs.folder import make_run_folder
-from multitask.runs.settings import Settings
+from multitask.runs.recipes import RECIPES
+from multitask.runs.settings import Settings, parse_batch_sizes
 from multitask.system.checkpoint import numbered
 from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
@@ -211,7 +212,7 @@ def test_a_folder_per_run():
     ("--nli", "concatB-nli+wrap"), ("--nli --fl", "concatB-nli+wrap+fl"),
     ("--gs none --fl", "concatB-fl"), ("--gs none", "concatA-none"),
     ("--mode last-layer", "concatB-fl"), ("--surgery paper", "concatB-wrap-paper"),
-    ("--tasks sts,sst,para", "concatB-wrap"), ("--tasks sst", "sst-full"),
+    ("--recipe best", "best"), ("--tasks sts,sst,para", "concatB-wrap"), ("--tasks sst", "sst-full"),
     ("--tasks sst --surgery sum", "sst-full"), ("--tasks sst --fl", "sst-wrap+fl"),
     ("--tasks sst,sts --surgery sum", "sst+sts-full-sum"),
     ("--tasks sst --mode last-layer --arch concatB_al", "sst-concatB_al-last-layer"),
@@ -298,6 +299,7 @@ def refused(capsys, *arguments) -> str:
     ("--start runs/x --model scratch", "--start and --model both"),
     ("--start nowhere", "--start nowhere: no config.json there"),
     ("--gs none --surgery sum", "--surgery is for --gs wrap and bd"),
+    ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
     ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
 ])
 def test_unusable_flags(flags, message, capsys):
@@ -353,6 +355,26 @@ def test_defaults(small_data):
     assert (scratch.lr, scratch.epochs) == (5e-4, 5)
     assert programs.settings("--model", "bert-base-uncased").lr == 5e-5
     assert programs.settings("--lr", "3e-4").lr == 3e-4
+
+
+def test_recipe(small_data, tmp_path, capsys):
+    """A recipe's settings are printed and saved; flags change them."""
+    recipe = RECIPES["best"]
+    best = programs.settings("--data", small_data, "--recipe", "best")
+    assert {name: getattr(best, name) for name in recipe} == {
+        **recipe, "batch_sizes": parse_batch_sizes(recipe["batch_sizes"])}
+    other = programs.settings("--data", small_data, "--recipe", "best", "--lr", 1, "--gs", "wrap")
+    assert (other.lr, other.gs, other.surgery, other.batch_sizes) == (1, "wrap", "pcgrad", {})
+    assert (other.arch, other.epochs) == (recipe["arch"], recipe["epochs"])
+    paper = programs.settings("--recipe", "paper")  # on the sample too
+    assert (paper.epochs, paper.lr) == (10, 1e-5)
+
+    out = tmp_path / "best"
+    assert small_run(out, small_data, "--recipe", "best", "--max-steps", 1, "--eval-limit", 8) == 0
+    assert (f"recipe best: --arch {recipe['arch']} --gs bd --batch-sizes {recipe['batch_sizes']} "
+            in capsys.readouterr().out)
+    saved = json.loads((out / "config.json").read_text())
+    assert (saved["recipe"], saved["warmup"], saved["lr"]) == ("best", recipe["warmup"], 1e-3)
 
 
 # ---------------------------------------------------------------- the sample

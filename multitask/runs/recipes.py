@@ -1,0 +1,64 @@
+"""--recipe: named settings, and the defaults where none is named."""
+
+from __future__ import annotations
+
+import argparse
+
+from minbert.checkpoints.hub import EMBEDDED
+from multitask.system.command import flag_of
+
+from .inputs import SCRATCH
+from .settings import Settings
+
+PAPER, BEST = "paper", "best"
+
+# recipe → flag of train_multitask.py → value
+RECIPES: dict[str, dict[str, object]] = {
+    PAPER: {"epochs": 10, "lr": 1e-5},
+    BEST: {
+        "arch": "concatB_mean", "gs": "bd", "batch_sizes": "sst=5,para=24,sts=3",
+        "surgery": "constant:weights=10+10+1", "epochs": 3, "lr": 1e-4, "warmup": 0.06,
+        "schedule": "linear", "clip": 1.0, "weight_decay": 0.01, "max_length": 128,
+    },
+}
+OF_SURGERY = ("batch_sizes", "surgery")  # settings that mean nothing with another --gs
+
+# The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
+# weights.
+ON_SAMPLE = {SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 1, "lr": 4e-4}}
+OTHERS_ON_SAMPLE = {"epochs": 5, "lr": 5e-5}
+
+
+def defaults(model: str | None, on_sample: bool) -> dict[str, object]:
+    """Epochs and learning rate where neither flags nor a recipe name them."""
+    return ON_SAMPLE.get(model, OTHERS_ON_SAMPLE) if on_sample else RECIPES[PAPER]
+
+
+def with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The flags, and those of --recipe that are not given.
+
+    Raises:
+        ValueError: --mode chooses the stages, and so does the recipe.
+    """
+    if arguments.recipe is None:
+        return arguments
+
+    recipe = RECIPES[arguments.recipe]
+    if arguments.mode is not None and "gs" in recipe:
+        raise ValueError(f"--mode and --recipe {arguments.recipe} both choose the stages: give one "
+                         "of them")
+    is_other = arguments.gs is not None and arguments.gs != recipe.get("gs")
+    taken = {name: value for name, value in recipe.items()
+             if getattr(arguments, name) is None and not (is_other and name in OF_SURGERY)}
+    return argparse.Namespace(**{**vars(arguments), **taken})
+
+
+def describe_recipe(settings: Settings) -> str:
+    """The recipe's flags, with the values that the run has."""
+    flags = []
+    for name in RECIPES[settings.recipe]:
+        value = getattr(settings, name)
+        if isinstance(value, dict):
+            value = ",".join(f"{task}={size}" for task, size in value.items())
+        flags.append(f"{flag_of(name)} {value}")
+    return f"{settings.recipe}: {' '.join(flags)}"
