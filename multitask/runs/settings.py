@@ -53,6 +53,7 @@ class Settings:
 
     Args:
         recipe: the name of the settings that flags changed, in runs.recipes; None is none.
+        teachers: runs whose answers to the training examples are half of each label.
         model: None takes the default model of the data.
         start: the run whose model is started from, in place of `model`.
         tasks: those that are trained, in the order of the gradient matrix's rows.
@@ -79,6 +80,7 @@ class Settings:
     surgery: str = "pcgrad"
     surgery_by: str = ENCODER
     recipe: str | None = None
+    teachers: tuple[str, ...] = ()
     model: str | None = None
     start: str | None = None
     tasks: tuple[Task, ...] = dataclasses.field(default_factory=lambda: tuple(TASKS.values()))
@@ -106,8 +108,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tasks_from(self.tasks))
+        object.__setattr__(self, "teachers", tuple(map(expanduser, self.teachers)))
         for field in dataclasses.fields(self):
-            if field.name != "tasks":
+            if not field.type.startswith("tuple"):
                 check_type(field.name, getattr(self, field.name), field.type)
         expand_paths(self, PATHS)
 
