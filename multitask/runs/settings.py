@@ -108,11 +108,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tasks_from(self.tasks))
-        object.__setattr__(self, "teachers", tuple(map(expanduser, self.teachers)))
         for field in dataclasses.fields(self):
-            if not field.type.startswith("tuple"):
+            if field.name != "tasks":
                 check_type(field.name, getattr(self, field.name), field.type)
         expand_paths(self, PATHS)
+        object.__setattr__(self, "teachers", tuple(map(expanduser, self.teachers)))
 
         for name, choices in CHOICES.items():
             value = getattr(self, name)
@@ -205,10 +205,13 @@ def check_type(name: str, value: object, declared: str) -> None:
     if otherwise and value is None:
         return
 
-    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}
+    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict,
+             "tuple[str, ...]": (list, tuple)}
     right = isinstance(value, types[kind]) and isinstance(value, bool) == (kind == "bool")
     if right and isinstance(value, dict):
         right = all(type(size) is int for size in value.values())
+    if right and isinstance(value, (list, tuple)):
+        right = all(isinstance(name, str) for name in value)
     if not right:
         raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {declared}")
 
