@@ -29,7 +29,7 @@ from multitask.runs import run as main_job
 from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import Run
-from multitask.runs.recipes import ON_SAMPLE, RECIPES, defaults, with_recipe
+from multitask.runs.recipes import ON_SAMPLE, RECIPES, check_tasks, defaults, with_recipe
 from multitask.runs.settings import (
     CHANGEABLE,
     CHOICES,
@@ -160,6 +160,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     tasks = before.tasks if before else tuple(TASKS.values())
     if arguments.tasks is not None:
         tasks = choose_tasks(arguments.tasks)
+    check_tasks(arguments.recipe, tasks)
     data = default_data(tasks) if arguments.data is None else str(Path(arguments.data).resolve())
     on_sample = is_on_sample(data, tasks)
     model = arguments.model or (EMBEDDED if on_sample else DEFAULT_MODEL)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.system.command import flag_of
+from multitask.tasks import Task, are_the_papers
 
 from .inputs import SCRATCH
 from .settings import Settings
@@ -51,6 +53,14 @@ def with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
     taken = {name: value for name, value in recipe.items()
              if getattr(arguments, name) is None and not (is_other and name in OF_SURGERY)}
     return argparse.Namespace(**{**vars(arguments), **taken})
+
+
+def check_tasks(recipe: str | None, tasks: Sequence[Task]) -> None:
+    """Raises ValueError if the recipe is for other tasks."""
+    names = [task.name for task in tasks]
+    if recipe == BEST and not are_the_papers(names):
+        raise ValueError(f"--recipe {recipe} is for sst, para and sts together, not for "
+                         f"{', '.join(names)}")
 
 
 def describe_recipe(settings: Settings) -> str:
