@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.system.command import flag_of
-from multitask.tasks import Task, are_the_papers
+from multitask.tasks import PAPER as PAPER_TASKS
+from multitask.tasks import Task
 
 from .inputs import SCRATCH
 from .settings import Settings
@@ -57,10 +58,10 @@ def with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
 
 def check_tasks(recipe: str | None, tasks: Sequence[Task]) -> None:
     """Raises ValueError if the recipe is for other tasks."""
-    names = [task.name for task in tasks]
-    if recipe == BEST and not are_the_papers(names):
-        raise ValueError(f"--recipe {recipe} is for sst, para and sts together, not for "
-                         f"{', '.join(names)}")
+    names = tuple(task.name for task in tasks)
+    if recipe == BEST and names != PAPER_TASKS:  # surgery's weights are in this order
+        raise ValueError(f"--recipe {recipe} is for --tasks {','.join(PAPER_TASKS)}, not for "
+                         f"{','.join(names)}")
 
 
 def describe_recipe(settings: Settings) -> str:

@@ -299,7 +299,7 @@ def refused(capsys, *arguments) -> str:
     ("--start runs/x --model scratch", "--start and --model both"),
     ("--start nowhere", "--start nowhere: no config.json there"),
     ("--gs none --surgery sum", "--surgery is for --gs wrap and bd"),
-    ("--recipe best --tasks sst", "--recipe best is for sst, para and sts together, not for sst"),
+    ("--recipe best --tasks sts,sst,para", "--recipe best is for --tasks sst,para,sts, not for"),
     ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
     ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
 ])
