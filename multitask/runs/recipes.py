@@ -71,5 +71,6 @@ def describe_recipe(settings: Settings) -> str:
         value = getattr(settings, name)
         if isinstance(value, dict):
             value = ",".join(f"{task}={size}" for task, size in value.items())
-        flags.append(f"{flag_of(name)} {value}")
+        if value:  # with another --gs there are no sizes
+            flags.append(f"{flag_of(name)} {value}")
     return f"{settings.recipe}: {' '.join(flags)}"

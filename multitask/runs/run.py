@@ -88,7 +88,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
             check_run_folder(Path(out))
             check_free(Path(out))
         for teacher in settings.teachers:
-            open_teacher(teacher, settings.tasks)
+            open_teacher(teacher, settings)
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
     inputs = ranks.run_on_all(read)

@@ -7,7 +7,9 @@ Clark et al. 2019, 1907.04829). The losses are linear in the label, or quadratic
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -16,7 +18,11 @@ from minbert.files import one_line
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
+from .folder import CONFIG_FILE
 from .plans import Run
+from .settings import Settings
+
+TAUGHT = ("classes", "yes_no", "scale")  # kinds whose loss takes soft labels
 
 
 def soft_labels(task: Task, labels: torch.Tensor, logits: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -44,7 +50,7 @@ def teach(run: Run) -> None:
     """Gives soft labels to the training examples of the tasks that the teachers have."""
     logits: dict[str, list[torch.Tensor]] = {}
     for folder in run.settings.teachers:
-        teacher = open_teacher(folder, run.settings.tasks).to(run.model.device)
+        teacher = open_teacher(folder, run.settings).to(run.model.device)
         for name in (name for name in run.tasks if name in teacher.tasks):
             run.say(f"note:  {folder} answers the training examples of {name}")
             examples = teacher.tokenize(run.dataset[name]["train"])
@@ -56,12 +62,15 @@ def teach(run: Run) -> None:
         train.labels = soft_labels(run.tasks[name], labels, answers).float().numpy()
 
 
-def open_teacher(folder: str, tasks: Sequence[Task]) -> MultitaskBert:
-    """A trained model that knows some of these tasks.
+def open_teacher(folder: str, settings: Settings) -> MultitaskBert:
+    """A trained model that knows some of the run's tasks.
+
+    Warns if it may have been trained on dev examples of the run.
 
     Raises:
         ValueError: it cannot be opened, has none of these tasks, or other labels for one.
     """
+    tasks = settings.tasks
     try:
         teacher = MultitaskBert.from_pretrained(folder)
     except (ValueError, OSError) as error:
@@ -76,4 +85,14 @@ def open_teacher(folder: str, tasks: Sequence[Task]) -> MultitaskBert:
         if (theirs.kind, theirs.labels, theirs.range) != (task.kind, task.labels, task.range):
             raise ValueError(f"--teachers {folder}: {task.name} has other labels there: "
                              f"{theirs.meaning}; here: {task.meaning}")
+        if task.kind not in TAUGHT:
+            raise ValueError(f"--teachers: {task.name} is of kind {task.kind}, and soft labels are "
+                             f"for {', '.join(TAUGHT)}")
+
+    config = Path(folder) / CONFIG_FILE
+    seed = Settings.load(config).seed if config.is_file() else settings.seed
+    if seed != settings.seed and any(task.dev_share for task in known):
+        warnings.warn(f"--teachers {folder}: its seed {seed} drew other dev examples (dev_share), "
+                      "so it may have trained on those of this run; name a dev file, or take the "
+                      "same seed", stacklevel=2)
     return teacher

@@ -1,5 +1,6 @@
 """--teachers: half of each training label is what trained runs answer."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from minbert.files import read_object, write_json
 from multitask import MultitaskBert
+from multitask.kinds import KINDS
 from multitask.runs import run as main_job
-from multitask.runs.teachers import soft_labels
+from multitask.runs.settings import Settings
+from multitask.runs.teachers import open_teacher, soft_labels
 from multitask.tasks import PARA, SST, STS
 from multitask.training.step import SurgeryTrainer
 
@@ -107,3 +110,24 @@ def test_unusable_teachers(teachers, small_data, tmp_path, capsys):
                             "--teachers", teacher, "--out", out) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_teachers_of_own_tasks(brief_run, tmp_path, monkeypatch):
+    """Another seed draws other dev examples; a kind of one's own may not take soft labels."""
+    rows = [f"film {number}\t{number % 2}" for number in range(20)]
+    (tmp_path / "films.tsv").write_text("\n".join(["text\tgood", *rows]) + "\n")
+    (tmp_path / "films.toml").write_text('[films]\nkind = "yes_no"\ntext = "text"\nlabel = "good"\n'
+                                         'train = "films.tsv"\ndev_share = 0.3\n')
+    teacher = brief_run(tmp_path / "teacher", "--tasks", tmp_path / "films.toml", "--max-steps", 1)
+    settings = Settings.load(teacher / "config.json")
+    open_teacher(str(teacher), settings)
+    with pytest.warns(UserWarning, match="its seed 11711 drew other dev examples"):
+        open_teacher(str(teacher), dataclasses.replace(settings, seed=1))
+
+    monkeypatch.setitem(KINDS, "own", KINDS["yes_no"])
+    own = dataclasses.replace(settings.tasks[0], kind="own")
+    about = read_object(teacher / "model" / "tasks.json")
+    about["tasks"][0]["kind"] = "own"
+    write_json(teacher / "model" / "tasks.json", about)
+    with pytest.raises(ValueError, match="films is of kind own, and soft labels are for classes"):
+        open_teacher(str(teacher), dataclasses.replace(settings, tasks=(own,)))
