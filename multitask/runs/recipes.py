@@ -19,8 +19,8 @@ PAPER, BEST = "paper", "best"
 RECIPES: dict[str, dict[str, object]] = {
     PAPER: {"epochs": 10, "lr": 1e-5},
     BEST: {
-        "arch": "concatB_mean", "gs": "bd", "batch_sizes": "sst=5,para=24,sts=3",
-        "surgery": "constant:weights=1+1+0.1", "epochs": 3, "lr": 1e-4, "warmup": 0.06,
+        "arch": "concatB_mean", "gs": "bd", "batch_sizes": "sst=5,para=24,sts=6",
+        "surgery": "constant:weights=1+1+0.1", "epochs": 2, "lr": 1e-4, "warmup": 0.06,
         "schedule": "linear", "weight_decay": 0.01, "max_length": 128,
     },
 }
