@@ -86,9 +86,6 @@ def build_parser() -> Parser:
         help="finally, train only the heads on the frozen encoder (default: off)")
     add("--start", type=expanduser, metavar="RUN",
         help="start from the model of a run, its encoder and heads (default: --model)")
-    add("--teachers", type=expanduser, metavar="RUN", nargs="+",
-        help="distil trained runs: half of each training label is their mean answer "
-             "(default: none)")
     add("--model", type=expanduser, metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on "
              f"real data, {EMBEDDED} on the sample)")
@@ -168,8 +165,6 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     values = {name: value for name, value in vars(arguments).items()
               if name not in NOT_SETTINGS and value is not None}
     values |= {"data": data, "model": model, "tasks": tasks}
-    if arguments.teachers is not None:
-        values["teachers"] = tuple(str(Path(run).resolve()) for run in arguments.teachers)
     if arguments.batch_sizes is not None:
         values["batch_sizes"] = parse_batch_sizes(arguments.batch_sizes)
 

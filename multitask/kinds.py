@@ -48,12 +48,8 @@ class Kind:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log softmax(logits)[label], mean over the batch.
-
-    Args:
-        labels: (batch,) classes, or (batch, classes) shares: then −Σ share · log softmax(logits).
-    """
-    return F.cross_entropy(logits.float(), labels if labels.dim() == 2 else labels.long())
+    """−log softmax(logits)[label], mean over the batch."""
+    return F.cross_entropy(logits.float(), labels.long())
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,6 @@ from .plans import STAGES, Run
 from .recipes import RECIPES, describe_recipe
 from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
-from .teachers import open_teacher, teach
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,6 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
-        for teacher in settings.teachers:
-            open_teacher(teacher, settings)
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
     inputs = ranks.run_on_all(read)
@@ -219,8 +216,6 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
 
-    if settings.teachers:
-        teach(run)
     truncated = describe_truncated(run.tokens, model.max_length)
     if truncated:
         say(f"note:  {truncated}")

@@ -53,7 +53,6 @@ class Settings:
 
     Args:
         recipe: the name of the settings that flags changed, in runs.recipes; None is none.
-        teachers: runs whose answers to the training examples are half of each label.
         model: None takes the default model of the data.
         start: the run whose model is started from, in place of `model`.
         tasks: those that are trained, in the order of the gradient matrix's rows.
@@ -80,7 +79,6 @@ class Settings:
     surgery: str = "pcgrad"
     surgery_by: str = ENCODER
     recipe: str | None = None
-    teachers: tuple[str, ...] = ()
     model: str | None = None
     start: str | None = None
     tasks: tuple[Task, ...] = dataclasses.field(default_factory=lambda: tuple(TASKS.values()))
@@ -112,7 +110,6 @@ class Settings:
             if field.name != "tasks":
                 check_type(field.name, getattr(self, field.name), field.type)
         expand_paths(self, PATHS)
-        object.__setattr__(self, "teachers", tuple(map(expanduser, self.teachers)))
 
         for name, choices in CHOICES.items():
             value = getattr(self, name)
@@ -205,13 +202,10 @@ def check_type(name: str, value: object, declared: str) -> None:
     if otherwise and value is None:
         return
 
-    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict,
-             "tuple[str, ...]": (list, tuple)}
+    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}
     right = isinstance(value, types[kind]) and isinstance(value, bool) == (kind == "bool")
     if right and isinstance(value, dict):
         right = all(type(size) is int for size in value.values())
-    if right and isinstance(value, (list, tuple)):
-        right = all(isinstance(name, str) for name in value)
     if not right:
         raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {declared}")
 

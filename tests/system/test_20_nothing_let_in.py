@@ -319,8 +319,6 @@ RUN, PRETRAINING = {"arch": "concatB", "gs": "wrap"}, {"text": "text.txt"}
     (Settings, RUN, {"lr": "x"}, "--lr 'x': expected float"),
     (Settings, RUN, {"nli": 1}, "--nli 1: expected bool"),
     (Settings, RUN, {"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
-    (Settings, RUN, {"teachers": "run"}, "--teachers 'run': expected tuple"),
-    (Settings, RUN, {"teachers": [1]}, r"--teachers \[1\]: expected tuple"),
     (Settings, RUN, {"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
     (Settings, RUN, {"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
     (Settings, RUN, {"seed": None}, "--seed None: expected int"),
