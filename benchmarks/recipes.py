@@ -5,14 +5,16 @@
     python benchmarks/recipes.py rdrop-2 --rdrop sst=1 --seed 2 --data data --model CHECKPOINT \\
         --out trials
 
-A step has --sizes examples of each task, computed together; the loss is the weighted sum of the
-tasks' mean losses (as --surgery constant, but a weight holds for the task's head too). An epoch is
-a pass over PARA; inputs are cut at 128 tokens. Trials of one seed see the same examples in the same
-order. After each epoch the dev sets are scored (--dev-limit cuts them), with the weights as they
-are and with their running average (--ema). OUT/NAME.json has settings and all scores; `best` is the
-highest of them, and so flatters a trial with more epochs. OUT/NAME.npz has the dev logits of that
-moment, OUT/NAME.pt, with --save, its weights. --mix trains nothing: it scores the mean of such
-weights, and with --teach it writes OUT/NAME-train.npz, training logits for --teacher of a trial.
+Defaults are near --recipe best. A step has --sizes examples of each task, computed together; the
+loss is the weighted sum of the tasks' mean losses (as --surgery constant, but a weight holds for
+the task's head too), and the gradient is clipped at 1. An epoch is a pass over PARA; inputs are cut
+at 128 tokens. Trials of one seed see the same examples in the same order. After each epoch the dev
+sets are scored (--dev-limit cuts them), with the weights as they are and with their running average
+(--ema).
+
+OUT/NAME.json has settings and all scores; `best` is the highest of them, and so flatters a trial
+with more epochs. OUT/NAME.npz has the dev logits of that moment, OUT/NAME.pt, with --save, its
+weights. --mix trains nothing: it scores the mean of such weights.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast, pack
 from minbert.files import write_json
 from multitask import MultitaskBert
@@ -35,13 +38,11 @@ from multitask.data.batching import Batch
 from multitask.data.examples import load_dataset
 from multitask.pretraining.step import set_dropout
 from multitask.runs.inputs import subsample
-from multitask.system.device import PRODUCT_DTYPES, autocast, pick_device, pick_precision
+from multitask.system.device import PRODUCT_DTYPES, pick_device, pick_precision
 from multitask.tasks import BUILT_IN, TASKS
 from multitask.training.optimizing import head_groups
 from multitask.training.step import group_of
 from optim import SCHEDULES, AdamW
-
-POOLINGS = ("cls", "mean", "both")
 
 
 def parse() -> argparse.Namespace:
@@ -54,14 +55,14 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, required=True)
     add("--seed", type=int, default=1)
     add("--limit", type=int, help="end after so many steps")
-    add("--sizes", default="sst=5,para=24,sts=3", help="examples per step; cfimdb may be among them")
-    add("--weights", default="", help="of the losses, as sts=0.1 (default: 1 each)")
-    add("--epochs", type=int, default=3)
+    add("--sizes", default="sst=5,para=24,sts=6", help="examples per step; cfimdb may be among them")
+    add("--weights", default="sts=0.1", help="of the losses, 1 for the others")
+    add("--epochs", type=int, default=2)
     add("--lr", type=float, default=1e-4)
     add("--head-lr", type=float)
     add("--decay", type=float, default=0.01, help="weight decay")
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
-    add("--pool", choices=POOLINGS, default="cls")
+    add("--arch", choices=ARCHITECTURES, default="concatB_mean")
     add("--swap", action="store_true", help="either order of a pair, at random")
     add("--rdrop", default="",
         help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
@@ -71,9 +72,6 @@ def parse() -> argparse.Namespace:
         help="top layers that start from random weights (Zhang et al. 2021)")
     add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
     add("--dropout", type=float, help="of the encoder")
-    add("--teacher", type=Path, nargs="+", default=[], metavar="NPZ",
-        help="training logits; what is learnt is half the label, half their mean")
-    add("--teach", action="store_true", help="write training logits (with --mix)")
     add("--save", action="store_true", help="write the weights")
     add("--mix", type=Path, nargs="+", metavar="PT",
         help="weights of trials, to be averaged (a model soup, Wortsman et al. 2022, 2203.05482)")
@@ -98,7 +96,7 @@ class Trial:
             set_dropout(encoder, arguments.dropout)
         tokenizer = BertTokenizer.from_pretrained(arguments.model)
         self.device = pick_device("auto")
-        self.model = MultitaskBert(encoder, tokenizer, "concatB", tasks=tasks,
+        self.model = MultitaskBert(encoder, tokenizer, arguments.arch, tasks=tasks,
                                    max_length=128).to(self.device)
         if arguments.reset:
             reset(encoder, arguments.reset)
@@ -113,12 +111,6 @@ class Trial:
                               for split in ("train", "dev")} for name, splits in dataset.items()}
         self.orders = {name: self.endless(len(splits["train"]))
                        for name, splits in self.tokens.items()}
-        teachers = [np.load(path) for path in arguments.teacher]
-        self.soft = {name: np.mean([taught[name] for taught in teachers], axis=0)
-                     for name in (teachers[0] if teachers else ())}
-        for name, taught in self.soft.items():
-            if len(taught) != len(self.tokens[name]["train"]):
-                raise ValueError(f"{arguments.teacher[0]} is of other training data: {name}")
         self.optimizer = AdamW(list(self.groups()))
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -147,20 +139,6 @@ class Trial:
 
     # from examples to losses
 
-    def features(self, batch: Batch) -> torch.Tensor:
-        """(sequences, hidden): what the heads read."""
-        if self.arguments.pool == "cls":
-            return self.model.embed(batch)
-        with autocast(self.model.precision, self.device):
-            row = fast.encode_packed(self.model.encoder, batch.input_ids, batch.token_type_ids,
-                                     batch.packing)
-            real = batch.packing.batch - batch.dummy_sequences
-            mean = batch.packing.mean_tokens(row).float()[:real]
-            if self.arguments.pool == "mean":
-                return mean
-            first = batch.packing.first_tokens(row)[:real]
-            return mean + self.model.encoder.pool(first).float()
-
     def step(self, scale: float) -> dict[str, float]:
         """One update; returns the tasks' losses."""
         chosen = {name: [next(self.orders[name]) for _ in range(size)]
@@ -179,7 +157,7 @@ class Trial:
         batch = batch.in_few_lengths() if self.device.type == "cpu" else batch.to(self.device)
 
         def loss_of_all() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            features = self.features(batch)
+            features = self.model.embed(batch)
             losses = {}
             for name, indices in chosen.items():
                 part = features[ends[name] - len(indices) * self.copies(name):ends[name]]
@@ -215,29 +193,16 @@ class Trial:
         if self.arguments.smoothing and task.classes:
             loss = F.cross_entropy(outputs, labels.long(),
                                    label_smoothing=self.arguments.smoothing)
-        if name in self.soft:
-            taught = torch.from_numpy(self.soft[name][indices]).to(outputs).repeat(copies, 1)
-            taught = by_class(task.classes, taught)
-            loss = 0.5 * loss + 0.5 * distance(task.classes, outputs, taught)
         if name in self.rdrop:
             loss = loss + self.rdrop[name] * both_ways(task.classes, *outputs.chunk(2))
         return loss
 
     # scores
 
-    @torch.no_grad()
-    def logits(self, split: str) -> dict[str, np.ndarray]:
-        self.model.eval()
-        found = {}
-        for name in (name for name in self.sizes if name in TASKS):
-            examples = self.tokens[name][split]
-            outputs = torch.zeros(len(examples), TASKS[name].outputs)
-            for indices in examples.by_length(64 if self.device.type == "cpu" else 512):
-                features = self.features(examples.batch(indices).to(self.device))
-                outputs[indices] = self.model.heads[name](features).float().cpu()
-            found[name] = outputs.numpy()
-        self.model.train()
-        return found
+    def logits(self) -> dict[str, np.ndarray]:
+        """The raw outputs of the dev sets."""
+        return {name: self.model.predict_logits(name, self.tokens[name]["dev"]).numpy()
+                for name in self.sizes if name in TASKS}
 
     def scores(self, logits: dict[str, np.ndarray]) -> dict[str, float]:
         found = {}
@@ -272,13 +237,6 @@ def by_class(classes: int, outputs: torch.Tensor) -> torch.Tensor:
     if classes and outputs.shape[1] == 1:
         return F.pad(outputs, (1, 0))
     return outputs
-
-
-def distance(classes: int, outputs: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy to the taught probabilities; on a scale, the mean squared error."""
-    if not classes:
-        return F.mse_loss(outputs, taught)
-    return -(F.softmax(taught, 1) * F.log_softmax(outputs, 1)).sum(1).mean()
 
 
 def both_ways(classes: int, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -321,7 +279,7 @@ def train(trial: Trial) -> dict:
         for kind in ("last", "average"):
             if kind == "average":
                 trial.exchange()
-            logits = trial.logits("dev")
+            logits = trial.logits()
             row[kind] = trial.scores(logits)
             if best is None or row[kind]["average"] > best["average"]:
                 best = {**row[kind], "kind": kind, "step": number}
@@ -342,10 +300,8 @@ def mix(trial: Trial) -> dict:
     weights = [torch.load(path, map_location=trial.device) for path in arguments.mix]
     trial.model.load_state_dict({name: torch.stack([each[name] for each in weights]).mean(0)
                                  for name in weights[0]})
-    logits = trial.logits("dev")
+    logits = trial.logits()
     np.savez_compressed(arguments.out / f"{arguments.name}.npz", **logits)
-    if arguments.teach:
-        np.savez_compressed(arguments.out / f"{arguments.name}-train.npz", **trial.logits("train"))
     return {"best": trial.scores(logits)}
 
 
