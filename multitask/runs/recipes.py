@@ -73,4 +73,4 @@ def describe_recipe(settings: Settings) -> str:
             value = ",".join(f"{task}={size}" for task, size in value.items())
         if value:  # with another --gs there are no sizes
             flags.append(f"{flag_of(name)} {value}")
-    return f"{settings.recipe}: {' '.join(flags)}"
+    return f"{settings.recipe} ({' '.join(flags)})"

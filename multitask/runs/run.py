@@ -205,7 +205,7 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     if settings.recipe in RECIPES:
-        say(f"recipe {describe_recipe(settings)}")
+        say(f"recipe: {describe_recipe(settings)}")
     say(f"run:   {folder} (seed {settings.seed}, {device}, {model.precision}{processes})")
     note = precision_note(model.precision, device)
     if note:

@@ -372,7 +372,7 @@ def test_recipe(small_data, tmp_path, capsys):
 
     out = tmp_path / "best"
     assert small_run(out, small_data, "--recipe", "best", "--max-steps", 1, "--eval-limit", 8) == 0
-    assert (f"recipe best: --arch {recipe['arch']} --gs bd --batch-sizes {recipe['batch_sizes']} "
+    assert (f"recipe: best (--arch {recipe['arch']} --gs bd --batch-sizes {recipe['batch_sizes']} "
             in capsys.readouterr().out)
     saved = json.loads((out / "config.json").read_text())
     assert (saved["recipe"], saved["warmup"], saved["lr"]) == ("best", recipe["warmup"], 1e-3)
