@@ -42,6 +42,12 @@ def written_outputs(folder: Path, model: MultitaskBert, examples: Sequence[Examp
         yield encoder(**inputs), inputs["attention_mask"]
 
 
+def mean_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(rows, seq, hidden), (rows, seq) → (rows, hidden): the mean over each row's real tokens."""
+    mask = mask.unsqueeze(-1)
+    return (states * mask).sum(1) / mask.sum(1)
+
+
 def run_answers(model: MultitaskBert, task: Task, examples: Sequence[Example],
                 pooling: str) -> torch.Tensor:
     """(n, classes) probabilities, or (n, 1) numbers on the scale, by the run's model."""

@@ -15,7 +15,7 @@ from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import write_tokenizer, written_outputs
+from .comparing import mean_of, write_tokenizer, written_outputs
 
 
 def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
@@ -54,8 +54,8 @@ def written_embeddings(folder: Path, model: MultitaskBert, task: Task,
     first = [Example("", example.sentences[:1], None) for example in examples]
     rows = []
     for out, mask in written_outputs(folder, model, first):
-        hidden, mask = out.last_hidden_state, mask.unsqueeze(-1)
-        rows.append((hidden * mask).sum(1) / mask.sum(1) if pooling == "mean" else hidden[:, 0])
+        states = out.last_hidden_state
+        rows.append(mean_of(states, mask) if pooling == "mean" else states[:, 0])
     vectors = torch.cat(rows)
     if pooling == "pooler":
         dense = load_file(folder / "2_Dense" / SINGLE_FILE)

@@ -17,7 +17,7 @@ from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import answers, padded_batches, write_tokenizer
+from .comparing import answers, mean_of, padded_batches, write_tokenizer
 
 OPSET = 18
 FLOAT, INT8 = "model.onnx", "model-int8.onnx"
@@ -34,10 +34,10 @@ class Answerer(nn.Module):
         self.mean_pooling = model.architecture.mean_pooling
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        out, mask = self.encoder(*inputs), inputs[1].unsqueeze(-1)
+        out = self.encoder(*inputs)
         pooled = out.pooler_output
         if self.mean_pooling:
-            pooled = (out.last_hidden_state * mask).sum(1) / mask.sum(1)
+            pooled = mean_of(out.last_hidden_state, inputs[1])
         return answers(self.task, self.head(pooled.reshape(-1, self.rows_each * pooled.shape[1])))
 
 
