@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, required=True)
     add("--seed", type=int, default=1)
     add("--limit", type=int, help="end after so many steps")
-    add("--sizes", default="sst=5,para=24,sts=6", help="examples per step; cfimdb may be among them")
+    add("--sizes", default="sst=5,para=24,sts=6", help="examples per step, of cfimdb too if named")
     add("--weights", default="sts=0.1", help="of the losses, 1 for the others")
     add("--epochs", type=int, default=2)
     add("--lr", type=float, default=1e-4)
