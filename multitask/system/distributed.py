@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,35 +113,19 @@ class Ranks:
         for tensor, total in zip(tensors, totals, strict=True):
             tensor.detach().copy_(total.view_as(tensor))
 
-    def gather(self, tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """Every process's tensors, by rank; they are on the CPU, of the same shapes everywhere."""
-        everyones: list[dict[str, torch.Tensor]] = [{} for _ in range(self.size)]
-        for name, tensor in tensors.items():
-            found = [torch.empty_like(tensor) for _ in everyones]
-            if self.size == 1:
-                found = [tensor]
-            else:
-                with _connection():
-                    dist.all_gather(found, tensor)
-            for of_rank, value in zip(everyones, found, strict=True):
-                of_rank[name] = value
-        return everyones
+    def gather(self, value: Result) -> list[Result]:
+        """Every process's value, by rank; tensors in it are on the CPU."""
+        if self.size == 1:
+            return [value]
 
-    def gather_texts(self, text: str) -> list[str]:
-        """Every process's text, by rank."""
-        own = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        sizes = [int(each["size"]) for each in self.gather({"size": torch.tensor(len(own))})]
-
-        padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
-        padded[:len(own)] = own
-        texts = []
-        for each, size in zip(self.gather({"text": padded}), sizes, strict=True):
-            texts.append(bytes(each["text"][:size].tolist()).decode())
-        return texts
+        values: list = [None] * self.size
+        with _connection():
+            dist.all_gather_object(values, value)
+        return values
 
     def agree(self, text: str) -> bool:
         """Whether every process gives the same text."""
-        return len(set(self.gather_texts(text))) == 1
+        return len(set(self.gather(text))) == 1
 
     def run_on_all(self, task: Callable[[], Result]) -> Result:
         """Runs `task` in every process and returns its result, if it succeeds in all of them.
@@ -161,14 +145,14 @@ class Ranks:
             result, failure = task(), ""
         except (ValueError, OSError) as error:
             failure = str(error) or type(error).__name__
-        for rank, reason in enumerate(self.gather_texts(failure)):
+        for rank, reason in enumerate(self.gather(failure)):
             if reason:
                 self._refuse(reason if rank == WRITER else f"process {rank}: {reason}")
         return result
 
     def check_same(self, what: str, tell: Callable[[], str]) -> None:
         """Ends as `run_on_all` does if the texts of `tell` differ; a single process skips it."""
-        texts = [] if self.size == 1 else self.gather_texts(tell())
+        texts = [] if self.size == 1 else self.gather(tell())
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
                 self._refuse(f"process {rank} has not the same {what} as process {WRITER}")
@@ -182,7 +166,7 @@ class Ranks:
     def broadcast_from_writer(self, task: Callable[[], str]) -> str:
         """Runs `task` in the writer only, and returns its result in every process."""
         own = self.run_on_all(lambda: task() if self.writes else "")
-        return self.gather_texts(own)[WRITER]
+        return self.gather(own)[WRITER]
 
     def wait_for_writer(self) -> None:
         """Waits until the writer has come here too, or has ended.
