@@ -10,7 +10,7 @@ from multitask.system.command import flag_of
 from multitask.tasks import PAPER as PAPER_TASKS
 from multitask.tasks import Task
 
-from .inputs import SCRATCH
+from .inputs import DEFAULT_MODEL, SCRATCH
 from .settings import Settings
 
 PAPER, BEST = "paper", "best"
@@ -24,12 +24,18 @@ RECIPES: dict[str, dict[str, object]] = {
         "schedule": "linear", "weight_decay": 0.01, "max_length": 128,
     },
 }
+# recipe → the checkpoint it was found with, the default on real data
+ENCODERS = {BEST: "sentence-transformers/all-MiniLM-L6-v2"}
 OF_SURGERY = ("batch_sizes", "surgery")  # settings that mean nothing with another --gs
 
 # The sample is small: fewer epochs and larger steps, larger still for a small encoder or random
 # weights.
 ON_SAMPLE = {SCRATCH: {"epochs": 5, "lr": 5e-4}, EMBEDDED: {"epochs": 1, "lr": 4e-4}}
 OTHERS_ON_SAMPLE = {"epochs": 5, "lr": 5e-5}
+
+
+def default_model(recipe: str | None, on_sample: bool) -> str:
+    return EMBEDDED if on_sample else ENCODERS.get(recipe, DEFAULT_MODEL)
 
 
 def defaults(model: str | None, on_sample: bool) -> dict[str, object]:

@@ -368,6 +368,10 @@ def test_recipe(small_data, tmp_path, capsys):
     other = programs.settings("--data", small_data, "--recipe", "best", "--lr", 1, "--gs", "wrap")
     assert (other.lr, other.gs, other.surgery, other.batch_sizes) == (1, "wrap", "pcgrad", {})
     assert (other.arch, other.epochs) == (recipe["arch"], recipe["epochs"])
+    encoder = "sentence-transformers/all-MiniLM-L6-v2"  # on real data, if no other is named
+    assert (best.model, other.model, programs.settings("--recipe", "best").model) == (
+        encoder, encoder, "minbert-mini")
+    assert programs.settings("--data", small_data, "--recipe", "best", "--model", "x").model == "x"
     paper = programs.settings("--recipe", "paper")  # on the sample too
     assert (paper.epochs, paper.lr) == (10, 1e-5)
 
