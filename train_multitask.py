@@ -65,8 +65,8 @@ def build_parser() -> Parser:
         help="full fine-tunes everything (--gs wrap); last-layer trains the heads on the frozen "
              "encoder (--gs none --fl) (default: full)")
     add("--recipe", choices=recipes.RECIPES,
-        help="named settings, which other flags change: best is for the three tasks, and takes the "
-             "22.7 M encoder all-MiniLM-L6-v2 on real data, see docs/explanation/results.md "
+        help="named settings; other flags override them. best is for the three tasks, and takes "
+             "the 22.7 M encoder all-MiniLM-L6-v2 on real data, see docs/explanation/results.md "
              "(default: paper's on real data, the sample's own)")
     add("--arch", choices=CHOICES["arch"],
         help="how pairs enter the encoder, what the heads read and how deep they are (default: "
@@ -74,7 +74,7 @@ def build_parser() -> Parser:
     add("--gs", choices=CHOICES["gs"],
         help="round robin of gradient-surgery fine-tuning: equal batches (wrap) or batches of "
              "different size (bd); anneal trains one task per step, drawn more and more evenly; "
-             "none leaves the stage out, alone it is the paper's baseline (default: wrap)")
+             "none leaves the stage out; alone, it is the paper's baseline (default: wrap)")
     add("--surgery", metavar="METHOD[:OPTION=VALUE,…]",
         help="how the tasks' gradients are combined: pcgrad, the paper's Eq. 2-5 (paper), sum, "
              "cagrad:c=0.4, … (docs/explanation/methods.md), or a method of your own "

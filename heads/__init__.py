@@ -1,4 +1,4 @@
-"""Task heads, and the paper's three architectures as a table."""
+"""Task heads, and the table of architectures."""
 
 from .architectures import ARCHITECTURES, Architecture
 from .layers import OneLayerHead, TwoLayerHead

@@ -1,4 +1,4 @@
-"""BERT written by hand in PyTorch, equal to the reference to the digit.
+"""BERT written by hand in PyTorch, equal to transformers to 1e-5.
 
 The book, in reading order: config, activations, embeddings, attention, layer, model. Then tokenizer
 and sentences (text to vectors), masking and mlm (pretraining).

@@ -1,4 +1,4 @@
-"""Files and other input: user's paths, size-limited reading, atomic replacement, text for errors.
+"""Files and other input: users' paths, size-limited reading, atomic replacement, text for errors.
 
 A file from outside may be damaged, malicious or of another kind. Readers then raise a ValueError
 whose message is one line that names the file.

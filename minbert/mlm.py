@@ -1,7 +1,7 @@
 """The encoder with the heads that it is pretrained with (Devlin et al. 2018, section 3.1).
 
 BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForPreTraining also has
-the second's, which tells whether the second segment belongs behind the first.
+the second's, which tells whether the second segment follows the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, elsewhere a plain line a minute at most."""
+"""Progress: a bar on a terminal, elsewhere at most one plain line per minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What files beside a vocabulary say of a tokenizer: honoured as transformers does, or refused."""
+"""Tokenizer settings in files beside the vocabulary: applied as in transformers, or refused."""
 
 from __future__ import annotations
 

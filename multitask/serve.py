@@ -30,7 +30,8 @@ def build_parser() -> Parser:
     parser.add_argument("--host", default=HOST,
                         help=f"the address to listen at; 0.0.0.0 lets the whole network in "
                              f"(default: {HOST})")
-    parser.add_argument("--port", type=int, default=8000, help="0 is any free one (default: 8000)")
+    parser.add_argument("--port", type=int, default=8000,
+                        help="the port; 0 picks a free one (default: 8000)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     command.add_import_flag(parser)
     return parser

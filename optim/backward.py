@@ -2,7 +2,7 @@
 
 Each loss runs its own backward pass. Between two passes the shared parameters' `.grad` is taken
 away, as one row of the tasks' gradient matrix, piece by piece: a row is a list of one gradient per
-parameter, in the memory that autograd made. All other parameters accumulate as ever. flat.py has
+parameter, in the memory that autograd made. All other parameters accumulate as usual. flat.py has
 the same matrix in one block, which is faster.
 """
 

@@ -1,7 +1,7 @@
 """AdamW's update in one pass, compared with the plain one at first use in a process.
 
-MINBERT_PLAIN=1 switches it off. Where it computes something else than `adamw_update`, as after an
-edit of that, the plain update runs from then on, and one warning tells it.
+MINBERT_PLAIN=1 switches it off. If it differs from `adamw_update`, for example after an edit, the
+plain update runs from then on, with one warning.
 """
 
 from __future__ import annotations

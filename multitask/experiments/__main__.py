@@ -4,8 +4,8 @@
     python -m multitask.experiments --question surgery --seeds 5 --data data
     python -m multitask.experiments --question surgery --arms all --data data
 
-Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
-18 trainings of heads, the baseline. The same command resumes where it was stopped.
+Stages that several experiments share are trained once: 15 encoder trainings, 18 trainings of heads,
+the baseline. The same command resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def build_parser() -> Parser:
              "pcgrad,cagrad:c=0.4,best-constant; all is every one. They are added to those that "
              f"the folder has (default: {','.join((*ALWAYS, *DEFAULT_ARMS))})")
     add("--seeds", type=int, metavar="N",
-        help="11711 and the N - 1 after it (default: 1; 5 for --question)")
+        help="number of seeds, from 11711 on (default: 1; 5 for --question)")
     add("--data", type=expanduser, metavar="FOLDER",
         help="the course's files (default: ./data if it holds them, else the sample)")
     add("--model", type=expanduser, metavar="NAME_OR_FOLDER", help="as in train_multitask.py")
@@ -61,7 +61,8 @@ def build_parser() -> Parser:
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
     add("--test-labels", type=user_path, metavar="FOLDER",
-        help="{file}-test.csv with labels: the best model is scored on them, the paper's Table 2")
+        help="a folder of {file}-test.csv with labels; scores the best model on them, as in the "
+             "paper's Table 2")
     command.add_import_flag(parser)
     return parser
 

@@ -57,8 +57,8 @@ class Question:
     """The settings that all arms share, saved in asked.json.
 
     Args:
-        steps: of every arm at `equal_steps`. At `equal_time` each has had the time of the slowest
-            one.
+        steps: of every arm at `equal_steps`. At `equal_time` each has had as much time as the
+            single-task models together need for them, or one multi-task model if that is slower.
     """
 
     model: str

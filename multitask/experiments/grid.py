@@ -1,7 +1,7 @@
 """Table 1 of the paper as a graph of trainings: ten methods × three architectures and the baseline.
 
-Two chains of stages that begin alike are trained once up to where they part: 15 encoder trainings,
-18 trainings of heads, the baseline.
+Stages that several experiments share are trained once: 15 encoder trainings, 18 trainings of heads,
+the baseline.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ tensorboard   the log's numbers for TensorBoard
 lock          one writer per run folder
 interruption  Ctrl-C and SIGTERM, deferred until a step or a file is complete
 environment   versions, hardware and commit, for metrics.json
-console       printing that ends no run, warnings in one line
+console       printing that never ends a run, warnings in one line
 command       errors in one line and exit statuses, for every command
 
 Nothing here knows a task or a dataset.
