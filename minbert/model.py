@@ -114,7 +114,8 @@ class BertModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, which transformers.AutoModel opens."""
-        pretrained.save(self, folder)
+        tensors, config = pretrained.tensors_of(self), pretrained.config_of(self)
+        pretrained.write_checkpoint(folder, tensors, config)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
                 token_type_ids: torch.Tensor | None = None, *, output_hidden_states: bool = False,

@@ -231,19 +231,16 @@ class BertTokenizer:
         """Returns input_ids, attention_mask, token_type_ids: (batch, seq) int64, padding last."""
         encodings = self.encode(sentences, pairs, max_length)
         seq = max((len(encoding.ids) for encoding in encodings), default=0)
-        shape = (len(encodings), seq)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_token_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.int64),
-            "token_type_ids": torch.zeros(shape, dtype=torch.int64),
-        }
 
-        for row, encoding in enumerate(encodings):
-            length = len(encoding.ids)
-            batch["input_ids"][row, :length] = torch.tensor(encoding.ids)
-            batch["attention_mask"][row, :length] = 1
-            batch["token_type_ids"][row, :length] = torch.tensor(encoding.type_ids)
-        return batch
+        def padded(rows: list[list[int]], filler: int = 0) -> torch.Tensor:
+            rows = [row + [filler] * (seq - len(row)) for row in rows]
+            return torch.tensor(rows, dtype=torch.int64).view(len(rows), seq)
+
+        return {
+            "input_ids": padded([encoding.ids for encoding in encodings], self.pad_token_id),
+            "attention_mask": padded([encoding.attention_mask for encoding in encodings]),
+            "token_type_ids": padded([encoding.type_ids for encoding in encodings]),
+        }
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Returns the text of these pieces, lower-case if the tokenizer is; special tokens stay.

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ import torch
 import minbert
 import multitask
 from multitask import evaluation
-from multitask.data.examples import Dataset, load_dataset
-from multitask.data.sample import write_sample
+from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP, RoundRobin
-from multitask.runs.inputs import default_data, subsample
+from multitask.runs.inputs import default_data, load_data
+from multitask.runs.settings import Settings
 from multitask.tasks import TASKS
 from optim import AdamW, split_decayed, surgery
 
@@ -200,7 +199,8 @@ def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
     Raises:
         Fault: a loss is not finite.
     """
-    dataset = read(training.data)
+    data = training.data and str(training.data)
+    dataset = load_data(Settings(ARCH, WRAP, data=data, eval_limit=EVALUATED))
     torch.manual_seed(training.seed)
     model = multitask.MultitaskBert(minbert.BertModel.from_pretrained(MODEL),
                                     minbert.BertTokenizer.from_pretrained(MODEL), ARCH)
@@ -262,19 +262,11 @@ def round_robin(lengths: Mapping[str, int], seed: int) -> Iterator[dict[str, lis
             yield sampler.next_step()
 
 
-def read(data: str | None) -> Dataset:
-    """The course's files in that folder, or the embedded sample."""
-    if data is not None:
-        return load_dataset(data)
-    with tempfile.TemporaryDirectory(prefix="minbert-study-") as folder:
-        return load_dataset(write_sample(Path(folder)))
-
-
 def evaluate(model: multitask.MultitaskBert, dataset: Dataset) -> dict[str, float]:
     """Task → dev score, and their average."""
     predictions, labels = {}, {}
     for name, task in model.tasks.items():
-        tokens = model.tokenize(subsample(dataset[name]["dev"], EVALUATED))
+        tokens = model.tokenize(dataset[name]["dev"])
         predictions[name], labels[name] = evaluation.predict(model, task, tokens), tokens.labels
     scores = evaluation.scores_of(model.tasks, predictions, labels)
     values = {name: next(iter(scores[name].values())) for name in model.tasks}

@@ -283,12 +283,10 @@ def explain(error: BaseException, folder: Path) -> list[str]:
 
 def _limit_memory() -> None:
     """A large tensor is then an error in the student's line, and the machine stays usable."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return
     if sys.platform != "linux":
         return
+    import resource  # not on Windows
+
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for limit, size in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_FSIZE, WRITTEN),
                         (resource.RLIMIT_CORE, 0)):

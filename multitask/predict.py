@@ -51,7 +51,7 @@ class Asker:
     def __init__(self, model: MultitaskBert, tasks: Sequence[Task],
                  batch_size: int | None = None) -> None:
         self.model, self.tasks, self.batch_size = model, tasks, batch_size
-        self.cut = 0
+        self.rows = self.cut = 0
 
     @property
     def columns(self) -> list[str]:
@@ -60,6 +60,7 @@ class Asker:
 
     def ask(self, rows: Sequence[Row], bar: Progress) -> list[list[Answer]]:
         """For each row, an answer of each task."""
+        self.rows += len(rows)
         by_task = []
         for task in self.tasks:
             texts = [tuple(row[column] for column in task.text) for row in rows]
@@ -130,32 +131,20 @@ def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
 
 
 def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
-                  answered: Iterable[tuple[Row, list[Answer]]]) -> int:
+                  answered: Iterable[tuple[Row, list[Answer]]]) -> None:
     """Writes the rows with the answers as new columns, in the format of the file's ending.
 
     Args:
         path: "-" is the standard output.
         columns: those of the input; None takes them from the first row.
-
-    Returns:
-        The number of rows.
     """
-    count = 0
-
-    def with_answers() -> Iterator[Row]:
-        nonlocal count
-        for row, answers in answered:
-            count += 1
-            yield {**row, **added_columns(asker.tasks, answers)}
-
-    rows = with_answers()
+    rows = ({**row, **added_columns(asker.tasks, answers)} for row, answers in answered)
     with nullcontext(sys.stdout) if path == STDIN else rewriting(path) as file:
         if path.suffix.lower() in JSON_ENDINGS:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _write_delimited(file, DELIMITERS.get(path.suffix.lower(), "\t"), columns, rows)
-    return count
 
 
 def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None,
@@ -230,8 +219,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:
-        written = write_answers(arguments.output, asker, columns, answered)
-        print(f"wrote {written:,} rows to {arguments.output}", file=sys.stderr)
+        write_answers(arguments.output, asker, columns, answered)
+        print(f"wrote {asker.rows:,} rows to {arguments.output}", file=sys.stderr)
     else:
         for _, answers in answered:
             print_answers(asker.tasks, answers)

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
 def pretrain(run: Pretraining) -> int:
     """Trains to the end and prints what to do next; returns the exit status."""
     folder = run.folder
-    resume_with = f"resume with: python -m {NAME} --resume {quote(str(folder))}"
+    resume_with = f"resume with: {command_line('pretrain')} --resume {quote(str(folder))}"
     try:
         is_finished = run.run()
     except KeyboardInterrupt:

@@ -261,7 +261,6 @@ NLI = Task(
     train="multinli_1.0_train.jsonl", dev="multinli_1.0_dev_matched.jsonl")
 
 # The paper's tasks in its order, which is that of the gradient matrix's rows; the default.
-PAPER = ("sst", "para", "sts")
 TASKS = {task.name: task for task in (SST, PARA, STS)}
 # What --tasks knows by name. A file named by --import may add to it.
 BUILT_IN = {**TASKS, CFIMDB.name: CFIMDB}
@@ -269,4 +268,4 @@ BUILT_IN = {**TASKS, CFIMDB.name: CFIMDB}
 
 def are_the_papers(names: Iterable[str]) -> bool:
     """Whether these are the paper's three tasks: only then its scores and averages apply."""
-    return sorted(names) == sorted(PAPER)
+    return sorted(names) == sorted(TASKS)

@@ -189,11 +189,6 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
                          "belongs to it?")
 
 
-def save(model: nn.Module, folder: str | Path) -> None:
-    """Writes a BertModel's checkpoint."""
-    write_checkpoint(folder, tensors_of(model), config_of(model))
-
-
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], config: dict) -> None:
     """Writes model.safetensors and config.json, each whole or not at all."""
     folder = user_path(folder)

@@ -47,7 +47,8 @@ def attend(attention: nn.Module, row: torch.Tensor, packing: Packing) -> torch.T
     dropout = attention.dropout if attention.training else 0.0
     shape = (3, attention.num_heads, attention.head_dim)
 
-    if ragged_applies(mixed, attention.head_dim):
+    # torch's kernels take heads of whole 16 bytes
+    if mixed.device.type == "cuda" and attention.head_dim % 8 == 0:
         heads = mixed.unflatten(-1, shape).unbind(1)  # each (tokens, heads, head_dim)
         return ragged_attention(*heads, packing.bounds, packing.seq, dropout).flatten(1)
 
@@ -56,11 +57,6 @@ def attend(attention: nn.Module, row: torch.Tensor, packing: Packing) -> torch.T
     mask = None if packing.mask is None else packing.mask[:, None, None, :]
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return packing.unpad(context.transpose(1, 2).flatten(2))
-
-
-def ragged_applies(tensor: torch.Tensor, head_dim: int) -> bool:
-    """Whether torch has the kernels of `ragged_attention`: on CUDA, for heads of whole 16 bytes."""
-    return tensor.device.type == "cuda" and head_dim % 8 == 0
 
 
 def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,

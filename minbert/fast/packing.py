@@ -48,11 +48,10 @@ class Packing:
         return cls(batch, seq, slots, None if is_full else mask)
 
     @classmethod
-    def from_lengths(cls, lengths: Sequence[int], seq: int | None = None) -> Packing:
-        """Sequences of these lengths from column 0, in a grid of width `seq` (default: longest)."""
+    def from_lengths(cls, lengths: Sequence[int]) -> Packing:
+        """Sequences of these lengths from column 0, in a grid as wide as the longest."""
         length = torch.tensor(lengths, dtype=torch.int64)
-        width = int(length.max()) if seq is None else seq
-        return cls.from_mask(torch.arange(width) < length[:, None])
+        return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
 
     @property
     def attention_mask(self) -> torch.Tensor:

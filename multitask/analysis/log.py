@@ -32,7 +32,12 @@ def upper_triangle(table: torch.Tensor) -> list[float]:
 
 
 def speed(steps: Sequence[dict]) -> float:
-    """Examples per second: per step, all tasks ÷ the median time, without the first 5 steps."""
+    """Examples per second: per step, all tasks ÷ the median time, without the first 5 steps.
+
+    0 if every step was skipped.
+    """
+    if not steps:
+        return 0.0
     timed = steps[WARM_UP_STEPS:] or steps
     return max(step["examples"] for step in timed) / statistics.median(step["seconds"]
                                                                        for step in timed)

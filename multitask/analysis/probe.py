@@ -14,13 +14,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
 
 from minbert import BertModel
 from minbert.progress import Progress
+from minbert.sentences import evaluating
 from multitask.data.batching import TokenizedExamples
 from multitask.model import MultitaskBert
-from multitask.system.state import random_state, restore_random_state
 from optim import cosines, gram_matrix
 
 from .comparisons import mean_interval
@@ -58,20 +57,27 @@ def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tenso
 
 @torch.enable_grad()
 def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExamples], batch_size: int,
-                   draws: int, seed: int, dropout: bool = False) -> dict:
+                   draws: int, seed: int) -> dict:
     """Cosines of the tasks' encoder gradients on `draws` fresh batches; the model is unchanged.
 
     A draw takes two batches of each task without a common example: the first of each make the
     pairs' cosines, as in a training step; both of one task make the noise floor. Layers are parts
-    of the same gradients. A zero gradient has cosine 0. model: parameters, modes, .grad and torch's
-    generators are left as found. examples: task → labelled examples, at least 2 · batch_size each.
-    seed: of the draws. dropout: False is eval mode, so that sampling is the only noise; True is
-    training mode, dropout drawn from `seed` too. Memory: (2 · tasks, params) numbers.
+    of the same gradients. A zero gradient has cosine 0. There is no dropout, so that sampling is
+    the only noise. Memory: (2 · tasks, params) numbers.
 
-    Returns, ready for JSON: {"batch_size", "draws", "seed", "dropout", "pairs": {"sst-para":
-    {"cosine": [a number a draw], "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}},
-    …}, "same_task": {"sst": likewise, …}}. Raises ValueError for unusable arguments,
-    FloatingPointError, naming the task, for a gradient that is not finite.
+    Args:
+        model: parameters, modes and .grad are left as found.
+        examples: task → labelled examples, at least 2 · batch_size each.
+        seed: of the draws.
+
+    Returns:
+        Ready for JSON: {"batch_size", "draws", "seed", "pairs": {"sst-para": {"cosine": [one number
+        per draw], "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}}, …},
+        "same_task": {"sst": likewise, …}}.
+
+    Raises:
+        ValueError: unusable arguments.
+        FloatingPointError: a gradient is not finite; the message names the task.
     """
     _check_arguments(model, examples, batch_size, draws)
     names = [name for name in model.tasks if name in examples]
@@ -80,7 +86,7 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
     matrix = parameters[0].new_zeros(2 * len(names), sum(value.numel() for value in parameters))
     generator = torch.Generator().manual_seed(seed)
     tables = []
-    with _left_as_found(model, dropout, seed):
+    with _left_as_found(model):
         for _ in Progress(range(draws), desc="probe", unit="draw", leave=False, delay=1):
             for row, name in enumerate(names):
                 items = torch.randperm(len(examples[name]),
@@ -94,7 +100,7 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
     rows = {"pairs": {f"{names[i]}-{names[j]}": (i, j)
                       for i, j in itertools.combinations(range(len(names)), 2)},
             "same_task": {name: (i, i + len(names)) for i, name in enumerate(names)}}
-    return {"batch_size": batch_size, "draws": draws, "seed": seed, "dropout": dropout,
+    return {"batch_size": batch_size, "draws": draws, "seed": seed,
             **{kind: {key: _series(table[:, :, i, j], slices) for key, (i, j) in pairs.items()}
                for kind, pairs in rows.items()}}
 
@@ -123,28 +129,19 @@ def _gradient(row: torch.Tensor, model: MultitaskBert, name: str, examples: Toke
 
 
 @contextmanager
-def _left_as_found(model: MultitaskBert, dropout: bool, seed: int) -> Iterator[None]:
-    """Inside, gradients may be written and random numbers drawn; afterwards all is restored."""
-    # a stage may train the heads alone
-    modes = {module: module.training for module in model.modules()}
-    found: list[tuple[nn.Parameter, torch.Tensor | None, bool]] = [
-        (parameter, parameter.grad, parameter.requires_grad)
-        for parameter in model.encoder.parameters()]
-    generators = random_state()
-    model.train(dropout)
+def _left_as_found(model: MultitaskBert) -> Iterator[None]:
+    """Inside, the model is in eval mode and gradients may be written; then all is restored."""
+    found = [(parameter, parameter.grad, parameter.requires_grad)
+             for parameter in model.encoder.parameters()]
     for parameter, _, _ in found:
         parameter.requires_grad_(True)  # also of an encoder that a stage has frozen
-    if dropout:
-        torch.manual_seed(seed)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        restore_random_state(generators)
         for parameter, gradient, required in found:
             parameter.grad = gradient
             parameter.requires_grad_(required)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _check_arguments(model: MultitaskBert, examples: Mapping[str, TokenizedExamples],

@@ -13,6 +13,8 @@ from multitask.system.command import Parser
 
 from .sources import SOURCES, DownloadError, ServerError, Source, keep_or_fetch
 
+NAME = "multitask.data"
+
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.data",
@@ -67,12 +69,11 @@ def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
             missing.setdefault(str(error), []).append(source.file)
             status = 1
         except ValueError as error:
-            print(f"multitask.data: {error}", file=sys.stderr)
-            status = status or 2
+            status = command.failed(NAME, error, status or 2)
 
     for reason, files in missing.items():
-        print(f"multitask.data: {reason}; or put into {folder} by hand (docs/how-to/data.md): "
-              f"{', '.join(files)}", file=sys.stderr)
+        command.failed(NAME, f"{reason}; or put into {folder} by hand (docs/how-to/data.md): "
+                             f"{', '.join(files)}", status)
     return status
 
 
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         check_usage(folder, arguments.base_url)
         return fetch_all(sources, folder, arguments.base_url)
 
-    return command.answer("multitask.data", fetch,
+    return command.answer(NAME, fetch,
                           "interrupted; what has arrived is kept, run again to resume")
 
 

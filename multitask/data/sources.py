@@ -28,14 +28,6 @@ COURSE_URL = ("https://raw.githubusercontent.com/gpoesia/minbert-default-final-p
               "f25cd95c73a1ce3f3b88dd7a11df90f0ab488bd9/data")
 MULTINLI_URL = "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip"
 
-# As far as the publishers state them.
-SST_TERMS = "no licence stated (Socher et al. 2013)"
-CFIMDB_TERMS = "no licence stated (Kaushik et al. 2020)"
-PARA_TERMS = "Quora's terms of service, non-commercial"
-STS_TERMS = "those of SemEval's many sources (Cer et al. 2017)"
-NLI_TERMS = ("those of its sources, mostly the Open American National Corpus's; "
-             "see Williams et al. 2018")
-
 
 class DownloadError(OSError):
     """A file cannot be fetched; one line says which, why, and what to do."""
@@ -54,7 +46,6 @@ class Source:
         file: Its place in the data folder.
         url: Its public home.
         sha256, size: Hexadecimal digits and bytes; None where they are unknown.
-        terms: On which the publisher offers it.
     """
 
     task: str
@@ -62,7 +53,6 @@ class Source:
     url: str
     sha256: str | None
     size: int | None
-    terms: str
 
     @property
     def group(self) -> str:
@@ -70,37 +60,36 @@ class Source:
         return "multinli" if self.task == "nli" else "course"
 
 
-def _course(task: str, file: str, terms: str, sha256: str | None = None,
-            size: int | None = None) -> Source:
-    return Source(task, file, f"{COURSE_URL}/{file}", sha256, size, terms)
+def _course(task: str, file: str, sha256: str | None = None, size: int | None = None) -> Source:
+    return Source(task, file, f"{COURSE_URL}/{file}", sha256, size)
 
 
 # docs/how-to/data.md says how each checksum was learnt.
 SOURCES = (
-    _course("sst", "ids-sst-train.csv", SST_TERMS,
+    _course("sst", "ids-sst-train.csv",
             "03b2b625c090f94a6afd59f114cde5282e2053aab0b101e87ed695d8a0c5b1df", 1_175_139),
-    _course("sst", "ids-sst-dev.csv", SST_TERMS,
+    _course("sst", "ids-sst-dev.csv",
             "a186ce94577635fbe10beaaddd50f16cccf6c30973221cefdf90deed2a584bfe", 151_384),
-    _course("sst", "ids-sst-test-student.csv", SST_TERMS,
+    _course("sst", "ids-sst-test-student.csv",
             "bdd5a767faa0c26782117e37767ece154c30d5d04fb8727d09c71e3850a55c7b", 313_202),
-    _course("para", "quora-train.csv", PARA_TERMS),
-    _course("para", "quora-dev.csv", PARA_TERMS,
+    _course("para", "quora-train.csv"),
+    _course("para", "quora-dev.csv",
             "bfa3cc954a9ba300ae776a980141de65f622a3c1b97e3fd905d63245bc36d5ad", 3_205_321),
-    _course("para", "quora-test-student.csv", PARA_TERMS),
-    _course("sts", "sts-train.csv", STS_TERMS,
+    _course("para", "quora-test-student.csv"),
+    _course("sts", "sts-train.csv",
             "15d12efc2d656fffb1d61ac1f08ec4227f43925fd16f420c037cbd063699c21b", 928_832),
-    _course("sts", "sts-dev.csv", STS_TERMS,
+    _course("sts", "sts-dev.csv",
             "ce3cad6f16062586ac7ba462c28b010a9be10c530fd5074165860d7b7ab4e93d", 132_265),
-    _course("sts", "sts-test-student.csv", STS_TERMS,
+    _course("sts", "sts-test-student.csv",
             "dee455745b72e9ca3ff74e7c056bd73e34bad5b8d5641045a2c1e7e131866f47", 256_677),
-    _course("cfimdb", "ids-cfimdb-train.csv", CFIMDB_TERMS,
+    _course("cfimdb", "ids-cfimdb-train.csv",
             "140fc513045a966109faed46a5c7a898767b96714d71bcb9c15f659129fadcea", 1_693_182),
-    _course("cfimdb", "ids-cfimdb-dev.csv", CFIMDB_TERMS,
+    _course("cfimdb", "ids-cfimdb-dev.csv",
             "3087f571b66860fe5d035b5a018d08202ad3fd3720e4821c04b2acf6c7ded559", 249_095),
-    _course("cfimdb", "ids-cfimdb-test-student.csv", CFIMDB_TERMS,
+    _course("cfimdb", "ids-cfimdb-test-student.csv",
             "7ae611548c9eac879e9ebb406cc9f8ae68ff12f78090e4965af5cbdfa06240f4", 495_595),
     Source("nli", f"{FOLDER}/{ZIP_FILE}", MULTINLI_URL,
-           "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822", None, NLI_TERMS),
+           "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822", None),
 )
 
 

@@ -100,11 +100,8 @@ class Grid:
         settings = dataclasses.asdict(PRESETS[self.preset])
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)
 
-    def seed_folder(self, seed: int) -> Path:
-        return self.out / f"seed-{seed}"
-
     def folder(self, node: Node, seed: int) -> Path:
-        return self.seed_folder(seed) / node.arch / node.name
+        return self.out / f"seed-{seed}" / node.arch / node.name
 
     def node_settings(self, node: Node, seed: int) -> Settings:
         preset, stage = PRESETS[self.preset], node.chain[-1]
@@ -227,7 +224,8 @@ def collect(grid: Grid, seeds: list[int]) -> dict:
     baseline = table.score_cells(scores(Node("concatA", BASELINE)), PAPER_BASELINE)
     return {"about": about(grid, seeds), "environment": invocation(), **grid.asked(),
             "seeds": seeds, "cells": cells, "baseline": baseline, "best": best,
-            "train_seconds": train_seconds(grid, seeds)}
+            "train_seconds": sum(metrics["train_seconds"] for node in graph()
+                                 for metrics in _finished(grid, node, seeds).values())}
 
 
 def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
@@ -269,14 +267,6 @@ def best_run(grid: Grid, node: Node, seeds: list[int]) -> str:
     finished = _finished(grid, node, seeds)
     best = max(finished, key=lambda folder: finished[folder]["dev"]["average"])
     return best.relative_to(grid.out).as_posix()
-
-
-def train_seconds(grid: Grid, seeds: list[int]) -> float:
-    seconds = 0.0
-    for seed in seeds:
-        for path in sorted(grid.seed_folder(seed).glob(f"*/*/{run.METRICS_FILE}")):
-            seconds += json.loads(path.read_text(encoding="utf-8"))["train_seconds"]
-    return seconds
 
 
 def about(grid: Grid, seeds: list[int]) -> str:

@@ -47,7 +47,7 @@ class TrainingBatches:
         self.size, self.seed = settings.batch_size, settings.seed
         self.steps_per_epoch = max(1, len(text.sequences) // self.size)
         self._masking = Masking.of(tokenizer, settings.whole_words, settings.mask_share)
-        self._epoch, self._order = -1, np.empty(0)  # the epoch asked for last, and its order
+        self._last = -1, np.empty(0)  # the epoch asked for last, and its order
 
     def batch(self, step: int) -> MaskedBatch:
         """Sequences and masks of a step."""
@@ -58,11 +58,12 @@ class TrainingBatches:
     def sequences_of(self, step: int) -> np.ndarray:
         """(sequences,) int64, the numbers of a step's sequences; each epoch has its own order."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
+        known, order = self._last  # read once: another thread may ask for the next epoch
+        if epoch != known:
             generator = generator_of(ORDER, self.seed, epoch)
             order = torch.randperm(len(self.text.sequences), generator=generator).numpy()
-            self._epoch, self._order = epoch, order
-        return self._order[place * self.size:(place + 1) * self.size]
+            self._last = epoch, order
+        return order[place * self.size:(place + 1) * self.size]
 
     def most_frequent(self) -> int:
         """The id of the most frequent piece."""

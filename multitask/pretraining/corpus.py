@@ -145,32 +145,15 @@ class Corpus:
             save_file({"ids": self.ids, "ends": self.ends}, partial)
 
     @classmethod
-    def load(cls, path: Path, vocab_size: int) -> Corpus:
-        """Raises ValueError, naming the file, if it is missing or damaged or has other pieces."""
+    def load(cls, path: Path) -> Corpus:
+        """Raises ValueError, naming the file, if it is missing or damaged."""
         try:
             with safe_open(path, framework="numpy") as file:
-                corpus = cls(file.get_tensor("ids"), file.get_tensor("ends"))
-            corpus.check(vocab_size)
+                return cls(file.get_tensor("ids"), file.get_tensor("ends"))
         # safetensors raises KeyError, TypeError or AttributeError for formats that numpy lacks
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ValueError(f"{path} is missing or damaged ({one_line(error)}); start again with "
                              "another --out") from None
-        return corpus
-
-    def check(self, vocab_size: int) -> None:
-        """Raises ValueError unless these are consecutive passages of this vocabulary."""
-        ids, ends = self.ids, self.ends
-        are_rows = ids.ndim == ends.ndim == 1
-        if not are_rows or ids.dtype not in (np.uint16, np.int32) or ends.dtype != np.int64:
-            raise ValueError(f"ids are {ids.dtype} of shape {ids.shape} and ends {ends.dtype} of "
-                             f"shape {ends.shape}, expected a row of uint16 or int32 and a row of "
-                             "int64")
-        if len(ends) < 2 or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(ids):
-            raise ValueError(f"the ends of its {len(ends)} passages are not 2 or more places in "
-                             f"order, the last at {len(ids)}")
-        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise ValueError(f"pieces are {ids.min()} to {ids.max()}, but the vocabulary has "
-                             f"{vocab_size}")
 
     @functools.cached_property
     def fingerprint(self) -> str:

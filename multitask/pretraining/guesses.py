@@ -10,7 +10,6 @@ from minbert import BertForMaskedLM, BertTokenizer
 from multitask.system.device import autocast
 
 from .batches import MaskedBatch
-from .step import masked_logits
 
 LIKELIEST = 3  # pieces of one guess
 AROUND = 8     # pieces shown before and after the hidden one
@@ -39,7 +38,7 @@ def guess_hidden(model: BertForMaskedLM, batch: MaskedBatch, tokenizer: BertToke
     device = model.decoder_bias.device
     model.eval()
     with autocast(precision, device):
-        likely = masked_logits(model, batch.to(device)).softmax(1).topk(LIKELIEST)
+        likely = model.masked_logits(*batch.to(device)).softmax(1).topk(LIKELIEST)
 
     masked, row = batch.masked, batch.masked.input_ids
     is_hidden = row[masked.positions] == tokenizer.vocabulary["[MASK]"]

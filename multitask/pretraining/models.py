@@ -7,6 +7,7 @@ from collections.abc import Callable
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer
 
 from .corpus import split_passages
+from .segments import NONE
 from .settings import PretrainingSettings
 from .step import draw_attentive
 
@@ -44,6 +45,9 @@ def pretrained_model(settings: PretrainingSettings,
     if settings.length > config.max_position_embeddings:
         raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up "
                          f"to {config.max_position_embeddings} tokens")
+    if settings.second_segment != NONE and config.type_vocab_size < 2:
+        raise ValueError(f"--second-segment {settings.second_segment}: {settings.start} has one "
+                         "token type, where two segments need two")
     say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its "
         "pooler unchanged")
     return model, tokenizer

@@ -42,13 +42,15 @@ class Pretraining:
         step: how many steps are done.
         evaluated: how many were done at the last evaluation; -1 before the first.
         steps: of the whole run.
+        log: must be set before `run` or `restore`; it locks the folder.
     """
 
+    log: RunLog
+
     def __init__(self, folder: Path, settings: PretrainingSettings, trainer: MaskedTrainer,
-                 tokenizer: BertTokenizer, corpus: Corpus, log: RunLog,
-                 say: Callable[[str], None]) -> None:
+                 tokenizer: BertTokenizer, corpus: Corpus, say: Callable[[str], None]) -> None:
         self.folder, self.settings, self.trainer = folder, settings, trainer
-        self.tokenizer, self.corpus, self.log, self.say = tokenizer, corpus, log, say
+        self.tokenizer, self.corpus, self.say = tokenizer, corpus, say
         self.step, self.evaluated = 0, -1
 
         make = MAKERS[settings.second_segment]
@@ -64,6 +66,9 @@ class Pretraining:
 
         self.most_frequent = self.batches.most_frequent()
         labels = torch.cat([batch.masked.labels for batch in self.held_out])
+        if not len(labels):
+            raise ValueError(f"--text {one_line(settings.text)}: the vocabulary knows no piece of "
+                             "the held-out text; give more text, or another --from")
         self.trivial_accuracy = float((labels == self.most_frequent).double().mean())
 
     def run(self) -> bool:
@@ -172,11 +177,7 @@ class Pretraining:
             model.save_pretrained(self.folder, SAVE_DTYPES[self.settings.save_dtype])
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Restores a checkpoint. Raises ValueError if it is damaged or of another text."""
-        if saved.value("corpus") != self.corpus.fingerprint:
-            raise ValueError(f"{self.folder / CORPUS_FILE} is not the text that {saved.folder} "
-                             "was made with")
-
+        """Restores a checkpoint. Raises ValueError if it is damaged or of another run."""
         path = saved.folder / checkpoint.TENSORS_FILE
         try:
             restore(self.trainer, saved.tensors)
@@ -224,7 +225,7 @@ class Pretraining:
             "skipped_steps": len(list(self.log.events("skipped"))),
             "tokens": sum(step["tokens"] for step in steps),
             "train_seconds": sum(step["seconds"] for step in steps),
-            "tokens_per_second": statistics.median(rates),
+            "tokens_per_second": statistics.median(rates) if rates else 0.0,
             "parameters": sum(value.numel() for value in self.trainer.model.parameters()),
             "sequences": len(self.batches.text.sequences),
             "held_out_tokens_masked": sum(len(batch.masked.labels) for batch in self.held_out),

@@ -101,4 +101,3 @@ class TextTwice(RunningText):
 
 # --second-segment → its maker
 MAKERS: dict[str, type[RunningText]] = {NONE: RunningText, AGAIN: TextTwice}
-SECOND_SEGMENTS = tuple(MAKERS)

@@ -14,14 +14,14 @@ from multitask.runs.settings import LARGEST, SKIP, STOP, check_type, expand_path
 from multitask.system.command import flag_of
 from multitask.system.device import DEVICES, PRECISIONS
 
-from .segments import NONE, SECOND_SEGMENTS
+from .segments import MAKERS, NONE
 
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # setting → its values
 CHOICES = {
     "device": DEVICES, "precision": PRECISIONS, "save_dtype": SAVE_DTYPES,
-    "on_nonfinite": (STOP, SKIP), "second_segment": SECOND_SEGMENTS,
+    "on_nonfinite": (STOP, SKIP), "second_segment": tuple(MAKERS),
 }
 # setting → its smallest value
 SMALLEST = {

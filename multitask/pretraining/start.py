@@ -11,6 +11,7 @@ import torch
 from minbert import BertForMaskedLM, BertTokenizer, Masking
 from minbert.checkpoints.weights import SINGLE_FILE
 from minbert.files import one_line
+from multitask.runs.folder import check_run_folder
 from multitask.system import checkpoint, console
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.lock import check_free
@@ -47,6 +48,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
     precision = pick_precision(settings.precision, device, model.config.hidden_size)
     settings = dataclasses.replace(settings, precision=precision)
     corpus = Corpus.tokenize(passages, tokenizer)
+    run = _assemble(folder, settings, model, tokenizer, corpus, say)
 
     folder.mkdir(parents=True, exist_ok=True)
     with closed_on_failure(RunLog(folder)) as log:
@@ -55,7 +57,8 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
         settings.save(folder / SETTINGS_FILE)
         tokenizer.save_pretrained(folder)
         corpus.save(folder / CORPUS_FILE)
-        return _assemble(folder, settings, model, tokenizer, corpus, log, say)
+    run.log = log
+    return run
 
 
 def resume_pretraining(folder: Path,
@@ -75,12 +78,16 @@ def resume_pretraining(folder: Path,
             raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but "
                              f"the model in {saved.folder} takes sequences of up to "
                              f"{config.max_position_embeddings} tokens")
-        corpus = Corpus.load(folder / CORPUS_FILE, tokenizer.vocab_size)
+        corpus = Corpus.load(folder / CORPUS_FILE)
+        if corpus.fingerprint != saved.value("corpus"):
+            raise ValueError(f"{folder / CORPUS_FILE} is not the text that {saved.folder} was made "
+                             "with")
         try:
-            run = _assemble(folder, settings, BertForMaskedLM(config), tokenizer, corpus, log, say)
+            run = _assemble(folder, settings, BertForMaskedLM(config), tokenizer, corpus, say)
         except ValueError as error:
             raise ValueError(f"{folder / SETTINGS_FILE} and {CORPUS_FILE} do not fit each other "
                              f"({one_line(error)})") from None
+        run.log = log
         run.restore(saved)
 
     say(f"resumed after step {run.step:,} of {run.steps:,}")
@@ -96,7 +103,7 @@ def settings_of_run(folder: Path) -> PretrainingSettings:
 
 
 def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,
-              tokenizer: BertTokenizer, corpus: Corpus, log: RunLog,
+              tokenizer: BertTokenizer, corpus: Corpus,
               say: Callable[[str], None]) -> Pretraining:
     """The run of these parts, at step 0."""
     device = pick_device(settings.device)
@@ -104,7 +111,7 @@ def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedL
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
                             precision)
-    run = Pretraining(folder, settings, trainer, tokenizer, corpus, log, say)
+    run = Pretraining(folder, settings, trainer, tokenizer, corpus, say)
 
     count = len(run.batches.text.sequences)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to "
@@ -117,12 +124,6 @@ def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedL
 
 def check_folder(folder: Path) -> None:
     """Raises ValueError for a folder whose content would be lost."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; name a folder")
-    if (folder / METRICS_FILE).exists():
-        raise ValueError(f"--out {folder} holds a finished run; name another folder")
-    if checkpoint.numbered(folder):
-        raise ValueError(f"--out {folder} holds a checkpoint; resume it with --resume {folder}, "
-                         "or name another folder")
+    check_run_folder(folder)
     if (folder / SINGLE_FILE).exists():
         raise ValueError(f"--out {folder} holds a model; name another folder")

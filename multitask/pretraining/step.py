@@ -156,14 +156,9 @@ class MaskedTrainer:
         return value
 
 
-def masked_logits(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
-    """Logits of the hidden tokens alone: (masked, vocab) float32."""
-    return model.masked_logits(batch.masked, batch.packing, batch.token_type_ids)
-
-
 def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
     """The mean cross entropy over the hidden tokens."""
-    return F.cross_entropy(masked_logits(model, batch), batch.masked.labels)
+    return F.cross_entropy(model.masked_logits(*batch), batch.masked.labels)
 
 
 @torch.no_grad()
@@ -178,7 +173,7 @@ def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
         batch = on_cpu.to(device)
         labels = batch.masked.labels
         with autocast(precision, device):
-            logits = masked_logits(model, batch)
+            logits = model.masked_logits(*batch)
 
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         right += int((logits.argmax(1) == labels).sum())

@@ -100,9 +100,13 @@ def _log_scale(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-def loss_curves(steps: Sequence[dict]) -> Figure:
-    """Training loss of each task by step; logarithmic, since squared errors start far above."""
-    names = list(steps[0]["losses"])
+def loss_curves(steps: Sequence[dict], tasks: Iterable[str]) -> Figure:
+    """Training loss of each task by step; logarithmic, since squared errors start far above.
+
+    A task may be missing in any step; other losses than those of `tasks` are shown if alone.
+    """
+    logged = {name for step in steps for name in step["losses"]}
+    names = [name for name in tasks if name in logged] or sorted(logged)
     series = {name: [step["losses"].get(name) for step in steps] for name in names}
     return curves(_numbers(steps), series, "training loss, log scale", styles_of(names),
                   log_scale=True)

@@ -36,8 +36,7 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     parts = [
         paragraph(summary(tasks, settings, metrics)), origin(metrics.get("environment", {})),
-        *(headline(by_name, settings, metrics, analysis)
-          if set(by_name) <= set(metrics["dev"]) else []),
+        *(headline(by_name, settings, analysis) if analysis else []),
         *training(by_name, metrics, steps, epochs),
         *(where_it_succeeds(by_name, analysis) if analysis else []),
         *(predictions(by_name, analysis) if analysis else []),
@@ -80,43 +79,36 @@ def data_of(tasks: Sequence[Task], settings: dict) -> str:
     return "the embedded sample (synthetic: compare runs with each other, not with the paper)"
 
 
-def headline(tasks: Tasks, settings: dict, metrics: dict, analysis: dict | None) -> list[str]:
-    """The best epoch's scores, with intervals where the analysis gives them, beside the paper's."""
+def headline(tasks: Tasks, settings: dict, analysis: dict) -> list[str]:
+    """The best epoch's scores with intervals, beside trivial answers and the paper's scores."""
     paper = paper_scores(settings) if are_the_papers(tasks) else None
-    header = ["task", "score", *(["95 % interval", "trivial answer"] if analysis else []),
-              *(["the paper"] if paper else []), "n"]
-    rows = [_score_row(task, metrics, analysis, paper) for task in tasks.values()]
+    header = ["task", "score", "95 % interval", "trivial answer", *(["the paper"] if paper else []),
+              "n"]
+    rows = []
+    for name, task in tasks.items():
+        found = analysis["tasks"][name]
+        rows.append([metric_of(task), number(found["score"]), span(found["interval"]),
+                     number(found["trivial"]), *([number(paper[name])] if paper else []),
+                     f"{found['n']:,}"])
     if len(tasks) > 1:
-        average = analysis["average"] if analysis else {"score": metrics["dev"]["average"]}
-        rows.append(["average", number(average["score"]),
-                     *([span(average["interval"]), ""] if analysis else []),
+        average = analysis["average"]
+        rows.append(["average", number(average["score"]), span(average["interval"]), "",
                      *([number(sum(paper.values()) / len(paper))] if paper else []), ""])
-    parts = [heading("Scores on the dev set"), table(header, rows)]
-    if analysis:
-        parts.append(paragraph(
+
+    parts = [
+        heading("Scores on the dev set"), table(header, rows),
+        paragraph(
             f"Intervals: bootstrap over the n dev examples, {analysis['resamples']:,} resamples, "
             f"seed {analysis['seed']}. They show how scores would move with other examples, not "
             "with another seed. The best epoch was selected on these same examples, which flatters "
             "it. Trivial answer: always the most frequent class, or a correlation of 0.",
-            note=True))
+            note=True)]
     if paper:
         parts.append(paragraph(
             f"The paper: its Table 1 for {method_of(settings)} with {settings['arch']}, bert-base "
             "on the full data, one seed. It is for orientation, not a like-for-like "
             "comparison.", note=True))
     return parts
-
-
-def _score_row(task: Task, metrics: dict, analysis: dict | None, paper: dict | None) -> list[str]:
-    name = task.name
-    theirs = [number(paper[name])] if paper else []
-    if analysis is None:
-        n = metrics.get("examples", {}).get(name, {}).get("dev")
-        score = metrics["dev"][name][task.metric]
-        return [metric_of(task), number(score), *theirs, "" if n is None else f"{n:,}"]
-    found = analysis["tasks"][name]
-    return [metric_of(task), number(found["score"]), span(found["interval"]),
-            number(found["trivial"]), *theirs, f"{found['n']:,}"]
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -134,7 +126,7 @@ def training(tasks: Tasks, metrics: dict, steps: Sequence[dict],
         drawn = []
         if len(own_steps) >= figures.FEWEST_POINTS:
             drawn.append(figure(
-                f"loss-{stage}", figures.loss_curves(own_steps),
+                f"loss-{stage}", figures.loss_curves(own_steps, tasks),
                 f"Training losses by step, {stage}",
                 "Training loss by step: falling is learning. Cross entropy in nats, squared error "
                 "of scales in points²."))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from multitask.system.command import Parser
 
 from .compare import compare
 from .comparison_report import HEADER, NOTE, PAGE_FILE, difference_row, letters_of, write_comparison
-from .overview import Summary, find_runs, prunable, prune, summarise
+from .overview import Summary, find_runs, prunable, summarise
 
 COLUMNS = ("run", "date", "tasks", "model", "method", "seed", "steps", "dev", "size", "state")
 KEYS = ("run", "date", "seed", "steps", "average", "size", "state")
@@ -137,7 +138,8 @@ def prune_runs(folder: Path, is_agreed: bool) -> int:
     if not is_agreed and input(question).strip().lower() not in ("y", "yes"):
         print("nothing was removed")
         return 0
-    prune(found)
+    for path in found:
+        shutil.rmtree(path)
     print(f"removed, {total} are free")
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import warnings
 from pathlib import Path
@@ -107,14 +106,14 @@ def make_run_folder(settings: Settings, out: str | None) -> Path:
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
 
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = Path("runs") / f"{run_name(settings)}-{number}"
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            continue
-    raise AssertionError("unreachable")
+            number += 1
 
 
 def open_new_log(folder: Path, settings: Settings, ranks: Ranks) -> RunLog:

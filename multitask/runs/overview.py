@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,9 +108,3 @@ def prunable(folder: Path) -> dict[Path, int]:
         if is_finished(run) and path.is_dir():
             found[path] = size_of(path)
     return found
-
-
-def prune(paths: dict[Path, int]) -> None:
-    """Removes the folders that `prunable` found."""
-    for path in paths:
-        shutil.rmtree(path)

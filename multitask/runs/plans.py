@@ -16,15 +16,14 @@ import torch
 from multitask.data.examples import Dataset, fingerprint
 from multitask.data.sampling import ANNEAL, BATCH_DIFFERENT, ONCE, RoundRobin, batch_different_sizes
 from multitask.model import MODEL_FOLDER, MultitaskBert
-from multitask.system import console
-from multitask.system.distributed import ALONE, Ranks
+from multitask.system.distributed import Ranks
 from multitask.system.runlog import RunLog
 from multitask.tasks import NLI, Task
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
 
 from .folder import STAGES_FOLDER
-from .inputs import Tokens, tokenize
+from .inputs import Tokens
 from .settings import Settings
 
 
@@ -35,7 +34,7 @@ class Run:
     Args:
         say: prints a line for the user.
         ranks: the processes that train the run.
-        tokens: the data, tokenized for this architecture; made from `dataset` if empty.
+        tokens: the data, tokenized for this architecture.
         stage: the stages.Stage in progress.
         finished: stage → its result (see Stage.fit), for the stages that have ended.
         logits: the dev logits of the last stage's best epoch, if this process saw that epoch.
@@ -46,15 +45,12 @@ class Run:
     model: MultitaskBert
     dataset: Dataset
     log: RunLog
-    say: Callable[[str], None] = console.say
-    ranks: Ranks = ALONE
-    tokens: Tokens = field(default_factory=dict)
+    say: Callable[[str], None]
+    ranks: Ranks
+    tokens: Tokens
     stage: Any = None  # a Stage; stages.py imports this module
     finished: dict[str, dict] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.tokens = self.tokens or tokenize(self.model, self.dataset)
 
     @property
     def tasks(self) -> dict[str, Task]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.system.command import flag_of
-from multitask.tasks import PAPER as PAPER_TASKS
-from multitask.tasks import Task
+from multitask.tasks import TASKS, Task
 
 from .inputs import DEFAULT_MODEL, SCRATCH
 from .settings import Settings
@@ -65,8 +64,8 @@ def with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
 def check_tasks(recipe: str | None, tasks: Sequence[Task]) -> None:
     """Raises ValueError if the recipe is for other tasks."""
     names = tuple(task.name for task in tasks)
-    if recipe == BEST and names != PAPER_TASKS:  # surgery's weights are in this order
-        raise ValueError(f"--recipe {recipe} is for --tasks {','.join(PAPER_TASKS)}, not for "
+    if recipe == BEST and names != tuple(TASKS):  # surgery's weights are in this order
+        raise ValueError(f"--recipe {recipe} is for --tasks {','.join(TASKS)}, not for "
                          f"{','.join(names)}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from minbert import BertModel
+from minbert import BertModel, fast
 from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
@@ -50,6 +50,7 @@ from .inputs import (
     describe_truncated,
     load_data,
     new_model,
+    tokenize,
 )
 from .plans import STAGES, Run
 from .recipes import RECIPES, describe_recipe
@@ -97,7 +98,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
                                    max_length=inputs.model.max_length)
     ranks.check_same("precision", lambda: precision)
 
-    folder = Path(ranks.broadcast_from_writer(lambda: str(make_run_folder(settings, out))))
+    folder = ranks.broadcast_from_writer(lambda: make_run_folder(settings, out))
     log = ranks.run_on_all(lambda: open_new_log(folder, settings, ranks))
     with closed_on_failure(log):
         run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
@@ -160,7 +161,7 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
 
 def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
     """Switches to the plain forms if settings or environment ask for them; the settings say so."""
-    if not settings.plain and os.environ.get(PLAIN_VARIABLE) != "1":
+    if not settings.plain and not fast.is_plain():
         return settings
 
     os.environ[PLAIN_VARIABLE] = "1"
@@ -182,10 +183,10 @@ def _read_inputs(settings: Settings, dataset: Dataset | None,
 def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
     """The newest checkpoint that is not damaged. Raises ValueError or OSError."""
     # the writer goes first, alone: it renames damaged checkpoints, so the others do not see them
-    ranks.broadcast_from_writer(lambda: str(checkpoint.load(folder).folder))
+    of_writer = ranks.run_on_all(lambda: checkpoint.load(folder) if ranks.writes else None)
 
     def load() -> checkpoint.Checkpoint:
-        saved = checkpoint.load(folder)
+        saved = of_writer or checkpoint.load(folder)
         before = saved.values.get("processes", 1)
         if before != ranks.size:  # the size of a batch and the random numbers depend on it
             raise ValueError(
@@ -211,7 +212,8 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     if note:
         say(note)
 
-    run = Run(folder, settings, model.to(device), inputs.dataset, log, say, ranks, tokens or {})
+    run = Run(folder, settings, model.to(device), inputs.dataset, log, say, ranks,
+              tokens or tokenize(model, inputs.dataset))
     ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
@@ -299,7 +301,7 @@ def _analyse(run: Run) -> dict:
 
 
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
-    """The content of metrics.json (README, "What a run leaves behind")."""
+    """The content of metrics.json (docs/reference/run-folder.md)."""
     last = run.finished[run.settings.stages[-1]]
     # a single task's steps have no conflicts
     surgery_steps = [step for step in steps if step["stage"] == "gs" and "cosines" in step]

@@ -121,12 +121,9 @@ class Stage:
         if every is not None:
             return self.steps % every == 0
 
-        if ranks.size == 1:
-            return time.monotonic() >= self.next_save
-        if self.steps % 10:  # asking the others takes time
+        if ranks.size > 1 and self.steps % 10:  # asking the others takes time
             return False
-        answer = ranks.broadcast_from_writer(lambda: str(time.monotonic() >= self.next_save))
-        return answer == "True"
+        return ranks.broadcast_from_writer(lambda: time.monotonic() >= self.next_save)
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         """One logged step. Returns the tasks' losses, {} if skipped, and examples per second."""
@@ -167,7 +164,7 @@ class Stage:
     def _log_step(self, result: StepResult, seconds: float, examples: int) -> None:
         self.run.log.write(
             "step", stage=self.name, epoch=self.epoch, step=self.steps,
-            lr=self.plan.trainer.learning_rate, losses=_rounded(result.losses),
+            lr=self.plan.trainer.optimizer.param_groups[0]["lr"], losses=_rounded(result.losses),
             **_conflicts(result), examples=examples, seconds=round(seconds, 6))
 
     # Evaluation and the best epoch
@@ -240,7 +237,7 @@ class Stage:
                                          "no longer finite")
 
         randoms = run.ranks.gather(random_state())
-        if run.ranks.size > 1 and not run.ranks.agree(checksum(run.model.parameters())):
+        if run.ranks.size > 1 and len(set(run.ranks.gather(checksum(run.model.parameters())))) > 1:
             raise FloatingPointError(
                 f"step {self.steps}: the processes' weights are no longer identical; do all "
                 "machines have the same processors, devices and versions of torch?")

@@ -65,15 +65,9 @@ class Words(Body):
     method: Literal["occlusion", "gradient"] = "occlusion"
 
 
-class Word(BaseModel):
-    text: str
-    sentence: int
-    weight: float
-
-
 class WordWeights(BaseModel):
     label: str | float
-    words: list[Word]
+    words: list[explanations.Word]
 
 
 class Attention(Body):
@@ -226,8 +220,7 @@ def word_weights(model: MultitaskBert, body: Words) -> WordWeights:
         predicted = model.predict(task.name, [tuple(body.texts)]).labels[0].item()
         label = task.parse_label(predicted) if task.classes else None
     weigh = explanations.WORDS[body.method]
-    words = [Word(text=word.text, sentence=word.sentence, weight=word.weight)
-             for word in weigh(model, task.name, body.texts, label)]
+    words = weigh(model, task.name, body.texts, label)
     return WordWeights(label=task.labels[int(label)] if task.classes else predicted, words=words)
 
 

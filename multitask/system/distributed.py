@@ -123,10 +123,6 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def agree(self, text: str) -> bool:
-        """Whether every process gives the same text."""
-        return len(set(self.gather(text))) == 1
-
     def run_on_all(self, task: Callable[[], Result]) -> Result:
         """Runs `task` in every process and returns its result, if it succeeds in all of them.
 
@@ -163,10 +159,9 @@ class Ranks:
         self.wait_for_writer()
         raise SystemExit(2)
 
-    def broadcast_from_writer(self, task: Callable[[], str]) -> str:
+    def broadcast_from_writer(self, task: Callable[[], Result]) -> Result:
         """Runs `task` in the writer only, and returns its result in every process."""
-        own = self.run_on_all(lambda: task() if self.writes else "")
-        return self.gather(own)[WRITER]
+        return self.gather(self.run_on_all(lambda: task() if self.writes else None))[WRITER]
 
     def wait_for_writer(self) -> None:
         """Waits until the writer has come here too, or has ended.

@@ -138,11 +138,6 @@ class HeadTrainer:
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the last step."""
-        return self.optimizer.param_groups[0]["lr"]
-
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Optimizer moments and steps as tensors by name; the weights are the model's."""
         return optimizer_state(self.optimizer)

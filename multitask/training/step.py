@@ -158,7 +158,7 @@ class SurgeryTrainer:
                              f"{', '.join(self.tasks)}")
         # An earlier step may have stopped half-way. Without a gradient AdamW leaves a head alone.
         self.heads.zero_grad(set_to_none=True)
-        heads = {name: self.heads[name] for name in shares}
+        heads = nn.ModuleDict({name: self.heads[name] for name in shares})
         with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
             values = self._backward(shares)
 
@@ -180,7 +180,7 @@ class SurgeryTrainer:
         # The update.
         scaled = {name: scale * values for name, values in weights.items()}
         self._set_encoder_gradient(*self.gradients.combine_groups_(self.groups, scaled))
-        for parameter in parameters_of(heads):
+        for parameter in heads.parameters():
             parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
         self._observe(shares)
@@ -242,22 +242,22 @@ class SurgeryTrainer:
             for observe in observers:
                 observe(losses.cpu())
 
-    def _sum_over_ranks(self, heads: Mapping[str, nn.Module],
+    def _sum_over_ranks(self, heads: nn.ModuleDict,
                         values: Sequence[torch.Tensor]) -> dict[str, float]:
         """Complete the losses and the heads' gradients with those of the other processes.
 
         Raises FloatingPointError, in every process, for a loss that is not finite.
         """
         losses = torch.stack(list(values))
-        for parameter in parameters_of(heads):
+        for parameter in heads.parameters():
             if parameter.grad is None:  # a process with no examples of a task
                 parameter.grad = torch.zeros_like(parameter)
-        self.ranks.sum([losses, *(parameter.grad for parameter in parameters_of(heads))])
+        self.ranks.sum([losses, *(parameter.grad for parameter in heads.parameters())])
 
         named = zip(heads, losses.tolist(), strict=True)
         return {name: finite_loss(name, loss) for name, loss in named}
 
-    def _check(self, heads: Mapping[str, nn.Module], losses: Mapping[str, float],
+    def _check(self, heads: nn.ModuleDict, losses: Mapping[str, float],
                gram: torch.Tensor) -> dict[str, float]:
         """The squared norms of the heads' gradients, after a look at all norms."""
         squares = torch.stack([squared_norm(head) for head in heads.values()]).tolist()
@@ -274,11 +274,6 @@ class SurgeryTrainer:
         for vector, part in zip(vectors, parts, strict=True):
             vector.grad = part.view_as(vector)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the last step; the encoder's where it is trained, else the heads'."""
-        return self.optimizer.param_groups[0]["lr"]
-
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments, step count, surgery's generator and state; the weights are the model's."""
         state = {f"{STATE}{group}.{name}": value for group, method in self.methods.items()
@@ -293,10 +288,6 @@ class SurgeryTrainer:
             start = f"{STATE}{group}."
             method.load_state({name.removeprefix(start): value for name, value in state.items()
                                if name.startswith(start)})
-
-
-def parameters_of(heads: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    return [parameter for head in heads.values() for parameter in head.parameters()]
 
 
 def group_of(name: str, surgery_by: str) -> str:

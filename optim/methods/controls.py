@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from optim.surgery import constant_weights, default_generator
@@ -23,13 +21,12 @@ def rgw_weights(gram: torch.Tensor, generator: torch.Generator | None = None) ->
     return noise.softmax(0)
 
 
-def constant(gram: torch.Tensor, weights: str | Sequence[float] = "") -> torch.Tensor:
+def constant(gram: torch.Tensor, weights: str = "") -> torch.Tensor:
     """`constant_weights` by an option: --surgery constant:weights=1+2+1.
 
     >>> constant(torch.eye(2), "1.5+1").tolist()
     [1.5, 1.0]
     """
-    values = weights.split("+") if isinstance(weights, str) else weights
     if not weights:
         raise ValueError("constant needs its weights: constant:weights=1+2+1, in the tasks' order")
-    return constant_weights([float(value) for value in values])(gram)
+    return constant_weights([float(value) for value in weights.split("+")])(gram)

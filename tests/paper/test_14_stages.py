@@ -368,7 +368,7 @@ def test_grid_from_scratch(small_data, tmp_path):
     tokens = {}
     for chain in (("nli",), ("gs_wrap",)):
         experiments.train_node(experiments.Node("concatB", chain), grid, 1, shared, tokens)
-    vocabularies = [(grid.seed_folder(1) / "concatB" / name / "model" / "vocab.txt").read_bytes()
+    vocabularies = [(grid.out / "seed-1" / "concatB" / name / "model" / "vocab.txt").read_bytes()
                     for name in ("nli", "gs_wrap")]
     assert vocabularies[0] == vocabularies[1]
 

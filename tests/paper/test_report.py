@@ -8,17 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
-from multitask.reports import page as page_module
 from multitask.reports.dev_set_report import verdict
 from multitask.reports.figures import loss_curves
-from multitask.reports.page import escape, figure, page, paragraph, table
 from multitask.reports.run_report import write_report
-from multitask.reports.text import span
 from multitask.tasks import TASKS
 
 SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>",
@@ -128,17 +124,21 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole):
     assert "@import" not in whole
 
 
-def test_no_id_stands_twice(whole):
-    ids = [attributes["id"] for _, attributes in Reader(whole).elements if "id" in attributes]
-    assert ids
-    assert len(ids) == len(set(ids))
-
-
-def test_every_figure_says_what_it_shows(whole):
-    images = Reader(whole).all("img")
-    captions = re.findall(r"<figcaption>(.+?)</figcaption>", whole)
+def test_parts_of_the_page(whole):
+    """The contents link to each section; figures have a caption and a text; no id stands twice."""
+    reader = Reader(whole)
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 0
+    images, captions = reader.all("img"), re.findall(r"<figcaption>(.+?)</figcaption>", whole)
     assert whole.count("<figure ") == len(captions) == len(images) >= 17
     assert all(len(attributes["alt"]) > 15 for attributes in images)
+    for title in ("Scores on the dev set", "Training", "Where it succeeds and fails",
+                  "By sentence length", "By word commonality", "What it answers",
+                  "Sentences seen in training", "Gradient conflicts", "Worst errors",
+                  "What was run"):
+        assert re.search(rf"<h\d id=\S+>{title}", whole), title
+    assert [link["href"] for link in reader.all("a")] == [
+        f"#{section['id']}" for section in reader.all("h2")]
 
 
 def test_figures_need_nothing_else(whole):
@@ -152,25 +152,11 @@ def test_figures_need_nothing_else(whole):
         assert "<text" in text  # text stays text
 
 
-def test_every_section_is_there(whole):
-    for title in ("Scores on the dev set", "Training", "Where it succeeds and fails",
-                  "By sentence length", "By word commonality", "What it answers",
-                  "Sentences seen in training", "Gradient conflicts", "Worst errors",
-                  "What was run"):
-        assert re.search(rf"<h\d id=\S+>{title}", whole), title
-
-
-def test_contents_link_to_each_section(whole):
-    links = [attributes["href"] for attributes in Reader(whole).all("a")]
-    assert links == [f"#{attributes['id']}" for attributes in Reader(whole).all("h2")]
-    assert len(links) == 8
-
-
 def test_date_version_and_command_open_the_page(tmp_path):
     about = {"date": "2026-11-30 12:00+00:00", "minbert": "9.8", "command": "minbert train --fl"}
     text = Reader(written(tmp_path, metrics={**METRICS, "environment": about})).text
     stated = text.index("2026-11-30 12:00+00:00 · minbert 9.8 · minbert train --fl")
-    assert stated < text.rindex("Scores on the dev set")
+    assert stated < text.rindex("Training")
 
 
 def test_paths_leave_out_the_home_folder(tmp_path, monkeypatch):
@@ -200,11 +186,19 @@ def test_a_few_points_are_no_curve(tmp_path):
                                            (1e-9, 1e9)])
 def test_log_axes_are_labelled(low, high):
     steps = [step(number, losses={"sst": value}) for number, value in enumerate([high, low] * 3, 1)]
-    axes = loss_curves(steps).axes[0]
+    axes = loss_curves(steps, ["sst"]).axes[0]
     bottom, top = axes.get_ylim()
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert 2 <= len(set(labels)) == len(labels) <= 9
     assert all(bottom <= float(label) <= top for label in labels)
+
+
+def test_losses_of_a_task_a_step():
+    """With annealed sampling a step has one task's loss; all tasks are drawn, in their colours."""
+    steps = [step(number, losses={name: 1.0}) for number, name in enumerate(["sts", "sst"] * 3, 1)]
+    drawn = loss_curves(steps, TASKS).axes[0].get_lines()
+    assert [line.get_label() for line in drawn] == ["sst", "sts"]
+    assert [len(line.get_xdata()) for line in drawn] == [3, 3]
 
 
 def test_settings_state_what_was_used(tmp_path):
@@ -240,12 +234,13 @@ def test_the_paper_is_beside_its_three_tasks_only(tmp_path):
 
 
 def test_the_papers_figure_stands_beside_ours(tmp_path):
-    text = Reader(written(tmp_path)).text
+    found = small_analysis()
+    text = Reader(written(tmp_path, analysis=found)).text
     for value in ("0.511", "0.843", "0.850", "0.735"):  # GS_w, concatB, and their mean
         assert value in text
     assert "not a like-for-like comparison" in text
-    assert "0.511" not in Reader(written(tmp_path, {**SETTINGS, "gs": "bd"})).text
-    sample = Reader(written(tmp_path, {**SETTINGS, "data": None})).text
+    assert "0.511" not in Reader(written(tmp_path, {**SETTINGS, "gs": "bd"}, analysis=found)).text
+    sample = Reader(written(tmp_path, {**SETTINGS, "data": None}, analysis=found)).text
     assert "0.511" not in sample
     assert "synthetic" in sample
 
@@ -305,41 +300,12 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     assert written(tmp_path, analysis=found) == written(tmp_path, analysis=again)
 
 
-def test_numbers_read_well():
-    assert span([-0.1, 0.25], 2) == "−0.10 to 0.25"
-
-
 @pytest.mark.parametrize(("interval", "expected", "said"), [
     ([0.01, 0.2], +1, "as the paper says"), ([0.01, 0.2], -1, "the opposite"),
     ([-0.2, -0.1], -1, "as the paper says"),
     ([-0.2, 0.1], +1, "undecided"), (None, +1, "undefined")])
 def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, said):
     assert verdict({"interval": interval}, expected) == said
-
-
-# ------------------------------------------------------------------------------- the page's helpers
-
-
-def test_helpers_escape_what_they_are_given():
-    assert escape("<'\"&>") == "&lt;&#x27;&quot;&amp;&gt;"
-    assert "<td>&lt;i&gt;</td>" in table(["<a>"], [["<i>"]])
-    assert "<caption>&lt;</caption>" in table(["a"], [], caption="<")
-    assert paragraph("a < b", note=True) == '<p class="note">a &lt; b</p>'
-    assert "<title>&lt;t&gt;</title>" in page("<t>", [])
-    drawn = figure("x", Figure(), '">', "<c>")
-    assert 'alt="&quot;&gt;"' in drawn
-    assert "<figcaption>&lt;c&gt;</figcaption>" in drawn
-
-
-def test_the_best_row_is_set_off():
-    assert table(["a"], [[1], [2]], best=1).count("<tr class=\"best\"><td>2") == 1
-    assert "best" not in table(["a"], [[1], [2]])
-
-
-def test_paper_and_phone_are_thought_of():
-    assert "@media print" in page_module.STYLE
-    assert "max-width: 40rem" in page_module.STYLE
-    assert "width=device-width" in page("t", [])
 
 
 # -------------------------------------------------------------------------------------- the command

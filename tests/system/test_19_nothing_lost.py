@@ -478,6 +478,14 @@ def test_skip_bad_steps(poisoned):
                for value in checkpoint.load(Path("run")).part("model").values())
 
 
+def test_skip_every_step(poisoned):
+    run = poisoned("--on-nonfinite", "skip")
+    run.tokens["sts"]["train"].labels[:] = float("inf")
+    assert train_multitask.train(run) == 0
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert [metrics[key] for key in ("steps", "skipped_steps", "examples_per_second")] == [0, 8, 0]
+
+
 def test_bad_weights_not_saved(train, monkeypatch, capsys):
     start = Stage._train_epoch
 

@@ -348,7 +348,7 @@ def test_damaged_corpus(content, tmp_path):
         (tmp_path / "corpus.safetensors").write_bytes(content)
     message = r"corpus\.safetensors is missing or damaged .*start again with another --out"
     with pytest.raises(ValueError, match=message):
-        Corpus.load(tmp_path / "corpus.safetensors", 80)
+        Corpus.load(tmp_path / "corpus.safetensors")
 
 
 # ------------------------------------------------------------------------------- tokenizers

@@ -244,7 +244,7 @@ def test_bf16_run_read_back(small_data, tmp_path):
     assert found.tolist() == pytest.approx(model.predict_similarity(items).tolist())
 
 
-@pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1")])
+@pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1"), ([], "true")])
 def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, monkeypatch, capsys):
     """By flag or by environment; --resume then needs neither."""
     monkeypatch.setenv("MINBERT_PLAIN", variable)

@@ -111,7 +111,7 @@ def test_corpus_round_trip(tmp_path):
     tokenizer = BertTokenizer.train([*passages[0], *passages[1]], vocab_size=60)
     corpus = Corpus.tokenize(passages, tokenizer)
     corpus.save(tmp_path / "corpus.safetensors")
-    again = Corpus.load(tmp_path / "corpus.safetensors", tokenizer.vocab_size)
+    again = Corpus.load(tmp_path / "corpus.safetensors")
     for found in (corpus, again):
         for number, passage in enumerate(passages):
             start = found.ends[number - 1] if number else 0
@@ -438,14 +438,22 @@ def test_continues_from_checkpoint(finished, text, tmp_path):
     (["--text", "{text}", "--steps", "2", "--epochs", "2"], "give one of them"),
     (["--text", "{text}", "--from", "{finished}"], "--length 128, but"),
     (["--text", "{text}", "--held-out", "1"], "--held-out 1.0: a share"),
+    (["--text", "{kana}", "--from", "minbert-mini"], "knows no piece of the held-out text"),
+    (["--text", "{text}", "--from", "{typeless}", "--length", "24", "--second-segment", "again"],
+     "has one token type, where two segments need two"),
 ])
 def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
-    files = {name: tmp_path / name for name in ("one", "latin", "broken.gz", "cut.xz")}
+    files = {name: tmp_path / name for name in ("one", "latin", "kana", "broken.gz", "cut.xz")}
     files["one"].write_text("a single passage\nof two lines\n")
+    files["kana"].write_text("ねこ がなく\n\nいぬ がほえる\n")
     files["latin"].write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
     files["broken.gz"].write_bytes(b"not compressed")
     files["cut.xz"].write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
-    places = {"text": text, "finished": finished,
+    config = BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=64, type_vocab_size=1)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "typeless")
+    shutil.copy(finished / "vocab.txt", tmp_path / "typeless")
+    places = {"text": text, "finished": finished, "typeless": tmp_path / "typeless",
               **{name.split(".")[0]: path for name, path in files.items()}}
     out = tmp_path / "out"
     assert pretrain.main([flag.format(**places) for flag in flags] + ["--out", str(out)]) == 2
