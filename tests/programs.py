@@ -7,6 +7,7 @@ from pathlib import Path
 
 import train_multitask
 from multitask.runs.settings import Settings
+from multitask.system.runlog import read_events
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +23,12 @@ def python(*words: object, folder: Path = ROOT, text: bool = True,
     return subprocess.run([sys.executable, *map(str, words)], cwd=folder, capture_output=True,
                           text=text, timeout=600, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **variables})
+
+
+def events(folder: Path, kind: str | None = None) -> list[dict]:
+    """The log's events, without the seconds, which differ from run to run."""
+    return [{key: value for key, value in event.items() if key != "seconds"}
+            for event in read_events(folder, kind)]
 
 
 def settings(*words: object) -> Settings:

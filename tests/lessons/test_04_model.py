@@ -190,7 +190,7 @@ def test_padding_changes_nothing(tiny_model):
 def test_padding_anywhere(tiny_model):
     """Padding may stand anywhere, and a row may be all padding."""
     ids = torch.randint(5, 50, (3, 7))
-    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1, 0, 1, 1, 0, 1, 1], [0] * 7])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 1, 1], [0] * 7])
 
     out = tiny_model(ids, mask)
     expected = reference(tiny_model)(ids, attention_mask=mask)

@@ -15,7 +15,6 @@ from multitask.system.runlog import read_events
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW
 
-pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 LENGTHS = {"sst": 32, "para": 243}  # 2⁵ and 3⁵
 
 

@@ -10,8 +10,6 @@ from test_10_training import counting_saved
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
-from torchjd.aggregation import AlignedMTL, AlignedMTLWeighting, Mean, PCGrad, Sum
-from torchjd.autojac import jac_to_grad, mtl_backward
 
 from optim import (
     SURGERY,
@@ -20,7 +18,6 @@ from optim import (
     TaskGradients,
     average_gradients,
     backward,
-    constant_weights,
     gram_matrix,
     multitask_backward,
     project_conflicting,
@@ -373,34 +370,6 @@ def test_flat_route(method, piece, model, x, monkeypatch):
     assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
     for one, other in zip(model.heads.parameters(), expected.heads.parameters(), strict=True):
         assert_close(one.grad, other.grad)
-
-
-def aligned(gram, generator=None):
-    """A method of somebody else's."""
-    return AlignedMTLWeighting()(gram)
-
-
-@pytest.mark.parametrize(("method", "aggregator", "tasks"), [
-    ("sum", Sum(), 3),
-    (constant_weights([1 / 3] * 3), Mean(), 3),
-    ("pcgrad", PCGrad(), 2),  # with two tasks there is no order to draw
-    (aligned, AlignedMTL(), 3),
-])
-def test_torchjd(method, aggregator, tasks, model, x):
-    """mtl_backward and jac_to_grad leave the same gradients."""
-    hidden = model.trunk(x)
-    losses = [model.loss(task, hidden) for task in range(tasks)]
-    mtl_backward(losses, features=hidden)
-    jac_to_grad(model.trunk.parameters(), aggregator)
-    heads = [p for head in model.heads[:tasks] for p in head.parameters()]
-    expected, of_heads = flat_gradient(model.trunk.parameters()), flat_gradient(heads)
-
-    model.zero_grad()
-    multitask_backward(model.losses(x)[:tasks], model.trunk.parameters(), method)
-    # their Gram matrix is float32, ours float64
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if method is aligned else CLOSE
-    assert_close(flat_gradient(model.trunk.parameters()), expected, **tolerance)
-    assert_close(flat_gradient(heads), of_heads, **CLOSE)
 
 
 # ---------------------------------------------------------------------------------------- processes

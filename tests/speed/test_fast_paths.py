@@ -19,8 +19,6 @@ from minbert.fast import accumulate_into, packed, sparse_embedding_gradients, we
 from minbert.fast import layer as by_hand
 from minbert.fast.blocks import BLOCK_WEIGHTS, Blocks, group_by_length
 from minbert.fast.dropout import drop_, keep_mask, rescale
-from minbert.fast.gradients import GradBuffers, current_buffers
-from minbert.fast.linear import add_weight_gradient, input_gradient, product
 from minbert.layer import BertLayer
 
 HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)  # three blocks: of the longest three, of 3 tokens, of 2
@@ -208,16 +206,6 @@ def test_parts_of_a_row(precision, first_only):
             assert error < (1e-12 if precision == "float64" else 0.02), error
 
 
-def test_wrong_number_of_parts():
-    """Places for more parts than there are are refused."""
-    layer = layer_of()
-    places = [zeros_for(layer)] * 2
-    refused = pytest.raises(AssertionError, match="one mapping of buffers per part")
-    with accumulate_into(places), refused:
-        run_fast(layer, *row_of([2, 3])).sum().backward()
-    assert current_buffers() == GradBuffers()
-
-
 def test_frozen_or_hooked_weights():
     """A weight that is frozen or has a hook gets no gradient in place."""
     layer = layer_of()
@@ -366,25 +354,6 @@ def test_lent_weights():
 # ----------------------------------------------------------------------------- products and dropout
 
 
-@pytest.mark.parametrize(("rows", "width", "out"), [(7, 5, 11), (7, 11, 5), (1, 3, 3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_products(rows, width, out, dtype):
-    """The products by hand are those of torch's own linear layer."""
-    layer = nn.Linear(width, out, dtype=dtype)
-    x = torch.randn(rows, width, dtype=dtype, requires_grad=True)
-    upstream = torch.randn(rows, out, dtype=dtype)
-    plain = F.linear(x, layer.weight, layer.bias)
-    of_x, of_weight, of_bias = torch.autograd.grad(plain, [x, layer.weight, layer.bias], upstream)
-
-    of_weight_by_hand = torch.zeros_like(layer.weight)
-    add_weight_gradient(of_weight_by_hand, upstream, x.detach())
-    found = [product(layer, x.detach()), input_gradient(layer, upstream, layer.weight.detach()),
-             of_weight_by_hand, upstream.sum(0)]
-
-    # float32 rounding of sums of up to 11 products near 1
-    torch.testing.assert_close(found, [plain, of_x, of_weight, of_bias], atol=5e-6, rtol=0)
-
-
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.9])
 def test_share_dropped(share):
     """The share dropped is right, and what stays makes up for it."""
@@ -516,17 +485,3 @@ def test_first_token_alone(tiny_model: BertModel):
         whole = fast.encode_packed(tiny_model, ids, types, packing)
         # float32 rounding
         torch.testing.assert_close(first, packing.first_tokens(whole), atol=2e-6, rtol=0)
-
-
-def test_late_or_empty_sentences(tiny_model, monkeypatch):
-    """Sentences that begin late or are empty give what the plain form gives."""
-    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]])
-    packing = Packing.from_mask(mask)
-    ids, types = torch.randint(50, (8,)), torch.randint(2, (8,))
-
-    found = []
-    for plain in ("0", "1"):
-        monkeypatch.setenv("MINBERT_PLAIN", plain)
-        found.append(fast.encode_packed(tiny_model, ids, types, packing))
-
-    torch.testing.assert_close(*found, atol=2e-6, rtol=0)  # float32 rounding

@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,24 +18,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import ROOT, python, run
+from programs import ROOT, events, python, run
 from safetensors.torch import load_file
-from test_10_training import EXAMPLES, batches, build, without_head_dropout
+from test_10_training import EXAMPLES, batches, build, counting_saved, without_head_dropout
 
 import heads.layers
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data.batching import MicroBatches
 from multitask.system.checkpoint import numbered
 from multitask.system.distributed import ALONE, Ranks, checksum, start
-from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings
 from multitask.training.step import SurgeryTrainer
 from optim import project_conflicting
-
-# a few steps on a few examples may predict one value for all
-pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-
 
 # ---------------------------------------------------------------- shares and pieces
 
@@ -99,22 +93,10 @@ def test_no_empty_pieces():
 
 
 def test_graphs_are_freed():
-    """What autograd saves for backward is wrapped here, so that we can count what is alive."""
-
-    class Saved:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
-    alive, at_each_forward, model = weakref.WeakSet(), [], build()
-
-    def pack(tensor):
-        saved = Saved(tensor)
-        alive.add(saved)
-        return saved
-
+    at_each_forward, model = [], build()
     inputs, embed = in_pieces(model, 3), model.embed
-    model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+    with counting_saved() as alive:
+        model.embed = lambda batch: at_each_forward.append(len(alive)) or embed(batch)
         SurgeryTrainer(model, "pcgrad", lr=1e-3).step(inputs)
     assert at_each_forward == [0] * 9
 
@@ -289,11 +271,6 @@ def torchrun(*arguments: object, **variables: str) -> subprocess.CompletedProces
                   **variables)
 
 
-def log(folder: Path) -> list[dict]:
-    return [{key: value for key, value in event.items() if key != "seconds"}
-            for event in read_events(folder)]
-
-
 def last_state(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(numbered(folder)[-1] / "state.safetensors")
 
@@ -312,14 +289,14 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
     assert run(*flags, "--batch-size", 16, "--out", tmp_path / "one") == 0
 
     ours, theirs = last_state(tmp_path / "two"), last_state(tmp_path / "one")
-    assert len([event for event in log(tmp_path / "two") if event["event"] == "step"]) == 20
+    assert len([event for event in events(tmp_path / "two") if event["event"] == "step"]) == 20
     for name in theirs:
         if name.startswith("model."):
             # at a rate of 1e-5 no weight moves further than 2e-4 in all; AdamW divides away the
             # gradients' size, so the noise of float32 sums in another order shows where a gradient
             # is near eps, above all in keys' biases
             assert (ours[name] - theirs[name]).abs().max() <= 1e-6, name
-    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+    for two, one in zip(events(tmp_path / "two"), events(tmp_path / "one"), strict=True):
         assert two["event"] == one["event"]
         if two["event"] == "step":
             assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
@@ -367,7 +344,7 @@ def test_killed_process(killed):
 @pytest.fixture(scope="module")
 def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
     """That run resumed: the process, the log before it, the folder of what its ranks noted."""
-    word, before = tmp_path_factory.mktemp("resumed"), log(killed[0])
+    word, before = tmp_path_factory.mktemp("resumed"), events(killed[0])
     return torchrun("--resume", killed[0], WITNESS=str(word / "after"),
                     THREADS=str(word / "threads")), before, word
 
@@ -403,7 +380,7 @@ def test_resume_of_two(killed, resumed):
     assert witnesses[0] != witnesses[2]                        # but not the same random numbers
     # four steps and their epoch's scores
     assert [event["stage"] for event in whole][-5:] == ["gs"] * 5
-    assert log(folder)[:len(whole)] == whole
+    assert events(folder)[:len(whole)] == whole
     assert json.loads((folder / "metrics.json").read_text())["stages"].keys() == {"nli", "gs", "fl"}
     assert len(list((folder / "predictions").iterdir())) == 6
 

@@ -34,9 +34,6 @@ from multitask.runs.inputs import describe_truncated
 from multitask.runs.settings import Settings
 from multitask.tasks import PARA, SST, STS
 
-# a single step may predict one value for all
-pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
-
 
 def message_of(caught: pytest.ExceptionInfo) -> str:
     """The error's message, which must be one printable line."""
@@ -435,10 +432,8 @@ def edit_lines(path, change) -> None:
 
 
 @pytest.fixture
-def train_one_step(small_data, brief_run, tmp_path, monkeypatch):
+def train_one_step(small_data, brief_run, tmp_path):
     """(edit of the data, flags …) → the metrics of one step."""
-    monkeypatch.setattr("multitask.runs.run.write_report", lambda *_: None)  # the slowest part
-
     def train(edit, *flags: str) -> dict:
         data = shutil.copytree(small_data, tmp_path / "data")
         edit(data)

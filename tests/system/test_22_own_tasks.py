@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,10 @@ def table(name: str, kind: str, train: str, pairs: bool = False, **more: object)
 
 @pytest.fixture
 def reviews() -> Path:
+    return write_reviews()
+
+
+def write_reviews() -> Path:
     """reviews.toml: three classes from a CSV, with files for all splits."""
     for split, count, start in (("train", 48, 0), ("dev", 15, 48), ("test", 6, 70)):
         make_file(Path(f"reviews-{split}.csv"), "classes", count=count, start=start)
@@ -186,7 +191,7 @@ def test_unusable_examples(content, message):
 
 
 def test_blank_and_repeated(tmp_path):
-    Path("odd.csv").write_text("key,review,verdict\na,x,dull\na,y,\nb,z,dull\n")
+    Path("odd.csv").write_text("key,review,verdict\na,x,dull\na,y, \nb,z,dull\n")
     task = Task("reviews", "classes", ("review",), "verdict", str(tmp_path / "odd.csv"),
                 labels=WORDS, dev="odd.csv", id="key")
     with pytest.warns(UserWarning, match="odd.csv") as caught:
@@ -257,14 +262,25 @@ def test_f1_and_spearman_against_sklearn():
 # -------------------------------------------------------------------------------------- one task
 
 
+@pytest.fixture(scope="module")
+def trained_reviews(tmp_path_factory) -> tuple[Path, str]:
+    """A folder with reviews.toml, its files and a run on them; what the run printed."""
+    folder, printed = tmp_path_factory.mktemp("reviews"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        task_file = write_reviews()
+        assert run("--tasks", task_file, "--mode", "full", *SCRATCH, "--out", "one") == 0
+    return folder, printed.getvalue()
+
+
 @pytest.fixture
-def one_task(reviews) -> Path:
-    """A finished run on reviews.toml."""
-    assert run("--tasks", reviews, "--mode", "full", *SCRATCH, "--out", "one") == 0
+def one_task(trained_reviews) -> Path:
+    shutil.copytree(trained_reviews[0], ".", dirs_exist_ok=True)
     return Path("one")
 
 
-def test_one_task(one_task, capsys):
+def test_one_task(one_task, trained_reviews):
+    assert "one task, so gradient surgery is off" in trained_reviews[1]
     dev = json.loads((one_task / "metrics.json").read_text())
     assert "surgery" not in dev
     assert list(dev["dev"]) == ["reviews", "average"]
@@ -290,11 +306,6 @@ def test_titles_and_texts_are_escaped():
     page = Path("odd/report.html").read_text()
     assert "odd &lt;i&gt;title" in page
     assert "<b>great</b>" not in page
-
-
-def test_one_task_says_no_surgery(reviews, capsys):
-    assert run("--tasks", reviews, *SCRATCH, "--max-steps", 1) == 0
-    assert "one task, so gradient surgery is off" in capsys.readouterr().out
 
 
 def test_a_run_describes_itself(one_task, tmp_path):

@@ -16,8 +16,6 @@ from multitask.runs.compare import Answers, why_not
 from multitask.runs.comparison_report import course_of
 from multitask.tasks import CFIMDB, PARA, SST, STS, TASKS, Task
 
-# a few steps on a few examples may predict one value for all
-pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 OWN = Task("own", "classes", ("text",), "label", str(Path("/own.csv").absolute()), dev_share=0.1,
            labels=("good, or so", "bad"))
 OWN_SCALE = Task("points", "scale", ("text",), "label", str(Path("/own.csv").absolute()),

@@ -3,36 +3,11 @@
 import numpy as np
 import pytest
 
-from multitask.data import Example, load_dataset, read_examples
+from multitask.data import Example, load_dataset
 from multitask.data.sample import write_sample
 from multitask.evaluation import prediction_file, write_predictions
 from multitask.metrics import accuracy, average, overall, pearson
 from multitask.tasks import PARA, SST, STS
-
-
-def write(path, *lines):
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def test_pairs_and_fractions(tmp_path):
-    path = write(tmp_path / "other.csv", "similarity\tsentence2\tid\tsentence1\tnote",
-                 "3.8\tB\tx\tA\thello")
-    [example] = read_examples(path, STS)
-    # an integer label here is a well-known mistake
-    assert (example.sentences, example.label) == (("A", "B"), 3.8)
-
-
-def test_blank_labels(tmp_path):
-    path = write(tmp_path / "q.csv", "id\tsentence1\tsentence2\tis_duplicate",
-                 "1\ta\tb\t1.0", "2\ta\tb\t", "3\ta\tb\t ")
-    with pytest.warns(UserWarning, match=r"q\.csv: left out 2 rows with a blank is_duplicate"):
-        assert [example.id for example in read_examples(path, PARA)] == ["1"]
-
-
-def test_test_files(tmp_path):
-    path = write(tmp_path / "t.csv", "\t0\tid\tsentence", "1\t0.0\tx\tgood")
-    assert read_examples(path, SST, labelled=False)[0].label is None
 
 
 def test_missing_files(tmp_path):

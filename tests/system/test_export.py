@@ -17,7 +17,6 @@ from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, export
 from multitask.exporting import classifier
 
-pytestmark = pytest.mark.filterwarnings("ignore:Pearson's correlation is undefined")
 PAIRS = [("A dog runs.", "A dog is running."), ("No.", "The bank is closed, as far as I know.")]
 TEXTS = ["A film worth seeing twice.", "No.", "so dull " * 20]
 
@@ -168,26 +167,21 @@ def test_torch_traces_the_encoder():
 
 
 def test_what_does_not_fit(runs, tmp_path, capsys):
-    for arch, task, message in (("concatA", "para", "encodes the two sentences of a pair apart"),
-                                ("concatB_al", "sst", "has more than one layer"),
-                                ("concatB_mean", "sst", "read the mean of all tokens"),
-                                ("concatB", "none", "the model has no task 'none'")):
-        out = tmp_path / f"{arch}-{task}"
-        assert export.main([str(runs / arch), str(out), "--task", task]) == 2
+    for arch, flags, message in (
+            ("concatA", "--task para", "encodes the two sentences of a pair apart"),
+            ("concatB_al", "--task sst", "has more than one layer"),
+            ("concatB_mean", "--task sst", "read the mean of all tokens"),
+            ("concatB", "--task none", "the model has no task 'none'"),
+            ("concatB", "--pooling pooler", "--to sentence-transformers, not for --to transformers"),
+            ("concatB", "--pooling pooler --to onnx", "not for --to onnx")):
+        out = tmp_path / f"{arch}-{flags}"
+        assert export.main([str(runs / arch), str(out), *flags.split()]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists() or not any(out.iterdir())
     # a single sentence is one input with concatA too
     exported(runs, tmp_path / "single", "concatA", "--task", "sst")
     assert export.main([str(runs / "concatA"), str(tmp_path / "single"), "--task", "sst"]) == 2
     assert "is there already" in capsys.readouterr().err
-
-
-def test_pooling_needs_an_embedder(tmp_path, capsys):
-    for flags, name in (([], "transformers"), (["--to", "onnx"], "onnx")):
-        assert export.main(["run", str(tmp_path / "out"), "--pooling", "pooler", *flags]) == 2
-        assert capsys.readouterr().err == (
-            "multitask.export: --pooling is for --to sentence-transformers, not for --to "
-            f"{name}\n")
 
 
 def test_model_card(runs, tmp_path):

@@ -313,18 +313,6 @@ def test_interrupted_before_first_score(text, tmp_path, monkeypatch):
     assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
 
 
-def test_older_run_with_next_is_refused(text, tmp_path, capsys):
-    values = {"text": str(text), "second_segment": "next"}
-    (tmp_path / "pretraining.json").write_text(json.dumps(values))
-    assert pretrain.main(["--resume", str(tmp_path)]) == 2
-    assert "--second-segment next: choose from none, again" in capsys.readouterr().err
-
-
-def test_resume_of_a_finished_run(finished, capsys):
-    assert pretrain.main(["--resume", str(finished)]) == 0
-    assert "is finished" in capsys.readouterr().out
-
-
 def test_max_minutes(text, tmp_path, capsys):
     assert train(text, tmp_path / "run", "--steps", "3", "--max-minutes", "1e-9") == 0
     assert "after step 1 of 3" in capsys.readouterr().out

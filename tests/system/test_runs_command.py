@@ -9,16 +9,22 @@ import pytest
 from multitask.runs import __main__ as runs
 
 
-@pytest.fixture
-def folder(brief_run, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def runs_once(brief_run, tmp_path_factory) -> Path:
     """Two finished runs, one of them deep, one that is only begun, and other things."""
-    brief_run(tmp_path / "a", "--max-steps", 2, "--gs", "none", "--fl", "--tasks", "sst")
-    brief_run(tmp_path / "deep" / "b", "--max-steps", 2)
-    (tmp_path / "begun").mkdir()
-    shutil.copy(tmp_path / "a" / "config.json", tmp_path / "begun")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"hidden_size": 3}')
-    return tmp_path
+    folder = tmp_path_factory.mktemp("runs")
+    brief_run(folder / "a", "--max-steps", 2, "--gs", "none", "--fl", "--tasks", "sst")
+    brief_run(folder / "deep" / "b", "--max-steps", 2)
+    (folder / "begun").mkdir()
+    shutil.copy(folder / "a" / "config.json", folder / "begun")
+    (folder / "other").mkdir()
+    (folder / "other" / "config.json").write_text('{"hidden_size": 3}')
+    return folder
+
+
+@pytest.fixture
+def folder(runs_once, tmp_path) -> Path:
+    return shutil.copytree(runs_once, tmp_path / "runs")
 
 
 def test_table(folder, capsys):
