@@ -20,6 +20,7 @@ from pathlib import Path
 
 from minbert.files import user_path, write_text
 from multitask.commands import command_line
+from multitask.runs.inputs import default_data
 from multitask.system import command
 from multitask.system.command import Parser
 
@@ -126,9 +127,10 @@ def answer_train(arguments: argparse.Namespace) -> int:
     checking.exercises_in(folder)  # refuses a folder that is none of ours
     if arguments.steps < 1:
         raise ValueError(f"--steps {arguments.steps}: expected 1 or more")
-    return training.compare(folder, checking.Progress(folder).done(),
-                            lambda line: print(line, flush=True), arguments.data,
-                            steps=arguments.steps, seed=arguments.seed, surgery=arguments.surgery)
+    data = default_data() if arguments.data is None else str(arguments.data)
+    theirs = training.Training(folder.resolve(), tuple(checking.Progress(folder).done()), data,
+                               arguments.steps, arguments.seed, arguments.surgery)
+    return training.compare(theirs, lambda line: print(line, flush=True))
 
 
 def answer_skeleton(arguments: argparse.Namespace) -> int:

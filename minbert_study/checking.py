@@ -30,12 +30,14 @@ class Verdict:
         results: one per check.
         printed: what the student's code printed.
         end: why its process ended early, or None.
+        sha256: of the file before it was checked.
     """
 
     name: str
     results: tuple[Result, ...]
     printed: str = ""
     end: str | None = None
+    sha256: str = ""
 
     @property
     def passed(self) -> int:
@@ -94,9 +96,10 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
     if found := rules.faults(source, name, exercise):
         return _refused(name, exercise, [f"{path.name}, {line}" for line in found])
 
+    digest = sha256_of(path)
     observed = observe(Job(folder.resolve(), name, tuple(own), seed))
     results = judge(exercise, observed.results, observed.end, seed)
-    return Verdict(name, tuple(results), observed.printed, observed.end)
+    return Verdict(name, tuple(results), observed.printed, observed.end, digest)
 
 
 def _refused(name: str, exercise: Exercise, lines: list[str]) -> Verdict:
@@ -158,8 +161,7 @@ class Progress:
 
     def note(self, verdict: Verdict) -> None:
         self.entries[verdict.name] = {
-            "passed": verdict.passed, "of": len(verdict.results),
-            "sha256": sha256_of(self.folder / file_of(verdict.name)),
+            "passed": verdict.passed, "of": len(verdict.results), "sha256": verdict.sha256,
             "date": time.strftime("%Y-%m-%d %H:%M")}
         write_json(self.folder / PROGRESS_FILE, self.entries)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -10,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -43,8 +44,8 @@ class Check:
 
     claim: str
     run: Callable[[types.SimpleNamespace], dict[str, object]]
-    against: Mapping[str, object] = field(default_factory=dict)
-    tolerance: Mapping[str, float] = field(default_factory=dict)
+    against: Mapping[str, object]
+    tolerance: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +69,8 @@ class Exercise:
 
     Attributes:
         title: what is to be written, for lists.
-        lesson: the file in tests/lessons that explains it.
         places: the library's answers, MODULE:NAME or MODULE:CLASS.METHOD. The student's file
             defines the same last names.
-        checks: in the order in which they are run.
         hints: from a question to nearly the line.
         mistakes: those that are recognised.
         forbidden: names of libraries' functions that would be the answer themselves.
@@ -80,12 +79,11 @@ class Exercise:
             are done: they may name or order parameters otherwise.
         install: puts a student's part into the library; by default it replaces the answers.
         solution: where the library has it, if that is another place than the first.
+        checks: in the order in which they are run; `load` fills them in.
     """
 
     title: str
-    lesson: str
     places: tuple[str, ...]
-    checks: tuple[Check, ...]
     hints: tuple[str, str, str]
     mistakes: tuple[Mistake, ...] = ()
     forbidden: tuple[str, ...] = ()
@@ -93,6 +91,7 @@ class Exercise:
     is_alone: bool = False
     install: Callable[[types.SimpleNamespace], None] | None = None
     solution: str = ""
+    checks: tuple[Check, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -116,9 +115,12 @@ class Exercise:
         return None
 
 
+@cache
 def load(name: str) -> Exercise:
-    """The exercise of that name."""
-    return importlib.import_module(f"minbert_study.exercises.{name}").EXERCISE
+    """The exercise of that name, with all checks of its module in their order there."""
+    module = importlib.import_module(f"minbert_study.exercises.{name}")
+    checks = tuple(value for value in vars(module).values() if isinstance(value, Check))
+    return dataclasses.replace(module.EXERCISE, checks=checks)
 
 
 def file_of(name: str) -> str:
@@ -128,11 +130,6 @@ def file_of(name: str) -> str:
     'ex02_attention.py'
     """
     return FILES[name]
-
-
-def checks_of(module: str) -> tuple[Check, ...]:
-    """All checks of an exercise's module, in their order there."""
-    return tuple(value for value in vars(sys.modules[module]).values() if isinstance(value, Check))
 
 
 def check(against: Mapping[str, object] | None = None,

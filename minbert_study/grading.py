@@ -160,9 +160,10 @@ def _cell(text: str) -> str:
 
 def page_name(folders: Sequence[Path], folder: Path) -> str:
     """A file name for a student's page, unique among the folders."""
-    name = re.sub(r"[^\w.-]", "_", folder.name)[:100] or "student"
-    same = [other for other in folders if other.name == folder.name]
-    return f"{name}.html" if len(same) == 1 else f"{name}-{folders.index(folder) + 1}.html"
+    names = [re.sub(r"[^\w.-]", "_", each.name)[:100] or "student" for each in folders]
+    place = folders.index(folder)
+    number = f"-{place + 1}" if names.count(names[place]) > 1 else ""
+    return f"{names[place]}{number}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:

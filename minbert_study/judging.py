@@ -194,8 +194,8 @@ def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: f
         return [f"{name} has shape {tuple(yours.shape)}, expected {tuple(expected.shape)}",
                 *_about_shape(yours, expected)]
     if yours.dtype != expected.dtype:
-        return [f"{name} has type {_dtype(yours)}, expected {_dtype(expected)}: keep the type of "
-                "the input"]
+        return [f"{name} has type {_dtype(yours)}, expected {_dtype(expected)}: a result has the "
+                "type of the input, unless the exercise says otherwise"]
     a, b = yours.double(), expected.double()
     far = ~torch.isclose(a, b, rtol=allowed, atol=allowed, equal_nan=True)
     if not far.any():

@@ -37,18 +37,25 @@ def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
 
 
 def readme(names: Sequence[str]) -> str:
-    rows = [f"| {file_of(name)} | {load(name).title} |" for name in names]
-    return "\n".join([
-        "# Write BERT yourself", "",
-        "Each file is one exercise. Replace `raise NotImplementedError` with your code. Then:", "",
-        "```", "minbert study check . attention     # or all: minbert study "
-        "check .", "minbert study check . --watch       # checks each file when you save it",
-        "minbert study hint . attention      # one more hint each time you call it",
-        "minbert study train .               # train with the parts that you have finished",
-        "```", "",
-        "Each exercise stands alone: the library does what you have not written yet. Once all "
-        "checks of an exercise pass, your code replaces the library's.", "",
-        "| file | what you write |", "| --- | --- |", *rows, ""])
+    rows = "\n".join(f"| {file_of(name)} | {load(name).title} |" for name in names)
+    return f"""# Write BERT yourself
+
+Each file is one exercise. Replace `raise NotImplementedError` with your code. Then:
+
+```
+minbert study check . {names[0]:<13} # or all: minbert study check .
+minbert study check . --watch       # checks each file when you save it
+minbert study hint . {names[0]:<14} # one more hint each time you call it
+minbert study train .               # train with the parts that you have finished
+```
+
+Each exercise stands alone: the library does what you have not written yet. Once all checks of an \
+exercise pass, your code replaces the library's.
+
+| file | what you write |
+| --- | --- |
+{rows}
+"""
 
 
 def solution(exercise: Exercise) -> list[str]:

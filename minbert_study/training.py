@@ -7,12 +7,13 @@ their functions are looked up when they are called.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,14 +24,14 @@ import minbert
 import multitask
 from multitask import evaluation
 from multitask.data.examples import Dataset
-from multitask.data.sampling import WRAP, RoundRobin
-from multitask.runs.inputs import default_data, load_data
+from multitask.data.sampling import WRAP
+from multitask.runs.inputs import load_data
 from multitask.runs.settings import Settings
 from multitask.tasks import TASKS
 from optim import AdamW, split_decayed, surgery
 
 from .exercise import file_of
-from .exercises import final_layers, training_step
+from .exercises import final_layers, round_robin, training_step
 from .worker import Fault, explain, install_own, processes
 
 MODEL, ARCH = "minbert-mini", "concatB"
@@ -77,35 +78,26 @@ class Training:
         return max(1, self.steps // 6)
 
 
-def compare(folder: Path, own: Sequence[str], say: Callable[[str], None], data: str | None = None,
-            **settings: object) -> int:
+def compare(theirs: Training, say: Callable[[str], None]) -> int:
     """Trains with a student's finished parts, then with the library's; tells the dev scores.
-
-    Args:
-        own: the exercises that are done.
-        data: as the flag says; by default ./data if it has the course's files, else the sample.
-        settings: steps, seed and surgery of both trainings.
 
     Returns:
         1 if the student's code fails on the way, else 0.
     """
-    data = data or default_data()
-    theirs = Training(folder.resolve(), tuple(own), data, **settings)
-    say(f"data:  {data or SAMPLE}")
+    say(f"data:  {theirs.data or SAMPLE}")
     say("\n".join(who_does_what(theirs)))
     tasks = list(TASKS)
     say("steps: losses, cosines of the gradients ("
         + ", ".join(f"{tasks[i]}·{tasks[j]}" for i, j in PAIRS) + "), pace")
 
     scores = {}
-    if own:
+    if theirs.own:
         say("training with your parts:")
         scores["yours"] = run(theirs, say)
         if scores["yours"] is None:
             return 1
-    library = Training(theirs.folder, (), data, **settings)
     say("training with the library's parts:")
-    scores["the library's"] = run(library, say)
+    scores["the library's"] = run(dataclasses.replace(theirs, own=()), say)
     say("\n".join(table(scores)))
     return 0
 
@@ -199,8 +191,7 @@ def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
     Raises:
         Fault: a loss is not finite.
     """
-    data = training.data and str(training.data)
-    dataset = load_data(Settings(ARCH, WRAP, data=data, eval_limit=EVALUATED))
+    dataset = load_data(Settings(ARCH, WRAP, data=training.data, eval_limit=EVALUATED))
     torch.manual_seed(training.seed)
     model = multitask.MultitaskBert(minbert.BertModel.from_pretrained(MODEL),
                                     minbert.BertTokenizer.from_pretrained(MODEL), ARCH)
@@ -212,7 +203,7 @@ def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
     torch.manual_seed(training.seed)  # dropout, whatever was drawn so far
     model.train()
 
-    batches = round_robin({name: len(some) for name, some in tokens.items()}, training.seed)
+    batches = batches_of({name: len(some) for name, some in tokens.items()})
     every, start = max(1, training.steps // LINES), time.perf_counter()
     for step in range(1, training.steps + training.final_steps + 1):
         batch = {name: tokens[name].batch(rows) for name, rows in next(batches).items()}
@@ -250,16 +241,10 @@ class Surgery:
         return " ".join(f"{float(self.cosines[pair]):+.2f}" for pair in PAIRS)
 
 
-def round_robin(lengths: Mapping[str, int], seed: int) -> Iterator[dict[str, list[int]]]:
-    """Step after step, task → indices of its batch, without end.
-
-    This is the place for a `wrap` of the student's own.
-    """
-    sampler = RoundRobin(lengths, dict.fromkeys(lengths, BATCH), WRAP, seed)
+def batches_of(lengths: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
+    """Step after step, task → indices of its batch, without end: one `wrap` after another."""
     while True:
-        sampler.start_epoch()
-        for _ in range(sampler.steps_per_epoch):
-            yield sampler.next_step()
+        yield from round_robin.wrap(lengths, BATCH, round_robin.random(lengths))
 
 
 def evaluate(model: multitask.MultitaskBert, dataset: Dataset) -> dict[str, float]:

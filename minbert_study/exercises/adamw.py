@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 
 USUAL = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0, "correct_bias": True}
 
@@ -90,9 +90,7 @@ def course(part):
 
 EXERCISE = Exercise(
     title="AdamW",
-    lesson="test_06_optimizer.py",
     places=("optim.adamw:adamw_update",),
-    checks=checks_of(__name__),
     forbidden=("Adam", "AdamW", "adamw"),
     is_in_place=True,
     mistakes=(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of, gradients
+from minbert_study.exercise import Exercise, Mistake, check, gradients
 
 
 def inputs(batch: int, heads: int, tokens: int, width: int) -> list[torch.Tensor]:
@@ -15,7 +15,7 @@ def inputs(batch: int, heads: int, tokens: int, width: int) -> list[torch.Tensor
     return [torch.randn(batch, heads, tokens, width) for _ in range(3)]
 
 
-def torch_attention(query, key, value, mask=None, dropout=0.0):
+def torch_attention(query, key, value, mask=None):
     """torch's own attention, an independent implementation."""
     return F.scaled_dot_product_attention(query, key, value,
                                           None if mask is None else mask[:, None, None, :])
@@ -130,9 +130,7 @@ def dropout(part):
 
 EXERCISE = Exercise(
     title="scaled dot-product attention with a mask",
-    lesson="test_02_attention.py",
     places=("minbert.attention:attention_weights", "minbert.attention:attention"),
-    checks=checks_of(__name__),
     forbidden=("scaled_dot_product_attention", "MultiheadAttention",
                "multi_head_attention_forward"),
     mistakes=(

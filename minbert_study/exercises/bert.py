@@ -10,15 +10,7 @@ from torch.nn import functional as F
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints import hub, pretrained
 from minbert.model import BertOutput
-from minbert_study.exercise import (
-    Exercise,
-    Mistake,
-    check,
-    checks_of,
-    draw_weights,
-    gradients,
-    notes_of,
-)
+from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients, notes_of
 
 from .layer import TorchLayer
 
@@ -201,9 +193,7 @@ def pooled(states: str) -> tuple[str, str]:
 
 EXERCISE = Exercise(
     title="BERT: embeddings, layers, pooler",
-    lesson="test_04_model.py",
     places=("minbert.model:BertModel.forward",),
-    checks=checks_of(__name__),
     forbidden=("TransformerEncoder", "TransformerEncoderLayer", "Transformer"),
     mistakes=(
         Mistake("when positions are counted from 1. The first position must be 0.",

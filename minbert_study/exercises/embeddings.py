@@ -6,15 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from minbert.embeddings import BertEmbeddings
-from minbert_study.exercise import (
-    Exercise,
-    Mistake,
-    check,
-    checks_of,
-    draw_weights,
-    gradients,
-    notes_of,
-)
+from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients, notes_of
 
 
 class OneHotEmbeddings(BertEmbeddings):
@@ -110,9 +102,7 @@ def as_products(part):
 
 EXERCISE = Exercise(
     title="embeddings: word, position and type",
-    lesson="test_01_embeddings.py",
     places=("minbert.embeddings:BertEmbeddings",),
-    checks=checks_of(__name__),
     mistakes=(
         Mistake("without the token types.",
                 "\n                  + self.token_type_embeddings(token_type_ids))", ")"),

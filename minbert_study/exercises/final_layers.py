@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
 
 
@@ -196,9 +196,7 @@ BACK = "    model.encoder.train(modes[0])\n    model.heads.train(modes[1])\n"
 
 EXERCISE = Exercise(
     title="a step of final-layer fine-tuning",
-    lesson="test_10_training.py",
     places=("minbert_study.exercises.final_layers:final_layer_step",),
-    checks=checks_of(__name__),
     is_alone=True,
     mistakes=(
         Mistake("when the encoder stays in training mode, so its dropout changes the embeddings "

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from heads import ARCHITECTURES
-from minbert_study.exercise import Exercise, Mistake, check, checks_of, gradients, replace
+from minbert_study.exercise import Exercise, Mistake, check, gradients, replace
 
 PLACES = ("heads.layers:OneLayerHead", "heads.layers:TwoLayerHead")
 
@@ -190,9 +190,7 @@ def install(part: types.SimpleNamespace) -> None:
 
 EXERCISE = Exercise(
     title="heads of one and of two layers",
-    lesson="test_10_training.py",
     places=PLACES,
-    checks=checks_of(__name__),
     install=install,
     mistakes=(
         Mistake("without the LeakyReLU. Two linear layers with nothing between them act as one.",

@@ -6,15 +6,7 @@ import torch
 from torch import nn
 
 from minbert.layer import BertLayer
-from minbert_study.exercise import (
-    Exercise,
-    Mistake,
-    check,
-    checks_of,
-    draw_weights,
-    gradients,
-    notes_of,
-)
+from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients, notes_of
 
 # What a student should look at, in the order of the equations.
 STEPS = {"mask into self_attention": "self_attention gets mask",
@@ -179,9 +171,7 @@ def both(first: str, second: str) -> dict[str, str]:
 
 EXERCISE = Exercise(
     title="one transformer layer",
-    lesson="test_03_layer.py",
     places=("minbert.layer:BertLayer",),
-    checks=checks_of(__name__),
     forbidden=("TransformerEncoderLayer", "TransformerEncoder", "Transformer"),
     mistakes=(
         Mistake("without both residuals.",
@@ -220,12 +210,8 @@ EXERCISE = Exercise(
         Mistake("without dropout in the second equation.",
                 SECOND, "self.output_layer_norm(hidden_states + output)"),
         Mistake("when the second residual is x. It must be h.",
-                "        hidden_states = self.attention_layer_norm",
-                "        x = hidden_states\n        hidden_states = self.attention_layer_norm"
-                "(x + self.dropout(attended))\n        output = self.output_dense(\n"
-                "            self.activation(self.intermediate_dense(hidden_states)))\n"
-                "        return self.output_layer_norm(x + self.dropout(output))\n"
-                "        hidden_states = self.attention_layer_norm"),
+                BODY, "        x = hidden_states\n" + BODY.replace(
+                    SECOND, "self.output_layer_norm(x + self.dropout(output))")),
         Mistake("without the first LayerNorm.",
                 FIRST, "hidden_states + self.dropout(attended)"),
         Mistake("without the last LayerNorm.",
@@ -253,12 +239,8 @@ EXERCISE = Exercise(
                 "self.self_attention(hidden_states, None if mask is None else ~mask)"),
         Mistake("when the feed-forward part gets x. It must get h, the result of the first "
                 "equation.",
-                "        hidden_states = self.attention_layer_norm",
-                "        x = hidden_states\n        hidden_states = self.attention_layer_norm"
-                "(x + self.dropout(attended))\n        output = self.output_dense(\n"
-                "            self.activation(self.intermediate_dense(x)))\n"
-                "        return self.output_layer_norm(hidden_states + self.dropout(output))\n"
-                "        hidden_states = self.attention_layer_norm"),
+                BODY, "        x = hidden_states\n" + BODY.replace(
+                    "intermediate_dense(hidden_states)", "intermediate_dense(x)")),
     ),
     hints=(
         "Two equations, one line of code each. In each sum, which of the two terms goes through "

@@ -6,14 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from minbert.attention import BertSelfAttention
-from minbert_study.exercise import (
-    Exercise,
-    Mistake,
-    check,
-    checks_of,
-    draw_weights,
-    gradients,
-)
+from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients
 
 from .attention import DROPPED, dropped
 
@@ -136,12 +129,11 @@ def as_torch(part):
 SPLIT = """        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))
         return heads.permute(2, 0, 3, 1, 4)"""
 JOIN = "context.transpose(1, 2).flatten(2)              # the heads side by side again"
+CALL = "attention(query, key, value, mask, dropout)"
 
 EXERCISE = Exercise(
     title="multi-head self-attention",
-    lesson="test_02_attention.py",
     places=("minbert.attention:BertSelfAttention",),
-    checks=checks_of(__name__),
     forbidden=("MultiheadAttention", "multi_head_attention_forward"),
     mistakes=(
         Mistake("when (batch, heads, seq, head_dim) is reshaped directly to (batch, seq, hidden), "
@@ -153,31 +145,25 @@ EXERCISE = Exercise(
         Mistake("when the heads are averaged, not put side by side.",
                 JOIN, "context.mean(1).repeat(1, 1, self.num_heads)"),
         Mistake("when the mask is not passed on to attention.",
-                "attention(query, key, value, mask, dropout)",
-                "attention(query, key, value, None, dropout)"),
+                CALL, "attention(query, key, value, None, dropout)"),
         Mistake("when the mask is passed on inverted. `attention` expects True at real tokens.",
-                "attention(query, key, value, mask, dropout)",
-                "attention(query, key, value, None if mask is None else ~mask, dropout)"),
+                CALL, "attention(query, key, value, None if mask is None else ~mask, dropout)"),
         Mistake("when dropout stays on in eval mode.",
                 "self.dropout if self.training else 0.0", "self.dropout"),
         Mistake("when dropout is applied to the output, not to the weights. Pass the rate on to "
                 "`attention`.",
-                "attention(query, key, value, mask, dropout)",
-                "F.dropout(attention(query, key, value, mask), dropout)"),
+                CALL, "F.dropout(attention(query, key, value, mask), dropout)"),
         Mistake("when dropout is applied to the values, not to the weights. Pass the rate on to "
                 "`attention`.",
-                "attention(query, key, value, mask, dropout)",
-                "attention(query, key, F.dropout(value, dropout), mask)"),
+                CALL, "attention(query, key, F.dropout(value, dropout), mask)"),
         Mistake("when dropout is left out.",
                 "self.dropout if self.training else 0.0", "0.0"),
         Mistake("when dropout is on in eval mode and off in training.",
                 "self.dropout if self.training else 0.0", "0.0 if self.training else self.dropout"),
         Mistake("when the keys are used as values.",
-                "attention(query, key, value, mask, dropout)",
-                "attention(query, key, key, mask, dropout)"),
+                CALL, "attention(query, key, key, mask, dropout)"),
         Mistake("when queries and keys are swapped.",
-                "attention(query, key, value, mask, dropout)",
-                "attention(key, query, value, mask, dropout)"),
+                CALL, "attention(key, query, value, mask, dropout)"),
         Mistake("when the numbers are viewed directly as (batch, heads, seq, head_dim), so heads "
                 "get pieces of other tokens. View them as (…, seq, heads, head_dim), then swap seq "
                 "and heads.", SPLIT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 
 
 def on_vectors(gradients):
@@ -96,9 +96,7 @@ RETURN = "    return 1 - torch.where(squares > 0, crossed / squares, torch.zeros
 
 EXERCISE = Exercise(
     title="the paper's surgery, Eq. 2–5",
-    lesson="test_08_surgery.py",
     places=("optim.surgery:project_paper",),
-    checks=checks_of(__name__),
     mistakes=(
         Mistake("when only conflicts are projected, as PCGrad does. Eq. 2–4 have no such test.",
                 "crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)"),

@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 from minbert_study.worker import Fault
 from multitask.data.sampling import BATCH_DIFFERENT, WRAP, RoundRobin, batch_different_sizes
 
@@ -207,11 +207,9 @@ def bd_as_library(part):
 
 EXERCISE = Exercise(
     title="the two round robins",
-    lesson="test_09_round_robins.py",
     places=("minbert_study.exercises.round_robin:wrap",
             "multitask.data.sampling:batch_different_sizes",
             "minbert_study.exercises.round_robin:bd"),
-    checks=checks_of(__name__),
     mistakes=(
         Mistake("when a smaller dataset repeats in the same order, as with itertools.cycle. Call "
                 "shuffle at every restart.",

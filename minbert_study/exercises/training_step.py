@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
 from optim.surgery import project_conflicting
 
@@ -180,9 +180,7 @@ SIZES = "    sizes = [parameter.numel() for parameter in encoder]\n"
 
 EXERCISE = Exercise(
     title="a training step with surgery",
-    lesson="test_10_training.py",
     places=("minbert_study.exercises.training_step:train_step",),
-    checks=checks_of(__name__),
     is_alone=True,
     forbidden=("multitask_backward",),
     mistakes=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tokenizers.models import WordPiece
 
-from minbert_study.exercise import Exercise, Mistake, check, checks_of
+from minbert_study.exercise import Exercise, Mistake, check
 from minbert_study.worker import Fault
 
 UNKNOWN, MOST_CHARACTERS = "[UNK]", 100
@@ -125,9 +125,7 @@ def as_package(part):
 
 EXERCISE = Exercise(
     title="WordPiece",
-    lesson="test_05_loading.py",
     places=("minbert_study.exercises.wordpiece:wordpiece",),
-    checks=checks_of(__name__),
     mistakes=(
         Mistake("when the shortest match is taken. Take the longest.",
                 "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),

@@ -169,9 +169,9 @@ def test_formulas_stay_text():
 
 def test_same_names(tmp_path):
     """Two students whose folders have one name get two pages."""
-    folders = [tmp_path / "a" / "hw", tmp_path / "b" / "hw", tmp_path / "c d"]
+    folders = [tmp_path / name for name in ("a/hw", "b/hw", "c d", "e f", "e_f")]
     names = [grading.page_name(folders, folder) for folder in folders]
-    assert names == ["hw-1.html", "hw-2.html", "c_d.html"]
+    assert names == ["hw-1.html", "hw-2.html", "c_d.html", "e_f-4.html", "e_f-5.html"]
 
 
 def test_console_command(folder, capsys, monkeypatch):

@@ -1,8 +1,9 @@
 """Every exercise: right code passes, untouched files and wrong code fail, and the message says why."""
 
 import ast
-import importlib.util
 import os
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,7 @@ SOLUTIONS = HERE / "solutions"
 
 
 def wrong_of(name: str) -> list[tuple[str, str, str]]:
-    path = HERE / "wrong" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"wrong_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.WRONG
+    return runpy.run_path(str(HERE / "wrong" / f"{name}.py"))["WRONG"]
 
 
 # All of them take ten minutes: MINBERT_ALL_WRONG=1 pytest tests/study
@@ -93,7 +90,9 @@ def test_mistakes_are_edits(name):
 def test_hints_and_lesson(name):
     exercise = load(name)
     assert len(exercise.hints) == 3
-    lesson = (HERE.parent / "lessons" / exercise.lesson).read_text(encoding="utf-8")
+    template = (starting.TEMPLATES / file_of(name)).read_text(encoding="utf-8")
+    [file] = re.findall(r"tests/lessons/(test_\w+\.py)", template)
+    lesson = (HERE.parent / "lessons" / file).read_text(encoding="utf-8")
     assert f"minbert study, {file_of(name)}" in " ".join(ast.get_docstring(ast.parse(lesson)).split())
     assert rules.faults((SOLUTIONS / file_of(name)).read_text(encoding="utf-8"), name, exercise) == []
 
