@@ -5,8 +5,8 @@
 
 A point is the n-th executed line of a place in our code, such as the forward pass of a stage; or
 half a checkpoint on the disk; or a moment on the clock, for SIGKILL and SIGTERM. A third of the
-resumed runs are killed again. A job runs in a fork of this process, which computes nothing itself,
-or in two processes that torchrun starts, of which one is killed. With --methods, the point is one
+resumed runs are killed again. A job runs in a fork of this process, which trains nothing itself, or
+in two processes that torchrun starts, of which one is killed. With --methods, the point is one
 step, and the runs are one for each surgery method that remembers or draws something. Ends with
 status 1 if a byte differs.
 """
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,13 +71,14 @@ PLACES = {
     "checkpoint": ("multitask/system/checkpoint.py", "minbert/files.py:replacing",
                    "minbert/files.py:sync"),
     "publishing": ("multitask/model.py:save_pretrained", "multitask/runs/stages.py:_publish",
-                   "minbert/checkpoints/pretrained.py:save"),
+                   "minbert/checkpoints/pretrained.py:write_checkpoint"),
     "log": ("multitask/system/runlog.py", "multitask/runs/stages.py:_log_step"),
 }
 HALF, CLOCK, TERM, STEP = "half a checkpoint", "any moment", "SIGTERM", "a step's beginning"
 OUTSIDE = ("before", "after")  # of the stages, where one place is as good as another
 AGAIN = 1 / 3                  # of the resumed runs are killed too
 MOST_KILLS = 4                 # of one run
+FAILED = 70                    # the status of a fork that ends in a traceback
 # Epochs have 4 steps. The point is the third one's last: DWA weighs by two epochs that ended, the
 # last checkpoint is within the epoch, one step behind, and the fourth epoch weighs by the third.
 METHOD_POINT, LAST_SAVED = 12, "resumed in epoch 3, step 10"
@@ -194,13 +196,15 @@ def fork(function: Callable[[], int], output: Path) -> int:
     """Calls the function in a fork; what it prints goes to `output`. Returns its exit status."""
     child = os.fork()
     if not child:
-        status = 70
+        status = FAILED
         try:
             with output.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
                 warnings.simplefilter("ignore")
                 status = function()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -296,17 +300,17 @@ class Lines:
 
 def die_half_way(number: float, die: Callable[[], None]) -> None:
     """Makes the process die when half of the number-th checkpoint's tensors are on the disk."""
-    written, save_file = 0, checkpoint.save_file
+    written, write_tensors = 0, checkpoint.write_tensors
 
-    def half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def half(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         nonlocal written
         written += 1
-        save_file(tensors, path)
+        write_tensors(path, tensors)
         if written == number:
             os.truncate(path, path.stat().st_size // 2)
             die()
 
-    checkpoint.save_file = half
+    checkpoint.write_tensors = half
 
 
 def die_before_step(number: float, die: Callable[[], None]) -> None:
@@ -414,12 +418,13 @@ def try_one(job: Job, known: Known, folder: Path, output: Path,
     history = [(point, execute(job, job.start(folder), output, point))]
 
     while history[-1][1] or not (folder / run.METRICS_FILE).is_file():
+        point, status = history[-1]
+        if status == FAILED or (point is None and status):
+            return history, [f"status {status}: {output.read_text()[-500:]}"]
         arguments = job.resume(folder) if checkpoint.numbered(folder) else job.start(folder)
         is_killed = len(history) < MOST_KILLS and rng.random() < AGAIN
         point = draw(job, known, rng) if is_killed else None
         history.append((point, execute(job, arguments, output, point)))
-        if point is None and history[-1][1]:
-            return history, [f"status {history[-1][1]}: {output.read_text()[-500:]}"]
 
     return history, differing(left_by(folder), known.left)
 

@@ -87,6 +87,27 @@ def test_killed_runs():
     assert "0 of these ended with other bytes" in printed
 
 
+def test_kill_places():
+    """Every place is a file, or a function of a file."""
+    for part in itertools.chain(*kill_points.PLACES.values()):
+        path, _, function = part.partition(":")
+        text = (programs.ROOT / path).read_text(encoding="utf-8")
+        assert not function or f"def {function}(" in text, part
+
+
+def test_half_a_checkpoint(train, monkeypatch):
+    """A process that dies half-way leaves no checkpoint of that number."""
+    monkeypatch.setattr(checkpoint, "write_tensors", checkpoint.write_tensors)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    kill_points.die_half_way(1, die)
+    assert train(Path("run")) == 130
+    [half] = Path("run/checkpoint").glob("*")
+    assert half.suffix == ".partial"
+
+
 def test_killed_methods():
     """With every surgery method that remembers or draws, between two checkpoints of epoch three."""
     printed = tried("--methods").splitlines()
