@@ -34,10 +34,7 @@ def work(arguments: argparse.Namespace) -> None:
         from multitask.training.step import SurgeryTrainer
     except ImportError:
         from multitask.training import SurgeryTrainer
-    try:
-        from multitask.data.examples import load_dataset
-    except ImportError:
-        from multitask.data import load_dataset
+    from multitask.data import load_dataset
 
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
@@ -76,7 +73,8 @@ def start_up(folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the folder of another checkout")
     parser.add_argument("--data", required=True, help="the course's files")
     parser.add_argument("--model", required=True, help="a checkpoint's folder")

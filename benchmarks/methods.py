@@ -1,6 +1,6 @@
 """What surgery methods cost: the weights alone beside torchjd's, and whole training steps.
 
-    PYTHONPATH=tools python benchmarks/methods.py --weights
+    python benchmarks/methods.py --weights
     python benchmarks/methods.py --steps --data data --model CHECKPOINT
 
 --weights prints milliseconds per call, medians, for 3, 8 and 32 tasks. --steps prints the seconds
@@ -11,22 +11,21 @@ taken in turn with it, on equal batches.
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import optimality
 import torch
-from step import build
+from step import WARM_UP, build, data_folder, training_batches
 from turns import in_turn, over
 
-from multitask.data.examples import load_dataset
-from multitask.data.sampling import WRAP, RoundRobin
-from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY, Method
 
-WARM_UP = 2  # steps that are not counted
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+
+import optimality
 
 
 def median_ms(call: Callable[[], object], repetitions: int) -> float:
@@ -54,18 +53,12 @@ def weights(repetitions: int) -> None:
 
 
 def steps(arguments: argparse.Namespace) -> None:
-    dataset = load_dataset(arguments.data, TASKS.values(), seed=0)
-
     def trainer(name: str) -> SurgeryTrainer:
         return SurgeryTrainer(build("fp32", arguments.model), name, lr=1e-5)
 
     plain = trainer("sum")
-    tokens = {task: plain.model.tokenize(dataset[task]["train"]) for task in TASKS}
-    sampler = RoundRobin({task: len(each) for task, each in tokens.items()},
-                         dict.fromkeys(TASKS, 16), WRAP, 0)
-    sampler.start_epoch()
-    batches = [{task: tokens[task].batch(rows) for task, rows in sampler.next_step().items()}
-               for _ in range(WARM_UP + arguments.rounds)]
+    batches = training_batches(plain.model, data_folder(arguments.data),
+                               WARM_UP + arguments.rounds)
 
     print(f"{torch.get_num_threads()} threads")
     for name in (name for name in SURGERY if name not in ("sum", "constant")):
@@ -82,7 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", action="store_true")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--data")
     parser.add_argument("--model", default="minbert-mini")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

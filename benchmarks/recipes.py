@@ -40,7 +40,7 @@ from multitask.pretraining.step import set_dropout
 from multitask.runs.inputs import subsample
 from multitask.system.device import PRODUCT_DTYPES, pick_device, pick_precision
 from multitask.tasks import BUILT_IN, TASKS
-from multitask.training.optimizing import head_groups
+from multitask.training.optimizing import head_groups, scaled_step
 from multitask.training.step import group_of
 from optim import SCHEDULES, AdamW
 
@@ -62,7 +62,8 @@ def parse() -> argparse.Namespace:
     add("--head-lr", type=float)
     add("--decay", type=float, default=0.01, help="weight decay")
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
-    add("--arch", choices=ARCHITECTURES, default="concatB_mean")
+    joined = [name for name, one in ARCHITECTURES.items() if one.pairs_joined]
+    add("--arch", choices=joined, default="concatB_mean")
     add("--swap", action="store_true", help="either order of a pair, at random")
     add("--rdrop", default="",
         help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
@@ -164,8 +165,6 @@ class Trial:
                 losses[name] = self.loss(name, self.model.heads[name](part).float(), indices)
             return sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * scale
         self.optimizer.zero_grad()
         encoder = self.model.encoder
         with fast.weights_cast_once(encoder, PRODUCT_DTYPES[self.model.precision]):
@@ -178,7 +177,7 @@ class Trial:
                 loss_of_all()[0].backward()
                 table.data.copy_(before)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        scaled_step(self.optimizer, scale)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def copies(self, name: str) -> int:

@@ -7,8 +7,8 @@ What follows -- are train_multitask.py's own flags. The run is told to stop (SIG
 is over, so it ends as an interrupted one, which can be resumed. Every 5 seconds its memory, open
 files and threads are read from /proc (Linux only). Slopes are of the straight line through all that
 was read after the first 5 minutes, with the 95 % interval of Student's t; a step's seconds are
-medians of quarters of that time, evaluation and checkpoints apart, an epoch's first 20 steps left
-out. Checkpoints are timed around the call that writes them.
+medians of quarters of the run, its first 20 steps left out, evaluation and checkpoints apart.
+Checkpoints are timed around the call that writes them.
 """
 
 from __future__ import annotations

@@ -9,22 +9,20 @@ a tenth of a step's time or memory should go.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from unittest import mock
 
 import torch
-from step import build
+from step import build, data_folder, training_batches
+from turns import in_turn, over
 
 from minbert.fast import attention, blocks, layer
-from multitask.data import load_dataset
 from multitask.training import all_at_once
 from multitask.training.step import SurgeryTrainer
 from optim import TaskGradients
 from optim import fast as optim_fast
 
-BATCH = 16
 by_hand_forward = layer.forward
 
 
@@ -52,7 +50,8 @@ WITHOUT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the course's files")
     parser.add_argument("--model", required=True, help="a checkpoint's folder")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -61,7 +60,6 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    dataset = load_dataset(arguments.data)
 
     def trainer() -> SurgeryTrainer:
         return SurgeryTrainer(build(arguments.precision, arguments.model), "pcgrad", lr=1e-5)
@@ -72,26 +70,24 @@ def main() -> None:
         dense = trainer()
     unfilled = trainer()
     unfilled._fills = False
-    tokens = {name: usual.model.tokenize(splits["train"][:2000]) for name, splits in dataset.items()}
+    batches = training_batches(usual.model, data_folder(arguments.data), arguments.rounds)
 
-    arms = {"as it is": (usual, []), **{name: (usual, patches) for name, patches in WITHOUT.items()},
-            "rows of looked-up embeddings": (dense, []), "rows filled to few lengths": (unfilled, [])}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(arguments.rounds):
-        rows = [(number * BATCH + k) % 2000 for k in range(BATCH)]
-        batches = {name: examples.batch(rows) for name, examples in tokens.items()}
-        for name, (stepped, patches) in arms.items():
+    def way(stepped: SurgeryTrainer, patches: Sequence = ()) -> Callable[[], object]:
+        def step(batch: dict) -> None:
             with ExitStack() as stack:
                 for target, attribute, value in patches:
                     stack.enter_context(mock.patch.object(target, attribute, value))
-                started = time.perf_counter()
-                stepped.step(batches)
-                seconds[name].append(time.perf_counter() - started)
+                stepped.step(batch)
 
-    base = statistics.median(seconds["as it is"][1:])
-    for name, took in seconds.items():
-        median = statistics.median(took[1:])
-        print(f"{name:32}{median * 1000:8.0f} ms  {100 * (median / base - 1):+6.1f} %")
+        return over(step, batches)
+
+    ways = {"as it is": way(usual),
+            **{name: way(usual, patches) for name, patches in WITHOUT.items()},
+            "rows of looked-up embeddings": way(dense), "rows filled to few lengths": way(unfilled)}
+    times = in_turn(ways, arguments.rounds - 1)
+    base, _ = times["as it is"]
+    for name, (median, _) in times.items():
+        print(f"{name:32}{median:8.0f} ms  {100 * (median / base - 1):+6.1f} %")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def use_multinli(folder: Path) -> None:
 class Target:
     """What is mutated, and what reads it.
 
-    share: of all inputs, in thousandths.
+    share: of all inputs, relative to the others'.
     file: the mutated file's place in the folder.
     make: returns the sound files: those beside it, and the contents that are mutated.
     mutate: changes one of these contents.

@@ -227,7 +227,7 @@ def test_seeded_order():
 # ------------------------------------------------------------------------------------------ numbers
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
 @pytest.mark.parametrize("method", ["pcgrad", "paper", "sum"])
 def test_float32_of_any_scale(scale, method):
     """Squares of 1e30 overflow float32, those of 1e-30 vanish in it; the products are float64."""

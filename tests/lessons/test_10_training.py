@@ -570,7 +570,7 @@ def test_when_task_by_task(monkeypatch):
     torch.testing.assert_close(losses(1), 2 * losses(2), atol=0, rtol=1e-6)  # float32 rounding
 
 
-@pytest.mark.parametrize("surgery", ["pcgrad", "paper", "sum"])
+@pytest.mark.parametrize("surgery", ["pcgrad", "sum"])
 def test_learns_by_heart(surgery):
     """Training fits a handful of examples."""
     model = without_head_dropout(build())
@@ -580,11 +580,7 @@ def test_learns_by_heart(surgery):
     for _ in range(150):
         last = trainer.step(batches(model)).losses
 
-    # the paper's unconditional projection can point uphill for a task; it must still run
-    if surgery == "paper":
-        assert all(math.isfinite(loss) for loss in last.values())
-    else:
-        assert all(last[name] < first[name] / 4 for name in TASKS), (first, last)
+    assert all(last[name] < first[name] / 4 for name in TASKS), (first, last)
 
 
 def test_plain_sum_is_eq_1():
