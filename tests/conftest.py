@@ -82,7 +82,7 @@ def small_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def brief_run(small_data):
-    """(folder, flags …) → the folder of a run from random weights on the small data, no report."""
+    """(folder, flags …) → the folder of a run from random weights on small data, no report."""
     def start(folder: Path, *flags: object) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("multitask.runs.run.write_report", lambda *_: None)  # the slowest part

@@ -392,7 +392,8 @@ def test_all_arms_by_command(asked, tmp_path, monkeypatch, capsys):
     (tmp_path / "own.py").write_text(OWN)
     out = tmp_path / "out"
     assert main(["--question", "surgery", "--arms", "all,cagrad:c=0.8", "--seeds", "1",
-                 "--import", str(tmp_path / "own.py"), "--model", asked[0].model, "--data", asked[0].data,
+                 "--import", str(tmp_path / "own.py"), "--model", asked[0].model,
+                 "--data", asked[0].data,
                  "--max-steps", "1", "--eval-limit", "8", "--out", str(out)]) == 0
     expected = {*SURGERY, *arms.CONTROLS, "cagrad:c=0.8"}
     assert set(results_of(out)["scores"]["equal_steps"]) == expected

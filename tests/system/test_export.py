@@ -172,7 +172,8 @@ def test_what_does_not_fit(runs, tmp_path, capsys):
             ("concatB_al", "--task sst", "has more than one layer"),
             ("concatB_mean", "--task sst", "read the mean of all tokens"),
             ("concatB", "--task none", "the model has no task 'none'"),
-            ("concatB", "--pooling pooler", "--to sentence-transformers, not for --to transformers"),
+            ("concatB", "--pooling pooler",
+             "--pooling is for --to sentence-transformers, not for --to transformers"),
             ("concatB", "--pooling pooler --to onnx", "not for --to onnx")):
         out = tmp_path / f"{arch}-{flags}"
         assert export.main([str(runs / arch), str(out), *flags.split()]) == 2

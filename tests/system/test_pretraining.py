@@ -19,7 +19,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 from multitask import pretrain
@@ -285,6 +285,18 @@ def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
     for kind, key in (("step", "loss"), ("evaluation", "perplexity")):
         assert [event[key] for event in events(tmp_path / "run", kind)] == [
             event[key] for event in events(finished, kind)]
+
+
+def test_other_corpus_is_refused(text, tmp_path, interrupted, capsys):
+    """One piece of the corpus changed, and --resume says which file it is."""
+    with interrupted(MaskedTrainer, 2):
+        assert train(text, tmp_path / "run") == 130
+    path = tmp_path / "run" / "corpus.safetensors"
+    tensors = load_file(path)
+    tensors["ids"].view(torch.int16)[3] += 1
+    save_file(tensors, path)
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 2
+    assert f"{path} is not the text that" in capsys.readouterr().err
 
 
 def test_run_on_text_twice(text, tmp_path, interrupted):
