@@ -10,8 +10,6 @@
     torchrun --nproc_per_node=2 train_multitask.py --batch-size 8
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

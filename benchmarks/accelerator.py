@@ -11,8 +11,6 @@ of the peak counts 6 operations a weight and token (2 forward, 4 backward) of al
 of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import gc

@@ -6,8 +6,6 @@ Two processes, one per checkout, take turns, so that both meet the same machine.
 weights, batches and settings. Printed are medians, and the ratio of medians, here / there.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ commit. The profiler itself takes time, of many small calls more than of few lar
 milliseconds are the profiled ones scaled to the median step without it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

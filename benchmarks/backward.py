@@ -8,8 +8,6 @@ in brackets the processor's own. Peak memory is of a process of its own (Linux o
 compared without dropout on two tasks, since with three torchjd draws its own order.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -11,8 +11,6 @@ processor's own, which a busy machine changes less. Weights and token ids are ra
 those of the course's sentences; surgery is PCGrad, dropout is on. Takes 5 GB.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

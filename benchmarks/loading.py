@@ -7,8 +7,6 @@ process's own (anonymous) pages while loading, as a multiple of the weights' siz
 mapped file are the system's cache.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -8,8 +8,6 @@ a row costs. The pairs are made up, 11 words a sentence; the model is a random o
 hidden 32, so that its own memory hides nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import resource

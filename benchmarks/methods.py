@@ -8,8 +8,6 @@ of a step of 3 × 16 examples with each method as a multiple of the plain sum's,
 taken in turn with it, on equal batches.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import warnings

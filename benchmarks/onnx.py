@@ -7,8 +7,6 @@ Texts per second, medians of several rounds taken in turn. onnxruntime gets padd
 similar length, tokenized in the time that is measured, as model.predict tokenizes too.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -7,8 +7,6 @@ activation, eps, type vocabulary, sequence length up to 512, padding anywhere, b
 padding alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -10,8 +10,6 @@ what is finished is not run again. Scores are means over the seeds with half of 
 differences from the first arm are paired by seed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -17,8 +17,6 @@ with more epochs. OUT/NAME.npz has the dev logits of that moment, OUT/NAME.pt, w
 weights. --mix trains nothing: it scores the mean of such weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

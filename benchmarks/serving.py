@@ -6,8 +6,6 @@ Starts `python -m multitask.serve RUN` and asks it over loopback. Each answer is
 the same question gets when it is asked alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

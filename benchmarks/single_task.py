@@ -8,8 +8,6 @@ output, dropout 0.3, one linear layer, AdamW without decay at a constant learnin
 the output is one training: the dev accuracy of its best epoch, and its seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -11,8 +11,6 @@ medians of quarters of the run, its first 20 steps left out, evaluation and chec
 Checkpoints are timed around the call that writes them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

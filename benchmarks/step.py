@@ -13,8 +13,6 @@ Data: --data, else $MINBERT_DATA, else ./data, else the embedded sample. Model: 
     the test extra.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import os
@@ -59,7 +57,7 @@ class Usual:
     """What one would write with the well-known libraries, on the device of the model's heads."""
 
     def __init__(self, model: MultitaskBert, precision: str,
-                 encoder: transformers.BertModel | None = None) -> None:
+                 encoder: "transformers.BertModel | None" = None) -> None:
         """encoder: with the checkpoint's weights by default."""
         import transformers  # both here: what they take of memory is not ours
         from torchjd.aggregation import PCGrad
@@ -75,7 +73,7 @@ class Usual:
         self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
         self.surgery = PCGrad()
 
-    def encoded(self, grids: dict[str, torch.Tensor]) -> transformers.modeling_outputs.ModelOutput:
+    def encoded(self, grids: dict[str, torch.Tensor]) -> "transformers.modeling_outputs.ModelOutput":
         with autocast(self.precision, self.device):
             return self.encoder(**{name: grid.to(self.device) for name, grid in grids.items()})
 

@@ -13,8 +13,6 @@ has no CPU build of the lowest release, the table says untested. Takes 2 GB of d
 packages are in pip's cache, some ten minutes of one core. Ends with status 1 if anything fails.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -94,7 +92,7 @@ class Environment:
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path) -> Environment:
+    def make(cls, folder: Path) -> "Environment":
         run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
         return cls(folder)
 

@@ -8,8 +8,6 @@ changes less. The floor of surgery is its traffic, 7 · params · 4 bytes (read 
 products; read 3, write 1 for the combination), at the rate of a copy in the same run. Takes 3.2 GB.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 

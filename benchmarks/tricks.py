@@ -6,8 +6,6 @@ Printed: the median step, and how much longer it takes without the trick. A tric
 a tenth of a step's time or memory should go.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

@@ -3,8 +3,6 @@
 A time is a median: of wall seconds, and of the processor's own, which a busy machine changes less.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 import time

@@ -9,8 +9,6 @@ several processes are the Trainer's own. Any encoder with a pooler_output will d
 transformers.AutoModel.from_pretrained("bert-base-uncased").
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

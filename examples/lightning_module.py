@@ -7,8 +7,6 @@ The optimization is manual, since Lightning's own makes one backward pass per st
 precision, loggers and checkpoints stay Lightning's.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path

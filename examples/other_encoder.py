@@ -7,8 +7,6 @@ multitask/encoder.py says what is asked of an encoder. Such a one runs on padded
 task: slower than minbert's own, and with the same results.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ the two.
     python examples/plain_step.py
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

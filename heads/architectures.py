@@ -1,7 +1,5 @@
 """--arch: how a pair of sentences enters, what a head reads and how deep it is (section 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ so little gradient that sentiment, whose gradient is the smallest, is learnt muc
 (docs/log/2026-11-23.md).
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 FIRST_DROPOUT = 0.3    # the paper, section 5.3

@@ -1,7 +1,5 @@
 """The activation functions of the feed-forward layer, each beside its derivative."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The numbers that fix a BERT's shape, under HuggingFace's names."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import reprlib
@@ -96,7 +94,7 @@ class BertConfig:
                              f"choose from {', '.join(ACTIVATIONS)}")
 
     @classmethod
-    def from_dict(cls, values: dict) -> BertConfig:
+    def from_dict(cls, values: dict) -> "BertConfig":
         """Reads a HuggingFace config; keys that do not concern the encoder are ignored.
 
         Raises:
@@ -121,7 +119,7 @@ class BertConfig:
         return cls(**{name: values[name] for name in names if values.get(name) is not None})
 
     @classmethod
-    def from_file(cls, path: str | Path) -> BertConfig:
+    def from_file(cls, path: str | Path) -> "BertConfig":
         """Reads config.json; every error names the file."""
         path = user_path(path)
         values = read_object(path)
@@ -135,12 +133,13 @@ class BertConfig:
         return {"model_type": "bert", "architectures": ["BertModel"], **dataclasses.asdict(self)}
 
 
-def _check_type(name: str, value: object, declared: str) -> None:
+def _check_type(name: str, value: object, declared: type) -> None:
     """Refuses "12" for 12 and True for 1, which would fail much later and say much less."""
-    accepted = {"int": (int,), "float": (int, float), "str": (str,)}[declared]
+    accepted = (int, float) if declared is float else declared
     if not isinstance(value, accepted) or isinstance(value, bool):
-        raise ValueError(f"BertConfig: {name} must be {declared}, got {reprlib.repr(value)}")
+        raise ValueError(f"BertConfig: {name} must be {declared.__name__}, got "
+                         f"{reprlib.repr(value)}")
 
     # False for NaN too, and math.isfinite fails on an integer too large for a float.
-    if declared == "float" and not abs(value) <= sys.float_info.max:
+    if declared is float and not abs(value) <= sys.float_info.max:
         raise ValueError(f"BertConfig: {name} must be finite, got {reprlib.repr(value)}")

@@ -1,7 +1,5 @@
 """From token ids to vectors: token + position + segment, then LayerNorm and dropout."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -4,8 +4,6 @@ A file from outside may be damaged, malicious or of another kind. Readers then r
 whose message is one line that names the file.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import hashlib

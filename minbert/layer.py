@@ -1,7 +1,5 @@
 """One transformer layer: attention, then feed-forward, each with residual and LayerNorm."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Which tokens are hidden from the model, and what it sees instead (Devlin et al. 2018, 3.1)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +52,7 @@ class Masking:
 
     @classmethod
     def of(cls, tokenizer: BertTokenizer, whole_words: bool = False,
-           share: float = CHOSEN) -> Masking:
+           share: float = CHOSEN) -> "Masking":
         """The masking for a tokenizer's vocabulary.
 
         Args:

@@ -4,8 +4,6 @@ BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForP
 the second's, which tells whether the second segment follows the first.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -208,7 +206,8 @@ class BertForMaskedLM(nn.Module):
     # --------------------------------------------------------------------------- loading and saving
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertForMaskedLM:
+    def from_pretrained(cls, name_or_folder: str | Path,
+                        revision: str = "main") -> "BertForMaskedLM":
         """Load a checkpoint in HuggingFace's layout, with this head or without; in eval mode.
 
         Without one, the head is random and a warning says so.

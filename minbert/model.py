@@ -1,7 +1,5 @@
 """BertModel: embeddings, a stack of layers, and the pooler on [CLS]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -96,7 +94,7 @@ class BertModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertModel:
+    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> "BertModel":
         """Load a checkpoint in HuggingFace's layout; the model is in eval mode.
 
         Loading is strict: every tensor of the file is used or known to be unneeded, every parameter

@@ -1,7 +1,5 @@
 """Progress: a bar on a terminal, elsewhere at most one plain line per minute."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

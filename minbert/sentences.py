@@ -1,7 +1,5 @@
 """One vector per sentence: BertModel.encode."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """WordPiece tokenization (Devlin et al. 2018, section 3), by the `tokenizers` package."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,7 +53,7 @@ class BertTokenizer:
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> BertTokenizer:
+    def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> "BertTokenizer":
         """Reads tokenizer.json or vocab.txt, and the settings beside it, as transformers does.
 
         tokenizer_config.json has do_lower_case (default: true), strip_accents (default: as
@@ -97,7 +95,7 @@ class BertTokenizer:
             self.vocab_size += 1
 
     @classmethod
-    def _from_json(cls, path: Path) -> BertTokenizer:
+    def _from_json(cls, path: Path) -> "BertTokenizer":
         try:
             return cls(Tokenizer.from_file(str(path)))
         except BaseException as error:
@@ -109,7 +107,7 @@ class BertTokenizer:
     @classmethod
     def from_vocabulary(cls, path: str | Path, lowercase: bool = True,
                         strip_accents: bool | None = None,
-                        split_chinese: bool = True) -> BertTokenizer:
+                        split_chinese: bool = True) -> "BertTokenizer":
         """Reads vocab.txt: one piece per line, its line number is its id.
 
         Args:
@@ -128,7 +126,8 @@ class BertTokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool = True) -> BertTokenizer:
+    def train(cls, texts: Sequence[str], vocab_size: int,
+              lowercase: bool = True) -> "BertTokenizer":
         """Learns a WordPiece vocabulary; the same texts always give the same one.
 
         Args:

@@ -1,7 +1,5 @@
 """Tokenizer settings in files beside the vocabulary: applied as in transformers, or refused."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +54,7 @@ class TokenizerSettings:
     class_name: str
 
     @classmethod
-    def read(cls, folder: Path) -> TokenizerSettings:
+    def read(cls, folder: Path) -> "TokenizerSettings":
         """Reads those of the files that are there.
 
         Raises:

@@ -11,8 +11,6 @@ For teachers:
     python -m minbert_study grade submissions/* --out grades.csv
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -1,7 +1,5 @@
 """One exercise or all of a folder: checked, remembered, and told in lines."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an exercise is, the library's own answer to it, and that answer with a mistake in it."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

@@ -3,8 +3,6 @@
 Every folder's exercises are copied first, so that no student's code runs where it was handed in.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """Yours beside the expected: the first thing that differs, and the mistake that it looks like."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import types

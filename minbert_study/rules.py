@@ -4,8 +4,6 @@ The text is read, not run. It is no sandbox: see worker.py, and docs/how-to/teac
 still be done by somebody who wants to.
 """
 
-from __future__ import annotations
-
 import ast
 from functools import cache
 

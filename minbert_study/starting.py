@@ -1,7 +1,5 @@
 """A student's folder."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ loop takes every part from the place where exercise.install puts it: the modules
 their functions are looked up when they are called.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

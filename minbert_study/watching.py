@@ -1,7 +1,5 @@
 """A tiny model for checks of training, and what a step does with it, seen from outside."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 

@@ -8,8 +8,6 @@ The limits stop accidents and simple mischief: endless loops, full memory, delet
 that means harm needs a real sandbox; docs/how-to/teach.md has one.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import multiprocessing

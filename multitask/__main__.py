@@ -1,7 +1,5 @@
 """All commands under one name: minbert train, minbert predict, … (python -m multitask)."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

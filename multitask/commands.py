@@ -3,8 +3,6 @@
 Messages name a command as the user called the one that is running.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ A run folder never makes a command execute code: an architecture or a kind of ta
 defines is named again by --import.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +52,7 @@ class Description:
         write_json(folder / TASKS_FILE, asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> Description:
+    def load(cls, folder: Path) -> "Description":
         """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         path = folder / TASKS_FILE
         values = read_object(path)

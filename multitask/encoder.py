@@ -4,8 +4,6 @@ Another encoder is trained on padded batches, task by task; only minbert's own h
 examples/other_encoder.py trains one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol

@@ -6,8 +6,6 @@ Architecture, encoder and vocabulary may differ, the tasks may not. It writes pr
 scores and a report, and no model: to answer takes as long as all runs together.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

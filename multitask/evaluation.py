@@ -1,7 +1,5 @@
 """Scores and prediction files."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path

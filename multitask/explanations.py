@@ -3,8 +3,6 @@
 All of it is computed without dropout. One thread at a time may call these functions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ SentenceTransformer, or two graphs for onnxruntime, in float32 and int8. What wa
 compared with the run on dev examples, and OUT/README.md is a model card.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import shutil

@@ -9,8 +9,6 @@ takes the run with the highest average dev score. --course part1 writes the file
 first part, of as many runs as are named.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -3,8 +3,6 @@
 A kind of one's own is one more entry in KINDS; docs/how-to/extend.md has an example.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol

@@ -4,8 +4,6 @@ A metric takes predictions and labels, both (n,), and returns None, with a warni
 undefined.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 

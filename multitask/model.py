@@ -1,7 +1,5 @@
 """MultitaskBert: one encoder, a head for each task."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -99,7 +97,7 @@ class MultitaskBert(nn.Module):
                                             task.outputs)
         self.heads[task.name] = head.to(self.device)
 
-    def take_heads(self, other: MultitaskBert) -> MultitaskBert:
+    def take_heads(self, other: "MultitaskBert") -> "MultitaskBert":
         """Take over the trained heads of the tasks that both models have alike; returns self."""
         for name, task in self.tasks.items():
             theirs = other.tasks.get(name)
@@ -182,7 +180,7 @@ class MultitaskBert(nn.Module):
             shutil.rmtree(stale, ignore_errors=True)
 
     @classmethod
-    def from_pretrained(cls, run: str | Path, encoder: Encoder | None = None) -> MultitaskBert:
+    def from_pretrained(cls, run: str | Path, encoder: Encoder | None = None) -> "MultitaskBert":
         """Opens what the main job saved, a run folder or its model/ folder, in eval mode.
 
         Args:

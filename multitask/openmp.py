@@ -5,8 +5,6 @@ them, all others spin for nothing, and training becomes many times slower. A sho
 little on a quiet machine. docs/explanation/performance.md has measurements.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

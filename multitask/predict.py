@@ -12,8 +12,6 @@ prediction with its probability. A file is validated first, then processed in or
 time.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -9,8 +9,6 @@
 The text is plain UTF-8, .gz or .xz, with blank lines between passages (chapters, articles).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -6,8 +6,6 @@ The page and its JSON API (schema at /openapi.json) are for this computer alone 
 otherwise. Nothing that is typed is kept. Needs the extra: pip install 'minbert[serve]'.
 """
 
-from __future__ import annotations
-
 import argparse
 import socket
 import sys

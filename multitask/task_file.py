@@ -12,8 +12,6 @@ The keys are the attributes of tasks.Task; docs/how-to/own-tasks.md describes th
 relative to the TOML file.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import fields
 from pathlib import Path

@@ -2,13 +2,11 @@
 describe itself (model/tasks.json), and a task can come from a file (task_file.py).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import torch
@@ -205,15 +203,15 @@ class Task:
         raise ValueError(f"expected one of {names}{indices}")
 
 
-def _checked(name: str, declared: str, value: Any) -> Any:
+def _checked(name: str, declared: Any, value: Any) -> Any:
     """A value of the declared type, lists as tuples; else ValueError."""
-    if declared.startswith("tuple"):
+    if get_origin(declared) is tuple:
         value = (value,) if isinstance(value, str) else value
-        inner = float if "float" in declared else str
+        inner = get_args(declared)[0]
         if isinstance(value, (list, tuple)):
-            return tuple(_checked(name, inner.__name__, item) for item in value)
+            return tuple(_checked(name, inner, item) for item in value)
         expected = f"a list of {'numbers' if inner is float else 'texts'}"
-    elif declared == "float":
+    elif declared is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
         expected = "a number"

@@ -1,7 +1,5 @@
 """AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019), as CS224N's project asks for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

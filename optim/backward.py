@@ -6,8 +6,6 @@ parameter, in the memory that autograd made. All other parameters accumulate as 
 the same matrix in one block, which is faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 

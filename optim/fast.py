@@ -4,8 +4,6 @@ MINBERT_PLAIN=1 switches it off. If it differs from `adamw_update`, for example 
 plain update runs from then on, with one warning.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

@@ -8,8 +8,6 @@ A table of word embeddings is the exception. It is half of a small BERT, and a s
 hundred of its rows, so its gradient can be kept as those rows alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Step → multiplier of the learning rate, as plain functions."""
 
-from __future__ import annotations
-
 
 def constant(step: int, warmup_steps: int, total_steps: int) -> float:
     """1, after a linear warm-up from 1/warmup_steps. Steps count from 0. Not in the paper."""

@@ -8,8 +8,6 @@ everything between is arithmetic on a 3 × 3 table. examples/plain_step.py has P
 methods/ has more methods, and SURGERY, the table of all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

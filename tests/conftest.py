@@ -1,7 +1,5 @@
 """Shared fixtures: a tiny encoder, the real checkpoint, the course's data, an interruption."""
 
-from __future__ import annotations
-
 import os
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """To compare with: transformers' BertModel, a stored reference, tasks with other losses."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Sequence

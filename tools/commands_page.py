@@ -3,8 +3,6 @@
     python tools/commands_page.py
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 from pathlib import Path

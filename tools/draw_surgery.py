@@ -3,8 +3,6 @@
     python tools/draw_surgery.py
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

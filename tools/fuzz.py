@@ -11,8 +11,6 @@ MEMORY_BYTES, a file outside its folder, a pickle that ran. Each target runs in 
 with limited memory. tests/system/test_20_nothing_let_in.py runs a few inputs per target.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import collections

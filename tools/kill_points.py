@@ -11,8 +11,6 @@ step, and the runs are one for each surgery method that remembers or draws somet
 status 1 if a byte differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import hashlib

@@ -3,8 +3,6 @@
 Each function takes a random generator and the bytes of a sound file, and returns other bytes.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import random

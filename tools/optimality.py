@@ -8,8 +8,6 @@ means that the method returned 0, since some combination of the gradients is zer
 The suite runs a slice (tests/paper/test_17_methods.py).
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 import warnings

@@ -5,8 +5,6 @@
 Code, tables and headings do not count. A list item ends a sentence.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small sound files of every kind that the library reads, as bytes: what fuzz.py mutates."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json

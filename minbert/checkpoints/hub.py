@@ -10,8 +10,6 @@ huggingface_hub fetches and caches. It reads these environment variables at its 
 | HF_TOKEN | access to private and gated models | the token that `hf auth login` saved |
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 A checkpoint is a folder with config.json (the shape) and named tensors in a form of weights.py.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

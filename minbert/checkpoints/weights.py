@@ -12,8 +12,6 @@ wrappers put before every name, such as `module.`. The first checkpoints' `gamma
 LayerNorm's `weight` and `bias`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -4,8 +4,6 @@
 those of each sequence's first token alone, and keys and values those of all tokens.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

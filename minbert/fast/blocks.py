@@ -6,8 +6,6 @@ numbers. One gathering of slices leads there from the row and one leads back, ho
 there are. A block's sequences may stand anywhere in the row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -79,7 +77,7 @@ class Blocks:
         self._biases: dict[torch.dtype, list[torch.Tensor]] = {}
 
     @cached_property
-    def firsts(self) -> Blocks:
+    def firsts(self) -> "Blocks":
         """The same sequences in the same blocks, of one token each; none may be empty."""
         sequences = sum(len(group) for group in self._groups)
         return Blocks([1] * sequences, self.num_heads, self._groups, width=1)

@@ -6,8 +6,6 @@ the plain form runs from then on, and one warning tells what differed. A functio
 is replaced later, as in a notebook, is noticed by its code object and compared again.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 import types

@@ -5,8 +5,6 @@ less than 2⁻¹⁷ becomes 2⁻¹⁶, so that something can be dropped), and wh
 share that really stays. All bits come from torch's global generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The one place that chooses between the book and the fast forms of the encoder."""
 
-from __future__ import annotations
-
 import os
 
 import torch

@@ -1,7 +1,5 @@
 """Where backward puts gradients: straight into buffers, and for looked-up embeddings as rows."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -11,8 +11,6 @@ Names: x → attention → context → attended → hidden → expanded, activat
 derivative of the loss with respect to x.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -182,7 +180,7 @@ def _forward(layer: nn.Module, x: torch.Tensor, packing: Packing, dtype: torch.d
                          hidden_in, expanded, activated, output_mask, output_norm, share, weights)
 
 
-def _backward(layer: nn.Module, kept: _Kept, gradients: _Gradients, packing: Packing,
+def _backward(layer: nn.Module, kept: _Kept, gradients: "_Gradients", packing: Packing,
               d_output: torch.Tensor) -> torch.Tensor:
     """d_x; the parameters' derivatives go to `gradients`."""
     dtype, first_only = kept.context.dtype, kept.mixes[0].first_only

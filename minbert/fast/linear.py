@@ -1,7 +1,5 @@
 """x Wᵀ + b and its derivatives on a CPU, on weights cast once per step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple

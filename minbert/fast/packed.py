@@ -5,8 +5,6 @@ so hooks, adapters and pruned weights keep working. Its equations are those of m
 which it is compared with at first use (check.py).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional as F

@@ -10,8 +10,6 @@ LayerNorm, GELU and dropout look at one token at a time, so they run on a row of
 Only attention needs to know which tokens share a sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,7 +37,7 @@ class Packing:
     mask: torch.Tensor | None
 
     @classmethod
-    def from_mask(cls, attention_mask: torch.Tensor) -> Packing:
+    def from_mask(cls, attention_mask: torch.Tensor) -> "Packing":
         """attention_mask: (batch, seq), nonzero for real tokens, which may stand anywhere."""
         batch, seq = attention_mask.shape
         mask = attention_mask != 0
@@ -48,7 +46,7 @@ class Packing:
         return cls(batch, seq, slots, None if is_full else mask)
 
     @classmethod
-    def from_lengths(cls, lengths: Sequence[int]) -> Packing:
+    def from_lengths(cls, lengths: Sequence[int]) -> "Packing":
         """Sequences of these lengths from column 0, in a grid as wide as the longest."""
         length = torch.tensor(lengths, dtype=torch.int64)
         return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
@@ -96,13 +94,13 @@ class Packing:
             self.__dict__["_blocks"] = made
         return made
 
-    def followed_by(self, more: Sequence[int], seq: int) -> Packing:
+    def followed_by(self, more: Sequence[int], seq: int) -> "Packing":
         """The same with further sequences, of these lengths, in a grid of this width."""
         lengths = torch.cat([self.lengths, self.lengths.new_tensor(more)])
         mask = torch.arange(seq, device=lengths.device) < lengths[:, None]
         return Packing(len(lengths), seq, mask.flatten().nonzero().squeeze(1), mask)
 
-    def to(self, device: torch.device) -> Packing:
+    def to(self, device: torch.device) -> "Packing":
         mask = None if self.mask is None else self.mask.to(device)
         return replace(self, slots=self.slots.to(device), mask=mask)
 

@@ -1,7 +1,5 @@
 """AdamW's update, in place."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Scaled dot-product attention with a mask."""
 
-from __future__ import annotations
-
 import math
 
 import torch

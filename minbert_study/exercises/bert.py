@@ -1,7 +1,5 @@
 """The whole encoder."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

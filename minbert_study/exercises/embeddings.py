@@ -1,7 +1,5 @@
 """From token ids to vectors."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

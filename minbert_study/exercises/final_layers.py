@@ -1,7 +1,5 @@
 """A step of final-layer fine-tuning, in plain PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 from minbert_study.exercise import Exercise, Mistake, check

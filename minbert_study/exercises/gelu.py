@@ -1,7 +1,5 @@
 """GELU from the normal distribution."""
 
-from __future__ import annotations
-
 import statistics
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The Gram matrix of the tasks' gradients, and their cosines."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """The heads of one and of two layers."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 from itertools import pairwise

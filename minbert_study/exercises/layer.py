@@ -1,7 +1,5 @@
 """One transformer layer, post-norm."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

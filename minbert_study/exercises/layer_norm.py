@@ -1,7 +1,5 @@
 """Layer normalisation."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import torch

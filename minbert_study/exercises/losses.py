@@ -1,7 +1,5 @@
 """The losses of the three tasks, and their metrics."""
 
-from __future__ import annotations
-
 import math
 import types
 import warnings

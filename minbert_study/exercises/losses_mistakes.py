@@ -1,7 +1,5 @@
 """Classic mistakes in losses and metrics; the exercise is in losses.py."""
 
-from __future__ import annotations
-
 from minbert_study.exercise import Mistake
 
 CLASSES = "F.cross_entropy(logits.float(), labels.long())"

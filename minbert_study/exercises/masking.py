@@ -1,7 +1,5 @@
 """Masking for the masked-language model."""
 
-from __future__ import annotations
-
 import types
 
 import torch

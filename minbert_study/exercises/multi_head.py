@@ -1,7 +1,5 @@
 """Several attentions side by side."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

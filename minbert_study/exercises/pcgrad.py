@@ -1,7 +1,5 @@
 """PCGrad on a matrix of gradients."""
 
-from __future__ import annotations
-
 import torch
 
 from minbert_study.exercise import Exercise, Mistake, check

@@ -1,7 +1,5 @@
 """The pooler on [CLS]."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """The two round robins of the paper."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from itertools import islice

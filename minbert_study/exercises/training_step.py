@@ -1,7 +1,5 @@
 """One training step with gradient surgery, in plain PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 from minbert_study.exercise import Exercise, Mistake, check

@@ -1,7 +1,5 @@
 """WordPiece, the longest match first."""
 
-from __future__ import annotations
-
 import torch
 from tokenizers.models import WordPiece
 

@@ -1,7 +1,5 @@
 """Where a finished run's model succeeds and fails: python -m multitask.analysis RUN."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

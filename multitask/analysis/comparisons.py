@@ -6,8 +6,6 @@ be easier or harder: `paired_bootstrap` measures that for the trained models of 
 nothing about the next seed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where a model succeeds and fails on the dev set: the paper's section 6, with intervals."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -99,7 +97,7 @@ class DevPredictions:
     wrong: np.ndarray
 
     @classmethod
-    def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> DevPredictions:
+    def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> "DevPredictions":
         """Raises ValueError unless logits are (len(examples), outputs) and every label is known."""
         if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
             raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "

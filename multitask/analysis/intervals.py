@@ -4,8 +4,6 @@ All of them take the trained model as given and the examples as independent draw
 score would move with other dev examples, not with another seed.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

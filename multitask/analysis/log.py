@@ -1,7 +1,5 @@
 """What a run's log says: speed, and how often the tasks' gradients conflict."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Iterable, Sequence

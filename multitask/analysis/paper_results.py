@@ -4,8 +4,6 @@ They come from bert-base, all of Quora's training pairs and one seed. They stand
 for orientation, not as a like-for-like comparison.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ orthogonal to nearly everything, so a small cosine may mean unrelated tasks or s
 probe therefore also takes two batches of *one* task: what they lack to a cosine of 1 is noise.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Fetches the course's files and MultiNLI: python -m multitask.data --download data."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from os.path import expanduser

@@ -1,7 +1,5 @@
 """Examples → what the encoder takes. Sentences are tokenized once, in advance."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -56,7 +54,7 @@ class Batch:
     labels: torch.Tensor | None
     dummy_sequences: int = 0
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
         labels = None if self.labels is None else self.labels.to(device)
@@ -70,7 +68,7 @@ class Batch:
                 "attention_mask": self.packing.attention_mask.long(),
                 "token_type_ids": self.packing.pad(self.token_type_ids)}
 
-    def filled(self, tokens: int, seq: int, sequences: int) -> Batch:
+    def filled(self, tokens: int, seq: int, sequences: int) -> "Batch":
         """The same with dummy sequences of token 0, whose outputs are discarded.
 
         Args:
@@ -86,7 +84,7 @@ class Batch:
                        packing=self.packing.followed_by(lengths, seq),
                        dummy_sequences=self.dummy_sequences + sequences)
 
-    def in_few_shapes(self, seq: int) -> Batch:
+    def in_few_shapes(self, seq: int) -> "Batch":
         """The same, filled up to the next `rounded` length, in a grid of width `seq`.
 
         All rows of one length get the same number of dummy sequences, of which some may be empty.
@@ -95,13 +93,13 @@ class Batch:
         tokens = rounded(len(self.input_ids))
         return self.filled(tokens, seq, step_at(tokens) // LEAST)
 
-    def in_few_lengths(self) -> Batch:
+    def in_few_lengths(self) -> "Batch":
         """`in_few_shapes` for a CPU: smaller steps up to 512 tokens, no empty dummy sequences."""
         tokens = rounded(len(self.input_ids), LEAST_ON_CPU)
         sequences = -(-(tokens - len(self.input_ids)) // LEAST)
         return self.filled(tokens, max(LEAST, self.packing.seq), sequences)
 
-    def copy_(self, other: Batch) -> None:
+    def copy_(self, other: "Batch") -> None:
         """Take over the numbers of a batch of the same shape, wherever it is."""
         self.input_ids.copy_(other.input_ids)
         self.token_type_ids.copy_(other.token_type_ids)
@@ -123,7 +121,7 @@ class MicroBatches:
     examples: int
 
     @classmethod
-    def of(cls, batch: Batch | MicroBatches) -> MicroBatches:
+    def of(cls, batch: "Batch | MicroBatches") -> "MicroBatches":
         """A whole batch as a single piece."""
         return batch if isinstance(batch, cls) else cls([batch], len(batch.labels))
 

@@ -4,8 +4,6 @@ The course's files are tab-separated with a header, in spite of their name, and 
 index column.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import reprlib

@@ -4,8 +4,6 @@ They are DATA/multinli/multinli_1.0_train.jsonl and …_dev_matched.jsonl, or in
 multinli_1.0.zip, in DATA or DATA/multinli. The zip is read in place.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile

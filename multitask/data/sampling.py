@@ -16,8 +16,6 @@ Murray 2019, arXiv 1902.02671; there it falls from epoch to epoch, here from ste
 epoch passes over every dataset once; a task with nothing left sits out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -3,8 +3,6 @@
 docs/how-to/data.md describes the files, their terms, and how to place them by hand.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from dataclasses import dataclass

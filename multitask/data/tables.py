@@ -4,8 +4,6 @@ Columns are found by name, so further ones do no harm. Every error names file an
 what to do.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

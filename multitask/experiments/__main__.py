@@ -8,8 +8,6 @@ Stages that several experiments share are trained once: 15 encoder trainings, 18
 the baseline. The same command resumes where it was stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from os.path import expanduser

@@ -1,7 +1,5 @@
 """The arms: their table, and one arm of one seed, step by step, with its file in trials/."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -6,8 +6,6 @@ the same for every cell. It shows how the difference would move with other items
 seed. With several seeds, it is Student's t interval over seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Stages that several experiments share are trained once: 15 encoder trainings, 18
 the baseline.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -54,7 +52,7 @@ class Node:
         return "+".join(self.chain)
 
     @property
-    def parent(self) -> Node | None:
+    def parent(self) -> "Node | None":
         """The training whose model it starts from; None if it starts from a checkpoint."""
         return Node(self.arch, self.chain[:-1]) if len(self.chain) > 1 else None
 

@@ -1,7 +1,5 @@
 """report.html of a grid: Table 1 with our scores, the paper's claims, and both compared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """What each stage of the grid is for the main job: its flags, and its settings by preset."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from multitask.runs.recipes import PAPER, RECIPES

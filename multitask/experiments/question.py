@@ -7,8 +7,6 @@ gain: `constant` has PCGrad's mean weights, so the rest of PCGrad's gain is surg
 task.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

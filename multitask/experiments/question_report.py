@@ -1,7 +1,5 @@
 """report.html of the surgery question: all arms at a glance, conflicts by time and layer."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """question.md: scores, ranks, differences with their intervals, conflicts."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval

@@ -1,7 +1,5 @@
 """What was asked of a folder: the same request resumes there, another one is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minbert.files import read_object, write_json

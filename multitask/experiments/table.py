@@ -1,7 +1,5 @@
 """Table 1 with our scores beside the paper's, as Markdown, CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from pathlib import Path

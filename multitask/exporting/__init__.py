@@ -8,8 +8,6 @@
 A format is one entry in FORMATS. Only onnx needs a package of the other side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple

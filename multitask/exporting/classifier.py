@@ -1,7 +1,5 @@
 """A task as BertForSequenceClassification, for transformers' pipeline() and CrossEncoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What formats share: padded batches of examples, and the answers of the run itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

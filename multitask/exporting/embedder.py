@@ -1,7 +1,5 @@
 """The encoder with a pooling, for SentenceTransformer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A task as a graph for onnxruntime: any architecture, in float32 and in int8."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Which sequences and which masks make up each step, and the held-out batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -26,7 +24,7 @@ class MaskedBatch(NamedTuple):
     packing: Packing
     token_type_ids: torch.Tensor
 
-    def to(self, device: torch.device) -> MaskedBatch:
+    def to(self, device: torch.device) -> "MaskedBatch":
         masked = Masked(self.masked.input_ids.to(device), self.masked.positions.to(device),
                         self.masked.labels.to(device))
         return MaskedBatch(masked, self.packing.to(device), self.token_type_ids.to(device))

@@ -4,8 +4,6 @@ A passage is the text between blank lines: a chapter, an article. Its lines are 
 and joined; [CLS] and [SEP] are added when a batch is made.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import hashlib
@@ -122,7 +120,7 @@ class Corpus:
     ends: np.ndarray
 
     @classmethod
-    def tokenize(cls, passages: Sequence[Sequence[str]], tokenizer: BertTokenizer) -> Corpus:
+    def tokenize(cls, passages: Sequence[Sequence[str]], tokenizer: BertTokenizer) -> "Corpus":
         """Tokenizes the passages' lines, with a progress bar if it takes long."""
         dtype = np.uint16 if max(tokenizer.vocabulary.values()) < 1 << 16 else np.int32
         lines = [line for passage in passages for line in passage]
@@ -145,7 +143,7 @@ class Corpus:
             save_file({"ids": self.ids, "ends": self.ends}, partial)
 
     @classmethod
-    def load(cls, path: Path) -> Corpus:
+    def load(cls, path: Path) -> "Corpus":
         """Raises ValueError, naming the file, if it is missing or damaged."""
         try:
             with safe_open(path, framework="numpy") as file:

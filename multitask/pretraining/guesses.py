@@ -1,7 +1,5 @@
 """Held-out text with what the model puts in the place of a hidden piece."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The model and tokenizer that a run starts from: random, or a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer

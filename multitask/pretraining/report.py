@@ -1,7 +1,5 @@
 """report.html of a pretraining run: how its guesses improved, and some of them to read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

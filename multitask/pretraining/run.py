@@ -1,7 +1,5 @@
 """A run of pretraining: settings, text and model → steps → a folder that serves as --model."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 import time

@@ -5,8 +5,6 @@ half of the sequences nearly the same text comes twice, as a and as b. Many hidd
 in the other segment, and finding them there means comparing two sentences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

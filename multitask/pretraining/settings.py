@@ -1,7 +1,5 @@
 """Everything that decides what a pretraining run computes, as one frozen record saved with it."""
 
-from __future__ import annotations
-
 import dataclasses
 import reprlib
 from dataclasses import dataclass
@@ -108,7 +106,7 @@ class PretrainingSettings:
         write_json(path, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> PretrainingSettings:
+    def load(cls, path: Path) -> "PretrainingSettings":
         """Reads what `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         try:
             return cls(**read_object(path))

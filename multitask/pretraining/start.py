@@ -1,7 +1,5 @@
 """Where a run of pretraining begins: a new folder, or one to resume."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One step of pretraining, its initial weights, held-out scores, and what a checkpoint holds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Every section takes the result of `multitask.analysis.dev_set.analyse`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The page of several runs as one model: their scores, and where the mean succeeds and fails."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; lines differ by
 too, for grey print. Nothing here writes a file: every function returns a matplotlib Figure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

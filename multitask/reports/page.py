@@ -3,8 +3,6 @@
 Every function takes plain text, escapes it, and returns HTML.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """RUN/report.html: settings, scores beside the paper's, errors, conflict of gradients."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

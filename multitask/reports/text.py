@@ -1,7 +1,5 @@
 """Numbers, intervals and tables as text: one formatter of each kind for every report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from multitask.tasks import Task

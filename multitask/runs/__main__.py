@@ -8,8 +8,6 @@
 compare takes finished runs and shows, task by task, how each differs from the first.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -4,8 +4,6 @@ The intervals are those of other dev examples, for the models as they are traine
 about another seed: for that, train several and ask multitask.experiments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page that `minbert runs compare --out` writes: differences, and the runs' curves overlaid."""
 
-from __future__ import annotations
-
 import json
 import math
 import string

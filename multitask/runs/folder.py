@@ -1,7 +1,5 @@
 """The folder of a run: the names of its files, and the checks before it is written to."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import warnings

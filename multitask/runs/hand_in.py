@@ -1,7 +1,5 @@
 """The prediction files of finished runs, over all of the data: the course's two hand-ins."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The data and the model of a run, and the lines that tell the user which ones were taken."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 import tempfile

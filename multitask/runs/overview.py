@@ -1,7 +1,5 @@
 """What runs there are in a folder, and how much of the disk their checkpoints take."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Stages differ in their plan only; the training loop in stages.py is the same for all.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """--recipe: named settings, and the defaults where none is named."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

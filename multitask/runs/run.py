@@ -1,7 +1,5 @@
 """The main job: settings → data and model → stages → predictions, metrics.json, report.html."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Mapping

@@ -1,13 +1,12 @@
 """Everything that decides what a run computes, as one frozen record that is saved with it."""
 
-from __future__ import annotations
-
 import dataclasses
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -175,7 +174,7 @@ class Settings:
         write_json(path, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> Settings:
+    def load(cls, path: Path) -> "Settings":
         """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
         try:
             return cls(**read_object(path))
@@ -196,18 +195,16 @@ def expand_paths(settings: object, names: Sequence[str]) -> None:
             object.__setattr__(settings, name, expanduser(getattr(settings, name)))
 
 
-def check_type(name: str, value: object, declared: str) -> None:
+def check_type(name: str, value: object, declared: Any) -> None:
     """Raises ValueError for types that a file can hold and a flag cannot: "1" for 1, 1.5 epochs."""
-    kind, _, otherwise = declared.partition(" | ")
-    if otherwise and value is None:
-        return
-
-    types = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, int]": dict}
-    right = isinstance(value, types[kind]) and isinstance(value, bool) == (kind == "bool")
+    accepted = {float: int | float, float | None: int | float | None, dict[str, int]: dict}
+    right = isinstance(value, accepted.get(declared, declared))
+    right = right and (declared is bool or not isinstance(value, bool))  # True is an int
     if right and isinstance(value, dict):
         right = all(type(size) is int for size in value.values())
     if not right:
-        raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {declared}")
+        expected = declared.__name__ if isinstance(declared, type) else declared
+        raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {expected}")
 
 
 def parse_batch_sizes(text: str) -> dict[str, int]:

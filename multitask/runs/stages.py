@@ -4,8 +4,6 @@ A stage starts from the best epoch of the stage before it, with a new optimizer,
 own best epoch behind.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

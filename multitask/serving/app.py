@@ -1,7 +1,5 @@
 """The page and its JSON API. The schema is at /openapi.json, made from the classes below."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar

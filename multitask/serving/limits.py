@@ -1,7 +1,5 @@
 """Bounds of the server: how large a request may be, how long it may take, how many may wait."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar

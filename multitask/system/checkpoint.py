@@ -5,8 +5,6 @@ config are included, so resuming needs the checkpoint and the data only. sha256.
 checksum of each file. No pickle is written or read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

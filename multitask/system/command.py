@@ -1,7 +1,5 @@
 """What the commands share: errors and warnings in one line, and the exit statuses."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import sys

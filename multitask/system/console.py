@@ -1,7 +1,5 @@
 """The terminal: whatever its encoding, and even if nobody reads on, printing ends no run."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

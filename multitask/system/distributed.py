@@ -8,8 +8,6 @@ the same, so nothing else is sent. One process writes and prints.
 Without torchrun there is one process, `ALONE`, and every method works for it too.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

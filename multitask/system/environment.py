@@ -1,7 +1,5 @@
 """What a run was computed on: versions, hardware, the commit."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from datetime import datetime

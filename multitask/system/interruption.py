@@ -5,8 +5,6 @@ arrives inside waits for the end of the block. Code that catches an Interruption
 everything in a consistent state.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

@@ -4,8 +4,6 @@ The operating system holds the lock, so it ends with its process. A file beside 
 process, so that the remains of a killed process are recognised.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

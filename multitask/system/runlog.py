@@ -3,8 +3,6 @@
 The report takes all its figures from this file, so that a resumed run counts earlier steps too.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

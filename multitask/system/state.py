@@ -1,7 +1,5 @@
 """The state of optimizers and random generators as named tensors, checked when it is restored."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -4,8 +4,6 @@ The files follow from the log. When a run starts or resumes, they are written ag
 that the log keeps, so no step is missing and none is there twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Python has a third to do. Backward then keeps what it needs for all tasks at onc
 tokens goes task by task. Embeddings, pooler and heads are autograd's, task by task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -8,8 +8,6 @@ tokens is filled up to one of a few lengths with dummy sequences, whose outputs 
 last one left.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A frozen encoder in eval mode gives a sentence the same output every time, so ea
 computed once. From then on an epoch costs what the heads cost.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every trainer shares around AdamW: groups, the scheduled step, gradient checks."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """One step of multi-task training with gradient surgery (the paper, section 4.3.2)."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A method by its name, with its options, ready to be called at every step."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping

@@ -1,7 +1,5 @@
 """Controls for surgery: weights that do not look at conflicts."""
 
-from __future__ import annotations
-
 import torch
 
 from optim.surgery import constant_weights, default_generator

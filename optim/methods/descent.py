@@ -4,8 +4,6 @@ Notation of optim/surgery.py: K is the Gram matrix of the tasks' gradients g_i, 
 that are not negative and sum to 1.
 """
 
-from __future__ import annotations
-
 import math
 
 import scipy  # its parts load at their first use, which keeps `--help` fast

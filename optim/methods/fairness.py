@@ -4,8 +4,6 @@ Notation of optim/surgery.py: K is the Gram matrix of the tasks' gradients g_i, 
 C their cosines. A gradient of length 0 gets weight 0.
 """
 
-from __future__ import annotations
-
 import torch
 
 from .quadratic import balanced, lengths

@@ -5,8 +5,6 @@ the shared encoder's gradients are weighted; a head belongs to one task, and Ada
 constant factor of its gradient. All state is in `state`, so it is in checkpoints too.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

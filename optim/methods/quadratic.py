@@ -5,8 +5,6 @@ the lengths of the gradients out of the matrix, so that tasks whose gradients di
 1e12 are solved as precisely as others.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 import numpy as np

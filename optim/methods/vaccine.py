@@ -1,7 +1,5 @@
 """Gradient Vaccine: PCGrad with a target for each pair's cosine, in place of 0."""
 
-from __future__ import annotations
-
 import torch
 
 from optim.surgery import random_order

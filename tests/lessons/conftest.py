@@ -1,7 +1,5 @@
 """`pytest -v tests/lessons` ends with the lessons as a text: each one's claims, and whether they hold."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 

@@ -4,8 +4,6 @@ You learn what every method promises, and that a promise is easier to check than
 conditions are in tools/optimality.py, which also prints them for torchjd.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

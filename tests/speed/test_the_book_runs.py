@@ -5,8 +5,6 @@ must then give what the same edit gives with MINBERT_PLAIN=1, and something else
 edit.
 """
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import sys

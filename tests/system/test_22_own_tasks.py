@@ -1,7 +1,5 @@
 """Lesson 22: any task, one or many, from a file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

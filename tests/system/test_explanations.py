@@ -1,7 +1,5 @@
 """Why a model answers: words, attention and gradients, against arithmetic by other means."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

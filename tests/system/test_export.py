@@ -1,7 +1,5 @@
 """A trained run in other hands: transformers' pipeline, CrossEncoder, SentenceTransformer."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

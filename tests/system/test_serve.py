@@ -1,7 +1,5 @@
 """The page and its JSON API: answers, bounds, many at once, and a real browser."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
