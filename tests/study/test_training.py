@@ -1,38 +1,21 @@
-"""minbert study train: a student's parts train, and the two steps that it is made of."""
+"""minbert study train: a student's parts train."""
 
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from minbert import BertModel
 from minbert.files import sha256_of
 from minbert_study import __main__ as study
 from minbert_study import checking, training
 from minbert_study.exercise import NAMES, file_of, load
-from minbert_study.exercises import final_layers, training_step
 from minbert_study.judging import Result
 from minbert_study.watching import batches_of, tiny_model
-from multitask.data.sample import write_sample
-from multitask.training.final_layers import EmbeddedBatch, HeadTrainer
-from multitask.training.step import SurgeryTrainer
-from optim import AdamW, split_decayed
-from optim.surgery import project_conflicting, random_order
 
 SOLUTIONS = Path(__file__).parent / "solutions"
 NUMBER = re.compile(r"[-+]?\d+\.\d+")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The first lines of the sample's files."""
-    folder = write_sample(tmp_path_factory.mktemp("data"))
-    for path in folder.glob("*.csv"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:41]), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -68,10 +51,10 @@ def told(folder: Path, data: Path, own: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def test_solutions_train_alike(folder, data, capsys):
+def test_solutions_train_alike(folder, small_data, capsys):
     """With every exercise done, the losses and scores are those of the library's parts."""
     note_as_done(folder)
-    assert study.main(["train", str(folder), "--steps", "2", "--data", str(data)]) == 0
+    assert study.main(["train", str(folder), "--steps", "2", "--data", str(small_data)]) == 0
 
     printed = capsys.readouterr().out
     yours, library = printed.split("training with the library's parts:")
@@ -86,20 +69,20 @@ def test_solutions_train_alike(folder, data, capsys):
         [float(value) for value in rows["the library's"]], abs=0.03)  # one example of forty
 
 
-def test_a_wrong_part_shows(folder, data):
+def test_a_wrong_part_shows(folder, small_data):
     """A part that runs but computes something else is used, and changes the losses."""
-    library = numbers(told(folder, data, ()))
+    library = numbers(told(folder, small_data, ()))
     edit(folder, "adamw", "theta -= alpha", "theta += alpha")
-    wrong = numbers(told(folder, data, ("adamw",)))
+    wrong = numbers(told(folder, small_data, ("adamw",)))
     assert wrong[:3] == library[:3]  # in the first step nothing has moved yet
     assert wrong[6:9] != pytest.approx(library[6:9], abs=0.01)
 
 
-def test_own_round_robin(folder, data):
+def test_own_round_robin(folder, small_data):
     """It chooses the examples of every step."""
-    library = numbers(told(folder, data, ()))
+    library = numbers(told(folder, small_data, ()))
     edit(folder, "round_robin", "list(islice(examples[name], size))", "[0] * size")
-    assert numbers(told(folder, data, ("round_robin",)))[:3] != library[:3]
+    assert numbers(told(folder, small_data, ("round_robin",)))[:3] != library[:3]
 
 
 @pytest.mark.parametrize(("name", "find", "replace", "says"), [
@@ -109,11 +92,11 @@ def test_own_round_robin(folder, data):
     ("attention", "weights, dropout) @ value", "weights, dropout) @ value / 0",
      ["the loss of sst is nan in step 1"]),
 ])
-def test_failures_are_told(name, find, replace, says, folder, data):
+def test_failures_are_told(name, find, replace, says, folder, small_data):
     """An exception is told with its line, a loss that is not finite with its task and step."""
     edit(folder, name, find, replace)
     lines = []
-    theirs = training.Training(folder, (name,), str(data), steps=2)
+    theirs = training.Training(folder, (name,), str(small_data), steps=2)
     status = training.compare(theirs, lines.append)
     assert status == 1
     assert "\n".join(says[:1]) in "\n".join(lines)
@@ -153,53 +136,3 @@ def test_plain_batches_are_padded(monkeypatch):
     [mask] = masks
     assert mask.shape[0] == 3
     assert (mask == 0).any()
-
-
-# ------------------------------------------------------------- the library's answers to exercises
-
-
-@pytest.mark.parametrize("plain", ["0", "1"])
-def test_the_step_is_the_trainers(plain, monkeypatch):
-    """Two steps of the exercise's answer are those of the real trainer, as examples/plain_step's."""
-    monkeypatch.setenv("MINBERT_PLAIN", plain)
-    torch.manual_seed(0)
-    ours = tiny_model()
-    theirs = tiny_model()
-    theirs.load_state_dict(ours.state_dict())
-    trainer = SurgeryTrainer(theirs, "pcgrad", lr=1e-3, weight_decay=0.1, seed=5)
-    decayed, undecayed = split_decayed(ours)
-    optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": 0.1},
-                       {"params": list(undecayed.values())}], lr=1e-3)
-    generator = torch.Generator().manual_seed(5)
-
-    for first in (0, 2):
-        losses = training_step.train_step(
-            ours, batches_of(first=first), optimizer,
-            lambda rows: project_conflicting(rows, random_order(3, generator)))
-        result = trainer.step(batches_of(first=first))
-        assert losses == pytest.approx(result.losses, rel=1e-4)
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        # Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0,
-                                   msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_final_layers_are_the_trainers():
-    """Two steps of the exercise's answer are those of the real trainer on cached embeddings."""
-    torch.manual_seed(0)
-    ours = tiny_model(dropout=0.2)
-    theirs = tiny_model()
-    theirs.load_state_dict(ours.state_dict())
-    trainer = HeadTrainer(theirs.eval(), list(theirs.tasks), lr=1e-2)
-    optimizer = AdamW(ours.parameters(), lr=1e-2)
-
-    for first in (0, 2):
-        batches = batches_of(first=first)
-        with torch.no_grad():
-            embedded = {name: EmbeddedBatch(theirs.embed(batch), batch.labels)
-                        for name, batch in batches.items()}
-        losses = final_layers.final_layer_step(ours, batches, optimizer)
-        assert losses == pytest.approx(trainer.step(embedded).losses, rel=1e-4)
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0,  # as above
-                                   msg=lambda text, name=name: f"{name}: {text}")
