@@ -7,7 +7,6 @@ encoder needs to be asked only once, and that a resumed run repeats no finished 
 import csv
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ from programs import events
 from test_10_training import SENTENCES, build
 
 import train_multitask
-from heads import OneLayerHead, TwoLayerHead
 from multitask import MultitaskBert, hand_in
 from multitask.analysis.paper_results import PAPER_TABLE_1
 from multitask.data.examples import Example, load_dataset
-from multitask.data.multinli import load_multinli, read_multinli
+from multitask.data.multinli import load_multinli
 from multitask.data.sampling import ONCE, RoundRobin
 from multitask.evaluation import read_predictions
 from multitask.experiments import __main__ as experiments_command
@@ -30,7 +28,7 @@ from multitask.runs.inputs import subsample
 from multitask.runs.plans import STAGES
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
-from multitask.tasks import NLI, TASKS
+from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from optim import AdamW
 
@@ -61,42 +59,6 @@ def weights_of(run) -> list[bytes]:
 
 
 # ---------------------------------------------------------------- MultiNLI's files
-
-
-def jsonl(path, *rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
-PAIR = {"gold_label": "neutral", "sentence1": "A man eats.", "sentence2": "He eats soup.",
-        "pairID": "7n"}
-
-
-def test_multinli_labels(tmp_path):
-    """0, 1, 2 are entailment, neutral, contradiction; pairs without consensus are left out."""
-    path = tmp_path / "multinli" / "x.jsonl"
-    jsonl(path, *(PAIR | {"gold_label": label}
-                  for label in ("neutral", "-", "entailment", "contradiction")))
-    examples = read_multinli(tmp_path, "x.jsonl")
-    assert [example.label for example in examples] == [1, 0, 2]
-    assert examples[0] == Example("7n", ("A man eats.", "He eats soup."), 1)
-
-
-def test_official_zip(small_data, tmp_path):
-    """It is read without being unpacked."""
-    with zipfile.ZipFile(tmp_path / "multinli_1.0.zip", "w") as package:
-        for path in (small_data / "multinli").glob("*.jsonl"):
-            package.write(path, f"multinli_1.0/{path.name}")
-            package.writestr(f"__MACOSX/multinli_1.0/{path.name}", b"\0")  # as the official one has
-    assert load_multinli(tmp_path) == load_multinli(small_data)
-
-
-def test_unusable_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
-        load_multinli(tmp_path)
-    jsonl(tmp_path / "multinli" / "x.jsonl", PAIR | {"gold_label": "-"})
-    with pytest.raises(ValueError, match="holds no pair with a label"):
-        read_multinli(tmp_path, "x.jsonl")
 
 
 def test_real_multinli_counts(course_data):
@@ -193,20 +155,6 @@ def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
     train(small_data, tiny_checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
     assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
     assert not Path("other").exists()
-
-
-def test_nli_head_shape():
-    """It has the pair encoding and the depth of its architecture."""
-    shapes = {}
-    for arch, kind in (("concatA", OneLayerHead), ("concatB", OneLayerHead),
-                       ("concatB_al", TwoLayerHead)):
-        model = build(arch)
-        model.add_task(NLI)
-        assert isinstance(model.heads["nli"], kind)
-        shapes[arch] = [tuple(value.shape) for value in model.heads["nli"].parameters()]
-    assert shapes["concatA"] == [(3, 32), (3,)]
-    assert shapes["concatB"] == [(3, 16), (3,)]
-    assert shapes["concatB_al"] == [(16, 16), (16,), (3, 16), (3,)]
 
 
 def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):

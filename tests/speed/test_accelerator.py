@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_10_training import EXAMPLES, SENTENCES, batches, build, flat, without_head_dropout
 
-from minbert import BertConfig, BertForMaskedLM, BertModel, Masked, Packing
+from minbert import BertConfig, BertForMaskedLM, Masked, Packing
 from minbert.attention import attention
 from minbert.fast import linear
 from minbert.fast.linear import product
 from minbert.fast.packed import ragged_attention
-from multitask import MultitaskBert, pretrain
+from multitask import pretrain
 from multitask.data import batching
 from multitask.data.batching import LEAST, LEAST_ON_CPU, rounded
 from multitask.data.examples import Example
@@ -39,17 +39,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(),
                                        "is not tested")
 
 
-def build_long():
-    """As `build`, for 128 tokens and with heads of 8 numbers, so that graphs and kernels apply."""
-    torch.manual_seed(0)
-    tokenizer = build().tokenizer
-    config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=2,
-                        num_attention_heads=2, intermediate_size=32,
-                        max_position_embeddings=128, initializer_range=0.2,
-                        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return MultitaskBert(BertModel(config), tokenizer, "concatB")
-
-
 # --------------------------------------------------------------------------------------- everywhere
 
 
@@ -63,30 +52,6 @@ def test_rounding_wastes_little(length):
 
 def test_few_rounded_lengths():
     assert len({rounded(length) for length in range(1, 16 * 512 + 1)}) <= 16 + 3 * 8
-
-
-@pytest.mark.parametrize("filler", [0, 1, 50])
-@pytest.mark.parametrize("name", list(EXAMPLES))
-def test_filled_batches(name, filler):
-    """A filled batch has the same loss and gradients."""
-    model = without_head_dropout(build())
-    batch = model.tokenize(EXAMPLES[name]).batch(range(len(EXAMPLES[name])))
-
-    filled = batch.filled(len(batch.input_ids) + filler, batch.packing.seq + 30, 2)
-    assert (len(filled.input_ids), filled.packing.batch) == (
-        len(batch.input_ids) + filler, batch.packing.batch + 2)
-
-    found = []
-    for each in (batch, filled):
-        model.zero_grad()
-        loss = model.tasks[name].loss(model(name, each), each.labels)
-        loss.backward()
-        found.append([loss, *(parameter.grad for parameter in model.parameters()
-                              if parameter.grad is not None)])
-
-    for ours, expected in zip(found[1], found[0], strict=True):
-        # float32 sums in another order
-        torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-4)
 
 
 def test_bounds_of_sentences():
@@ -137,7 +102,7 @@ def steps_of_changing_shape(trainer, model):
 
 def trained(change=lambda trainer: None):
     """A trainer, changed before its first step; its losses; the model's weights after them."""
-    model = without_head_dropout(build_long())
+    model = without_head_dropout(build(positions=128))
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, clip=1.0)
     change(trainer)
     return trainer, steps_of_changing_shape(trainer, model), flat(model.parameters()).detach()
@@ -332,7 +297,7 @@ def on_cuda(model):
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-5), ("bf16", 5e-2)])
 def test_gpu_steps_are_cpu_steps(precision, tolerance):
     """Three steps, each replayed from graphs: the losses, and in float32 the weights after them."""
-    model = without_head_dropout(build_long())
+    model = without_head_dropout(build(positions=128))
     trainers, results = [], []
     for each in (model, on_cuda(model)):
         each.precision = precision if each.device.type == "cuda" else "fp32"
@@ -352,26 +317,6 @@ def test_gpu_steps_are_cpu_steps(precision, tolerance):
 
 
 @needs_cuda
-def test_graphs_on_a_gpu():
-    """Graphs compute what launching by hand does.
-
-    Batches change in shape, so that graphs are made and used again.
-    """
-    model, losses, vectors = without_head_dropout(build_long()), [], []
-    for graphed in (True, False):
-        each = on_cuda(model)
-        trainer = SurgeryTrainer(each, "pcgrad", lr=1e-3)
-        if not graphed:
-            trainer._graphs = None
-
-        losses.append(steps_of_changing_shape(trainer, each))
-        vectors.append(trainer.flat.vector)
-
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=2e-4)
-
-
-@needs_cuda
 def test_many_graphs_in_one_pool():
     """Many graphs from one pool do not write on each other's results.
 
@@ -387,7 +332,7 @@ def test_many_graphs_in_one_pool():
                 "para": [Example(str(i), (sentence(), sentence()), float(i % 2)) for i in rows],
                 "sts": [Example(str(i), (sentence(), sentence()), i % 5 + 0.5) for i in rows]}
 
-    model, losses = without_head_dropout(build_long()), []
+    model, losses = without_head_dropout(build(positions=128)), []
     for graphed in (True, False):
         each = on_cuda(model)
         trainer, draw = SurgeryTrainer(each, "pcgrad", lr=1e-4), random.Random(1)
@@ -409,7 +354,7 @@ def test_dropout_in_a_graph():
     """Dropout in a graph differs from step to step, and repeats with the seed."""
     runs = []
     for _ in range(2):
-        each = build_long().to(CUDA)
+        each = build(positions=128).to(CUDA)
         torch.manual_seed(3)
         trainer = SurgeryTrainer(each, "pcgrad", lr=0.0)
 
@@ -423,7 +368,7 @@ def test_dropout_in_a_graph():
 @needs_cuda
 def test_nan_loss_in_graphs():
     """A loss that is not finite stops a step in graphs."""
-    model = build_long().to(CUDA)
+    model = build(positions=128).to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
     inputs = batches(model)
     trainer.step(inputs)
@@ -440,7 +385,7 @@ def test_nan_loss_in_graphs():
 @needs_cuda
 def test_pieces_go_by_hand():
     """Batches in pieces are computed without graphs."""
-    model = without_head_dropout(build_long()).to(CUDA)
+    model = without_head_dropout(build(positions=128)).to(CUDA)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
 
     result = trainer.step({
@@ -454,7 +399,7 @@ def test_pieces_go_by_hand():
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gpu_predictions(precision):
-    model = build_long().eval()
+    model = build(positions=128).eval()
     theirs = on_cuda(model)
     theirs.precision = precision
 
@@ -467,7 +412,7 @@ def test_gpu_predictions(precision):
 
 @needs_cuda
 def test_gpu_encode_and_forward():
-    model = build_long().eval()
+    model = build(positions=128).eval()
     tokenizer, encoder, theirs = model.tokenizer, model.encoder, on_cuda(model.encoder)
     sentences = [text for example in EXAMPLES["para"] for text in example.sentences]
 
@@ -567,21 +512,3 @@ def test_pretraining_on_a_gpu(tmp_path, interrupted):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["steps"], metrics["environment"]["precision"]) == (60, "bf16")
     assert metrics["perplexity"] < 15  # 58 before
-
-
-@needs_cuda
-def test_usual_loop_on_a_gpu():
-    torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
-                                 num_attention_heads=4, intermediate_size=64)).to(CUDA)
-    optimizer = AdamW(model.parameters(), lr=1e-3)
-
-    ids, losses = torch.randint(5, 50, (4, 10), device=CUDA), []
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = model(ids).pooler_output.square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-
-    assert losses[-1] < losses[0] / 2

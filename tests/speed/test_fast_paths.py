@@ -3,7 +3,6 @@
 What a student reads is the plain form. Each claim here is why the fast one may stand in for it.
 """
 
-import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,7 @@ from minbert import BertModel, Packing, fast
 from minbert.activations import ACTIVATIONS
 from minbert.fast import accumulate_into, packed, sparse_embedding_gradients, weights_cast_once
 from minbert.fast import layer as by_hand
-from minbert.fast.blocks import BLOCK_WEIGHTS, Blocks, group_by_length
+from minbert.fast.blocks import BLOCK_WEIGHTS, group_by_length
 from minbert.fast.dropout import drop_, keep_mask, rescale
 from minbert.layer import BertLayer
 
@@ -72,11 +71,6 @@ def value_and_gradients(run, layer: BertLayer, x: torch.Tensor, packing: Packing
 def own_grads(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
     """Tells `accumulate_into` to use the parameters' own `.grad`."""
     return {parameter: parameter.grad for parameter in module.parameters()}
-
-
-def zeros_for(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
-    """Tells `accumulate_into` to use places of their own."""
-    return {parameter: torch.zeros_like(parameter) for parameter in module.parameters()}
 
 
 def named_grads(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -176,49 +170,6 @@ def test_cast_once_and_in_place():
 
     assert all(torch.equal(once[name], plain[name]) for name in plain)
     torch.testing.assert_close(twice, {name: 2 * value for name, value in plain.items()})
-
-
-@pytest.mark.parametrize("first_only", [False, True])
-@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
-def test_parts_of_a_row(precision, first_only):
-    """Each part of a row has the gradients that it would have alone; a second backward adds."""
-    dtype = torch.float64 if precision == "float64" else torch.float32
-    lengths = ([3, 9], [8, 2, 10])  # parts of two and of three sentences
-    layer = layer_of(dtype=dtype)
-    parts = [row_of(part, dtype) for part in lengths]
-    whole = torch.cat([row for row, _ in parts]), Packing.from_lengths([*lengths[0], *lengths[1]])
-
-    def loss(row: torch.Tensor, packing: Packing) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            return loss_of(layer, row, packing, first_only)
-
-    places = [zeros_for(layer) for _ in parts]
-    with accumulate_into(places, [2, 3]):
-        for _ in range(2):
-            loss(*whole).backward()
-
-    assert all(parameter.grad is None for parameter in layer.parameters())
-    for part, place in zip(parts, places, strict=True):
-        alone = torch.autograd.grad(loss(*part), list(place))
-        for found, expected in zip(place.values(), alone, strict=True):
-            error = (found - 2 * expected).norm() / (2 * expected).norm()
-            # float64 rounding; in bf16, blocks of other sentences round elsewhere: some hundredths
-            assert error < (1e-12 if precision == "float64" else 0.02), error
-
-
-def test_frozen_or_hooked_weights():
-    """A weight that is frozen or has a hook gets no gradient in place."""
-    layer = layer_of()
-    layer.output_dense.weight.requires_grad_(False)
-    layer.attention_dense.weight.register_hook(torch.zeros_like)
-    for parameter in layer.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-
-    with accumulate_into([own_grads(layer)]):
-        loss_of(layer, *row_of([3])).backward()
-
-    zero = {name for name, gradient in named_grads(layer).items() if not gradient.any()}
-    assert zero == {"output_dense.weight", "attention_dense.weight"}
 
 
 # ------------------------------------------------------------------------------ graphs and backward
@@ -433,37 +384,6 @@ def test_padding_alone(tiny_model: BertModel):
     for mode in (True, False):
         out = tiny_model.train(mode)(ids, mask)
         assert torch.isfinite(out.last_hidden_state).all()
-
-
-def test_blocks_round_trip():
-    """Blocks hold every head of every token once, and give them back."""
-    lengths = [3, 9, 0, 8, 2, 10]
-    blocks, row = Blocks(lengths, num_heads=2), torch.randn(32, 3 * 2 * 4)
-    heads = blocks.split(row, 3)
-    assert torch.equal(blocks.join(heads), row)
-    shapes = [tuple(block.shape) for block in blocks.each(heads[0])]
-    assert shapes == [(6, 16, 4), (2, 8, 4), (2, 8, 4)]
-
-    # the first block has the three longest sentences, two heads each, 16 wide
-    sentences = row.unflatten(1, (3, 2, 4)).split(lengths)
-    firsts = [blocks.each(part)[0] for part in heads]  # of query, key and value
-    for (place, number), part, head in itertools.product(enumerate([5, 1, 3]), range(3), range(2)):
-        found = firsts[part][2 * place + head, :lengths[number]]
-        assert torch.equal(found, sentences[number][:, part, head])
-
-
-def test_blocks_are_padded():
-    """Where no token is, blocks are zero and attention is shut out."""
-    blocks, row = Blocks([3, 9, 0, 8], num_heads=2), torch.randn(20, 2 * 4)
-    whole, shut = blocks.each(blocks.split_padded(row)), blocks.biases(torch.float64)
-
-    for block, bias, lengths in zip(whole, shut, ([9, 8], [3]), strict=True):
-        real = torch.arange(block.shape[1]) < torch.tensor(lengths).repeat_interleave(2)[:, None]
-        assert torch.equal(block.any(2), real)
-        assert torch.equal(bias[:, 0] == 0, real)
-        assert (bias[:, 0][~real] == torch.finfo(torch.float64).min).all()
-    assert torch.equal(blocks.join(blocks.split_padded(row)[None]), row)
-    assert not Blocks([8, 8], num_heads=2).biases(torch.float32)[0].any()
 
 
 def test_block_size():

@@ -182,11 +182,18 @@ def read_multinli(folder, *lines: bytes):
     return multinli.read_multinli(folder, "x.jsonl")
 
 
-def test_multinli_blank_labels(tmp_path):
-    blank, none = (json.dumps({**PAIR, "gold_label": label}).encode() for label in (" ", "-"))
+def test_multinli_labels(tmp_path):
+    """0, 1, 2 are entailment, neutral, contradiction; pairs without a label are left out."""
+    with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
+        multinli.load_multinli(tmp_path)
+    blank, none, *others = (json.dumps({**PAIR, "gold_label": label}).encode()
+                            for label in (" ", "-", "entailment", "contradiction"))
     with pytest.warns(UserWarning, match=r"x\.jsonl: left out 1 pairs with a blank gold_label"):
-        found = read_multinli(tmp_path, b"\xef\xbb\xbf" + GOOD + b"\r", b"", blank, none, GOOD)
-    assert [example.label for example in found] == [1, 1]
+        found = read_multinli(tmp_path, b"\xef\xbb\xbf" + GOOD + b"\r", b"", blank, none, *others)
+    assert [example.label for example in found] == [1, 0, 2]
+    assert found[0] == Example("p", ("A dog runs.", "A dog is tired."), 1)
+    with pytest.raises(ValueError, match="holds no pair with a label"):
+        read_multinli(tmp_path, none)
 
 
 @pytest.mark.parametrize(("line", "message"), [

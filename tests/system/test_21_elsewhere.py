@@ -3,6 +3,7 @@
 Each test names the public report that it comes from, if there is one.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import commands_page
 import numpy as np
 import programs
 import pytest
@@ -24,19 +26,17 @@ from safetensors.torch import load_file, save_file
 from test_10_training import build
 from torch import nn
 
-import train_multitask
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
 from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
+from multitask.commands import COMMANDS
 from multitask.data.examples import load_dataset, read_examples
-from multitask.experiments import __main__ as experiments
 from multitask.runs import run as main_job
 from multitask.system import command
 from multitask.system.runlog import read_events
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, project_conflicting, project_paper
 
-COMMANDS = (train_multitask, predict, hand_in, pretrain, experiments)
 TEXTS = ["a good film", "it was dull", "two dogs run on the grass", "no"]
 
 
@@ -65,11 +65,16 @@ def home(tmp_path, monkeypatch) -> Path:
 
 def test_home_in_flags():
     """--out=~/runs/a reaches argparse as it stands (transformers #10628)."""
-    kinds = {"FOLDER", "FILE", "RUN", "NAME_OR_FOLDER"}
-    for module in COMMANDS:
-        for action in module.build_parser()._actions:
-            if action.metavar in kinds or action.dest == "run":
-                assert str(action.type("~/x")) == os.path.expanduser("~/x"), action.dest
+    kinds = {"folder", "folder_or_html", "file", "file.csv", "run", "name_or_folder", "out"}
+    for name, listed in COMMANDS.items():
+        parser = importlib.import_module(listed.module).build_parser()
+        actions = commands_page.actions_of(parser)
+        parsers = [parser] if actions is None else actions.choices.values()
+        paths = [action for each in parsers for action in each._actions
+                 if (action.metavar or action.dest).lower() in kinds]
+        assert paths, name
+        for action in paths:
+            assert str(action.type("~/x")) == os.path.expanduser("~/x"), (name, action.dest)
 
 
 def test_home_in_api(home, model, small_data):

@@ -360,7 +360,7 @@ def test_same_as_a_program(reviews):
 
 
 def test_resume(reviews, interrupted, capsys):
-    """The task file may be gone, its files elsewhere; other examples are refused."""
+    """The task file may be gone and its files elsewhere; other tasks are refused."""
     assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
 
     with interrupted(SurgeryTrainer, 9):

@@ -49,7 +49,7 @@ def zipped(entries, method=zipfile.ZIP_DEFLATED):
 
 FILES = {row.file: course_file(row) for row in SOURCES if row.group == "course"}
 FILES["quora-dev.csv"] = course_file(SOURCES[4], rows=10_000)  # large enough to break off
-ENTRIES = {"multinli_1.0/README.txt": "readme", TRAIN: PAIR * 1000, "__MACOSX/x": "",
+ENTRIES = {"multinli_1.0/README.txt": "readme", TRAIN: PAIR * 1000, f"__MACOSX/{TRAIN}": "",
            DEV: PAIR * 10}
 
 

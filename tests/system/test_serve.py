@@ -97,7 +97,7 @@ def test_inside(ask, model):
 
 
 def test_schema(address):
-    """The schema names each path; a wrong body is answered by what is wrong in it."""
+    """The schema names each path."""
     schema = requests.get(f"{address}/openapi.json", timeout=60).json()
     assert set(schema["paths"]) == {f"/api/{name}" for name in (
         "run", "predict", "words", "attention", "gradients")}
@@ -226,8 +226,8 @@ def test_queue(held, monkeypatch):
         assert first.result().status_code == 200
     assert [answer.status_code for answer in answers] == [503] * 4
     assert all(answer.headers["retry-after"] == "5" for answer in answers)
-    quick = sum(answer.elapsed.total_seconds() < 1.4 for answer in answers)
-    assert quick == 2  # beyond the queue; the two within it waited without success
+    waited = sorted(answer.elapsed.total_seconds() for answer in answers)
+    assert waited[1] < waited[2] - .5  # two were beyond the queue; two in it waited without success
     assert ask_once(address).status_code == 200
 
 
