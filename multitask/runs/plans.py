@@ -76,8 +76,7 @@ class Plan:
         trainer: makes a step of one batch per task.
         fetch: (task, indices) → batch.
         predict: task → logits of its dev set, (n, outputs).
-        prepare: is called before an epoch with its number of steps, after its examples are drawn.
-        embeddings: task → the frozen encoder's outputs for its training set.
+        prepare: is called before an epoch, after its examples are drawn.
     """
 
     scored: Sequence[str]
@@ -85,8 +84,7 @@ class Plan:
     trainer: SurgeryTrainer | HeadTrainer
     fetch: Callable[[str, Sequence[int]], object]
     predict: Callable[[str], torch.Tensor]
-    prepare: Callable[[int], None] = lambda steps: None
-    embeddings: Mapping[str, CachedEmbeddings] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
 
 
 def plan_nli(run: Run) -> Plan:
@@ -160,9 +158,10 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
     sampler = RoundRobin(lengths, dict.fromkeys(tasks, size), ONCE, settings.seed)
 
-    def prepare(steps: int) -> None:
+    def prepare() -> None:  # the same rows in each epoch, so that a resumed run has equal batches
+        end = None if settings.max_steps is None else settings.max_steps * size
         for name in tasks:
-            train[name].compute(sampler.orders[name][:steps * size])
+            train[name].compute(sampler.orders[name][:end])
 
     @torch.no_grad()
     def predict(name: str) -> torch.Tensor:
@@ -175,7 +174,7 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
         scored=list(run.tasks), sampler=sampler,
         trainer=HeadTrainer(run.model, tasks, lr, settings.weight_decay, settings.clip),
         fetch=lambda name, rows: train[name].batch(rows),
-        predict=predict, prepare=prepare, embeddings=train)
+        predict=predict, prepare=prepare)
 
 
 @dataclass(frozen=True)

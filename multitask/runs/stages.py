@@ -90,7 +90,7 @@ class Stage:
         first = (self.epoch - 1) * self.steps_per_epoch
         end = min(self.epoch * self.steps_per_epoch, self.total_steps)
         started = time.perf_counter()
-        self.plan.prepare(end - first)
+        self.plan.prepare()
         self.seconds += time.perf_counter() - started
 
         self.plan.trainer.epoch = self.epoch
@@ -242,9 +242,8 @@ class Stage:
         if not run.ranks.writes:
             return
 
-        calls = {name: embeddings.calls for name, embeddings in plan.embeddings.items()}
         parts = {"model": run.model.state_dict(), "trainer": plan.trainer.state_dict(),
-                 "sampler": plan.sampler.state_dict(), "logits": self.logits, "embeddings": calls}
+                 "sampler": plan.sampler.state_dict(), "logits": self.logits}
         for rank, state in enumerate(randoms):
             parts[random_part(rank)] = state
         tensors = {}
@@ -304,8 +303,6 @@ class Stage:
             for name in plan.scored:
                 size = (len(run.dataset[name]["dev"]), run.model.tasks[name].outputs)
                 check_like(self.logits, {name: torch.zeros(size)})
-        for name, embeddings in plan.embeddings.items():
-            embeddings.restore(saved.part("embeddings")[name])
         restore_random_state(saved.part(random_part(run.ranks.rank)))
 
     def _recover_best(self, folder: Path) -> None:

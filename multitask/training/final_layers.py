@@ -16,7 +16,7 @@ from minbert.sentences import evaluating
 from multitask.data.batching import TokenizedExamples
 from multitask.model import EVALUATION_BATCH, MultitaskBert
 from multitask.system.distributed import ALONE, Ranks
-from multitask.system.state import check_like, load_optimizer_state, optimizer_state
+from multitask.system.state import load_optimizer_state, optimizer_state
 from optim import AdamW
 
 from .optimizing import (
@@ -55,8 +55,7 @@ class CachedEmbeddings:
         width = model.encoder.config.hidden_size * examples.sequences_each
         self._rows = torch.zeros(len(examples), width)
         self._labels = torch.from_numpy(examples.labels)
-        # in which call of `compute` each was encoded, from 1; 0: not yet
-        self.calls = torch.zeros(len(examples), dtype=torch.int32)
+        self._is_known = torch.zeros(len(examples), dtype=torch.bool)
 
     def batch(self, indices: Sequence[int]) -> EmbeddedBatch:
         """The examples at these indices, in this order, on the model's device."""
@@ -68,7 +67,7 @@ class CachedEmbeddings:
     def compute(self, indices: Sequence[int]) -> None:
         """Encodes those examples that are not encoded yet, grouped by length."""
         indices = torch.as_tensor(indices)
-        missing = indices[self.calls[indices] == 0].unique()
+        missing = indices[~self._is_known[indices]].unique()
         if not len(missing):
             return
 
@@ -87,16 +86,7 @@ class CachedEmbeddings:
             encoded = self._rows[missing]  # each row is zeros in all processes but one
             self.ranks.start_sum(encoded)()
             self._rows[missing] = encoded
-        self.calls[missing] = self.calls.max() + 1
-
-    def restore(self, calls: torch.Tensor) -> None:
-        """Encode again what `calls` says was encoded, in the same batches: others round otherwise.
-
-        Raises ValueError if it is not of these examples.
-        """
-        check_like({"calls": calls}, {"calls": self.calls})
-        for call in range(1, int(calls.max()) + 1):
-            self.compute(torch.nonzero(calls == call).flatten())
+        self._is_known[missing] = True
 
 
 class HeadTrainer:

@@ -137,6 +137,26 @@ def test_resume_in_any_stage(stage, whole, small_data, tiny_checkpoint, tmp_path
     assert events(stopped, "epoch") == events(whole, "epoch")
 
 
+def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch):
+    """Sentences are encoded in the same batches again: others round otherwise, here much."""
+    embed, train_step = MultitaskBert.embed, Stage._train_step
+    monkeypatch.setattr(MultitaskBert, "embed",
+                        lambda self, batch: (found := embed(self, batch)) + len(found))
+    flags = ("--arch", "concatB", "--gs", "none", "--fl", "--max-steps", 13)  # 8 are an epoch
+    whole = train(small_data, tiny_checkpoint, tmp_path / "whole", *flags)
+
+    def stop(self):
+        if self.steps == 10:
+            raise KeyboardInterrupt
+        return train_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_train_step", stop)
+        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *flags, status=130)
+    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert weights_of(stopped) == weights_of(whole)
+
+
 def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, monkeypatch):
     def stop(run):
         raise KeyboardInterrupt
@@ -198,20 +218,6 @@ def test_embeddings_computed_once(frozen, monkeypatch):
     torch.testing.assert_close(batch.embeddings, expected, atol=1e-6, rtol=1e-5)
     assert torch.equal(again.embeddings[0], batch.embeddings[1])
     assert batch.labels.tolist() == [1, 0, 1]
-
-
-def test_embeddings_restored(frozen, monkeypatch):
-    """They are of the same batches again: another batch gives other last bits, here made large."""
-    embed = MultitaskBert.embed
-    monkeypatch.setattr(MultitaskBert, "embed",
-                        lambda self, batch: embed(self, batch) + len(batch.labels))
-    tokens = frozen.tokenize(pairs(90))
-    once, again = (CachedEmbeddings(frozen, tokens, "para") for _ in range(2))
-    for indices in (range(0, 70, 3), range(40)):
-        once.compute(indices)
-    again.restore(once.calls)
-    assert torch.equal(again.calls, once.calls)
-    assert torch.equal(again.batch(range(40)).embeddings, once.batch(range(40)).embeddings)
 
 
 def test_head_without_a_batch(frozen):
