@@ -255,7 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quiet:
         console.be_quiet()
     try:
-        return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), train)
+        return command.answer(NAME, lambda: prepare(arguments, argv),
+                              "interrupted before training began", train)
     finally:
         distributed.leave()
 

@@ -7,21 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from minbert.files import one_line, rewriting, write_text
-from multitask.data.batching import TokenizedExamples
 from multitask.data.examples import Example
-from multitask.system.distributed import ALONE, Ranks
 
 from . import metrics
-from .model import MultitaskBert
 from .tasks import Task, are_the_papers
 
 PREDICTIONS_FOLDER = "predictions"
-
-
-def predict(model: MultitaskBert, task: Task, examples: TokenizedExamples,
-            ranks: Ranks = ALONE) -> np.ndarray:
-    """(n,) predictions as the task's metric takes them: classes, or numbers on its scale."""
-    return task.decode(model.predict_logits(task.name, examples, ranks)).numpy()
 
 
 def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],

@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
-    return command.prepare_and_train(NAME, lambda: prepare(arguments, argv), pretrain)
+    return command.answer(NAME, lambda: prepare(arguments, argv),
+                          "interrupted before training began", pretrain)
 
 
 def pretrain(run: Pretraining) -> int:

@@ -181,9 +181,8 @@ def run_files() -> dict[str, bytes]:
                             max_steps=3, seed=1)
         settings.save(folder / "config.json")
         model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
-        inputs = main_job._Inputs(torch.device("cpu"), dataset(), model)
-        run = main_job._assemble(folder, settings, inputs, RunLog(folder), lambda text: None, None,
-                                 ALONE)
+        run = main_job._assemble(folder, settings, dataset(), model, RunLog(folder),
+                                 lambda text: None, None, ALONE)
         try:
             run.stage = Stage(run, "gs")
             run.stage._train_epoch()

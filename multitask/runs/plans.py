@@ -35,7 +35,6 @@ class Run:
         tokens: the data, tokenized for this architecture.
         stage: the stages.Stage in progress.
         finished: stage → its result (see Stage.fit), for the stages that have ended.
-        logits: the dev logits of the last stage's best epoch, if this process saw that epoch.
     """
 
     folder: Path
@@ -48,7 +47,6 @@ class Run:
     tokens: Tokens
     stage: Any = None  # a Stage; stages.py imports this module
     finished: dict[str, dict] = field(default_factory=dict)
-    logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def tasks(self) -> dict[str, Task]:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,13 +12,7 @@ from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
 from multitask.data.examples import TEST_SPLIT, Dataset, left_out
-from multitask.evaluation import (
-    PREDICTIONS_FOLDER,
-    describe,
-    predict,
-    prediction_file,
-    write_predictions,
-)
+from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, write_predictions
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.system import checkpoint, console, tensorboard
@@ -28,7 +21,7 @@ from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog, closed_on_failure
-from multitask.tasks import NLI
+from multitask.tasks import NLI, Task
 
 from .folder import (
     CONFIG_FILE,
@@ -40,6 +33,7 @@ from .folder import (
     make_run_folder,
     open_new_log,
 )
+from .hand_in import SPLITS
 from .inputs import (
     Tokens,
     build_model,
@@ -54,13 +48,6 @@ from .plans import STAGES, Run
 from .recipes import RECIPES, describe_recipe
 from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    device: torch.device
-    dataset: Dataset
-    model: MultitaskBert
 
 
 def start(settings: Settings, out: str | None, say: Callable[[str], None] = console.say,
@@ -81,25 +68,23 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
     settings = _choose_forms(settings, say)
     out = None if out is None else str(user_path(out))
 
-    def read() -> _Inputs:
+    def read() -> tuple[Dataset, MultitaskBert]:
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
-    inputs = ranks.run_on_all(read)
+    dataset, model = ranks.run_on_all(read)
 
     # saved with the run, so that --resume takes the same precision; the report names both
-    hidden_size = inputs.model.encoder.config.hidden_size
-    precision = pick_precision(settings.precision, inputs.device, hidden_size)
-    settings = dataclasses.replace(settings, precision=precision,
-                                   max_length=inputs.model.max_length)
+    precision = pick_precision(settings.precision, model.device, model.encoder.config.hidden_size)
+    settings = dataclasses.replace(settings, precision=precision, max_length=model.max_length)
     ranks.check_same("precision", lambda: precision)
 
     folder = ranks.broadcast_from_writer(lambda: make_run_folder(settings, out))
     log = ranks.run_on_all(lambda: open_new_log(folder, settings, ranks))
     with closed_on_failure(log):
-        run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
+        run = _assemble(folder, settings, dataset, model, log, say, tokens, ranks)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(run.model.parameters()))
     return run
@@ -138,8 +123,9 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         def read_model(data: Dataset) -> MultitaskBert:
             return new_model(BertModel(saved.config()), saved.tokenizer(), settings)
 
-        inputs = ranks.run_on_all(lambda: _read_inputs(settings, dataset, read_model, say, ranks))
-        run = _assemble(folder, settings, inputs, log, say, tokens, ranks)
+        dataset, model = ranks.run_on_all(
+            lambda: _read_inputs(settings, dataset, read_model, say, ranks))
+        run = _assemble(folder, settings, dataset, model, log, say, tokens, ranks)
         run.finished = saved.value("finished")
         name = saved.value("stage")
         if name not in settings.stages:
@@ -169,13 +155,14 @@ def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
 
 def _read_inputs(settings: Settings, dataset: Dataset | None,
                  read_model: Callable[[Dataset], MultitaskBert], say: Callable[[str], None],
-                 ranks: Ranks) -> _Inputs:
+                 ranks: Ranks) -> tuple[Dataset, MultitaskBert]:
+    """The data, and the model on its device."""
     if settings.tensorboard and ranks.writes:
         tensorboard.check_installed()
     device = ranks.own_device(pick_device(settings.device))
     dataset = dataset or load_data(settings)
     say(f"data:  {describe_data(settings, dataset)}")
-    return _Inputs(device, dataset, read_model(dataset))
+    return dataset, read_model(dataset).to(device)
 
 
 def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
@@ -196,10 +183,10 @@ def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
     return ranks.run_on_all(load)
 
 
-def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
+def _assemble(folder: Path, settings: Settings, dataset: Dataset, model: MultitaskBert, log: RunLog,
               say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
     """The run without its first stage; describes it to the user, compares the processes' data."""
-    model, device = inputs.model, inputs.device
+    device = model.device
     model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
@@ -210,8 +197,7 @@ def _assemble(folder: Path, settings: Settings, inputs: _Inputs, log: RunLog,
     if note:
         say(note)
 
-    run = Run(folder, settings, model.to(device), inputs.dataset, log, say, ranks,
-              tokens or tokenize(model, inputs.dataset))
+    run = Run(folder, settings, model, dataset, log, say, ranks, tokens or tokenize(model, dataset))
     ranks.check_same("data", lambda: run.fingerprint)
     ranks.check_same("tokens", lambda: str([examples.lengths.sum() for splits in run.tokens.values()
                                             for examples in splits.values()]))
@@ -236,6 +222,7 @@ def execute(run: Run) -> dict:
         if len(stages) > 1:
             run.say(f"stage {stages.index(name) + 1} of {len(stages)}: {STAGES[name].title}")
         run.finished[name] = run.stage.fit()
+        dev_logits = run.stage.logits
 
         run.stage = None  # frees its gradients and moments before the next stage allocates its own
         if name != stages[-1]:
@@ -243,20 +230,20 @@ def execute(run: Run) -> dict:
             best.precision = run.model.precision
             run.model = best.to(run.model.device)
             run.stage = Stage(run, stages[stages.index(name) + 1])
-    return _conclude(run)
+    return _conclude(run, dev_logits)
 
 
-def _conclude(run: Run) -> dict:
+def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
     last = run.settings.stages[-1]
     has_answers = last != NLI.name  # after MultiNLI the heads of the other tasks are untrained
     if has_answers:
-        _predict(run)
+        _predict(run, dev_logits)
     if not run.ranks.writes:
         return {}
 
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics = collect_metrics(run, steps, epochs)
-    analysis = _analyse(run) if has_answers else None
+    analysis = _analyse(run, dev_logits) if has_answers else None
     write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
                  metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
@@ -272,28 +259,28 @@ def _conclude(run: Run) -> dict:
     return metrics
 
 
-def _predict(run: Run) -> None:
-    """Of the last stage's best epoch: test predictions, and dev logits if they are not known."""
-    wanted = [task for name, task in run.tasks.items() if TEST_SPLIT in run.dataset[name]]
-    if not wanted and run.logits:
-        return
-
-    model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-    for task in wanted:
-        predictions = predict(model, task, run.tokens[task.name][TEST_SPLIT], run.ranks)
+def _predict(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> None:
+    """Writes what the best epoch answers, on dev and, where there are examples, on test."""
+    def write(task: Task, split: str, logits: torch.Tensor) -> None:
         if run.ranks.writes:
-            examples = run.dataset[task.name][TEST_SPLIT]
-            path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, "test")
-            write_predictions(path, task, examples, predictions)
+            path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, SPLITS[split])
+            write_predictions(path, task, run.dataset[task.name][split],
+                              task.decode(logits).numpy())
 
-    if not run.logits:
-        for name in run.tasks:
-            run.logits[name] = model.predict_logits(name, run.tokens[name]["dev"], run.ranks)
+    for name, task in run.tasks.items():
+        write(task, "dev", dev_logits[name])
+
+    wanted = [task for name, task in run.tasks.items() if TEST_SPLIT in run.dataset[name]]
+    if wanted:
+        model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
+        for task in wanted:
+            tokens = run.tokens[task.name][TEST_SPLIT]
+            write(task, TEST_SPLIT, model.predict_logits(task.name, tokens, run.ranks))
 
 
-def _analyse(run: Run) -> dict:
+def _analyse(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
     """The content of analysis.json."""
-    analysis = analyse(run.tasks, run.dataset, run.logits)
+    analysis = analyse(run.tasks, run.dataset, dev_logits)
     write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
     return analysis
 

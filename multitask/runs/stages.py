@@ -15,13 +15,7 @@ import torch
 
 from minbert.progress import Progress
 from multitask.analysis.log import pairs_of, upper_triangle
-from multitask.evaluation import (
-    PREDICTIONS_FOLDER,
-    describe,
-    prediction_file,
-    scores_of,
-    write_predictions,
-)
+from multitask.evaluation import describe, scores_of
 from multitask.model import MODEL_FOLDER
 from multitask.system import checkpoint
 from multitask.system.distributed import checksum
@@ -187,7 +181,6 @@ class Stage:
             self._save()
             if better:
                 self._publish()
-                self._publish_predictions()
             run.ranks.wait_for_writer()  # the next stage reads what was published
 
     def _publish(self) -> None:
@@ -204,21 +197,6 @@ class Stage:
         if older and not (older[-1] / MODEL_FOLDER).exists():
             aside = older[-1] / MODEL_FOLDER
         self.run.model.save_pretrained(self.run.model_folder(self.name), aside=aside)
-
-    def _publish_predictions(self) -> None:
-        """Writes the best epoch's dev predictions, if this is the last stage."""
-        run = self.run
-        if self.name != run.settings.stages[-1]:
-            return
-
-        run.logits = self.logits
-        if not run.ranks.writes:
-            return
-        for name, task in run.tasks.items():
-            if name in self.logits:
-                path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, "dev")
-                write_predictions(path, task, run.dataset[name]["dev"],
-                                  task.decode(self.logits[name]).numpy())
 
     # Checkpoints
 
@@ -317,7 +295,6 @@ class Stage:
             # the checkpoint after this one had a better epoch, and is lost
             shutil.rmtree(target, ignore_errors=True)
             os.replace(kept, target)
-        self._publish_predictions()
 
 
 def _conflicts(result: StepResult) -> dict:

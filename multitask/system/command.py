@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 
@@ -16,7 +16,6 @@ from multitask.commands import shown
 from .console import accept_any_text, drop_output, one_line_warnings
 from .interruption import interruptible
 
-Job = TypeVar("Job")
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words
 
 
@@ -53,22 +52,25 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequenc
     return answer(parser.name, lambda: work(arguments), interrupted)
 
 
-def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
+def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupted",
+           train: Callable[[Any], int] | None = None) -> int:
     """Runs a command; prints warnings and the reason of a failure in one line each.
 
     Args:
         name: of the command; the reason begins with it.
+        command: returns the exit status; with `train`, what is to be trained, or None if nothing
+            is left to do.
         interrupted: the reason after Ctrl-C or SIGTERM.
+        train: trains it, reports its own failures and returns the exit status.
 
     Returns:
-        What `command` returns; 2 for wrong input, 130 if interrupted, 1 for numbers that are not
-        finite and for lack of memory.
+        The exit status; 2 for wrong input, 130 if interrupted, 1 for numbers that are not finite
+        and for lack of memory.
     """
     with one_line_warnings(), interruptible():
         try:
-            status = command()
+            found = command()
             sys.stdout.flush()
-            return status
         except BrokenPipeError:  # nobody reads on, as in … | head -1
             drop_output()
             return 0
@@ -81,29 +83,9 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
         except (MemoryError, RuntimeError) as error:
             return failed(name, out_of_memory(error), 1)
 
-
-def prepare_and_train(name: str, prepare: Callable[[], Job | None],
-                      train: Callable[[Job], int]) -> int:
-    """Runs a long job. Ctrl-C and SIGTERM raise Interruption in both parts.
-
-    Args:
-        prepare: returns the job, or None if nothing is left to do.
-        train: returns the exit status of the job.
-
-    Returns:
-        The exit status: 2 if `prepare` fails, 130 if it is interrupted, 0 without a job, else that
-            of `train`.
-    """
-    with one_line_warnings(), interruptible():
-        try:
-            job = prepare()
-        except (ValueError, OSError) as error:
-            return failed(name, error, 2)
-        except KeyboardInterrupt:
-            return failed(name, "interrupted before training began", 130)
-        except (MemoryError, RuntimeError) as error:
-            return failed(name, out_of_memory(error), 1)
-        return 0 if job is None else train(job)
+        if train is None or found is None:
+            return found or 0
+        return train(found)
 
 
 def out_of_memory(error: Exception) -> str:
