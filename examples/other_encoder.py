@@ -3,8 +3,8 @@
     pip install transformers
     python examples/other_encoder.py bert-base-uncased
 
-multitask/encoder.py says what is asked of an encoder. Such a one runs on padded batches, task by
-task: slower than minbert's own, and with the same results.
+MultitaskBert says what it asks of an encoder. Such an encoder runs on padded batches, task by task:
+slower than minbert's own, with the same results.
 """
 
 import sys
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModel
 
 from minbert import BertTokenizer
@@ -20,12 +21,11 @@ from multitask import MultitaskBert
 from multitask.data import load_dataset
 from multitask.data.sample import write_sample
 from multitask.data.sampling import WRAP, RoundRobin
-from multitask.encoder import Encoder
-from multitask.evaluation import describe, predict, scores_of
+from multitask.evaluation import describe, scores_of
 from multitask.training.step import SurgeryTrainer
 
 
-def train(encoder: Encoder, tokenizer: BertTokenizer, dataset: Mapping, steps: int,
+def train(encoder: nn.Module, tokenizer: BertTokenizer, dataset: Mapping, steps: int,
           lr: float = 2e-4, seed: int = 0) -> tuple[MultitaskBert, list[dict[str, float]]]:
     """A model after `steps` steps of 16 examples a task, and the losses of each step."""
     torch.manual_seed(seed)  # the heads' first weights, and dropout
@@ -47,7 +47,8 @@ def train(encoder: Encoder, tokenizer: BertTokenizer, dataset: Mapping, steps: i
 def evaluate(model: MultitaskBert, dataset: Mapping) -> dict:
     """The dev scores, as metrics.json has them."""
     tokens = {name: model.tokenize(dataset[name]["dev"]) for name in model.tasks}
-    predictions = {name: predict(model, task, tokens[name]) for name, task in model.tasks.items()}
+    predictions = {name: task.decode(model.predict_logits(name, tokens[name])).numpy()
+                   for name, task in model.tasks.items()}
     labels = {name: tokens[name].labels for name in model.tasks}
     return scores_of(model.tasks, predictions, labels)
 

@@ -23,7 +23,6 @@ from multitask.system.device import autocast
 from multitask.system.distributed import ALONE, Ranks
 
 from .description import TASKS_FILE, Description
-from .encoder import Encoder
 from .tasks import NLI, TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
@@ -48,7 +47,12 @@ class MultitaskBert(nn.Module):
     """Several tasks from one shared encoder (the paper, Figures 1 and 2).
 
     Args:
-        encoder: the shared BertModel, or another Encoder.
+        encoder: the shared BertModel, or a module that can stand in for it, such as a BERT of
+            transformers. It is called with input_ids, attention_mask (true where a token is real)
+            and token_type_ids, (batch, seq) each, and returns an object with `pooler_output`,
+            (batch, hidden), and for mean pooling `last_hidden_state`, (batch, seq, hidden). Its
+            parameters share one dtype and device. Its `config` has hidden_size, vocab_size,
+            max_position_embeddings and type_vocab_size, and `save_pretrained(folder)` writes it.
         tokenizer: the encoder's own.
         arch: a name from heads.ARCHITECTURES.
         precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in
@@ -62,7 +66,7 @@ class MultitaskBert(nn.Module):
         heads: name → head.
     """
 
-    def __init__(self, encoder: Encoder, tokenizer: BertTokenizer, arch: str,
+    def __init__(self, encoder: nn.Module, tokenizer: BertTokenizer, arch: str,
                  precision: str = "fp32", tasks: Iterable[Task] | None = None,
                  max_length: int | None = None, data: str = "") -> None:
         super().__init__()
@@ -180,7 +184,7 @@ class MultitaskBert(nn.Module):
             shutil.rmtree(stale, ignore_errors=True)
 
     @classmethod
-    def from_pretrained(cls, run: str | Path, encoder: Encoder | None = None) -> "MultitaskBert":
+    def from_pretrained(cls, run: str | Path, encoder: nn.Module | None = None) -> "MultitaskBert":
         """Opens what the main job saved, a run folder or its model/ folder, in eval mode.
 
         Args:
