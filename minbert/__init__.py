@@ -18,14 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from .config import BertConfig
 from .fast import Packing, pack
 from .masking import Masked, Masking
-from .mlm import BertForMaskedLM, BertForPreTraining, MaskedLMOutput, PreTrainingOutput
+from .mlm import BertForMaskedLM, MaskedLMOutput
 from .model import BertModel, BertOutput
 from .tokenizer import BertTokenizer
 
 __all__ = [
-    "BertConfig", "BertForMaskedLM", "BertForPreTraining", "BertModel", "BertOutput",
-    "BertTokenizer",
-    "Masked", "MaskedLMOutput", "Masking", "Packing", "PreTrainingOutput", "pack",
+    "BertConfig", "BertForMaskedLM", "BertModel", "BertOutput", "BertTokenizer", "Masked",
+    "MaskedLMOutput", "Masking", "Packing", "pack",
 ]
 
 try:

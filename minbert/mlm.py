@@ -1,15 +1,10 @@
-"""The encoder with the heads that it is pretrained with (Devlin et al. 2018, section 3.1).
-
-BertForMaskedLM has the first task's head, which guesses hidden tokens. BertForPreTraining also has
-the second's, which tells whether the second segment follows the first.
-"""
+"""The encoder with the head that guesses hidden tokens (Devlin et al. 2018, section 3.1)."""
 
 import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -24,20 +19,16 @@ from .config import BertConfig
 from .fast import Packing
 from .files import check_count, items_of
 from .masking import Masked
-from .model import BertModel, BertOutput
+from .model import BertModel
 from .tokenizer import BertTokenizer
 
-# Our parameters of the heads → the file's tensors.
+# Our parameters of the head → the file's tensors.
 HEAD_NAMES = {
     "transform_dense.weight": "cls.predictions.transform.dense.weight",
     "transform_dense.bias": "cls.predictions.transform.dense.bias",
     "transform_layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
     "transform_layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
     "decoder_bias": "cls.predictions.bias",
-}
-SEGMENTS_HEAD_NAMES = {
-    "seq_relationship.weight": "cls.seq_relationship.weight",
-    "seq_relationship.bias": "cls.seq_relationship.bias",
 }
 # Tied tensors that a file stores twice: the copy → what it must equal.
 TIED_NAMES = {
@@ -47,17 +38,8 @@ TIED_NAMES = {
 NO_LABEL = -100  # in `labels`: a position that is not to be guessed, as in transformers
 
 
-class _ByKey:
-    """A dataclass's fields by key, too."""
-
-    def __getitem__(self, key: str) -> torch.Tensor | None:
-        if key not in vars(self):
-            raise KeyError(f"{key!r}: {type(self).__name__} has {', '.join(vars(self))}")
-        return getattr(self, key)
-
-
 @dataclass
-class MaskedLMOutput(_ByKey):
+class MaskedLMOutput:
     """What BertForMaskedLM returns, by attribute or by key.
 
     Attributes:
@@ -68,20 +50,10 @@ class MaskedLMOutput(_ByKey):
     logits: torch.Tensor
     loss: torch.Tensor | None = None
 
-
-@dataclass
-class PreTrainingOutput(_ByKey):
-    """What BertForPreTraining returns, by attribute or by key.
-
-    Attributes:
-        prediction_logits: (batch, seq, vocab). Values at padding positions are unspecified.
-        seq_relationship_logits: (batch, 2), column 0 for segments that belong together.
-        loss: a number, the sum of both tasks'; None without both labels.
-    """
-
-    prediction_logits: torch.Tensor
-    seq_relationship_logits: torch.Tensor
-    loss: torch.Tensor | None = None
+    def __getitem__(self, key: str) -> torch.Tensor | None:
+        if key not in vars(self):
+            raise KeyError(f"{key!r}: MaskedLMOutput has {', '.join(vars(self))}")
+        return getattr(self, key)
 
 
 class BertForMaskedLM(nn.Module):
@@ -97,10 +69,6 @@ class BertForMaskedLM(nn.Module):
     >>> BertForMaskedLM(config).eval()(torch.tensor([[2, 4, 3]])).logits.shape
     torch.Size([1, 3, 10])
     """
-
-    # the heads on the encoder: name → our parameters → the file's tensors
-    heads: ClassVar[dict[str, dict[str, str]]] = {"masked-language-model": HEAD_NAMES}
-    uses_pooler: ClassVar[bool] = False
 
     def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
         """Random weights as in BertModel, except for an encoder that is given. In training mode."""
@@ -126,9 +94,13 @@ class BertForMaskedLM(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        logits = self._real_logits(self.encoder(input_ids, attention_mask, token_type_ids),
-                                   attention_mask)
-        return MaskedLMOutput(logits, None if labels is None else _loss(logits, labels))
+        states = self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        packing = Packing.from_mask(attention_mask)  # padding is not scored
+        logits = packing.pad(self.score(packing.unpad(states)))
+        if labels is None:
+            return MaskedLMOutput(logits)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+        return MaskedLMOutput(logits, loss)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
@@ -136,11 +108,6 @@ class BertForMaskedLM(nn.Module):
         transformed = self.transform_layer_norm(transformed)
         return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight,
                         self.decoder_bias)
-
-    def _real_logits(self, out: BertOutput, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, seq, vocab), computed at real tokens only."""
-        packing = Packing.from_mask(attention_mask)
-        return packing.pad(self.score(packing.unpad(out.last_hidden_state)))
 
     def masked_logits(self, masked: Masked, packing: Packing,
                       token_type_ids: torch.Tensor) -> torch.Tensor:
@@ -218,30 +185,27 @@ class BertForMaskedLM(nn.Module):
         """
         folder = hub.resolve(name_or_folder, revision)
         with warnings.catch_warnings():
-            if not cls.uses_pooler:
-                warnings.filterwarnings("ignore", message=".* has no pooler")
+            warnings.filterwarnings("ignore", message=".* has no pooler")
             encoder = BertModel.from_pretrained(folder)
         model = cls(encoder.config, encoder)
-        model._load_heads(find_weights(folder))
+        model._load_head(find_weights(folder))
         return model.eval()
 
     @torch.no_grad()
-    def _load_heads(self, path: Path) -> None:
+    def _load_head(self, path: Path) -> None:
         with open_weights(path) as readers:
-            for head, names in self.heads.items():
-                missing = [name for name in names.values() if name not in readers]
-                if len(missing) == len(names):
-                    warnings.warn(f"{path} has no {head} head: it starts from random weights",
-                                  stacklevel=3)
-                    continue
-                if missing:
-                    raise ValueError(f"{path} lacks {len(missing)} tensors of the {head} head, "
-                                     f"among them {missing[0]}")
-                if names is HEAD_NAMES:
-                    _check_tied(readers, path)
-                for name, file_name in names.items():
-                    target = self.get_parameter(name)
-                    target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
+            missing = [name for name in HEAD_NAMES.values() if name not in readers]
+            if len(missing) == len(HEAD_NAMES):
+                warnings.warn(f"{path} has no masked-language-model head: it starts from random "
+                              "weights", stacklevel=3)
+                return
+            if missing:
+                raise ValueError(f"{path} lacks {len(missing)} tensors of the "
+                                 f"masked-language-model head, among them {missing[0]}")
+            _check_tied(readers, path)
+            for name, file_name in HEAD_NAMES.items():
+                target = self.get_parameter(name)
+                target.copy_(read_tensor(readers[file_name], file_name, target.shape, path))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors, which our BertModel and transformers open.
@@ -250,60 +214,13 @@ class BertForMaskedLM(nn.Module):
             dtype: of the tensors in the file; fp16 halves it.
         """
         tensors = {f"bert.{name}": value for name, value in tensors_of(self.encoder).items()}
-        for names in self.heads.values():
-            for name, file_name in names.items():
-                tensors[file_name] = self.get_parameter(name).detach().cpu().clone()
+        for name, file_name in HEAD_NAMES.items():
+            tensors[file_name] = self.get_parameter(name).detach().cpu().clone()
         tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
 
         config = {**config_of(self.encoder), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}
         write_checkpoint(folder, tensors, config)
-
-
-class BertForPreTraining(BertForMaskedLM):
-    """Both tasks of Devlin et al. 2018, equal to transformers' BertForPreTraining to 1e-5.
-
-    The second task's logits are two numbers per sequence, a linear layer on the pooler's output, so
-    that is trained too.
-
-    >>> config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16)
-    >>> out = BertForPreTraining(config).eval()(torch.tensor([[2, 4, 3, 5, 3]]))
-    >>> out.prediction_logits.shape, out.seq_relationship_logits.shape
-    (torch.Size([1, 5, 10]), torch.Size([1, 2]))
-    """
-
-    heads: ClassVar[dict[str, dict[str, str]]] = {**BertForMaskedLM.heads,
-                                                  "next-sentence": SEGMENTS_HEAD_NAMES}
-    uses_pooler: ClassVar[bool] = True
-
-    def __init__(self, config: BertConfig, encoder: BertModel | None = None) -> None:
-        super().__init__(config, encoder)
-        self.seq_relationship = nn.Linear(config.hidden_size, 2)
-        self.encoder.init_weights(self.seq_relationship)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
-                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                next_sentence_label: torch.Tensor | None = None) -> PreTrainingOutput:
-        """As BertForMaskedLM.forward.
-
-        Args:
-            next_sentence_label: (batch,) int64, 0 for segments that belong together.
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        out = self.encoder(input_ids, attention_mask, token_type_ids)
-        logits = self._real_logits(out, attention_mask)
-        relationship = self.seq_relationship(out.pooler_output)
-        if labels is None or next_sentence_label is None:
-            return PreTrainingOutput(logits, relationship)
-        loss = _loss(logits, labels) + F.cross_entropy(relationship, next_sentence_label)
-        return PreTrainingOutput(logits, relationship, loss)
-
-
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean cross entropy over the positions that have a label."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
 
 
 def _check_tied(readers: Readers, path: Path) -> None:
