@@ -16,7 +16,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
 from .files import check_count, items_of, one_line, user_path, write_json, write_text
-from .tokenizer_settings import GENERIC_CLASSES, SPECIAL_TOKENS, AddedToken, TokenizerSettings
+from .tokenizer_settings import GENERIC_CLASSES, SPECIAL_TOKENS, AddedToken, read_settings
 
 # The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
 _lock = threading.Lock()
@@ -67,18 +67,18 @@ class BertTokenizer:
             ValueError: A setting is not one of BERT's; the message names file and setting.
         """
         folder = hub.resolve(name_or_folder, revision)
-        settings = TokenizerSettings.read(folder)
+        options, added, class_name = read_settings(folder)
         if (folder / "tokenizer.json").is_file():
             tokenizer = cls._from_json(folder / "tokenizer.json")
-            if settings.class_name not in GENERIC_CLASSES:
-                tokenizer._tokenizer.normalizer = _normalizer(*settings.options)
-                tokenizer.lowercase = settings.options[0]
+            if class_name not in GENERIC_CLASSES:
+                tokenizer._tokenizer.normalizer = _normalizer(*options)
+                tokenizer.lowercase = options[0]
         elif (folder / "vocab.txt").is_file():
-            tokenizer = cls.from_vocabulary(folder / "vocab.txt", *settings.options)
+            tokenizer = cls.from_vocabulary(folder / "vocab.txt", *options)
         else:
             raise FileNotFoundError(f"{folder} has no vocabulary: "
                                     "expected tokenizer.json or vocab.txt")
-        tokenizer._add(settings.added)
+        tokenizer._add(added)
         return tokenizer
 
     def _add(self, added: Iterable[AddedToken]) -> None:

@@ -39,47 +39,35 @@ class AddedToken:
             raise ValueError(f"{self.file}: the token {self.text!a} is not text") from None
 
 
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """The content of tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+def read_settings(folder: Path) -> tuple[tuple, list[AddedToken], str]:
+    """Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, where they exist.
 
-    Args:
-        options: The values of OPTIONS.
-        added: Tokens beyond the vocabulary, by id.
-        class_name: tokenizer_class.
+    Returns:
+        The values of OPTIONS; the tokens beyond the vocabulary, by id; tokenizer_class.
+
+    Raises:
+        ValueError: A value is of another type, the tokenizer is of another kind, or a special
+            token has another name; the message names file and setting.
     """
+    path, config = _read(folder, "tokenizer_config.json")
+    options = {name: config.get(name, default) for name, default in OPTIONS.items()}
+    for name, value in options.items():
+        if not (isinstance(value, bool) or value is OPTIONS[name]):
+            raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
 
-    options: tuple
-    added: tuple[AddedToken, ...]
-    class_name: str
+    class_name = config.get("tokenizer_class") or BERT_CLASSES[0]
+    known = (*BERT_CLASSES, *(f"{name}Fast" for name in BERT_CLASSES), *GENERIC_CLASSES)
+    if class_name not in known:
+        raise ValueError(f"{path}: tokenizer_class is {reprlib.repr(class_name)}, but only "
+                         "BERT's own tokenizer is supported")
 
-    @classmethod
-    def read(cls, folder: Path) -> "TokenizerSettings":
-        """Reads those of the files that are there.
-
-        Raises:
-            ValueError: A value is of another type, the tokenizer is of another kind, or a special
-                token has another name; the message names file and setting.
-        """
-        path, config = _read(folder, "tokenizer_config.json")
-        options = {name: config.get(name, default) for name, default in OPTIONS.items()}
-        for name, value in options.items():
-            if not (isinstance(value, bool) or value is OPTIONS[name]):
-                raise ValueError(f"{path}: {name} must be true or false, got {reprlib.repr(value)}")
-
-        class_name = config.get("tokenizer_class") or BERT_CLASSES[0]
-        known = (*BERT_CLASSES, *(f"{name}Fast" for name in BERT_CLASSES), *GENERIC_CLASSES)
-        if class_name not in known:
-            raise ValueError(f"{path}: tokenizer_class is {reprlib.repr(class_name)}, but only "
-                             "BERT's own tokenizer is supported")
-
-        map_path, special_map = _read(folder, "special_tokens_map.json")
-        added = [*_by_id(path, config), *_by_text(*_read(folder, "added_tokens.json"))]
-        for file, values in ((path, config), (map_path, special_map)):
-            _refuse_renamed(file, values)
-            added += _special(file, values)
-        added.sort(key=lambda token: (token.number is None, token.number or 0))
-        return cls(tuple(options.values()), tuple(added), class_name)
+    map_path, special_map = _read(folder, "special_tokens_map.json")
+    added = [*_by_id(path, config), *_by_text(*_read(folder, "added_tokens.json"))]
+    for file, values in ((path, config), (map_path, special_map)):
+        _refuse_renamed(file, values)
+        added += _special(file, values)
+    added.sort(key=lambda token: (token.number is None, token.number or 0))
+    return tuple(options.values()), added, class_name
 
 
 def _read(folder: Path, name: str) -> tuple[Path, dict]:

@@ -28,36 +28,24 @@ from .weights import (
 Model = TypeVar("Model", bound=nn.Module)
 CONFIG_FILE = "config.json"
 
-# Our parameter → the file's tensors, stacked from top to bottom; {} is the layer's number.
-# Queries, keys and values are three tensors in the file and one here.
+# Our module → the file's, stacked from top to bottom; {} is the layer's number. Weights and biases
+# keep these two names. Queries, keys and values are three modules in the file and one here.
 RENAMES = {
-    "embeddings.word_embeddings.weight": ["embeddings.word_embeddings.weight"],
-    "embeddings.position_embeddings.weight": ["embeddings.position_embeddings.weight"],
-    "embeddings.token_type_embeddings.weight": ["embeddings.token_type_embeddings.weight"],
-    "embeddings.layer_norm.weight": ["embeddings.LayerNorm.weight"],
-    "embeddings.layer_norm.bias": ["embeddings.LayerNorm.bias"],
-    "layers.{}.self_attention.query_key_value.weight": [
-        "encoder.layer.{}.attention.self.query.weight",
-        "encoder.layer.{}.attention.self.key.weight",
-        "encoder.layer.{}.attention.self.value.weight",
+    "embeddings.word_embeddings": ["embeddings.word_embeddings"],
+    "embeddings.position_embeddings": ["embeddings.position_embeddings"],
+    "embeddings.token_type_embeddings": ["embeddings.token_type_embeddings"],
+    "embeddings.layer_norm": ["embeddings.LayerNorm"],
+    "layers.{}.self_attention.query_key_value": [
+        "encoder.layer.{}.attention.self.query",
+        "encoder.layer.{}.attention.self.key",
+        "encoder.layer.{}.attention.self.value",
     ],
-    "layers.{}.self_attention.query_key_value.bias": [
-        "encoder.layer.{}.attention.self.query.bias",
-        "encoder.layer.{}.attention.self.key.bias",
-        "encoder.layer.{}.attention.self.value.bias",
-    ],
-    "layers.{}.attention_dense.weight": ["encoder.layer.{}.attention.output.dense.weight"],
-    "layers.{}.attention_dense.bias": ["encoder.layer.{}.attention.output.dense.bias"],
-    "layers.{}.attention_layer_norm.weight": ["encoder.layer.{}.attention.output.LayerNorm.weight"],
-    "layers.{}.attention_layer_norm.bias": ["encoder.layer.{}.attention.output.LayerNorm.bias"],
-    "layers.{}.intermediate_dense.weight": ["encoder.layer.{}.intermediate.dense.weight"],
-    "layers.{}.intermediate_dense.bias": ["encoder.layer.{}.intermediate.dense.bias"],
-    "layers.{}.output_dense.weight": ["encoder.layer.{}.output.dense.weight"],
-    "layers.{}.output_dense.bias": ["encoder.layer.{}.output.dense.bias"],
-    "layers.{}.output_layer_norm.weight": ["encoder.layer.{}.output.LayerNorm.weight"],
-    "layers.{}.output_layer_norm.bias": ["encoder.layer.{}.output.LayerNorm.bias"],
-    "pooler_dense.weight": ["pooler.dense.weight"],
-    "pooler_dense.bias": ["pooler.dense.bias"],
+    "layers.{}.attention_dense": ["encoder.layer.{}.attention.output.dense"],
+    "layers.{}.attention_layer_norm": ["encoder.layer.{}.attention.output.LayerNorm"],
+    "layers.{}.intermediate_dense": ["encoder.layer.{}.intermediate.dense"],
+    "layers.{}.output_dense": ["encoder.layer.{}.output.dense"],
+    "layers.{}.output_layer_norm": ["encoder.layer.{}.output.LayerNorm"],
+    "pooler_dense": ["pooler.dense"],
 }
 
 # Tensors of the file that the encoder has no use for, by full match.
@@ -77,11 +65,10 @@ def file_names(parameter: str) -> list[str]:
     >>> file_names("layers.3.output_dense.bias")
     ['encoder.layer.3.output.dense.bias']
     """
-    number = re.search(r"\.(\d+)\.", parameter)
-    if number is None:
-        return RENAMES[parameter]
-    layer = number.group(1)
-    return [name.format(layer) for name in RENAMES[parameter.replace(f".{layer}.", ".{}.", 1)]]
+    module, _, kind = parameter.rpartition(".")
+    layer = re.findall(r"\.(\d+)\.", module)  # its number, if it is in a layer
+    names = RENAMES[re.sub(r"\.\d+\.", ".{}.", module)]
+    return [f"{name.format(*layer)}.{kind}" for name in names]
 
 
 def load(model_class: type[Model], name_or_folder: str | Path, revision: str) -> Model:

@@ -1,56 +1,34 @@
 """Where backward puts gradients: straight into buffers, and for looked-up embeddings as rows."""
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
 
 import torch
 from torch import nn
 
-from .packing import Packing
-
-_current = threading.local()
-
-
-@dataclass(frozen=True)
-class GradBuffers:
-    """Tensors that gradients are added to, instead of being given to autograd.
-
-    Attributes:
-        buffers: parameter → tensor of its shape, one mapping per part of the row.
-        sequences: how many sequences of the row belong to each part; None if there is one part.
-    """
-
-    buffers: Sequence[Mapping[nn.Parameter, torch.Tensor]] = ({},)
-    sequences: Sequence[int] | None = None
-
-    def tokens(self, packing: Packing) -> list[int]:
-        """How many tokens of the row belong to each part."""
-        return [int(lengths.sum()) for lengths in packing.lengths.split(list(self.sequences))]
+Buffers = Sequence[Mapping[nn.Parameter, torch.Tensor]]
+# What `accumulate_into` was given, in this thread; otherwise one part without buffers.
+current_buffers: ContextVar[tuple[Buffers, Sequence[int] | None]] = ContextVar(
+    "current_buffers", default=(({},), None))
 
 
 @contextmanager
-def accumulate_into(buffers: Sequence[Mapping[nn.Parameter, torch.Tensor]],
-                    sequences: Sequence[int] | None = None) -> Iterator[None]:
-    """Inside, backward passes of the layer by hand add to these buffers.
+def accumulate_into(buffers: Buffers, sequences: Sequence[int] | None = None) -> Iterator[None]:
+    """Inside, backward passes of the layer by hand add to these buffers, not to autograd's.
 
     A parameter that is frozen or has a hook is left to autograd, which looks at such things but
     sums over all parts. With several parts, therefore, no parameter may have a hook.
 
     Args:
-        buffers, sequences: see GradBuffers.
+        buffers: parameter → tensor of its shape, one mapping per part of the row.
+        sequences: how many sequences of the row belong to each part; None if there is one part.
     """
-    before = current_buffers()
-    _current.buffers = GradBuffers(buffers, sequences)
+    token = current_buffers.set((buffers, sequences))
     try:
         yield
     finally:
-        _current.buffers = before
-
-
-def current_buffers() -> GradBuffers:
-    return getattr(_current, "buffers", GradBuffers())
+        current_buffers.reset(token)
 
 
 def has_hook(parameter: nn.Parameter) -> bool:

@@ -11,7 +11,7 @@ Names: x → attention → context → attended → hidden → expanded, activat
 derivative of the loss with respect to x.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from .attention import Heads, Mix, attend, attend_backward, mixes_of
 from .dropout import drop_, keep_mask, rescale
-from .gradients import GradBuffers, current_buffers, has_hook
+from .gradients import Buffers, current_buffers, has_hook
 from .linear import ALL_ROWS, add_weight_gradient, input_gradient, product
 from .packing import Packing
 
@@ -104,7 +104,7 @@ class _Layer(torch.autograd.Function):
         leaves, ctx.structure = pytree.tree_flatten(kept)
         ctx.save_for_backward(*(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)))
         ctx.others = [None if isinstance(leaf, torch.Tensor) else (leaf,) for leaf in leaves]
-        ctx.layer, ctx.packing, ctx.buffers = layer, packing, current_buffers()
+        ctx.layer, ctx.packing, ctx.given = layer, packing, current_buffers.get()
         return output
 
     @staticmethod
@@ -115,7 +115,7 @@ class _Layer(torch.autograd.Function):
         kept = pytree.tree_unflatten(leaves, ctx.structure)
 
         with torch.autocast("cpu", enabled=False):
-            gradients = _Gradients(ctx.layer, ctx.buffers, ctx.packing)
+            gradients = _Gradients(ctx.layer, *ctx.given, ctx.packing)
             d_x = _backward(ctx.layer, kept, gradients, ctx.packing, d_output)
         return None, None, None, None, d_x, *gradients.for_autograd()
 
@@ -223,17 +223,19 @@ def _backward(layer: nn.Module, kept: _Kept, gradients: "_Gradients", packing: P
 class _Gradients:
     """A layer's parameter gradients: into the buffers part by part, or for autograd."""
 
-    def __init__(self, layer: nn.Module, given: GradBuffers, packing: Packing) -> None:
+    def __init__(self, layer: nn.Module, buffers: Buffers, sequences: Sequence[int] | None,
+                 packing: Packing) -> None:
         self._parameters = dict(zip(PARAMETERS, _parameters_of(layer), strict=True))
         self._buffers = []
-        for part in given.buffers:
+        for part in buffers:
             self._buffers.append({
                 name: part[parameter] for name, parameter in self._parameters.items()
                 if parameter in part and parameter.requires_grad and not has_hook(parameter)})
 
         self._parts = None  # tokens of each part, and sequences, or None where one buffer takes all
-        if given.sequences is not None:
-            self._parts = {False: given.tokens(packing), True: list(given.sequences)}
+        if sequences is not None:
+            tokens = [int(lengths.sum()) for lengths in packing.lengths.split(list(sequences))]
+            self._parts = {False: tokens, True: list(sequences)}
         assert len(self._buffers) == (1 if self._parts is None else len(self._parts[True])), (
             "one mapping of buffers per part")
         self._left: dict[str, torch.Tensor] = {}
