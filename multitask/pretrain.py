@@ -60,8 +60,6 @@ def build_parser() -> Parser:
     add("--batch-size", type=int, metavar="N", help="sequences per step (default: 64)")
     add("--epochs", type=int, metavar="N", help="passes over the text (default: 3)")
     add("--steps", type=int, metavar="N", help="instead of --epochs (default: none)")
-    add("--max-minutes", type=float, metavar="X",
-        help="stop after this time; --resume adds as much again (default: no limit)")
     add("--lr", type=float, metavar="X",
         help="peak learning rate (default: 1e-3; 5e-5 with --from)")
     add("--warmup", type=float, metavar="SHARE",
@@ -139,12 +137,12 @@ def main(argv: list[str] | None = None) -> int:
 def pretrain(run: Pretraining) -> int:
     """Trains to the end and prints what to do next; returns the exit status."""
     folder = run.folder
-    resume_with = f"resume with: {command_line('pretrain')} --resume {quote(str(folder))}"
     try:
-        is_finished = run.run()
+        run.run()
     except KeyboardInterrupt:
         if numbered(folder):
-            return command.failed(NAME, f"interrupted; {resume_with}", 130)
+            again = f"{command_line('pretrain')} --resume {quote(str(folder))}"
+            return command.failed(NAME, f"interrupted; resume with: {again}", 130)
         return command.failed(NAME, "interrupted before the first checkpoint; start again", 130)
     except FloatingPointError as error:
         saved = numbered(folder)
@@ -159,9 +157,6 @@ def pretrain(run: Pretraining) -> int:
     finally:
         run.log.close()
 
-    if not is_finished:
-        console.say(f"stopped by --max-minutes after step {run.step:,} of {run.steps:,}; "
-                    f"{resume_with}")
     # a bare name of ours would mean the bundled model
     model = f"./{folder}" if str(folder) in (EMBEDDED, SCRATCH) else str(folder)
     console.say(f"use it: {command_line('train')} --model {quote(model)}")

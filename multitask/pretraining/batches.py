@@ -1,7 +1,7 @@
 """Which sequences and which masks make up each step, and the held-out batches."""
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -81,24 +81,15 @@ def held_out_batches(text: RunningText, tokenizer: BertTokenizer) -> list[Masked
     return batches
 
 
-class Prefetch:
-    """Makes the next step's batch in a thread while this step is computed.
+def made_ahead(make: Callable[[int], MaskedBatch], steps: range,
+               pool: ThreadPoolExecutor) -> Iterator[MaskedBatch]:
+    """The steps' batches, each made in a thread while the step before it is computed.
 
-    Args:
-        make: step → batch.
-        steps: no batch is made for this step or later ones.
+    What goes wrong with a batch is raised in its own step.
     """
-
-    def __init__(self, make: Callable[[int], MaskedBatch], steps: int,
-                 pool: ThreadPoolExecutor) -> None:
-        self._make, self._steps, self._pool = make, steps, pool
-        self._ahead: dict[int, Future] = {}
-
-    def batch(self, step: int) -> MaskedBatch:
-        """This step's batch. Raises here what went wrong when it was made ahead."""
-        future = self._ahead.pop(step, None)
-        batch = self._make(step) if future is None else future.result()
-
-        if step + 1 < self._steps:
-            self._ahead = {step + 1: self._pool.submit(self._make, step + 1)}
-        return batch
+    ahead = pool.submit(make, steps.start)
+    for step in steps:
+        batch = ahead.result()
+        if step + 1 in steps:
+            ahead = pool.submit(make, step + 1)
+        yield batch

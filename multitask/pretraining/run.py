@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from multitask.system.runlog import RunLog
 from multitask.system.state import random_state, restore_random_state
 from optim import linear_decay
 
-from .batches import Prefetch, TrainingBatches, held_out_batches
+from .batches import MaskedBatch, TrainingBatches, held_out_batches, made_ahead
 from .corpus import Corpus, split_passages
 from .guesses import guess_hidden
 from .report import write_pretraining_report
@@ -58,7 +58,6 @@ class Pretraining:
             raise ValueError(f"--text {one_line(settings.text)}: nothing is left to train on or to "
                              "hold out; give more text")
         self.batches = TrainingBatches(text, tokenizer, settings)
-        self._next_batch = self.batches.batch
         self.held_out = held_out_batches(held_out, tokenizer)
         self.steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
 
@@ -69,51 +68,42 @@ class Pretraining:
                              "the held-out text; give more text, or another --from")
         self.trivial_accuracy = float((labels == self.most_frequent).double().mean())
 
-    def run(self) -> bool:
-        """Trains to the last step or until --max-minutes are over; returns whether it finished.
-
-        An interruption is passed on after a checkpoint has been saved.
-        """
+    def run(self) -> None:
+        """Trains to the last step. An interruption is passed on after a checkpoint is saved."""
         try:
             self._train()
         except Interruption:
             self.save()
             raise
-
-        if self.step < self.steps:
-            return False
         self._conclude()
-        return True
 
     def _train(self) -> None:
         settings = self.settings
         warmup_steps = round(settings.warmup * self.steps)
-        limit = None if settings.max_minutes is None else 60 * settings.max_minutes
-        begun = time.monotonic()
-
         bar = Progress(total=self.steps, initial=self.step, desc="pretrain", unit="step",
                        smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as pool:
+            steps = range(self.step, self.steps)
+            batches = map(self.batches.batch, steps)
             # on a CPU a second thread would slow the step down
             if self.trainer.device.type != "cpu":
-                self._next_batch = Prefetch(self.batches.batch, self.steps, pool).batch
+                batches = made_ahead(self.batches.batch, steps, pool)
 
-            is_last = self.step == self.steps
             while True:
+                is_last = self.step == self.steps
                 is_due = is_last or self.step % settings.checkpoint_every == 0
                 if is_due and self.evaluated != self.step:
                     self.evaluate()
                 if is_last:
                     break
 
-                is_over = limit is not None and time.monotonic() - begun > limit
                 with defer_signals():
-                    self._train_step(linear_decay(self.step, warmup_steps, self.steps), bar)
-                is_last = is_over or self.step == self.steps
+                    lr_scale = linear_decay(self.step, warmup_steps, self.steps)
+                    self._train_step(batches, lr_scale, bar)
 
-    def _train_step(self, lr_scale: float, bar: Progress) -> None:
+    def _train_step(self, batches: Iterator[MaskedBatch], lr_scale: float, bar: Progress) -> None:
         start = time.perf_counter()
-        batch = self._next_batch(self.step).to(self.trainer.device)
+        batch = next(batches).to(self.trainer.device)
         tokens = len(batch.masked.input_ids)
         loss = None
         try:

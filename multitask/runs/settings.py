@@ -2,7 +2,7 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -35,6 +35,17 @@ CHOICES = {
     "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": (STOP, SKIP),
 }
 HINT = ", or name the file that defines it with --import"
+# settings, what they may be, and what an error says of other values
+RANGES = (
+    (("epochs", "batch_size", "accumulate", "max_steps", "eval_limit", "checkpoint_every"),
+     lambda value: value >= 1, "must be at least 1"),
+    (("lr", "head_lr", "clip", "weight_decay"),
+     lambda value: 0 <= value <= LARGEST, f"must be 0 or more, and at most {LARGEST:g}"),
+    (("warmup",), lambda value: 0 <= value < 1, "a share of all steps, from 0 to below 1"),
+    (("seed",), lambda value: 0 <= value < 2**63, "must be from 0 to 2^63 - 1"),
+    (("max_length",), lambda value: value >= 3,
+     "must be at least 3, since [CLS] and [SEP] take two tokens"),
+)
 
 
 def try_method(surgery: str, tasks: int) -> None:
@@ -105,41 +116,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tasks_from(self.tasks))
-        for field in dataclasses.fields(self):
-            if field.name != "tasks":
-                check_type(field.name, getattr(self, field.name), field.type)
+        check_values(self, CHOICES, RANGES)
         expand_paths(self, PATHS)
-
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                hint = HINT if name == "arch" else ""
-                raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(choices)}{hint}")
         try:
             try_method(self.surgery, len(self.tasks))
         except ValueError as error:
             hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
             raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None
         layers_at_once(self.surgery_by)
-        for name in ("epochs", "batch_size", "accumulate", "max_steps", "eval_limit",
-                     "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{flag_of(name)} {value}: must be at least 1")
-        for name in ("lr", "head_lr", "clip", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= LARGEST:
-                raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: must be 0 or more, "
-                                 f"and at most {LARGEST:g}")
-
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"--warmup {self.warmup}: a share of all steps, from 0 to below 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed {self.seed}: must be from 0 to 2^63 - 1")
-
-        if self.max_length is not None and self.max_length < 3:
-            raise ValueError(f"--max-length {self.max_length}: must be at least 3, since [CLS] and "
-                             "[SEP] take two tokens")
         sizes, names = self.batch_sizes, [task.name for task in self.tasks]
         if sizes and (set(sizes) != set(names) or min(sizes.values()) < 1):
             raise ValueError(f"--batch-sizes: give a size of 1 or more for each of "
@@ -193,6 +177,29 @@ def expand_paths(settings: object, names: Sequence[str]) -> None:
     for name in names:
         if isinstance(getattr(settings, name), str):
             object.__setattr__(settings, name, expanduser(getattr(settings, name)))
+
+
+def check_values(settings: object, choices: Mapping[str, Collection[str]],
+                 ranges: Sequence[tuple]) -> None:
+    """Raises ValueError, naming the flag, for a wrong type, choice or range; None has no range.
+
+    Args:
+        choices: as CHOICES.
+        ranges: as RANGES.
+    """
+    for field in dataclasses.fields(settings):
+        if field.name != "tasks":
+            check_type(field.name, getattr(settings, field.name), field.type)
+    for name, known in choices.items():
+        value = getattr(settings, name)
+        if value not in known:
+            hint = HINT if name == "arch" else ""
+            raise ValueError(f"{flag_of(name)} {value}: choose from {', '.join(known)}{hint}")
+    for names, fits, expected in ranges:
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not fits(value):
+                raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: {expected}")
 
 
 def check_type(name: str, value: object, declared: Any) -> None:
