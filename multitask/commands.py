@@ -71,9 +71,11 @@ def typed() -> str:
         return shlex.join([CONSOLE, *sys.argv[1:]])
     programs = {line.split()[-1]: line
                 for line in ("python -m multitask", *(each.python for each in COMMANDS.values()))}
-    for place, word in enumerate(sys.orig_argv):
-        if Path(word).name in programs:
-            return f"{programs[Path(word).name]} {shlex.join(sys.orig_argv[place + 1:])}".strip()
+    for place in range(1, len(sys.orig_argv)):
+        before, word = sys.orig_argv[place - 1:place + 1]
+        name = Path(word).name
+        if name in programs and (before == "-m" or name.endswith(".py")):
+            return f"{programs[name]} {shlex.join(sys.orig_argv[place + 1:])}".strip()
     return ""
 
 

@@ -1,6 +1,7 @@
 """Scores and prediction files."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,10 +92,12 @@ def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
     Raises:
         ValueError, OSError: it is no such file; the message names it.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    rows = (csv.reader(lines) if task.has_own_files
-            else (line.rstrip().rsplit(" , ", 1) for line in lines))
+    content = path.read_bytes()
     try:
+        file = io.StringIO(content.decode(), newline="")
+        rows = (csv.reader(file) if task.has_own_files
+                else (line.rstrip().rsplit(" , ", 1) for line in file))
+        next(rows, None)  # the header
         found = [(name, task.parse_label(value)) for name, value in rows]
     except ValueError as error:
         raise ValueError(f"{path} is not a prediction file of {task.name} ({one_line(error)})"

@@ -193,7 +193,8 @@ def check_usage(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--input {arguments.input}: there is no such file")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}")
-    if None not in (output, arguments.input) and output.resolve() == arguments.input.resolve():
+    if output not in (None, STDIN) and arguments.input is not None and (
+            output.resolve() == arguments.input.resolve()):
         raise ValueError(f"--output {output} is the input: name another file")
 
 

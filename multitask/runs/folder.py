@@ -53,9 +53,14 @@ def load_starting_settings(folder: Path) -> Settings:
         warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is used",
                       stacklevel=2)
 
-    if settings.start is None:
-        return settings
-    return dataclasses.replace(settings, model=load_starting_settings(Path(settings.start)).model)
+    return dataclasses.replace(settings, model=_first_model(settings))
+
+
+def _first_model(settings: Settings) -> str | None:
+    """The model at the beginning of a chain of --start, as far as its folders are still there."""
+    if settings.start is None or not (Path(settings.start) / CONFIG_FILE).is_file():
+        return settings.model
+    return _first_model(load_settings(Path(settings.start), "--start"))
 
 
 def check_run_folder(folder: Path) -> None:

@@ -171,6 +171,16 @@ def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, mon
     assert weights_of(stopped) == weights_of(whole)
 
 
+def test_start_of_a_moved_run(whole, small_data, tmp_path):
+    """The run that --start names is needed, and not the one that it was started from."""
+    first = shutil.copytree(whole, tmp_path / "first")
+    second = train(small_data, None, tmp_path / "second", "--start", first, "--arch", "concatB_al",
+                   "--gs", "none", "--fl", "--max-steps", 1)
+    first.rename(tmp_path / "moved")
+    train(small_data, None, tmp_path / "third", "--start", second, "--arch", "concatB_al",
+          "--gs", "none", "--fl", "--max-steps", 1)
+
+
 def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
     train(small_data, tiny_checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
     assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err

@@ -535,10 +535,12 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
 
 
-def test_to_the_standard_output(one_task, capsys):
+@pytest.mark.parametrize("source", ["in.csv", "-"])
+def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     Path("in.csv").write_text("first\na great film\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
     capsys.readouterr()
-    assert ask(one_task, "--input", "in.csv", "--output", "-") == 0
+    assert ask(one_task, "--input", source, "--output", "-") == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[0] == "first\tprediction\tprobability"
     assert len(said.out.splitlines()) == 2

@@ -50,6 +50,8 @@ def test_every_command_has_a_main():
     (["python", "-m", "multitask.experiments", "--seeds", "2"],
      "python -m multitask.experiments --seeds 2"),
     (["python", "-m", "multitask", "train"], "python -m multitask train"),
+    (["torchrun", "-m", "multitask.pretrain"], "python -m multitask.pretrain"),
+    (["python", "sweep.py", "--out", "runs/multitask"], ""),
     (["python", "-m", "ipykernel_launcher", "-f", "kernel.json"], "")])
 def test_the_command_as_it_was_typed(monkeypatch, argv, expected):
     monkeypatch.setattr(sys, "orig_argv", argv)
