@@ -47,21 +47,6 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
-    """A classic mistake, as an edit of the library's source.
-
-    Attributes:
-        says: the end of a sentence that begins "This is what comes out".
-        find: text that the source has once.
-        replace: what stands there with the mistake.
-    """
-
-    says: str
-    find: str
-    replace: str
-
-
-@dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise.
 
@@ -70,7 +55,9 @@ class Exercise:
         places: the library's answers, MODULE:NAME or MODULE:CLASS.METHOD. The student's file
             defines the same last names.
         hints: from a question to nearly the line.
-        mistakes: those that are recognised.
+        mistakes: those that are recognised, edits of the library's source, as (says, find,
+            replace): the end of a sentence that begins "This is what comes out"; text that the
+            source has once; what stands there with the mistake.
         forbidden: names of libraries' functions that would be the answer themselves.
         is_in_place: whether the functions change what they are given.
         is_alone: whether it is checked with the library's other parts, also where the student's
@@ -83,7 +70,7 @@ class Exercise:
     title: str
     places: tuple[str, ...]
     hints: tuple[str, str, str]
-    mistakes: tuple[Mistake, ...] = ()
+    mistakes: tuple[tuple[str, str, str], ...] = ()
     forbidden: tuple[str, ...] = ()
     is_in_place: bool = False
     is_alone: bool = False
@@ -102,10 +89,10 @@ class Exercise:
         return types.SimpleNamespace(**{name_of(place): resolve_name(place)
                                          for place in self.places})
 
-    def with_mistake(self, mistake: Mistake) -> types.SimpleNamespace | None:
+    def with_mistake(self, find: str, replacement: str) -> types.SimpleNamespace | None:
         """The library's answers with the mistake; None if the source has changed since."""
         for module in dict.fromkeys(place.partition(":")[0] for place in self.places):
-            edited = _edited(module, mistake.find, mistake.replace)
+            edited = _edited(module, find, replacement)
             if edited is not None:
                 found = {name_of(place): attrgetter(place.partition(":")[2])(edited)
                          for place in self.places if place.startswith(f"{module}:")}

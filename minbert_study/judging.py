@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from .exercise import TOLERANCE, Check, Exercise, Mistake, equal_draws
+from .exercise import TOLERANCE, Check, Exercise, equal_draws
 from .worker import plain
 
 SHOWN = 4          # rows of a table of differences
@@ -91,32 +91,33 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
     passed = [number for number, found in enumerate(observed)
               if "observed" in found and number not in failed]
 
-    def gives_yours(number: int) -> bool:
-        gives = _mistaken(exercise, mistake, exercise.checks[number], seed)
+    def gives_yours(number: int, find: str, replacement: str) -> bool:
+        gives = _mistaken(exercise, find, replacement, exercise.checks[number], seed)
         return gives is not None and not difference(observed[number]["observed"], gives,
                                                     exercise.checks[number].tolerance)
 
-    best, says = (0, len(passed)), None
-    for mistake in exercise.mistakes:
+    best, told = (0, len(passed)), None
+    for says, find, replacement in exercise.mistakes:
         explained = 0
         for done, number in enumerate(failed):
             if (explained + len(failed) - done, len(passed)) <= best:
                 break  # it cannot be better than the best so far
-            explained += gives_yours(number)
+            explained += gives_yours(number, find, replacement)
         else:
             if (explained, len(passed)) > best:
-                score = explained, sum(map(gives_yours, passed))
+                score = explained, sum(gives_yours(number, find, replacement) for number in passed)
                 if score > best and 2 * score[1] >= len(passed):
-                    best, says = score, f"This is what comes out {mistake.says}"
+                    best, told = score, f"This is what comes out {says}"
         if best == (len(failed), len(passed)):
             break  # no other can explain more
-    return says
+    return told
 
 
 @cache
-def _mistaken(exercise: Exercise, mistake: Mistake, check: Check, seed: int) -> dict | None:
+def _mistaken(exercise: Exercise, find: str, replacement: str, check: Check,
+              seed: int) -> dict | None:
     """What the library's answer gives with a mistake in it; None if it does not even run."""
-    wrong = exercise.with_mistake(mistake)
+    wrong = exercise.with_mistake(find, replacement)
     try:
         return None if wrong is None else run_check(check, wrong, seed)
     except Exception:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from minbert_study.exercise import Exercise, Mistake, check, gradients
+from minbert_study.exercise import Exercise, check, gradients
 
 
 def inputs(batch: int, heads: int, tokens: int, width: int) -> list[torch.Tensor]:
@@ -132,54 +132,45 @@ EXERCISE = Exercise(
     forbidden=("scaled_dot_product_attention", "MultiheadAttention",
                "multi_head_attention_forward"),
     mistakes=(
-        Mistake("without the division by √d.",
-                " / math.sqrt(head_dim)", ""),
-        Mistake("when scores are divided by d in place of √d.",
-                "math.sqrt(head_dim)", "head_dim"),
-        Mistake("when scores are multiplied by √d, not divided by it.",
-                "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
-        Mistake("when d is the number of tokens, query.shape[-2]. It must be the width of a head, "
-                "query.shape[-1].",
-                "head_dim = query.shape[-1]", "head_dim = query.shape[-2]"),
-        Mistake("when the mask is inverted. True marks the real tokens, so hide the others.",
-                "~mask[:, None, None, :]", "mask[:, None, None, :]"),
-        Mistake("when the mask is applied to the queries (rows), not to the keys (columns).",
-                "mask[:, None, None, :]", "mask[:, None, :, None]"),
-        Mistake("when the mask is ignored.",
-                "if mask is not None:", "if False:"),
-        Mistake("when masked scores are set to 0. Because e⁰ = 1, those keys still get weight. Use "
-                "the dtype's minimum.",
-                "torch.finfo(scores.dtype).min", "0.0"),
-        Mistake("when masked scores are set to −inf. In a row that is all masked, the softmax is "
-                "0/0. Use the dtype's minimum.", "torch.finfo(scores.dtype).min", "-math.inf"),
-        *(Mistake("when masked scores are set to a number like −10, −100 or −1000, which real "
-                  "scores can go below. Use the dtype's minimum.",
-                  "torch.finfo(scores.dtype).min", number)
+        ("without the division by √d.", " / math.sqrt(head_dim)", ""),
+        ("when scores are divided by d in place of √d.", "math.sqrt(head_dim)", "head_dim"),
+        ("when scores are multiplied by √d, not divided by it.",
+         "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
+        ("when d is the number of tokens, query.shape[-2]. It must be the width of a head, "
+         "query.shape[-1].", "head_dim = query.shape[-1]", "head_dim = query.shape[-2]"),
+        ("when the mask is inverted. True marks the real tokens, so hide the others.",
+         "~mask[:, None, None, :]", "mask[:, None, None, :]"),
+        ("when the mask is applied to the queries (rows), not to the keys (columns).",
+         "mask[:, None, None, :]", "mask[:, None, :, None]"),
+        ("when the mask is ignored.", "if mask is not None:", "if False:"),
+        ("when masked scores are set to 0. Because e⁰ = 1, those keys still get weight. Use the "
+         "dtype's minimum.", "torch.finfo(scores.dtype).min", "0.0"),
+        ("when masked scores are set to −inf. In a row that is all masked, the softmax is 0/0. Use "
+         "the dtype's minimum.", "torch.finfo(scores.dtype).min", "-math.inf"),
+        *(("when masked scores are set to a number like −10, −100 or −1000, which real scores can "
+           "go below. Use the dtype's minimum.", "torch.finfo(scores.dtype).min", number)
           for number in ("-10.0", "-100.0", "-1000.0")),
-        Mistake("when exp is taken of scores near ±1000, which gives infinity or 0. torch.softmax "
-                "subtracts the largest score first.", "return scores.softmax(dim=-1)",
-                "return scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-300)"),
-        Mistake("when the mask is applied after the softmax, so the rows sum to less than 1. Mask "
-                "the scores.",
-                "return scores.softmax(dim=-1)",
-                "return (query @ key.transpose(-1, -2) / math.sqrt(head_dim)).softmax(-1) * "
-                "(1 if mask is None else mask[:, None, None, :])"),
-        Mistake("when the softmax runs over the queries (dim=-2). It must run over the keys "
-                "(dim=-1).",
-                "softmax(dim=-1)", "softmax(dim=-2)"),
-        Mistake("when the softmax runs over the heads (dim=1). It must run over the keys (dim=-1).",
-                "softmax(dim=-1)", "softmax(dim=1)"),
-        Mistake("when dropout is applied to the values, not to the weights.",
-                "F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)"),
-        Mistake("when dropout is applied to the output, not to the weights.",
-                "F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)"),
-        Mistake("when dropout is left out.",
-                "F.dropout(weights, dropout) @ value", "weights @ value"),
-        Mistake("when the weights are transposed before they are multiplied by the values.",
-                "F.dropout(weights, dropout) @ value",
-                "F.dropout(weights, dropout).transpose(-1, -2) @ value"),
-        Mistake("when queries and keys are swapped.",
-                "query @ key.transpose(-1, -2)", "key @ query.transpose(-1, -2)"),
+        ("when exp is taken of scores near ±1000, which gives infinity or 0. torch.softmax "
+         "subtracts the largest score first.", "return scores.softmax(dim=-1)",
+         "return scores.exp() / scores.exp().sum(-1, keepdim=True).clamp(min=1e-300)"),
+        ("when the mask is applied after the softmax, so the rows sum to less than 1. Mask the "
+         "scores.", "return scores.softmax(dim=-1)",
+         "return (query @ key.transpose(-1, -2) / math.sqrt(head_dim)).softmax(-1) * "
+         "(1 if mask is None else mask[:, None, None, :])"),
+        ("when the softmax runs over the queries (dim=-2). It must run over the keys (dim=-1).",
+         "softmax(dim=-1)", "softmax(dim=-2)"),
+        ("when the softmax runs over the heads (dim=1). It must run over the keys (dim=-1).",
+         "softmax(dim=-1)", "softmax(dim=1)"),
+        ("when dropout is applied to the values, not to the weights.",
+         "F.dropout(weights, dropout) @ value", "weights @ F.dropout(value, dropout)"),
+        ("when dropout is applied to the output, not to the weights.",
+         "F.dropout(weights, dropout) @ value", "F.dropout(weights @ value, dropout)"),
+        ("when dropout is left out.", "F.dropout(weights, dropout) @ value", "weights @ value"),
+        ("when the weights are transposed before they are multiplied by the values.",
+         "F.dropout(weights, dropout) @ value",
+         "F.dropout(weights, dropout).transpose(-1, -2) @ value"),
+        ("when queries and keys are swapped.",
+         "query @ key.transpose(-1, -2)", "key @ query.transpose(-1, -2)"),
     ),
     hints=(
         "Which two vectors decide how much token i looks at token j? Which operation compares all "

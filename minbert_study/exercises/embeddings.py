@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from minbert.embeddings import BertEmbeddings
-from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients, notes_of
+from minbert_study.exercise import Exercise, check, draw_weights, gradients, notes_of
 
 
 class OneHotEmbeddings(BertEmbeddings):
@@ -102,37 +102,32 @@ EXERCISE = Exercise(
     title="embeddings: word, position and type",
     places=("minbert.embeddings:BertEmbeddings",),
     mistakes=(
-        Mistake("without the token types.",
-                "\n                  + self.token_type_embeddings(token_type_ids))", ")"),
-        Mistake("without the positions.",
-                "\n                  + self.position_embeddings(position_ids)", ""),
-        Mistake("when positions are counted from 1. Use position_ids as they are.",
-                "self.position_embeddings(position_ids)",
-                "self.position_embeddings((position_ids + 1) % 9)"),
-        Mistake("when the positions are made here, by arange. Use position_ids: in a row of "
-                "several packed sentences they restart at 0.",
-                "self.position_embeddings(position_ids)",
-                "self.position_embeddings(torch.arange(input_ids.shape[1]))"),
-        Mistake("when token types and positions are looked up in each other's table.",
-                "self.position_embeddings(position_ids)\n"
-                "                  + self.token_type_embeddings(token_type_ids)",
-                "self.position_embeddings(token_type_ids)\n"
-                "                  + self.token_type_embeddings(position_ids)"),
-        Mistake("without LayerNorm.",
-                "self.layer_norm(summed)", "summed"),
-        Mistake("when LayerNorm gets the word's row alone, and the others are added after it. Add "
-                "all three first.",
-                "self.layer_norm(summed)",
-                "self.layer_norm(self.word_embeddings(input_ids))\n"
-                "                            + self.position_embeddings(position_ids)\n"
-                "                            + self.token_type_embeddings(token_type_ids)"),
-        Mistake("when dropout is applied to the sum, before LayerNorm. Apply it after LayerNorm.",
-                "self.dropout(self.layer_norm(summed))",
-                "self.layer_norm(self.dropout(summed))"),
-        Mistake("without dropout.",
-                "self.dropout(self.layer_norm(summed))", "self.layer_norm(summed)"),
-        Mistake("when the rows are averaged, not added.",
-                "return self.dropout", "summed = summed / 3\n        return self.dropout"),
+        ("without the token types.",
+         "\n                  + self.token_type_embeddings(token_type_ids))", ")"),
+        ("without the positions.",
+         "\n                  + self.position_embeddings(position_ids)", ""),
+        ("when positions are counted from 1. Use position_ids as they are.",
+         "self.position_embeddings(position_ids)",
+         "self.position_embeddings((position_ids + 1) % 9)"),
+        ("when the positions are made here, by arange. Use position_ids: in a row of several "
+         "packed sentences they restart at 0.", "self.position_embeddings(position_ids)",
+         "self.position_embeddings(torch.arange(input_ids.shape[1]))"),
+        ("when token types and positions are looked up in each other's table.",
+         "self.position_embeddings(position_ids)\n"
+         "                  + self.token_type_embeddings(token_type_ids)",
+         "self.position_embeddings(token_type_ids)\n"
+         "                  + self.token_type_embeddings(position_ids)"),
+        ("without LayerNorm.", "self.layer_norm(summed)", "summed"),
+        ("when LayerNorm gets the word's row alone, and the others are added after it. Add all "
+         "three first.", "self.layer_norm(summed)",
+         "self.layer_norm(self.word_embeddings(input_ids))\n"
+         "                            + self.position_embeddings(position_ids)\n"
+         "                            + self.token_type_embeddings(token_type_ids)"),
+        ("when dropout is applied to the sum, before LayerNorm. Apply it after LayerNorm.",
+         "self.dropout(self.layer_norm(summed))", "self.layer_norm(self.dropout(summed))"),
+        ("without dropout.", "self.dropout(self.layer_norm(summed))", "self.layer_norm(summed)"),
+        ("when the rows are averaged, not added.",
+         "return self.dropout", "summed = summed / 3\n        return self.dropout"),
     ),
     hints=(
         "Three questions about a token: what is it, where does it stand, which sentence is it in? "

@@ -2,7 +2,7 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
 
 
@@ -197,43 +197,38 @@ EXERCISE = Exercise(
     places=("minbert_study.exercises.final_layers:final_layer_step",),
     is_alone=True,
     mistakes=(
-        Mistake("when the encoder stays in training mode, so its dropout changes the embeddings "
-                "each time. Call model.encoder.eval().", EVAL, "    model.encoder.train()\n"),
-        Mistake("when the whole model is in eval mode, so the heads train without dropout. Call "
-                "model.heads.train().",
-                TRAIN, "    model.heads.eval()\n"),
-        Mistake("when the embeddings are computed with a graph, which costs time and memory for "
-                "nothing. Use torch.no_grad().",
-                NO_GRAD, "        if True:\n"),
-        Mistake("when the encoder trains too: it is in training mode, and there is no "
-                "torch.no_grad().",
-                EVAL + TRAIN + ZERO + "    losses = {}\n"
-                "    for name, batch in batches.items():\n" + NO_GRAD,
-                "    model.train().zero_grad()\n    losses = {}\n"
-                "    for name, batch in batches.items():\n        if True:\n"),
-        Mistake("when old gradients of the heads are not cleared, so new ones are added to them.",
-                ZERO, "    model.encoder.zero_grad()\n"),
-        Mistake("when the encoder's old gradients stay in .grad, so the optimizer moves it. Set "
-                "them to None.", ZERO, "    model.heads.zero_grad()\n"),
-        Mistake("when old gradients stay in .grad, of encoder and heads. Set them to None.",
-                ZERO, ""),
-        Mistake("when gradients are set to 0, not to None. Weight decay and old moments then move "
-                "what must not move.", ZERO,
-                "    for each in model.parameters():\n"
-                "        each.grad = torch.zeros_like(each)\n"),
-        Mistake("when old gradients are set to 0, not to None. Weight decay and old moments then "
-                "move what must not move.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
-        Mistake("when the modes are not restored afterwards.", BACK, ""),
-        Mistake("when the model is always in training mode afterwards. Restore the modes it had "
-                "before.",
-                BACK, "    model.train()\n"),
-        Mistake("when optimizer.step is called for each task. Call it once, at the end.", BACKWARD,
-                BACKWARD + "        optimizer.step()\n"),
-        Mistake("without optimizer.step.", STEP, ""),
-        Mistake("when the losses are divided by the number of tasks.",
-                BACKWARD, "        (loss / len(batches)).backward()\n"),
-        Mistake("when the encoder stays frozen afterwards: requires_grad is still False.",
-                EVAL, EVAL + "    model.encoder.requires_grad_(False)\n"),
+        ("when the encoder stays in training mode, so its dropout changes the embeddings each "
+         "time. Call model.encoder.eval().", EVAL, "    model.encoder.train()\n"),
+        ("when the whole model is in eval mode, so the heads train without dropout. Call "
+         "model.heads.train().", TRAIN, "    model.heads.eval()\n"),
+        ("when the embeddings are computed with a graph, which costs time and memory for nothing. "
+         "Use torch.no_grad().", NO_GRAD, "        if True:\n"),
+        ("when the encoder trains too: it is in training mode, and there is no torch.no_grad().",
+         EVAL + TRAIN + ZERO + "    losses = {}\n"
+         "    for name, batch in batches.items():\n" + NO_GRAD,
+         "    model.train().zero_grad()\n    losses = {}\n"
+         "    for name, batch in batches.items():\n        if True:\n"),
+        ("when old gradients of the heads are not cleared, so new ones are added to them.",
+         ZERO, "    model.encoder.zero_grad()\n"),
+        ("when the encoder's old gradients stay in .grad, so the optimizer moves it. Set them to "
+         "None.", ZERO, "    model.heads.zero_grad()\n"),
+        ("when old gradients stay in .grad, of encoder and heads. Set them to None.", ZERO, ""),
+        ("when gradients are set to 0, not to None. Weight decay and old moments then move what "
+         "must not move.", ZERO,
+         "    for each in model.parameters():\n"
+         "        each.grad = torch.zeros_like(each)\n"),
+        ("when old gradients are set to 0, not to None. Weight decay and old moments then move "
+         "what must not move.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
+        ("when the modes are not restored afterwards.", BACK, ""),
+        ("when the model is always in training mode afterwards. Restore the modes it had before.",
+         BACK, "    model.train()\n"),
+        ("when optimizer.step is called for each task. Call it once, at the end.",
+         BACKWARD, BACKWARD + "        optimizer.step()\n"),
+        ("without optimizer.step.", STEP, ""),
+        ("when the losses are divided by the number of tasks.",
+         BACKWARD, "        (loss / len(batches)).backward()\n"),
+        ("when the encoder stays frozen afterwards: requires_grad is still False.",
+         EVAL, EVAL + "    model.encoder.requires_grad_(False)\n"),
     ),
     hints=(
         "What does eval() change, and what does it not change? What keeps autograd from building a "

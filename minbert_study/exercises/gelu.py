@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from minbert import activations
-from minbert_study.exercise import Exercise, Mistake, check, gradients, replace
+from minbert_study.exercise import Exercise, check, gradients, replace
 
 NORMAL = statistics.NormalDist()
 
@@ -93,25 +93,22 @@ EXERCISE = Exercise(
     forbidden=("gelu", "gelu_", "GELU"),
     install=put_into_library,
     mistakes=(
-        Mistake("from the tanh approximation. BERT uses the exact form, with erf.",
-                EXACT, "return F.gelu(x, approximate=f'tanh')"),
-        Mistake("from the approximation x · σ(1.702 x). BERT uses the exact form, with erf.",
-                EXACT, "return x * torch.sigmoid(1.702 * x)"),
-        Mistake("from SiLU, x · σ(x). GELU uses Φ, not the logistic function σ.",
-                EXACT, "return x * torch.sigmoid(x)"),
-        Mistake("from ReLU.", EXACT, "return x.clamp(min=0)"),
-        Mistake("when erf gets x, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x))"),
-        Mistake("when erf gets x/2, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x / 2))"),
-        Mistake("when erf gets x · √2, not x/√2.",
-                EXACT, "return x / 2 * (1 + torch.erf(x * 2**0.5))"),
-        Mistake("without the 1 + before erf.", EXACT, "return x / 2 * torch.erf(x / 2**0.5)"),
-        Mistake("without the factor 1/2.", EXACT, "return x * (1 + torch.erf(x / 2**0.5))"),
-        Mistake("from Φ(x) itself: the factor x is missing.",
-                EXACT, "return torch.special.ndtr(x)"),
-        Mistake("when the density φ(x) is used instead of the distribution function Φ(x).",
-                EXACT, "return x * torch.exp(-x * x / 2) / (2 * torch.pi)**0.5"),
-        Mistake("when erfc is used instead of erf.",
-                EXACT, "return x / 2 * (1 + torch.erfc(x / 2**0.5))"),
+        ("from the tanh approximation. BERT uses the exact form, with erf.",
+         EXACT, "return F.gelu(x, approximate=f'tanh')"),
+        ("from the approximation x · σ(1.702 x). BERT uses the exact form, with erf.",
+         EXACT, "return x * torch.sigmoid(1.702 * x)"),
+        ("from SiLU, x · σ(x). GELU uses Φ, not the logistic function σ.",
+         EXACT, "return x * torch.sigmoid(x)"),
+        ("from ReLU.", EXACT, "return x.clamp(min=0)"),
+        ("when erf gets x, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x))"),
+        ("when erf gets x/2, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x / 2))"),
+        ("when erf gets x · √2, not x/√2.", EXACT, "return x / 2 * (1 + torch.erf(x * 2**0.5))"),
+        ("without the 1 + before erf.", EXACT, "return x / 2 * torch.erf(x / 2**0.5)"),
+        ("without the factor 1/2.", EXACT, "return x * (1 + torch.erf(x / 2**0.5))"),
+        ("from Φ(x) itself: the factor x is missing.", EXACT, "return torch.special.ndtr(x)"),
+        ("when the density φ(x) is used instead of the distribution function Φ(x).",
+         EXACT, "return x * torch.exp(-x * x / 2) / (2 * torch.pi)**0.5"),
+        ("when erfc is used instead of erf.", EXACT, "return x / 2 * (1 + torch.erfc(x / 2**0.5))"),
     ),
     hints=(
         "What is the probability that a standard normal variable is below x? What is it for x = 0?",

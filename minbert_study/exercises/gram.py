@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 
 
 def numpy_gram(gradients):
@@ -92,39 +92,36 @@ EXERCISE = Exercise(
     places=("optim.surgery:gram_matrix", "optim.surgery:cosines"),
     forbidden=("corrcoef", "cosine_similarity", "cov"),
     mistakes=(
-        Mistake("when products are computed in float32 and converted to float64 afterwards. "
-                "Convert G first.",
-                "piece = piece.double()\n        gram += piece @ piece.T",
-                "gram += (piece @ piece.T).double()"),
-        Mistake("when Gᵀ G is computed. A task is a row, so K is G Gᵀ.",
-                "gram += piece @ piece.T\n    return gram.cpu()",
-                "gram = piece.T @ piece\n    return gram.cpu()"),
-        Mistake("when products are averaged over the parameters. K sums them.",
-                "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
-        Mistake("when the mean of each gradient is subtracted first. That gives correlations, not "
-                "cosines.", "piece = piece.double()\n",
-                "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
-        Mistake("when a zero gradient is divided by its length: 0/0 is NaN. The cosine must be 0 "
-                "there.",
-                "torch.where(scale > 0, gram / scale, torch.zeros_like(gram))", "gram / scale"),
-        Mistake("when the root is taken of the product K_ii K_jj, which can overflow or become 0. "
-                "Take the roots first, then multiply.",
-                "scale = norms[:, None] * norms[None, :]",
-                "scale = (gram.diagonal()[:, None] * gram.diagonal()[None, :]).sqrt()"),
-        Mistake("without the roots: products are divided by ‖g_i‖² ‖g_j‖².",
-                "clamp(min=0).sqrt()\n    scale", "clamp(min=0)\n    scale"),
-        Mistake("when products are divided by ‖g_i‖² alone, not by ‖g_i‖ ‖g_j‖.",
-                "scale = norms[:, None] * norms[None, :]",
-                "scale = (norms * norms)[:, None].expand_as(gram)"),
-        Mistake("when products are divided by ‖g_j‖² alone, not by ‖g_i‖ ‖g_j‖.",
-                "scale = norms[:, None] * norms[None, :]",
-                "scale = (norms * norms)[None, :].expand_as(gram)"),
-        *(Mistake("when a small number like 1e-8 is added to the lengths, so short gradients seem "
-                  "orthogonal. Check for 0 instead.", "scale = norms[:, None] * norms[None, :]",
-                  f"scale = norms[:, None] * norms[None, :] + {small}")
+        ("when products are computed in float32 and converted to float64 afterwards. Convert G "
+         "first.", "piece = piece.double()\n        gram += piece @ piece.T",
+         "gram += (piece @ piece.T).double()"),
+        ("when Gᵀ G is computed. A task is a row, so K is G Gᵀ.",
+         "gram += piece @ piece.T\n    return gram.cpu()",
+         "gram = piece.T @ piece\n    return gram.cpu()"),
+        ("when products are averaged over the parameters. K sums them.",
+         "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
+        ("when the mean of each gradient is subtracted first. That gives correlations, not "
+         "cosines.", "piece = piece.double()\n",
+         "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
+        ("when a zero gradient is divided by its length: 0/0 is NaN. The cosine must be 0 there.",
+         "torch.where(scale > 0, gram / scale, torch.zeros_like(gram))", "gram / scale"),
+        ("when the root is taken of the product K_ii K_jj, which can overflow or become 0. Take "
+         "the roots first, then multiply.", "scale = norms[:, None] * norms[None, :]",
+         "scale = (gram.diagonal()[:, None] * gram.diagonal()[None, :]).sqrt()"),
+        ("without the roots: products are divided by ‖g_i‖² ‖g_j‖².",
+         "clamp(min=0).sqrt()\n    scale", "clamp(min=0)\n    scale"),
+        ("when products are divided by ‖g_i‖² alone, not by ‖g_i‖ ‖g_j‖.",
+         "scale = norms[:, None] * norms[None, :]",
+         "scale = (norms * norms)[:, None].expand_as(gram)"),
+        ("when products are divided by ‖g_j‖² alone, not by ‖g_i‖ ‖g_j‖.",
+         "scale = norms[:, None] * norms[None, :]",
+         "scale = (norms * norms)[None, :].expand_as(gram)"),
+        *(("when a small number like 1e-8 is added to the lengths, so short gradients seem "
+           "orthogonal. Check for 0 instead.", "scale = norms[:, None] * norms[None, :]",
+           f"scale = norms[:, None] * norms[None, :] + {small}")
           for small in (1e-8, 1e-12)),
-        Mistake("when the sign is lost, so conflicts look like agreement.",
-                "gram / scale, torch", "gram.abs() / scale, torch"),
+        ("when the sign is lost, so conflicts look like agreement.",
+         "gram / scale, torch", "gram.abs() / scale, torch"),
     ),
     hints=(
         "Which operation gives the product of every row with every row? Which dtype does it need?",

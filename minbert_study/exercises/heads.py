@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from heads import ARCHITECTURES
-from minbert_study.exercise import Exercise, Mistake, check, gradients, replace
+from minbert_study.exercise import Exercise, check, gradients, replace
 
 PLACES = ("heads.layers:OneLayerHead", "heads.layers:TwoLayerHead")
 
@@ -191,54 +191,51 @@ EXERCISE = Exercise(
     places=PLACES,
     install=install,
     mistakes=(
-        Mistake("without the LeakyReLU. Two linear layers with nothing between them act as one.",
-                "            nn.LeakyReLU(),\n", ""),
-        Mistake("with a ReLU, which makes negative numbers 0. LeakyReLU multiplies them by 0.01.",
-                "nn.LeakyReLU()", "nn.ReLU()"),
-        Mistake("with a GELU instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.GELU()"),
-        Mistake("with a tanh instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.Tanh()"),
-        Mistake("when LeakyReLU's slope is 0.1. It must be 0.01, the default.",
-                "nn.LeakyReLU()", "nn.LeakyReLU(0.1)"),
-        Mistake("when LeakyReLU's slope is 0.2. It must be 0.01, the default.",
-                "nn.LeakyReLU()", "nn.LeakyReLU(0.2)"),
-        Mistake("without the first dropout.", "FIRST_DROPOUT = 0.3 ", "FIRST_DROPOUT = 0.0 "),
-        Mistake("without the second dropout.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.0\n"),
-        Mistake("when both dropouts are 0.3. The second must be 0.45.",
-                "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
-        Mistake("when the two dropouts are swapped. The first must be 0.3, the second 0.45.",
-                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
-                "            nn.LeakyReLU(),\n            nn.Dropout(SECOND_DROPOUT),",
-                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
-                "            nn.LeakyReLU(),\n            nn.Dropout(FIRST_DROPOUT),"),
-        Mistake("when dropout stays on in eval mode. F.dropout(x, p) ignores the mode; use "
-                "nn.Dropout.",
-                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n",
-                "            type('Always', (nn.Module,), {'forward': lambda self, x: "
-                "nn.functional.dropout(x, FIRST_DROPOUT)})(),\n"
-                "            nn.Linear(inputs, hidden),\n"),
-        Mistake("when dropout comes after the linear layer of OneLayerHead. It must come before.",
-                "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, outputs))",
-                "            nn.Linear(inputs, outputs),\n            nn.Dropout(FIRST_DROPOUT))"),
-        Mistake("with dropout on the outputs too. Nothing comes after the last linear layer.",
-                "            nn.Linear(hidden, outputs))",
-                "            nn.Linear(hidden, outputs), nn.Dropout(SECOND_DROPOUT))"),
-        Mistake("with a LeakyReLU after the last layer as well. The losses take raw outputs.",
-                "            nn.Linear(hidden, outputs))",
-                "            nn.Linear(hidden, outputs), nn.LeakyReLU())"),
-        Mistake("with a softmax at the end. The losses take raw outputs.",
-                "            nn.Linear(inputs, outputs))",
-                "            nn.Linear(inputs, outputs), nn.Softmax(-1))"),
-        Mistake("when a linear layer has no bias.",
-                "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
-        Mistake("when the first of the two layers is as wide as the outputs. It must be `hidden` "
-                "wide.",
-                "nn.Linear(inputs, hidden),\n            nn.LeakyReLU(),\n"
-                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(hidden, outputs)",
-                "nn.Linear(inputs, outputs),\n            nn.LeakyReLU(),\n"
-                "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(outputs, outputs)"),
-        Mistake("when OneLayerHead has two layers.",
-                "            nn.Linear(inputs, outputs))",
-                "            nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))"),
+        ("without the LeakyReLU. Two linear layers with nothing between them act as one.",
+         "            nn.LeakyReLU(),\n", ""),
+        ("with a ReLU, which makes negative numbers 0. LeakyReLU multiplies them by 0.01.",
+         "nn.LeakyReLU()", "nn.ReLU()"),
+        ("with a GELU instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.GELU()"),
+        ("with a tanh instead of the LeakyReLU.", "nn.LeakyReLU()", "nn.Tanh()"),
+        ("when LeakyReLU's slope is 0.1. It must be 0.01, the default.",
+         "nn.LeakyReLU()", "nn.LeakyReLU(0.1)"),
+        ("when LeakyReLU's slope is 0.2. It must be 0.01, the default.",
+         "nn.LeakyReLU()", "nn.LeakyReLU(0.2)"),
+        ("without the first dropout.", "FIRST_DROPOUT = 0.3 ", "FIRST_DROPOUT = 0.0 "),
+        ("without the second dropout.", "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.0\n"),
+        ("when both dropouts are 0.3. The second must be 0.45.",
+         "SECOND_DROPOUT = 0.45\n", "SECOND_DROPOUT = 0.3\n"),
+        ("when the two dropouts are swapped. The first must be 0.3, the second 0.45.",
+         "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
+         "            nn.LeakyReLU(),\n            nn.Dropout(SECOND_DROPOUT),",
+         "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(inputs, hidden),\n"
+         "            nn.LeakyReLU(),\n            nn.Dropout(FIRST_DROPOUT),"),
+        ("when dropout stays on in eval mode. F.dropout(x, p) ignores the mode; use nn.Dropout.",
+         "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, hidden),\n",
+         "            type('Always', (nn.Module,), {'forward': lambda self, x: "
+         "nn.functional.dropout(x, FIRST_DROPOUT)})(),\n"
+         "            nn.Linear(inputs, hidden),\n"),
+        ("when dropout comes after the linear layer of OneLayerHead. It must come before.",
+         "            nn.Dropout(FIRST_DROPOUT),\n            nn.Linear(inputs, outputs))",
+         "            nn.Linear(inputs, outputs),\n            nn.Dropout(FIRST_DROPOUT))"),
+        ("with dropout on the outputs too. Nothing comes after the last linear layer.",
+         "            nn.Linear(hidden, outputs))",
+         "            nn.Linear(hidden, outputs), nn.Dropout(SECOND_DROPOUT))"),
+        ("with a LeakyReLU after the last layer as well. The losses take raw outputs.",
+         "            nn.Linear(hidden, outputs))",
+         "            nn.Linear(hidden, outputs), nn.LeakyReLU())"),
+        ("with a softmax at the end. The losses take raw outputs.",
+         "            nn.Linear(inputs, outputs))",
+         "            nn.Linear(inputs, outputs), nn.Softmax(-1))"),
+        ("when a linear layer has no bias.",
+         "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
+        ("when the first of the two layers is as wide as the outputs. It must be `hidden` wide.",
+         "nn.Linear(inputs, hidden),\n            nn.LeakyReLU(),\n"
+         "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(hidden, outputs)",
+         "nn.Linear(inputs, outputs),\n            nn.LeakyReLU(),\n"
+         "            nn.Dropout(SECOND_DROPOUT),\n            nn.Linear(outputs, outputs)"),
+        ("when OneLayerHead has two layers.", "            nn.Linear(inputs, outputs))",
+         "            nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))"),
     ),
     hints=(
         "What does a module do differently after .train() and after .eval()? Which of your layers "

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from minbert.layer import BertLayer
-from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients, notes_of
+from minbert_study.exercise import Exercise, check, draw_weights, gradients, notes_of
 
 # What a student should look at, in the order of the equations.
 STEPS = {"mask into self_attention": "self_attention gets mask",
@@ -162,9 +162,9 @@ BODY = f"""        attended = self.attention_dense(self.self_attention(hidden_st
         return {SECOND}"""
 
 
-def both(first: str, second: str) -> dict[str, str]:
-    """The body with both lines replaced."""
-    return {"find": BODY, "replace": BODY.replace(FIRST, first).replace(SECOND, second)}
+def both(first: str, second: str) -> tuple[str, str]:
+    """The body, and the body with both lines replaced."""
+    return BODY, BODY.replace(FIRST, first).replace(SECOND, second)
 
 
 EXERCISE = Exercise(
@@ -172,73 +172,69 @@ EXERCISE = Exercise(
     places=("minbert.layer:BertLayer",),
     forbidden=("TransformerEncoderLayer", "TransformerEncoder", "Transformer"),
     mistakes=(
-        Mistake("without both residuals.",
-                **both("self.attention_layer_norm(self.dropout(attended))",
-                       "self.output_layer_norm(self.dropout(output))")),
-        Mistake("without the residual around attention: x + … is missing.",
-                FIRST, "self.attention_layer_norm(self.dropout(attended))"),
-        Mistake("without the residual around the feed-forward part: h + … is missing.",
-                SECOND, "self.output_layer_norm(self.dropout(output))"),
-        Mistake("when the residual is added after LayerNorm. Add first, then normalise.",
-                **both("hidden_states + self.attention_layer_norm(self.dropout(attended))",
-                       "hidden_states + self.output_layer_norm(self.dropout(output))")),
-        Mistake("when x is added after the first LayerNorm. Add first, then normalise.",
-                FIRST, "hidden_states + self.attention_layer_norm(self.dropout(attended))"),
-        Mistake("when h is added after the second LayerNorm. Add first, then normalise.",
-                SECOND, "hidden_states + self.output_layer_norm(self.dropout(output))"),
-        Mistake("from pre-norm, x + f(LayerNorm(x)). BERT is post-norm: LayerNorm(x + f(x)).", BODY,
-                "        x = hidden_states\n"
-                "        x = x + self.dropout(self.attention_dense(self.self_attention(\n"
-                "            self.attention_layer_norm(x), mask)))\n"
-                "        return x + self.dropout(self.output_dense(self.activation(\n"
-                "            self.intermediate_dense(self.output_layer_norm(x)))))"),
-        Mistake("when dropout is applied to the sums. Apply it to what is added to the residual, "
-                "never to the residual itself.",
-                **both("self.attention_layer_norm(self.dropout(hidden_states + attended))",
-                       "self.output_layer_norm(self.dropout(hidden_states + output))")),
-        Mistake("when dropout is applied to the outputs of LayerNorm. Apply it before the residual "
-                "is added.",
-                **both("self.dropout(self.attention_layer_norm(hidden_states + attended))",
-                       "self.dropout(self.output_layer_norm(hidden_states + output))")),
-        Mistake("without dropout in both equations.",
-                **both("self.attention_layer_norm(hidden_states + attended)",
-                       "self.output_layer_norm(hidden_states + output)")),
-        Mistake("without dropout in the first equation.",
-                FIRST, "self.attention_layer_norm(hidden_states + attended)"),
-        Mistake("without dropout in the second equation.",
-                SECOND, "self.output_layer_norm(hidden_states + output)"),
-        Mistake("when the second residual is x. It must be h.",
-                BODY, "        x = hidden_states\n" + BODY.replace(
-                    SECOND, "self.output_layer_norm(x + self.dropout(output))")),
-        Mistake("without the first LayerNorm.",
-                FIRST, "hidden_states + self.dropout(attended)"),
-        Mistake("without the last LayerNorm.",
-                SECOND, "hidden_states + self.dropout(output)"),
-        Mistake("when attention_layer_norm is used twice. The second must be output_layer_norm.",
-                SECOND, "self.attention_layer_norm(hidden_states + self.dropout(output))"),
-        Mistake("without W_o. Call attention_dense after attention.",
-                "self.attention_dense(self.self_attention(hidden_states, mask))",
-                "self.self_attention(hidden_states, mask)"),
-        Mistake("when attention_dense comes before attention, not after it.",
-                "self.attention_dense(self.self_attention(hidden_states, mask))",
-                "self.self_attention(self.attention_dense(hidden_states), mask)"),
-        Mistake("without the activation between W_1 and W_2.",
-                "self.activation(self.intermediate_dense(hidden_states))",
-                "self.intermediate_dense(hidden_states)"),
-        Mistake("when the activation is always GELU. Call self.activation, which the configuration "
-                "selects.", "self.activation(self.intermediate_dense(hidden_states))",
-                "torch.nn.functional.gelu(self.intermediate_dense(hidden_states))"),
-        Mistake("when the activation comes after W_2 too.",
-                "self.output_dense(expanded)", "self.activation(self.output_dense(expanded))"),
-        Mistake("when the mask is not passed on to self_attention.",
-                "self.self_attention(hidden_states, mask)", "self.self_attention(hidden_states)"),
-        Mistake("when the mask is passed on inverted. Pass it on unchanged.",
-                "self.self_attention(hidden_states, mask)",
-                "self.self_attention(hidden_states, None if mask is None else ~mask)"),
-        Mistake("when the feed-forward part gets x. It must get h, the result of the first "
-                "equation.",
-                BODY, "        x = hidden_states\n" + BODY.replace(
-                    "intermediate_dense(hidden_states)", "intermediate_dense(x)")),
+        ("without both residuals.",
+         *both("self.attention_layer_norm(self.dropout(attended))",
+              "self.output_layer_norm(self.dropout(output))")),
+        ("without the residual around attention: x + … is missing.",
+         FIRST, "self.attention_layer_norm(self.dropout(attended))"),
+        ("without the residual around the feed-forward part: h + … is missing.",
+         SECOND, "self.output_layer_norm(self.dropout(output))"),
+        ("when the residual is added after LayerNorm. Add first, then normalise.",
+         *both("hidden_states + self.attention_layer_norm(self.dropout(attended))",
+              "hidden_states + self.output_layer_norm(self.dropout(output))")),
+        ("when x is added after the first LayerNorm. Add first, then normalise.",
+         FIRST, "hidden_states + self.attention_layer_norm(self.dropout(attended))"),
+        ("when h is added after the second LayerNorm. Add first, then normalise.",
+         SECOND, "hidden_states + self.output_layer_norm(self.dropout(output))"),
+        ("from pre-norm, x + f(LayerNorm(x)). BERT is post-norm: LayerNorm(x + f(x)).", BODY,
+         "        x = hidden_states\n"
+         "        x = x + self.dropout(self.attention_dense(self.self_attention(\n"
+         "            self.attention_layer_norm(x), mask)))\n"
+         "        return x + self.dropout(self.output_dense(self.activation(\n"
+         "            self.intermediate_dense(self.output_layer_norm(x)))))"),
+        ("when dropout is applied to the sums. Apply it to what is added to the residual, never to "
+         "the residual itself.",
+         *both("self.attention_layer_norm(self.dropout(hidden_states + attended))",
+              "self.output_layer_norm(self.dropout(hidden_states + output))")),
+        ("when dropout is applied to the outputs of LayerNorm. Apply it before the residual is "
+         "added.",
+         *both("self.dropout(self.attention_layer_norm(hidden_states + attended))",
+              "self.dropout(self.output_layer_norm(hidden_states + output))")),
+        ("without dropout in both equations.",
+         *both("self.attention_layer_norm(hidden_states + attended)",
+              "self.output_layer_norm(hidden_states + output)")),
+        ("without dropout in the first equation.",
+         FIRST, "self.attention_layer_norm(hidden_states + attended)"),
+        ("without dropout in the second equation.",
+         SECOND, "self.output_layer_norm(hidden_states + output)"),
+        ("when the second residual is x. It must be h.", BODY, "        x = hidden_states\n"
+         + BODY.replace(SECOND, "self.output_layer_norm(x + self.dropout(output))")),
+        ("without the first LayerNorm.", FIRST, "hidden_states + self.dropout(attended)"),
+        ("without the last LayerNorm.", SECOND, "hidden_states + self.dropout(output)"),
+        ("when attention_layer_norm is used twice. The second must be output_layer_norm.",
+         SECOND, "self.attention_layer_norm(hidden_states + self.dropout(output))"),
+        ("without W_o. Call attention_dense after attention.",
+         "self.attention_dense(self.self_attention(hidden_states, mask))",
+         "self.self_attention(hidden_states, mask)"),
+        ("when attention_dense comes before attention, not after it.",
+         "self.attention_dense(self.self_attention(hidden_states, mask))",
+         "self.self_attention(self.attention_dense(hidden_states), mask)"),
+        ("without the activation between W_1 and W_2.",
+         "self.activation(self.intermediate_dense(hidden_states))",
+         "self.intermediate_dense(hidden_states)"),
+        ("when the activation is always GELU. Call self.activation, which the configuration "
+         "selects.", "self.activation(self.intermediate_dense(hidden_states))",
+         "torch.nn.functional.gelu(self.intermediate_dense(hidden_states))"),
+        ("when the activation comes after W_2 too.",
+         "self.output_dense(expanded)", "self.activation(self.output_dense(expanded))"),
+        ("when the mask is not passed on to self_attention.",
+         "self.self_attention(hidden_states, mask)", "self.self_attention(hidden_states)"),
+        ("when the mask is passed on inverted. Pass it on unchanged.",
+         "self.self_attention(hidden_states, mask)",
+         "self.self_attention(hidden_states, None if mask is None else ~mask)"),
+        ("when the feed-forward part gets x. It must get h, the result of the first equation.",
+         BODY, "        x = hidden_states\n"
+         + BODY.replace("intermediate_dense(hidden_states)", "intermediate_dense(x)")),
     ),
     hints=(
         "Two equations, one line of code each. In each sum, which of the two terms goes through "

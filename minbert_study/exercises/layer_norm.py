@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minbert_study.exercise import Exercise, Mistake, check, gradients
+from minbert_study.exercise import Exercise, check, gradients
 
 
 def layer_norm(x, weight, bias, eps):
@@ -100,46 +100,43 @@ EXERCISE = Exercise(
                "batch_norm", "instance_norm"),
     install=put_into_library,
     mistakes=(
-        Mistake("when the variance is divided by n − 1, as torch.var and torch.std do by default. "
-                "Layer norm divides by n: correction=0.",
-                "centred.square().mean(-1, keepdim=True)",
-                "centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)"),
-        Mistake("when eps is outside the root: √variance + eps instead of √(variance + eps).",
-                "(variance + eps).sqrt()", "(variance.sqrt() + eps)"),
-        Mistake("when eps is outside the root, and the variance is divided by n − 1, as torch.std "
-                "does by default.", "centred / (variance + eps).sqrt()",
-                "centred / (x.std(-1, keepdim=True) + eps)"),
-        Mistake("without eps.", "(variance + eps)", "variance"),
-        Mistake("without the root. Divide by the standard deviation, not by the variance.",
-                "(variance + eps).sqrt()", "(variance + eps)"),
-        Mistake("when the mean is not subtracted before the division.",
-                "normalised = centred /", "normalised = x /"),
-        Mistake("when the mean is subtracted nowhere, not even in the variance. That is RMSNorm.",
-                "x - x.mean(-1, keepdim=True)", "x"),
-        Mistake("when mean and variance are those of the whole batch, not of each token.",
-                "    centred = x - x.mean(-1, keepdim=True)\n"
-                "    variance = centred.square().mean(-1, keepdim=True)",
-                "    centred = x - x.mean()\n    variance = centred.square().mean()"),
-        Mistake("when mean and variance run over dim 0, as in batch norm. Use the last dimension.",
-                "    centred = x - x.mean(-1, keepdim=True)\n"
-                "    variance = centred.square().mean(-1, keepdim=True)",
-                "    centred = x - x.mean(0)\n    variance = centred.square().mean(0)"),
-        Mistake("when mean and variance run over dim 1, the tokens of a sentence. Use the last "
-                "dimension.",
-                "    centred = x - x.mean(-1, keepdim=True)\n"
-                "    variance = centred.square().mean(-1, keepdim=True)",
-                "    centred = x - x.mean(1, keepdim=True)\n"
-                "    variance = centred.square().mean(1, keepdim=True)"),
-        Mistake("when the variance is computed as E[x²] − E[x]². Far from 0, the digits cancel. "
-                "Subtract the mean first, then square.",
-                "centred.square().mean(-1, keepdim=True)",
-                "x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True).square()"),
-        Mistake("without the bias.", "normalised * weight + bias", "normalised * weight"),
-        Mistake("without the weight.", "normalised * weight + bias", "normalised + bias"),
-        Mistake("when the bias is added before the multiplication by the weight.",
-                "normalised * weight + bias", "(normalised + bias) * weight"),
-        Mistake("when weight and bias are swapped.",
-                "normalised * weight + bias", "normalised * bias + weight"),
+        ("when the variance is divided by n − 1, as torch.var and torch.std do by default. Layer "
+         "norm divides by n: correction=0.", "centred.square().mean(-1, keepdim=True)",
+         "centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)"),
+        ("when eps is outside the root: √variance + eps instead of √(variance + eps).",
+         "(variance + eps).sqrt()", "(variance.sqrt() + eps)"),
+        ("when eps is outside the root, and the variance is divided by n − 1, as torch.std does by "
+         "default.",
+         "centred / (variance + eps).sqrt()", "centred / (x.std(-1, keepdim=True) + eps)"),
+        ("without eps.", "(variance + eps)", "variance"),
+        ("without the root. Divide by the standard deviation, not by the variance.",
+         "(variance + eps).sqrt()", "(variance + eps)"),
+        ("when the mean is not subtracted before the division.",
+         "normalised = centred /", "normalised = x /"),
+        ("when the mean is subtracted nowhere, not even in the variance. That is RMSNorm.",
+         "x - x.mean(-1, keepdim=True)", "x"),
+        ("when mean and variance are those of the whole batch, not of each token.",
+         "    centred = x - x.mean(-1, keepdim=True)\n"
+         "    variance = centred.square().mean(-1, keepdim=True)",
+         "    centred = x - x.mean()\n    variance = centred.square().mean()"),
+        ("when mean and variance run over dim 0, as in batch norm. Use the last dimension.",
+         "    centred = x - x.mean(-1, keepdim=True)\n"
+         "    variance = centred.square().mean(-1, keepdim=True)",
+         "    centred = x - x.mean(0)\n    variance = centred.square().mean(0)"),
+        ("when mean and variance run over dim 1, the tokens of a sentence. Use the last dimension.",
+         "    centred = x - x.mean(-1, keepdim=True)\n"
+         "    variance = centred.square().mean(-1, keepdim=True)",
+         "    centred = x - x.mean(1, keepdim=True)\n"
+         "    variance = centred.square().mean(1, keepdim=True)"),
+        ("when the variance is computed as E[x²] − E[x]². Far from 0, the digits cancel. Subtract "
+         "the mean first, then square.", "centred.square().mean(-1, keepdim=True)",
+         "x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True).square()"),
+        ("without the bias.", "normalised * weight + bias", "normalised * weight"),
+        ("without the weight.", "normalised * weight + bias", "normalised + bias"),
+        ("when the bias is added before the multiplication by the weight.",
+         "normalised * weight + bias", "(normalised + bias) * weight"),
+        ("when weight and bias are swapped.",
+         "normalised * weight + bias", "normalised * bias + weight"),
     ),
     hints=(
         "Which numbers share a mean: all of them, a column, or one token? What does torch.var "

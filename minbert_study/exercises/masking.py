@@ -5,7 +5,7 @@ import types
 import torch
 
 from minbert.masking import Masked, Masking
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from minbert_study.worker import Fault
 
 SHARE, HIDDEN, RANDOM = 0.15, 0.8, 0.1
@@ -221,99 +221,87 @@ EXERCISE = Exercise(
     solution="minbert.masking:Masking",
     install=install,
     mistakes=(
-        Mistake("when each token is chosen independently with probability 0.15, so their number "
-                "varies. Choose exactly 15 %, rounded.",
-                "positions = places[order[:count]].sort().values",
-                "positions = places[torch.rand(len(places), generator=generator) < SHARE]"),
-        Mistake("when special tokens can be chosen and are counted. Leave them out first.",
-                "~special[input_ids]", "special[input_ids] | True"),
-        Mistake("when special tokens can be chosen, although the number is right. Choose among the "
-                "other positions only.",
-                "positions = places[order[:count]].sort().values",
-                "positions = torch.randperm(len(input_ids), generator=generator)"
-                "[:min(count, len(places))].sort().values"),
-        Mistake("when special tokens are recognised by fixed ids. Look them up in `special`.",
-                "~special[input_ids]", "input_ids > 4"),
-        Mistake("when special tokens are counted in the 15 %. [CLS], [SEP] and the like do not "
-                "count.", "SHARE * len(places)", "SHARE * len(input_ids)"),
-        Mistake("when `special` is inverted, so that only special tokens are chosen.",
-                "~special[input_ids]", "special[input_ids]"),
-        Mistake("when `special` is indexed by position, not by id: special[input_ids].",
-                "(~special[input_ids]).nonzero()",
-                "(~special.repeat(len(input_ids) // len(special) + 1)[:len(input_ids)]).nonzero()"),
-        Mistake("when the number is rounded down. Round to the nearest.",
-                "round(SHARE", "int(SHARE"),
-        Mistake("when the number is rounded up. Round to the nearest.",
-                "round(SHARE * len(places))", "-int(-SHARE * len(places) // 1)"),
-        Mistake("when no token is chosen in short rows. Choose at least one.",
-                "max(1, round(SHARE * len(places)))", "round(SHARE * len(places))"),
-        Mistake("when positions are drawn with replacement, so that some come twice. Take the "
-                "first ones of torch.randperm.",
-                "order = torch.randperm(len(places), generator=generator)",
-                "order = torch.randint(max(1, len(places)), (count,), generator=generator)"
-                "[:len(places)]"),
-        Mistake("when the positions are not sorted.", ".sort().values", ""),
-        Mistake("when the labels are read after the row was changed, so the model learns to "
-                "predict [MASK]. Save them first.",
-                "    shown[positions] = seen\n    return shown, positions, labels",
-                "    shown[positions] = seen\n    return shown, positions, shown[positions]"),
-        Mistake("when random numbers come from torch's global generator. Every call needs "
-                "generator=generator.",
-                "torch.rand(len(positions), generator=generator)", "torch.rand(len(positions))"),
-        Mistake("when the generator is seeded in the function, so rows of equal length get the "
-                "same positions. Do not seed it.",
-                "    places = (", "    generator.manual_seed(0)\n    places = ("),
-        Mistake("when all chosen tokens are shown as [MASK]. It must be 0.8 of them.",
-                "torch.where(draws < HIDDEN, mask_id, seen)", "torch.full_like(seen, mask_id)"),
-        Mistake("when no chosen token is shown as a random piece, and 0.2 stay unchanged. It must "
-                "be 0.1 each.",
-                "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "labels"),
-        Mistake("when no chosen token stays unchanged, and 0.2 are random pieces. It must be 0.1 "
-                "each.",
-                "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "pieces"),
-        Mistake("when the random pieces are a tenth of the tokens not shown as [MASK], 0.02 of "
-                "all. They must be half of those, 0.1 of all.",
-                "torch.where(draws < HIDDEN + RANDOM,",
-                "torch.where(draws < HIDDEN + (1 - HIDDEN) * RANDOM,"),
-        Mistake("when a second draw decides on the random pieces and some of them replace a "
-                "[MASK]: 0.72, 0.1 and 0.18. Use one draw per token for all three.",
-                "    seen = torch.where(draws < HIDDEN, mask_id, seen)\n",
-                "    seen = torch.where(draws < HIDDEN, mask_id, labels)\n"
-                "    seen = torch.where(torch.rand(len(seen), generator=generator) < RANDOM, "
-                "pieces, seen)\n"),
-        Mistake("when the vocabulary's last piece is never drawn. randint already excludes its "
-                "upper end.", "torch.randint(vocab_size,", "torch.randint(vocab_size - 1,"),
-        Mistake("when the vocabulary's first piece is never drawn. Draw from 0.",
-                "torch.randint(vocab_size,", "torch.randint(1, vocab_size,"),
-        Mistake("when special pieces are never drawn as the random piece. Any id may be drawn.",
-                "torch.randint(vocab_size,", "torch.randint(int(special.sum()), vocab_size,"),
-        Mistake("when the random piece is another token of the row. Draw it from the vocabulary, "
-                "with torch.randint(vocab_size, …).",
-                "torch.randint(vocab_size, (len(positions),), generator=generator)",
-                "input_ids[torch.randint(len(input_ids), (len(positions),), generator=generator)]"),
-        Mistake("when one draw decides for the whole row. Draw for each chosen token.",
-                "torch.rand(len(positions),", "torch.rand(1,"),
-        Mistake("when the first chosen positions become [MASK], and the last ones do not. Draw for "
-                "each position.",
-                "draws = torch.rand(len(positions), generator=generator)",
-                "draws = torch.arange(len(positions)) / max(1, len(positions))"),
-        Mistake("when exactly 80 % of the chosen positions become [MASK], so a single one always "
-                "does. Draw for each position.",
-                "draws = torch.rand(len(positions), generator=generator)",
-                "draws = torch.randperm(len(positions), generator=generator) / "
-                "max(1, len(positions))"),
-        Mistake("when exactly 80 % of the chosen positions become [MASK], rounded down, so a "
-                "single one never does. Draw for each position.",
-                "draws = torch.rand(len(positions), generator=generator)",
-                "draws = (torch.randperm(len(positions), generator=generator) + 1) / "
-                "max(1, len(positions)) - 1e-9"),
-        Mistake("when the first words of the row are always the ones chosen. Choose at random.",
-                "order[:count]", "torch.arange(min(count, len(places)))"),
-        Mistake("when a run of neighbouring tokens is chosen. Take the first ones of "
-                "torch.randperm.",
-                "places[order[:count]]",
-                "places[torch.randint(max(1, len(places) - count + 1), (1,), generator=generator):]"
-                "[:count]"),
+        ("when each token is chosen independently with probability 0.15, so their number varies. "
+         "Choose exactly 15 %, rounded.", "positions = places[order[:count]].sort().values",
+         "positions = places[torch.rand(len(places), generator=generator) < SHARE]"),
+        ("when special tokens can be chosen and are counted. Leave them out first.",
+         "~special[input_ids]", "special[input_ids] | True"),
+        ("when special tokens can be chosen, although the number is right. Choose among the other "
+         "positions only.", "positions = places[order[:count]].sort().values",
+         "positions = torch.randperm(len(input_ids), generator=generator)"
+         "[:min(count, len(places))].sort().values"),
+        ("when special tokens are recognised by fixed ids. Look them up in `special`.",
+         "~special[input_ids]", "input_ids > 4"),
+        ("when special tokens are counted in the 15 %. [CLS], [SEP] and the like do not count.",
+         "SHARE * len(places)", "SHARE * len(input_ids)"),
+        ("when `special` is inverted, so that only special tokens are chosen.",
+         "~special[input_ids]", "special[input_ids]"),
+        ("when `special` is indexed by position, not by id: special[input_ids].",
+         "(~special[input_ids]).nonzero()",
+         "(~special.repeat(len(input_ids) // len(special) + 1)[:len(input_ids)]).nonzero()"),
+        ("when the number is rounded down. Round to the nearest.", "round(SHARE", "int(SHARE"),
+        ("when the number is rounded up. Round to the nearest.",
+         "round(SHARE * len(places))", "-int(-SHARE * len(places) // 1)"),
+        ("when no token is chosen in short rows. Choose at least one.",
+         "max(1, round(SHARE * len(places)))", "round(SHARE * len(places))"),
+        ("when positions are drawn with replacement, so that some come twice. Take the first ones "
+         "of torch.randperm.", "order = torch.randperm(len(places), generator=generator)",
+         "order = torch.randint(max(1, len(places)), (count,), generator=generator)[:len(places)]"),
+        ("when the positions are not sorted.", ".sort().values", ""),
+        ("when the labels are read after the row was changed, so the model learns to predict "
+         "[MASK]. Save them first.",
+         "    shown[positions] = seen\n    return shown, positions, labels",
+         "    shown[positions] = seen\n    return shown, positions, shown[positions]"),
+        ("when random numbers come from torch's global generator. Every call needs "
+         "generator=generator.",
+         "torch.rand(len(positions), generator=generator)", "torch.rand(len(positions))"),
+        ("when the generator is seeded in the function, so rows of equal length get the same "
+         "positions. Do not seed it.",
+         "    places = (", "    generator.manual_seed(0)\n    places = ("),
+        ("when all chosen tokens are shown as [MASK]. It must be 0.8 of them.",
+         "torch.where(draws < HIDDEN, mask_id, seen)", "torch.full_like(seen, mask_id)"),
+        ("when no chosen token is shown as a random piece, and 0.2 stay unchanged. It must be 0.1 "
+         "each.", "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "labels"),
+        ("when no chosen token stays unchanged, and 0.2 are random pieces. It must be 0.1 each.",
+         "torch.where(draws < HIDDEN + RANDOM, pieces, labels)", "pieces"),
+        ("when the random pieces are a tenth of the tokens not shown as [MASK], 0.02 of all. They "
+         "must be half of those, 0.1 of all.", "torch.where(draws < HIDDEN + RANDOM,",
+         "torch.where(draws < HIDDEN + (1 - HIDDEN) * RANDOM,"),
+        ("when a second draw decides on the random pieces and some of them replace a [MASK]: 0.72, "
+         "0.1 and 0.18. Use one draw per token for all three.",
+         "    seen = torch.where(draws < HIDDEN, mask_id, seen)\n",
+         "    seen = torch.where(draws < HIDDEN, mask_id, labels)\n"
+         "    seen = torch.where(torch.rand(len(seen), generator=generator) < RANDOM, "
+         "pieces, seen)\n"),
+        ("when the vocabulary's last piece is never drawn. randint already excludes its upper end.",
+         "torch.randint(vocab_size,", "torch.randint(vocab_size - 1,"),
+        ("when the vocabulary's first piece is never drawn. Draw from 0.",
+         "torch.randint(vocab_size,", "torch.randint(1, vocab_size,"),
+        ("when special pieces are never drawn as the random piece. Any id may be drawn.",
+         "torch.randint(vocab_size,", "torch.randint(int(special.sum()), vocab_size,"),
+        ("when the random piece is another token of the row. Draw it from the vocabulary, with "
+         "torch.randint(vocab_size, …).",
+         "torch.randint(vocab_size, (len(positions),), generator=generator)",
+         "input_ids[torch.randint(len(input_ids), (len(positions),), generator=generator)]"),
+        ("when one draw decides for the whole row. Draw for each chosen token.",
+         "torch.rand(len(positions),", "torch.rand(1,"),
+        ("when the first chosen positions become [MASK], and the last ones do not. Draw for each "
+         "position.", "draws = torch.rand(len(positions), generator=generator)",
+         "draws = torch.arange(len(positions)) / max(1, len(positions))"),
+        ("when exactly 80 % of the chosen positions become [MASK], so a single one always does. "
+         "Draw for each position.", "draws = torch.rand(len(positions), generator=generator)",
+         "draws = torch.randperm(len(positions), generator=generator) / max(1, len(positions))"),
+        ("when exactly 80 % of the chosen positions become [MASK], rounded down, so a single one "
+         "never does. Draw for each position.",
+         "draws = torch.rand(len(positions), generator=generator)",
+         "draws = (torch.randperm(len(positions), generator=generator) + 1) / "
+         "max(1, len(positions)) - 1e-9"),
+        ("when the first words of the row are always the ones chosen. Choose at random.",
+         "order[:count]", "torch.arange(min(count, len(places)))"),
+        ("when a run of neighbouring tokens is chosen. Take the first ones of torch.randperm.",
+         "places[order[:count]]",
+         "places[torch.randint(max(1, len(places) - count + 1), (1,), generator=generator):]"
+         "[:count]"),
     ),
     hints=(
         "How do you choose exactly k of n positions, none twice, with one call to torch?",

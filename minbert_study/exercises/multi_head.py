@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from minbert.attention import BertSelfAttention
-from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients
+from minbert_study.exercise import Exercise, check, draw_weights, gradients
 
 from .attention import DROPPED, dropped
 
@@ -134,64 +134,58 @@ EXERCISE = Exercise(
     places=("minbert.attention:BertSelfAttention",),
     forbidden=("MultiheadAttention", "multi_head_attention_forward"),
     mistakes=(
-        Mistake("when (batch, heads, seq, head_dim) is reshaped directly to (batch, seq, hidden), "
-                "which mixes tokens in the output. Swap heads and seq first.",
-                JOIN, "context.reshape(hidden_states.shape)"),
-        Mistake("when the heads are interleaved in the output. Each token's numbers must be "
-                "ordered (heads, head_dim), not (head_dim, heads).",
-                JOIN, "context.permute(0, 2, 3, 1).flatten(2)"),
-        Mistake("when the heads are averaged, not put side by side.",
-                JOIN, "context.mean(1).repeat(1, 1, self.num_heads)"),
-        Mistake("when the mask is not passed on to attention.",
-                CALL, "attention(query, key, value, None, dropout)"),
-        Mistake("when the mask is passed on inverted. `attention` expects True at real tokens.",
-                CALL, "attention(query, key, value, None if mask is None else ~mask, dropout)"),
-        Mistake("when dropout stays on in eval mode.",
-                "self.dropout if self.training else 0.0", "self.dropout"),
-        Mistake("when dropout is applied to the output, not to the weights. Pass the rate on to "
-                "`attention`.",
-                CALL, "F.dropout(attention(query, key, value, mask), dropout)"),
-        Mistake("when dropout is applied to the values, not to the weights. Pass the rate on to "
-                "`attention`.",
-                CALL, "attention(query, key, F.dropout(value, dropout), mask)"),
-        Mistake("when dropout is left out.",
-                "self.dropout if self.training else 0.0", "0.0"),
-        Mistake("when dropout is on in eval mode and off in training.",
-                "self.dropout if self.training else 0.0", "0.0 if self.training else self.dropout"),
-        Mistake("when the keys are used as values.",
-                CALL, "attention(query, key, key, mask, dropout)"),
-        Mistake("when queries and keys are swapped.",
-                CALL, "attention(key, query, value, mask, dropout)"),
-        Mistake("when the numbers are viewed directly as (batch, heads, seq, head_dim), so heads "
-                "get pieces of other tokens. View them as (…, seq, heads, head_dim), then swap seq "
-                "and heads.", SPLIT,
-                "        return torch.stack([each.reshape(len(each), self.num_heads, -1, "
-                "self.head_dim)\n                            for each in mixed.chunk(3, -1)])"),
-        Mistake("when the last dimension is split as (heads, 3, head_dim). All queries come first: "
-                "(3, heads, head_dim).", SPLIT,
-                "        heads = mixed.unflatten(-1, (self.num_heads, 3, self.head_dim))\n"
-                "        return heads.permute(3, 0, 2, 1, 4)"),
-        Mistake("when the last dimension is split as (heads, head_dim, 3). All queries come first: "
-                "(3, heads, head_dim).", SPLIT,
-                "        heads = mixed.unflatten(-1, (self.num_heads, self.head_dim, 3))\n"
-                "        return heads.permute(4, 0, 2, 1, 3)"),
-        Mistake("when each head takes every num_heads-th column. Split as (heads, head_dim), not "
-                "(head_dim, heads).", SPLIT,
-                "        heads = mixed.unflatten(-1, (3, self.head_dim, self.num_heads))\n"
-                "        return heads.permute(2, 0, 4, 1, 3)"),
-        Mistake("when the order is key, query, value. It must be query, key, value.", SPLIT,
-                SPLIT + "[[1, 0, 2]]"),
-        Mistake("when the order is value, key, query. It must be query, key, value.", SPLIT,
-                SPLIT + ".flip(0)"),
-        Mistake("when the order is query, value, key. It must be query, key, value.", SPLIT,
-                SPLIT + "[[0, 2, 1]]"),
-        Mistake("when heads and tokens are not swapped, so attention runs over the heads. The "
-                "shape must be (3, batch, heads, seq, head_dim).", SPLIT,
-                "        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))\n"
-                "        return heads.permute(2, 0, 1, 3, 4)"),
-        Mistake("without the bias of query_key_value.",
-                "self.query_key_value(hidden_states)  ",
-                "F.linear(hidden_states, self.query_key_value.weight)  "),
+        ("when (batch, heads, seq, head_dim) is reshaped directly to (batch, seq, hidden), which "
+         "mixes tokens in the output. Swap heads and seq first.",
+         JOIN, "context.reshape(hidden_states.shape)"),
+        ("when the heads are interleaved in the output. Each token's numbers must be ordered "
+         "(heads, head_dim), not (head_dim, heads).",
+         JOIN, "context.permute(0, 2, 3, 1).flatten(2)"),
+        ("when the heads are averaged, not put side by side.",
+         JOIN, "context.mean(1).repeat(1, 1, self.num_heads)"),
+        ("when the mask is not passed on to attention.",
+         CALL, "attention(query, key, value, None, dropout)"),
+        ("when the mask is passed on inverted. `attention` expects True at real tokens.",
+         CALL, "attention(query, key, value, None if mask is None else ~mask, dropout)"),
+        ("when dropout stays on in eval mode.",
+         "self.dropout if self.training else 0.0", "self.dropout"),
+        ("when dropout is applied to the output, not to the weights. Pass the rate on to "
+         "`attention`.", CALL, "F.dropout(attention(query, key, value, mask), dropout)"),
+        ("when dropout is applied to the values, not to the weights. Pass the rate on to "
+         "`attention`.", CALL, "attention(query, key, F.dropout(value, dropout), mask)"),
+        ("when dropout is left out.", "self.dropout if self.training else 0.0", "0.0"),
+        ("when dropout is on in eval mode and off in training.",
+         "self.dropout if self.training else 0.0", "0.0 if self.training else self.dropout"),
+        ("when the keys are used as values.", CALL, "attention(query, key, key, mask, dropout)"),
+        ("when queries and keys are swapped.", CALL, "attention(key, query, value, mask, dropout)"),
+        ("when the numbers are viewed directly as (batch, heads, seq, head_dim), so heads get "
+         "pieces of other tokens. View them as (…, seq, heads, head_dim), then swap seq and heads.",
+         SPLIT,
+         "        return torch.stack([each.reshape(len(each), self.num_heads, -1, self.head_dim)\n"
+         "                            for each in mixed.chunk(3, -1)])"),
+        ("when the last dimension is split as (heads, 3, head_dim). All queries come first: "
+         "(3, heads, head_dim).", SPLIT,
+         "        heads = mixed.unflatten(-1, (self.num_heads, 3, self.head_dim))\n"
+         "        return heads.permute(3, 0, 2, 1, 4)"),
+        ("when the last dimension is split as (heads, head_dim, 3). All queries come first: "
+         "(3, heads, head_dim).", SPLIT,
+         "        heads = mixed.unflatten(-1, (self.num_heads, self.head_dim, 3))\n"
+         "        return heads.permute(4, 0, 2, 1, 3)"),
+        ("when each head takes every num_heads-th column. Split as (heads, head_dim), not "
+         "(head_dim, heads).", SPLIT,
+         "        heads = mixed.unflatten(-1, (3, self.head_dim, self.num_heads))\n"
+         "        return heads.permute(2, 0, 4, 1, 3)"),
+        ("when the order is key, query, value. It must be query, key, value.",
+         SPLIT, SPLIT + "[[1, 0, 2]]"),
+        ("when the order is value, key, query. It must be query, key, value.",
+         SPLIT, SPLIT + ".flip(0)"),
+        ("when the order is query, value, key. It must be query, key, value.",
+         SPLIT, SPLIT + "[[0, 2, 1]]"),
+        ("when heads and tokens are not swapped, so attention runs over the heads. The shape must "
+         "be (3, batch, heads, seq, head_dim).", SPLIT,
+         "        heads = mixed.unflatten(-1, (3, self.num_heads, self.head_dim))\n"
+         "        return heads.permute(2, 0, 1, 3, 4)"),
+        ("without the bias of query_key_value.", "self.query_key_value(hidden_states)  ",
+         "F.linear(hidden_states, self.query_key_value.weight)  "),
     ),
     hints=(
         "In memory, a tensor is one long row of numbers. What can a view do to that row, and what "

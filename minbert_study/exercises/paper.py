@@ -2,7 +2,7 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 
 
 def on_vectors(gradients):
@@ -96,64 +96,61 @@ EXERCISE = Exercise(
     title="the paper's surgery, Eq. 2–5",
     places=("optim.surgery:project_paper",),
     mistakes=(
-        Mistake("when only conflicts are projected, as PCGrad does. Eq. 2–4 have no such test.",
-                "crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)"),
-        Mistake("when only pairs that agree are projected. Eq. 2–4 project every pair.",
-                "crossed = K.sum(0) - squares", "crossed = K.clamp(min=0).sum(0) - squares"),
-        Mistake("when projections use a g_i that earlier ones have changed, as in PCGrad. In Eq. "
-                "2–4, g_i · g_j uses the original g_i.",
-                RETURN, ON_COPIES.format(line="mixture[i, j] -= mixture[i] @ K[:, j] / K[j, j]")),
-        Mistake("when tasks are projected onto gradients that were already projected. g_j must be "
-                "the original: do you write into the matrix that you read from?",
-                RETURN, ON_COPIES.format(
-                    line="mixture[i] -= (mixture[i] @ K @ mixture[j] / "
-                         "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300)) * mixture[j]")),
-        Mistake("when g_i · g_j uses a g_j that was already projected. Keep the original gradients "
-                "until the end.",
-                RETURN, ON_COPIES.format(
-                    line="mixture[i] -= K[i] @ mixture[j] / "
-                         "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300) * mixture[j]")),
-        Mistake("when each task is projected onto the sum of the others. Eq. 2–4 project onto each "
-                "of them.", RETURN,
-                "    others = 1 - torch.eye(len(K), dtype=torch.float64)\n"
-                "    products = (K @ others).diagonal()\n"
-                "    lengths = (others @ K @ others).diagonal()\n"
-                "    return 1 - torch.where(lengths > 0, products / lengths, 0.0) @ others\n"),
-        Mistake("when the projected gradients are averaged. Eq. 5 adds them.",
-                RETURN, RETURN.replace("return 1 -", "return (1 -").replace(
-                    "(crossed))\n", "(crossed))) / len(K)\n")),
-        Mistake("when only the last task's projected gradient is returned. Eq. 5 adds all of them.",
-                RETURN, ON_COPIES.format(line="mixture[i, j] -= K[i, j] / K[j, j]").replace(
-                    "mixture.sum(0)", "mixture[-1]")),
-        Mistake("when the projections are averaged over the other tasks. Eq. 2–4 subtract all.",
-                "crossed / squares, torch", "crossed / squares / max(1, len(K) - 1), torch"),
-        Mistake("when the components are added, not subtracted.",
-                "return 1 - torch.where(squares", "return 1 + torch.where(squares"),
-        Mistake("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
-                "crossed / squares, torch", "crossed / squares.sqrt(), torch"),
-        Mistake("when the product is not divided by ‖g_j‖² at all.",
-                "crossed / squares, torch", "crossed, torch"),
-        Mistake("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
-                "crossed = K.sum(0) - squares",
-                "crossed = squares * ((K / squares.clamp(min=1e-300)[:, None]).sum(0) - 1)"),
-        Mistake("when the product is divided by ‖g_i‖ ‖g_j‖, as in a cosine.",
-                "crossed = K.sum(0) - squares",
-                "crossed = squares.sqrt() * ((K / squares.clamp(min=1e-300).sqrt()[:, None]"
-                ").sum(0) - squares.sqrt())"),
-        Mistake("when each task is projected onto itself as well and becomes 0. j must differ from "
-                "i.", "crossed = K.sum(0) - squares", "crossed = K.sum(0)"),
-        Mistake("when each pair is used only once. Project task i onto all other tasks, also those "
-                "before it.", "crossed = K.sum(0) - squares", "crossed = K.triu(1).sum(0)"),
-        Mistake("when nothing is projected: the plain sum of the gradients.",
-                "crossed = K.sum(0) - squares", "crossed = 0 * squares"),
-        Mistake("when a zero gradient is divided by its length: 0/0 is NaN. Skip it.",
-                "torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))",
-                "crossed / squares"),
-        Mistake("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, and add "
-                "nothing to it.", "squares > 0,", "squares > 1e-6,"),
-        Mistake("when a small number like 1e-8 is added to ‖g_j‖², so short gradients keep their "
-                "conflicts. Skip zero gradients instead.",
-                "crossed / squares, torch", "crossed / (squares + 1e-8), torch"),
+        ("when only conflicts are projected, as PCGrad does. Eq. 2–4 have no such test.",
+         "crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)"),
+        ("when only pairs that agree are projected. Eq. 2–4 project every pair.",
+         "crossed = K.sum(0) - squares", "crossed = K.clamp(min=0).sum(0) - squares"),
+        ("when projections use a g_i that earlier ones have changed, as in PCGrad. In Eq. 2–4, g_i "
+         "· g_j uses the original g_i.",
+         RETURN, ON_COPIES.format(line="mixture[i, j] -= mixture[i] @ K[:, j] / K[j, j]")),
+        ("when tasks are projected onto gradients that were already projected. g_j must be the "
+         "original: do you write into the matrix that you read from?", RETURN,
+         ON_COPIES.format(line="mixture[i] -= (mixture[i] @ K @ mixture[j] / "
+                               "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300)) * mixture[j]")),
+        ("when g_i · g_j uses a g_j that was already projected. Keep the original gradients until "
+         "the end.", RETURN,
+         ON_COPIES.format(line="mixture[i] -= K[i] @ mixture[j] / "
+                               "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300) * mixture[j]")),
+        ("when each task is projected onto the sum of the others. Eq. 2–4 project onto each of "
+         "them.", RETURN,
+         "    others = 1 - torch.eye(len(K), dtype=torch.float64)\n"
+         "    products = (K @ others).diagonal()\n"
+         "    lengths = (others @ K @ others).diagonal()\n"
+         "    return 1 - torch.where(lengths > 0, products / lengths, 0.0) @ others\n"),
+        ("when the projected gradients are averaged. Eq. 5 adds them.", RETURN,
+         RETURN.replace("return 1 -", "return (1 -")
+         .replace("(crossed))\n", "(crossed))) / len(K)\n")),
+        ("when only the last task's projected gradient is returned. Eq. 5 adds all of them.",
+         RETURN, ON_COPIES.format(line="mixture[i, j] -= K[i, j] / K[j, j]")
+         .replace("mixture.sum(0)", "mixture[-1]")),
+        ("when the projections are averaged over the other tasks. Eq. 2–4 subtract all.",
+         "crossed / squares, torch", "crossed / squares / max(1, len(K) - 1), torch"),
+        ("when the components are added, not subtracted.",
+         "return 1 - torch.where(squares", "return 1 + torch.where(squares"),
+        ("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
+         "crossed / squares, torch", "crossed / squares.sqrt(), torch"),
+        ("when the product is not divided by ‖g_j‖² at all.",
+         "crossed / squares, torch", "crossed, torch"),
+        ("when the product is divided by ‖g_i‖², not by ‖g_j‖².", "crossed = K.sum(0) - squares",
+         "crossed = squares * ((K / squares.clamp(min=1e-300)[:, None]).sum(0) - 1)"),
+        ("when the product is divided by ‖g_i‖ ‖g_j‖, as in a cosine.",
+         "crossed = K.sum(0) - squares",
+         "crossed = squares.sqrt() * ((K / squares.clamp(min=1e-300).sqrt()[:, None]).sum(0) - "
+         "squares.sqrt())"),
+        ("when each task is projected onto itself as well and becomes 0. j must differ from i.",
+         "crossed = K.sum(0) - squares", "crossed = K.sum(0)"),
+        ("when each pair is used only once. Project task i onto all other tasks, also those before "
+         "it.", "crossed = K.sum(0) - squares", "crossed = K.triu(1).sum(0)"),
+        ("when nothing is projected: the plain sum of the gradients.",
+         "crossed = K.sum(0) - squares", "crossed = 0 * squares"),
+        ("when a zero gradient is divided by its length: 0/0 is NaN. Skip it.",
+         "torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))",
+         "crossed / squares"),
+        ("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, and add nothing to "
+         "it.", "squares > 0,", "squares > 1e-6,"),
+        ("when a small number like 1e-8 is added to ‖g_j‖², so short gradients keep their "
+         "conflicts. Skip zero gradients instead.",
+         "crossed / squares, torch", "crossed / (squares + 1e-8), torch"),
     ),
     hints=(
         "Which gradients stand on the right-hand side of Eq. 2–4, those before or after surgery?",

@@ -2,7 +2,7 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from optim.surgery import random_order
 
 
@@ -96,50 +96,45 @@ EXERCISE = Exercise(
     places=("optim.surgery:project_conflicting",),
     solution="optim.surgery:pcgrad_weights",
     mistakes=(
-        Mistake("when every pair is projected, in conflict or not. The test g_i · g_j < 0 is "
-                "missing.", "if product < 0:", "if K[j, j] > 0:"),
-        Mistake("when pairs that agree are projected and conflicts stay. Project where g_i · g_j < "
-                "0.",
-                "if product < 0:", "if product > 0:"),
-        Mistake("when the conflict test uses the original g_i. Algorithm 1 tests the current g_i, "
-                "after the earlier projections.",
-                "if product < 0:", "if K[i, j] < 0:"),
-        Mistake("when every projection starts from the original g_i. In g_i · g_j use the current "
-                "g_i.",
-                "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
-        Mistake("when tasks are projected onto gradients that were already projected. g_j must be "
-                "the original: do you write into the matrix that you read from?",
-                "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
-                "            if product < 0:                          # then g_j is not zero\n"
-                "                mixture[i, j] -= product / K[j, j]   "
-                "# g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j",
-                "            product = mixture[i] @ K @ mixture[j]\n"
-                "            if product < -1e-12:\n"
-                "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * "
-                "mixture[j]"),
-        Mistake("when a small number like 1e-8 is added to ‖g_j‖² or used in the conflict test, so "
-                "short gradients keep their conflicts. No guard is needed: for a zero g_j, g_i · "
-                "g_j is never below 0.", "if product < 0:", "if product < -1e-12:"),
-        Mistake("when the projected gradients are averaged, not added.",
-                "mixture.sum(0)", "mixture.mean(0)"),
-        Mistake("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
-                "product / K[j, j] ", "product / K[j, j].sqrt() "),
-        Mistake("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
-                "product / K[j, j] ", "product / K[i, i] "),
-        Mistake("when the component is added, not subtracted.",
-                "mixture[i, j] -= product", "mixture[i, j] += product"),
-        Mistake("when each task is projected onto itself too and becomes 0. It must meet only the "
-                "others.",
-                "for i, others in enumerate(order):",
-                "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
-                "        mixture[i] = 0\n        continue"),
-        Mistake("when the tasks are met in ascending order; `order` is not followed.",
-                "    for i, others in enumerate(order):",
-                "    for i, others in enumerate([sorted(o) for o in order]):"),
-        Mistake("when nothing is projected: the plain sum of the gradients.",
-                "if product < 0:", "if False:"),
-        Mistake("when all of g_j is subtracted from g_i, not only the component of g_i along it.",
-                "-= product / K[j, j] ", "-= 1 "),
+        ("when every pair is projected, in conflict or not. The test g_i · g_j < 0 is missing.",
+         "if product < 0:", "if K[j, j] > 0:"),
+        ("when pairs that agree are projected and conflicts stay. Project where g_i · g_j < 0.",
+         "if product < 0:", "if product > 0:"),
+        ("when the conflict test uses the original g_i. Algorithm 1 tests the current g_i, after "
+         "the earlier projections.", "if product < 0:", "if K[i, j] < 0:"),
+        ("when every projection starts from the original g_i. In g_i · g_j use the current g_i.",
+         "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
+        ("when tasks are projected onto gradients that were already projected. g_j must be the "
+         "original: do you write into the matrix that you read from?",
+         "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
+         "            if product < 0:                          # then g_j is not zero\n"
+         "                mixture[i, j] -= product / K[j, j]   "
+         "# g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j",
+         "            product = mixture[i] @ K @ mixture[j]\n"
+         "            if product < -1e-12:\n"
+         "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * mixture[j]"),
+        ("when a small number like 1e-8 is added to ‖g_j‖² or used in the conflict test, so short "
+         "gradients keep their conflicts. No guard is needed: for a zero g_j, g_i · g_j is never "
+         "below 0.", "if product < 0:", "if product < -1e-12:"),
+        ("when the projected gradients are averaged, not added.",
+         "mixture.sum(0)", "mixture.mean(0)"),
+        ("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
+         "product / K[j, j] ", "product / K[j, j].sqrt() "),
+        ("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
+         "product / K[j, j] ", "product / K[i, i] "),
+        ("when the component is added, not subtracted.",
+         "mixture[i, j] -= product", "mixture[i, j] += product"),
+        ("when each task is projected onto itself too and becomes 0. It must meet only the others.",
+         "for i, others in enumerate(order):",
+         "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
+         "        mixture[i] = 0\n        continue"),
+        ("when the tasks are met in ascending order; `order` is not followed.",
+         "    for i, others in enumerate(order):",
+         "    for i, others in enumerate([sorted(o) for o in order]):"),
+        ("when nothing is projected: the plain sum of the gradients.",
+         "if product < 0:", "if False:"),
+        ("when all of g_j is subtracted from g_i, not only the component of g_i along it.",
+         "-= product / K[j, j] ", "-= 1 "),
     ),
     hints=(
         "Two copies of the gradients are needed. Which one changes, and which one must stay?",

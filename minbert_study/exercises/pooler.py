@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from minbert import BertConfig, BertModel
-from minbert_study.exercise import Exercise, Mistake, check, draw_weights, gradients
+from minbert_study.exercise import Exercise, check, draw_weights, gradients
 
 
 def of_numpy(self, cls_states):
@@ -78,26 +78,25 @@ EXERCISE = Exercise(
     title="the pooler",
     places=("minbert.model:BertModel.pool",),
     mistakes=(
-        Mistake("without the tanh.", RIGHT, "return self.pooler_dense(cls_states)"),
-        Mistake("without the linear layer. Call self.pooler_dense before the tanh.",
-                RIGHT, "return torch.tanh(cls_states)"),
-        Mistake("when the tanh comes before the linear layer. It must come after.",
-                RIGHT, "return self.pooler_dense(torch.tanh(cls_states))"),
-        Mistake("when a sigmoid is used instead of tanh.",
-                RIGHT, "return torch.sigmoid(self.pooler_dense(cls_states))"),
-        Mistake("when ReLU is used instead of tanh.",
-                RIGHT, "return torch.relu(self.pooler_dense(cls_states))"),
-        Mistake("when GELU is used instead of tanh.",
-                RIGHT, "return nn.functional.gelu(self.pooler_dense(cls_states))"),
-        Mistake("without the bias.", RIGHT,
-                "return torch.tanh(cls_states @ self.pooler_dense.weight.T)"),
-        Mistake("when W is transposed. Call self.pooler_dense, which multiplies by the transpose "
-                "of its weight.", RIGHT,
-                "return torch.tanh(cls_states @ self.pooler_dense.weight\n"
-                "                          + self.pooler_dense.bias)"),
-        Mistake("with dropout, which the pooler does not have.",
-                RIGHT, "return nn.functional.dropout(torch.tanh(self.pooler_dense(cls_states)), "
-                "self.config.hidden_dropout_prob, self.training)"),
+        ("without the tanh.", RIGHT, "return self.pooler_dense(cls_states)"),
+        ("without the linear layer. Call self.pooler_dense before the tanh.",
+         RIGHT, "return torch.tanh(cls_states)"),
+        ("when the tanh comes before the linear layer. It must come after.",
+         RIGHT, "return self.pooler_dense(torch.tanh(cls_states))"),
+        ("when a sigmoid is used instead of tanh.",
+         RIGHT, "return torch.sigmoid(self.pooler_dense(cls_states))"),
+        ("when ReLU is used instead of tanh.",
+         RIGHT, "return torch.relu(self.pooler_dense(cls_states))"),
+        ("when GELU is used instead of tanh.",
+         RIGHT, "return nn.functional.gelu(self.pooler_dense(cls_states))"),
+        ("without the bias.", RIGHT, "return torch.tanh(cls_states @ self.pooler_dense.weight.T)"),
+        ("when W is transposed. Call self.pooler_dense, which multiplies by the transpose of its "
+         "weight.", RIGHT,
+         "return torch.tanh(cls_states @ self.pooler_dense.weight\n"
+         "                          + self.pooler_dense.bias)"),
+        ("with dropout, which the pooler does not have.", RIGHT,
+         "return nn.functional.dropout(torch.tanh(self.pooler_dense(cls_states)), "
+         "self.config.hidden_dropout_prob, self.training)"),
     ),
     hints=(
         "Which values can tanh take? Which part of the model holds W and b?",

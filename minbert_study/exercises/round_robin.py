@@ -6,7 +6,7 @@ from itertools import islice
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from minbert_study.worker import Fault
 from multitask.data.sampling import BATCH_DIFFERENT, WRAP, RoundRobin, batch_different_sizes
 
@@ -209,97 +209,84 @@ EXERCISE = Exercise(
             "multitask.data.sampling:batch_different_sizes",
             "minbert_study.exercises.round_robin:bd"),
     mistakes=(
-        Mistake("when a smaller dataset repeats in the same order, as with itertools.cycle. Call "
-                "shuffle at every restart.",
-                "    batch = []\n",
-                "    first = orders.setdefault((name, 'first'), orders[name])\n"
-                "    shuffle = {name: first}.get\n    batch = []\n"),
-        Mistake("when a batch of a smaller dataset is cut short where its order ends. Fill it from "
-                "the next order.",
-                "            if is_one_pass:\n", "            if is_one_pass or batch:\n"),
-        Mistake("when the end of an order is thrown away because it does not fill a batch. Use it "
-                "first, then fill the batch from the next order.",
-                "    batch = []\n",
-                "    if len(orders[name]) < size and not is_one_pass:\n"
-                "        orders[name] = list(shuffle(name))\n    batch = []\n"),
-        Mistake("when a batch is filled from one new order at most. A dataset smaller than a batch "
-                "may need several: use while, not if.",
-                "    batch = []\n    while len(batch) < size:\n",
-                "    batch, orders[name] = orders[name][:size], orders[name][size:]\n"
-                "    for _ in range(len(batch) < size):\n"),
-        Mistake("when smaller datasets are not restarted.",
-                "shuffle, name == largest)", "shuffle, True)"),
-        Mistake("when the last batch of the largest dataset is filled up with examples already "
-                "used in this epoch. It must be smaller.",
-                "shuffle, name == largest)", "shuffle, False)"),
-        Mistake("when the epoch has one step too many if nothing is left over. Round up; do not "
-                "add 1.",
-                "range(math.ceil(lengths[largest] / batch_size))",
-                "range(lengths[largest] // batch_size + 1)"),
-        Mistake("when the rest of the largest dataset is left out. It makes a smaller last batch.",
-                "range(math.ceil(lengths[largest] / batch_size))",
-                "range(lengths[largest] // batch_size)"),
-        Mistake("when the epoch of wrap ends with the smallest dataset. It must end with the "
-                "largest.",
-                "max(lengths, key=lengths.get)", "min(lengths, key=lengths.get)"),
-        Mistake("when max(lengths) picks the name that comes last in the alphabet. Use "
-                "max(lengths, key=lengths.get).",
-                "max(lengths, key=lengths.get)", "max(lengths)"),
-        Mistake("when the first dataset is taken for the largest.",
-                "max(lengths, key=lengths.get)", "list(lengths)[0]"),
-        Mistake("when the last dataset is taken for the largest.",
-                "max(lengths, key=lengths.get)", "list(lengths)[-1]"),
-        Mistake("when every step shuffles again, so some examples come often and others never.",
-                "    for _ in range(math.ceil(lengths[largest] / batch_size)):\n"
-                "        yield {name: take(name, batch_size, orders, ",
-                "    for start in range(0, lengths[largest], batch_size):\n"
-                "        if start:\n"
-                "            orders = {name: shuffle(name) for name in lengths}\n"
-                "        yield {name: take(name, batch_size if name != largest else\n"
-                "                          min(batch_size, lengths[name] - start), orders, "),
-        Mistake("when every step is the same dict, which the next step overwrites. Make a new dict "
-                "in the loop.",
-                "        yield {name: take(name, batch_size, orders, shuffle, name == largest) "
-                "for name in lengths}\n",
-                "        step = orders.setdefault('step', {})\n"
-                "        step.update({name: take(name, batch_size, orders, shuffle, name == "
-                "largest) for name in lengths})\n        yield step\n"),
-        Mistake("when every step takes the first examples of the order again.",
-                "        orders[name] = orders[name][missing:]\n", ""),
-        Mistake("when the examples are not shuffled: they come as 0, 1, 2, …",
-                "    batch = []\n",
-                "    length = len(shuffle(name))\n"
-                "    shuffle = {name: range(length)}.get\n"
-                "    if (name, 'begun') not in orders:\n"
-                "        orders[name], orders[name, 'begun'] = list(range(length)), True\n"
-                "    batch = []\n"),
-        Mistake("when b_t is rounded up. Round down.",
-                "max(1, length // steps)", "max(1, -(-length // steps))"),
-        Mistake("when b_t is rounded to the nearest number. Round down.",
-                "max(1, length // steps)", "max(1, round(length / steps))"),
-        Mistake("when a dataset with fewer examples than steps gets no examples. b_t must be at "
-                "least 1.", "max(1, length // steps)", "length // steps"),
-        Mistake("when b_t is ⌊24 l_t/l_max⌋. Round n down before you divide by it.",
-                "    return {name: max(1, length // steps)",
-                "    return {name: max(1, LARGEST_BATCH * length // max(lengths.values()))"),
-        Mistake("when n is rounded up. Round down.",
-                "max(lengths.values()) // LARGEST_BATCH)", "-(-max(lengths.values()) // "
-                "LARGEST_BATCH))"),
-        Mistake("when n is rounded to the nearest number. Round down.",
-                "max(lengths.values()) // LARGEST_BATCH)",
-                "round(max(lengths.values()) / LARGEST_BATCH))"),
-        Mistake("when n comes from the smallest dataset. It must come from the largest.",
-                "steps = max(1, max(lengths", "steps = max(1, min(lengths"),
-        Mistake("when n comes from all examples together. It must come from the largest dataset.",
-                "steps = max(1, max(lengths", "steps = max(1, sum(lengths"),
-        Mistake("when bd has one step too many, made of leftover examples. An epoch must have n "
-                "steps.",
-                "range(max(1, max(lengths.values()) // 24))",
-                "range(-(-max(lengths.values()) // 24))"),
-        Mistake("when bd has no step for datasets smaller than 24. n must be at least 1.",
-                "range(max(1, max(lengths.values()) // 24))", "range(max(lengths.values()) // 24)"),
-        Mistake("when a dataset with fewer examples than steps runs out in bd. Restart it in a new "
-                "order, as in wrap.", "shuffle, False)", "shuffle, True)"),
+        ("when a smaller dataset repeats in the same order, as with itertools.cycle. Call shuffle "
+         "at every restart.", "    batch = []\n",
+         "    first = orders.setdefault((name, 'first'), orders[name])\n"
+         "    shuffle = {name: first}.get\n    batch = []\n"),
+        ("when a batch of a smaller dataset is cut short where its order ends. Fill it from the "
+         "next order.", "            if is_one_pass:\n", "            if is_one_pass or batch:\n"),
+        ("when the end of an order is thrown away because it does not fill a batch. Use it first, "
+         "then fill the batch from the next order.", "    batch = []\n",
+         "    if len(orders[name]) < size and not is_one_pass:\n"
+         "        orders[name] = list(shuffle(name))\n    batch = []\n"),
+        ("when a batch is filled from one new order at most. A dataset smaller than a batch may "
+         "need several: use while, not if.", "    batch = []\n    while len(batch) < size:\n",
+         "    batch, orders[name] = orders[name][:size], orders[name][size:]\n"
+         "    for _ in range(len(batch) < size):\n"),
+        ("when smaller datasets are not restarted.", "shuffle, name == largest)", "shuffle, True)"),
+        ("when the last batch of the largest dataset is filled up with examples already used in "
+         "this epoch. It must be smaller.", "shuffle, name == largest)", "shuffle, False)"),
+        ("when the epoch has one step too many if nothing is left over. Round up; do not add 1.",
+         "range(math.ceil(lengths[largest] / batch_size))",
+         "range(lengths[largest] // batch_size + 1)"),
+        ("when the rest of the largest dataset is left out. It makes a smaller last batch.",
+         "range(math.ceil(lengths[largest] / batch_size))",
+         "range(lengths[largest] // batch_size)"),
+        ("when the epoch of wrap ends with the smallest dataset. It must end with the largest.",
+         "max(lengths, key=lengths.get)", "min(lengths, key=lengths.get)"),
+        ("when max(lengths) picks the name that comes last in the alphabet. Use max(lengths, "
+         "key=lengths.get).", "max(lengths, key=lengths.get)", "max(lengths)"),
+        ("when the first dataset is taken for the largest.",
+         "max(lengths, key=lengths.get)", "list(lengths)[0]"),
+        ("when the last dataset is taken for the largest.",
+         "max(lengths, key=lengths.get)", "list(lengths)[-1]"),
+        ("when every step shuffles again, so some examples come often and others never.",
+         "    for _ in range(math.ceil(lengths[largest] / batch_size)):\n"
+         "        yield {name: take(name, batch_size, orders, ",
+         "    for start in range(0, lengths[largest], batch_size):\n"
+         "        if start:\n"
+         "            orders = {name: shuffle(name) for name in lengths}\n"
+         "        yield {name: take(name, batch_size if name != largest else\n"
+         "                          min(batch_size, lengths[name] - start), orders, "),
+        ("when every step is the same dict, which the next step overwrites. Make a new dict in the "
+         "loop.",
+         "        yield {name: take(name, batch_size, orders, shuffle, name == largest) "
+         "for name in lengths}\n",
+         "        step = orders.setdefault('step', {})\n"
+         "        step.update({name: take(name, batch_size, orders, shuffle, name == "
+         "largest) for name in lengths})\n        yield step\n"),
+        ("when every step takes the first examples of the order again.",
+         "        orders[name] = orders[name][missing:]\n", ""),
+        ("when the examples are not shuffled: they come as 0, 1, 2, …", "    batch = []\n",
+         "    length = len(shuffle(name))\n"
+         "    shuffle = {name: range(length)}.get\n"
+         "    if (name, 'begun') not in orders:\n"
+         "        orders[name], orders[name, 'begun'] = list(range(length)), True\n"
+         "    batch = []\n"),
+        ("when b_t is rounded up. Round down.",
+         "max(1, length // steps)", "max(1, -(-length // steps))"),
+        ("when b_t is rounded to the nearest number. Round down.",
+         "max(1, length // steps)", "max(1, round(length / steps))"),
+        ("when a dataset with fewer examples than steps gets no examples. b_t must be at least 1.",
+         "max(1, length // steps)", "length // steps"),
+        ("when b_t is ⌊24 l_t/l_max⌋. Round n down before you divide by it.",
+         "    return {name: max(1, length // steps)",
+         "    return {name: max(1, LARGEST_BATCH * length // max(lengths.values()))"),
+        ("when n is rounded up. Round down.",
+         "max(lengths.values()) // LARGEST_BATCH)", "-(-max(lengths.values()) // LARGEST_BATCH))"),
+        ("when n is rounded to the nearest number. Round down.",
+         "max(lengths.values()) // LARGEST_BATCH)",
+         "round(max(lengths.values()) / LARGEST_BATCH))"),
+        ("when n comes from the smallest dataset. It must come from the largest.",
+         "steps = max(1, max(lengths", "steps = max(1, min(lengths"),
+        ("when n comes from all examples together. It must come from the largest dataset.",
+         "steps = max(1, max(lengths", "steps = max(1, sum(lengths"),
+        ("when bd has one step too many, made of leftover examples. An epoch must have n steps.",
+         "range(max(1, max(lengths.values()) // 24))", "range(-(-max(lengths.values()) // 24))"),
+        ("when bd has no step for datasets smaller than 24. n must be at least 1.",
+         "range(max(1, max(lengths.values()) // 24))", "range(max(lengths.values()) // 24)"),
+        ("when a dataset with fewer examples than steps runs out in bd. Restart it in a new order, "
+         "as in wrap.", "shuffle, False)", "shuffle, True)"),
     ),
     hints=(
         "When a smaller dataset's order ends in the middle of a batch: how many examples are "

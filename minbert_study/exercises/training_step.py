@@ -2,7 +2,7 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
 from optim.surgery import project_conflicting
 
@@ -182,70 +182,64 @@ EXERCISE = Exercise(
     is_alone=True,
     forbidden=("multitask_backward",),
     mistakes=(
-        Mistake("when the gradient of one task is still in .grad at the next backward: row 2 is "
-                "g_1 + g_2, row 3 all three. Set the encoder's .grad to None in between.",
-                TAKEN_OUT, ""),
-        Mistake("when the tasks' gradients are added before surgery, so project gets a single row. "
-                "Stack one row per task.", COMBINED, "    combined = project(sum(rows)[None])\n"),
-        Mistake("when the heads' gradients are cleared between two tasks as well, so every head "
-                "but the last loses its own. Clear only the encoder's.",
-                TAKEN_OUT,
-                "        if name != list(batches)[-1]:\n            model.zero_grad()\n"),
-        Mistake("when the heads get no gradient. Do you clear it after the last backward, or ask "
-                "torch.autograd.grad for the encoder's only?",
-                COMBINED, COMBINED + "    model.zero_grad()\n"),
-        Mistake("when the heads are part of the rows. Surgery is for the shared encoder only: use "
-                "model.encoder.parameters().",
-                ROW + TAKEN_OUT + LOSS + COMBINED + SIZES + BACK,
-                "        rows.append(torch.cat([\n            (torch.zeros_like(each) if each.grad "
-                "is None else each.grad).flatten()\n            for each in model.parameters()]))\n"
-                "        model.zero_grad()\n" + LOSS + COMBINED + SIZES
-                + BACK.replace("combined", "combined[:sum(sizes)]")),
-        Mistake("when rows share memory with .grad, which is later set to zero in place. Copy them "
-                "with torch.cat or clone().", ROW, ROW.replace("torch.cat", "0 * torch.cat")),
-        Mistake("when the encoder gets the gradient of the last task only; project's result is "
-                "not used.", COMBINED, COMBINED + "    combined = rows[-1]\n"),
-        Mistake("when the encoder gets the plain sum of the gradients; project's result is not "
-                "used.", COMBINED, COMBINED + "    combined = sum(rows)\n"),
-        Mistake("when project's result is divided by the number of tasks. How to merge the rows is "
-                "up to project.", COMBINED,
-                COMBINED.replace("\n", " / len(rows)\n")),
-        Mistake("when each loss is divided by the number of tasks.",
-                BACKWARD, "        (loss / len(batches)).backward()\n"),
-        Mistake("when optimizer.step comes before the encoder's .grad is set.",
-                BACK + "    optimizer.step()\n", "    optimizer.step()\n" + BACK),
-        Mistake("when optimizer.step is called for each task. Call it once, at the end.",
-                TAKEN_OUT, "        optimizer.step()\n" + TAKEN_OUT),
-        Mistake("without optimizer.step.", STEP, "    return losses\n"),
-        Mistake("when gradients of the previous step are left over. Set every .grad to None before "
-                "the first backward.", "    model.zero_grad()\n", ""),
-        Mistake("when the head of a task without a batch has a .grad of zeros, so AdamW's moments "
-                "move it. Its .grad must be None: call zero_grad() without set_to_none=False.",
-                "    model.zero_grad()\n", "    model.zero_grad(set_to_none=False)\n"),
-        Mistake("when the head of a task without a batch keeps an old gradient and moves by it "
-                "again. Set its .grad to None.", "    model.zero_grad()\n",
-                "    model.encoder.zero_grad()\n    for name in batches:\n"
-                "        model.heads[name].zero_grad()\n"),
-        Mistake("when the heads keep their gradients of the previous step. Clear them too, not "
-                "only the encoder's.",
-                "    model.zero_grad()\n", "    model.encoder.zero_grad()\n"),
-        Mistake("when the encoder keeps its gradient of the previous step. Clear it too, not only "
-                "the heads'.",
-                "    model.zero_grad()\n", "    model.heads.zero_grad()\n"),
-        Mistake("when surgery is applied to each parameter separately. Here g_t is the gradient of "
-                "the whole encoder.", COMBINED,
-                "    combined = torch.cat([project(each) for each in torch.stack(rows).split(\n"
-                "        [parameter.numel() for parameter in encoder], 1)])\n"),
-        Mistake("when the rows are in reverse order. Use the order of `batches`.",
-                COMBINED, "    combined = project(torch.stack(rows[::-1]))\n"),
-        Mistake("when the rows are in the order of model.tasks. Use the order of `batches`.",
-                LOOP, "    for name, batch in [(name, batches[name]) for name in model.tasks if "
-                      "name in batches]:\n"),
-        Mistake("when the pieces of project's result go to the wrong parameters. Split the result "
-                "in the order in which the rows were made.",
-                BACK, "    encoder.sort(key=torch.numel)\n    sizes = sorted(sizes)\n" + BACK),
-        Mistake("when the model is in eval mode. Training uses dropout.",
-                "    model.zero_grad()\n", "    model.eval().zero_grad()\n"),
+        ("when the gradient of one task is still in .grad at the next backward: row 2 is g_1 + "
+         "g_2, row 3 all three. Set the encoder's .grad to None in between.", TAKEN_OUT, ""),
+        ("when the tasks' gradients are added before surgery, so project gets a single row. Stack "
+         "one row per task.", COMBINED, "    combined = project(sum(rows)[None])\n"),
+        ("when the heads' gradients are cleared between two tasks as well, so every head but the "
+         "last loses its own. Clear only the encoder's.",
+         TAKEN_OUT, "        if name != list(batches)[-1]:\n            model.zero_grad()\n"),
+        ("when the heads get no gradient. Do you clear it after the last backward, or ask "
+         "torch.autograd.grad for the encoder's only?",
+         COMBINED, COMBINED + "    model.zero_grad()\n"),
+        ("when the heads are part of the rows. Surgery is for the shared encoder only: use "
+         "model.encoder.parameters().", ROW + TAKEN_OUT + LOSS + COMBINED + SIZES + BACK,
+         "        rows.append(torch.cat([\n            (torch.zeros_like(each) if each.grad "
+         "is None else each.grad).flatten()\n            for each in model.parameters()]))\n"
+         "        model.zero_grad()\n" + LOSS + COMBINED + SIZES
+         + BACK.replace("combined", "combined[:sum(sizes)]")),
+        ("when rows share memory with .grad, which is later set to zero in place. Copy them with "
+         "torch.cat or clone().", ROW, ROW.replace("torch.cat", "0 * torch.cat")),
+        ("when the encoder gets the gradient of the last task only; project's result is not used.",
+         COMBINED, COMBINED + "    combined = rows[-1]\n"),
+        ("when the encoder gets the plain sum of the gradients; project's result is not used.",
+         COMBINED, COMBINED + "    combined = sum(rows)\n"),
+        ("when project's result is divided by the number of tasks. How to merge the rows is up to "
+         "project.", COMBINED, COMBINED.replace("\n", " / len(rows)\n")),
+        ("when each loss is divided by the number of tasks.",
+         BACKWARD, "        (loss / len(batches)).backward()\n"),
+        ("when optimizer.step comes before the encoder's .grad is set.",
+         BACK + "    optimizer.step()\n", "    optimizer.step()\n" + BACK),
+        ("when optimizer.step is called for each task. Call it once, at the end.",
+         TAKEN_OUT, "        optimizer.step()\n" + TAKEN_OUT),
+        ("without optimizer.step.", STEP, "    return losses\n"),
+        ("when gradients of the previous step are left over. Set every .grad to None before the "
+         "first backward.", "    model.zero_grad()\n", ""),
+        ("when the head of a task without a batch has a .grad of zeros, so AdamW's moments move "
+         "it. Its .grad must be None: call zero_grad() without set_to_none=False.",
+         "    model.zero_grad()\n", "    model.zero_grad(set_to_none=False)\n"),
+        ("when the head of a task without a batch keeps an old gradient and moves by it again. Set "
+         "its .grad to None.", "    model.zero_grad()\n",
+         "    model.encoder.zero_grad()\n    for name in batches:\n"
+         "        model.heads[name].zero_grad()\n"),
+        ("when the heads keep their gradients of the previous step. Clear them too, not only the "
+         "encoder's.", "    model.zero_grad()\n", "    model.encoder.zero_grad()\n"),
+        ("when the encoder keeps its gradient of the previous step. Clear it too, not only the "
+         "heads'.", "    model.zero_grad()\n", "    model.heads.zero_grad()\n"),
+        ("when surgery is applied to each parameter separately. Here g_t is the gradient of the "
+         "whole encoder.", COMBINED,
+         "    combined = torch.cat([project(each) for each in torch.stack(rows).split(\n"
+         "        [parameter.numel() for parameter in encoder], 1)])\n"),
+        ("when the rows are in reverse order. Use the order of `batches`.",
+         COMBINED, "    combined = project(torch.stack(rows[::-1]))\n"),
+        ("when the rows are in the order of model.tasks. Use the order of `batches`.", LOOP,
+         "    for name, batch in [(name, batches[name]) for name in model.tasks if "
+         "name in batches]:\n"),
+        ("when the pieces of project's result go to the wrong parameters. Split the result in the "
+         "order in which the rows were made.",
+         BACK, "    encoder.sort(key=torch.numel)\n    sizes = sorted(sizes)\n" + BACK),
+        ("when the model is in eval mode. Training uses dropout.",
+         "    model.zero_grad()\n", "    model.eval().zero_grad()\n"),
     ),
     hints=(
         "After loss.backward(), where is the gradient? What happens to it at the next backward()?",

@@ -3,7 +3,7 @@
 import torch
 from tokenizers.models import WordPiece
 
-from minbert_study.exercise import Exercise, Mistake, check
+from minbert_study.exercise import Exercise, check
 from minbert_study.worker import Fault
 
 UNKNOWN, MOST_CHARACTERS = "[UNK]", 100
@@ -125,68 +125,62 @@ EXERCISE = Exercise(
     title="WordPiece",
     places=("minbert_study.exercises.wordpiece:wordpiece",),
     mistakes=(
-        Mistake("when the shortest match is taken. Take the longest.",
-                "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
-        Mistake("when pieces that continue a word have no ##.",
-                'mark = "##" if pieces else ""', 'mark = ""'),
-        Mistake("when pieces are looked up without ## and get it only afterwards. Look up "
-                "continuing pieces with their ##.",
-                "            piece = mark + word[start:end]\n            if piece in vocabulary:\n",
-                "            piece = mark + word[start:end]\n"
-                "            if word[start:end] in vocabulary:\n"),
-        Mistake("when the first piece has ## as well.",
-                'mark = "##" if pieces else ""', 'mark = "##"'),
-        Mistake("when only the rest that does not fit becomes [UNK]. The whole word must become "
-                "[UNK].",
-                "        else:\n            return [UNKNOWN]\n",
-                "        else:\n            return [*pieces, UNKNOWN]\n"),
-        Mistake("when the rest that does not fit is left out. The whole word must become [UNK].",
-                "        else:\n            return [UNKNOWN]\n",
-                "        else:\n            return pieces\n"),
-        Mistake("when only the character that does not fit becomes [UNK]. The whole word must "
-                "become [UNK].",
-                "        else:\n            return [UNKNOWN]\n",
-                "        else:\n            piece, end = UNKNOWN, start + 1\n"),
-        Mistake("when a character that does not fit is skipped. The whole word must become [UNK].",
-                "        else:\n            return [UNKNOWN]\n",
-                "        else:\n            start += 1\n            continue\n"),
-        Mistake("when words of more than 100 characters are split. They must become [UNK].",
-                "if len(word) > MOST_CHARACTERS:", "if False:"),
-        Mistake("when a word of exactly 100 characters is [UNK]. Only longer ones are.",
-                "len(word) > MOST", "len(word) >= MOST"),
-        Mistake("when bytes are counted, not characters. é has two bytes.",
-                "if len(word) > MOST", "if len(word.encode()) > MOST"),
-        Mistake("when a piece is exchanged for a shorter one so that the rest fits. WordPiece "
-                "never goes back.",
-                "    pieces, start = [], 0\n",
-                "    def fit(rest, mark):\n"
-                "        for end in range(len(rest), 0, -1):\n"
-                "            if mark + rest[:end] in vocabulary:\n"
-                "                after = fit(rest[end:], '##') if rest[end:] else []\n"
-                "                if after is not None:\n"
-                "                    return [mark + rest[:end], *after]\n"
-                "        return None\n"
-                "    return fit(word, '') or [UNKNOWN]\n    pieces, start = [], 0\n"),
-        Mistake("when matching starts at the word's end. Start at its beginning.",
-                "    pieces, start = [], 0\n",
-                "    pieces, stop = [], len(word)\n"
-                "    while stop:\n"
-                "        for start in range(stop):\n"
-                "            piece = ('##' if start else '') + word[start:stop]\n"
-                "            if piece in vocabulary:\n"
-                "                break\n"
-                "        else:\n"
-                "            return [UNKNOWN]\n"
-                "        pieces, stop = [piece, *pieces], start\n"
-                "    return pieces\n    pieces, start = [], 0\n"),
-        Mistake("when the search stops one character before the word's end.",
-                "range(len(word), start, -1)",
-                "range(max(start + 1, len(word) - 1), start, -1)"),
-        Mistake("when the search never tries the whole rest. A slice [start:end] leaves out the "
-                "character at `end`.", "range(len(word), start, -1)",
-                "range(len(word) - 1, start, -1)"),
-        Mistake("when the search never tries a single character.",
-                "range(len(word), start, -1)", "range(len(word), start + 1, -1)"),
+        ("when the shortest match is taken. Take the longest.",
+         "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
+        ("when pieces that continue a word have no ##.",
+         'mark = "##" if pieces else ""', 'mark = ""'),
+        ("when pieces are looked up without ## and get it only afterwards. Look up continuing "
+         "pieces with their ##.",
+         "            piece = mark + word[start:end]\n            if piece in vocabulary:\n",
+         "            piece = mark + word[start:end]\n"
+         "            if word[start:end] in vocabulary:\n"),
+        ("when the first piece has ## as well.", 'mark = "##" if pieces else ""', 'mark = "##"'),
+        ("when only the rest that does not fit becomes [UNK]. The whole word must become [UNK].",
+         "        else:\n            return [UNKNOWN]\n",
+         "        else:\n            return [*pieces, UNKNOWN]\n"),
+        ("when the rest that does not fit is left out. The whole word must become [UNK].",
+         "        else:\n            return [UNKNOWN]\n",
+         "        else:\n            return pieces\n"),
+        ("when only the character that does not fit becomes [UNK]. The whole word must become "
+         "[UNK].", "        else:\n            return [UNKNOWN]\n",
+         "        else:\n            piece, end = UNKNOWN, start + 1\n"),
+        ("when a character that does not fit is skipped. The whole word must become [UNK].",
+         "        else:\n            return [UNKNOWN]\n",
+         "        else:\n            start += 1\n            continue\n"),
+        ("when words of more than 100 characters are split. They must become [UNK].",
+         "if len(word) > MOST_CHARACTERS:", "if False:"),
+        ("when a word of exactly 100 characters is [UNK]. Only longer ones are.",
+         "len(word) > MOST", "len(word) >= MOST"),
+        ("when bytes are counted, not characters. é has two bytes.",
+         "if len(word) > MOST", "if len(word.encode()) > MOST"),
+        ("when a piece is exchanged for a shorter one so that the rest fits. WordPiece never goes "
+         "back.", "    pieces, start = [], 0\n",
+         "    def fit(rest, mark):\n"
+         "        for end in range(len(rest), 0, -1):\n"
+         "            if mark + rest[:end] in vocabulary:\n"
+         "                after = fit(rest[end:], '##') if rest[end:] else []\n"
+         "                if after is not None:\n"
+         "                    return [mark + rest[:end], *after]\n"
+         "        return None\n"
+         "    return fit(word, '') or [UNKNOWN]\n    pieces, start = [], 0\n"),
+        ("when matching starts at the word's end. Start at its beginning.",
+         "    pieces, start = [], 0\n",
+         "    pieces, stop = [], len(word)\n"
+         "    while stop:\n"
+         "        for start in range(stop):\n"
+         "            piece = ('##' if start else '') + word[start:stop]\n"
+         "            if piece in vocabulary:\n"
+         "                break\n"
+         "        else:\n"
+         "            return [UNKNOWN]\n"
+         "        pieces, stop = [piece, *pieces], start\n"
+         "    return pieces\n    pieces, start = [], 0\n"),
+        ("when the search stops one character before the word's end.",
+         "range(len(word), start, -1)", "range(max(start + 1, len(word) - 1), start, -1)"),
+        ("when the search never tries the whole rest. A slice [start:end] leaves out the character "
+         "at `end`.", "range(len(word), start, -1)", "range(len(word) - 1, start, -1)"),
+        ("when the search never tries a single character.",
+         "range(len(word), start, -1)", "range(len(word), start + 1, -1)"),
     ),
     hints=(
         "Where in the word does the next piece begin, and which end do you try first?",

@@ -72,15 +72,15 @@ def test_untouched_fails(name, tmp_path):
 def test_mistakes_are_told(name):
     """Every mistake's text is in the library's source, makes a check fail, and is recognised."""
     exercise, seed = load(name), checking.SEED
-    for mistake in exercise.mistakes:
-        wrong, observed = exercise.with_mistake(mistake), []
+    for says, find, replacement in exercise.mistakes:
+        wrong, observed = exercise.with_mistake(find, replacement), []
         for check in exercise.checks:
             try:
                 observed.append({"observed": run_check(check, wrong, seed)})
             except Exception as error:
                 observed.append({"fault": [repr(error)], "is_begun": True})
         told = [line for result in judge(exercise, observed, None, seed) for line in result.lines]
-        assert f"This is what comes out {mistake.says}" in told, told
+        assert f"This is what comes out {says}" in told, told
 
 
 @pytest.mark.parametrize("name", NAMES)
