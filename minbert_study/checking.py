@@ -12,7 +12,7 @@ from multitask.commands import command_line
 from . import rules
 from .exercise import NAMES, Exercise, file_of, load
 from .judging import Result, judge
-from .worker import Job, observe
+from .worker import observe
 
 PROGRESS_FILE = "progress.json"
 SEED = 1            # of a student's own checks, so that the same code gives the same lines
@@ -95,9 +95,8 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
         return _refused(name, exercise, [f"{path.name}, {line}" for line in found])
 
     digest = sha256_of(path)
-    observed = observe(Job(folder.resolve(), name, tuple(own), seed))
-    results = judge(exercise, observed.results, observed.end, seed)
-    return Verdict(name, tuple(results), observed.printed, observed.end, digest)
+    observed, end, printed = observe(folder, name, own, seed)
+    return Verdict(name, tuple(judge(exercise, observed, end, seed)), printed, end, digest)
 
 
 def _refused(name: str, exercise: Exercise, lines: list[str]) -> Verdict:

@@ -17,12 +17,10 @@ import sys
 import tempfile
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,36 +52,6 @@ class Fault(Exception):
     """What is wrong with a student's code, found while it runs."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One exercise of one folder.
-
-    Attributes:
-        folder: the student's.
-        own: finished exercises, whose parts stand in for the library's.
-        seed: of all random draws.
-    """
-
-    folder: Path
-    name: str
-    own: tuple[str, ...]
-    seed: int
-
-
-class Observed(NamedTuple):
-    """What came of a student's code.
-
-    Attributes:
-        results: of each check, as far as they came: {"observed": …} or {"fault": lines, …}.
-        end: why it ended early, or None.
-        printed: what the code printed.
-    """
-
-    results: list[dict]
-    end: str | None
-    printed: str
-
-
 def processes() -> multiprocessing.context.BaseContext:
     """What starts processes. One that forks has torch loaded already; elsewhere it loads again."""
     if sys.platform != "linux":
@@ -93,11 +61,22 @@ def processes() -> multiprocessing.context.BaseContext:
     return context
 
 
-def observe(job: Job) -> Observed:
-    """Runs an exercise's checks on a student's code, in a process of its own."""
+def observe(folder: Path, name: str, own: Sequence[str],
+            seed: int) -> tuple[list[dict], str | None, str]:
+    """Runs an exercise's checks on a student's code, in a process of its own.
+
+    Args:
+        own: finished exercises, whose parts stand in for the library's.
+        seed: of all random draws.
+
+    Returns:
+        {"observed": …} or {"fault": lines, …} of each check, as far as they came; why the process
+        ended early, or None; what the code printed.
+    """
     context = processes()
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as out:
-        process = context.Process(target=_work, args=(job, out), daemon=True)
+        process = context.Process(target=_work, args=(folder.resolve(), name, own, seed, out),
+                                  daemon=True)
         process.start()
         process.join(SECONDS if sys.platform == "linux" else SECONDS + 20)
         end = None
@@ -116,20 +95,20 @@ def observe(job: Job) -> Observed:
                 break
         printed = Path(out, "printed")
         text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
-    return Observed(results, end, text[:PRINTED])
+    return results, end, text[:PRINTED]
 
 
 # --------------------------------------------------------------------- in the student's process
 
 
-def _work(job: Job, out: str) -> None:
+def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> None:
     torch.set_num_threads(1)
-    exercise = exercises.load(job.name)
+    exercises.load(name)  # before anything is refused or replaced
     _limit_memory()
     _refuse_mischief(out)
     with (Path(out, "printed").open("w", encoding="utf-8", errors="replace") as printed,
           redirect_stdout(printed), redirect_stderr(printed)):
-        for number, result in enumerate(_results_of(job, exercise)):
+        for number, result in enumerate(_results_of(folder, name, own, seed)):
             written = _written(result)
             if len(written) > WRITTEN:
                 written = _written({"is_begun": True, "fault": [
@@ -145,30 +124,30 @@ def _written(result: dict) -> bytes:
     return buffer.getvalue()
 
 
-def _results_of(job: Job, exercise: exercises.Exercise) -> Iterator[dict]:
+def _results_of(folder: Path, name: str, own: Sequence[str], seed: int) -> Iterator[dict]:
     """What each check observes, one after another."""
+    checks = exercises.load(name).checks
     try:
-        part = load_part(job, exercise)
+        part = load_part(folder, name, own)
     except BaseException as error:
-        reason = {"fault": explain(error, job.folder), "is_begun": _is_begun(error)}
-        for _ in exercise.checks:
-            yield reason
+        yield from [{"fault": explain(error, folder), "is_begun": _is_begun(error)}] * len(checks)
         return
-    for check in exercise.checks:
+    for check in checks:
         try:
-            with exercises.equal_draws(job.seed):
+            with exercises.equal_draws(seed):
                 yield {"observed": plain(check.run(part))}
         except BaseException as error:
-            yield {"fault": explain(error, job.folder), "is_begun": _is_begun(error)}
+            yield {"fault": explain(error, folder), "is_begun": _is_begun(error)}
 
 
-def load_part(job: Job, exercise: exercises.Exercise) -> types.SimpleNamespace:
+def load_part(folder: Path, name: str, own: Sequence[str]) -> types.SimpleNamespace:
     """The student's functions, in a library whose own answers are out of reach."""
+    exercise = exercises.load(name)
     if not exercise.is_alone:
-        install_own(job.folder, job.own)
+        install_own(folder, own)
     for place in exercise.places:
         exercises.replace(place, _out_of_reach(place))
-    part = load_file(job.folder, job.name, exercise)
+    part = load_file(folder, name)
     exercises.install(exercise, part)
     return part
 
@@ -176,13 +155,12 @@ def load_part(job: Job, exercise: exercises.Exercise) -> types.SimpleNamespace:
 def install_own(folder: Path, names: Iterable[str]) -> None:
     """Puts a student's finished exercises into the library, for this process."""
     for name in names:
-        exercise = exercises.load(name)
-        exercises.install(exercise, load_file(folder, name, exercise))
+        exercises.install(exercises.load(name), load_file(folder, name))
 
 
-def load_file(folder: Path, name: str, exercise: exercises.Exercise) -> types.SimpleNamespace:
+def load_file(folder: Path, name: str) -> types.SimpleNamespace:
     """Runs a student's file; returns what it defines, with functions that check their use."""
-    path = folder / exercises.file_of(name)
+    exercise, path = exercises.load(name), folder / exercises.file_of(name)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module

@@ -185,11 +185,10 @@ def test_own_parts(tmp_path):
     """A finished exercise takes the library's place in the others."""
     (tmp_path / FILE).write_text(SOLUTION.replace("torch.softmax(scores, dim=-1)", "scores"))
     assert load("attention").names == ["attention_weights", "attention"]
-    job = worker.Job(tmp_path, "adamw", ("attention",), 1)
     (tmp_path / file_of("adamw")).write_text(
         "import torch\nimport minbert.attention\ndef adamw_update(theta, *a, **k):\n"
         "    theta.copy_(minbert.attention.attention_weights(*torch.ones(2, 1, 1, 2, 1)).sum())\n")
-    [first, *_] = worker.observe(job).results
+    [first, *_] = worker.observe(tmp_path, "adamw", ["attention"], 1)[0]
     assert first["observed"]["theta"].tolist() == [4.0] * 3  # scores, not weights that sum to 1
 
 
