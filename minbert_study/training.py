@@ -197,7 +197,17 @@ def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
     decayed, undecayed = split_decayed(model)
     optimizer = AdamW([{"params": list(decayed.values()), "weight_decay": WEIGHT_DECAY},
                        {"params": list(undecayed.values())}], lr=LR)
-    project = Surgery(training)
+    generator, cosines = torch.Generator().manual_seed(training.seed), torch.zeros(0, 0)
+
+    def project(gradients: torch.Tensor) -> torch.Tensor:
+        """(tasks, params) → (params,), by the method of this training; notes the cosines."""
+        nonlocal cosines
+        cosines = surgery.cosines(surgery.gram_matrix(gradients))
+        if training.surgery == "paper":
+            return surgery.project_paper(gradients)
+        order = surgery.random_order(len(gradients), generator)
+        return surgery.project_conflicting(gradients, order)
+
     torch.manual_seed(training.seed)  # dropout, whatever was drawn so far
     model.train()
 
@@ -213,30 +223,10 @@ def train(training: Training, say: Callable[[str], None]) -> dict[str, float]:
 
         if step == training.steps or (step < training.steps and step % every == 0):
             pace = step / (time.perf_counter() - start)
-            say(f"step {step:3}: {describe(losses)}, cosines {project.cosines_in_line()}, "
-                f"{pace:.1f} steps/s")
+            shown = " ".join(f"{float(cosines[pair]):+.2f}" for pair in PAIRS)
+            say(f"step {step:3}: {describe(losses)}, cosines {shown}, {pace:.1f} steps/s")
     say(f"then {training.final_steps} steps of the heads alone: {describe(losses)}")
     return evaluate(model, dataset)
-
-
-class Surgery:
-    """(tasks, params) → (params,), by the method of this training; remembers the cosines."""
-
-    def __init__(self, training: Training) -> None:
-        self.method = training.surgery
-        self.generator = torch.Generator().manual_seed(training.seed)
-        self.cosines = torch.zeros(0, 0)
-
-    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
-        self.cosines = surgery.cosines(surgery.gram_matrix(gradients))
-        if self.method == "paper":
-            return surgery.project_paper(gradients)
-        order = surgery.random_order(len(gradients), self.generator)
-        return surgery.project_conflicting(gradients, order)
-
-    def cosines_in_line(self) -> str:
-        """Those of the last step, in the order of PAIRS."""
-        return " ".join(f"{float(self.cosines[pair]):+.2f}" for pair in PAIRS)
 
 
 def batches_of(lengths: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
