@@ -89,7 +89,7 @@ def compare(theirs: Training, say: Callable[[str], None]) -> int:
         + ", ".join(f"{tasks[i]}·{tasks[j]}" for i, j in PAIRS) + "), pace")
 
     scores = {}
-    if theirs.own:
+    if set(theirs.own) - why_idle(theirs).keys():
         say("training with your parts:")
         scores["yours"] = run(theirs, say)
         if scores["yours"] is None:
@@ -102,15 +102,21 @@ def compare(theirs: Training, say: Callable[[str], None]) -> int:
 
 def who_does_what(training: Training) -> list[str]:
     """Whose parts the training uses, and which take no part."""
-    idle = NO_PART | {name: f"only --surgery {name} uses it" for name in SURGERY
-                      if name != training.surgery}
-    used = [name for name in training.own if name not in idle]
-    if not used:
-        lines = ["parts: all are the library's; yours take over once their checks pass"]
-    else:
+    idle = why_idle(training)
+    if used := [name for name in training.own if name not in idle]:
         lines = [f"parts: yours are {', '.join(used)}; the library does the rest"]
+    elif training.own:
+        lines = ["parts: all are the library's"]
+    else:
+        lines = ["parts: all are the library's; yours take over once their checks pass"]
     return lines + [f"       {file_of(name)} is not used here: {idle[name]}"
                     for name in training.own if name in idle]
+
+
+def why_idle(training: Training) -> dict[str, str]:
+    """Exercises that this training has no use for, and why."""
+    return NO_PART | {name: f"only --surgery {name} uses it" for name in SURGERY
+                      if name != training.surgery}
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -116,6 +116,18 @@ def test_who_does_what():
     assert "yours are paper" in lines(both, "paper")[0]
 
 
+def test_idle_parts(monkeypatch):
+    """Where the training has no use for what is done, it runs once, with the library's parts."""
+    trained, lines = [], []
+    monkeypatch.setattr(training, "run", lambda each, say: trained.append(each.own) or {"sst": 0.5})
+    assert training.compare(training.Training(Path("x"), ("wordpiece",), None), lines.append) == 0
+    assert trained == [()]
+    assert lines[1].splitlines() == [
+        "parts: all are the library's",
+        "       ex09_wordpiece.py is not used here: the tokenizers library is faster"]
+    assert not any("your" in line for line in lines)
+
+
 def test_few_steps_are_refused(folder, capsys):
     assert study.main(["train", str(folder), "--steps", "0"]) == 2
     assert "--steps 0" in capsys.readouterr().err
