@@ -157,10 +157,10 @@ def _cell(text: str) -> str:
 
 
 def page_name(folders: Sequence[Path], folder: Path) -> str:
-    """A file name for a student's page, unique among the folders."""
+    """A file name for a student's page, unique among the folders: all have numbers, or none."""
     names = [re.sub(r"[^\w.-]", "_", each.name)[:100] or "student" for each in folders]
     place = folders.index(folder)
-    number = f"-{place + 1}" if names.count(names[place]) > 1 else ""
+    number = f"-{place + 1}" if len(set(names)) < len(names) else ""
     return f"{names[place]}{number}.html"
 
 

@@ -167,11 +167,17 @@ def test_formulas_stay_text():
     assert "'=cmd(),1,1,'-2; x" in grading.as_csv([grade], {"attention": 1.0})
 
 
-def test_same_names(tmp_path):
+@pytest.mark.parametrize(("folders", "pages"), [
+    (["c d", "e f"], ["c_d", "e_f"]),
+    (["a/hw", "b/hw", "c d"], ["hw-1", "hw-2", "c_d-3"]),
+    (["e f", "e_f", "e_f-1"], ["e_f-1", "e_f-2", "e_f-1-3"]),
+    (["hw-2", "a/hw", "b/hw"], ["hw-2-1", "hw-2", "hw-3"]),
+])
+def test_same_names(folders, pages):
     """Two students whose folders have one name get two pages."""
-    folders = [tmp_path / name for name in ("a/hw", "b/hw", "c d", "e f", "e_f")]
-    names = [grading.page_name(folders, folder) for folder in folders]
-    assert names == ["hw-1.html", "hw-2.html", "c_d.html", "e_f-4.html", "e_f-5.html"]
+    folders = [Path(folder) for folder in folders]
+    assert [grading.page_name(folders, folder) for folder in folders] == [
+        f"{page}.html" for page in pages]
 
 
 def test_console_command(folder, capsys, monkeypatch):
