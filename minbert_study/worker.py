@@ -9,6 +9,7 @@ that means harm needs a real sandbox; docs/how-to/teach.md has one.
 """
 
 import importlib.util
+import inspect
 import io
 import multiprocessing
 import os
@@ -177,6 +178,8 @@ def load_file(folder: Path, name: str) -> types.SimpleNamespace:
 
 def guarded(function: Callable, is_in_place: bool) -> Callable:
     """The function; it must return something, or change its input, as the exercise says."""
+    parameters = list(inspect.signature(function).parameters)  # also of one that is wrapped
+
     @wraps(function)
     def call(*args: object, **named: object) -> object:
         if is_in_place:
@@ -185,7 +188,7 @@ def guarded(function: Callable, is_in_place: bool) -> Callable:
         result = function(*args, **named)
         if result is None and "None" not in str(function.__annotations__.get("return")):
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
-        names = (*function.__code__.co_varnames[:len(args)], *named)
+        names = (*parameters[:len(args)], *named)
         for name, old, new in zip(names, before, (*args, *named.values()), strict=False):
             if isinstance(old, torch.Tensor) and not _is_same(old, new):
                 raise Fault(f"{function.__name__} changed its input `{name}` in place, but the "

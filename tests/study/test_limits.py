@@ -99,6 +99,14 @@ def test_replaced_functions(line, tmp_path):
     assert not verdict.is_done
 
 
+@pytest.mark.parametrize("wrapper", ["functools.cache", "torch.no_grad()"])
+def test_wrapped_functions(wrapper, tmp_path):
+    """An input that they change is told by its name."""
+    text = SOLUTION.replace("def attention(", f"import functools\n@{wrapper}\ndef attention(")
+    text = text.replace("    weights =", "    value *= 2\n    weights =")
+    assert "attention changed its input `value` in place" in check(tmp_path, text)[1]
+
+
 def test_caught_exceptions(tmp_path):
     text = SOLUTION.replace("    scores =", "    try:\n        1 / 0\n    except BaseException:\n"
                             "        return torch.zeros(1)\n    scores =", 1)
