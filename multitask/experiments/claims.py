@@ -13,7 +13,7 @@ import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
 from multitask.analysis.intervals import statistic_of
-from multitask.analysis.paper_results import ARCHITECTURES
+from multitask.analysis.paper_results import ARCHITECTURES, PAPER_CELLS
 from multitask.tasks import TASKS
 
 RESAMPLES, SEED = 1000, 11711
@@ -25,15 +25,16 @@ CHAINS = (*SURGERY_CHAINS, "fl", "nli+fl", *(f"{chain}+fl" for chain in SURGERY_
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's statement that a task's score is higher (sign +1) or lower (−1) left than right.
+    """The paper's statement that tasks score higher (sign +1) or lower (−1) left than right.
 
     Args:
+        tasks: each is judged by itself.
         pairs: each side a list of cells, of which the worst is taken.
     """
 
     section: str
     text: str
-    task: str
+    tasks: Sequence[str]
     sign: int
     pairs: Pairs
 
@@ -64,37 +65,29 @@ FL_AGAINST_WORST: Pairs = [([("fl", arch)], [(chain, arch) for chain in CHAINS i
                            for arch in ARCHITECTURES]
 PAIR_TASKS, ALL_TASKS = ("para", "sts"), tuple(TASKS)
 
-# section, claim, tasks, sign, pairs; in the paper's order
+# in the paper's order
 CLAIMS = (
-    ("5.4", "all experiments outperform the baseline, the worst too", ALL_TASKS, +1,
-     ALL_AGAINST_BASELINE),
-    ("5.5", "ConcatB is far better than ConcatA on pairs", PAIR_TASKS, +1,
-     architecture_pairs("concatB", "concatA")),
-    ("5.5", "ConcatB costs SST", ("sst",), -1, architecture_pairs("concatB", "concatA")),
-    ("5.5", "additional layers (AL) help", ALL_TASKS, +1,
-     architecture_pairs("concatB_al", "concatB")),
-    ("5.6", "MultiNLI helps a little", PAIR_TASKS, +1, method_pairs(NLI_AGAINST_NONE)),
-    ("5.6", "MultiNLI helps SST under ConcatA", ("sst",), +1,
-     method_pairs(NLI_AGAINST_NONE, ["concatA"])),
-    ("5.6", "MultiNLI lowers SST under ConcatB", ("sst",), -1,
-     method_pairs(NLI_AGAINST_NONE, ["concatB", "concatB_al"])),
-    ("5.6", "gradient surgery is far better than final layers alone", ALL_TASKS, +1,
-     method_pairs(SURGERY_AGAINST_FL)),
-    ("5.6", "GS_w is worse than GS_bd on STS", ("sts",), -1, method_pairs(WRAP_AGAINST_BD)),
-    ("5.6", "GS_w is better than GS_bd on PARA", ("para",), +1, method_pairs(WRAP_AGAINST_BD)),
-    ("5.6", "final layers after surgery help a little", ALL_TASKS, +1,
-     method_pairs(FL_AFTER_SURGERY)),
-    ("5.6", "final layers alone are worse than the worst of the others", ALL_TASKS, -1,
-     FL_AGAINST_WORST),
+    Claim("5.4", "all experiments outperform the baseline, the worst too", ALL_TASKS, +1,
+          ALL_AGAINST_BASELINE),
+    Claim("5.5", "ConcatB is far better than ConcatA on pairs", PAIR_TASKS, +1,
+          architecture_pairs("concatB", "concatA")),
+    Claim("5.5", "ConcatB costs SST", ("sst",), -1, architecture_pairs("concatB", "concatA")),
+    Claim("5.5", "additional layers (AL) help", ALL_TASKS, +1,
+          architecture_pairs("concatB_al", "concatB")),
+    Claim("5.6", "MultiNLI helps a little", PAIR_TASKS, +1, method_pairs(NLI_AGAINST_NONE)),
+    Claim("5.6", "MultiNLI helps SST under ConcatA", ("sst",), +1,
+          method_pairs(NLI_AGAINST_NONE, ["concatA"])),
+    Claim("5.6", "MultiNLI lowers SST under ConcatB", ("sst",), -1,
+          method_pairs(NLI_AGAINST_NONE, ["concatB", "concatB_al"])),
+    Claim("5.6", "gradient surgery is far better than final layers alone", ALL_TASKS, +1,
+          method_pairs(SURGERY_AGAINST_FL)),
+    Claim("5.6", "GS_w is worse than GS_bd on STS", ("sts",), -1, method_pairs(WRAP_AGAINST_BD)),
+    Claim("5.6", "GS_w is better than GS_bd on PARA", ("para",), +1, method_pairs(WRAP_AGAINST_BD)),
+    Claim("5.6", "final layers after surgery help a little", ALL_TASKS, +1,
+          method_pairs(FL_AFTER_SURGERY)),
+    Claim("5.6", "final layers alone are worse than the worst of the others", ALL_TASKS, -1,
+          FL_AGAINST_WORST),
 )
-
-
-def claims() -> list[Claim]:
-    """CLAIMS with one task each."""
-    found = []
-    for section, text, tasks, sign, pairs in CLAIMS:
-        found += [Claim(section, text, task, sign, pairs) for task in tasks]
-    return found
 
 
 # ------------------------------------------------------------------------------------- differences
@@ -123,14 +116,12 @@ def verdict_on(claim: Claim, low: float | None, high: float | None) -> str:
 
 
 def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
-          labels: Mapping[str, np.ndarray],
-          paper: Mapping[Cell, Mapping[str, float]]) -> list[dict]:
-    """Every claim whose cells are known: the paper's difference, ours, interval and verdict.
+          labels: Mapping[str, np.ndarray]) -> list[dict]:
+    """Every claim, task by task: the paper's difference, ours, interval and verdict.
 
     Args:
-        predictions: for each seed, cell → task → (n,).
+        predictions: for each seed, cell → task → (n,); the cells of PAPER_CELLS.
         labels: task → (n,).
-        paper: cell → task → its score.
     """
     scores = []
     for seed in predictions:
@@ -142,25 +133,24 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
     if len(predictions) == 1:
         draws = {task: _draws(task, predictions[0], labels[task]) for task in TASKS}
 
+    paper = {task: {cell: of_tasks[task] for cell, of_tasks in PAPER_CELLS.items()}
+             for task in TASKS}
     found = []
-    for claim in claims():
-        needed = {cell for left, right in claim.pairs for cell in (*left, *right)}
-        if not all(needed <= seed.keys() for seed in predictions):
-            continue
+    for claim in CLAIMS:
+        for task in claim.tasks:
+            ours = [difference(claim, seed[task]) for seed in scores]
+            if draws is None:
+                mean, low, high = mean_interval(ours)
+            else:
+                mean = ours[0]
+                low, high = np.nanquantile(difference(claim, draws[task]), (0.025, 0.975)).tolist()
 
-        ours = [difference(claim, seed[claim.task]) for seed in scores]
-        if draws is None:
-            mean, low, high = mean_interval(ours)
-        else:
-            mean = ours[0]
-            low, high = np.nanquantile(difference(claim, draws[claim.task]),
-                                       (0.025, 0.975)).tolist()
-
-        found.append({
-            "section": claim.section, "claim": claim.text, "task": claim.task, "sign": claim.sign,
-            "pairs": len(claim.pairs), "difference": mean, "low": low, "high": high,
-            "paper": difference(claim, {cell: paper[cell][claim.task] for cell in needed}),
-            "interval": "dev items" if draws else "seeds", "verdict": verdict_on(claim, low, high)})
+            found.append({
+                "section": claim.section, "claim": claim.text, "task": task, "sign": claim.sign,
+                "pairs": len(claim.pairs), "difference": mean, "low": low, "high": high,
+                "paper": difference(claim, paper[task]),
+                "interval": "dev items" if draws else "seeds",
+                "verdict": verdict_on(claim, low, high)})
     return found
 
 

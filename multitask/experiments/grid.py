@@ -16,7 +16,12 @@ import numpy as np
 
 from heads import ARCHITECTURES
 from minbert.files import user_path
-from multitask.analysis.paper_results import PAPER_BASELINE, PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.analysis.paper_results import (
+    PAPER_BASELINE,
+    PAPER_CELLS,
+    PAPER_TABLE_1,
+    PAPER_TABLE_2,
+)
 from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, read_predictions
 from multitask.runs import run
@@ -239,8 +244,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
 def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
     """The paper's claims judged on the seeds whose grid is complete."""
     cells = {(node.name, node.arch): node for node in graph()
-             if (node.name, node.arch) in PAPER_TABLE_1}
-    cells["baseline", "concatA"] = Node("concatA", BASELINE)
+             if (node.name, node.arch) in PAPER_CELLS}
     complete = [seed for seed in seeds
                 if all(_finished(grid, node, [seed]) for node in cells.values())]
     if not complete:
@@ -256,8 +260,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
             of_seed[cell] = {name: read_predictions(prediction_file(folder, task, "dev"), task)[1]
                              for name, task in TASKS.items()}
         predictions.append(of_seed)
-    return claims.judge(predictions, labels,
-                        {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE})
+    return claims.judge(predictions, labels)
 
 
 def best_run(grid: Grid, node: Node, seeds: list[int]) -> str:

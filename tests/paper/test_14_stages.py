@@ -333,6 +333,7 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
     lines = []
     results = experiments.run_grid(grid, [1], lines.append)
     assert results["best"] is None
+    assert experiments.judge_claims(grid, [1]) == []  # no seed is complete
     assert "  failed: the loss of sst is nan" in lines
     assert any("nli, which it starts from, failed" in line for line in lines)
     again = []
