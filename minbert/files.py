@@ -89,14 +89,35 @@ def parse(text: str | bytes, where: str) -> object:
 
 
 def bounded_lines(file: TextIO, where: str) -> Iterator[str]:
-    """Iterates over a file's lines; raises ValueError for one too long to be read into memory."""
+    """Iterates over a file's lines, each checked before it is passed on.
+
+    Args:
+        file: Opened as UTF-8 with errors="surrogateescape", which keeps other bytes for the error.
+
+    Raises:
+        ValueError: A line is not UTF-8, or is too long to be read into memory.
+    """
     number = 0
     while line := file.readline(LINE_CHARACTERS):
         number += 1
+        if not line.isascii():
+            _check_utf8(line, f"{where}, line {number}")
         if len(line) == LINE_CHARACTERS and not line.endswith("\n"):
             raise ValueError(f"{where}, line {number}: more than {LINE_CHARACTERS:,} characters in "
                              "one line; is it another kind of file?")
         yield line
+
+
+def _check_utf8(line: str, where: str) -> None:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = line[error.start].encode("utf-8", "surrogateescape")
+        found = (f" (byte 0x{byte.hex()} at {len(line[:error.start].encode()) + 1} of the line, in "
+                 f"latin-1 {byte.decode('latin-1')!r})")
+        if line.startswith(("\udcff\udcfe", "\udcfe\udcff")):  # the mark of UTF-16
+            found = ", it looks like UTF-16"
+        raise ValueError(f"{where}: not UTF-8{found}; save the file as UTF-8") from None
 
 
 def choice_hint(word: str, choices: Iterable[str]) -> str:

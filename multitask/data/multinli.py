@@ -66,13 +66,8 @@ def read_multinli(data: Path, name: str) -> Examples:
 
 def read_pairs(file: TextIO, where: str) -> Iterator[tuple[int, dict]]:
     """Yields line number and JSON object; blank lines are skipped."""
-    line = 0
     try:
-        for line, row in read_json_lines(bounded_lines(file, where), where, (NLI.label, *NLI.text)):
-            yield line, row
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}, after line {line}: not UTF-8 ({error.reason}); "
-                         "save the file as UTF-8") from None
+        yield from read_json_lines(bounded_lines(file, where), where, (NLI.label, *NLI.text))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where} is damaged ({error}); fetch it again") from None
 
@@ -82,7 +77,7 @@ def open_file(data: Path, name: str) -> Iterator[tuple[TextIO, str]]:
     """Yields the file and its name for errors: DATA/multinli/NAME, or NAME in the zip."""
     path = data / FOLDER / name
     if path.is_file():
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             yield file, str(path)
         return
 
@@ -137,7 +132,8 @@ def _open_member(archive: Path, name: str) -> Iterator[TextIO]:
             if info.file_size > MEMBER_LIMIT:
                 raise ValueError(f"{archive}: {name} would unpack to {info.file_size:,} bytes, "
                                  f"where at most {MEMBER_LIMIT:,} are expected; fetch it again")
-            with package.open(info) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
+            with (package.open(info) as raw,
+                  io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape") as file):
                 yield file
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise ValueError(f"{archive} is not a zip file ({one_line(error)}); "

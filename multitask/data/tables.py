@@ -41,25 +41,23 @@ def read_rows(path: Path, columns: Sequence[str],
         raise ValueError(f"{where}: expected .jsonl, one JSON object per line, in place of .json")
     with _opened(path) as file:
         lines = bounded_lines(file, where)
-        try:
-            first = next(lines, "")
-            every = itertools.chain([first] if first else [], lines)
-            is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
-            if is_json:
-                yield from read_json_lines(every, where, columns, scalars)
-            else:
-                yield from _read_delimited(every, first, where, columns)
-        except UnicodeDecodeError:
-            raise ValueError(_not_utf8(path, where)) from None
+        first = next(lines, "")
+        every = itertools.chain([first] if first else [], lines)
+        is_json = path.suffix.lower() in JSON_ENDINGS or (path == STDIN and first[:1] == "{")
+        if is_json:
+            yield from read_json_lines(every, where, columns, scalars)
+        else:
+            yield from _read_delimited(every, first, where, columns)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     if path != STDIN:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield file
         return
-    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="surrogateescape",
+                            newline="")
     yield file
     file.detach()  # leave the standard input open
 
@@ -174,28 +172,6 @@ def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: s
 
 def _columns(names: Sequence[str]) -> str:
     return f"column{'s' * (len(names) > 1)} {', '.join(names)}"
-
-
-def _not_utf8(path: Path, where: str) -> str:
-    """Finds line and byte, which the decoder cannot name since it reads in blocks."""
-    advice = "save the file as UTF-8"
-    if path == STDIN:
-        return f"{where}: not UTF-8; {advice}"
-    with path.open("rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            return f"{where}, line 1: not UTF-8, it looks like UTF-16; {advice}"
-        file.seek(0)
-        number = 0
-        while line := file.readline(1 << 22):
-            number += 1
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                return (f"{where}, line {number}: not UTF-8 (byte 0x{byte:02x} at "
-                        f"{error.start + 1} of the line, in latin-1 "
-                        f"{bytes([byte]).decode('latin-1')!r}); {advice}")
-    return f"{where}: not UTF-8; {advice}"  # a line of many MB, cut within a character
 
 
 # ------------------------------------------------------------------------------------ JSON lines

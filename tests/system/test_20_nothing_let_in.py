@@ -7,13 +7,16 @@ runs, a sentence never becomes markup, and rows that are left out or cut off are
 tools/fuzz.py makes a hundred thousand wrong files; a few hundred of them are made here.
 """
 
+import io
 import json
 import os
 import shutil
+import sys
 import threading
 import tracemalloc
 import types
 import zipfile
+from pathlib import Path
 
 import fuzz
 import mutations
@@ -130,6 +133,14 @@ def test_wrong_course_file(case, tmp_path):
     message_of(caught)
 
 
+def test_not_utf8_from_a_pipe(monkeypatch):
+    """The error is as exact as a file's, though a pipe cannot be read twice."""
+    content = io.BytesIO(HEADER + "é\tcafé".encode() + b"\xe9\t4")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content))
+    with pytest.raises(ValueError, match=r"^standard input, line 2: not UTF-8 \(byte 0xe9 at 9 of "):
+        list(read_rows(Path("-"), ["sentence"]))
+
+
 def test_error_beats_warning(tmp_path):
     """Of a blank label and a wrong one in one file, the wrong one is reported."""
     rows = "1\ta\tb\t\n2\ta\tb\t7\n"
@@ -205,11 +216,11 @@ def test_multinli_labels(tmp_path):
     (GOOD.replace(b"dog runs", b"dog \\ud800 runs"), "sentence1 holds half a character"),
     (GOOD.replace(b"neutral", b"Neutral"),
      "gold_label is 'Neutral', expected neutral; labels are case-sensitive"),
-    (GOOD.replace(b"dog", b"\xff"), "not UTF-8"),
+    (GOOD.replace(b"dog", "été ".encode() + b"\xff"), r"not UTF-8 \(byte 0xff at 64 of the line, in"),
     (GOOD[:-5], "not valid JSON"),
 ])
 def test_wrong_multinli_line(line, message, tmp_path):
-    with pytest.raises(ValueError, match=rf"x\.jsonl, (after )?line \d+: .*{message}") as caught:
+    with pytest.raises(ValueError, match=rf"x\.jsonl, line 2: .*{message}") as caught:
         read_multinli(tmp_path, GOOD, line)
     message_of(caught)
 

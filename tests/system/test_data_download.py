@@ -298,9 +298,10 @@ def test_a_zip_placed_by_hand(fetch, server, data, place, good):
     ({f"a/{TRAIN}": PAIR, f"b/{TRAIN}": PAIR, DEV: PAIR}, "holds 2 files multinli_1.0_train.jsonl"),
     ({TRAIN: PAIR, DEV: ""}, "multinli_1.0_dev_matched.jsonl is empty"),
     ({TRAIN: PAIR, DEV: "not json\n"}, "line 1: not one JSON object per line"),
+    ({TRAIN: PAIR, DEV: b"\xe9\n"}, "line 1: not UTF-8 (byte 0xe9 at 1 of the line"),
     ({TRAIN: PAIR, DEV: '["neutral"]\n'}, "expected a JSON object with a string 'gold_label'"),
     ({TRAIN: bytes(2 << 20), DEV: PAIR}, f"would unpack to {2 << 20:,} bytes, where at most"),
-], ids=["missing", "none", "twice", "empty", "text", "list", "bomb"])
+], ids=["missing", "none", "twice", "empty", "text", "latin-1", "list", "bomb"])
 def test_a_zip_of_something_else(fetch, server, monkeypatch, data, entries, expected):
     monkeypatch.setattr(multinli, "MEMBER_LIMIT", 1 << 20)
     server.put(ZIP, zipped(entries))
