@@ -9,7 +9,7 @@ nothing about the next seed.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import scipy
@@ -36,17 +36,6 @@ class PairedDifference:
     high: float | None
     p: float | None
     level: float = LEVEL
-
-
-class WithinSeedInterval(NamedTuple):
-    """A bootstrap interval over dev items, for the models of one seed.
-
-    low and high are None if no resample was defined; undefined is the number of resamples left out.
-    """
-
-    low: float | None
-    high: float | None
-    undefined: int
 
 
 # ---------------------------------------------------------------------------- over seeds
@@ -174,7 +163,7 @@ def _has_spread(values: np.ndarray, largest: float) -> bool:
 
 
 def paired_bootstrap(metric: Metric, a: np.ndarray, b: np.ndarray, labels: np.ndarray,
-                     resamples: int, seed: int) -> WithinSeedInterval:
+                     resamples: int, seed: int) -> tuple[float | None, float | None, int]:
     """How the score of a minus that of b would move with other dev items, within one seed.
 
     It takes both models as given, so it cannot say which *method* is better: for that, use
@@ -186,16 +175,10 @@ def paired_bootstrap(metric: Metric, a: np.ndarray, b: np.ndarray, labels: np.nd
         a, b: The two models' predictions of the same items, (n,).
         labels: (n,).
 
-    Raises:
-        ValueError: Arrays of unequal length, no items, or no resamples.
+    Returns:
+        (low, high, undefined): the interval, None and None if no resample was defined; and the
+        number of resamples left out.
     """
-    a, b, labels = np.asarray(a), np.asarray(b), np.asarray(labels)
-    if labels.ndim != 1 or not a.shape == b.shape == labels.shape or not len(labels):
-        raise ValueError("predictions and labels must be of one length and not empty, got shapes "
-                         f"{[a.shape, b.shape]} and {labels.shape}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-
     score = statistic_of(metric)
 
     def difference(a: np.ndarray, b: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
@@ -203,4 +186,4 @@ def paired_bootstrap(metric: Metric, a: np.ndarray, b: np.ndarray, labels: np.nd
 
     draws = bootstrap(difference, (a, b, labels), resamples, np.random.default_rng(seed))
     low, high = percentiles(draws) or (None, None)
-    return WithinSeedInterval(low, high, int(np.isnan(draws).sum()))
+    return low, high, int(np.isnan(draws).sum())

@@ -290,7 +290,7 @@ def within_seed(out: Path, seed: int, labels: dict[str, np.ndarray]) -> dict:
           np.load(trial_file(out, seed, PLAIN_SUM).with_suffix(".npz")) as plain_sum):
         found = {}
         for name, task in TASKS.items():
-            interval = paired_bootstrap(task.measure, pcgrad[name], plain_sum[name], labels[name],
-                                        RESAMPLES, seed)
-            found[name] = interval._asdict()
+            low, high, undefined = paired_bootstrap(task.measure, pcgrad[name], plain_sum[name],
+                                                    labels[name], RESAMPLES, seed)
+            found[name] = {"low": low, "high": high, "undefined": undefined}
         return found

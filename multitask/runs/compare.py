@@ -137,8 +137,8 @@ def why_not(task: str, reference: Named, run: Named) -> str:
 def difference(task: str, reference: Named, run: Named) -> Difference:
     a, b = reference[1][task], run[1][task]
     first, second = (each.task.measure(each.predictions, each.labels) for each in (a, b))
-    interval = paired_bootstrap(a.task.measure, b.predictions, a.predictions, a.labels, RESAMPLES,
-                                SEED)
+    low, high, undefined = paired_bootstrap(a.task.measure, b.predictions, a.predictions, a.labels,
+                                            RESAMPLES, SEED)
     gained = lost = None
     if a.task.classes:
         was_right, is_right = a.predictions == a.labels, b.predictions == a.labels
@@ -147,4 +147,4 @@ def difference(task: str, reference: Named, run: Named) -> Difference:
         task=task, metric=a.task.metric, reference=reference[0], run=run[0], n=len(a.ids),
         reference_score=first, score=second,
         difference=None if first is None or second is None else second - first,
-        **interval._asdict(), gained=gained, lost=lost)
+        low=low, high=high, undefined=undefined, gained=gained, lost=lost)

