@@ -1,15 +1,16 @@
 """Bounds of the server: how large a request may be, how long it may take, how many may wait."""
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Message = MutableMapping[str, Any]
 Answer = TypeVar("Answer")
 
 BODY = 256 * 1024      # bytes
@@ -73,51 +74,44 @@ def busy() -> HTTPException:
 class Bounded:
     """ASGI middleware: reads the body first, within its bounds, and adds the headers."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]],
-                       send: Callable[[Message], Awaitable[None]]) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
-                message["headers"] += [(name.encode(), value.encode())
-                                       for name, value in HEADERS.items()
-                                       if name.encode() not in given]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        body = bytearray()
+        async def refuse(status: int, reason: str) -> None:
+            # the rest of the body is not read, so the connection is of no more use
+            response = JSONResponse({"detail": reason}, status, {"connection": "close"})
+            await response(scope, receive, send_with_headers)
+
+        body, more = bytearray(), True
         with anyio.move_on_after(BODY_SECONDS) as reading:
-            while True:
+            while more and len(body) <= BODY:
                 message = await receive()
-                body += message.get("body", b"")
-                if len(body) > BODY:
-                    await refuse(send_with_headers, 413, f"the body is larger than {BODY:,} bytes")
+                if message["type"] == "http.disconnect":
                     return
-                if not message.get("more_body"):
-                    break
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
         if reading.cancelled_caught:
-            await refuse(send_with_headers, 408, "the body did not arrive in time")
+            await refuse(408, "the body did not arrive in time")
+            return
+        if len(body) > BODY:
+            await refuse(413, f"the body is larger than {BODY:,} bytes")
             return
 
-        sent = False
+        whole = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
-        async def receive_body() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()  # the client has gone
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+        async def receive_whole() -> Message:
+            return next(whole, None) or await receive()  # after it: the client has gone
 
-        await self.app(scope, receive_body, send_with_headers)
-
-
-async def refuse(send: Callable[[Message], Awaitable[None]], status: int, reason: str) -> None:
-    """Answers at once, and closes the connection: the rest of the body is not read."""
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": reason}).encode()})
+        await self.app(scope, receive_whole, send_with_headers)

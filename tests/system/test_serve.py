@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 import requests
 import uvicorn
@@ -254,6 +255,20 @@ def test_slow_body(address, monkeypatch):
         client.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\n"
                        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_client_that_goes():
+    """Half a body is not taken for a whole one."""
+    messages = iter([{"type": "http.request", "body": b"{}", "more_body": True},
+                     {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    async def app(*_):
+        raise AssertionError("the application was called")
+
+    anyio.run(limits.Bounded(app), {"type": "http"}, receive, None)
 
 
 def test_failure(model, monkeypatch):
