@@ -209,22 +209,21 @@ def train_node(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Token
 
 def collect(grid: Grid, seeds: list[int]) -> dict:
     """Content of table.json: the figures of Table 1 that are known so far, and the best run."""
-
-    def scores(node: Node) -> list[dict]:
-        return [metrics["dev"] for metrics in _finished(grid, node, seeds).values()]
-
     cells: dict[str, dict] = {}
     best = None
     for (method, arch), paper in PAPER_TABLE_1.items():
-        node = Node(arch, tuple(method.split("+")))
-        found = table.score_cells(scores(node), paper)
+        finished = _finished(grid, Node(arch, tuple(method.split("+"))), seeds)
+        found = table.score_cells([metrics["dev"] for metrics in finished.values()], paper)
         cells.setdefault(method, {})[arch] = found
         average = found["average"]["mean"]
         if average is not None and (best is None or average > best["average"]):
+            # of several seeds the one with the best dev average
+            folder, _ = max(finished.items(), key=lambda item: item[1]["dev"]["average"])
             best = {"method": method, "arch": arch, "average": average,
-                    "run": best_run(grid, node, seeds)}
+                    "run": folder.relative_to(grid.out).as_posix()}
 
-    baseline = table.score_cells(scores(Node("concatA", BASELINE)), PAPER_BASELINE)
+    finished = _finished(grid, Node("concatA", BASELINE), seeds)
+    baseline = table.score_cells([metrics["dev"] for metrics in finished.values()], PAPER_BASELINE)
     return {"about": about(grid, seeds), "environment": invocation(), **grid.asked(),
             "seeds": seeds, "cells": cells, "baseline": baseline, "best": best,
             "train_seconds": sum(metrics["train_seconds"] for node in graph()
@@ -261,13 +260,6 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
                              for name, task in TASKS.items()}
         predictions.append(of_seed)
     return claims.judge(predictions, labels)
-
-
-def best_run(grid: Grid, node: Node, seeds: list[int]) -> str:
-    """The seed with the best dev average, as a path inside the grid's folder."""
-    finished = _finished(grid, node, seeds)
-    best = max(finished, key=lambda folder: finished[folder]["dev"]["average"])
-    return best.relative_to(grid.out).as_posix()
 
 
 def about(grid: Grid, seeds: list[int]) -> str:
