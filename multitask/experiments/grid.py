@@ -161,14 +161,14 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
 
 
 def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
-    """Why a training is left out: it failed before, or the one that it starts from did."""
+    """Why a training is left out: it failed before, or the one that it starts from is missing."""
     failed = grid.folder(node, seed) / FAILED_FILE
     if failed.is_file():
         return f"it failed before ({failed} holds the reason; remove that file to try again)"
 
     parent = node.parent
     if parent is not None and not (grid.folder(parent, seed) / run.METRICS_FILE).is_file():
-        return f"{parent.name}, which it starts from, failed"
+        return f"{parent.name}, which it starts from, was not trained"
     return None
 
 
