@@ -98,14 +98,7 @@ class DevPredictions:
 
     @classmethod
     def of(cls, task: Task, examples: Sequence[Example], logits: torch.Tensor) -> "DevPredictions":
-        """Raises ValueError unless logits are (len(examples), outputs) and every label is known."""
-        if tuple(logits.shape) != (len(examples), task.outputs) or not examples:
-            raise ValueError(f"{task.name}: logits have shape {tuple(logits.shape)}, expected "
-                             f"({len(examples)}, {task.outputs}), a row for each dev example, and "
-                             f"at least one")
-        if any(example.label is None for example in examples):
-            raise ValueError(f"{task.name}: a dev example has no label; the analysis needs all of "
-                             f"them")
+        """logits: (examples, outputs). Every example has a label."""
         labels = np.array([example.label for example in examples], dtype=np.float64)
         logits = logits.detach().cpu().double()
         predictions = task.decode(logits).double().numpy()
@@ -297,9 +290,6 @@ def analyse(tasks: Mapping[str, Task], dataset: Dataset, logits: Mapping[str, to
     Args:
         dataset: task → split → examples: train (for word counts and shared sentences) and dev.
         logits: task → (dev examples, outputs).
-
-    Raises:
-        ValueError: logits have a wrong shape.
     """
     generator = np.random.default_rng(seed)
     of_tasks, draws = {}, []
