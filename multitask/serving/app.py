@@ -191,7 +191,7 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
 
 def predictions(model: MultitaskBert, body: Predict) -> Predictions:
     answers: list[dict[str, TaskAnswer]] = [{} for _ in body.inputs]
-    cut = 0
+    cut = {}  # sentences per input → inputs cut; tasks that take as many read the same inputs
     for task in [model.task(body.task)] if body.task else model.tasks.values():
         fitting = [place for place, texts in enumerate(body.inputs)
                    if body.task or len(texts) == len(task.text)]
@@ -199,7 +199,7 @@ def predictions(model: MultitaskBert, body: Predict) -> Predictions:
             continue
         examples = model.examples_of(task.name, [tuple(body.inputs[place]) for place in fitting])
         tokens = model.tokenize(examples)
-        cut = max(cut, tokens.truncated)
+        cut[len(task.text)] = tokens.truncated
         found = model.predictions_of(task.name, model.predict_logits(task.name, tokens))
         for row, place in enumerate(fitting):
             probabilities = None
@@ -208,7 +208,7 @@ def predictions(model: MultitaskBert, body: Predict) -> Predictions:
                                          strict=True))
             answers[place][task.name] = TaskAnswer(label=found.labels[row].item(),
                                                    probabilities=probabilities)
-    return Predictions(answers=answers, cut=cut)
+    return Predictions(answers=answers, cut=sum(cut.values()))
 
 
 def word_weights(model: MultitaskBert, body: Words) -> WordWeights:

@@ -76,7 +76,9 @@ def test_predict(ask, model):
             assert list(answer["probabilities"].values()) == pytest.approx(probabilities[0],
                                                                            abs=1e-6)
     assert found["cut"] == 0
-    assert ask("predict", task="sst", inputs=[["long " * 600]]).json()["cut"] == 1
+    long = "long " * 600
+    assert ask("predict", task="sst", inputs=[[long]]).json()["cut"] == 1
+    assert ask("predict", inputs=[[long], [long, "b"], ["a"]]).json()["cut"] == 2
 
 
 def test_inside(ask, model):
