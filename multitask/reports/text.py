@@ -1,5 +1,6 @@
 """Numbers, intervals and tables as text: one formatter of each kind for every report."""
 
+import re
 from collections.abc import Sequence
 
 from multitask.tasks import Task
@@ -8,8 +9,10 @@ from multitask.tasks import Task
 def number(value: float | None, digits: int = 3, sign: str = "", zero: bool = True) -> str:
     """A number with a true minus; "undefined" for None.
 
-    >>> number(-0.1234), number(0.5, 2, "+"), number(0.5, zero=False), number(None)
-    ('−0.123', '+0.50', '.500', 'undefined')
+    >>> number(-0.1234), number(0.5, 2, "+"), number(None)
+    ('−0.123', '+0.50', 'undefined')
+    >>> [number(value, zero=False) for value in (0.5, -0.5, 10.5)]
+    ['.500', '−.500', '10.500']
 
     Args:
         sign: "+" to show the sign of a positive number too.
@@ -19,7 +22,7 @@ def number(value: float | None, digits: int = 3, sign: str = "", zero: bool = Tr
         return "undefined"
 
     text = f"{value:{sign}.{digits}f}".replace("-", "−")
-    return text if zero else text.replace("0.", ".", 1)
+    return text if zero else re.sub(r"^(\D?)0\.", r"\1.", text)
 
 
 def span(interval: Sequence[float] | None, digits: int = 3) -> str:
