@@ -64,7 +64,7 @@ class Question:
     steps: int
     arch: str = "concatB"
     lr: float = 1e-4
-    head_lr: float | None = 3e-3
+    head_lr: float = 3e-3
     warmup: float = 0.1
     batch_size: int = 8
     eval_limit: int | None = 2000
