@@ -8,5 +8,6 @@
     paper_results  the paper's own numbers
     __main__       python -m multitask.analysis RUN
 
-It imports multitask.model and what that imports; reports, runs and experiments import it.
+The modules import multitask.model and what that imports; the command imports reports and runs
+too. reports, runs, experiments and multitask.ensemble import the modules.
 """

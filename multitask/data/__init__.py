@@ -11,7 +11,8 @@
 | sampling.py | the round robins: which examples of which task a step gets |
 | __main__.py | the command that fetches the files |
 
-Arrows: tasks, system, tables ← examples ← multinli ← sources ← __main__; examples ← batching.
+Arrows: tasks, tables ← examples ← multinli ← sources ← __main__; examples ← batching. Only sampling
+and __main__ import multitask.system.
 """
 
 from .examples import Dataset, Example, Examples, load_dataset, missing_files, read_examples

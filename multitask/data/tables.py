@@ -26,8 +26,8 @@ def read_rows(path: Path, columns: Sequence[str],
     """Yields the line a row begins in and the row, as column → field, all columns in their order.
 
     Args:
-        path: the file, or "-" for the standard input; JSON lines if it ends in .jsonl or begins
-            with a brace.
+        path: the file, JSON lines if it ends in .jsonl or .ndjson; or "-" for the standard input,
+            JSON lines if it begins with a brace.
         columns: those that must be there; their fields are text.
         scalars: those of them where, in JSON lines, a number may stand for its text, true and false
             for 1 and 0, null for "".

@@ -11,6 +11,6 @@ arms             their table, and one arm of one seed, step by step
 question_tables  question.md
 question_report  report.html of the question
 
-presets, claims, table <- grid_report <- grid; arms <- question_tables <- question_report <-
-question.
+table <- grid_report <- grid; arms <- question_tables <- question_report <- question. grid also
+imports presets and claims; grid and question import request.
 """

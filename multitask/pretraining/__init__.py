@@ -11,5 +11,6 @@ run       a run from its first step to its last
 start     a new run, or one to resume
 report    report.html
 
-corpus <- segments <- settings <- batches <- step <- {models, guesses <- report} <- run <- start.
+corpus <- segments <- settings <- batches <- step <- {models, run} <- start;
+batches <- guesses <- report <- run.
 """

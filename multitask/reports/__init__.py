@@ -7,5 +7,6 @@
     dev_set_report   its sections on the dev set
     ensemble_report  the page of several runs as one model
 
-It imports multitask.analysis; runs, experiments and pretraining import it.
+It imports multitask.analysis. runs, experiments, pretraining, minbert_study and the commands
+analysis and ensemble import it.
 """

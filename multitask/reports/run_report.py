@@ -54,7 +54,7 @@ def stage_of(event: dict) -> str:
 
 
 def summary(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
-    """One sentence: which encoder, which data, how long."""
+    """Encoder, data and seed; steps, time and the epoch kept, where they are known."""
     text = (f"Encoder {model_of(settings)}, data {data_of(tasks, settings)}, "
             f"seed {settings.get('seed')}")
     if metrics.get("steps"):
