@@ -131,7 +131,7 @@ class BertForMaskedLM(nn.Module):
 
         Args:
             sentences: all in one batch.
-            count: how many pieces, at least 1.
+            count: how many pieces, at least 1, of all there are at most.
 
         Returns:
             For each sentence, for each of its masks, `count` pairs (piece, probability), likeliest
@@ -151,6 +151,7 @@ class BertForMaskedLM(nn.Module):
         if mask_id is None:
             raise ValueError("the vocabulary lacks [MASK], so nothing can be guessed with it")
         check_count("count", count)
+        count = min(count, self.config.vocab_size)
         sentences = items_of(sentences, "sentences")
         inputs = {name: value.to(self.decoder_bias.device)
                   for name, value in tokenizer(sentences).items()}

@@ -49,7 +49,8 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     check_count("batch_size", batch_size)
 
     positions = model.config.max_position_embeddings
-    encodings = tokenizer.encode(sentences, max_length=min(max_length or positions, positions))
+    max_length = positions if max_length is None else max_length
+    encodings = tokenizer.encode(sentences, max_length=min(max_length, positions))
     longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
     vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
     progress = Progress(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)

@@ -92,6 +92,10 @@ class BertTokenizer:
                                  f"{token.number}, but the vocabulary ends at "
                                  f"{self.vocab_size - 1}")
             self._tokenizer.add_tokens([tokenizers.AddedToken(token.text, **token.flags)])
+            if self._tokenizer.token_to_id(token.text) != self.vocab_size:
+                # the package counts pieces, so a number left out gives the id of another piece
+                raise ValueError(f"{token.file}: {one_line(repr(token.text))} cannot be added, "
+                                 "since the vocabulary leaves out numbers (vocab.txt: blank lines)")
             self.vocab_size += 1
 
     @classmethod

@@ -149,6 +149,8 @@ def test_encode_keeps_the_mode(real_tokenizer):
     assert model.training
     assert not first.requires_grad
     assert model.encode([], real_tokenizer).shape == (0, 24)
+    with pytest.raises(ValueError, match="max_length is 0"):
+        model.encode(["a"], real_tokenizer, max_length=0)
 
 
 @pytest.mark.parametrize(("sentences", "pooling", "changes", "message"), [

@@ -162,6 +162,8 @@ def test_fill_masks():
     # padding changes sums only by rounding
     assert share == pytest.approx(float(alone.max()), abs=1e-6)
     assert filled[0][0][0][1] >= filled[0][0][1][1]
+    [[every]] = model.fill_masks(sentences[:1], tokenizer, count=1000)
+    assert len(every) == tokenizer.vocab_size
     with pytest.raises(ValueError, match=r"nothing to guess in 'a dog'"):
         model.fill_masks(["a dog"], tokenizer)
 

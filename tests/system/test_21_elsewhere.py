@@ -612,6 +612,14 @@ def lower_case_kept(folder: Path) -> None:
     path.write_text(json.dumps(values))
 
 
+def blank_line(folder: Path) -> None:
+    """The package gives an added token then the id of another piece."""
+    (folder / "tokenizer.json").unlink()
+    pieces = (folder / "vocab.txt").read_text().split("\n")
+    (folder / "vocab.txt").write_text("\n".join([*pieces[:5], "", *pieces[6:]]))
+    edited("added_tokens.json", NEWTOK=8192)(folder)
+
+
 SETTINGS = {
     "none": lambda folder: None,
     "cased": edited("tokenizer_config.json", do_lower_case=False),
@@ -660,6 +668,7 @@ def test_tokenizer_settings(name, form, saved_mini, tmp_path):
     (edited("added_tokens.json", NEWTOK="8192"), "expected a whole number"),
     (edited("tokenizer_config.json", added_tokens_decoder=["NEWTOK"]), "must be an object"),
     (edited("special_tokens_map.json", additional_special_tokens=[3]), "expected a token"),
+    (blank_line, "the vocabulary leaves out numbers"),
 ])
 def test_settings_refused(edit, message, saved_mini, tmp_path):
     folder = shutil.copytree(saved_mini, tmp_path / "model")
