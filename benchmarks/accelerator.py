@@ -1,7 +1,6 @@
 """A step, dev evaluation and encode on a GPU, ours against the usual stack.
 
-    python benchmarks/accelerator.py [--repeat 7] [--tokenizer NAME_OR_FOLDER] [--data FOLDER]
-    [--profile]
+    python benchmarks/accelerator.py [--repeat 7] [--data FOLDER]
 
 The usual stack is that of benchmarks/step.py, with its batches sent to the GPU as padded grids.
 Encoders of two sizes with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the
@@ -150,8 +149,6 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         print(f"  operations of a step {work / 1e9:,.0f} G: {work / (median / 1e3) / 1e12:.1f} "
               f"T/s, {work / (median / 1e3) / peak:.1%} of the bf16 peak; graphs "
               f"{len(ours._graphs.captured)}")
-        if arguments.profile and precision == "bf16":
-            profile(ours.step, batches)
         evaluate(shape, precision, model, usual, folder, arguments)
         del model, usual, ours, by_hand, ways
         peaks = [peak_memory(make, batches) for make in (
@@ -159,16 +156,6 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
             lambda: usual_stack(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
         print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}",
               flush=True)
-
-
-def profile(step: Callable[[dict[str, Batch]], object], batches: list[dict[str, Batch]]) -> None:
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as found:
-        for batch in batches:
-            step(batch)
-        torch.cuda.synchronize()
-    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=25,
-                                     max_name_column_width=60))
 
 
 def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, folder,
@@ -222,10 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches a task")
-    parser.add_argument("--tokenizer", default="minbert-mini")
     parser.add_argument("--data")
-    parser.add_argument("--profile", action="store_true",
-                        help="also print what the steps' kernels take")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     peak = matrix_peak()
@@ -235,7 +219,7 @@ def main() -> None:
           "| milliseconds | ours | ours without graphs | usual stack | without graphs / ours | "
           "usual / ours |\n"
           "| --- | --- | --- | --- | --- | --- |")
-    tokenizer = BertTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = BertTokenizer.from_pretrained("minbert-mini")
     for shape in SHAPES:
         steps(shape, arguments, tokenizer, peak)
     surgery(109_482_240, arguments.repeat)

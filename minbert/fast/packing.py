@@ -107,13 +107,15 @@ class Packing:
     def pad(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, seq, …), with zeros at the padding."""
         if self.mask is not None:
-            row = _Scatter.apply(row, self.slots, self.batch * self.seq)
+            grid = row.new_zeros(self.batch * self.seq, *row.shape[1:])
+            grid[self.slots] = row
+            row = grid
         return row.unflatten(0, (self.batch, self.seq))
 
     def unpad(self, grid: torch.Tensor) -> torch.Tensor:
         """(batch, seq, …) → (tokens, …), without the padding."""
         flat = grid.flatten(0, 1)
-        return flat if self.mask is None else _Gather.apply(flat, self.slots)
+        return flat if self.mask is None else flat.index_select(0, self.slots)
 
     def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, …): the token in column 0, [CLS]; zeros where that is padding."""
@@ -134,35 +136,3 @@ def pack(ids: Sequence[Sequence[int]],
     input_ids = torch.from_numpy(np.concatenate(ids, dtype=np.int64))
     token_type_ids = torch.from_numpy(np.concatenate(types, dtype=np.int64))
     return input_ids, token_type_ids, Packing.from_lengths([len(sequence) for sequence in ids])
-
-
-class _Scatter(torch.autograd.Function):
-    """Rows → a taller tensor of zeros with the rows at `slots`; backward picks them out.
-
-    The backward of torch's own indexing adds where a copy is enough: no slot occurs twice.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: torch.Tensor, slots: torch.Tensor, height: int) -> torch.Tensor:
-        ctx.save_for_backward(slots)
-        return rows.new_zeros(height, *rows.shape[1:]).index_copy_(0, slots, rows)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor):
-        (slots,) = ctx.saved_tensors
-        return grad.index_select(0, slots), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """The transpose of _Scatter: picks the rows at `slots`; backward scatters them."""
-
-    @staticmethod
-    def forward(ctx, grid: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slots)
-        ctx.height = grid.shape[0]
-        return grid.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor):
-        (slots,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.height, *grad.shape[1:]).index_copy_(0, slots, grad), None
