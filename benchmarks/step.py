@@ -73,7 +73,8 @@ class Usual:
         self.optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
         self.surgery = PCGrad()
 
-    def encoded(self, grids: dict[str, torch.Tensor]) -> "transformers.modeling_outputs.ModelOutput":
+    def encoded(self, grids: dict[str, torch.Tensor]) -> object:
+        """(batch, seq) ids, mask and types → what transformers' BertModel returns."""
         with autocast(self.precision, self.device):
             return self.encoder(**{name: grid.to(self.device) for name, grid in grids.items()})
 

@@ -131,11 +131,11 @@ class BertForMaskedLM(nn.Module):
 
         Args:
             sentences: all in one batch.
-            count: how many pieces, at least 1, of all there are at most.
+            count: how many pieces, at least 1; the whole vocabulary at most.
 
         Returns:
-            For each sentence, for each of its masks, `count` pairs (piece, probability), likeliest
-            first.
+            For each sentence, for each of its masks, up to `count` pairs (piece, probability),
+            likeliest first.
 
         Raises:
             ValueError: a sentence has no [MASK], or the tokenizer does not know it.

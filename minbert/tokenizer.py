@@ -95,7 +95,9 @@ class BertTokenizer:
             if self._tokenizer.token_to_id(token.text) != self.vocab_size:
                 # the package counts pieces, so a number left out gives the id of another piece
                 raise ValueError(f"{token.file}: {one_line(repr(token.text))} cannot be added, "
-                                 "since the vocabulary leaves out numbers (vocab.txt: blank lines)")
+                                 "since the vocabulary leaves out numbers; remove blank lines and "
+                                 "repeated pieces from vocab.txt")
+            known[token.text] = self.vocab_size
             self.vocab_size += 1
 
     @classmethod

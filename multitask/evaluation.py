@@ -99,7 +99,7 @@ def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
                 else (line.rstrip().rsplit(" , ", 1) for line in file))
         next(rows, None)  # the header
         found = [(name, task.parse_label(value)) for name, value in rows]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a prediction file of {task.name} ({one_line(error)})"
                          ) from None
     # float32, as they were predicted: in nearly constant answers the other digits would count

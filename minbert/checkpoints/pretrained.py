@@ -65,7 +65,9 @@ def file_names(parameter: str) -> list[str]:
     >>> file_names("layers.3.output_dense.bias")
     ['encoder.layer.3.output.dense.bias']
     """
-    module, _, kind = parameter.rpartition(".")
+    module, kind = parameter.rsplit(".", 1)
+    if kind not in ("weight", "bias"):
+        raise KeyError(parameter)
     layer = re.findall(r"\.(\d+)\.", module)  # its number, if it is in a layer
     names = RENAMES[re.sub(r"\.\d+\.", ".{}.", module)]
     return [f"{name.format(*layer)}.{kind}" for name in names]

@@ -25,7 +25,7 @@ CHAINS = (*SURGERY_CHAINS, "fl", "nli+fl", *(f"{chain}+fl" for chain in SURGERY_
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's statement that tasks score higher (sign +1) or lower (−1) left than right.
+    """The paper's statement: left cells score higher (sign +1) or lower (−1) than right ones.
 
     Args:
         tasks: each is judged by itself.

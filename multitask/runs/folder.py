@@ -57,7 +57,7 @@ def load_starting_settings(folder: Path) -> Settings:
 
 
 def _first_model(settings: Settings) -> str | None:
-    """The model at the beginning of a chain of --start, as far as its folders are still there."""
+    """The model that a chain of --start began with; None if a folder of the chain has moved."""
     if settings.start is None or not (Path(settings.start) / CONFIG_FILE).is_file():
         return settings.model
     return _first_model(load_settings(Path(settings.start), "--start"))

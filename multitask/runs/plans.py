@@ -156,7 +156,8 @@ def _train_heads(run: Run, tasks: list[str]) -> Plan:
     lengths = {name: len(run.tokens[name]["train"]) for name in tasks}
     sampler = RoundRobin(lengths, dict.fromkeys(tasks, size), ONCE, settings.seed)
 
-    def prepare() -> None:  # the same rows in each epoch, so that a resumed run has equal batches
+    def prepare() -> None:
+        # each epoch asks for the same rows, so a resumed run encodes them in the same batches
         end = None if settings.max_steps is None else settings.max_steps * size
         for name in tasks:
             train[name].compute(sampler.orders[name][:end])

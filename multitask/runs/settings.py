@@ -210,7 +210,7 @@ def check_type(name: str, value: object, declared: Any) -> None:
     if right and isinstance(value, dict):
         right = all(type(size) is int for size in value.values())
     if not right:
-        expected = declared.__name__ if isinstance(declared, type) else declared
+        expected = declared.__name__ if type(declared) is type else declared
         raise ValueError(f"{flag_of(name)} {reprlib.repr(value)}: expected {expected}")
 
 

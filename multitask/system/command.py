@@ -58,10 +58,10 @@ def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupte
 
     Args:
         name: of the command; the reason begins with it.
-        command: returns the exit status; with `train`, what is to be trained, or None if nothing
+        command: returns the exit status; with `train`, the run to be trained, or None if nothing
             is left to do.
         interrupted: the reason after Ctrl-C or SIGTERM.
-        train: trains it, reports its own failures and returns the exit status.
+        train: trains that run, reports its own failures and returns the exit status.
 
     Returns:
         The exit status; 2 for wrong input, 130 if interrupted, 1 for numbers that are not finite
@@ -73,7 +73,7 @@ def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupte
             sys.stdout.flush()
         except BrokenPipeError:  # nobody reads on, as in … | head -1
             drop_output()
-            return 0
+            return 0 if train is None else 2
         except (ValueError, OSError) as error:
             return failed(name, error, 2)
         except FloatingPointError as error:

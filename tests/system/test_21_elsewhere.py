@@ -612,6 +612,11 @@ def lower_case_kept(folder: Path) -> None:
     path.write_text(json.dumps(values))
 
 
+def two_files(folder: Path) -> None:
+    edited("special_tokens_map.json", additional_special_tokens=["NEWTOK"])(folder)
+    edited("tokenizer_config.json", additional_special_tokens=["NEWTOK"])(folder)
+
+
 def blank_line(folder: Path) -> None:
     """The package gives an added token then the id of another piece."""
     (folder / "tokenizer.json").unlink()
@@ -632,6 +637,7 @@ SETTINGS = {
     "added_tokens_decoder": edited("tokenizer_config.json", added_tokens_decoder=ADDED),
     "further special tokens": edited("special_tokens_map.json",
                                      additional_special_tokens=["NEWTOK"]),
+    "the same token in two files": two_files,
     "fast class": edited("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
 }
 
