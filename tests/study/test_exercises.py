@@ -1,12 +1,11 @@
 """Every exercise: right code passes, untouched files and wrong code fail, and the message says why."""
 
 import ast
-import os
 import re
-import runpy
 from pathlib import Path
 
 import pytest
+from wrong import WRONG
 
 from minbert_study import checking, rules, starting
 from minbert_study.exercise import NAMES, file_of, load
@@ -16,14 +15,8 @@ HERE = Path(__file__).parent
 SOLUTIONS = HERE / "solutions"
 
 
-def wrong_of(name: str) -> list[tuple[str, str, str]]:
-    return runpy.run_path(str(HERE / "wrong" / f"{name}.py"))["WRONG"]
-
-
-# All of them take ten minutes: MINBERT_ALL_WRONG=1 pytest tests/study
-SOME = None if os.environ.get("MINBERT_ALL_WRONG") else 4
 CASES = [pytest.param(name, *case, id=f"{name}-{number}")
-         for name in NAMES for number, case in enumerate(wrong_of(name)[:SOME])]
+         for name, cases in WRONG.items() for number, case in enumerate(cases)]
 
 
 def hand_in(folder: Path, name: str, *edits: tuple[str, str]) -> Path:
