@@ -28,7 +28,9 @@ METRICS = {"dev": SCORES, "best_epoch": 2, "steps": 30, "train_seconds": 3.2,
            "examples": {name: {"train": 2000, "dev": 40} for name in TASKS},
            "environment": {"torch": "2"}}
 SVG = "data:image/svg+xml;base64,"
-NASTY = '<script>alert("x")</script> & \'quoted\' "double" </td>\x0c'
+NASTY = ('<script>alert(1)</script> & \'quoted\' "double" </td></style></title></table> '
+         '<img src=x onerror=alert(1)> <a href="javascript:alert(1)">x</a> '
+         '<!-- &lt;b&gt; ]]> \x00\x0c')
 
 
 def step(number, stage="gs", **more):
@@ -99,8 +101,10 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> str:
-    """A report with every part."""
-    return written(tmp_path_factory.mktemp("whole"), analysis=small_analysis(n=100))
+    """A report with every part, of sentences and names that are markup."""
+    names = {**SETTINGS, "model": NASTY, "data": f"/data/{NASTY}", "precision": NASTY}
+    return written(tmp_path_factory.mktemp("whole"), names,
+                   {**METRICS, "environment": {"commit": NASTY}}, analysis=small_analysis(n=100))
 
 
 def test_rows_left_out_are_told_where_there_are_any(tmp_path):
@@ -122,6 +126,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole):
         assert not any(key.startswith("on") for key in attributes)
     assert "url(" not in re.sub(r"url\(#", "", whole)
     assert "@import" not in whole
+    assert reader.text.count("<script>alert(1)</script>") >= 3 * 5  # worst errors, as text
 
 
 def test_parts_of_the_page(whole):

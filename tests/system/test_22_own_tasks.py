@@ -95,7 +95,7 @@ def write_reviews() -> Path:
         make_file(Path(f"reviews-{split}.csv"), "classes", count=count, start=start)
     Path("reviews.toml").write_text(table(
         "reviews", "classes", "reviews-train.csv", dev="reviews-dev.csv", test="reviews-test.csv",
-        id="key"))
+        id="key", title="<i>reviews</i>"))
     return Path("reviews.toml")
 
 
@@ -284,7 +284,7 @@ def test_one_task(one_task, trained_reviews):
     assert list(dev["dev"]) == ["reviews", "average"]
     assert dev["examples"] == {"reviews": {"train": 48, "dev": 15, "test-student": 6}}
     page = (one_task / "report.html").read_text()
-    assert "reviews, accuracy" in page
+    assert "&lt;i&gt;reviews&lt;/i&gt;, accuracy" in page
     for absent in ("the paper: gets", "overall", "Gradient conflicts", "average: mean"):
         assert absent not in page
 
@@ -294,16 +294,6 @@ def test_one_task(one_task, trained_reviews):
     assert lines[0] == "id,prediction"
     assert [line.split(",")[0] for line in lines[1:]] == [f"k{number}" for number in range(70, 76)]
     assert {line.split(",")[1] for line in lines[1:]} <= set(WORDS)
-
-
-def test_titles_and_texts_are_escaped():
-    Path("odd.csv").write_text("first,verdict\n" + "a <b>great</b> film,dull\nno,fine\n" * 20)
-    Path("odd.toml").write_text(table("odd", "yes_no", "odd.csv", labels=["dull", "fine"],
-                                      title="odd <i>title</i>"))
-    assert run("--tasks", "odd.toml", *SCRATCH, "--max-steps", 1, "--out", "odd") == 0
-    page = Path("odd/report.html").read_text()
-    assert "odd &lt;i&gt;title" in page
-    assert "<b>great</b>" not in page
 
 
 def test_a_run_describes_itself(one_task, tmp_path):
@@ -411,22 +401,6 @@ def test_one_of_each_kind(capsys):
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
-def test_two_and_ten_tasks():
-    make_file(Path("c.csv"), "classes")
-    make_file(Path("y.jsonl"), "yes_no", pairs=True)
-    text = "".join(table(f"t{number}", "yes_no", "y.jsonl", pairs=True) if number % 2 else
-                   table(f"t{number}", "classes", "c.csv") for number in range(10))
-    for count in (2, 10):
-        Path("some.toml").write_text(text.split(f"[t{count}]")[0])
-        out = Path(f"out{count}")
-        assert run("--tasks", "some.toml", *SCRATCH, "--max-steps", 2, "--out", out) == 0
-        found = json.loads((out / "metrics.json").read_text())
-        assert len(found["surgery"]["conflict_rate"]) == count * (count - 1) // 2
-        assert len(list((out / "predictions").iterdir())) == count
-        assert hand_in.main([str(out), "--out", f"files{count}"]) == 0
-        assert "average" in (out / "report.html").read_text()
-
-
 def test_an_earlier_run(trained):
     """Before tasks.json, heads.safetensors told the architecture, and the tasks were the paper's."""
     shutil.copytree(trained, "run")
@@ -503,15 +477,6 @@ def test_part_1_of_the_course(small_data, capsys):
 
 def ask(*arguments: object) -> int:
     return predict.main([str(argument) for argument in arguments])
-
-
-def test_labels_names_probabilities(one_task, capsys):
-    capsys.readouterr()
-    assert ask(one_task, "a great film") == 0  # its only task needs no --task
-    number, name, probability = capsys.readouterr().out.split()
-    assert WORDS[int(number)] == name
-    _, probabilities = MultitaskBert.from_pretrained(one_task).predict("reviews", ["a great film"])
-    assert float(probability) == pytest.approx(probabilities.max(), abs=.006)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
@@ -610,6 +575,7 @@ def test_sample_and_cut_inputs_are_said(capsys):
 def test_max_length(reviews, capsys):
     assert run("--tasks", reviews, *SCRATCH, "--max-length", 8, "--max-steps", 1, "--out",
                "short") == 0
+    assert "8 tokens and will be cut (reviews train" in capsys.readouterr().out
     assert json.loads(Path("short/metrics.json").read_text())["truncated"]["reviews"]["train"] > 0
     model = MultitaskBert.from_pretrained("short")
     long = "great " * 30
