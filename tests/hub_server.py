@@ -20,7 +20,6 @@ class Server:
 
     def __enter__(self):
         self.files, self.faults, self.log, self.headers = {}, {}, [], {}
-        self.released = threading.Event()  # ends all stalls
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self._http.owner = self
@@ -29,7 +28,6 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        self.released.set()
         self._http.shutdown()
         self._http.server_close()
 

@@ -30,6 +30,7 @@ from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
+from multitask.training.step import SurgeryTrainer
 from optim import AdamW
 
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
@@ -112,22 +113,16 @@ def test_fl_keeps_the_encoder(whole):
     assert encoders[0] != encoders[1] == encoders[2]
 
 
-@pytest.mark.parametrize("stage", ["nli", "gs", "fl"])
-def test_resume_in_any_stage(stage, whole, small_data, tiny_checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("stage", "trainer", "number"), [
+    ("nli", SurgeryTrainer, 4), ("gs", SurgeryTrainer, 6 + 5), ("fl", HeadTrainer, 9)])
+def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_checkpoint, tmp_path,
+                             monkeypatch, interrupted):
     """Stopped in the stage's second epoch; nothing of an earlier stage may be trained again."""
-    train_step = Stage._train_step
-
-    def stop(self):
-        if self.name == stage and self.epoch == 2:
-            raise KeyboardInterrupt
-        return train_step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_train_step", stop)
+    with interrupted(trainer, number):
         stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
                         status=130)
 
-    trained = []
+    trained, train_step = [], Stage._train_step
     monkeypatch.setattr(Stage, "_train_step",
                         lambda self: (trained.append(self.name), train_step(self))[1])
     torch.rand(5)  # whatever the global generator did in between
@@ -137,21 +132,14 @@ def test_resume_in_any_stage(stage, whole, small_data, tiny_checkpoint, tmp_path
     assert events(stopped, "epoch") == events(whole, "epoch")
 
 
-def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch):
+def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch, interrupted):
     """Sentences are encoded in the same batches again: others round otherwise, here much."""
-    embed, train_step = MultitaskBert.embed, Stage._train_step
+    embed = MultitaskBert.embed
     monkeypatch.setattr(MultitaskBert, "embed",
                         lambda self, batch: (found := embed(self, batch)) + len(found))
     flags = ("--arch", "concatB", "--gs", "none", "--fl", "--max-steps", 13)  # 8 are an epoch
     whole = train(small_data, tiny_checkpoint, tmp_path / "whole", *flags)
-
-    def stop(self):
-        if self.steps == 10:
-            raise KeyboardInterrupt
-        return train_step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_train_step", stop)
+    with interrupted(HeadTrainer, 11):
         stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *flags, status=130)
     assert train_multitask.main(["--resume", str(stopped)]) == 0
     assert weights_of(stopped) == weights_of(whole)

@@ -133,14 +133,6 @@ def test_paired_and_corrected(asked):
     assert set(results["probes"]) == {"0", "1", "3"}
 
 
-def test_steps_at_equal_time(asked):
-    ask, out, _ = asked
-    steps = json.loads((out / "question.json").read_text())["steps"]
-    assert all(by_moment["equal_steps"] == ask.steps for by_moment in steps.values())
-    assert all(by_moment["equal_time"] >= ask.steps for by_moment in steps.values())
-    assert min(by_moment["equal_time"] for by_moment in steps.values()) == ask.steps
-
-
 def test_another_question(asked):
     """A folder with results takes no other question; test_arms_are_added resumes one."""
     ask, out, _ = asked
@@ -148,14 +140,17 @@ def test_another_question(asked):
         question.ask(dataclasses.replace(ask, steps=4), out, SEEDS)
 
 
-def test_question_report(asked):
+def test_question_pages(asked):
     _, out, _ = asked
-    page = (out / "report.html").read_text()
+    page, text = (out / "report.html").read_text(), (out / "question.md").read_text()
     # two moments; the encoder has too few parts for a curve, and the steps at equal time, which are
     # timed, may be too few too
     assert page.count("<img") - page.count('<figure id="cosines">') == 2
     assert "http" not in page.replace("http-equiv", "")
     assert "A trial run: 2 seeds are too few" in page  # as question.md says
+    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds",
+                 "noise floor", "other dev items, the same models"):
+        assert part in text, part
 
 
 def test_question_opens_with_its_answer(asked, tmp_path):
@@ -177,14 +172,6 @@ def test_question_opens_with_its_answer(asked, tmp_path):
              '<figure id="cosines">', "concatB, wrap")
     places = [page.index(part) for part in parts]
     assert places == sorted(places)
-
-
-def test_question_markdown(asked):
-    _, out, _ = asked
-    text = (out / "question.md").read_text()
-    for part in ("At equal steps", "At equal time", "Against sum", "Against constant", "2 seeds",
-                 "noise floor", "other dev items, the same models"):
-        assert part in text, part
 
 
 # ------------------------------------------------------------------------------------------------
@@ -277,7 +264,8 @@ def test_grid_seeds_are_never_judged(asked, tmp_path):
 
 def test_holm_covers_arms_and_tasks(grown):
     """The average is a family of its own, so it changes no p value of the tasks."""
-    family = results_of(grown[0])["comparisons"]["equal_steps"]
+    results = results_of(grown[0])
+    family, scores = results["comparisons"]["equal_steps"], results["scores"]["equal_steps"]
     others = {arm for arm in (*DEFAULT, *ADDED) if arm != "sum"}
     for rows, places in ((family["sum"]["differences"], list(TASKS)),
                          (family["sum"]["average"], ["average"])):
@@ -287,15 +275,9 @@ def test_holm_covers_arms_and_tasks(grown):
         assert [row["holm"] for row in rows] == list(corrected.values())
     against_best = {row["arm"] for row in family["best-constant"]["average"]}
     assert against_best == {"pcgrad", "paper", "famo", "cagrad:c=0.8"}
-
-
-def test_average(grown):
-    results = results_of(grown[0])
-    scores = results["scores"]["equal_time"]
-    [row] = [row for row in results["comparisons"]["equal_time"]["sum"]["average"]
-             if row["arm"] == "single"]
-    means = [np.mean(list(scores[arm].values())) for arm in ("single", "sum")]
-    assert row["mean"] == pytest.approx(means[0] - means[1])
+    for row in family["sum"]["average"]:
+        means = [np.mean(list(scores[arm].values())) for arm in (row["arm"], "sum")]
+        assert row["mean"] == pytest.approx(means[0] - means[1])
 
 
 def test_ranks():

@@ -157,13 +157,6 @@ def test_figures_need_nothing_else(whole):
         assert "<text" in text  # text stays text
 
 
-def test_date_version_and_command_open_the_page(tmp_path):
-    about = {"date": "2026-11-30 12:00+00:00", "minbert": "9.8", "command": "minbert train --fl"}
-    text = Reader(written(tmp_path, metrics={**METRICS, "environment": about})).text
-    stated = text.index("2026-11-30 12:00+00:00 · minbert 9.8 · minbert train --fl")
-    assert stated < text.rindex("Training")
-
-
 def test_paths_leave_out_the_home_folder(tmp_path, monkeypatch):
     """They begin where the user is, or with ~; another folder that begins alike stays whole."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -314,26 +307,6 @@ def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, sa
 
 
 # -------------------------------------------------------------------------------------- the command
-
-
-def test_the_command_writes_analysis_and_report(small_data, tmp_path, monkeypatch, capsys):
-    """On a run of two steps."""
-    import train_multitask
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-    assert train_multitask.main(["--data", str(small_data), "--model", "scratch", "--max-steps",
-                                 "2", "--eval-limit", "30", "--out", "run"]) == 0
-    assert analysis_command.main(["run"]) == 0
-    assert "analysis: run/analysis.json\nreport: run/report.html" in capsys.readouterr().out
-    found = json.loads((tmp_path / "run" / "analysis.json").read_text())
-    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]
-    for name, task in TASKS.items():
-        assert found["tasks"][name]["n"] == 30
-        # fp32
-        assert found["tasks"][name]["score"] == pytest.approx(scores[name][task.metric],
-                                                              abs=1e-5)
-    assert "Worst errors" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, capsys):

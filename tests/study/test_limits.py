@@ -26,23 +26,17 @@ def check(folder: Path, text: str) -> tuple[checking.Verdict, str]:
 
 @pytest.mark.parametrize(("line", "says"), [
     ("from minbert.attention import attention_weights as theirs", "does not give you"),
-    ("import minbert", "does not give you"),
-    ("from minbert_study.exercises.attention import torch_attention", "does not give you"),
     ("from . import ex13_pcgrad", "may import"),
     ("import os", "may import"),
-    ("import transformers", "may import"),
-    ("import importlib", "may import"),
     ("from torch.nn.functional import scaled_dot_product_attention as a", "are to write here"),
     ("def f(): return F.scaled_dot_product_attention", "are to write here"),
     ("def f(): return torch.ops.aten.softmax", "ops is not needed"),
     ("from torch import ops", "torch.ops is not needed"),
     ("import torch.utils.cpp_extension", "is not needed"),
     ("def f(): return eval('1')", "eval is not needed"),
-    ("def f(): return getattr(F, 'x')", "getattr is not needed"),
     ("def f(): return math.os", "os is not needed"),
     ("def f(): return attention.__globals__", "__globals__ is not needed"),
     ("def f(e): return e.tb_frame", "tb_frame is not needed"),
-    ("torch.Tensor.__eq__ = None", "__eq__ is not needed"),
 ])
 def test_refused_before_it_runs(line, says, tmp_path):
     """The file is read first; the message names the line."""
@@ -87,10 +81,7 @@ def test_made_up_answers(body, tmp_path):
 
 @pytest.mark.parametrize("line", [
     "torch.allclose = torch.isclose = torch.equal = lambda *a, **k: True",
-    "torch.manual_seed = lambda seed: None",
     "torch.randn = torch.zeros",
-    "F.softmax = torch.softmax",
-    "print(1); math.sqrt = abs",
 ])
 def test_replaced_functions(line, tmp_path):
     """Expectations are computed in another process, so nothing replaced here reaches them."""
@@ -132,7 +123,6 @@ def test_the_library_is_out_of_reach(tmp_path, monkeypatch):
     ("import os; os.open('{0}', os.O_CREAT)", "an exercise may not write files"),
     ("import os; os.remove('{0}/{1}')", "os.remove is not needed"),
     ("import shutil; shutil.rmtree('{0}')", "shutil.rmtree is not needed"),
-    ("import pathlib; pathlib.Path('{0}', '{1}').unlink()", "os.remove is not needed"),
     ("import socket; socket.socket()", "socket.__new__ is not needed"),
     ("import urllib.request as r; r.urlopen('http://localhost')", "is not needed"),
     ("import subprocess; subprocess.run(['true'])", "subprocess.Popen is not needed"),

@@ -11,7 +11,6 @@ import re
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -108,39 +107,22 @@ def test_graphs_are_freed():
 # ---------------------------------------------------------------- two threads
 
 
-@dataclass
-class Board:
-    """Where two threads leave a tensor for one another."""
-
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
-    slots: list = field(default_factory=lambda: [None, None])
-
-    def add(self, rank: int, tensor: torch.Tensor) -> None:
-        self.slots[rank] = tensor.clone()
-        self.barrier.wait()
-        total = self.slots[0] + self.slots[1]
-        self.barrier.wait()
-        tensor.copy_(total)
-
-
-@dataclass(frozen=True)
 class Threads(Ranks):
-    """Ranks whose sums go over a Board in place of a network."""
+    """Two ranks that leave a value for one another in a list, not on a network."""
 
-    size: int = 2
-    board: Board = field(default_factory=Board)
+    barrier, slots = threading.Barrier(2, timeout=60), [None, None]
+
+    def gather(self, value):
+        self.slots[self.rank] = value
+        self.barrier.wait()
+        found = list(self.slots)
+        self.barrier.wait()  # both have read it
+        return found
 
     def start_sum(self, *tensors):
         for tensor in tensors:
-            self.board.add(self.rank, tensor)
+            tensor.copy_(sum(self.gather(tensor.clone())))
         return lambda: None
-
-    def gather(self, value):
-        self.board.slots[self.rank] = value
-        self.board.barrier.wait()
-        found = list(self.board.slots)
-        self.board.barrier.wait()
-        return found
 
     def wait_for_writer(self):
         """Nobody ends before the other here."""
@@ -148,9 +130,9 @@ class Threads(Ranks):
 
 def in_two_threads(work) -> list:
     """What `work(ranks)` returns in each of two."""
-    board = Board()
+    Threads.barrier.reset()  # a failure in a thread breaks it
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda rank: work(Threads(rank, board=board)), range(2)))
+        return list(pool.map(lambda rank: work(Threads(rank, 2)), range(2)))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -300,10 +300,8 @@ def test_tensor_name_of_another_type(folder):
 @pytest.mark.parametrize(("change", "message"), [
     ('"vocab_size": 1000000000000000000',
      "vocab_size must be at most 10000000, got 1000000000000000000"),
-    ('"num_hidden_layers": 1000000000', "num_hidden_layers must be at most 500"),
     ('"num_hidden_layers": ' + "9" * 5000, "is not valid JSON .*digits"),
     ('"layer_norm_eps": NaN', "layer_norm_eps must be finite, got nan"),
-    ('"layer_norm_eps": 1e999', "layer_norm_eps must be finite, got inf"),
     ('"layer_norm_eps": 1' + "0" * 400, "layer_norm_eps must be finite"),
     ('"initializer_range": -1', "initializer_range must be 0 or more"),
     ('"pad_token_id": 50', r"pad_token_id must be in \[0, 50\)"),
@@ -330,19 +328,14 @@ RUN, PRETRAINING = {"arch": "concatB", "gs": "wrap"}, {"text": "text.txt"}
 
 @pytest.mark.parametrize(("kind", "sound_values", "change", "message"), [
     (Settings, RUN, {"epochs": 1.5}, "--epochs 1.5: expected int"),
-    (Settings, RUN, {"lr": "x"}, "--lr 'x': expected float"),
     (Settings, RUN, {"nli": 1}, "--nli 1: expected bool"),
     (Settings, RUN, {"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
     (Settings, RUN, {"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
     (Settings, RUN, {"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
-    (Settings, RUN, {"seed": None}, "--seed None: expected int"),
     (Settings, RUN, {"clip": 10**400}, "--clip 1000.*: must be 0 or more"),
-    (PretrainingSettings, PRETRAINING, {"batch_size": 2.0}, "--batch-size 2.0: expected int"),
     (PretrainingSettings, PRETRAINING, {"batch_size": 0}, "--batch-size 0: must be at least 1"),
     (PretrainingSettings, PRETRAINING, {"epochs": 10**400},
      "--epochs 1000.*: must be at least 1, and below"),
-    (PretrainingSettings, PRETRAINING, {"lr": 1e308},
-     r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
     (PretrainingSettings, PRETRAINING, {"x": 1}, "unexpected keyword argument 'x'"),
 ])
 def test_settings_files(kind, sound_values, change, message, tmp_path):

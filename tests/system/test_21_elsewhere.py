@@ -542,17 +542,6 @@ def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
     assert BertModel.from_pretrained("./minbert-mini").config.hidden_size == 8
 
 
-# ----------------------------------------------------------------------- 18: a single task
-
-
-def test_single_task(brief_run, tmp_path, capsys):
-    """It trains, resumes and reports, and the advice names it."""
-    run = brief_run(tmp_path / "a run", "--tasks", "para", "--max-steps", 2)
-    advice = capsys.readouterr().out.splitlines()[-1]
-    assert "--task para " in advice
-    assert f"'{run}'" in advice
-    assert programs.run("--resume", run) == 0
-
 
 # ------------------------------------------------------- 20: a machine that does something else
 

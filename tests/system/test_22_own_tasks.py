@@ -310,6 +310,9 @@ def test_a_run_describes_itself(one_task, tmp_path):
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
     assert [WORDS[number] for number in probabilities.argmax(1)] == labels.tolist()
     assert analysis.main(["moved"]) == 0
+    found = json.loads(Path("moved/analysis.json").read_text())["tasks"]["reviews"]
+    dev = json.loads(Path("moved/metrics.json").read_text())["dev"]["reviews"]
+    assert found["score"] == pytest.approx(dev["accuracy"], abs=1e-5)
     assert hand_in.main(["moved", "--out", "files"]) == 0
     for path in Path("files").iterdir():
         assert path.read_bytes() == (Path("moved/predictions") / path.name).read_bytes()

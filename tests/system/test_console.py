@@ -84,8 +84,8 @@ def test_messages_name_the_module(capsys):
 
 def test_advice(installed, brief_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    brief_run("run", "--max-steps", 1)
-    assert "try it: minbert predict run --task sst" in capsys.readouterr().out
+    brief_run("a run", "--max-steps", 1)
+    assert "try it: minbert predict 'a run' --task sst" in capsys.readouterr().out
 
 
 def test_beside_files_of_the_same_names(tmp_path):

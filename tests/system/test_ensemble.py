@@ -63,13 +63,6 @@ def test_scores(runs, together, small_data):
     assert all(set(TASKS) < set(scores) for scores in found["runs"].values())
 
 
-def test_page(together):
-    page = (together / "report.html").read_text()
-    assert "2 runs as one" in page
-    assert page.count("all as one") == 2  # the row, and the note on its interval
-    assert "mean of their scores" in page
-
-
 @pytest.mark.parametrize(("flags", "message"), [
     (["a"], "name two runs or more"),
     (["a", "a"], "each once"),

@@ -469,12 +469,3 @@ def test_help_states_the_defaults():
         if value not in (None, False, dataclasses.MISSING):
             said = action.help.rsplit("default: ", 1)[1].rstrip(")").split(";")[0]
             assert (float(said) if isinstance(value, (int, float)) else said) == value, action.dest
-
-
-def test_continues_from_mini(text, tmp_path):
-    """On a text of one's own, from the name alone."""
-    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "run"), "--from",
-                          "minbert-mini", "--length", "32", "--batch-size", "4", "--steps", "2",
-                          "--precision", "fp32"]) == 0
-    found, mini = (BertModel.from_pretrained(name) for name in (tmp_path / "run", "minbert-mini"))
-    assert found.config == mini.config
