@@ -328,6 +328,7 @@ RUN, PRETRAINING = {"arch": "concatB", "gs": "wrap"}, {"text": "text.txt"}
 
 @pytest.mark.parametrize(("kind", "sound_values", "change", "message"), [
     (Settings, RUN, {"epochs": 1.5}, "--epochs 1.5: expected int"),
+    (Settings, RUN, {"epochs": True}, "--epochs True: expected int"),
     (Settings, RUN, {"nli": 1}, "--nli 1: expected bool"),
     (Settings, RUN, {"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
     (Settings, RUN, {"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
