@@ -73,7 +73,8 @@ def test_watch(folder, monkeypatch):
 
     def save():
         time.sleep(0.3)
-        shutil.copy(SOLUTIONS / file_of("adamw"), folder)
+        saved = shutil.copy(SOLUTIONS / file_of("adamw"), folder / "saved")
+        Path(saved).rename(folder / file_of("adamw"))  # at once: a half-written file is checked too
 
     threading.Thread(target=save).start()
     with pytest.raises(KeyboardInterrupt):
