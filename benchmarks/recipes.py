@@ -1,7 +1,6 @@
 """One training of all tasks with levers that the main job does not have: what makes a better model?
 
     python benchmarks/recipes.py base-1 --data data --model CHECKPOINT --out trials
-    python benchmarks/recipes.py swap-1 --swap --data data --model CHECKPOINT --out trials
     python benchmarks/recipes.py rdrop-2 --rdrop sst=1 --seed 2 --data data --model CHECKPOINT \\
         --out trials
 
@@ -34,12 +33,10 @@ from minbert.files import write_json
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.data.examples import load_dataset
-from multitask.pretraining.step import set_dropout
 from multitask.runs.inputs import subsample
 from multitask.system.device import PRODUCT_DTYPES, pick_device, pick_precision
 from multitask.tasks import BUILT_IN, TASKS
 from multitask.training.optimizing import head_groups, scaled_step
-from multitask.training.step import group_of
 from optim import SCHEDULES, AdamW
 
 
@@ -62,15 +59,11 @@ def parse() -> argparse.Namespace:
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
     joined = [name for name, one in ARCHITECTURES.items() if one.pairs_joined]
     add("--arch", choices=joined, default="concatB_mean")
-    add("--swap", action="store_true", help="either order of a pair, at random")
     add("--rdrop", default="",
         help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
-    add("--fgm", type=float, default=0.0, help="adversarial embeddings (Miyato et al. 2017)")
-    add("--layer-lr", type=float, default=1.0, help="factor of the rate from layer to layer")
     add("--reset", type=int, default=0,
         help="top layers that start from random weights (Zhang et al. 2021)")
     add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
-    add("--dropout", type=float, help="of the encoder")
     add("--save", action="store_true", help="write the weights")
     add("--mix", type=Path, nargs="+", metavar="PT",
         help="weights of trials, to be averaged (a model soup, Wortsman et al. 2022, 2203.05482)")
@@ -84,15 +77,12 @@ class Trial:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
         self.arguments, self.rng = arguments, np.random.default_rng(arguments.seed)
-        self.coins = np.random.default_rng([arguments.seed, 1])  # of --swap
         self.sizes = {name: int(size) for name, size in pairs(arguments.sizes)}
         self.weights = numbers(arguments.weights)
         self.rdrop = numbers(arguments.rdrop)
         tasks = [BUILT_IN[name] for name in self.sizes]
 
         encoder = BertModel.from_pretrained(arguments.model)
-        if arguments.dropout is not None:
-            set_dropout(encoder, arguments.dropout)
         tokenizer = BertTokenizer.from_pretrained(arguments.model)
         self.device = pick_device("auto")
         self.model = MultitaskBert(encoder, tokenizer, arguments.arch, tasks=tasks,
@@ -110,7 +100,9 @@ class Trial:
                               for split in ("train", "dev")} for name, splits in dataset.items()}
         self.orders = {name: self.endless(len(splits["train"]))
                        for name, splits in self.tokens.items()}
-        self.optimizer = AdamW(list(self.groups()))
+        self.optimizer = AdamW([
+            *head_groups(encoder, arguments.decay, arguments.lr),
+            *head_groups(self.model.heads, arguments.decay, arguments.head_lr or arguments.lr)])
         self.parameters = list(self.model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
 
@@ -123,19 +115,6 @@ class Trial:
         while True:
             yield from self.rng.permutation(length).tolist()
 
-    def groups(self) -> Iterator[dict]:
-        """Each parameter with its learning rate: lower layers may have lower ones."""
-        arguments, layers = self.arguments, len(self.model.encoder.layers)
-        for name, parameter in self.model.encoder.named_parameters():
-            group = group_of(name, "layer")
-            depth = {"pooler": 0, "embeddings": layers}.get(group)
-            if depth is None:
-                depth = layers - 1 - int(group.split()[1])
-            decay = arguments.decay if parameter.dim() > 1 else 0.0
-            yield {"params": [parameter], "weight_decay": decay,
-                   "base_lr": arguments.lr * arguments.layer_lr**depth}
-        yield from head_groups(self.model.heads, arguments.decay, arguments.head_lr or arguments.lr)
-
     # from examples to losses
 
     def step(self, scale: float) -> dict[str, float]:
@@ -144,36 +123,21 @@ class Trial:
                   for name, size in self.sizes.items()}
         ids, types, ends = [], [], {}
         for name, indices in chosen.items():
-            copies = self.copies(name)
-            of_task = self.tokens[name]["train"].sequences(indices * copies)
-            for some_ids, some_types in zip(*of_task, strict=True):
-                if self.arguments.swap and some_types.any() and self.coins.random() < 0.5:
-                    some_ids, some_types = swapped(some_ids, some_types)
-                ids.append(some_ids)
-                types.append(some_types)
+            of_task = self.tokens[name]["train"].sequences(indices * self.copies(name))
+            ids += of_task[0]
+            types += of_task[1]
             ends[name] = len(ids)
         batch = Batch(*pack(ids, types), 1, None)
         batch = batch.in_few_lengths() if self.device.type == "cpu" else batch.to(self.device)
 
-        def loss_of_all() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self.optimizer.zero_grad()
+        losses = {}
+        with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
             features = self.model.embed(batch)
-            losses = {}
             for name, indices in chosen.items():
                 part = features[ends[name] - len(indices) * self.copies(name):ends[name]]
                 losses[name] = self.loss(name, self.model.heads[name](part).float(), indices)
-            return sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
-
-        self.optimizer.zero_grad()
-        encoder = self.model.encoder
-        with fast.weights_cast_once(encoder, PRODUCT_DTYPES[self.model.precision]):
-            total, losses = loss_of_all()
-            total.backward()
-            if self.arguments.fgm:
-                table = encoder.embeddings.word_embeddings.weight
-                before = table.detach().clone()
-                table.data.add_(self.arguments.fgm * table.grad / (table.grad.norm() + 1e-12))
-                loss_of_all()[0].backward()
-                table.data.copy_(before)
+            sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         scaled_step(self.optimizer, scale)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -220,13 +184,6 @@ def pairs(text: str) -> list[list[str]]:
 
 def numbers(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in pairs(text)}
-
-
-def swapped(ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[CLS] a [SEP] b [SEP] → [CLS] b [SEP] a [SEP]."""
-    first, second = ids[1:][types[1:] == 0], ids[types == 1]
-    new_types = np.repeat(np.array([0, 1], types.dtype), [1 + len(second), len(first)])
-    return np.concatenate([ids[:1], second, first]), new_types
 
 
 def by_class(classes: int, outputs: torch.Tensor) -> torch.Tensor:
