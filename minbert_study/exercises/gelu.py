@@ -94,7 +94,7 @@ EXERCISE = Exercise(
     install=put_into_library,
     mistakes=(
         ("from the tanh approximation. BERT uses the exact form, with erf.",
-         EXACT, "return F.gelu(x, approximate=f'tanh')"),
+         EXACT, "return F.gelu(x, approximate='tanh')"),
         ("from the approximation x · σ(1.702 x). BERT uses the exact form, with erf.",
          EXACT, "return x * torch.sigmoid(1.702 * x)"),
         ("from SiLU, x · σ(x). GELU uses Φ, not the logistic function σ.",
