@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.intervals import statistic_of
+from multitask.analysis.intervals import percentiles, statistic_of
 from multitask.analysis.paper_results import ARCHITECTURES, PAPER_CELLS
 from multitask.tasks import TASKS
 
@@ -143,7 +143,7 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
                 mean, low, high = mean_interval(ours)
             else:
                 mean = ours[0]
-                low, high = np.nanquantile(difference(claim, draws[task]), (0.025, 0.975)).tolist()
+                low, high = percentiles(difference(claim, draws[task])) or (None, None)
 
             found.append({
                 "section": claim.section, "claim": claim.text, "task": task, "sign": claim.sign,

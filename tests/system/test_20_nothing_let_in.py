@@ -136,7 +136,8 @@ def test_not_utf8_from_a_pipe(monkeypatch):
     """The error is as exact as a file's, though a pipe cannot be read twice."""
     content = io.BytesIO(HEADER + "é\tcafé".encode() + b"\xe9\t4")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content))
-    with pytest.raises(ValueError, match=r"^standard input, line 2: not UTF-8 \(byte 0xe9 at 9 of "):
+    message = r"^standard input, line 2: not UTF-8 \(byte 0xe9 at 9 of "
+    with pytest.raises(ValueError, match=message):
         list(read_rows(Path("-"), ["sentence"]))
 
 
@@ -215,7 +216,8 @@ def test_multinli_labels(tmp_path):
     (GOOD.replace(b"dog runs", b"dog \\ud800 runs"), "sentence1 holds half a character"),
     (GOOD.replace(b"neutral", b"Neutral"),
      "gold_label is 'Neutral', expected neutral; labels are case-sensitive"),
-    (GOOD.replace(b"dog", "été ".encode() + b"\xff"), r"not UTF-8 \(byte 0xff at 64 of the line, in"),
+    (GOOD.replace(b"dog", "été ".encode() + b"\xff"),
+     r"not UTF-8 \(byte 0xff at 64 of the line, in"),
     (GOOD[:-5], "not valid JSON"),
 ])
 def test_wrong_multinli_line(line, message, tmp_path):
