@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def describe(scores: dict) -> str:
 
     >>> describe({"sst": {"accuracy": 0.5}, "sts": {"pearson": None}, "average": 0.25})
     'sst .500  sts undefined  average .250'
+    >>> describe({"mine": {"points": 10.5}})
+    'mine points 10.500'
     """
     shown = {}
     for name, values in scores.items():
@@ -52,7 +55,7 @@ def describe(scores: dict) -> str:
 
     parts = []
     for name, value in shown.items():
-        text = "undefined" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+        text = "undefined" if value is None else re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
         parts.append(f"{name} {text}")
     return "  ".join(parts)
 
@@ -98,7 +101,8 @@ def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
         rows = (csv.reader(file) if task.has_own_files
                 else (line.rstrip().rsplit(" , ", 1) for line in file))
         next(rows, None)  # the header
-        found = [(name, task.parse_label(value)) for name, value in rows]
+        parse = task.parse_label if task.has_own_files and task.classes else float
+        found = [(name, parse(value)) for name, value in rows]
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a prediction file of {task.name} ({one_line(error)})"
                          ) from None

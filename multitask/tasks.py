@@ -68,7 +68,8 @@ class Task:
             raise ValueError(f"a task's name is {self.name!r}, a word that torch or a run's scores "
                              "use: choose another")
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(KINDS)}")
+            raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(KINDS)}, or name "
+                             "the file that defines it with --import")
         if self.kind == "yes_no" and not self.labels:
             self._set("labels", ("no", "yes"))
         self._check_labels()
@@ -180,8 +181,9 @@ class Task:
         if not self.classes:
             low, high = self.range
             if value is None or not low <= value <= high:
-                comma = "; write a decimal point" if _number(text.replace(",", ".")) else ""
-                raise ValueError(f"expected a number from {low:g} to {high:g}{comma}")
+                is_comma = "," in text and _number(text.replace(",", ".")) is not None
+                hint = "; write a decimal point" if is_comma else ""
+                raise ValueError(f"expected a number from {low:g} to {high:g}{hint}")
             return value
 
         if text in self.labels:

@@ -57,6 +57,8 @@ def compare(trained, monkeypatch, capsys):
 @pytest.mark.parametrize(("task", "values"), [
     (SST, [0, 4]), (PARA, [0, 1]), (STS, np.float32([0.1, 4.7])), (CFIMDB, [1, 0]), (OWN, [1, 0]),
     (OWN_SCALE, np.float32([-0.3, 1])),
+    (replace(OWN_SCALE, range=(0, 0.1)), np.float32([0, 0.1])),
+    (replace(CFIMDB, labels=("1", "2", "3")), [1, 2]),
 ], ids=lambda value: getattr(value, "name", ""))
 def test_predictions_read_back(task, values, tmp_path):
     """What a run writes is read to the last digit, ids with commas too."""
