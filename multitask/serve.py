@@ -7,6 +7,7 @@ otherwise. Nothing that is typed is kept. Needs the extra: pip install 'minbert[
 """
 
 import argparse
+import errno
 import socket
 import sys
 from contextlib import suppress
@@ -18,7 +19,7 @@ from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
 
 HOST = "127.0.0.1"
-EVERYWHERE = ("", "0.0.0.0", "::")
+EVERYWHERE = "0.0.0.0"
 OWN_NAMES = ["127.0.0.1", "localhost"]  # so that no other site's name can lead here
 
 
@@ -46,6 +47,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     if not 0 <= arguments.port < 1 << 16:
         raise ValueError(f"--port {arguments.port}: expected a number from 0 to 65535")
+    if not arguments.host:
+        raise ValueError("--host is empty: name an address")
     model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
     for task in model.tasks.values():  # what happens once a process happens now
         model.predict(task.name, ["a"] if len(task.text) == 1 else [("a", "b")])
@@ -54,9 +57,10 @@ def serve(arguments: argparse.Namespace) -> int:
         listener = socket.create_server((arguments.host, arguments.port))
     except OSError as error:
         reason = error.strerror.split(" (")[0]
-        raise OSError(f"--host {arguments.host} --port {arguments.port}: {reason}; --port 0 takes "
-                      "a free one") from None
-    hosts = ["*"] if arguments.host in EVERYWHERE else [*OWN_NAMES, arguments.host]
+        advice = "; --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+        raise OSError(f"--host {arguments.host} --port {arguments.port}: {reason}{advice}"
+                      ) from None
+    hosts = ["*"] if arguments.host == EVERYWHERE else [*OWN_NAMES, arguments.host]
     app = build_app(model, arguments.run.resolve().name, hosts)
     with listener:
         print(f"http://{arguments.host}:{listener.getsockname()[1]} shows {arguments.run}; "

@@ -108,7 +108,7 @@ class TaskWishes(BaseModel):
 class TaskInfo(BaseModel):
     name: str
     title: str
-    kind: str
+    classes: int
     labels: list[str]
     range: list[float]
     sentences: int
@@ -159,7 +159,7 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
 
     @app.get("/api/run")
     async def run() -> RunInfo:
-        tasks = [TaskInfo(name=task.name, title=task.title, kind=task.kind,
+        tasks = [TaskInfo(name=task.name, title=task.title, classes=task.classes,
                           labels=list(task.labels), range=list(task.range),
                           sentences=len(task.text)) for task in model.tasks.values()]
         config = model.encoder.config

@@ -21,7 +21,7 @@ from sklearn import metrics as sklearn_metrics
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
 from minbert.files import write_tensors
-from multitask import MultitaskBert, hand_in, metrics, predict
+from multitask import MultitaskBert, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.data import load_dataset, read_examples
 from multitask.data.sampling import WRAP, RoundRobin
@@ -116,7 +116,8 @@ def test_relative_to_the_file(reviews, tmp_path):
     ("", "describes no task"),
     ("[reviews\n", "not a TOML file.*line 1"),
     ('kind = "classes"', "kind stands outside a table"),
-    (table("reviews", "class", "x.csv"), r"\[reviews\]: kind is 'class'; choose from classes"),
+    (table("reviews", "class", "x.csv"),
+     r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
     (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),
     (table("reviews", "classes", "x.csv", labels=["a", "a"]), "names that differ"),
@@ -222,6 +223,14 @@ def test_names_that_are_numbers():
     assert [task.parse_label(text) for text in ("1", "2.0", "3")] == [0.0, 1.0, 2.0]
     with pytest.raises(ValueError, match=r"expected one of 1, 2, 3$"):
         task.parse_label("0")
+
+
+@pytest.mark.parametrize(("text", "hint"), [
+    ("7", ""), ("5.5", ""), ("1,2,3", ""), ("2,5", "; write a decimal point"),
+    ("0,0", "; write a decimal point")])
+def test_labels_off_the_scale(text, hint):
+    with pytest.raises(ValueError, match=f"^expected a number from 0 to 5{hint}$"):
+        STS.parse_label(text)
 
 
 # -------------------------------------------------------------------------------- losses, metrics
@@ -562,14 +571,22 @@ def test_predict_says_what_is_wrong(one_task, capsys):
         assert message in failed(capsys, one_task, *arguments)
 
 
-def test_sample_and_cut_inputs_are_said(capsys):
-    assert run(*SCRATCH, "--tasks", "sst", "--max-steps", 1, "--eval-limit", 10, "--max-length", 16,
-               "--out", "run") == 0
+def test_sample_and_cut_inputs_are_said(reviews, capsys):
+    """A task with files of its own has not been trained on the sample, though the run has."""
+    assert run(*SCRATCH, "--tasks", f"sst,{reviews}", "--max-steps", 1, "--eval-limit", 10,
+               "--max-length", 16, "--out", "run") == 0
     capsys.readouterr()
-    assert ask("run", "a film " * 20) == 0
+    assert ask("run", "--task", "sst", "a film " * 20) == 0
     said = capsys.readouterr().err
     assert "trained on the embedded sample" in said
     assert "1 inputs were longer than 16 tokens and were cut" in said
+
+    assert ask("run", "--task", "reviews", "a film") == 0
+    assert "sample" not in capsys.readouterr().err
+    for task, is_on_sample in (("sst", True), ("reviews", False)):
+        assert export.main(["run", task, "--task", task]) == 0
+        card = Path(task, "README.md").read_text()
+        assert ("the embedded sample" in card) is ("made up by rule" in card) is is_on_sample
 
 
 # ------------------------------------------------------------------------------------ max length

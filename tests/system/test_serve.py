@@ -106,6 +106,7 @@ def test_schema(address):
         "run", "predict", "words", "attention", "gradients")}
     run = requests.get(f"{address}/api/run", timeout=60).json()
     assert run["tasks"][0]["labels"][2] == "neutral"
+    assert [task["classes"] for task in run["tasks"]] == [5, 2, 0]
 
 
 REFUSED = {
@@ -303,6 +304,16 @@ def test_command(trained, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert serve.main([str(trained)]) == 2
     assert "uvicorn is missing: pip install 'minbert[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "message"), [
+    ("::", "--host :: --port 8000: Address family"), ("", "--host is empty")])
+def test_addresses(trained, host, message, capsys):
+    """Only a port that is taken gets the advice to take a free one."""
+    assert serve.main([str(trained), "--host", host]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--port 0" not in error
 
 
 @pytest.fixture

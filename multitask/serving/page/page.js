@@ -122,7 +122,7 @@ async function showWords(fields) {
     span.style.background = `rgb(var(${side}) / ${(0.55 * Math.abs(word.weight) / most).toFixed(3)})`;
     lines[word.sentence].append(span, " ");
   }
-  const what = task.kind === "scale" ? "the number" : `log p(${label})`;
+  const what = task.classes ? `log p(${label})` : "the number";
   $("words-result").replaceChildren(...lines, make("p", {class: "note"},
     `By how much each word raises ${what}: blue raises it, orange lowers it.`));
 }
@@ -193,7 +193,7 @@ async function showGradients(fields) {
 
 function rightAnswer(task) {
   const name = `answer-${task.name}`;
-  if (task.kind === "scale") {
+  if (!task.classes) {
     const [min, max] = task.range;
     return make("label", {}, `${task.title} `, make("input", {name, type: "number", step: "any", min, max,
       placeholder: `${exact(min)} to ${exact(max)}`}));
