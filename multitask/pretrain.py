@@ -18,7 +18,7 @@ from shlex import quote
 
 from minbert.checkpoints.hub import EMBEDDED
 from multitask.commands import command_line
-from multitask.pretraining.settings import CHOICES, PretrainingSettings
+from multitask.pretraining.settings import CHOICES, SHAPE, PretrainingSettings
 from multitask.pretraining.start import (
     Pretraining,
     resume_pretraining,
@@ -34,7 +34,6 @@ from multitask.system.device import PRECISION_HELP
 
 NAME = "multitask.pretrain"
 FROM_DEFAULTS = {"lr": 5e-5}  # low enough to keep what the checkpoint knows
-SHAPE = ("layers", "hidden", "heads", "vocab_size")
 
 
 def build_parser() -> Parser:
@@ -47,7 +46,7 @@ def build_parser() -> Parser:
         help="the run's folder, later usable as --model; required for a new run")
     add("--resume", type=expanduser, metavar="FOLDER",
         help="resume an interrupted run; needs no other flag (default: a new run)")
-    add("--from", dest="start", type=expanduser, metavar="NAME_OR_FOLDER",
+    add("--from", type=expanduser, metavar="NAME_OR_FOLDER",
         help="a checkpoint to continue from (default: from scratch)")
     add("--layers", type=int, metavar="N", help="number of layers, from scratch (default: 4)")
     add("--hidden", type=int, metavar="N",
@@ -100,7 +99,8 @@ def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
 
     given = {name: value for name, value in vars(arguments).items()
              if name not in ("out", "resume") and value is not None}
-    if arguments.start is not None:
+    given["start"] = given.pop("from", None)
+    if given["start"] is not None:
         for name in SHAPE:
             if name in given:
                 raise ValueError(f"{command.flag_of(name)} is for a model from scratch; with "
@@ -119,6 +119,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
 
     folder = Path(arguments.resume)
     started = {**dataclasses.asdict(settings_of_run(folder)), "out": arguments.resume}
+    started["from"] = started.pop("start")
     command.refuse_other_settings(command.given_flags(build_parser(), argv), started)
     run = resume_pretraining(folder)
     if run is None:

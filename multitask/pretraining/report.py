@@ -10,6 +10,7 @@ from multitask.reports.text import duration
 
 from .guesses import Guess
 from .segments import AGAIN
+from .settings import SHAPE
 
 COUNTS = ("steps", "tokens", "parameters", "sequences", "held_out_tokens_masked", "skipped_steps")
 
@@ -51,10 +52,11 @@ def write_pretraining_report(path: Path, settings: Mapping, metrics: Mapping, st
 
 
 def _facts(settings: Mapping, metrics: Mapping) -> str:
-    """Settings, without limits that were not set; beside them counts, time and machine."""
+    """The settings that were used; beside them counts, time and machine."""
     environment = metrics["environment"]
-    chosen = {name: value for name, value in settings.items()
-              if value is not None and name not in environment}
+    unused = {*environment, *(SHAPE if settings["start"] else ()),
+              "epochs" if settings["steps"] else "steps"}
+    chosen = {name: value for name, value in settings.items() if name not in unused}
     chosen["start"] = settings["start"] or "scratch"
     found = {name: f"{metrics[name]:,}" for name in COUNTS}
     seconds = metrics["train_seconds"]

@@ -12,6 +12,7 @@ from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import MAKERS, NONE
 
+SHAPE = ("layers", "hidden", "heads", "vocab_size")  # of a model from scratch
 SAVE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # setting → its values

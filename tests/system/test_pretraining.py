@@ -416,6 +416,12 @@ def test_continues_from_checkpoint(finished, text, tmp_path):
                      for folder in (finished, tmp_path / "more"))
     assert torch.equal(before.half(), after.half())  # neither trained nor decayed
 
+    # the report lists the settings that were used
+    pages = [(folder / "report.html").read_text() for folder in (finished, tmp_path / "more")]
+    for name, is_listed in (("steps", [True, True]), ("epochs", [False, False]),
+                            ("hidden", [True, False]), ("vocab_size", [True, False])):
+        assert [f"<td>{name}</td>" in page for page in pages] == is_listed, name
+
 
 @pytest.mark.parametrize(("flags", "message"), [
     ([], "--text is missing"),
@@ -452,6 +458,12 @@ def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_another_start(finished, capsys):
+    """--resume refuses it under the name of its flag."""
+    assert pretrain.main(["--resume", str(finished), "--from", "minbert-mini"]) == 2
+    assert "and --from minbert-mini would change the run" in capsys.readouterr().err
 
 
 def test_used_folder_is_refused(finished, text, tiny_model, tmp_path, capsys):
