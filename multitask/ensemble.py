@@ -48,6 +48,8 @@ def ensemble(arguments: argparse.Namespace) -> int:
     runs: Sequence[Path] = arguments.runs
     if len(set(runs)) < max(2, len(runs)):
         raise ValueError("name two runs or more, each once: their mean is wanted")
+    if arguments.out.resolve() in {run.resolve() for run in runs}:
+        raise ValueError(f"--out {arguments.out} is one of the runs: name another folder")
     all_settings = [settings_of_run(run, arguments.data, arguments.tasks) for run in runs]
     check_alike(runs, all_settings)
     settings = dataclasses.replace(all_settings[0], batch_sizes={}, eval_limit=None)

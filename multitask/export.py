@@ -58,9 +58,9 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.pooling and arguments.to != "sentence-transformers":
         raise ValueError("--pooling is for --to sentence-transformers, not for --to "
                          f"{arguments.to}")
-    run, out = arguments.run, arguments.out
+    run, out = arguments.run, arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already: name a new folder")
+        raise ValueError(f"{arguments.out} is there already: name a new folder")
     model = MultitaskBert.from_pretrained(run)
     task = model.task(arguments.task)
     settings = settings_of_run(run, arguments.data, arguments.tasks)
@@ -74,14 +74,14 @@ def export(arguments: argparse.Namespace) -> int:
     try:
         facts = write_and_compare(fresh, model, task, dev, arguments)
         write_text(fresh / "README.md", card(arguments, model, task, settings, facts))
-        if out.exists():
-            out.rmdir()  # it is empty
-        fresh.replace(out)
+        out.mkdir(exist_ok=True)
+        for path in fresh.iterdir():
+            path.replace(out / path.name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     for fact in facts:
         print(fact)
-    print(f"written: {out}")
+    print(f"written: {arguments.out}")
     return 0
 
 
@@ -125,10 +125,11 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
     """The model card: what it is, how to use it, data, settings, scores, limits."""
     form = FORMATS[arguments.to]
     files = [Path(name).name for name in (task.train, task.dev) if name]
-    data = SAMPLE if model.data == SAMPLE else ", ".join(files)
+    is_on_sample = model.data == SAMPLE and not task.has_own_files
+    data = SAMPLE if is_on_sample else ", ".join(files)
     limits = [f"- Inputs are cut at {model.max_length} tokens.",
               "- The epoch was selected on the dev set, which flatters the score."]
-    if model.data == SAMPLE:
+    if is_on_sample:
         limits.append("- It was trained on sentences made up by rule: its answers say little about "
                       "real ones.")
     about = f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)})"
@@ -141,7 +142,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
     return "\n".join([
         "---", f"library_name: {arguments.to}", f"pipeline_tag: {form.tag}", "---", "",
         f"# {task.title}", "", f"{about}.", f"Labels: {task.meaning}.", "", "```python",
-        form.use(model, task, arguments.out.name), "```", "",
+        form.use(model, task, arguments.out.resolve().name), "```", "",
         "## Data", "", f"{data}.", "",
         "## Scores", "", *(f"- {fact}" for fact in facts), "", "## Limits", "", *limits]) + "\n"
 

@@ -159,7 +159,7 @@ class MultitaskBert(nn.Module):
         An older model in the folder is replaced only when the new one is complete.
 
         Args:
-            aside: where the older model goes; nothing may be there yet. By default it is removed.
+            aside: where the older model goes, in place of what is there. By default it is removed.
         """
         folder = user_path(folder)
         fresh = folder.with_name(folder.name + ".new")

@@ -94,6 +94,8 @@ def settings_of_run(run: Path, data: str | Path | None = None,
     Raises:
         ValueError, OSError: the folder does not say what the run was trained on.
     """
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run}: there is no such folder")
     if (run / CONFIG_FILE).is_file():
         settings = Settings.load(run / CONFIG_FILE)
     elif data is None:

@@ -66,7 +66,8 @@ def test_scores(runs, together, small_data):
 @pytest.mark.parametrize(("flags", "message"), [
     (["a"], "name two runs or more"),
     (["a", "a"], "each once"),
-    (["a", "missing"], "missing"),
+    (["a", "missing"], "missing: there is no such folder"),
+    (["a", "b", "--out", "./a"], "--out a is one of the runs"),
     (["a", "other"], "other has other tasks than a, or other labels: sst against para, sst, sts"),
 ])
 def test_refused(flags, message, runs, small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):

@@ -134,6 +134,13 @@ def test_long_inputs(brief_run, tmp_path):
                                probabilities[0], atol=1e-5)
 
 
+def test_this_folder(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exported(runs, Path(), "wide")
+    assert Path("model.safetensors").is_file()
+    assert f'"{tmp_path.name}"' in Path("README.md").read_text()
+
+
 def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
     """What does not agree with the run is refused, and nothing is left behind."""
     wrong = classifier.classifier_of
