@@ -158,37 +158,38 @@ def attention(model: MultitaskBert, name: str, texts: Sequence[str], layer: int,
 
 
 @dataclass(frozen=True)
+class Surgery:
+    """What a surgery method would do to the gradients.
+
+    Attributes:
+        weights: what it multiplies each task's gradient by in its first step, w.
+        norm: of the combined gradient.
+        changes: d(loss of each task) per unit of learning rate, to first order: −K w, where K
+            holds the products of the gradients.
+    """
+
+    weights: list[float]
+    norm: float
+    changes: list[float]
+
+
+@dataclass(frozen=True)
 class Wishes:
     """What the tasks' gradients of the shared encoder want, for one input.
 
     Attributes:
         tasks: in the order of all rows and columns.
         losses: of each task, with the right answers that were given.
-        gram: (tasks, tasks) float64, products of the gradients.
-        weights: surgery method → (tasks,), what it multiplies the gradients by in its first step;
-            empty for a single task.
+        norms: of each task's gradient.
+        cosines: (tasks, tasks), of the gradients; below 0 is a conflict.
+        surgery: method → what it would do; empty for a single task.
     """
 
-    tasks: tuple[str, ...]
-    losses: tuple[float, ...]
-    gram: torch.Tensor
-    weights: dict[str, torch.Tensor]
-
-    @property
-    def norms(self) -> list[float]:
-        return self.gram.diagonal().sqrt().tolist()
-
-    @property
-    def cosines(self) -> list[list[float]]:
-        return cosines(self.gram).tolist()
-
-    def norm(self, method: str) -> float:
-        """Of the combined gradient."""
-        return norm_of_combination(self.gram, self.weights[method])
-
-    def changes(self, method: str) -> list[float]:
-        """d(loss of each task) per unit of learning rate, to first order: −K w."""
-        return (-self.gram @ self.weights[method]).tolist()
+    tasks: list[str]
+    losses: list[float]
+    norms: list[float]
+    cosines: list[list[float]]
+    surgery: dict[str, Surgery]
 
 
 def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, float]) -> Wishes:
@@ -213,12 +214,15 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
                 for value, part in zip(parameters, parts, strict=True)]))
 
     gram = gram_matrix(torch.stack(rows))
-    weights = {}
+    surgery = {}
     for method in SURGERY if len(rows) > 1 else ():
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
         with suppress(ValueError):  # it needs an option
-            weights[method] = Method(method)(gram, generator, torch.tensor(losses))
-    return Wishes(tuple(answers), tuple(losses), gram, weights)
+            weights = Method(method)(gram, generator, torch.tensor(losses))
+            surgery[method] = Surgery(weights.tolist(), norm_of_combination(gram, weights),
+                                      (-gram @ weights).tolist())
+    return Wishes(list(answers), losses, gram.diagonal().sqrt().tolist(), cosines(gram).tolist(),
+                  surgery)
 
 
 # ----------------------------------------------------------------------------- from texts to tokens

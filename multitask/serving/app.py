@@ -89,22 +89,6 @@ class Gradients(Body):
     answers: Annotated[dict[Name, Name], Field(min_length=1, max_length=10)]
 
 
-class Surgery(BaseModel):
-    """What a method would do: weights and change of each task's loss per unit of learning rate."""
-
-    weights: list[float]
-    norm: float
-    changes: list[float]
-
-
-class TaskWishes(BaseModel):
-    tasks: list[str]
-    losses: list[float]
-    norms: list[float]
-    cosines: list[list[float]]
-    surgery: dict[str, Surgery]
-
-
 class TaskInfo(BaseModel):
     name: str
     title: str
@@ -182,7 +166,7 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
         return await compute(request, lambda: attention_maps(model, body))
 
     @app.post("/api/gradients")
-    async def gradients(body: Gradients, request: Request) -> TaskWishes:
+    async def gradients(body: Gradients, request: Request) -> explanations.Wishes:
         return await compute(request, lambda: task_wishes(model, body))
 
     app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
@@ -232,12 +216,7 @@ def attention_maps(model: MultitaskBert, body: Attention) -> list[AttentionMap]:
             for pieces, weights in maps]
 
 
-def task_wishes(model: MultitaskBert, body: Gradients) -> TaskWishes:
+def task_wishes(model: MultitaskBert, body: Gradients) -> explanations.Wishes:
     answers = {name: model.task(name).parse_label(answer)
                for name, answer in body.answers.items()}
-    found = explanations.wishes(model, body.texts, answers)
-    surgery = {method: Surgery(weights=weights.tolist(), norm=found.norm(method),
-                               changes=found.changes(method))
-               for method, weights in found.weights.items()}
-    return TaskWishes(tasks=list(found.tasks), losses=list(found.losses), norms=found.norms,
-                      cosines=found.cosines, surgery=surgery)
+    return explanations.wishes(model, body.texts, answers)

@@ -159,7 +159,7 @@ def test_wishes(encoder):
     np.testing.assert_allclose(found.cosines, cosines, atol=1e-5)
 
     combined = project_conflicting(rows, generator=torch.Generator().manual_seed(0))
-    assert found.norm("pcgrad") == pytest.approx(float(combined.norm()), rel=1e-5)
+    assert found.surgery["pcgrad"].norm == pytest.approx(float(combined.norm()), rel=1e-5)
 
     def losses_at(step: float) -> np.ndarray:
         vector = start - step * combined.float()
@@ -168,4 +168,4 @@ def test_wishes(encoder):
 
     start, step = nn.utils.parameters_to_vector(model.encoder.parameters()).detach(), 1e-5
     moved = (losses_at(step) - losses_at(-step)) / (2 * step)
-    np.testing.assert_allclose(found.changes("pcgrad"), moved, rtol=2e-3)
+    np.testing.assert_allclose(found.surgery["pcgrad"].changes, moved, rtol=2e-3)
