@@ -4,13 +4,12 @@ settings  one run's settings, checked
 corpus    a text as passages of token ids, some of them held out
 segments  what a sequence is: running text, or nearly the same text twice
 batches   which sequences and masks make up each step
-step      initial weights, one training step, held-out scores, contents of a checkpoint
-models    the model and tokenizer that a run starts from
+step      initial weights, one training step, held-out scores
 guesses   what the model puts in the place of hidden pieces
 run       a run from its first step to its last
-start     a new run, or one to resume
+start     a new run with its model and tokenizer, or a run to resume
 report    report.html
 
-corpus <- segments <- settings <- batches <- step <- {models, run} <- start;
+corpus <- segments <- settings <- batches <- step <- run <- start;
 batches <- guesses <- report <- run.
 """

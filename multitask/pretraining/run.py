@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,10 +14,17 @@ from minbert.files import one_line, write_json
 from minbert.progress import Progress
 from multitask.runs.settings import STOP
 from multitask.system import checkpoint
+from multitask.system.console import say
 from multitask.system.environment import environment
 from multitask.system.interruption import Interruption, defer_signals
 from multitask.system.runlog import RunLog
-from multitask.system.state import random_state, restore_random_state
+from multitask.system.state import (
+    check_like,
+    load_optimizer_state,
+    optimizer_state,
+    random_state,
+    restore_random_state,
+)
 from optim import linear_decay
 
 from .batches import MaskedBatch, TrainingBatches, held_out_batches, made_ahead
@@ -26,7 +33,7 @@ from .guesses import guess_hidden
 from .report import write_pretraining_report
 from .segments import MAKERS, NONE
 from .settings import SAVE_DTYPES, PretrainingSettings
-from .step import MaskedTrainer, evaluate, restore, state_of
+from .step import MaskedTrainer, evaluate
 
 SETTINGS_FILE, CORPUS_FILE = "pretraining.json", "corpus.safetensors"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
@@ -46,9 +53,9 @@ class Pretraining:
     log: RunLog
 
     def __init__(self, folder: Path, settings: PretrainingSettings, trainer: MaskedTrainer,
-                 tokenizer: BertTokenizer, corpus: Corpus, say: Callable[[str], None]) -> None:
+                 tokenizer: BertTokenizer, corpus: Corpus) -> None:
         self.folder, self.settings, self.trainer = folder, settings, trainer
-        self.tokenizer, self.corpus, self.say = tokenizer, corpus, say
+        self.tokenizer, self.corpus = tokenizer, corpus
         self.step, self.evaluated = 0, -1
 
         make = MAKERS[settings.second_segment]
@@ -134,9 +141,9 @@ class Pretraining:
         with defer_signals():
             self.log.write("evaluation", step=self.step, **found,
                            trivial_accuracy=self.trivial_accuracy)
-            self.say(f"step {self.step:,} of {self.steps:,}: held-out perplexity "
-                     f"{found['perplexity']:.1f}, masked accuracy {found['masked_accuracy']:.3f} "
-                     f"(always the most frequent piece: {self.trivial_accuracy:.3f})")
+            say(f"step {self.step:,} of {self.steps:,}: held-out perplexity "
+                f"{found['perplexity']:.1f}, masked accuracy {found['masked_accuracy']:.3f} "
+                f"(always the most frequent piece: {self.trivial_accuracy:.3f})")
             self.evaluated = self.step
             self.save()
 
@@ -156,7 +163,8 @@ class Pretraining:
             with torch.no_grad():
                 types[1:] = types[0]
 
-        tensors = state_of(self.trainer)
+        tensors = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
+        tensors |= optimizer_state(self.trainer.optimizer)
         tensors |= {f"random.{name}": value for name, value in random_state().items()}
         values = {"step": self.step, "evaluated": self.evaluated, "log": self.log.position,
                   "corpus": self.corpus.fingerprint}
@@ -167,8 +175,11 @@ class Pretraining:
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Restores a checkpoint. Raises ValueError if it is damaged or of another run."""
         path = saved.folder / checkpoint.TENSORS_FILE
+        model, weights = self.trainer.model, saved.part("model")
         try:
-            restore(self.trainer, saved.tensors)
+            check_like(weights, dict(model.named_parameters()))
+            model.load_state_dict({name: weights[name] for name in model.state_dict()})
+            load_optimizer_state(self.trainer.optimizer, saved.tensors)
             restore_random_state(saved.part("random"))
         except KeyError as error:
             raise ValueError(f"{path} is damaged: it lacks {error}") from None
@@ -176,9 +187,6 @@ class Pretraining:
             raise ValueError(f"{path} does not fit this run: {error}") from None
 
         self.step, self.evaluated = saved.value("step"), saved.value("evaluated")
-        if not self.evaluated <= self.step <= self.steps:
-            raise ValueError(f"{saved.folder / checkpoint.VALUES_FILE} is of step {self.step}, "
-                             f"evaluated at {self.evaluated}, of {self.steps} steps")
         self.log.rewind(saved.value("log"))
         for unfinished in self.folder.glob(".tmp*"):  # of safetensors
             unfinished.unlink()
@@ -191,7 +199,7 @@ class Pretraining:
         guesses = guess_hidden(self.trainer.model, self.held_out[0], self.tokenizer,
                                self.trainer.precision, GUESSES)
         for guess in guesses[:PRINTED_GUESSES]:
-            self.say(str(guess))
+            say(str(guess))
 
         write_pretraining_report(
             self.folder / REPORT_FILE, dataclasses.asdict(self.settings), metrics,

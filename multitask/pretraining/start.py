@@ -1,29 +1,27 @@
 """Where a run of pretraining begins: a new folder, or one to resume."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from minbert import BertForMaskedLM, BertTokenizer, Masking
+from minbert import BertConfig, BertForMaskedLM, BertTokenizer
 from minbert.checkpoints.weights import SINGLE_FILE
-from minbert.files import one_line
 from multitask.runs.folder import check_run_folder
-from multitask.system import checkpoint, console
+from multitask.system import checkpoint
+from multitask.system.console import say
 from multitask.system.device import pick_device, pick_precision, precision_note
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog, closed_on_failure
 
-from .corpus import Corpus, read_passages
-from .models import new_model, pretrained_model
+from .corpus import Corpus, read_passages, split_passages
 from .run import CORPUS_FILE, METRICS_FILE, SETTINGS_FILE, Pretraining
+from .segments import NONE
 from .settings import PretrainingSettings
-from .step import MaskedTrainer, set_dropout
+from .step import MaskedTrainer, draw_attentive, set_dropout
 
 
-def start_pretraining(settings: PretrainingSettings, folder: Path,
-                      say: Callable[[str], None] = console.say) -> Pretraining:
+def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretraining:
     """A new run, ready to train.
 
     Raises:
@@ -37,16 +35,15 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
 
     torch.manual_seed(settings.seed)
     if settings.start is None:
-        model, tokenizer = new_model(settings, passages, say)
+        model, tokenizer = new_model(settings, passages)
     else:
-        model, tokenizer = pretrained_model(settings, say)
-    Masking.of(tokenizer)  # raises ValueError without [MASK]
+        model, tokenizer = pretrained_model(settings)
 
     # saved with the run, so that --resume takes the same precision
     precision = pick_precision(settings.precision, device, model.config.hidden_size)
     settings = dataclasses.replace(settings, precision=precision)
     corpus = Corpus.tokenize(passages, tokenizer)
-    run = _assemble(folder, settings, model, tokenizer, corpus, say)
+    run = _assemble(folder, settings, model, tokenizer, corpus)
 
     folder.mkdir(parents=True, exist_ok=True)
     with closed_on_failure(RunLog(folder)) as log:
@@ -59,8 +56,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
     return run
 
 
-def resume_pretraining(folder: Path,
-                       say: Callable[[str], None] = console.say) -> Pretraining | None:
+def resume_pretraining(folder: Path) -> Pretraining | None:
     """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
 
     The text is not needed. Raises ValueError or OSError for a folder that cannot be used.
@@ -71,20 +67,12 @@ def resume_pretraining(folder: Path,
 
     with closed_on_failure(RunLog(folder)) as log:
         saved = checkpoint.load(folder)
-        config, tokenizer = saved.config(), saved.tokenizer()
-        if settings.length > config.max_position_embeddings:
-            raise ValueError(f"{folder / SETTINGS_FILE} says --length {settings.length}, but "
-                             f"the model in {saved.folder} takes sequences of up to "
-                             f"{config.max_position_embeddings} tokens")
         corpus = Corpus.load(folder / CORPUS_FILE)
         if corpus.fingerprint != saved.value("corpus"):
             raise ValueError(f"{folder / CORPUS_FILE} is not the text that {saved.folder} was made "
                              "with")
-        try:
-            run = _assemble(folder, settings, BertForMaskedLM(config), tokenizer, corpus, say)
-        except ValueError as error:
-            raise ValueError(f"{folder / SETTINGS_FILE} and {CORPUS_FILE} do not fit each other "
-                             f"({one_line(error)})") from None
+        run = _assemble(folder, settings, BertForMaskedLM(saved.config()), saved.tokenizer(),
+                        corpus)
         run.log = log
         run.restore(saved)
 
@@ -101,15 +89,13 @@ def settings_of_run(folder: Path) -> PretrainingSettings:
 
 
 def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,
-              tokenizer: BertTokenizer, corpus: Corpus,
-              say: Callable[[str], None]) -> Pretraining:
+              tokenizer: BertTokenizer, corpus: Corpus) -> Pretraining:
     """The run of these parts, at step 0."""
-    device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device, model.config.hidden_size)
+    device, precision = pick_device(settings.device), settings.precision
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
                             precision)
-    run = Pretraining(folder, settings, trainer, tokenizer, corpus, say)
+    run = Pretraining(folder, settings, trainer, tokenizer, corpus)
 
     count = len(run.batches.text.sequences)
     say(f"run:   {folder} ({run.steps:,} steps of {settings.batch_size} sequences of up to "
@@ -118,6 +104,50 @@ def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedL
     if note := precision_note(precision, device):
         say(note)
     return run
+
+
+def new_model(settings: PretrainingSettings, passages: list[list[str]]
+              ) -> tuple[BertForMaskedLM, BertTokenizer]:
+    """A random model, and a vocabulary learned from the training passages."""
+    train, _ = split_passages(len(passages), settings.held_out)
+    lines = [line for number in train for line in passages[number]]
+    say(f"vocabulary: learning {settings.vocab_size:,} pieces from {len(lines):,} lines "
+        "(minutes for 100 MB)")
+    tokenizer = BertTokenizer.train(lines, settings.vocab_size)
+
+    model = BertForMaskedLM(BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
+        intermediate_size=4 * settings.hidden,
+        max_position_embeddings=settings.length))  # longer positions would stay untrained
+    draw_attentive(model)
+    say(f"model: from scratch ({count_parameters(model)} parameters, {tokenizer.vocab_size:,} "
+        "pieces); its pooler stays random, since guessing tokens does not train it; --from "
+        "CHECKPOINT continues from another")
+    return model, tokenizer
+
+
+def pretrained_model(settings: PretrainingSettings) -> tuple[BertForMaskedLM, BertTokenizer]:
+    """Model and tokenizer of --from. Raises ValueError if they or --length do not match."""
+    model = BertForMaskedLM.from_pretrained(settings.start)
+    tokenizer = BertTokenizer.from_pretrained(settings.start)
+    config = model.config
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"--from {settings.start}: the tokenizer knows {tokenizer.vocab_size} "
+                         f"pieces, the model {config.vocab_size}: they do not belong together")
+    if settings.length > config.max_position_embeddings:
+        raise ValueError(f"--length {settings.length}, but {settings.start} takes sequences of up "
+                         f"to {config.max_position_embeddings} tokens")
+    if settings.second_segment != NONE and config.type_vocab_size < 2:
+        raise ValueError(f"--second-segment {settings.second_segment}: {settings.start} has one "
+                         "token type, where two segments need two")
+    say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its "
+        "pooler unchanged")
+    return model, tokenizer
+
+
+def count_parameters(model: BertForMaskedLM) -> str:
+    return f"{sum(value.numel() for value in model.parameters()):,}"
 
 
 def check_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One step of pretraining, its initial weights, held-out scores, and what a checkpoint holds."""
+"""One step of pretraining, its initial weights, and held-out scores."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from minbert import BertForMaskedLM
 from minbert.attention import BertSelfAttention
 from multitask.system.device import autocast
-from multitask.system.state import check_like, load_optimizer_state, optimizer_state
-from multitask.training.optimizing import finite_loss, scaled_step
+from multitask.training.optimizing import check_gradient, finite_loss, scaled_step
 from optim import AdamW, FlatParameters, TaskGradients, split_decayed
 
 from .batches import MaskedBatch
@@ -145,9 +144,7 @@ class MaskedTrainer:
 
         value = finite_loss("masked tokens", loss.item())
         norm = gradient.norm().item()
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite, at a loss of {value:.4g}")
-
+        check_gradient("masked tokens", value, norm)
         if self.clip and norm > self.clip:
             gradient.mul_(self.clip / norm)
         scaled_step(self.optimizer, lr_scale)
@@ -179,19 +176,3 @@ def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
 
     # e to the 700 is the largest power that a float holds, nearly
     return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
-
-
-def state_of(trainer: MaskedTrainer) -> dict[str, torch.Tensor]:
-    """Weights and moments by name, for a checkpoint."""
-    weights = {f"model.{name}": value.detach() for name, value in trainer.model.named_parameters()}
-    return {**weights, **optimizer_state(trainer.optimizer)}
-
-
-@torch.no_grad()
-def restore(trainer: MaskedTrainer, tensors: dict[str, torch.Tensor]) -> None:
-    """Puts back what `state_of` took. Raises ValueError for tensors of another model."""
-    parameters = dict(trainer.model.named_parameters())
-    check_like(tensors, {f"model.{name}": value for name, value in parameters.items()})
-    for name, value in parameters.items():
-        value.copy_(tensors[f"model.{name}"])
-    load_optimizer_state(trainer.optimizer, tensors)

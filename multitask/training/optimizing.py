@@ -40,7 +40,7 @@ def finite_loss(name: str, loss: float) -> float:
 
 
 def check_gradient(name: str, loss: float, *squares: float) -> None:
-    """Raises FloatingPointError, naming the task, for a squared norm that is not finite."""
+    """Raises FloatingPointError, naming the task, for a norm or its square that is not finite."""
     if not all(map(math.isfinite, squares)):
         raise FloatingPointError(f"the gradient of {name} is not finite, at a loss of {loss:.4g}")
 

@@ -329,7 +329,7 @@ def started(text, folder, *flags: str) -> pretraining.Pretraining:
     """A run before its first step."""
     settings = pretrain.settings_of(pretrain.build_parser().parse_args(
         ["--text", str(text), "--out", str(folder), *TINY, *flags]))
-    run = start_pretraining(settings, folder, say=lambda line: None)
+    run = start_pretraining(settings, folder)
     run.log.close()
     return run
 
