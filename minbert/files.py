@@ -4,6 +4,7 @@ A file from outside may be damaged, malicious or of another kind. Readers then r
 whose message is one line that names the file.
 """
 
+import dataclasses
 import difflib
 import errno
 import hashlib
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,8 @@ from safetensors.torch import save_file
 
 JSON_BYTES = 1 << 26       # of a configuration or an index; real ones have a hundredth of it
 LINE_CHARACTERS = 1 << 22  # of a line of data; MultiNLI's longest has 106,016
+
+Record = TypeVar("Record", bound="Saved")
 
 
 def user_path(name: str | Path) -> Path:
@@ -218,6 +221,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """Replaces a file by a JSON value; see `replacing`."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+class Saved:
+    """A dataclass that is kept as a JSON file."""
+
+    def save(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls: type[Record], path: Path) -> Record:
+        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
+        values = read_object(path)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not as minbert writes it ({one_line(error)})") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor],

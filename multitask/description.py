@@ -4,11 +4,10 @@ A run folder never makes a command execute code: an architecture or a kind of ta
 defines is named again by --import.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from heads import ARCHITECTURES
-from minbert.files import check_count, one_line, read_object, write_json
+from minbert.files import Saved, check_count
 
 from .tasks import TASKS, Task
 
@@ -17,7 +16,7 @@ SAMPLE = "the embedded sample"
 
 
 @dataclass(frozen=True)
-class Description:
+class Description(Saved):
     """What a model is beside its weights.
 
     Attributes:
@@ -38,6 +37,7 @@ class Description:
     data: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tasks_from(self.tasks))
         if self.arch not in tuple(ARCHITECTURES):
             raise ValueError(f"arch is {self.arch!r}; choose from {', '.join(ARCHITECTURES)}, or "
                              "name the file that defines it with --import")
@@ -47,19 +47,6 @@ class Description:
             check_count("max_length", self.max_length, least=3)
         if not isinstance(self.data, str):
             raise ValueError(f"data is {self.data!r}; expected a text")
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / TASKS_FILE, asdict(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> "Description":
-        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
-        path = folder / TASKS_FILE
-        values = read_object(path)
-        try:
-            return cls(**{**values, "tasks": tasks_from(values["tasks"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not describe a model ({one_line(error)})") from None
 
 
 def tasks_from(values: object) -> tuple[Task, ...]:

@@ -174,7 +174,8 @@ class MultitaskBert(nn.Module):
                  for name, value in self.heads.state_dict().items()
                  if name.split(".")[0] != NLI.name}
         write_tensors(fresh / HEADS_FILE, heads)
-        Description(self.arch, self.precision, tasks, self.max_length, self.data).save(fresh)
+        about = Description(self.arch, self.precision, tasks, self.max_length, self.data)
+        about.save(fresh / TASKS_FILE)
 
         if folder.exists():
             os.replace(folder, stale)
@@ -318,8 +319,8 @@ def _side_by_side(pooled: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
     """Tensors, and what tasks.json says. Raises ValueError for a file that is something else."""
-    has_description = (path.parent / TASKS_FILE).is_file()
-    about = Description.load(path.parent) if has_description else None
+    description = path.parent / TASKS_FILE
+    about = Description.load(description) if description.is_file() else None
     try:
         with safe_open(path, framework="pt") as file:
             heads = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -1,12 +1,10 @@
 """Everything that decides what a pretraining run computes, as one frozen record saved with it."""
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from minbert.files import one_line, read_object, write_json
+from minbert.files import Saved
 from multitask.runs.settings import LARGEST, SKIP, STOP, check_values, expand_paths
 from multitask.system.device import DEVICES, PRECISIONS
 
@@ -35,7 +33,7 @@ RANGES = (
 
 
 @dataclass(frozen=True)
-class PretrainingSettings:
+class PretrainingSettings(Saved):
     """One run of pretraining; the names are the flags of `python -m multitask.pretrain`.
 
     Args:
@@ -78,15 +76,3 @@ class PretrainingSettings:
         check_values(self, CHOICES, RANGES)
         if self.start is None and self.hidden % self.heads:
             raise ValueError(f"--hidden {self.hidden} is not divisible by --heads {self.heads}")
-
-    def save(self, path: Path) -> None:
-        write_json(path, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "PretrainingSettings":
-        """Reads what `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
-        try:
-            return cls(**read_object(path))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold the settings of a pretraining run "
-                             f"({one_line(error)})") from None

@@ -5,13 +5,12 @@ import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from heads import ARCHITECTURES
-from minbert.files import one_line, read_object, write_json
+from minbert.files import Saved
 from multitask.data.sampling import ANNEAL, ROUND_ROBINS
 from multitask.description import SAMPLE, tasks_from
 from multitask.system.command import flag_of
@@ -56,7 +55,7 @@ def try_method(surgery: str, tasks: int) -> None:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Saved):
     """One run of the main job; the names are the flags of train_multitask.py.
 
     Under torchrun each process takes batch_size examples of a task; all share batch_sizes.
@@ -153,18 +152,6 @@ class Settings:
     def data_title(self) -> str:
         """The data in words."""
         return self.data or (SAMPLE if self.uses_sample else "the tasks' own files")
-
-    def save(self, path: Path) -> None:
-        write_json(path, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Settings":
-        """What `save` wrote. Raises FileNotFoundError or ValueError, naming the file."""
-        try:
-            return cls(**read_object(path))
-        except (TypeError, ValueError) as error:
-            reason = one_line(error)
-            raise ValueError(f"{path} is not the config.json of a run ({reason})") from None
 
 
 def is_on_sample(data: str | None, tasks: Sequence[Task]) -> bool:
