@@ -3,7 +3,7 @@
 >>> from multitask import MultitaskBert
 """
 
-from .openmp import spin_briefly_in_commands
+from .commands import spin_briefly_in_commands
 
 spin_briefly_in_commands()  # before anything imports torch
 

@@ -3,12 +3,15 @@
 Messages name a command as the user called the one that is running.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 CONSOLE = "minbert"  # the name of the installed program
+# GNU's OpenMP, in Linux builds of torch; Intel's and LLVM's, elsewhere: milliseconds
+SHORT_SPIN = {"GOMP_SPINCOUNT": "1500", "KMP_BLOCKTIME": "1"}
 
 
 class Command(NamedTuple):
@@ -54,6 +57,21 @@ COMMANDS = {
 def is_console() -> bool:
     """Whether the installed program `minbert` is running."""
     return bool(sys.argv) and Path(sys.argv[0]).stem == CONSOLE
+
+
+def spin_briefly_in_commands() -> None:
+    """Sets how long OpenMP's threads spin before they sleep; must run before torch is loaded.
+
+    At every barrier a thread spins until the others come. If another program has the core of one
+    of them, all others spin for nothing, and training becomes many times slower. A short spin costs
+    little on a quiet machine. docs/explanation/performance.md has measurements. Nothing is set in a
+    user's program, or if the user has set one of the variables.
+    """
+    name = sys.argv[0] if sys.argv else ""
+    # "-m": python -m multitask.…
+    is_command = name == "-m" or Path(name).name == "train_multitask.py" or is_console()
+    if is_command and not os.environ.keys() & {*SHORT_SPIN, "OMP_WAIT_POLICY"}:
+        os.environ.update(SHORT_SPIN)
 
 
 def command_line(name: str) -> str:

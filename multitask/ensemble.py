@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from os.path import expanduser
 from pathlib import Path
 
 from minbert.files import user_path, write_json
@@ -36,9 +35,7 @@ def build_parser() -> Parser:
                         help="the folders of two finished runs or more")
     parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("ensemble"),
                         help="(default: ensemble)")
-    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
-                        help="the course's files (default: the first run's own data)")
-    command.add_tasks_flag(parser)
+    command.add_data_flags(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     command.add_import_flag(parser)
     return parser

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from os.path import expanduser
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +46,7 @@ def build_parser() -> Parser:
     parser.add_argument("--pooling", choices=POOLINGS,
                         help="of sentence-transformers (default: what the heads were trained on, "
                              "pooler, or mean for concatB_mean)")
-    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
-                        help="the data to compare on (default: the run's own)")
-    command.add_tasks_flag(parser)
+    command.add_data_flags(parser)
     command.add_import_flag(parser)
     return parser
 

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from os.path import expanduser
 from pathlib import Path
 
 from minbert.files import user_path
@@ -53,9 +52,7 @@ def build_parser() -> Parser:
     parser.add_argument("--course", choices=("part1", "part2"), default="part2",
                         help="the first part, single tasks and two modes, or the second, all tasks "
                              "in one model (default: part2)")
-    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
-                        help="the course's files (default: the run's own data)")
-    command.add_tasks_flag(parser)
+    command.add_data_flags(parser)
     parser.add_argument("--out", type=user_path, metavar="FOLDER", default=Path("hand-in"),
                         help="(default: hand-in)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")

@@ -4,13 +4,12 @@ import argparse
 import dataclasses
 import json
 import sys
-from os.path import expanduser
 from pathlib import Path
 
 from minbert.files import user_path, write_json
-from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
+from multitask.runs.hand_in import trained_model
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
@@ -20,7 +19,7 @@ from multitask.system.runlog import LOG_FILE, read_events
 from .dev_set import ANALYSIS_FILE, analyse
 
 
-def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) -> Path:
+def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -> Path:
     """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
     Args:
@@ -34,12 +33,8 @@ def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) ->
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
     settings = Settings.load(run / CONFIG_FILE)
-    if settings.stages == ("nli",):
-        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
-                         f"to analyse")
-
+    model = trained_model(run)
     dataset = load_data(settings_of_run(run, data, tasks))
-    model = MultitaskBert.from_pretrained(run)
     logits = {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
               for name in model.tasks}
     analysis = analyse(model.tasks, dataset, logits)
@@ -55,9 +50,7 @@ def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) ->
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.analysis", __doc__)
     parser.add_argument("run", type=user_path, help="the folder of a finished run")
-    parser.add_argument("--data", type=expanduser, metavar="FOLDER",
-                        help="other data than the run's own")
-    command.add_tasks_flag(parser)
+    command.add_data_flags(parser)
     command.add_import_flag(parser)
     return parser
 

@@ -47,8 +47,7 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device,
 def trained_model(run: Path) -> MultitaskBert:
     """Of a run's folder. Raises ValueError if it ended with MultiNLI: its heads are untrained."""
     if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
-        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained, so there is nothing "
-                         "to hand in")
+        raise ValueError(f"{run} ended with MultiNLI: its heads are untrained")
     return MultitaskBert.from_pretrained(run)
 
 

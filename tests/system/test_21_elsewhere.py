@@ -28,8 +28,8 @@ from torch import nn
 
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
-from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
-from multitask.commands import COMMANDS
+from multitask import TASKS, MultitaskBert, hand_in, predict, pretrain
+from multitask.commands import COMMANDS, SHORT_SPIN
 from multitask.data.examples import load_dataset, read_examples
 from multitask.runs import run as main_job
 from multitask.system import command
@@ -550,7 +550,7 @@ def test_openmp(tmp_path):
     """Commands set how long threads spin, unless the user did; the library's import does not."""
     show = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
     clean = {name: value for name, value in os.environ.items()
-             if name not in (*openmp.SHORT_SPIN, "OMP_WAIT_POLICY")}
+             if name not in (*SHORT_SPIN, "OMP_WAIT_POLICY")}
 
     def spin(argv: str, **variables: str) -> str:
         code = f"import sys; sys.argv = [{argv!r}]; import multitask; {show}"

@@ -16,7 +16,6 @@ TOP = {"minbert": set(), "optim": set(), "heads": set(), "multitask": {"minbert"
 BELOW = {
     "metrics": set(),
     "commands": set(),
-    "openmp": {"commands"},
     "system": {"commands"},
     "kinds": {"metrics"},
     "tasks": {"kinds"},
