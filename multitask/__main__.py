@@ -17,7 +17,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: that of the command; 2 if there is none of that name."""
+    """Exit status: that of the command; 2 if there is no such command."""
     name, *flags = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name == "--version":
         print(f"{CONSOLE} {__version__}")

@@ -17,7 +17,7 @@ SAMPLE = "the embedded sample"
 
 @dataclass(frozen=True)
 class Description(Saved):
-    """What a model is beside its weights.
+    """What a model is besides its weights.
 
     Attributes:
         arch: a name in heads.ARCHITECTURES.
@@ -27,7 +27,7 @@ class Description(Saved):
         data: what it was trained on: SAMPLE, a folder, or "" where that is not known.
 
     Raises:
-        ValueError: a value is none of those.
+        ValueError: a value is not allowed.
     """
 
     arch: str

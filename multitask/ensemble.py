@@ -3,7 +3,7 @@
     python -m multitask.ensemble runs/concatB-wrap-1 runs/concatB-wrap-2 runs/concatB-wrap-3
 
 Architecture, encoder and vocabulary may differ, the tasks may not. It writes prediction files,
-scores and a report, and no model: to answer takes as long as all runs together.
+scores and a report, but no model, because answering takes as long as all runs together.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def build_parser() -> Parser:
 def ensemble(arguments: argparse.Namespace) -> int:
     runs: Sequence[Path] = arguments.runs
     if len(set(runs)) < max(2, len(runs)):
-        raise ValueError("name two runs or more, each once: their mean is wanted")
+        raise ValueError("name at least two different runs")
     if arguments.out.resolve() in {run.resolve() for run in runs}:
         raise ValueError(f"--out {arguments.out} is one of the runs: name another folder")
     all_settings = [settings_of_run(run, arguments.data, arguments.tasks) for run in runs]

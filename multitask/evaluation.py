@@ -61,7 +61,7 @@ def describe(scores: dict) -> str:
 
 
 def prediction_file(folder: Path, task: Task, split: str) -> Path:
-    """Where the predictions of a split, dev or test, stand in a run folder."""
+    """The path of a split's predictions (dev or test) in a run folder."""
     return folder / f"{task.name}-{split}-output.csv"
 
 
@@ -93,7 +93,7 @@ def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
     """The ids and the (n,) predictions in a file of `write_predictions`, in its order.
 
     Raises:
-        ValueError, OSError: it is no such file; the message names it.
+        ValueError, OSError: it is not such a file; the message names it.
     """
     content = path.read_bytes()
     try:

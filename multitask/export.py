@@ -32,7 +32,7 @@ from multitask.system.command import Parser
 from multitask.tasks import Task
 
 COMPARED = 500  # dev examples at most
-MOST_DIFFERENT = 1e-3  # that rounding may make of a float32 number of size 1
+MOST_DIFFERENT = 1e-3  # largest difference that rounding may cause in float32 numbers of size 1
 ANSWERS = "text-classification"  # what is exported answers the task, so it has a score
 
 
@@ -57,7 +57,8 @@ def export(arguments: argparse.Namespace) -> int:
                          f"{arguments.to}")
     run, out = arguments.run, arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{arguments.out} is there already: name a new folder")
+        raise ValueError(f"{arguments.out} already exists and is not empty: name a new "
+                         "folder")
     model = MultitaskBert.from_pretrained(run)
     task = model.task(arguments.task)
     settings = settings_of_run(run, arguments.data, arguments.tasks)
@@ -102,7 +103,7 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
         is_near = difference <= MOST_DIFFERENT * ours.abs().max().clamp(min=1)
         if not is_near and "int8" not in name:  # NaN is not near
             raise ValueError(f"{name} differs from the run by {difference:.1e}, so nothing is "
-                             "written; a kind of task of your own may decode in another way")
+                             "written; a kind of task of your own may decode differently")
         score = f"{task.metric} {score_of(task, theirs, dev)}, " if form.tag == ANSWERS else ""
         facts.append(f"{name}: {score}largest difference {difference:.1e}")
         if form.tag == ANSWERS and task.classes:

@@ -20,12 +20,15 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float | None:
     """F1 of class 1, the harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
-    return _defined("F1 is undefined where nothing is, or is called, yes",
+    return _defined("F1 is undefined without a positive label or prediction",
                     _f1_of(1, predictions, labels))
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of each class's F1, over the classes that occur in either; rare ones count alike."""
+    """The mean of each class's F1, over the classes that occur in either.
+
+    Rare classes count as much as frequent ones.
+    """
     classes = np.union1d(predictions, labels)
     return float(np.mean([_f1_of(number, predictions, labels) for number in classes]))
 
@@ -65,7 +68,7 @@ def average(scores: Mapping[str, tuple[str, float | None]]) -> float:
     """The mean over tasks, as in the paper, by which the best epoch is chosen.
 
     Args:
-        scores: task → (name of the metric, value). An undefined value counts 0.
+        scores: task → (name of the metric, value). An undefined value counts as 0.
     """
     return sum(value or 0.0 for _, value in scores.values()) / len(scores)
 

@@ -264,7 +264,7 @@ class MultitaskBert(nn.Module):
         return Predictions(names[found.astype(int)], probabilities.numpy())
 
     def task(self, name: str | None) -> Task:
-        """The task of that name; None is its only task. ValueError if there is none such."""
+        """The task of that name; None is its only task. ValueError if there is no such task."""
         if name is None:
             if len(self.tasks) > 1:
                 raise ValueError(f"--task is missing; the run's tasks are {', '.join(self.tasks)}")

@@ -5,7 +5,7 @@
     python -m multitask.predict RUN --task para --input pairs.csv --output answers.csv
     cat pairs.jsonl | python -m multitask.predict RUN --task para,sts --input -
 
-It prints the label, its name and its probability, or a number on the task's scale. An input file is
+It prints a class's number, name and probability, or a number on the task's scale. An input file is
 tab, comma or semicolon separated with a header, or has one JSON object per line; its columns are
 found by name, those of the task. The output has all columns of the input, row by row, and the
 prediction with its probability. A file is validated first, then processed in order, 4,096 rows at a

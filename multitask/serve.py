@@ -50,7 +50,7 @@ def serve(arguments: argparse.Namespace) -> int:
     if not arguments.host:
         raise ValueError("--host is empty: name an address")
     model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
-    for task in model.tasks.values():  # what happens once a process happens now
+    for task in model.tasks.values():  # one-time costs are paid now, not by the first request
         model.predict(task.name, ["a"] if len(task.text) == 1 else [("a", "b")])
 
     try:

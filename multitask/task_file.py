@@ -67,8 +67,8 @@ def read_task_file(path: Path) -> list[Task]:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
-        raise ValueError(f"{path} is not a TOML file ({one_line(error)}); do texts stand in "
-                         "quotes, and names in brackets without spaces?") from None
+        raise ValueError(f"{path} is not a TOML file ({one_line(error)}); are strings "
+                         "quoted, and are table names in brackets free of spaces?") from None
 
     if not tables:
         raise ValueError(f"{path} describes no task: expected a table for each, such as [reviews]")
@@ -78,7 +78,7 @@ def read_task_file(path: Path) -> list[Task]:
 def _task(path: Path, name: str, table: object) -> Task:
     where = f"{path}, [{one_line(name)}]"
     if not isinstance(table, dict):
-        raise ValueError(f"{path}: {one_line(name)} stands outside a table; put [NAME], the task's "
+        raise ValueError(f"{path}: {one_line(name)} is outside a table; put [NAME], the task's "
                          "name, above its keys")
     for key in table:
         if key not in KEYS:

@@ -39,7 +39,7 @@ class Task:
         prediction_column: of the prediction file.
 
     Raises:
-        ValueError: a value is none of those; the message names the key and says what is expected.
+        ValueError: a value is not allowed; the message names the key and says what is expected.
     """
 
     name: str
@@ -175,7 +175,7 @@ class Task:
         (3.0, 3.0, 2.5)
 
         Raises:
-            ValueError: it is none; the message says what is expected.
+            ValueError: it is not a label of this task; the message says what is expected.
         """
         value = _number(text)
         if not self.classes:

@@ -46,7 +46,7 @@ def write_onnx(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> 
         ValueError: a package of the extra `onnx` is missing.
     """
     try:
-        import onnxruntime  # noqa: F401 - to be missed now, not after the export
+        import onnxruntime  # noqa: F401 - so that a missing package is reported before the export
         import onnxscript  # noqa: F401
         from onnxruntime.quantization import quantize_dynamic
     except ImportError as error:

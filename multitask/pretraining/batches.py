@@ -85,7 +85,7 @@ def made_ahead(make: Callable[[int], MaskedBatch], steps: range,
                pool: ThreadPoolExecutor) -> Iterator[MaskedBatch]:
     """The steps' batches, each made in a thread while the step before it is computed.
 
-    What goes wrong with a batch is raised in its own step.
+    An error while making a batch is raised in that batch's step.
     """
     ahead = pool.submit(make, steps.start)
     for step in steps:

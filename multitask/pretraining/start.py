@@ -123,7 +123,7 @@ def new_model(settings: PretrainingSettings, passages: list[list[str]]
     draw_attentive(model)
     say(f"model: from scratch ({count_parameters(model)} parameters, {tokenizer.vocab_size:,} "
         "pieces); its pooler stays random, since guessing tokens does not train it; --from "
-        "CHECKPOINT continues from another")
+        "CHECKPOINT starts from a pretrained model")
     return model, tokenizer
 
 
@@ -140,7 +140,7 @@ def pretrained_model(settings: PretrainingSettings) -> tuple[BertForMaskedLM, Be
                          f"to {config.max_position_embeddings} tokens")
     if settings.second_segment != NONE and config.type_vocab_size < 2:
         raise ValueError(f"--second-segment {settings.second_segment}: {settings.start} has one "
-                         "token type, where two segments need two")
+                         "token type, but two segments need two")
     say(f"model: {settings.start} ({count_parameters(model)} parameters), its vocabulary and its "
         "pooler unchanged")
     return model, tokenizer

@@ -115,7 +115,7 @@ def test_relative_to_the_file(reviews, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("", "describes no task"),
     ("[reviews\n", "not a TOML file.*line 1"),
-    ('kind = "classes"', "kind stands outside a table"),
+    ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
      r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),

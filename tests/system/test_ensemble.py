@@ -64,8 +64,8 @@ def test_scores(runs, together, small_data):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["a"], "name two runs or more"),
-    (["a", "a"], "each once"),
+    (["a"], "name at least two different runs"),
+    (["a", "a"], "name at least two different runs"),
     (["a", "missing"], "missing: there is no such folder"),
     (["a", "b", "--out", "./a"], "--out a is one of the runs"),
     (["a", "other"], "other has other tasks than a, or other labels: sst against para, sst, sts"),

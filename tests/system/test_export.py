@@ -187,4 +187,4 @@ def test_what_does_not_fit(runs, tmp_path, capsys):
     # a single sentence is one input with concatA too
     exported(runs, tmp_path / "single", "concatA", "--task", "sst")
     assert export.main([str(runs / "concatA"), str(tmp_path / "single"), "--task", "sst"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err

@@ -437,7 +437,7 @@ def test_continues_from_checkpoint(finished, text, tmp_path):
     (["--text", "{text}", "--held-out", "1"], "--held-out 1.0: a share"),
     (["--text", "{kana}", "--from", "minbert-mini"], "knows no piece of the held-out text"),
     (["--text", "{text}", "--from", "{typeless}", "--length", "24", "--second-segment", "again"],
-     "has one token type, where two segments need two"),
+     "has one token type, but two segments need two"),
 ])
 def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
     files = {name: tmp_path / name for name in ("one", "latin", "kana", "broken.gz", "cut.xz")}
