@@ -104,6 +104,18 @@ def test_failures_are_told(name, find, replace, says, folder, small_data):
     assert not any("dev scores" in line for line in lines)
 
 
+def test_undefined_score(folder, small_data, tmp_path, capsys):
+    """Pearson's correlation with constant labels is undefined, and counts 0."""
+    data = shutil.copytree(small_data, tmp_path / "data")
+    head, *rows = (data / "sts-dev.csv").read_text().splitlines()
+    assert head.endswith("similarity")
+    rows = [row.rpartition("\t")[0] + "\t3.0" for row in rows]
+    (data / "sts-dev.csv").write_text("\n".join([head, *rows]) + "\n")
+    assert study.main(["train", str(folder), "--steps", "1", "--data", str(data)]) == 0
+    columns, scores = capsys.readouterr().out.splitlines()[-2:]
+    assert dict(zip(columns.split(), scores.split()[2:], strict=True))["sts"] == "0.000"
+
+
 def test_who_does_what():
     """Exercises that a training has no use for are named."""
     def lines(own, surgery="pcgrad"):
