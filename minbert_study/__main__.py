@@ -100,10 +100,11 @@ def answer_check(arguments: argparse.Namespace) -> int:
     def say(verdict: checking.Verdict) -> None:
         print("\n".join(checking.lines_of(verdict)), flush=True)
 
+    before = checking.saved(folder, names)
     verdicts = checking.check_folder(folder, names, say)
     print(checking.summary(verdicts))
     if arguments.watch:
-        checking.watch(folder, names, say)
+        checking.watch(folder, names, say, before)
     return 0 if all(verdict.is_done for verdict in verdicts) else 1
 
 
@@ -134,11 +135,12 @@ def answer_train(arguments: argparse.Namespace) -> int:
 def answer_skeleton(arguments: argparse.Namespace) -> int:
     names = NAMES if arguments.only is None else checking.pick(arguments.only.split(","), NAMES)
     names = [name for name in NAMES if name in names]
-    starting.start(arguments.folder, names)
-    points = arguments.folder.with_name(f"{arguments.folder.name}-points.csv")
+    folder = arguments.folder.resolve()
+    points = folder.with_name(f"{folder.name}-points.csv")
+    starting.start(folder, names)
     if not points.exists():
         write_text(points, grading.points_table(names))
-    print(f"{arguments.folder}: {len(names)} exercises to hand out\n"
+    print(f"{folder}: {len(names)} exercises to hand out\n"
           f"{points}: the points; grade with: {command_line('study')} grade SUBMISSIONS… --points "
           f"{points}")
     return 0

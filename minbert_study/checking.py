@@ -54,7 +54,8 @@ def exercises_in(folder: Path) -> list[str]:
     """The exercises of a student's folder, in order.
 
     Raises:
-        ValueError: it has none.
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no exercise.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
@@ -117,16 +118,18 @@ def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], No
     return verdicts
 
 
-def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None]) -> NoReturn:
-    """Checks each file again when it is saved, until it is interrupted."""
-    def saved() -> dict[str, float]:
-        return {name: path.stat().st_mtime for name in names
-                if (path := folder / file_of(name)).is_file()}
+def saved(folder: Path, names: Sequence[str]) -> dict[str, float]:
+    """When each exercise's file was last saved."""
+    return {name: path.stat().st_mtime for name in names
+            if (path := folder / file_of(name)).is_file()}
 
-    before = saved()
+
+def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
+          before: dict[str, float]) -> NoReturn:
+    """Checks each file again when it is saved after `before`, until it is interrupted."""
     while True:
         time.sleep(WATCHED_EVERY)
-        now = saved()
+        now = saved(folder, names)
         changed = [name for name in now if now[name] != before.get(name)]
         before = now
         check_folder(folder, changed, say)

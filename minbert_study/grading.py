@@ -43,8 +43,8 @@ def read_points(path: Path | None) -> dict[str, float]:
     """A table exercise,points; without one, every exercise has POINTS.
 
     Raises:
-        ValueError: an exercise that is not there, or points that are not a number from 0; the
-            message names file and line.
+        ValueError: an exercise that does not exist, or points that are not a number from 0, with
+            file and line; or a table without an exercise.
     """
     if path is None:
         return dict.fromkeys(NAMES, POINTS)
@@ -160,7 +160,8 @@ def page_name(folders: Sequence[Path], folder: Path) -> str:
     """A file name for a student's page, unique among the folders: all have numbers, or none."""
     names = [re.sub(r"[^\w.-]", "_", each.name)[:100] or "student" for each in folders]
     place = folders.index(folder)
-    number = f"-{place + 1}" if len(set(names)) < len(names) else ""
+    is_unique = len({name.casefold() for name in names}) == len(names)  # on macOS, Ann is ann
+    number = "" if is_unique else f"-{place + 1}"
     return f"{names[place]}{number}.html"
 
 

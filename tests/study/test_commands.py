@@ -76,10 +76,28 @@ def test_watch(folder, monkeypatch):
         saved = shutil.copy(SOLUTIONS / file_of("adamw"), folder / "saved")
         Path(saved).rename(folder / file_of("adamw"))  # at once: a half-written file is checked too
 
+    names = ["attention", "adamw"]
+    before = checking.saved(folder, names)
     threading.Thread(target=save).start()
     with pytest.raises(KeyboardInterrupt):
-        checking.watch(folder, ["attention", "adamw"], say)
+        checking.watch(folder, names, say, before)
     assert seen == [("adamw", True)]
+
+
+def test_watch_from_the_start(folder, monkeypatch):
+    """A file that is saved during the first check is checked again."""
+    checked = []
+
+    def check_and_save(_, names, say):
+        checked.append([*names])
+        if len(checked) == 2:
+            raise KeyboardInterrupt
+        shutil.copy(SOLUTIONS / file_of("adamw"), folder)
+        return []
+
+    monkeypatch.setattr(checking, "check_folder", check_and_save)
+    assert main(["check", str(folder), "adamw", "--watch"]) == 130
+    assert checked == [["adamw"], ["adamw"]]
 
 
 def test_hints(folder, capsys):
@@ -163,6 +181,14 @@ def test_grade(tmp_path, capsys, monkeypatch):
     assert len(list(Path("out/g-feedback").iterdir())) == 6
 
 
+def test_skeleton_here(tmp_path, monkeypatch):
+    """The table of points stands beside the folder, also if that is the current one."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["skeleton", ".", "--only", "adamw"]) == 0
+    assert (tmp_path / "mine-points.csv").is_file()
+
+
 def test_formulas_stay_text():
     grade = grading.Grade("=cmd()", {"attention": 1.0}, ("-2", "x"))
     assert "'=cmd(),1,1,'-2; x" in grading.as_csv([grade], {"attention": 1.0})
@@ -173,6 +199,7 @@ def test_formulas_stay_text():
     (["a/hw", "b/hw", "c d"], ["hw-1", "hw-2", "c_d-3"]),
     (["e f", "e_f", "e_f-1"], ["e_f-1", "e_f-2", "e_f-1-3"]),
     (["hw-2", "a/hw", "b/hw"], ["hw-2-1", "hw-2", "hw-3"]),
+    (["a/Ann", "b/ann"], ["Ann-1", "ann-2"]),
 ])
 def test_same_names(folders, pages):
     """Two students whose folders have one name get two pages."""
