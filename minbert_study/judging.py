@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 
+from minbert.files import one_line
+
 from .exercise import TOLERANCE, Check, Exercise, equal_draws
 from .worker import plain
 
@@ -169,7 +171,7 @@ def _items_differ(name: str, yours: object, expected: list | dict, allowed: floa
     if type(yours) is not type(expected):
         return [f"{name}: yours is {_short(yours)}, expected {_short(expected)}"]
     if isinstance(expected, dict):
-        if list(yours) != list(expected):
+        if yours.keys() != expected.keys():
             return [f"{name}: yours has {_short(list(yours))}, expected {_short(list(expected))}"]
         pairs = [(f"{name}, {key}", yours[key], expected[key]) for key in expected]
     else:
@@ -186,7 +188,7 @@ def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: f
     if yours is None:
         return [f"{name} is None; is a `return` missing?"]
     if isinstance(yours, str):  # a check's own words, as NO_GRADIENT
-        return [f"{name}: {yours}"]
+        return [f"{name}: {one_line(yours)}"]
     if not isinstance(yours, torch.Tensor):
         return [f"{name} is {_short(yours)}, expected a tensor of shape {tuple(expected.shape)}"]
     if yours.shape != expected.shape:

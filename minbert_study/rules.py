@@ -5,9 +5,8 @@ still be done by somebody who wants to.
 """
 
 import ast
+from collections.abc import Sequence, Set
 from functools import cache
-
-from minbert.files import choice_hint
 
 from .exercise import PACKAGES, TEMPLATES, Exercise, file_of
 
@@ -20,6 +19,7 @@ OUT_OF_REACH = {"__builtins__", "__import__", "breakpoint", "builtins", "compile
                 "setattr", "subprocess", "sys", "tb_frame", "tb_next", "vars"}
 MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load",
                     "multiprocessing", "ops", "package", "save", "utils"}
+BEHIND_A_DOT = OUT_OF_REACH | MODULES_OF_TORCH
 DUNDERS = {"__init__", "__name__", "__len__", "__iter__", "__call__", "__getitem__"}
 
 
@@ -27,9 +27,11 @@ def faults(source: str, name: str, exercise: Exercise) -> list[str]:
     """What is wrong with a file before it is run, in lines for the student; empty if nothing."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
-        return [f"line {line}: Python cannot read this: {getattr(error, 'msg', error)}"]
+        where = f"line {line}: " if line else ""
+        says = getattr(error, "msg", str(error)) or "it is nested too deeply"
+        return [f"{where}Python cannot read this: {says}"]
 
     found = []
     for node in ast.walk(tree):
@@ -40,38 +42,30 @@ def faults(source: str, name: str, exercise: Exercise) -> list[str]:
     lines = [f"line {line}: {reason}" for line, reason in sorted(set(found))]
     for wanted in exercise.names:
         if wanted not in defined:
-            lines.append(f"{wanted} is missing: the file must define it with def or class, not "
-                         f"indented; {choice_hint(wanted, sorted(defined) or ['nothing'])}")
+            lines.append(f"{wanted} is missing: define it with def or class, not indented; the "
+                         f"file defines {', '.join(sorted(defined)) or 'nothing'}")
     return lines
 
 
 def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
     """Why this piece of code is refused; None if it is not."""
-    if isinstance(node, ast.Import):
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        is_from = isinstance(node, ast.ImportFrom)
+        module = f"{'.' * node.level}{node.module or ''}." if is_from else ""
         for alias in node.names:
-            if alias.name.split(".")[0] not in LIBRARIES:
-                return _about_import(alias.name)
-            if (reason := _about_module(alias.name, exercise)) is not None:
-                return reason
-    elif isinstance(node, ast.ImportFrom):
-        module = "." * node.level + (node.module or "")
-        for alias in node.names:
-            whole = f"{module}.{alias.name}"
+            whole = f"{module}{alias.name}"
+            first, *words = whole.split(".")
             if alias.name == "*":
                 return f"imports {whole}; name what you import"
-            if module.split(".")[0] not in LIBRARIES and whole not in given_imports(name):
+            if first not in LIBRARIES and whole not in given_imports(name):
                 return _about_import(whole)
-            if (reason := _about_module(whole, exercise)) is not None:
+            reasons = (_about(word, exercise.forbidden, BEHIND_A_DOT) for word in words)
+            if (reason := next(filter(None, reasons), None)) is not None:
                 return reason
-    elif isinstance(node, ast.Name):
-        # the file's own function may be called in it: of that name nothing else can be imported
-        return None if node.id in exercise.names else _about_name(node.id, exercise)
-    elif isinstance(node, ast.Attribute):
-        if node.attr == "eval":  # a module's mode; Python's own eval has no dot before it
-            return None
-        if node.attr in MODULES_OF_TORCH:
-            return f"{node.attr} is not needed in this exercise and may not be used"
-        return _about_name(node.attr, exercise)
+    elif isinstance(node, ast.Name):  # a library's function has a bare name only if it is imported
+        return _about(node.id, (), OUT_OF_REACH)
+    elif isinstance(node, ast.Attribute) and node.attr != "eval":  # eval() is a module's mode
+        return _about(node.attr, exercise.forbidden, BEHIND_A_DOT)
     return None
 
 
@@ -82,18 +76,11 @@ def _about_import(whole: str) -> str:
     return f"imports {whole}; an exercise may import {', '.join(sorted(LIBRARIES))}"
 
 
-def _about_module(whole: str, exercise: Exercise) -> str | None:
-    parts = whole.split(".")
-    if set(parts[1:]) & MODULES_OF_TORCH:
-        return f"{whole} is not needed in this exercise and may not be used"
-    return next(filter(None, (_about_name(part, exercise) for part in parts[1:])), None)
-
-
-def _about_name(word: str, exercise: Exercise) -> str | None:
-    if word in exercise.forbidden:
+def _about(word: str, forbidden: Sequence[str], refused: Set[str]) -> str | None:
+    if word in forbidden:
         return f"{word} is what you are to write here, so you may not use it"
     is_dunder = word.startswith("__") and word.endswith("__") and word not in DUNDERS
-    if word in OUT_OF_REACH or is_dunder:
+    if word in refused or is_dunder:
         return f"{word} is not needed in this exercise and may not be used"
     return None
 

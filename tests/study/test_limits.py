@@ -1,14 +1,16 @@
 """What a student's file may not do, by mistake or on purpose, and what stops it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from minbert_study import checking, rules, worker
-from minbert_study.exercise import file_of, load
+from minbert_study.exercise import FILES, load
 
-SOLUTION = (Path(__file__).parent / "solutions" / file_of("attention")).read_text(encoding="utf-8")
-FILE = file_of("attention")
+SOLUTIONS = Path(__file__).parent / "solutions"
+SOLUTION = (SOLUTIONS / FILES["attention"]).read_text(encoding="utf-8")
+FILE = FILES["attention"]
 BODIES = """
 def attention_weights(query, key, mask=None):
     return {0}
@@ -31,7 +33,7 @@ def check(folder: Path, text: str) -> tuple[checking.Verdict, str]:
     ("from torch.nn.functional import scaled_dot_product_attention as a", "are to write here"),
     ("def f(): return F.scaled_dot_product_attention", "are to write here"),
     ("def f(): return torch.ops.aten.softmax", "ops is not needed"),
-    ("from torch import ops", "torch.ops is not needed"),
+    ("from torch import ops", "ops is not needed"),
     ("import torch.utils.cpp_extension", "is not needed"),
     ("def f(): return eval('1')", "eval is not needed"),
     ("def f(): return math.os", "os is not needed"),
@@ -48,8 +50,11 @@ def test_refused_before_it_runs(line, says, tmp_path):
 
 @pytest.mark.parametrize(("text", "says"), [
     ("def attention_weights(:", "line 1: Python cannot read this"),
-    ("x = '\0'", "Python cannot read this"),
-    ("x = 1", "attention_weights is missing"),
+    ("x = '\0'", f"{FILE}, Python cannot read this: source code string cannot contain null bytes"),
+    (f"x = {'1+' * 5000}1", "Python cannot read this: maximum recursion depth exceeded"),
+    (f"x = {'-' * 100_000}1", "Python cannot read this: it is nested too deeply"),
+    ("x = 1", "attention_weights is missing: define it with def or class, not indented; the file "
+     "defines nothing"),
     ("attention = None", "attention is missing"),
     (BODIES.format("query", "value").replace("attention_weights", "weights"), "is missing"),
     (f"raise SystemExit(0)\n{SOLUTION}", "SystemExit"),
@@ -60,6 +65,18 @@ def test_no_exercise(text, says, tmp_path):
     verdict, lines = check(tmp_path, text)
     assert verdict.passed == 0
     assert says in lines
+
+
+@pytest.mark.parametrize(("name", "find", "replace"), [
+    ("losses", "log_p", "nll_loss"), ("gram", "rows", "cov"), ("layer_norm", "mean", "batch_norm"),
+])
+def test_names_of_variables(name, find, replace, tmp_path):
+    """A variable may have the name of a function that is refused."""
+    text = re.sub(rf"(?<![.\w]){find}\b", replace,
+                  (SOLUTIONS / FILES[name]).read_text(encoding="utf-8"))
+    assert f"{replace} =" in text
+    (tmp_path / FILES[name]).write_text(text, encoding="utf-8")
+    assert checking.check_exercise(tmp_path, name, []).is_done
 
 
 def test_not_text(tmp_path):
@@ -179,11 +196,38 @@ def test_hostile_results(tmp_path):
     assert "an object of type set" in check(tmp_path, text)[1]
 
 
+@pytest.mark.parametrize(("value", "says"), [
+    ("'\\ud800' + 'long ' * 10**6", "weights: ?long"), ("10**400", "a very large whole number"),
+])
+def test_what_is_no_tensor(value, says, tmp_path):
+    """It is told in one short line that can be written to a file."""
+    _, text = check(tmp_path, BODIES.format(value, value))
+    assert says in text
+    assert len(text.encode()) < 3000
+
+
+def test_very_large_number(tmp_path):
+    """Where a float is expected, too."""
+    text = (SOLUTIONS / FILES["losses"]).read_text(encoding="utf-8")
+    text = text.replace("return float((predictions == labels).mean())", "return 10**400")
+    (tmp_path / FILES["losses"]).write_text(text, encoding="utf-8")
+    verdict = checking.check_exercise(tmp_path, "losses", [])
+    assert "yours 'a very large whole number'" in "\n".join(checking.lines_of(verdict))
+
+
+def test_special_line_breaks(tmp_path):
+    """A form feed or U+2028 within a line is no new line where an error's line is shown."""
+    text = SOLUTION.replace("import math", "# \f \u2028 \x85\nimport math", 1)
+    text = text.replace("    scores =", "    1 / 0\n    scores =", 1)
+    number = text[:text.index("1 / 0")].count("\n") + 1
+    assert f"{FILE}, line {number}: 1 / 0" in check(tmp_path, text)[1]
+
+
 def test_own_parts(tmp_path):
     """A finished exercise takes the library's place in the others."""
     (tmp_path / FILE).write_text(SOLUTION.replace("torch.softmax(scores, dim=-1)", "scores"))
     assert load("attention").names == ["attention_weights", "attention"]
-    (tmp_path / file_of("adamw")).write_text(
+    (tmp_path / FILES["adamw"]).write_text(
         "import torch\nimport minbert.attention\ndef adamw_update(theta, *a, **k):\n"
         "    theta.copy_(minbert.attention.attention_weights(*torch.ones(2, 1, 1, 2, 1)).sum())\n")
     [first, *_] = worker.observe(tmp_path, "adamw", ["attention"], 1)[0]

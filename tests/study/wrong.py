@@ -38,6 +38,7 @@ WRONG = {
         ("key.transpose(-1, -2)", "key", "Expected size for first two dimensions"),
         ("    return F.dropout", "    F.dropout", "is a `return` missing"),
         ("torch.softmax(scores, dim=-1)", "scores.detach().softmax(-1)", "is something detached"),
+        ("torch.softmax(scores, dim=-1)", "scores.long().softmax(-1)", "NotImplementedError: "),
         ("torch.softmax(scores, dim=-1)", "torch.softmax(scores.float(), dim=-1)",
          "float32 and float64 tensors are mixed"),
         (DROPPED, "F.dropout2d(weights, dropout)", "share of keys that all queries lose"),
@@ -202,6 +203,7 @@ WRONG = {
         ("encoder.parameters()", "encoder.layers.parameters()", "shape of what project gets"),
         ("        p.grad = g[start", "        p.data -= 0.1 * g[start", ".grad is None"),
         ("= loss.item()", "= loss.item() * len(batch.labels)", "losses, sts"),
+        ("    return losses\n", "    return dict(reversed(losses.items()))\n", None),
     ],
     "final_layers": [
         ("    for parameter in model.parameters():\n        parameter.grad = None\n",
