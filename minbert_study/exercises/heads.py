@@ -120,9 +120,9 @@ def backward(part):
     return found
 
 
-# Of 4000 draws: 0.04 is five standard deviations and more.
-@check(tolerance={"OneLayerHead, share of inputs that are dropped": 0.04,
-                  "OneLayerHead, share of outputs that are dropped alone": 0.04})
+# Of 4000 draws and more: the difference of two shares has a standard deviation of at most 0.013.
+@check(tolerance={"OneLayerHead, share of inputs that are dropped": 0.06,
+                  "OneLayerHead, share of outputs that are dropped alone": 0.06})
 def dropout_of_one(part):
     """OneLayerHead drops 0.3 of its inputs in training mode, before the linear layer."""
     # One input, copied to twenty outputs: an input that is dropped takes all twenty with it.
@@ -138,9 +138,9 @@ def dropout_of_one(part):
             "the inputs afterwards": x}
 
 
-@check(tolerance={"TwoLayerHead, share of inputs that are dropped": 0.04,
-                  "TwoLayerHead, share of hidden numbers that are dropped": 0.04,
-                  "TwoLayerHead, share of outputs that are dropped alone": 0.04})
+@check(tolerance={"TwoLayerHead, share of inputs that are dropped": 0.06,
+                  "TwoLayerHead, share of hidden numbers that are dropped": 0.06,
+                  "TwoLayerHead, share of outputs that are dropped alone": 0.06})
 def dropout_of_two(part):
     """TwoLayerHead drops 0.3 of its inputs, then 0.45 of its hidden numbers."""
     # The first nine outputs copy one hidden number, the other nine another.
