@@ -62,8 +62,7 @@ class Exercise:
         is_in_place: whether the functions change what they are given.
         is_alone: whether it is checked with the library's other parts, also where the student's
             are done: they may name or order parameters otherwise.
-        install: puts a student's part into the library; by default it replaces the answers.
-        solution: where the library has it, if that is another place than the first.
+        install: puts a student's part into the library, besides replacing the answers.
         checks: in the order in which they are run; `load` fills them in.
     """
 
@@ -75,7 +74,6 @@ class Exercise:
     is_in_place: bool = False
     is_alone: bool = False
     install: Callable[[types.SimpleNamespace], None] | None = None
-    solution: str = ""
     checks: tuple[Check, ...] = ()
 
     @property
@@ -214,11 +212,10 @@ def equal_draws(seed: int) -> Iterator[None]:
 
 def install(exercise: Exercise, part: object) -> None:
     """Puts a student's part into the library, wherever its answer stands; for this process."""
-    if exercise.install is not None:
-        exercise.install(part)
-        return
     for place in exercise.places:
         replace(place, getattr(part, name_of(place)))
+    if exercise.install is not None:
+        exercise.install(part)
 
 
 def replace(place: str, new: object) -> None:

@@ -59,7 +59,7 @@ exercise pass, your code replaces the library's.
 def solution(exercise: Exercise) -> list[str]:
     """Where the library has the answer, and the code there."""
     lines = []
-    for place in [exercise.solution] if exercise.solution else exercise.places:
+    for place in exercise.places:
         found = resolve_name(place)
         code, first = inspect.getsourcelines(found)
         lines += [f"{inspect.getsourcefile(found)}, line {first}:", "", "".join(code)]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from minbert import activations
-from minbert_study.exercise import Exercise, check, gradients, replace
+from minbert_study.exercise import Exercise, check, gradients
 
 NORMAL = statistics.NormalDist()
 
@@ -24,7 +24,6 @@ def put_into_library(part: SimpleNamespace) -> None:
             x = x.detach().requires_grad_()
             return torch.autograd.grad(part.gelu(x), x, d_y)[0]
 
-    replace("minbert.activations:gelu", part.gelu)
     activations.ACTIVATIONS["gelu"] = activations.Activation(part.gelu, derivative)
 
 

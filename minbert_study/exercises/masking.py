@@ -218,7 +218,6 @@ def install(part: types.SimpleNamespace) -> None:
 EXERCISE = Exercise(
     title="masking",
     places=("minbert_study.exercises.masking:mask_tokens",),
-    solution="minbert.masking:Masking",
     install=install,
     mistakes=(
         ("when each token is chosen independently with probability 0.15, so their number varies. "

@@ -2,18 +2,24 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, check
+from minbert_study.exercise import Exercise, check, replace
+from optim import surgery
 
 
-def on_vectors(gradients):
-    """Eq. 2–5 as they are written, on the long vectors."""
+def project_paper(gradients):
+    """Eq. 2–5 on the vectors. optim.surgery computes the same from the Gram matrix."""
     total = torch.zeros_like(gradients[0])
     for i, g in enumerate(gradients):
-        total += g
+        projected = g.clone()
         for j, other in enumerate(gradients):
-            if j != i and other.any():
-                total -= torch.dot(g, other) / torch.dot(other, other) * other
+            square = other @ other
+            if j != i and square > 0:
+                projected -= g @ other / square * other
+        total += projected
     return total
+
+
+LIBRARY = {"project_paper": surgery.project_paper}
 
 
 def related(tasks: int, params: int) -> torch.Tensor:
@@ -40,7 +46,7 @@ def orthogonal(part):
                                                        [0.0, 0.0, -3.0]]))}
 
 
-@check(against={"project_paper": on_vectors})
+@check(against=LIBRARY)
 def three_tasks(part):
     """Three tasks: every projection starts from the original gradients."""
     return {f"result for {name}": part.project_paper(gradients)
@@ -65,7 +71,7 @@ def zeros(part):
             "result of nothing but zeros": part.project_paper(torch.zeros(3, 4))}
 
 
-@check(against={"project_paper": on_vectors})
+@check(against=LIBRARY)
 def many(part):
     """Any number of tasks, from one to six."""
     return {f"result of {tasks} tasks": part.project_paper(related(tasks, 9))
@@ -83,74 +89,53 @@ def short(part):
             "result for float32": part.project_paper(gradients.float())}
 
 
-ON_COPIES = """    mixture = torch.eye(len(K), dtype=torch.float64)
-    for i in range(len(K)):
-        for j in range(len(K)):
-            if j != i and squares[j] > 0:
-                {line}
-    return mixture.sum(0)
-"""
-RETURN = "    return 1 - torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))\n"
+LOOP = "    for i, g in enumerate(gradients):\n        projected = g.clone()\n"
 
 EXERCISE = Exercise(
     title="the paper's surgery, Eq. 2–5",
-    places=("optim.surgery:project_paper",),
+    places=("minbert_study.exercises.paper:project_paper",),
+    install=lambda part: replace("optim.surgery:project_paper", part.project_paper),
     mistakes=(
         ("when only conflicts are projected, as PCGrad does. Eq. 2–4 have no such test.",
-         "crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)"),
+         "square > 0:", "g @ other < 0:"),
         ("when only pairs that agree are projected. Eq. 2–4 project every pair.",
-         "crossed = K.sum(0) - squares", "crossed = K.clamp(min=0).sum(0) - squares"),
+         "square > 0:", "g @ other > 0:"),
         ("when projections use a g_i that earlier ones have changed, as in PCGrad. In Eq. 2–4, g_i "
-         "· g_j uses the original g_i.",
-         RETURN, ON_COPIES.format(line="mixture[i, j] -= mixture[i] @ K[:, j] / K[j, j]")),
+         "· g_j uses the original g_i.", "-= g @", "-= projected @"),
         ("when tasks are projected onto gradients that were already projected. g_j must be the "
-         "original: do you write into the matrix that you read from?", RETURN,
-         ON_COPIES.format(line="mixture[i] -= (mixture[i] @ K @ mixture[j] / "
-                               "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300)) * mixture[j]")),
+         "original: do you write into the matrix that you read from?",
+         LOOP, f"    gradients = gradients.clone()\n{LOOP.replace('g.clone()', 'g')}"),
         ("when g_i · g_j uses a g_j that was already projected. Keep the original gradients until "
-         "the end.", RETURN,
-         ON_COPIES.format(line="mixture[i] -= K[i] @ mixture[j] / "
-                               "(mixture[j] @ K @ mixture[j]).clamp(min=1e-300) * mixture[j]")),
+         "the end.", LOOP, "    originals, gradients = gradients, gradients.clone()\n"
+         "    for i, g in enumerate(originals):\n        projected = gradients[i]\n"),
         ("when each task is projected onto the sum of the others. Eq. 2–4 project onto each of "
-         "them.", RETURN,
-         "    others = 1 - torch.eye(len(K), dtype=torch.float64)\n"
-         "    products = (K @ others).diagonal()\n"
-         "    lengths = (others @ K @ others).diagonal()\n"
-         "    return 1 - torch.where(lengths > 0, products / lengths, 0.0) @ others\n"),
-        ("when the projected gradients are averaged. Eq. 5 adds them.", RETURN,
-         RETURN.replace("return 1 -", "return (1 -")
-         .replace("(crossed))\n", "(crossed))) / len(K)\n")),
+         "them.", "for j, other in enumerate(gradients):",
+         "for j, other in [(-1, gradients.sum(0) - g)]:"),
+        ("when the projected gradients are averaged. Eq. 5 adds them.",
+         "return total", "return total / len(gradients)"),
         ("when only the last task's projected gradient is returned. Eq. 5 adds all of them.",
-         RETURN, ON_COPIES.format(line="mixture[i, j] -= K[i, j] / K[j, j]")
-         .replace("mixture.sum(0)", "mixture[-1]")),
+         "total += projected", "total = projected"),
         ("when the projections are averaged over the other tasks. Eq. 2–4 subtract all.",
-         "crossed / squares, torch", "crossed / squares / max(1, len(K) - 1), torch"),
-        ("when the components are added, not subtracted.",
-         "return 1 - torch.where(squares", "return 1 + torch.where(squares"),
-        ("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
-         "crossed / squares, torch", "crossed / squares.sqrt(), torch"),
-        ("when the product is not divided by ‖g_j‖² at all.",
-         "crossed / squares, torch", "crossed, torch"),
-        ("when the product is divided by ‖g_i‖², not by ‖g_j‖².", "crossed = K.sum(0) - squares",
-         "crossed = squares * ((K / squares.clamp(min=1e-300)[:, None]).sum(0) - 1)"),
+         "/ square *", "/ square / (len(gradients) - 1) *"),
+        ("when the components are added, not subtracted.", "projected -=", "projected +="),
+        ("when the product is divided by ‖g_j‖, not by ‖g_j‖².", "/ square *", "/ square.sqrt() *"),
+        ("when the product is not divided by ‖g_j‖² at all.", "/ square *", "*"),
+        ("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
+         "square = other @ other", "square = g @ g"),
         ("when the product is divided by ‖g_i‖ ‖g_j‖, as in a cosine.",
-         "crossed = K.sum(0) - squares",
-         "crossed = squares.sqrt() * ((K / squares.clamp(min=1e-300).sqrt()[:, None]).sum(0) - "
-         "squares.sqrt())"),
+         "square = other @ other", "square = g.norm() * other.norm()"),
         ("when each task is projected onto itself as well and becomes 0. j must differ from i.",
-         "crossed = K.sum(0) - squares", "crossed = K.sum(0)"),
+         "j != i and ", ""),
         ("when each pair is used only once. Project task i onto all other tasks, also those before "
-         "it.", "crossed = K.sum(0) - squares", "crossed = K.triu(1).sum(0)"),
+         "it.", "j != i", "j > i"),
         ("when nothing is projected: the plain sum of the gradients.",
-         "crossed = K.sum(0) - squares", "crossed = 0 * squares"),
+         "if j != i and square > 0:", "if False:"),
         ("when a zero gradient is divided by its length: 0/0 is NaN. Skip it.",
-         "torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))",
-         "crossed / squares"),
+         " and square > 0", ""),
         ("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, and add nothing to "
-         "it.", "squares > 0,", "squares > 1e-6,"),
+         "it.", "square > 0", "square > 1e-6"),
         ("when a small number like 1e-8 is added to ‖g_j‖², so short gradients keep their "
-         "conflicts. Skip zero gradients instead.",
-         "crossed / squares, torch", "crossed / (squares + 1e-8), torch"),
+         "conflicts. Skip zero gradients instead.", "/ square *", "/ (square + 1e-8) *"),
     ),
     hints=(
         "Which gradients stand on the right-hand side of Eq. 2–4, those before or after surgery?",

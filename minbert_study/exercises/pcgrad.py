@@ -2,8 +2,24 @@
 
 import torch
 
-from minbert_study.exercise import Exercise, check
-from optim.surgery import random_order
+from minbert_study.exercise import Exercise, check, replace
+from optim import surgery
+
+
+def project_conflicting(gradients, order):
+    """Algorithm 1 on the vectors. optim.surgery computes the same from the Gram matrix."""
+    total = torch.zeros_like(gradients[0])
+    for i, others in enumerate(order):
+        g = gradients[i].clone()
+        for j in others:
+            product = g @ gradients[j]
+            if product < 0:  # then g_j is not zero
+                g -= product / (gradients[j] @ gradients[j]) * gradients[j]
+        total += g
+    return total
+
+
+LIBRARY = {"project_conflicting": surgery.project_conflicting}
 
 
 def conflicting(tasks: int, params: int) -> torch.Tensor:
@@ -13,19 +29,6 @@ def conflicting(tasks: int, params: int) -> torch.Tensor:
     rows -= torch.outer(rows @ shared, shared) / (shared @ shared)
     rows -= rows.mean(0)  # they sum to 0, so they point away from each other
     return rows * torch.arange(1, tasks + 1)[:, None]
-
-
-def on_vectors(gradients, order):
-    """Algorithm 1 as it is written, on the long vectors."""
-    total = torch.zeros_like(gradients[0])
-    for i, others in enumerate(order):
-        g = gradients[i].clone()
-        for j in others:
-            product = torch.dot(g, gradients[j])
-            if product < 0:
-                g -= product / torch.dot(gradients[j], gradients[j]) * gradients[j]
-        total += g
-    return total
 
 
 @check()
@@ -49,27 +52,27 @@ def orthogonal(part):
     return {"result": part.project_conflicting(gradients, [[1, 2], [2, 0], [1, 0]])}
 
 
-@check(against={"project_conflicting": on_vectors})
+@check(against=LIBRARY)
 def three_tasks(part):
     """Three tasks in conflict, in a given order: Algorithm 1, line by line."""
     gradients = conflicting(3, 7)
     return {"result": part.project_conflicting(gradients, [[2, 1], [0, 2], [1, 0]])}
 
 
-@check(against={"project_conflicting": on_vectors})
+@check(against=LIBRARY)
 def order_matters(part):
     """Another order gives another result; every order is followed."""
     gradients = conflicting(4, 9)
     generator = torch.Generator().manual_seed(5)
     return {f"result in the order {order}": part.project_conflicting(gradients, order)
-            for order in (random_order(4, generator) for _ in range(3))}
+            for order in (surgery.random_order(4, generator) for _ in range(3))}
 
 
-@check(against={"project_conflicting": on_vectors})
+@check(against=LIBRARY)
 def some_conflict(part):
     """Only pairs in conflict are projected, among many that are not."""
     gradients = torch.randn(5, 11) + 0.4
-    order = random_order(5, torch.Generator().manual_seed(1))
+    order = surgery.random_order(5, torch.Generator().manual_seed(1))
     return {"result": part.project_conflicting(gradients, order)}
 
 
@@ -93,48 +96,40 @@ def opposite(part):
 
 EXERCISE = Exercise(
     title="PCGrad",
-    places=("optim.surgery:project_conflicting",),
-    solution="optim.surgery:pcgrad_weights",
+    places=("minbert_study.exercises.pcgrad:project_conflicting",),
+    install=lambda part: replace("optim.surgery:project_conflicting", part.project_conflicting),
     mistakes=(
         ("when every pair is projected, in conflict or not. The test g_i · g_j < 0 is missing.",
-         "if product < 0:", "if K[j, j] > 0:"),
+         "if product < 0:", "if gradients[j].any():"),
         ("when pairs that agree are projected and conflicts stay. Project where g_i · g_j < 0.",
          "if product < 0:", "if product > 0:"),
         ("when the conflict test uses the original g_i. Algorithm 1 tests the current g_i, after "
-         "the earlier projections.", "if product < 0:", "if K[i, j] < 0:"),
+         "the earlier projections.", "if product < 0:", "if gradients[i] @ gradients[j] < 0:"),
         ("when every projection starts from the original g_i. In g_i · g_j use the current g_i.",
-         "product = mixture[i] @ K[:, j] ", "product = K[i, j] "),
+         "product = g @", "product = gradients[i] @"),
         ("when tasks are projected onto gradients that were already projected. g_j must be the "
          "original: do you write into the matrix that you read from?",
-         "            product = mixture[i] @ K[:, j]           # g_i · g_j\n"
-         "            if product < 0:                          # then g_j is not zero\n"
-         "                mixture[i, j] -= product / K[j, j]   "
-         "# g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j",
-         "            product = mixture[i] @ K @ mixture[j]\n"
-         "            if product < -1e-12:\n"
-         "                mixture[i] -= product / (mixture[j] @ K @ mixture[j]) * mixture[j]"),
+         "    for i, others in enumerate(order):\n        g = gradients[i].clone()\n",
+         "    gradients = gradients.clone()\n"
+         "    for i, others in enumerate(order):\n        g = gradients[i]\n"),
         ("when a small number like 1e-8 is added to ‖g_j‖² or used in the conflict test, so short "
          "gradients keep their conflicts. No guard is needed: for a zero g_j, g_i · g_j is never "
          "below 0.", "if product < 0:", "if product < -1e-12:"),
         ("when the projected gradients are averaged, not added.",
-         "mixture.sum(0)", "mixture.mean(0)"),
+         "return total", "return total / len(gradients)"),
         ("when the product is divided by ‖g_j‖, not by ‖g_j‖².",
-         "product / K[j, j] ", "product / K[j, j].sqrt() "),
+         "(gradients[j] @ gradients[j])", "gradients[j].norm()"),
         ("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
-         "product / K[j, j] ", "product / K[i, i] "),
-        ("when the component is added, not subtracted.",
-         "mixture[i, j] -= product", "mixture[i, j] += product"),
+         "(gradients[j] @ gradients[j])", "(gradients[i] @ gradients[i])"),
+        ("when the component is added, not subtracted.", "g -= product", "g += product"),
         ("when each task is projected onto itself too and becomes 0. It must meet only the others.",
-         "for i, others in enumerate(order):",
-         "for i, others in ((i, [*o, i]) for i, o in enumerate(order)):\n"
-         "        mixture[i] = 0\n        continue"),
+         "g = gradients[i].clone()", "g = 0 * gradients[i]"),
         ("when the tasks are met in ascending order; `order` is not followed.",
-         "    for i, others in enumerate(order):",
-         "    for i, others in enumerate([sorted(o) for o in order]):"),
+         "for j in others:", "for j in sorted(others):"),
         ("when nothing is projected: the plain sum of the gradients.",
          "if product < 0:", "if False:"),
         ("when all of g_j is subtracted from g_i, not only the component of g_i along it.",
-         "-= product / K[j, j] ", "-= 1 "),
+         "product / (gradients[j] @ gradients[j]) * gradients[j]", "gradients[j]"),
     ),
     hints=(
         "Two copies of the gradients are needed. Which one changes, and which one must stay?",

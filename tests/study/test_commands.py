@@ -114,10 +114,14 @@ def test_hints(folder, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_are_shown(name, folder, capsys):
+    """What is shown defines what the student's file is to define."""
     main(["start", str(folder)])
     capsys.readouterr()
     assert main(["hint", str(folder), name, "--solution"]) == 0
-    assert ", line " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ", line " in shown
+    for wanted in load(name).names:
+        assert f"def {wanted}(" in shown or f"class {wanted}(" in shown
 
 
 @pytest.mark.parametrize(("argv", "says"), [

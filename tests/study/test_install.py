@@ -1,23 +1,36 @@
 """A student's part is put to work in the library, also where it replaces no function of it."""
 
+import sys
 from pkgutil import resolve_name
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+import optim
 from minbert import Masking, activations, attention, layer, masking
 from minbert.layer import BertLayer
-from minbert_study.exercise import install, load, name_of
+from minbert_study.exercise import PACKAGES, install, load, name_of
 from multitask.kinds import KINDS
 from multitask.tasks import TASKS
+from optim import surgery
+
+
+def put_back(monkeypatch, *places):
+    """After the test, what stands at these places now is again wherever it was imported to."""
+    found = [resolve_name(place) for place in places]
+    for module in [*sys.modules.values()]:
+        if module.__name__.split(".")[0] in PACKAGES:
+            for name, value in [*vars(module).items()]:
+                if any(value is each for each in found):
+                    monkeypatch.setattr(module, name, value)
 
 
 def test_imported_names(monkeypatch):
     """A part takes its place also in the modules that imported the library's by name."""
-    monkeypatch.setattr(attention, "BertSelfAttention", attention.BertSelfAttention)
-    monkeypatch.setattr(layer, "BertSelfAttention", layer.BertSelfAttention)
+    put_back(monkeypatch, *load("multi_head").places)
     own = type("BertSelfAttention", (nn.Module,), {})
     install(load("multi_head"), SimpleNamespace(BertSelfAttention=own))
     assert attention.BertSelfAttention is own
@@ -26,7 +39,7 @@ def test_imported_names(monkeypatch):
 
 def test_gelu(monkeypatch):
     """Layers made from now on use the student's function, and its derivative by autograd."""
-    monkeypatch.setattr(activations, "gelu", activations.gelu)  # both are put back afterwards
+    put_back(monkeypatch, *load("gelu").places)
     monkeypatch.setitem(activations.ACTIVATIONS, "gelu", activations.ACTIVATIONS["gelu"])
     install(load("gelu"), SimpleNamespace(gelu=lambda x: x**3))
 
@@ -39,6 +52,7 @@ def test_gelu(monkeypatch):
 
 def test_layer_norm(monkeypatch):
     """Every nn.LayerNorm calls the student's function with its weight, bias and eps."""
+    put_back(monkeypatch, *load("layer_norm").places)
     monkeypatch.setattr(nn.LayerNorm, "forward", nn.LayerNorm.forward)
     part = SimpleNamespace(layer_norm=lambda x, weight, bias, eps: 10 * x + 2 * weight + bias + eps)
     install(load("layer_norm"), part)
@@ -50,6 +64,7 @@ def test_layer_norm(monkeypatch):
 
 def test_masking(monkeypatch):
     """Masking calls the student's function, but for whole words and other shares."""
+    put_back(monkeypatch, *load("masking").places)
     monkeypatch.setattr(masking.Masking, "__call__", masking.Masking.__call__)
     ones = torch.ones(3, dtype=torch.int64)
     install(load("masking"), SimpleNamespace(
@@ -67,12 +82,20 @@ def test_masking(monkeypatch):
         assert other(row, drawn).labels.tolist() == [6] * (6 if other.share == 0.15 else 12)
 
 
+@pytest.mark.parametrize(("name", "function"), [
+    ("pcgrad", "project_conflicting"), ("paper", "project_paper")])
+def test_surgery(name, function, monkeypatch):
+    """The library's function is the student's, also where it was imported to."""
+    put_back(monkeypatch, *load(name).places, f"optim.surgery:{function}")
+    own = SimpleNamespace(**{function: lambda gradients: gradients[0]})
+    install(load(name), own)
+    assert getattr(surgery, function) is getattr(optim, function) is getattr(own, function)
+
+
 def test_losses_and_metrics(monkeypatch):
     """Every task's loss and metrics are the student's; macro-F1 and Spearman stay the library's."""
     exercise = load("losses")
-    for place in exercise.places:
-        module, _, name = place.partition(":")
-        monkeypatch.setattr(f"{module}.{name}", resolve_name(place))  # put back afterwards
+    put_back(monkeypatch, *exercise.places)
     for kind in KINDS.values():
         for name, metric in kind.metrics.items():
             monkeypatch.setitem(kind.metrics, name, metric)
