@@ -6,7 +6,6 @@ their functions are looked up when they are called.
 """
 
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -148,13 +147,9 @@ def run(training: Training, say: Callable[[str], None]) -> dict[str, float] | No
     process.start()
     sender.close()
     try:
-        while True:
-            message = json.loads(receiver.recv_bytes())
-            if "scores" in message:
-                return message["scores"]
-            say(f"  {message['line']}")
-            if message.get("failed"):
-                return None
+        while isinstance(message := receiver.recv(), str):
+            say(f"  {message}")
+        return message
     except EOFError:
         process.join()
         say(f"  the process crashed (status {process.exitcode})")
@@ -166,23 +161,17 @@ def run(training: Training, say: Callable[[str], None]) -> dict[str, float] | No
 
 
 def _work(training: Training, sender: Connection) -> None:
-    """In the process: trains; sends lines, and in the end scores or what went wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
-
-    def send(**message: object) -> None:
-        sender.send_bytes(json.dumps(message).encode())
-
+    """In the process: trains; sends lines, then scores, or None after what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     os.environ["MINBERT_PLAIN"] = "1"  # the fast forms would do a student's part in its place
     try:
         install_own(training.folder, training.own)
-        scores = train(training, lambda line: send(line=line))
+        scores = train(training, sender.send)
     except Exception as error:
-        *lines, last = explain(error, training.folder)
-        for line in lines:
-            send(line=line)
-        send(line=last, failed=True)
-        return
-    send(scores=scores)
+        scores = None
+        for line in explain(error, training.folder):
+            sender.send(line)
+    sender.send(scores)
 
 
 # ---------------------------------------------------------------------------------- the plain loop
