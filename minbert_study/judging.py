@@ -143,14 +143,12 @@ def difference(yours: dict, expected: dict, tolerance: dict[str, float]) -> list
 
 
 def _differs(name: str, yours: object, expected: object, allowed: float) -> list[str]:
-    if isinstance(expected, torch.Tensor):
-        return _tensor_differs(name, yours, expected, allowed)
     if yours is None and expected is not None:
         return [f"{name}: yours is None, expected {_short(expected)}; is a `return` missing?"]
+    if isinstance(expected, torch.Tensor):
+        return _tensor_differs(name, yours, expected, allowed)
     if isinstance(expected, (list, dict)):
         return _items_differ(name, yours, expected, allowed)
-    if isinstance(yours, torch.Tensor) and yours.numel() == 1:
-        yours = yours.item()
     if not _is_close(yours, expected, allowed):
         texts = [_short(yours), _short(expected)]
         if texts[0] == texts[1]:
@@ -185,8 +183,6 @@ def _items_differ(name: str, yours: object, expected: list | dict, allowed: floa
 
 
 def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: float) -> list[str]:
-    if yours is None:
-        return [f"{name} is None; is a `return` missing?"]
     if isinstance(yours, str):  # a check's own words, as NO_GRADIENT
         return [f"{name}: {one_line(yours)}"]
     if not isinstance(yours, torch.Tensor):

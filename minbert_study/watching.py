@@ -1,12 +1,13 @@
 """A tiny model for checks of training, and what a step does with it, seen from outside."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from heads import ARCHITECTURES
 from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.model import BertOutput
 from multitask import MultitaskBert
 from multitask.data.batching import Batch, TokenizedExamples
 from multitask.data.examples import Example
@@ -102,14 +103,17 @@ class Seen:
     Attributes:
         matrices: what `project` was given, one after another.
         forwards: task → how often its head was called.
+        embeddings: task → what its head was given.
+        modes: sentences on how encoder and heads ran, in the order in which they did.
     """
 
     def __init__(self, model: MultitaskBert) -> None:
-        self.model, self.matrices = model, []
+        self.model, self.matrices, self.embeddings, self.modes = model, [], {}, []
         self.forwards = dict.fromkeys(model.tasks, 0)
         self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        model.encoder.register_forward_hook(self._at_encoder)
         for name, head in model.heads.items():
-            head.register_forward_hook(lambda *_, name=name: self._at_forward(name))
+            head.register_forward_hook(partial(self._at_head, name))
 
     def spy(self, project: Callable) -> Callable:
         """The same function; what it is given is remembered."""
@@ -118,10 +122,20 @@ class Seen:
             return project(gradients)
         return call
 
-    def moved(self) -> dict[str, torch.Tensor]:
-        """How far every weight has come."""
+    def moved(self, start: str = "") -> dict[str, torch.Tensor]:
+        """The change, since the start, of every weight whose name begins so."""
         return {name: value.detach() - self.before[name]
-                for name, value in self.model.named_parameters()}
+                for name, value in self.model.named_parameters() if name.startswith(start)}
 
-    def _at_forward(self, name: str) -> None:
+    def _at_encoder(self, encoder: torch.nn.Module, given: tuple, output: BertOutput) -> None:
+        graph = "a" if output.pooler_output.requires_grad else "no"
+        self.modes.append(f"encoder in {mode_of(encoder)} mode, with {graph} graph through it")
+
+    def _at_head(self, name: str, head: torch.nn.Module, given: tuple, _: torch.Tensor) -> None:
         self.forwards[name] += 1
+        self.embeddings[name] = given[0].detach().clone()
+        self.modes.append(f"head of {name} in {mode_of(head)} mode")
+
+
+def mode_of(module: torch.nn.Module) -> str:
+    return "training" if module.training else "eval"

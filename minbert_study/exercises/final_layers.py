@@ -3,7 +3,7 @@
 import torch
 
 from minbert_study.exercise import Exercise, check
-from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, tiny_model
+from minbert_study.watching import FLOAT32, Optimizer, Seen, batches_of, mode_of, tiny_model
 
 
 def final_layer_step(model, batches, optimizer):
@@ -47,45 +47,13 @@ def by_formula(model, batches, optimizer):
     return losses
 
 
-class Watched(Seen):
-    """Remembers as well how encoder and heads are called.
-
-    Attributes:
-        embeddings: task → what its head was given.
-        modes: sentences on how encoder and heads ran, in the order in which they did.
-    """
-
-    def __init__(self, model) -> None:
-        super().__init__(model)
-        self.embeddings, self.modes = {}, []
-        model.encoder.register_forward_hook(self._at_encoder)
-        for name, head in model.heads.items():
-            head.register_forward_hook(lambda module, given, _, name=name:
-                                       self._at_head(module, given, name))
-
-    def of(self, start: str) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in self.moved().items() if name.startswith(start)}
-
-    def _at_encoder(self, module, given, output) -> None:
-        graph = "a" if output.pooler_output.requires_grad else "no"
-        self.modes.append(f"encoder in {mode_of(module)} mode, with {graph} graph through it")
-
-    def _at_head(self, module, given, name) -> None:
-        self.embeddings[name] = given[0].detach().clone()
-        self.modes.append(f"head of {name} in {mode_of(module)} mode")
-
-
-def mode_of(module: torch.nn.Module) -> str:
-    return "training" if module.training else "eval"
-
-
 def one_step(part, *tasks: str, heads_train: bool = True, **model: object):
     """A step of plain gradient descent."""
     model = tiny_model(**model)
     model.heads.train(heads_train)
-    watched, optimizer = Watched(model), Optimizer(model)
+    seen, optimizer = Seen(model), Optimizer(model)
     losses = part.final_layer_step(model, batches_of(*tasks), optimizer)
-    return watched, optimizer, losses
+    return seen, optimizer, losses
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -94,9 +62,9 @@ def one_step(part, *tasks: str, heads_train: bool = True, **model: object):
 @check(tolerance={"embeddings": FLOAT32})
 def how_they_run(part):
     """The encoder runs in eval mode without a graph, the heads in training mode."""
-    watched, _, _ = one_step(part, "sts", dropout=0.2)
+    seen, _, _ = one_step(part, "sts", dropout=0.2)
     other, _, _ = one_step(part, "sts", heads_train=False)
-    return {"how they ran": watched.modes, "embeddings": watched.embeddings,
+    return {"how they ran": seen.modes, "embeddings": seen.embeddings,
             "how they ran where the heads were in eval mode": other.modes}
 
 
@@ -115,17 +83,16 @@ def second_step(part):
        tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def by_hand(part):
     """The heads follow their losses' gradients, which are known in closed form."""
-    watched, _, losses = one_step(part, dropout=0.2)
-    return {"losses": losses, "moved": watched.of("heads.")}
+    seen, _, losses = one_step(part, dropout=0.2)
+    return {"losses": losses, "moved": seen.moved("heads.")}
 
 
 @check(tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def dropout_in_heads(part):
     """The heads have dropout, the encoder has none; losses are Python numbers."""
-    watched, _, losses = one_step(part, dropout=0.2, head_dropout=True)
-    is_number = isinstance(losses, dict) and all(type(each) is float for each in losses.values())
-    return {"forwards of each head": watched.forwards, "losses": losses,
-            "losses are Python numbers": is_number, "moved": watched.of("heads.")}
+    seen, _, losses = one_step(part, dropout=0.2, head_dropout=True)
+    return {"forwards of each head": seen.forwards, "losses": losses,
+            "moved": seen.moved("heads.")}
 
 
 @check()
@@ -139,9 +106,9 @@ def encoder_rests(part):
             for value in model.parameters():
                 value.grad = torch.ones_like(value)
             optimizer.step()  # now it has moments
-        watched = Watched(model)
+        seen = Seen(model)
         part.final_layer_step(model, batches_of(), optimizer)
-        moved = torch.cat([value.flatten() for value in watched.of("encoder.").values()])
+        moved = torch.cat([value.flatten() for value in seen.moved("encoder.").values()])
         found[f"encoder's weights that moved, {name}"] = int((moved != 0).sum())
         found[f"encoder's parameters that have a .grad afterwards, {name}"] = sum(
             value.grad is not None for value in model.encoder.parameters())
@@ -155,11 +122,11 @@ def other_heads_rest(part):
     model = tiny_model()
     optimizer = Optimizer(model, lr=1e-2, weight_decay=0.5)
     part.final_layer_step(model, batches_of(), optimizer)
-    watched = Watched(model)
+    seen = Seen(model)
     part.final_layer_step(model, batches_of("sts", "para"), optimizer)
-    rests = torch.cat([value.flatten() for value in watched.of("heads.sst.").values()])
+    rests = torch.cat([value.flatten() for value in seen.moved("heads.sst.").values()])
     return {"weights of the sst head that moved": int((rests != 0).sum()),
-            "moved": watched.of("heads.")}
+            "moved": seen.moved("heads.")}
 
 
 @check()
@@ -213,12 +180,11 @@ EXERCISE = Exercise(
         ("when the encoder's old gradients stay in .grad, so the optimizer moves it. Set them to "
          "None.", ZERO, "    model.heads.zero_grad()\n"),
         ("when old gradients stay in .grad, of encoder and heads. Set them to None.", ZERO, ""),
-        ("when gradients are set to 0, not to None. Weight decay and old moments then move what "
-         "must not move.", ZERO,
-         "    for each in model.parameters():\n"
-         "        each.grad = torch.zeros_like(each)\n"),
-        ("when old gradients are set to 0, not to None. Weight decay and old moments then move "
-         "what must not move.", ZERO, "    model.zero_grad(set_to_none=False)\n"),
+        *(("when gradients are set to 0, not to None. Weight decay and old moments then move what "
+           "must not move.", ZERO, cleared)
+          for cleared in ("    model.zero_grad(set_to_none=False)\n",
+                          "    for each in model.parameters():\n"
+                          "        each.grad = torch.zeros_like(each)\n")),
         ("when the modes are not restored afterwards.", BACK, ""),
         ("when the model is always in training mode afterwards. Restore the modes it had before.",
          BACK, "    model.train()\n"),

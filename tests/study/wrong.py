@@ -211,7 +211,7 @@ WRONG = {
         ("    model.heads.train(heads_were)\n", "", "heads in training mode"),
         ("    sum(losses.values()).backward()\n", "    for loss in losses.values():\n        "
          "optimizer.zero_grad()\n        loss.backward()\n", "heads.sst.1.weight: .grad is None"),
-        ("loss.item() for", "loss for", "losses are Python numbers: yours False"),
+        ("loss.item() for", "loss for", "yours a tensor of shape (), expected "),
         ("model.heads[name](embedded[name])", "model(name, batch)", "how they ran"),
         (STEP, STEP + "    for p in model.encoder.parameters():\n"
          "        p.grad = torch.zeros_like(p)\n", "that have a .grad afterwards"),
