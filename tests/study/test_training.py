@@ -87,7 +87,7 @@ def test_own_round_robin(folder, small_data):
 
 @pytest.mark.parametrize(("name", "find", "replace", "says"), [
     ("attention", "    weights =", "    raise ValueError('not for so many heads')\n    weights =",
-     ["ex02_attention.py, line 19: raise ValueError('not for so many heads')",
+     ["ex02_attention.py, line 17: raise ValueError('not for so many heads')",
       "ValueError: not for so many heads"]),
     ("attention", "weights, dropout) @ value", "weights, dropout) @ value / 0",
      ["the loss of sst is nan in step 1"]),

@@ -1,5 +1,3 @@
-"""A right solution, as a student might write it."""
-
 import torch
 
 from minbert.model import BertOutput

@@ -1,5 +1,3 @@
-"""A right solution, as a student might write it."""
-
 import torch
 
 SHARE, HIDDEN, RANDOM = 0.15, 0.8, 0.1

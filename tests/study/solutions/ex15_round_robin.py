@@ -1,5 +1,3 @@
-"""A right solution, as a student might write it."""
-
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 

@@ -1,5 +1,3 @@
-"""A right solution, as a student might write it."""
-
 import torch
 from torch import nn
 from torch.nn import functional as F
