@@ -160,9 +160,7 @@ class Progress:
         return hints[name]
 
     def note(self, verdict: Verdict) -> None:
-        self.entries[verdict.name] = {
-            "passed": verdict.passed, "of": len(verdict.results), "sha256": verdict.sha256,
-            "date": time.strftime("%Y-%m-%d %H:%M")}
+        self.entries[verdict.name] = {"passed": verdict.passed, "sha256": verdict.sha256}
         write_json(self.folder / PROGRESS_FILE, self.entries)
 
 

@@ -47,10 +47,6 @@ REFUSED = ("ctypes.", "ftplib.", "glob.", "http.", "os.chdir", "os.chmod", "os.c
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-class Refused(PermissionError):
-    """A student's code reaches for something that an exercise does not need."""
-
-
 class Fault(Exception):
     """What is wrong with a student's code, found while it runs."""
 
@@ -288,7 +284,7 @@ def _refuse_mischief(out: str) -> None:
             if is_written and isinstance(path, (str, bytes)):
                 place = os.path.abspath(os.fsdecode(path))
                 if not place.startswith(out + os.sep) and place != os.devnull:
-                    raise Refused(f"writes to {place}; an exercise may not write files")
+                    raise PermissionError(f"writes to {place}; an exercise may not write files")
         elif event.startswith(REFUSED):
-            raise Refused(f"{event} is not needed in an exercise and is not allowed")
+            raise PermissionError(f"{event} is not needed in an exercise and is not allowed")
     sys.addaudithook(guard)

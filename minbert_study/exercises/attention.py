@@ -67,8 +67,7 @@ def large_scores(part):
     mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]) == 1
     key += torch.where(mask[:, None, :, None], -25.0, 25.0)
     weights = part.attention_weights(query + 25, key, mask)
-    return {"all numbers are finite": bool(weights.isfinite().all()),
-            "largest weight of a masked key": weights.movedim(3, 1)[~mask].abs().max(),
+    return {"largest weight of a masked key": weights.movedim(3, 1)[~mask].abs().max(),
             "weights": weights}
 
 

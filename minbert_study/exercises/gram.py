@@ -72,8 +72,7 @@ def tiny(part):
 def zero(part):
     """A zero gradient has cosine 0 with every gradient, also with itself."""
     gram = torch.tensor([[25.0, 0.0, -40.0], [0.0, 0.0, 0.0], [-40.0, 0.0, 100.0]])
-    found = part.cosines(gram)
-    return {"all numbers are finite": bool(found.isfinite().all()), "cosines": found,
+    return {"cosines": part.cosines(gram),
             "cosines of nothing but zeros": part.cosines(torch.zeros(2, 2))}
 
 

@@ -54,8 +54,7 @@ def test_check(folder, capsys):
 def test_progress(folder):
     """What is done is remembered, until the file changes."""
     main(["check", str(folder)])
-    entry = json.loads((folder / "progress.json").read_text())["attention"]
-    assert (entry["passed"], entry["of"]) == (8, 8)
+    assert json.loads((folder / "progress.json").read_text())["attention"]["passed"] == 8
     assert checking.Progress(folder).done() == ["attention"]
     with (folder / file_of("attention")).open("a") as file:
         file.write("# changed\n")
