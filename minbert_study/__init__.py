@@ -5,7 +5,7 @@
     exercise     what an exercise is; the library's own answer to it; that answer with a mistake
     rules        what a student's file may use
     worker       a student's code in a process of its own, within limits
-    judging      yours beside the expected: what differs, and which mistake it looks like
+    judging      compares results with the expected ones: the first difference, and its mistake
     checking     one exercise or all, progress, messages
     watching     a tiny model for checks of training, and what a step does with it
     training     the main job with the student's own parts

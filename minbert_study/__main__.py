@@ -123,7 +123,7 @@ def answer_hint(arguments: argparse.Namespace) -> int:
 
 def answer_train(arguments: argparse.Namespace) -> int:
     folder = arguments.folder
-    checking.exercises_in(folder)  # refuses a folder that is none of ours
+    checking.exercises_in(folder)  # raises for a folder without exercises
     if arguments.steps < 1:
         raise ValueError(f"--steps {arguments.steps}: expected 1 or more")
     data = default_data() if arguments.data is None else str(arguments.data)

@@ -10,7 +10,7 @@ from minbert.files import choice_hint, read_object, sha256_of, write_json
 from multitask.commands import command_line
 
 from . import rules
-from .exercise import NAMES, Exercise, file_of, load
+from .exercise import FILES, NAMES, Exercise, load
 from .judging import Result, judge
 from .worker import observe
 
@@ -22,7 +22,7 @@ WATCHED_EVERY = 0.3     # seconds
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one exercise.
+    """The result of one exercise.
 
     Attributes:
         results: one per check.
@@ -60,9 +60,9 @@ def exercises_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
                                 f"{command_line('study')} start {folder}")
-    found = [name for name in NAMES if (folder / file_of(name)).is_file()]
+    found = [name for name in NAMES if (folder / FILES[name]).is_file()]
     if not found:
-        raise ValueError(f"{folder} holds no exercise ({file_of(NAMES[0])}, …); make a folder of "
+        raise ValueError(f"{folder} holds no exercise ({FILES[NAMES[0]]}, …); make a folder of "
                          f"exercises with: {command_line('study')} start FOLDER")
     return found
 
@@ -85,7 +85,7 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
     Args:
         own: exercises that are done; their parts stand in for the library's.
     """
-    exercise, path = load(name), folder / file_of(name)
+    exercise, path = load(name), folder / FILES[name]
     if path.stat().st_size > LARGEST_FILE:
         return _refused(name, exercise, [f"{path.name} is larger than {LARGEST_FILE:,} bytes"])
     try:
@@ -121,7 +121,7 @@ def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], No
 def saved(folder: Path, names: Sequence[str]) -> dict[str, float]:
     """When each exercise's file was last saved."""
     return {name: path.stat().st_mtime for name in names
-            if (path := folder / file_of(name)).is_file()}
+            if (path := folder / FILES[name]).is_file()}
 
 
 def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
@@ -147,7 +147,7 @@ class Progress:
         return [name for name in NAMES if self.is_done(name)]
 
     def is_done(self, name: str) -> bool:
-        entry, path = self.entries.get(name), self.folder / file_of(name)
+        entry, path = self.entries.get(name), self.folder / FILES[name]
         return (isinstance(entry, dict) and path.is_file()
                 and entry.get("passed") == len(load(name).checks)
                 and entry.get("sha256") == sha256_of(path))
@@ -169,7 +169,7 @@ class Progress:
 
 def lines_of(verdict: Verdict) -> list[str]:
     """A verdict as a student reads it: all claims, and what is wrong with the first that fails."""
-    title = f"{file_of(verdict.name)}: {load(verdict.name).title}"
+    title = f"{FILES[verdict.name]}: {load(verdict.name).title}"
     total = len(verdict.results)
     if verdict.is_done:
         return [f"✓ {title}: all {total} checks pass"]

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from pkgutil import resolve_name
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ class Exercise:
         title: what is to be written, for lists.
         places: the library's answers, MODULE:NAME or MODULE:CLASS.METHOD. The student's file
             defines the same last names.
-        hints: from a question to nearly the line.
+        hints: three, from a question to nearly the code.
         mistakes: those that are recognised, edits of the library's source, as (says, find,
             replace): the end of a sentence that begins "This is what comes out"; text that the
             source has once; what stands there with the mistake.
@@ -106,15 +107,6 @@ def load(name: str) -> Exercise:
     return dataclasses.replace(module.EXERCISE, checks=checks)
 
 
-def file_of(name: str) -> str:
-    """The file of an exercise in a student's folder.
-
-    >>> file_of("attention")
-    'ex02_attention.py'
-    """
-    return FILES[name]
-
-
 def check(against: Mapping[str, object] | None = None,
           tolerance: Mapping[str, float] | None = None) -> Callable[[Callable], Check]:
     """Makes a function a check; its docstring is the claim. See Check."""
@@ -135,7 +127,7 @@ def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]
 
 
 def draw_weights(module: nn.Module) -> nn.Module:
-    """The module in eval mode with every parameter drawn, also those that begin at 0 or 1."""
+    """Draws every parameter, also those that start at 0 or 1; returns the module in eval mode."""
     with torch.no_grad():
         for _, parameter in sorted(module.named_parameters()):
             parameter.normal_(std=0.5)
@@ -148,7 +140,7 @@ def copy_of(value: object) -> object:
 
 
 class Notes(dict):
-    """What was noted; where there is no note, the reason."""
+    """The notes; where one is missing, the reason."""
 
     def __missing__(self, key: str) -> str:
         part = re.sub(r"\.(\d+)", r"[\1]", key.split()[0])
@@ -193,21 +185,15 @@ def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
 
 @contextmanager
 def equal_draws(seed: int) -> Iterator[None]:
-    """Inside, the same random numbers for all who come with this seed; float64; plain forms."""
-    before = os.environ.get("MINBERT_PLAIN")
-    dtype, state = torch.get_default_dtype(), torch.get_rng_state()
-    os.environ["MINBERT_PLAIN"] = "1"
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-        torch.set_default_dtype(dtype)
-        if before is None:
-            del os.environ["MINBERT_PLAIN"]
-        else:
-            os.environ["MINBERT_PLAIN"] = before
+    """Inside, random numbers depend on the seed alone, floats are float64, the plain forms run."""
+    dtype = torch.get_default_dtype()
+    with patch.dict(os.environ, MINBERT_PLAIN="1"), torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def install(exercise: Exercise, part: object) -> None:

@@ -16,9 +16,9 @@ from minbert.files import choice_hint, one_line, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
 from .checking import LARGEST_FILE, Verdict, check_folder
-from .exercise import NAMES, file_of, load
+from .exercise import FILES, NAMES, load
 
-POINTS = 10          # of an exercise that no table names
+POINTS = 10          # per exercise without a table
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def check_copy(folder: Path, names: Sequence[str],
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as temporary:
         copy = Path(temporary)
         for name in names:
-            path = folder / file_of(name)
+            path = folder / FILES[name]
             if not path.exists() and not path.is_symlink():
                 notes.append(f"{path.name} is missing")
                 continue
@@ -127,10 +127,10 @@ def check_copy(folder: Path, names: Sequence[str],
                 shutil.copyfile(path, copy / path.name)
             except OSError as error:
                 notes.append(f"{path.name}: {error.strerror or error}")
-        found = [name for name in names if (copy / file_of(name)).is_file()]
+        found = [name for name in names if (copy / FILES[name]).is_file()]
         verdicts = {verdict.name: verdict
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}
-    notes += [f"{file_of(name)}: {verdict.end}"
+    notes += [f"{FILES[name]}: {verdict.end}"
               for name, verdict in verdicts.items() if verdict.end]
     return verdicts, notes
 
@@ -172,7 +172,7 @@ def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, V
     for name, whole in points.items():
         parts.append(heading(f"{load(name).title}: {grade.points[name]:g} of {whole:g}"))
         if name not in verdicts:
-            parts.append(paragraph(f"{file_of(name)} was not handed in."))
+            parts.append(paragraph(f"{FILES[name]} was not handed in."))
             continue
         for result in verdicts[name].results:
             parts.append(paragraph(f"{result.mark} {result.claim}"))

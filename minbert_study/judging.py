@@ -1,4 +1,4 @@
-"""Yours beside the expected: the first thing that differs, and the mistake that it looks like."""
+"""Compares results with the expected ones: the first difference, and the mistake behind it."""
 
 import itertools
 import math

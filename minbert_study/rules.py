@@ -8,7 +8,7 @@ import ast
 from collections.abc import Sequence, Set
 from functools import cache
 
-from .exercise import PACKAGES, TEMPLATES, Exercise, file_of
+from .exercise import FILES, PACKAGES, TEMPLATES, Exercise
 
 LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "numpy",
              "operator", "torch", "typing"}
@@ -88,6 +88,6 @@ def _about(word: str, forbidden: Sequence[str], refused: Set[str]) -> str | None
 @cache
 def given_imports(name: str) -> set[str]:
     """What the file as handed out imports from the library, in dotted names."""
-    tree = ast.parse((TEMPLATES / file_of(name)).read_text(encoding="utf-8"))
+    tree = ast.parse((TEMPLATES / FILES[name]).read_text(encoding="utf-8"))
     return {f"{node.module}.{alias.name}" for node in ast.walk(tree)
             if isinstance(node, ast.ImportFrom) for alias in node.names}

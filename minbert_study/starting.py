@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from minbert.files import write_text
 from multitask.commands import command_line
 
-from .exercise import NAMES, TEMPLATES, Exercise, file_of, load
+from .exercise import FILES, NAMES, TEMPLATES, Exercise, load
 
 README = "README.md"
 
@@ -25,7 +25,7 @@ def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {file_of(name): (TEMPLATES / file_of(name)).read_text(encoding="utf-8")
+    texts = {FILES[name]: (TEMPLATES / FILES[name]).read_text(encoding="utf-8")
              for name in names}
     texts[README] = readme(names)
     missing = {name: text for name, text in texts.items() if not (folder / name).exists()}
@@ -35,7 +35,7 @@ def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
 
 
 def readme(names: Sequence[str]) -> str:
-    rows = "\n".join(f"| {file_of(name)} | {load(name).title} |" for name in names)
+    rows = "\n".join(f"| {FILES[name]} | {load(name).title} |" for name in names)
     return f"""# Write BERT yourself
 
 Each file is one exercise. Replace `raise NotImplementedError` with your code. Then:
@@ -69,5 +69,5 @@ def solution(exercise: Exercise) -> list[str]:
 def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
     kept = "" if written else " (all files exist already)"
     return [f"{folder}: {len(written)} files written{kept}",
-            f"Begin with {folder / file_of(NAMES[0])}, then: "
+            f"Begin with {folder / FILES[NAMES[0]]}, then: "
             f"{command_line('study')} check {folder} {NAMES[0]}"]

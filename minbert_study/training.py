@@ -1,8 +1,8 @@
 """The main job for some steps, with a student's own parts and with the library's.
 
-Each training is a process of its own, so that a student's parts are nowhere but in theirs. The
-loop takes every part from the place where exercise.install puts it: the modules are imported here,
-their functions are looked up when they are called.
+Each training runs in its own process, so the student's parts never reach the library's training.
+The loop takes every part from the place where exercise.install puts it: the modules are imported
+here, their functions are looked up when they are called.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from multitask.runs.settings import Settings
 from multitask.tasks import TASKS
 from optim import AdamW, split_decayed, surgery
 
-from .exercise import file_of
+from .exercise import FILES
 from .exercises import final_layers, round_robin, training_step
 from .worker import Fault, explain, install_own, processes
 
@@ -35,7 +35,7 @@ STEPS = 60            # with surgery; the heads alone train a sixth as many more
 BATCH = 8             # examples of each task in a step
 LR, WEIGHT_DECAY = 3e-4, 0.01
 EVALUATED = 200       # examples of each task's dev set
-LINES = 6             # on the way
+LINES = 6             # progress lines per training
 SURGERY = ("pcgrad", "paper")
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of tasks, whose gradients' cosines are shown
 
@@ -107,7 +107,7 @@ def who_does_what(training: Training) -> list[str]:
         lines = ["parts: all are the library's"]
     else:
         lines = ["parts: all are the library's; yours take over once their checks pass"]
-    return lines + [f"       {file_of(name)} is not used here: {idle[name]}"
+    return lines + [f"       {FILES[name]} is not used here: {idle[name]}"
                     for name in training.own if name in idle]
 
 

@@ -24,7 +24,7 @@ def trained_tokenizer() -> BertTokenizer:
 
 
 def tiny_model(dropout: float = 0.0, head_dropout: bool = False) -> MultitaskBert:
-    """A model with random weights, in training mode. Dropout is off where it is not asked for."""
+    """A model with random weights, in training mode. Dropout is off by default."""
     torch.set_default_dtype(torch.float32)  # what the heads get is float32; see MultitaskBert.pool
     tokenizer = trained_tokenizer()
     config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1,
@@ -57,7 +57,7 @@ def batches_of(*tasks: str, first: int = 0) -> dict[str, Batch]:
 
 
 class Optimizer:
-    """Gradient descent, which shows a gradient's size, or AdamW, which does not.
+    """Plain gradient descent, whose steps show a gradient's size; AdamW if weight_decay is given.
 
     The first of torch's own optimizers takes a second to make.
 
@@ -123,7 +123,7 @@ class Seen:
         return call
 
     def moved(self, start: str = "") -> dict[str, torch.Tensor]:
-        """The change, since the start, of every weight whose name begins so."""
+        """The change since the start of every weight whose name begins so."""
         return {name: value.detach() - self.before[name]
                 for name, value in self.model.named_parameters() if name.startswith(start)}
 

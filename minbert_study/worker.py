@@ -159,7 +159,7 @@ def install_own(folder: Path, names: Iterable[str]) -> None:
 
 def load_file(folder: Path, name: str) -> types.SimpleNamespace:
     """Runs a student's file; returns what it defines, with functions that check their use."""
-    exercise, path = exercises.load(name), folder / exercises.file_of(name)
+    exercise, path = exercises.load(name), folder / exercises.FILES[name]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
@@ -235,7 +235,7 @@ def _is_begun(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, folder: Path) -> list[str]:
-    """An exception in a student's words: the line, the reason, the shapes that met there."""
+    """An exception for a student: the line, the reason, and the shapes of the tensors there."""
     if isinstance(error, Fault):
         return [str(error)]
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)

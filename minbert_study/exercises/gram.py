@@ -60,7 +60,7 @@ def huge(part):
 
 @check()
 def tiny(part):
-    """Gradients near 1e-30 do not vanish, and their cosines are not blurred."""
+    """Gradients near 1e-30 do not vanish, and their cosines stay exact."""
     gradients = torch.tensor([[3e-30, 4e-30], [0.0, -1e-29]], dtype=torch.float32)
     return {"gram times 1e60": part.gram_matrix(gradients) * 1e60,
             "cosines": part.cosines(torch.tensor([[25e-60, -40e-60], [-40e-60, 100e-60]])),

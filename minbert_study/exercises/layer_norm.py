@@ -10,7 +10,7 @@ from minbert_study.exercise import Exercise, check, gradients
 
 
 def layer_norm(x, weight, bias, eps):
-    """The equation. The library calls torch's; `as_torch` below holds this one against it."""
+    """The equation. The library calls torch's; `as_torch` compares the two."""
     centred = x - x.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
     normalised = centred / (variance + eps).sqrt()

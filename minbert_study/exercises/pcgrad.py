@@ -76,8 +76,8 @@ def some_conflict(part):
     return {"result": part.project_conflicting(gradients, order)}
 
 
-# float32 holds seven digits, and how its sums round is everybody's own. Of 1e-24 for a length of
-# 1e-12, what is added to it against division by 0 leaves 1e-8 and less.
+# float32 holds seven digits, and each order of summation rounds differently. At length 1e-12, ‖g‖²
+# is 1e-24: with 1e-16 added, 1e-8 of the projection is left.
 @check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
     """Short gradients conflict as well as long ones, and float32 stays float32."""

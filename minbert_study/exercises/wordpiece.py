@@ -35,7 +35,7 @@ def by_package(word, vocabulary):
 
 
 class Vocabulary(dict):
-    """Piece → id. It loses patience with a loop that asks without end."""
+    """Piece → id. Raises Fault after MOST_QUESTIONS look-ups: then a loop is endless."""
 
     def __init__(self, *pieces: str) -> None:
         super().__init__({piece: number for number, piece in enumerate((UNKNOWN, *pieces))})

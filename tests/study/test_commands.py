@@ -12,7 +12,7 @@ import pytest
 
 from minbert_study import checking, grading, worker
 from minbert_study.__main__ import main
-from minbert_study.exercise import NAMES, file_of, load
+from minbert_study.exercise import FILES, NAMES, load
 
 SOLUTIONS = Path(__file__).parent / "solutions"
 
@@ -21,7 +21,7 @@ SOLUTIONS = Path(__file__).parent / "solutions"
 def folder(tmp_path):
     """A student's folder with two exercises: attention is solved, adamw is not begun."""
     main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,attention"])
-    shutil.copy(SOLUTIONS / file_of("attention"), tmp_path / "mine")
+    shutil.copy(SOLUTIONS / FILES["attention"], tmp_path / "mine")
     return tmp_path / "mine"
 
 
@@ -29,13 +29,13 @@ def test_start(tmp_path, capsys):
     """All files are there; what a student has written stays at a second start."""
     assert main(["start", str(tmp_path / "a")]) == 0
     files = {path.name for path in (tmp_path / "a").iterdir()}
-    assert files == {"README.md", *map(file_of, NAMES)}
+    assert files == {"README.md", *FILES.values()}
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "a").iterdir())
     assert text.count("raise NotImplementedError") >= len(NAMES)
 
-    mine = tmp_path / "a" / file_of("attention")
+    mine = tmp_path / "a" / FILES["attention"]
     mine.write_text("mine")
-    (tmp_path / "a" / file_of("adamw")).unlink()
+    (tmp_path / "a" / FILES["adamw"]).unlink()
     capsys.readouterr()
     assert main(["start", str(tmp_path / "a")]) == 0
     assert "1 files written" in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_progress(folder):
     main(["check", str(folder)])
     assert json.loads((folder / "progress.json").read_text())["attention"]["passed"] == 8
     assert checking.Progress(folder).done() == ["attention"]
-    with (folder / file_of("attention")).open("a") as file:
+    with (folder / FILES["attention"]).open("a") as file:
         file.write("# changed\n")
     assert checking.Progress(folder).done() == []
 
@@ -72,8 +72,8 @@ def test_watch(folder, monkeypatch):
 
     def save():
         time.sleep(0.3)
-        saved = shutil.copy(SOLUTIONS / file_of("adamw"), folder / "saved")
-        Path(saved).rename(folder / file_of("adamw"))  # at once: a half-written file is checked too
+        saved = shutil.copy(SOLUTIONS / FILES["adamw"], folder / "saved")
+        Path(saved).rename(folder / FILES["adamw"])  # at once: a half-written file is checked too
 
     names = ["attention", "adamw"]
     before = checking.saved(folder, names)
@@ -91,7 +91,7 @@ def test_watch_from_the_start(folder, monkeypatch):
         checked.append([*names])
         if len(checked) == 2:
             raise KeyboardInterrupt
-        shutil.copy(SOLUTIONS / file_of("adamw"), folder)
+        shutil.copy(SOLUTIONS / FILES["adamw"], folder)
         return []
 
     monkeypatch.setattr(checking, "check_folder", check_and_save)
@@ -146,17 +146,17 @@ def test_grade(tmp_path, capsys, monkeypatch):
     """One row per folder, whatever is in it; points by check; nothing handed in is changed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(worker, "SECONDS", 3)
-    whole = {name: (SOLUTIONS / file_of(name)).read_text() for name in ("attention", "adamw")}
+    whole = {name: (SOLUTIONS / FILES[name]).read_text() for name in ("attention", "adamw")}
     for student in ("right", "wrong", "loop", "deletes", "=empty"):
         Path("in", student).mkdir(parents=True)
     for student in ("right", "wrong", "loop", "deletes"):
         for name, text in whole.items():
-            Path("in", student, file_of(name)).write_text(text)
+            Path("in", student, FILES[name]).write_text(text)
     wrong = whole["attention"].replace("dim=-1", "dim=-2")
-    Path("in/wrong", file_of("attention")).write_text(wrong)
-    Path("in/loop", file_of("attention")).write_text(f"while True: pass\n{whole['attention']}")
+    Path("in/wrong", FILES["attention"]).write_text(wrong)
+    Path("in/loop", FILES["attention"]).write_text(f"while True: pass\n{whole['attention']}")
     deletes = f"import shutil\nshutil.rmtree('{tmp_path}')\n{whole['adamw']}"
-    Path("in/deletes", file_of("adamw")).write_text(deletes)
+    Path("in/deletes", FILES["adamw"]).write_text(deletes)
     Path("in/right/ex13_pcgrad.py").symlink_to("/etc/hostname")
     Path("points.csv").write_text("exercise,points\nattention,8\nadamw,4\npcgrad,1.5\n")
     before = {path: path.read_bytes() for path in Path("in").rglob("*.py")}

@@ -8,7 +8,7 @@ import pytest
 from wrong import WRONG
 
 from minbert_study import checking, rules, starting
-from minbert_study.exercise import NAMES, file_of, load
+from minbert_study.exercise import FILES, NAMES, load
 from minbert_study.judging import judge, run_check
 
 HERE = Path(__file__).parent
@@ -21,11 +21,11 @@ CASES = [pytest.param(name, *case, id=f"{name}-{number}")
 
 def hand_in(folder: Path, name: str, *edits: tuple[str, str]) -> Path:
     """A folder with the right solution of one exercise, edited."""
-    text = (SOLUTIONS / file_of(name)).read_text(encoding="utf-8")
+    text = (SOLUTIONS / FILES[name]).read_text(encoding="utf-8")
     for find, replace in edits:
         assert find in text, f"the solution of {name} has no {find!r}"
         text = text.replace(find, replace)
-    (folder / file_of(name)).write_text(text, encoding="utf-8")
+    (folder / FILES[name]).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -80,11 +80,11 @@ def test_mistakes_are_told(name):
 def test_hints_and_lesson(name):
     exercise = load(name)
     assert len(exercise.hints) == 3
-    template = (starting.TEMPLATES / file_of(name)).read_text(encoding="utf-8")
+    template = (starting.TEMPLATES / FILES[name]).read_text(encoding="utf-8")
     [file] = re.findall(r"tests/lessons/(test_\w+\.py)", template)
     lesson = (HERE.parent / "lessons" / file).read_text(encoding="utf-8")
-    assert f"minbert study, {file_of(name)}" in " ".join(ast.get_docstring(ast.parse(lesson)).split())
-    assert rules.faults((SOLUTIONS / file_of(name)).read_text(encoding="utf-8"), name, exercise) == []
+    assert f"minbert study, {FILES[name]}" in " ".join(ast.get_docstring(ast.parse(lesson)).split())
+    assert rules.faults((SOLUTIONS / FILES[name]).read_text(encoding="utf-8"), name, exercise) == []
 
 
 @pytest.mark.parametrize(("name", "find", "replace", "says"), CASES)

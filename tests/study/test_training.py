@@ -10,7 +10,7 @@ from minbert import BertModel
 from minbert.files import sha256_of
 from minbert_study import __main__ as study
 from minbert_study import checking, training
-from minbert_study.exercise import NAMES, file_of, load
+from minbert_study.exercise import FILES, NAMES, load
 from minbert_study.judging import Result
 from minbert_study.watching import batches_of, tiny_model
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def edit(folder: Path, name: str, find: str, replace: str) -> None:
-    path = folder / file_of(name)
+    path = folder / FILES[name]
     text = path.read_text(encoding="utf-8")
     assert find in text
     path.write_text(text.replace(find, replace), encoding="utf-8")
@@ -34,7 +34,7 @@ def edit(folder: Path, name: str, find: str, replace: str) -> None:
 def note_as_done(folder: Path) -> None:
     for name in NAMES:
         passed = tuple(Result(check.claim) for check in load(name).checks)
-        digest = sha256_of(folder / file_of(name))
+        digest = sha256_of(folder / FILES[name])
         checking.Progress(folder).note(checking.Verdict(name, passed, sha256=digest))
 
 
