@@ -204,6 +204,7 @@ WRONG = {
         ("        p.grad = g[start", "        p.data -= 0.1 * g[start", ".grad is None"),
         ("= loss.item()", "= loss.item() * len(batch.labels)", "losses, sts"),
         ("    return losses\n", "    return dict(reversed(losses.items()))\n", None),
+        ("= loss.item()", "= loss.detach()", "yours a tensor of shape (), expected "),
     ],
     "final_layers": [
         ("    for parameter in model.parameters():\n        parameter.grad = None\n",
