@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet, for processes of ours too
+QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet
 
 
 def accept_any_text() -> None:

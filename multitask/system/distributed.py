@@ -265,9 +265,11 @@ def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
             pass
         os.close(reading)
         if received:
-            speak()
-            sys.stdout.flush()
-            os._exit(1)
+            try:
+                speak()
+                sys.stdout.flush()
+            finally:  # also where nobody reads what is printed
+                os._exit(1)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()

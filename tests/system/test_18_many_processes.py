@@ -233,6 +233,15 @@ def test_alone(monkeypatch):
         Ranks(1, 2).own_device(torch.device("mps"))
 
 
+def test_sigterm_after_the_reader_has_gone():
+    """Told to stop, a process ends even if it cannot print."""
+    done = python("-c", "import os, signal, sys, time\n"
+                  "from multitask.system.distributed import Ranks, on_sigterm\n"
+                  "with on_sigterm(Ranks(0, 2), lambda: sys.stdout.missing):\n"
+                  "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(5)")
+    assert done.returncode == 1
+
+
 # ---------------------------------------------------------------- torchrun
 
 
