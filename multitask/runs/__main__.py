@@ -132,6 +132,8 @@ def prune_runs(folder: Path, is_agreed: bool) -> int:
     for path, size in found.items():
         print(f"{path}  {megabytes(size)}")
     total = megabytes(sum(found.values()))
+    if not is_agreed and not sys.stdin.isatty():
+        raise ValueError("prune asks before it removes: run it in a terminal, or add --yes")
     question = f"remove these {len(found)} folders, {total}? [y/N] "
     if not is_agreed and input(question).strip().lower() not in ("y", "yes"):
         print("nothing was removed")

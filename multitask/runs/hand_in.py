@@ -11,7 +11,7 @@ from multitask.evaluation import prediction_file, scores_of, write_predictions
 from multitask.model import MultitaskBert
 from multitask.tasks import NLI, Task
 
-from .folder import CONFIG_FILE
+from .folder import CONFIG_FILE, load_settings
 from .settings import Settings
 
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → its name in a prediction file's name
@@ -27,7 +27,7 @@ def part_1_file(mode: str, task: str, split: str) -> str:
 
 def part_1_files(run: Path) -> Callable[[Path, Task, str], Path]:
     """How the course names the files of this run: (folder, task, split) → file."""
-    is_last_layer = Settings.load(run / CONFIG_FILE).stages == ("fl",)
+    is_last_layer = load_settings(run, "--course part1").stages == ("fl",)
     mode = "last-linear-layer" if is_last_layer else "full-model"
     return lambda folder, task, split: folder / part_1_file(mode, task.name, split)
 
