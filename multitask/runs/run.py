@@ -69,6 +69,10 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
     out = None if out is None else str(user_path(out))
 
     def read() -> tuple[Dataset, MultitaskBert]:
+        is_baseline = settings.stages == ("baseline",)
+        if is_baseline and "sst" not in [task.name for task in settings.tasks]:
+            raise ValueError("--gs none alone is the paper's baseline, a head for sst, and this "
+                             "run has no such task: take --mode last-layer")
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
@@ -149,7 +153,7 @@ def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
         return settings
 
     os.environ[PLAIN_VARIABLE] = "1"
-    say("note: plain forms only (--plain)")
+    say("note:  plain forms only (--plain)")
     return dataclasses.replace(settings, plain=True)
 
 

@@ -26,7 +26,7 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
-PLAIN_NOTE = "note: plain forms only (--plain)"
+PLAIN_NOTE = "note:  plain forms only (--plain)"
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +254,7 @@ def refused(capsys, *arguments) -> str:
     ("--gs none --surgery sum", "--surgery is for --gs wrap and bd"),
     ("--recipe best --tasks sts,sst,para", "--recipe best is for --tasks sst,para,sts, not for"),
     ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
+    ("--gs none --tasks sts --model scratch", "a head for sst, and this run has no such task"),
     ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
 ])
 def test_unusable_flags(flags, message, capsys):
