@@ -25,7 +25,12 @@ from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import recipes
 from multitask.runs import run as main_job
-from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
+from multitask.runs.folder import (
+    MODE_NAMES,
+    REPORT_FILE,
+    load_settings,
+    load_starting_settings,
+)
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import Run
 from multitask.runs.settings import (
@@ -242,7 +247,8 @@ def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
         changes["tasks"] = moved_tasks(settings, str(given.pop("tasks")))
     started = dataclasses.asdict(settings)
     sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
-    started |= {"batch_sizes": sizes, "out": str(folder)}
+    started |= {"batch_sizes": sizes, "out": str(folder.resolve()),
+                "mode": MODE_NAMES.get(settings.chain)}
     command.refuse_other_settings(given, started)
     return changes
 
@@ -254,19 +260,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if arguments.quiet:
         console.be_quiet()
+    imports = "".join(f" --import {quote(file)}" for file in arguments.imports or ())
     try:
         return command.answer(NAME, lambda: prepare(arguments, argv),
-                              "interrupted before training began", train)
+                              "interrupted before training began",
+                              lambda run: train(run, imports))
     finally:
         distributed.leave()
 
 
-def train(run: Run) -> int:
-    """Runs to the end and prints where the results are; returns the exit status."""
+def train(run: Run, imports: str = "") -> int:
+    """Runs to the end and prints where the results are; returns the exit status.
+
+    Args:
+        imports: the --import flags, for the commands that are printed.
+    """
     ranks = run.ranks
 
     def stop_and_close() -> None:
-        stopped(run, "told to stop (SIGTERM), as all processes are when one has ended", 1)
+        stopped(run, imports, "told to stop (SIGTERM), as all processes are when one has ended", 1)
         run.log.close()
 
     with on_sigterm(ranks, stop_and_close):
@@ -274,32 +286,32 @@ def train(run: Run) -> int:
             main_job.execute(run)
         except KeyboardInterrupt:
             # in each process at another step, so they can no longer communicate
-            return stopped(run, "interrupted", 130) if ranks.writes else 130
+            return stopped(run, imports, "interrupted", 130) if ranks.writes else 130
         except FloatingPointError as error:  # in all processes at the same step
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
             return not_finite(run, error)
         except ProcessLost as error:
-            return stopped(run, error, 1)
+            return stopped(run, imports, error, 1)
         except OSError as error:
             return command.failed(NAME, error, 1)
         except (MemoryError, RuntimeError) as error:
             accumulate = 2 * run.settings.accumulate
-            reason = (f"{command.out_of_memory(error)}, or compute each batch in pieces "
-                      f"(--accumulate {accumulate})")
-            return stopped(run, reason, 1, f" --accumulate {accumulate}")
+            reason = (f"{command.out_of_memory(error)}: take a smaller --batch-size, or compute "
+                      f"each batch in pieces (--accumulate {accumulate})")
+            return stopped(run, imports, reason, 1, f" --accumulate {accumulate}")
         finally:
             run.log.close()
 
-        ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run)}")
+        ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run, imports)}")
         distributed.stop(ranks)
     return 0
 
 
-def advice(run: Run) -> str:
+def advice(run: Run, imports: str) -> str:
     """What to do with a finished run."""
-    folder = quote(str(run.folder))
+    folder = f"{quote(str(run.folder))}{imports}"
     if run.settings.stages == ("nli",):
         return f"its heads are untrained; continue with: {command_line('train')} --start {folder}"
 
@@ -324,14 +336,14 @@ def not_finite(run: Run, error: FloatingPointError) -> int:
     return command.failed(NAME, f"{error}; {good}; {advice}", 1)
 
 
-def stopped(run: Run, reason: object, status: int, flags: str = "") -> int:
+def stopped(run: Run, imports: str, reason: object, status: int, flags: str = "") -> int:
     """Prints why training stopped and how to resume, with which flags; returns the status."""
     if numbered(run.folder):
         folder = quote(str(run.folder))
         program = f"{run.ranks.command} train_multitask.py"
         if run.ranks.size == 1:
             program = command_line("train")
-        how = f"resume with: {program} --resume {folder}{flags}"
+        how = f"resume with: {program} --resume {folder}{imports}{flags}"
     else:
         how = "there is no checkpoint yet; start again"
     process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""

@@ -118,7 +118,7 @@ def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | Non
         return start_pretraining(settings_of(arguments), Path(arguments.out))
 
     folder = Path(arguments.resume)
-    started = {**dataclasses.asdict(settings_of_run(folder)), "out": arguments.resume}
+    started = {**dataclasses.asdict(settings_of_run(folder)), "out": str(folder.resolve())}
     command.refuse_other_settings(command.given_flags(build_parser(), argv), started)
     run = resume_pretraining(folder)
     if run is None:
@@ -153,7 +153,8 @@ def pretrain(run: Pretraining) -> int:
     except OSError as error:
         return command.failed(NAME, error, 1)
     except (MemoryError, RuntimeError) as error:
-        return command.failed(NAME, f"{command.out_of_memory(error)}, in a new run", 1)
+        return command.failed(NAME, f"{command.out_of_memory(error)}: take a smaller "
+                                    "--batch-size, in a new run", 1)
     finally:
         run.log.close()
 

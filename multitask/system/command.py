@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from minbert.files import one_line, user_path
 from multitask.commands import shown
 
@@ -91,10 +89,9 @@ def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupte
 def out_of_memory(error: Exception) -> str:
     """The reason in one line; any other error is raised again."""
     text = str(error)
-    is_short = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    if not is_short and not any(part in text for part in OUT_OF_MEMORY):
+    if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
         raise error
-    return "out of memory: take a smaller --batch-size"
+    return "out of memory"
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +115,7 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
         name: of the command; the reason begins with it.
         argv: None is the command line.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
     for file in filter(None, early.parse_known_args(argv)[0].imports):
         path = user_path(file).resolve()

@@ -438,7 +438,9 @@ def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys):
     assert programs.run("--resume", run, "--accumulate", 2) == 0
 
 
-def test_other_errors_are_raised():
+def test_other_errors_are_raised(capsys):
+    assert command.answer("x", lambda: (_ for _ in ()).throw(MemoryError)) == 1
+    assert capsys.readouterr().err == "x: out of memory\n"  # not every command has --batch-size
     with pytest.raises(RuntimeError, match="a bug"):
         command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 
