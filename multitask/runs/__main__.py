@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] not in ACTIONS:
         words = [LIST, *words]  # runs FOLDER
-    return command.run(build_parser(), answer, words, is_intermixed=True)
+    return command.run(build_parser(), answer, words)
 
 
 if __name__ == "__main__":

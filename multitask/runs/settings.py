@@ -23,6 +23,7 @@ from optim import SCHEDULES, SURGERY, Method
 DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
+NONFINITE_ADVICE = f"--on-nonfinite {SKIP} skips such steps, a lower --lr may avoid them"
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
 # by --resume: what was computed stays valid. Data may have moved; their content is compared.
 CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard")

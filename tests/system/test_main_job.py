@@ -286,7 +286,7 @@ def test_folder_in_use(capsys, finished, tmp_path):
     assert f"--resume {unfinished}" in refused(capsys, "--out", unfinished)
     assert "no config.json there" in refused(capsys, "--resume", unfinished)
     assert "there is no such" not in refused(capsys, "--resume", "nowhere")
-    assert "takes no other flag" in refused(capsys, "--resume", finished, "--lr", "1")
+    assert "--lr 1.0 would change the run" in refused(capsys, "--resume", finished, "--lr", "1")
     (tmp_path / "file").write_text("x")
     assert "is a file" in refused(capsys, "--out", tmp_path / "file")
 
