@@ -170,8 +170,6 @@ class Pretraining:
         try:
             restore(self.trainer, saved.tensors)
             restore_random_state(saved.part("random"))
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it lacks {error}") from None
         except ValueError as error:
             raise ValueError(f"{path} does not fit this run: {error}") from None
 
