@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from minbert.files import one_line, read_object, write_json
-from multitask.runs.settings import LARGEST, SKIP, STOP, check_values, expand_paths
+from multitask.runs.settings import LARGEST, SKIP, STOP, check_values
 from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import MAKERS, NONE
@@ -73,7 +73,6 @@ class PretrainingSettings:
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        expand_paths(self, ("text", "start"))
         check_values(self, CHOICES, RANGES)
         if self.start is None and self.hidden % self.heads:
             raise ValueError(f"--hidden {self.hidden} is not divisible by --heads {self.heads}")

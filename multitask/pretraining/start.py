@@ -8,7 +8,7 @@ import torch
 
 from minbert import BertForMaskedLM, BertTokenizer, Masking
 from minbert.checkpoints.weights import SINGLE_FILE
-from minbert.files import one_line
+from minbert.files import one_line, user_path
 from multitask.runs.folder import check_run_folder
 from multitask.system import checkpoint, console
 from multitask.system.device import pick_device, pick_precision, precision_note
@@ -32,7 +32,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path,
     check_folder(folder)
     check_free(folder)
     device = pick_device(settings.device)
-    passages = read_passages(Path(settings.text))
+    passages = read_passages(user_path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
 
     torch.manual_seed(settings.seed)
