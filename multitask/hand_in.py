@@ -11,12 +11,11 @@ first part, of as many runs as are named.
 
 import argparse
 import dataclasses
-import json
 import sys
 from os.path import expanduser
 from pathlib import Path
 
-from minbert.files import user_path
+from minbert.files import read_object, user_path
 from multitask.commands import command_line
 from multitask.data.examples import TEST_SPLIT, file_of
 from multitask.evaluation import describe, prediction_file
@@ -40,7 +39,7 @@ def run_of(folder: Path) -> Path:
     if not (folder / TABLE_FILE).is_file():
         return folder
 
-    best = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))["best"]
+    best = read_object(folder / TABLE_FILE)["best"]
     if best is None:
         raise FileNotFoundError(f"{folder} holds no finished experiment yet")
     return folder / best["run"]

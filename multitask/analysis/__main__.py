@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from os.path import expanduser
 from pathlib import Path
 
-from minbert.files import user_path, write_json
+from minbert.files import read_object, user_path, write_json
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
@@ -46,7 +45,7 @@ def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) ->
     write_json(run / ANALYSIS_FILE, analysis, indent=None)
 
     steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
-    metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = read_object(run / METRICS_FILE)
     write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
                  epochs, analysis)
     return run / REPORT_FILE

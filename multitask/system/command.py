@@ -1,7 +1,7 @@
 """What the commands share: errors and warnings in one line, and the exit statuses."""
 
 import argparse
-import importlib.util
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -109,17 +109,14 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
     for file in filter(None, early.parse_known_args(argv)[0].imports):
-        path = user_path(file).resolve()
+        path = user_path(file)
         if not path.is_file() or path.suffix != ".py":
             sys.exit(failed(name, f"--import {file}: expected a Python file, FILE.py", 2))
-        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
         try:
-            spec.loader.exec_module(module)
+            runpy.run_path(str(path))
         except Exception as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-                     if Path(frame.filename) == path.resolve()]
+                     if Path(frame.filename) == path]
             line = lines[-1] if lines else getattr(error, "lineno", "?")
             reason = f"{file}, line {line}: {type(error).__name__}: {one_line(error)}"
             sys.exit(failed(name, f"--import {reason}", 2))
