@@ -111,8 +111,8 @@ def build_parser() -> Parser:
     add("--head-lr", type=float, metavar="X",
         help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
-        help="examples of each task per step, for wrap, NLI and FL (default: 16, 16 and 8); under "
-             "torchrun, of each process")
+        help="examples of each task per step, for wrap, anneal, NLI and FL (default: 16; for FL "
+             "8); under torchrun, of each process")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task per step, for bd (default: by the paper's Eq. 6); under "
              "torchrun, processes share them")
@@ -136,8 +136,8 @@ def build_parser() -> Parser:
         help="on a loss or gradient that is not finite, end the run or skip the step "
              "(default: stop)")
     add("--checkpoint-every", type=int, metavar="N",
-        help="steps between checkpoints within an epoch (default: so often that they take 1 %% "
-             "of the time)")
+        help="steps between checkpoints within an epoch (default: spaced to take 1 %% of the "
+             "time)")
     add("--tensorboard", action="store_true",
         help="write losses, scores and conflicts for TensorBoard too; look at them with "
              "tensorboard --logdir runs (default: off)")
@@ -204,15 +204,15 @@ def check_flags(arguments: argparse.Namespace) -> None:
     if arguments.batch_sizes is not None and gs != BATCH_DIFFERENT:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {gs}")
     if arguments.batch_size is not None and gs == BATCH_DIFFERENT and not other_stages:
-        raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} "
-                         "takes --batch-sizes")
+        raise ValueError("--batch-size is for --gs wrap and anneal, --nli and --fl; --gs "
+                         f"{BATCH_DIFFERENT} takes --batch-sizes")
     for flag, value in (("--surgery", arguments.surgery), ("--surgery-by", arguments.surgery_by)):
         if value is not None and gs not in ROUND_ROBINS:
             raise ValueError(f"{flag} is for --gs {' and '.join(ROUND_ROBINS)}: with --gs {gs} "
                              "no step has several tasks' gradients")
     if (arguments.accumulate or 1) > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
         raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
-                         "batches to cut")
+                         "batches to split")
     if arguments.start is not None and arguments.model is not None:
         raise ValueError("--start and --model both name what to start from; give one of them")
 

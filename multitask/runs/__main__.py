@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     parser.add_argument("folders", type=user_path, nargs="*", metavar="folder",
                         help="where to look, at any depth (default: runs); for compare, the runs")
     parser.add_argument("--sort", choices=KEYS, default="run",
-                        help="the highest last; runs without a value first (default: run)")
+                        help="in ascending order; runs without a value come first (default: run)")
     parser.add_argument("--json", action="store_true",
                         help="print a JSON list (default: a table)")
     parser.add_argument("--out", type=user_path, metavar="FOLDER_OR_HTML",

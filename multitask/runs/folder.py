@@ -83,7 +83,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def run_name(settings: Settings) -> str:
-    """What tells a run's stages and method apart from others', as a folder's name.
+    """The folder name that states a run's stages and method.
 
     It is the recipe's name if there is one. On the paper's tasks it is ARCH-STAGES, with the
     surgery method if that is not the default. On other tasks their names come first, a default

@@ -255,7 +255,7 @@ def refused(capsys, *arguments) -> str:
     ("--recipe best --tasks sts,sst,para", "--recipe best is for --tasks sst,para,sts, not for"),
     ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
     ("--gs none --tasks sts --model scratch", "a head for sst, and this run has no such task"),
-    ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
+    ("--gs bd --batch-size 4", "--batch-size is for --gs wrap and anneal, --nli"),
 ])
 def test_unusable_flags(flags, message, capsys):
     assert message in refused(capsys, *flags.split())
