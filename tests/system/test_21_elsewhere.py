@@ -445,6 +445,12 @@ def test_other_errors_are_raised(capsys):
         command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
+def test_a_bug_while_training(small_data, tmp_path, interrupted):
+    """Wrong input is one line with status 2, before training; the same error later is a bug."""
+    with interrupted(SurgeryTrainer, 1, ValueError("a bug")), pytest.raises(AssertionError):
+        programs.run("--data", small_data, "--model", "scratch", "--out", tmp_path / "run")
+
+
 # ------------------------------------------------------------------------ 16, 17: the rest
 
 
