@@ -25,7 +25,12 @@ from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import recipes
 from multitask.runs import run as main_job
-from multitask.runs.folder import REPORT_FILE, load_settings, load_starting_settings
+from multitask.runs.folder import (
+    MODE_NAMES,
+    REPORT_FILE,
+    load_settings,
+    load_starting_settings,
+)
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import Run
 from multitask.runs.settings import (
@@ -33,16 +38,15 @@ from multitask.runs.settings import (
     CHOICES,
     DEFAULT_ARCH,
     NO_SURGERY_STAGE,
-    SKIP,
+    NONFINITE_ADVICE,
     Settings,
     is_on_sample,
     parse_batch_sizes,
 )
 from multitask.system import command, console, distributed
-from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import PRECISION_HELP
-from multitask.system.distributed import ProcessLost, on_sigterm
+from multitask.system.distributed import on_sigterm
 from multitask.task_file import choose_tasks
 from multitask.tasks import BUILT_IN, TASKS, are_the_papers
 
@@ -107,8 +111,8 @@ def build_parser() -> Parser:
     add("--head-lr", type=float, metavar="X",
         help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
-        help="examples of each task per step, for wrap, NLI and FL (default: 16, 16 and 8); under "
-             "torchrun, of each process")
+        help="examples of each task per step, for wrap, anneal, NLI and FL (default: 16; for FL "
+             "8); under torchrun, of each process")
     add("--batch-sizes", metavar="sst=1,para=24,sts=1",
         help="examples of each task per step, for bd (default: by the paper's Eq. 6); under "
              "torchrun, processes share them")
@@ -132,8 +136,8 @@ def build_parser() -> Parser:
         help="on a loss or gradient that is not finite, end the run or skip the step "
              "(default: stop)")
     add("--checkpoint-every", type=int, metavar="N",
-        help="steps between checkpoints within an epoch (default: so often that they take 1 %% "
-             "of the time)")
+        help="steps between checkpoints within an epoch (default: spaced to take 1 %% of the "
+             "time)")
     add("--tensorboard", action="store_true",
         help="write losses, scores and conflicts for TensorBoard too; look at them with "
              "tensorboard --logdir runs (default: off)")
@@ -145,6 +149,7 @@ def build_parser() -> Parser:
     add("--plain", action="store_true",
         help="use the plain forms only (written-out attention, plain layer, plain AdamW, one task "
              "after another): for reading, debugging and experiments; slower (default: off)")
+    parser.set_defaults(nli=None, fl=None, tensorboard=None, plain=None)  # if they are not given
     return parser
 
 
@@ -199,41 +204,43 @@ def check_flags(arguments: argparse.Namespace) -> None:
     if arguments.batch_sizes is not None and gs != BATCH_DIFFERENT:
         raise ValueError(f"--batch-sizes is for --gs {BATCH_DIFFERENT}, not for --gs {gs}")
     if arguments.batch_size is not None and gs == BATCH_DIFFERENT and not other_stages:
-        raise ValueError(f"--batch-size is for --gs wrap, --nli and --fl; --gs {BATCH_DIFFERENT} "
-                         "takes --batch-sizes")
+        raise ValueError("--batch-size is for --gs wrap and anneal, --nli and --fl; --gs "
+                         f"{BATCH_DIFFERENT} takes --batch-sizes")
     for flag, value in (("--surgery", arguments.surgery), ("--surgery-by", arguments.surgery_by)):
         if value is not None and gs not in ROUND_ROBINS:
             raise ValueError(f"{flag} is for --gs {' and '.join(ROUND_ROBINS)}: with --gs {gs} "
                              "no step has several tasks' gradients")
     if (arguments.accumulate or 1) > 1 and gs == NO_SURGERY_STAGE and not arguments.nli:
         raise ValueError("--accumulate is for --gs and --nli: final layers have no large "
-                         "batches to cut")
+                         "batches to split")
     if arguments.start is not None and arguments.model is not None:
         raise ValueError("--start and --model both name what to start from; give one of them")
 
 
-def prepare(arguments: argparse.Namespace, argv: list[str]) -> Run | None:
-    """A run ready to train; None if --resume names a finished one."""
+def work(arguments: argparse.Namespace) -> int:
+    """Trains a new run, or the rest of the one that --resume names; returns the exit status."""
+    if arguments.quiet:
+        console.be_quiet()
+    imports = "".join(f" --import {quote(file)}" for file in arguments.imports or ())
     ranks = distributed.start()
     if arguments.resume is None:
         settings = ranks.run_on_all(lambda: settings_of(arguments))
-        return main_job.start(settings, arguments.out, ranks.say, ranks=ranks)
+        return train(main_job.start(settings, arguments.out, ranks.say, ranks=ranks), imports)
 
     folder = Path(arguments.resume)
-    changes = ranks.run_on_all(lambda: changes_of(folder, argv))
+    changes = ranks.run_on_all(lambda: changes_of(folder, arguments))
     run = main_job.resume(folder, ranks.say, ranks=ranks, changes=changes)
-    if run is None:
-        ranks.say(f"{arguments.resume} is finished; its scores are in metrics.json, its report in "
-                  "report.html")
-        distributed.stop(ranks)
-    return run
+    if run is not None:
+        return train(run, imports)
+    ranks.say(f"{folder} is finished; its scores are in metrics.json, its report in report.html")
+    ranks.wait_for_writer()
+    return 0
 
 
-def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
+def changes_of(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     """The settings that flags beside --resume change; other flags raise ValueError."""
-    given = command.given_flags(build_parser(), argv)
-    for name in ("imports", "quiet"):
-        given.pop(name, None)
+    given = {name: value for name, value in vars(arguments).items()
+             if value is not None and name not in ("imports", "quiet")}
     changes = {name: given.pop(name) for name in CHANGEABLE if name in given}
     if "data" in changes:
         changes["data"] = str(Path(changes["data"]).resolve())
@@ -242,31 +249,36 @@ def changes_of(folder: Path, argv: list[str]) -> dict[str, object]:
         changes["tasks"] = moved_tasks(settings, str(given.pop("tasks")))
     started = dataclasses.asdict(settings)
     sizes = ",".join(f"{name}={size}" for name, size in started["batch_sizes"].items())
-    started |= {"batch_sizes": sizes, "out": str(folder)}
+    started |= {"batch_sizes": sizes, "out": str(folder.resolve()),
+                "mode": MODE_NAMES.get(settings.chain)}
     command.refuse_other_settings(given, started)
     return changes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    argv = sys.argv[1:] if argv is None else argv
-    command.run_imports(NAME, argv)
-    arguments = build_parser().parse_args(argv)
-    if arguments.quiet:
-        console.be_quiet()
     try:
-        return command.answer(NAME, lambda: prepare(arguments, argv),
-                              "interrupted before training began", train)
+        return command.run(build_parser(), work, argv, "interrupted before training began")
     finally:
         distributed.leave()
 
 
-def train(run: Run) -> int:
-    """Runs to the end and prints where the results are; returns the exit status."""
+def train(run: Run, imports: str = "") -> int:
+    """Runs to the end and prints where the results are; returns the exit status.
+
+    Args:
+        imports: the --import flags, for the commands that are printed.
+    """
     ranks = run.ranks
 
+    def stopped(reason: object, status: int, flags: str = "") -> int:
+        process = f"process {ranks.rank}: " if ranks.size > 1 else ""
+        program = f"{ranks.command} train_multitask.py" if ranks.size > 1 else command_line("train")
+        resume = f"{program} --resume {quote(str(run.folder))}{imports}{flags}"
+        return command.stopped(NAME, f"{process}{reason}", status, run.folder, resume)
+
     def stop_and_close() -> None:
-        stopped(run, "told to stop (SIGTERM), as all processes are when one has ended", 1)
+        stopped("stopped by SIGTERM, which torchrun sends to all processes when one has ended", 1)
         run.log.close()
 
     with on_sigterm(ranks, stop_and_close):
@@ -274,32 +286,32 @@ def train(run: Run) -> int:
             main_job.execute(run)
         except KeyboardInterrupt:
             # in each process at another step, so they can no longer communicate
-            return stopped(run, "interrupted", 130) if ranks.writes else 130
+            return stopped("interrupted", 130) if ranks.writes else 130
         except FloatingPointError as error:  # in all processes at the same step
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
-            return not_finite(run, error)
-        except ProcessLost as error:
-            return stopped(run, error, 1)
+            return stopped(f"{error}; {NONFINITE_ADVICE}", 1)
         except OSError as error:
-            return command.failed(NAME, error, 1)
+            return stopped(error, 1)
+        except ValueError as error:  # input was read before, so it is a bug
+            raise AssertionError(error) from error
         except (MemoryError, RuntimeError) as error:
             accumulate = 2 * run.settings.accumulate
-            reason = (f"{command.out_of_memory(error)}, or compute each batch in pieces "
-                      f"(--accumulate {accumulate})")
-            return stopped(run, reason, 1, f" --accumulate {accumulate}")
+            reason = (f"{command.out_of_memory(error)}: take a smaller --batch-size, or compute "
+                      f"each batch in pieces (--accumulate {accumulate})")
+            return stopped(reason, 1, f" --accumulate {accumulate}")
         finally:
             run.log.close()
 
-        ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run)}")
-        distributed.stop(ranks)
+        ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run, imports)}")
+        ranks.wait_for_writer()
     return 0
 
 
-def advice(run: Run) -> str:
+def advice(run: Run, imports: str) -> str:
     """What to do with a finished run."""
-    folder = quote(str(run.folder))
+    folder = f"{quote(str(run.folder))}{imports}"
     if run.settings.stages == ("nli",):
         return f"its heads are untrained; continue with: {command_line('train')} --start {folder}"
 
@@ -315,27 +327,6 @@ def advice(run: Run) -> str:
         examples = '"A dog runs." "A dog is running."'
     return (f"{where}\ntry it: {command_line('predict')} {folder} --task {task.name} "
             f"{examples}")
-
-
-def not_finite(run: Run, error: FloatingPointError) -> int:
-    saved = numbered(run.folder)
-    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
-    advice = f"--on-nonfinite {SKIP} skips such steps, a lower --lr may avoid them"
-    return command.failed(NAME, f"{error}; {good}; {advice}", 1)
-
-
-def stopped(run: Run, reason: object, status: int, flags: str = "") -> int:
-    """Prints why training stopped and how to resume, with which flags; returns the status."""
-    if numbered(run.folder):
-        folder = quote(str(run.folder))
-        program = f"{run.ranks.command} train_multitask.py"
-        if run.ranks.size == 1:
-            program = command_line("train")
-        how = f"resume with: {program} --resume {folder}{flags}"
-    else:
-        how = "there is no checkpoint yet; start again"
-    process = f"process {run.ranks.rank}: " if run.ranks.size > 1 else ""
-    return command.failed(NAME, f"{process}{reason}; {how}", status)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ from multitask.analysis.dev_set import analyse
 from multitask.evaluation import describe
 from multitask.reports.ensemble_report import write_ensemble_report
 from multitask.runs.folder import REPORT_FILE
-from multitask.runs.hand_in import logits_of, scores_on, trained_model, write_files
+from multitask.runs.hand_in import (
+    logits_of,
+    scores_by_split,
+    scores_on,
+    trained_model,
+    write_files,
+)
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
@@ -63,7 +69,8 @@ def ensemble(arguments: argparse.Namespace) -> int:
                    for split in by_split}
             for task, by_split in logits.items()}
 
-    found, files = write_files(tasks, dataset, mean, arguments.out)
+    files = write_files(tasks, dataset, mean, arguments.out)
+    found = scores_by_split(tasks, dataset, mean)
     print(f"all {len(runs)}: dev {describe(found[DEV])}")
     analysis = analyse(tasks, dataset, {task: mean[task][DEV] for task in tasks})
     about = invocation()

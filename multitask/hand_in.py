@@ -11,11 +11,10 @@ first part, of as many runs as are named.
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
-from minbert.files import user_path
+from minbert.files import read_object, user_path
 from multitask.commands import command_line
 from multitask.data.examples import TEST_SPLIT, file_of
 from multitask.evaluation import describe, prediction_file
@@ -39,7 +38,7 @@ def run_of(folder: Path) -> Path:
     if not (folder / TABLE_FILE).is_file():
         return folder
 
-    best = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))["best"]
+    best = read_object(folder / TABLE_FILE)["best"]
     if best is None:
         raise FileNotFoundError(f"{folder} holds no finished experiment yet")
     return folder / best["run"]
@@ -79,7 +78,8 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> No
         wanted = tuple(task for task in wanted if task.name in PART_1_TASKS)
         if not wanted:
             raise ValueError(f"{run} has none of the tasks of part 1, {', '.join(PART_1_TASKS)}")
-    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=None)
+    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, surgery="sum",
+                                   eval_limit=None)
 
     dataset = load_data(settings)
     name = part_1_files(run) if is_part_1 else prediction_file

@@ -249,7 +249,7 @@ def print_answers(tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted."""
-    return command.run(build_parser(), predict, argv, is_intermixed=True)
+    return command.run(build_parser(), predict, argv)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ from multitask.pretraining.start import (
     start_pretraining,
 )
 from multitask.runs.inputs import SCRATCH
-from multitask.runs.settings import SKIP
+from multitask.runs.settings import NONFINITE_ADVICE
 from multitask.system import command, console
-from multitask.system.checkpoint import numbered
 from multitask.system.command import Parser
 from multitask.system.device import PRECISION_HELP
 
@@ -112,49 +111,43 @@ def settings_of(arguments: argparse.Namespace) -> PretrainingSettings:
     return PretrainingSettings(**given)
 
 
-def prepare(arguments: argparse.Namespace, argv: list[str]) -> Pretraining | None:
-    """A run ready to train; None if --resume names a finished one. Raises ValueError or OSError."""
+def work(arguments: argparse.Namespace) -> int:
     if arguments.resume is None:
-        return start_pretraining(settings_of(arguments), Path(arguments.out))
+        return pretrain(start_pretraining(settings_of(arguments), Path(arguments.out)))
 
     folder = Path(arguments.resume)
-    started = {**dataclasses.asdict(settings_of_run(folder)), "out": arguments.resume}
+    started = {**dataclasses.asdict(settings_of_run(folder)), "out": str(folder.resolve())}
     started["from"] = started.pop("start")
-    command.refuse_other_settings(command.given_flags(build_parser(), argv), started)
+    command.refuse_other_settings(vars(arguments), started)
     run = resume_pretraining(folder)
-    if run is None:
-        console.say(f"{arguments.resume} is finished; its scores are in metrics.json")
-    return run
+    if run is not None:
+        return pretrain(run)
+    console.say(f"{folder} is finished; its scores are in metrics.json")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    argv = sys.argv[1:] if argv is None else argv
-    arguments = build_parser().parse_args(argv)
-    return command.answer(NAME, lambda: prepare(arguments, argv),
-                          "interrupted before training began", pretrain)
+    return command.run(build_parser(), work, argv, "interrupted before training began")
 
 
 def pretrain(run: Pretraining) -> int:
     """Trains to the end and prints what to do next; returns the exit status."""
     folder = run.folder
+    resume = f"{command_line('pretrain')} --resume {quote(str(folder))}"
     try:
         run.run()
     except KeyboardInterrupt:
-        if numbered(folder):
-            again = f"{command_line('pretrain')} --resume {quote(str(folder))}"
-            return command.failed(NAME, f"interrupted; resume with: {again}", 130)
-        return command.failed(NAME, "interrupted before the first checkpoint; start again", 130)
+        return command.stopped(NAME, "interrupted", 130, folder, resume)
     except FloatingPointError as error:
-        saved = numbered(folder)
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
-        return command.failed(NAME,
-                              f"{error}; {good}; --on-nonfinite {SKIP} leaves such steps out, "
-                              "a lower --lr may avoid them", 1)
+        return command.stopped(NAME, f"{error}; {NONFINITE_ADVICE}", 1, folder, resume)
     except OSError as error:
-        return command.failed(NAME, error, 1)
+        return command.stopped(NAME, error, 1, folder, resume)
+    except ValueError as error:  # input was read before, so it is a bug
+        raise AssertionError(error) from error
     except (MemoryError, RuntimeError) as error:
-        return command.failed(NAME, f"{command.out_of_memory(error)}, in a new run", 1)
+        return command.failed(NAME, f"{command.out_of_memory(error)}: take a smaller "
+                                    "--batch-size, in a new run", 1)
     finally:
         run.log.close()
 

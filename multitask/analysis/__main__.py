@@ -2,11 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
-from minbert.files import user_path, write_json
+from minbert.files import read_object, user_path, write_json
 from multitask.reports.run_report import write_report
 from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE
 from multitask.runs.hand_in import trained_model
@@ -41,7 +40,7 @@ def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -
     write_json(run / ANALYSIS_FILE, analysis, indent=None)
 
     steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
-    metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = read_object(run / METRICS_FILE)
     write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
                  epochs, analysis)
     return run / REPORT_FILE

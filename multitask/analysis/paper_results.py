@@ -4,9 +4,10 @@ They come from bert-base, all of Quora's training pairs and one seed. They stand
 for orientation, not as a like-for-like comparison.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from minbert.files import read_object
 
 # Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture
 # in turn.
@@ -46,10 +47,11 @@ PAPER_TRENDS = {
 }
 
 
-def method_of(settings: Mapping) -> str:
+def method_of(settings: Mapping, seen: tuple[str, ...] = ()) -> str:
     """The paper's name of a run's stages: a key of Table 1, or "baseline" where no stage is on.
 
-    A run that was started from another (`start`) continues the stages of that one.
+    A run that was started from another (`start`) continues the stages of that one. `seen` holds
+    the runs further down the chain, in case a later run took an earlier one's place.
 
     >>> method_of({"nli": True, "gs": "wrap", "fl": True}), method_of({"gs": "none"})
     ('nli+gs_wrap+fl', 'baseline')
@@ -62,8 +64,8 @@ def method_of(settings: Mapping) -> str:
         return own
     config = Path(settings["start"]) / "config.json"
     before = "a trained model"
-    if config.is_file():
-        before = method_of(json.loads(config.read_text(encoding="utf-8")))
+    if settings["start"] not in seen and config.is_file():
+        before = method_of(read_object(config), (*seen, settings["start"]))
     return f"{before}+{own}"
 
 

@@ -1,5 +1,6 @@
 """Fetches the course's files and MultiNLI: python -m multitask.data --download data."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from os.path import expanduser
@@ -75,17 +76,16 @@ def fetch_all(sources: list[Source], folder: Path, base_url: str | None) -> int:
     return status
 
 
+def fetch(arguments: argparse.Namespace) -> int:
+    folder, sources = Path(arguments.download), choose(arguments.only)
+    check_usage(folder, arguments.base_url)
+    return fetch_all(sources, folder, arguments.base_url)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all is there, 1 a file is missing, 2 usage or an unusable file, 130 Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
-
-    def fetch() -> int:
-        folder, sources = Path(arguments.download), choose(arguments.only)
-        check_usage(folder, arguments.base_url)
-        return fetch_all(sources, folder, arguments.base_url)
-
-    return command.answer(NAME, fetch,
-                          "interrupted; what has arrived is kept, run again to resume")
+    return command.run(build_parser(), fetch, argv,
+                       "interrupted; what has arrived is kept, run again to resume")
 
 
 if __name__ == "__main__":

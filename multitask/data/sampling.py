@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import torch
 
-from multitask.system.state import check_like, set_generator
+from multitask.system.state import check_like
 
 WRAP, BATCH_DIFFERENT = "wrap", "bd"
 ROUND_ROBINS = (WRAP, BATCH_DIFFERENT)
@@ -160,12 +160,7 @@ class RoundRobin:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continues from a `state_dict`. Raises ValueError if it belongs to other data."""
-        for name, length in self.lengths.items():
-            if f"order.{name}" not in state or len(state[f"order.{name}"]) != length:
-                raise ValueError(f"the saved order of {name} does not fit its {length} examples: "
-                                 "the data have changed")
         check_like(state, self.state_dict())
-
-        set_generator(self.generator, state["generator"])
+        self.generator.set_state(state["generator"])
         self.orders = {name: state[f"order.{name}"].clone() for name in self.lengths}
         self.positions = {name: int(state[f"position.{name}"]) for name in self.lengths}

@@ -5,7 +5,6 @@ the baseline.
 """
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from heads import ARCHITECTURES
-from minbert.files import user_path
+from minbert.files import read_object, user_path
 from multitask.analysis.paper_results import (
     PAPER_BASELINE,
     PAPER_CELLS,
@@ -236,7 +235,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
     for seed in seeds:
         folder = grid.folder(node, seed)
         if (folder / run.METRICS_FILE).is_file():
-            found[folder] = json.loads((folder / run.METRICS_FILE).read_text(encoding="utf-8"))
+            found[folder] = read_object(folder / run.METRICS_FILE)
     return found
 
 

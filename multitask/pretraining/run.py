@@ -181,8 +181,6 @@ class Pretraining:
             model.load_state_dict({name: weights[name] for name in model.state_dict()})
             load_optimizer_state(self.trainer.optimizer, saved.tensors)
             restore_random_state(saved.part("random"))
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it lacks {error}") from None
         except ValueError as error:
             raise ValueError(f"{path} does not fit this run: {error}") from None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from minbert.files import Saved
-from multitask.runs.settings import LARGEST, SKIP, STOP, check_values, expand_paths
+from multitask.runs.settings import LARGEST, SKIP, STOP, check_values
 from multitask.system.device import DEVICES, PRECISIONS
 
 from .segments import MAKERS, NONE
@@ -72,7 +72,6 @@ class PretrainingSettings(Saved):
     save_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        expand_paths(self, ("text", "start"))
         check_values(self, CHOICES, RANGES)
         if self.start is None and self.hidden % self.heads:
             raise ValueError(f"--hidden {self.hidden} is not divisible by --heads {self.heads}")

@@ -7,6 +7,7 @@ import torch
 
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer
 from minbert.checkpoints.weights import SINGLE_FILE
+from minbert.files import user_path
 from multitask.runs.folder import check_run_folder
 from multitask.system import checkpoint
 from multitask.system.console import say
@@ -30,7 +31,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     check_folder(folder)
     check_free(folder)
     device = pick_device(settings.device)
-    passages = read_passages(Path(settings.text))
+    passages = read_passages(user_path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
 
     torch.manual_seed(settings.seed)

@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     parser.add_argument("folders", type=user_path, nargs="*", metavar="folder",
                         help="where to look, at any depth (default: runs); for compare, the runs")
     parser.add_argument("--sort", choices=KEYS, default="run",
-                        help="the highest last; runs without a value first (default: run)")
+                        help="in ascending order; runs without a value come first (default: run)")
     parser.add_argument("--json", action="store_true",
                         help="print a JSON list (default: a table)")
     parser.add_argument("--out", type=user_path, metavar="FOLDER_OR_HTML",
@@ -132,6 +132,8 @@ def prune_runs(folder: Path, is_agreed: bool) -> int:
     for path, size in found.items():
         print(f"{path}  {megabytes(size)}")
     total = megabytes(sum(found.values()))
+    if not is_agreed and not sys.stdin.isatty():
+        raise ValueError("prune asks before it removes: run it in a terminal, or add --yes")
     question = f"remove these {len(found)} folders, {total}? [y/N] "
     if not is_agreed and input(question).strip().lower() not in ("y", "yes"):
         print("nothing was removed")
@@ -147,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] not in ACTIONS:
         words = [LIST, *words]  # runs FOLDER
-    return command.run(build_parser(), answer, words, is_intermixed=True)
+    return command.run(build_parser(), answer, words)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The page that `minbert runs compare --out` writes: differences, and the runs' curves overlaid."""
 
-import json
 import math
 import string
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from minbert.files import write_text
+from minbert.files import read_object, write_text
 from multitask.analysis.dev_set import RESAMPLES
 from multitask.reports import figures
 from multitask.reports.page import bullets, figure, grid, heading, page, paragraph, table
@@ -118,7 +117,7 @@ def course_of(run: Path) -> Course:
             if isinstance(score, Mapping):
                 [value] = score.values()
                 scores.setdefault(task, {})[sum(epochs.values())] = value
-    metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = read_object(run / METRICS_FILE)
     before = sum([*epochs.values()][:-1])  # the epoch kept is one of the last stage
     return Course(losses, scores, before + metrics["best_epoch"])
 

@@ -57,10 +57,18 @@ def load_starting_settings(folder: Path) -> Settings:
 
 
 def _first_model(settings: Settings) -> str | None:
-    """The model that a chain of --start began with; None if a folder of the chain has moved."""
-    if settings.start is None or not (Path(settings.start) / CONFIG_FILE).is_file():
-        return settings.model
-    return _first_model(load_settings(Path(settings.start), "--start"))
+    """The model that a chain of --start began with.
+
+    None if a folder of the chain has moved, or if a later run took the place of an earlier one.
+    """
+    seen: set[str] = set()
+    while settings.start is not None:
+        config = Path(settings.start) / CONFIG_FILE
+        if settings.start in seen or not config.is_file():
+            break
+        seen.add(settings.start)
+        settings = Settings.load(config)
+    return settings.model
 
 
 def check_run_folder(folder: Path) -> None:
@@ -75,7 +83,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def run_name(settings: Settings) -> str:
-    """What tells a run's stages and method apart from others', as a folder's name.
+    """The folder name that states a run's stages and method.
 
     It is the recipe's name if there is one. On the paper's tasks it is ARCH-STAGES, with the
     surgery method if that is not the default. On other tasks their names come first, a default

@@ -11,7 +11,7 @@ from multitask.evaluation import prediction_file, scores_of, write_predictions
 from multitask.model import MultitaskBert
 from multitask.tasks import NLI, Task
 
-from .folder import CONFIG_FILE
+from .folder import CONFIG_FILE, load_settings
 from .settings import Settings
 
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → its name in a prediction file's name
@@ -27,7 +27,7 @@ def part_1_file(mode: str, task: str, split: str) -> str:
 
 def part_1_files(run: Path) -> Callable[[Path, Task, str], Path]:
     """How the course names the files of this run: (folder, task, split) → file."""
-    is_last_layer = Settings.load(run / CONFIG_FILE).stages == ("fl",)
+    is_last_layer = load_settings(run, "--course part1").stages == ("fl",)
     mode = "last-linear-layer" if is_last_layer else "full-model"
     return lambda folder, task, split: folder / part_1_file(mode, task.name, split)
 
@@ -35,13 +35,18 @@ def part_1_files(run: Path) -> Callable[[Path, Task, str], Path]:
 def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device,
             name: Callable[[Path, Task, str], Path] = prediction_file,
             ) -> tuple[dict[str, dict], list[Path]]:
-    """Writes the prediction files of every split with the run's model: see `write_files`.
+    """Writes the prediction files of every split with the run's model.
+
+    Returns:
+        The scores and the files: see `scores_by_split` and `write_files`.
 
     Raises:
         ValueError: the run ended with MultiNLI, so its heads are untrained.
     """
     model = trained_model(run).to(device)
-    return write_files(model.tasks, dataset, logits_of(model, dataset), out, name)
+    logits = logits_of(model, dataset)
+    files = write_files(model.tasks, dataset, logits, out, name)
+    return scores_by_split(model.tasks, dataset, logits), files
 
 
 def trained_model(run: Path) -> MultitaskBert:
@@ -63,28 +68,29 @@ def logits_of(model: MultitaskBert, dataset: Dataset) -> dict[str, dict[str, tor
 
 def write_files(tasks: Mapping[str, Task], dataset: Dataset,
                 logits: Mapping[str, Mapping[str, torch.Tensor]], out: Path,
-                name: Callable[[Path, Task, str], Path] = prediction_file,
-                ) -> tuple[dict[str, dict], list[Path]]:
-    """Writes a prediction file of every task and split.
+                name: Callable[[Path, Task, str], Path] = prediction_file) -> list[Path]:
+    """Writes a prediction file of every task and split, and returns the files.
 
     Args:
         dataset: task → split → examples.
         logits: task → split → raw outputs, of the tasks that are wanted.
         name: (folder, task, "dev" or "test") → the file.
-
-    Returns:
-        split → scores, for the splits that have labels; and the files.
     """
-    tasks = {task: tasks[task] for task in logits}
     files: list[Path] = []
-    for task in tasks.values():
-        for split, outputs in logits[task.name].items():
-            path = name(out, task, SPLITS[split])
-            files.append(write_predictions(path, task, dataset[task.name][split],
-                                           task.decode(outputs).numpy()))
+    for task, by_split in logits.items():
+        for split, outputs in by_split.items():
+            path = name(out, tasks[task], SPLITS[split])
+            files.append(write_predictions(path, tasks[task], dataset[task][split],
+                                           tasks[task].decode(outputs).numpy()))
+    return sorted(files)
 
+
+def scores_by_split(tasks: Mapping[str, Task], dataset: Dataset,
+                    logits: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict]:
+    """split → scores, for the splits that have labels."""
+    tasks = {task: tasks[task] for task in logits}
     scores = {split: scores_on(split, tasks, dataset, logits) for split in SPLITS}
-    return {split: found for split, found in scores.items() if found}, sorted(files)
+    return {split: found for split, found in scores.items() if found}
 
 
 def scores_on(split: str, tasks: Mapping[str, Task], dataset: Dataset,

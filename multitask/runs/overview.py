@@ -1,19 +1,17 @@
 """What runs there are in a folder, and how much of the disk their checkpoints take."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from minbert.files import read_object
 from multitask.evaluation import describe
 from multitask.system import checkpoint
 from multitask.system.lock import check_free
 
 from .folder import CONFIG_FILE, METRICS_FILE, is_finished
 from .settings import Settings
-
-FINISHED, RUNNING, INTERRUPTED, EMPTY = "finished", "running", "interrupted", "no checkpoint"
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,9 @@ def find_runs(folder: Path) -> Iterator[Path]:
 def is_run(folder: Path) -> bool:
     """Whether train_multitask.py wrote the folder's config.json."""
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return {"arch", "gs", "seed"} <= read_object(folder / CONFIG_FILE).keys()
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and {"arch", "gs", "seed"} <= values.keys()
 
 
 def summarise(run: Path) -> Summary:
@@ -70,7 +67,7 @@ def summarise(run: Path) -> Summary:
     settings = Settings.load(run / CONFIG_FILE)
     metrics: dict = {}
     if is_finished(run):
-        metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
+        metrics = read_object(run / METRICS_FILE)
 
     surgery = f" {settings.surgery}" if settings.has_surgery else ""
     changed = max(path.stat().st_mtime for path in run.iterdir())
@@ -86,12 +83,12 @@ def summarise(run: Path) -> Summary:
 
 def state_of(run: Path) -> str:
     if is_finished(run):
-        return FINISHED
+        return "finished"
     try:
         check_free(run)
     except ValueError:
-        return RUNNING
-    return INTERRUPTED if checkpoint.numbered(run) else EMPTY
+        return "running"
+    return "interrupted" if checkpoint.numbered(run) else "no checkpoint"
 
 
 def size_of(folder: Path) -> int:

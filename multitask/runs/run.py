@@ -12,7 +12,7 @@ from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
 from multitask.data.examples import TEST_SPLIT, Dataset, left_out
-from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, write_predictions
+from multitask.evaluation import PREDICTIONS_FOLDER, describe
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
 from multitask.system import checkpoint, console, tensorboard
@@ -21,7 +21,7 @@ from multitask.system.distributed import ALONE, Ranks, checksum
 from multitask.system.environment import environment
 from multitask.system.lock import check_free
 from multitask.system.runlog import RunLog, closed_on_failure
-from multitask.tasks import NLI, Task
+from multitask.tasks import NLI
 
 from .folder import (
     CONFIG_FILE,
@@ -33,7 +33,7 @@ from .folder import (
     make_run_folder,
     open_new_log,
 )
-from .hand_in import SPLITS
+from .hand_in import write_files
 from .inputs import (
     Tokens,
     build_model,
@@ -69,6 +69,10 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
     out = None if out is None else str(user_path(out))
 
     def read() -> tuple[Dataset, MultitaskBert]:
+        is_baseline = settings.stages == ("baseline",)
+        if is_baseline and "sst" not in [task.name for task in settings.tasks]:
+            raise ValueError("--gs none alone is the paper's baseline, a head for sst, and this "
+                             "run has no such task: take --mode last-layer")
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
@@ -114,10 +118,6 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
 
     log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes, settings.tensorboard))
     with closed_on_failure(log):
-        if is_finished(folder):  # another process finished it just now
-            log.close()
-            return None
-
         saved = _load_checkpoint(folder, ranks)
 
         def read_model(data: Dataset) -> MultitaskBert:
@@ -149,7 +149,7 @@ def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
         return settings
 
     os.environ[PLAIN_VARIABLE] = "1"
-    say("note: plain forms only (--plain)")
+    say("note:  plain forms only (--plain)")
     return dataclasses.replace(settings, plain=True)
 
 
@@ -226,7 +226,6 @@ def execute(run: Run) -> dict:
         run.stage = None  # frees its gradients and moments before the next stage allocates its own
         if name != stages[-1]:
             best = MultitaskBert.from_pretrained(run.model_folder(name))
-            best.precision = run.model.precision
             run.model = best.to(run.model.device)
             run.stage = Stage(run, stages[stages.index(name) + 1])
     return _conclude(run, dev_logits)
@@ -242,15 +241,17 @@ def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
 
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics = collect_metrics(run, steps, epochs)
-    analysis = _analyse(run, dev_logits) if has_answers else None
+    analysis = None
+    if has_answers:
+        analysis = analyse(run.tasks, run.dataset, dev_logits)
+        write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
     write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
                  metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
     write_json(run.folder / METRICS_FILE, metrics)
 
     checkpoint.drop_older(run.folder)
-    result = run.finished[last]
-    run.say(f"best epoch {result['best_epoch']}: dev {describe(result['dev'])}")
+    run.say(f"best epoch {metrics['best_epoch']}: dev {describe(metrics['dev'])}")
     for name, found in ({} if analysis is None else analysis["tasks"]).items():
         if run.tasks[name].classes and (found["score"] or 0.0) <= found["trivial"]:
             run.say(f"note:  {name} is no better than always giving the most frequent label "
@@ -260,28 +261,15 @@ def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
 
 def _predict(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> None:
     """Writes what the best epoch answers, on dev and, where there are examples, on test."""
-    def write(task: Task, split: str, logits: torch.Tensor) -> None:
-        if run.ranks.writes:
-            path = prediction_file(run.folder / PREDICTIONS_FOLDER, task, SPLITS[split])
-            write_predictions(path, task, run.dataset[task.name][split],
-                              task.decode(logits).numpy())
-
-    for name, task in run.tasks.items():
-        write(task, "dev", dev_logits[name])
-
-    wanted = [task for name, task in run.tasks.items() if TEST_SPLIT in run.dataset[name]]
+    logits = {name: {"dev": dev_logits[name]} for name in run.tasks}
+    wanted = [name for name in run.tasks if TEST_SPLIT in run.dataset[name]]
     if wanted:
         model = MultitaskBert.from_pretrained(run.folder).to(run.model.device)
-        for task in wanted:
-            tokens = run.tokens[task.name][TEST_SPLIT]
-            write(task, TEST_SPLIT, model.predict_logits(task.name, tokens, run.ranks))
-
-
-def _analyse(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
-    """The content of analysis.json."""
-    analysis = analyse(run.tasks, run.dataset, dev_logits)
-    write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
-    return analysis
+        for name in wanted:
+            logits[name][TEST_SPLIT] = model.predict_logits(name, run.tokens[name][TEST_SPLIT],
+                                                            run.ranks)
+    if run.ranks.writes:
+        write_files(run.tasks, run.dataset, logits, run.folder / PREDICTIONS_FOLDER)
 
 
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:

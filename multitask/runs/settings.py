@@ -4,7 +4,6 @@ import dataclasses
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import expanduser
 from typing import Any
 
 import torch
@@ -22,10 +21,10 @@ from optim import SCHEDULES, SURGERY, Method
 DEFAULT_ARCH = "concatB"
 NO_SURGERY_STAGE = "none"
 STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not finite
+NONFINITE_ADVICE = f"--on-nonfinite {SKIP} skips such steps, a lower --lr may avoid them"
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
 # by --resume: what was computed stays valid. Data may have moved; their content is compared.
 CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard")
-PATHS = ("model", "start", "data")
 PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
 
 # setting → the values that it can take, which train_multitask.py offers
@@ -40,7 +39,7 @@ RANGES = (
      lambda value: value >= 1, "must be at least 1"),
     (("lr", "head_lr", "clip", "weight_decay"),
      lambda value: 0 <= value <= LARGEST, f"must be 0 or more, and at most {LARGEST:g}"),
-    (("warmup",), lambda value: 0 <= value < 1, "a share of all steps, from 0 to below 1"),
+    (("warmup",), lambda value: 0 <= value < 1, "must be a share of all steps, from 0 to below 1"),
     (("seed",), lambda value: 0 <= value < 2**63, "must be from 0 to 2^63 - 1"),
     (("max_length",), lambda value: value >= 3,
      "must be at least 3, since [CLS] and [SEP] take two tokens"),
@@ -73,7 +72,7 @@ class Settings(Saved):
         max_length: tokens at which inputs are cut; None is the encoder's number of positions.
         batch_sizes: task → size for bd; empty is the paper's rule (Eq. 6).
         accumulate: the number of pieces in which the encoder's batches are computed.
-        checkpoint_every: in steps; None is as often as it costs 1 % of the time.
+        checkpoint_every: in steps; None spaces checkpoints to take 1 % of the time.
         plain: every computation by the plain forms.
         tensorboard: write the log's numbers for TensorBoard too.
 
@@ -116,7 +115,6 @@ class Settings(Saved):
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tasks_from(self.tasks))
         check_values(self, CHOICES, RANGES)
-        expand_paths(self, PATHS)
         try:
             try_method(self.surgery, len(self.tasks))
         except ValueError as error:
@@ -157,13 +155,6 @@ class Settings(Saved):
 def is_on_sample(data: str | None, tasks: Sequence[Task]) -> bool:
     """Whether a task's examples come from the embedded sample."""
     return data is None and not all(task.has_own_files for task in tasks)
-
-
-def expand_paths(settings: object, names: Sequence[str]) -> None:
-    """Expands `~` in these fields of a frozen record, where they hold text."""
-    for name in names:
-        if isinstance(getattr(settings, name), str):
-            object.__setattr__(settings, name, expanduser(getattr(settings, name)))
 
 
 def check_values(settings: object, choices: Mapping[str, Collection[str]],

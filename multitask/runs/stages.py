@@ -260,8 +260,6 @@ class Stage:
         path = saved.folder / checkpoint.TENSORS_FILE
         try:
             self._load_tensors(saved)
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it lacks {error}") from None
         except ValueError as error:
             raise ValueError(f"{path} does not fit this run: {error}") from None
 
@@ -269,7 +267,7 @@ class Stage:
         self._recover_best(saved.folder)
 
     def _load_tensors(self, saved: checkpoint.Checkpoint) -> None:
-        """Raises KeyError or ValueError for tensors that are not of this stage."""
+        """Raises ValueError for tensors that are not of this stage."""
         run, plan, weights = self.run, self.plan, saved.part("model")
         check_like(weights, run.model.state_dict())
         run.model.load_state_dict({name: weights[name] for name in run.model.state_dict()})
@@ -278,9 +276,9 @@ class Stage:
 
         self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
         if self.best is not None:
-            for name in plan.scored:
-                size = (len(run.dataset[name]["dev"]), run.model.tasks[name].outputs)
-                check_like(self.logits, {name: torch.zeros(size)})
+            check_like(self.logits, {name: torch.zeros(len(run.dataset[name]["dev"]),
+                                                       run.model.tasks[name].outputs)
+                                     for name in plan.scored})
         restore_random_state(saved.part(random_part(run.ranks.rank)))
 
     def _recover_best(self, folder: Path) -> None:

@@ -100,7 +100,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         os.replace(partial, target)
         for folder in (target.parent, run):
             sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         good = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier one"
         raise OSError(f"the checkpoint {target} could not be written ({error}); {good}") from None

@@ -1,19 +1,18 @@
 """What the commands share: errors and warnings in one line, and the exit statuses."""
 
 import argparse
-import importlib.util
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import NoReturn
 
 from minbert.files import one_line, user_path
 from multitask.commands import shown
 
-from .console import accept_any_text, drop_output, one_line_warnings
+from .checkpoint import numbered
+from .console import accept_any_text, drop_output, one_line_warnings, say_error
 from .interruption import interruptible
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words
@@ -25,43 +24,36 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=shown(prog), description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
+        accept_any_text()
 
     @property
     def name(self) -> str:
         """multitask.predict, or minbert predict: the beginning of a message."""
         return self.prog.removeprefix("python -m ")
 
-    def parse_known_args(self, *args: object, **named: object) -> tuple:
-        accept_any_text()
-        return super().parse_known_args(*args, **named)
-
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.name}: {message}; --help lists the flags\n")
 
 
 def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None,
-        is_intermixed: bool = False, interrupted: str = "interrupted") -> int:
+        interrupted: str = "interrupted") -> int:
     """Runs the files of --import, reads the flags and does a command's work; see `answer`.
 
     Args:
         argv: None is the command line.
-        is_intermixed: whether positional arguments may stand on both sides of a flag.
     """
     run_imports(parser.name, argv)
-    arguments = (parser.parse_intermixed_args if is_intermixed else parser.parse_args)(argv)
+    arguments = parser.parse_intermixed_args(argv)  # positional ones on both sides of a flag too
     return answer(parser.name, lambda: work(arguments), interrupted)
 
 
-def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupted",
-           train: Callable[[Any], int] | None = None) -> int:
+def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Runs a command; prints warnings and the reason of a failure in one line each.
 
     Args:
         name: of the command; the reason begins with it.
-        command: returns the exit status; with `train`, the run to be trained, or None if nothing
-            is left to do.
+        command: returns the exit status.
         interrupted: the reason after Ctrl-C or SIGTERM.
-        train: trains that run, reports its own failures and returns the exit status.
 
     Returns:
         The exit status; 2 for wrong input, 130 if interrupted, 1 for numbers that are not finite
@@ -69,11 +61,12 @@ def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupte
     """
     with one_line_warnings(), interruptible():
         try:
-            found = command()
+            status = command()
             sys.stdout.flush()
+            return status
         except BrokenPipeError:  # nobody reads on, as in … | head -1
             drop_output()
-            return 0 if train is None else 2
+            return 0
         except (ValueError, OSError) as error:
             return failed(name, error, 2)
         except FloatingPointError as error:
@@ -83,18 +76,13 @@ def answer(name: str, command: Callable[[], Any], interrupted: str = "interrupte
         except (MemoryError, RuntimeError) as error:
             return failed(name, out_of_memory(error), 1)
 
-        if train is None or found is None:
-            return found or 0
-        return train(found)
-
 
 def out_of_memory(error: Exception) -> str:
     """The reason in one line; any other error is raised again."""
     text = str(error)
-    is_short = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    if not is_short and not any(part in text for part in OUT_OF_MEMORY):
+    if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
         raise error
-    return "out of memory: take a smaller --batch-size"
+    return "out of memory"
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:
@@ -120,20 +108,17 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
         name: of the command; the reason begins with it.
         argv: None is the command line.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
     for file in filter(None, early.parse_known_args(argv)[0].imports):
-        path = user_path(file).resolve()
+        path = user_path(file)
         if not path.is_file() or path.suffix != ".py":
             sys.exit(failed(name, f"--import {file}: expected a Python file, FILE.py", 2))
-        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
         try:
-            spec.loader.exec_module(module)
+            runpy.run_path(str(path))
         except Exception as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-                     if Path(frame.filename) == path.resolve()]
+                     if Path(frame.filename) == path]
             line = lines[-1] if lines else getattr(error, "lineno", "?")
             reason = f"{file}, line {line}: {type(error).__name__}: {one_line(error)}"
             sys.exit(failed(name, f"--import {reason}", 2))
@@ -144,33 +129,33 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, object]:
-    """The flags that are on the command line, without those that have their default."""
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
-    given = vars(parser.parse_args(argv))
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, object]) -> None:
     """Refuses, with ValueError, flags beside --resume that would change the run.
 
     Args:
-        given: flag → value on the command line.
+        given: flag → value on the command line; None is not given.
         started: flag → value of the run in the folder.
     """
     others = []
     for name, value in given.items():
         same = (value, str(Path(str(value)).resolve()))  # folders are kept as absolute paths
-        if name != "resume" and started.get(name) not in same:
+        if name != "resume" and value is not None and started.get(name) not in same:
             others.append(f"{flag_of(name)} {value}")
 
     if others:
-        raise ValueError(f"--resume takes no other flag: {given['resume']} resumes with the "
-                         f"settings it was started with, and {', '.join(others)} would change "
-                         "the run")
+        raise ValueError(f"{', '.join(others)} would change the run: {given['resume']} resumes "
+                         "with the settings it was started with")
 
 
 def failed(name: str, reason: object, status: int) -> int:
     """Prints one line on stderr; returns the status."""
-    print(f"{shown(name)}: {reason}", file=sys.stderr)
+    say_error(f"{shown(name)}: {reason}")
     return status
+
+
+def stopped(name: str, reason: object, status: int, folder: Path, resume: str) -> int:
+    """Prints why training stopped and the command that resumes it; returns the status."""
+    how = "there is no checkpoint yet; start again"
+    if numbered(folder):
+        how = f"resume with: {resume}"
+    return failed(name, f"{reason}; {how}", status)

@@ -1,4 +1,4 @@
-"""The terminal: whatever its encoding, and even if nobody reads on, printing ends no run."""
+"""Terminal output that never ends a run, whatever the encoding, even after the reader has gone."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet, for processes of ours too
+QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet
 
 
 def accept_any_text() -> None:
@@ -36,6 +36,12 @@ def say(text: str) -> None:
         drop_output()
 
 
+def say_error(text: str) -> None:
+    """Prints a line on stderr."""
+    with suppress(BrokenPipeError):
+        print(text, file=sys.stderr)
+
+
 def drop_output() -> None:
     """Sends further output nowhere: nobody reads it, and the interpreter would fail to flush it."""
     with suppress(OSError, ValueError):
@@ -46,6 +52,5 @@ def drop_output() -> None:
 def one_line_warnings() -> Iterator[None]:
     """Inside, a warning is one line on stderr."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}",
-                                                               file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: say_error(f"warning: {message}")
         yield

@@ -34,10 +34,6 @@ TIMEOUT = timedelta(minutes=30)
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class ProcessLost(ConnectionError):
-    """Another process has ended, or has not answered within TIMEOUT."""
-
-
 @dataclass(frozen=True)
 class Ranks:
     """The processes of one run, and which of them this is.
@@ -60,10 +56,7 @@ class Ranks:
 
     @property
     def command(self) -> str:
-        """The command that starts as many processes."""
-        if self.size == 1:
-            return "python"
-
+        """The command that starts as many processes, two or more."""
         machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))  # torchrun sets it
         nodes = f"--nnodes={machines} " if machines > 1 else ""
         return f"torchrun {nodes}--nproc_per_node={self.size // machines}"
@@ -77,25 +70,24 @@ class Ranks:
         """This process's items: every `size`-th, so that each item belongs to one process."""
         return items[self.rank::self.size]
 
-    def start_sum(self, *tensors: torch.Tensor) -> Callable[[], None]:
-        """Begins to sum tensors over all processes, in place; the next task is computed meanwhile.
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], None]:
+        """Begins to sum a tensor over all processes, in place; the next task is computed meanwhile.
 
         Args:
-            tensors: contiguous, in the same number and shapes in every process.
+            tensor: contiguous, of the same shape in every process.
 
         Returns:
-            A function that waits for the sums.
+            A function that waits for the sum.
         """
         if self.size == 1:
             return lambda: None
 
         with _connection():
-            works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+            work = dist.all_reduce(tensor, async_op=True)
 
         def wait() -> None:
             with _connection():
-                for work in works:
-                    work.wait()
+                work.wait()
 
         return wait
 
@@ -145,11 +137,14 @@ class Ranks:
         return result
 
     def check_same(self, what: str, tell: Callable[[], str]) -> None:
-        """Ends as `run_on_all` does if the texts of `tell` differ; a single process skips it."""
+        """Ends as `run_on_all` does if the processes' texts differ.
+
+        With a single process it does nothing.
+        """
         texts = [] if self.size == 1 else self.gather(tell())
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
-                self._refuse(f"process {rank} has not the same {what} as process {WRITER}")
+                self._refuse(f"the {what} of process {rank} differ from those of process {WRITER}")
 
     def _refuse(self, reason: str) -> NoReturn:
         if self.writes:
@@ -175,7 +170,7 @@ class Ranks:
         if self.size == 1 or device.type == "cpu":
             return device
         if device.type != "cuda":
-            raise ValueError(f"--device {device}: more than one process need cuda or cpu")
+            raise ValueError(f"several processes need --device cuda or cpu, not {device}")
 
         number, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
         if number >= there:
@@ -201,7 +196,7 @@ def start() -> Ranks:
     gloo carries tensors in the CPU's memory, nccl those in a GPU's.
 
     Raises:
-        ProcessLost: the others do not come.
+        ConnectionError: the others do not come.
     """
     is_launched = all(name in os.environ for name in LAUNCHER_VARIABLES)
     if not is_launched or int(os.environ["WORLD_SIZE"]) == 1:
@@ -217,12 +212,6 @@ def start() -> Ranks:
     if not ranks.writes:
         warnings.simplefilter("ignore")  # the writer prints the same warnings
     return ranks
-
-
-def stop(ranks: Ranks) -> None:
-    """Ends the connection after a run that ended well, once the writer is done."""
-    ranks.wait_for_writer()
-    leave()
 
 
 def leave() -> None:
@@ -265,9 +254,11 @@ def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
             pass
         os.close(reading)
         if received:
-            speak()
-            sys.stdout.flush()
-            os._exit(1)
+            try:
+                speak()
+                sys.stdout.flush()
+            finally:  # also where nobody reads what is printed
+                os._exit(1)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -282,10 +273,13 @@ def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _connection() -> Iterator[None]:
-    """Turns what torch.distributed raises for a lost process into ProcessLost, in one line."""
+    """Turns what torch.distributed raises for a lost process into ConnectionError, in one line.
+
+    It has ended, or has not answered within TIMEOUT.
+    """
     try:
         yield
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[0]
         reason = re.sub(r"^\[\S+:\d+\] ", "", first_line).split(". ")[0]
-        raise ProcessLost(f"another process has ended or does not answer ({reason})") from None
+        raise ConnectionError(f"another process has ended or does not answer ({reason})") from None

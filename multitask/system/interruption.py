@@ -59,5 +59,5 @@ def _answer(number: int, frame: object) -> None:
     if _Signals.waiting:
         raise KeyboardInterrupt
     _Signals.waiting = True
-    print("interrupted: the current step is finished and saved first; a second signal stops at "
-          "once", file=sys.stderr)
+    print("interrupted: finishing and saving the current step; a second signal stops at once",
+          file=sys.stderr)

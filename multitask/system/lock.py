@@ -1,4 +1,4 @@
-"""One process writes into a run folder; a second one is refused with the first one's name.
+"""Only one process writes to a run folder; a second one is refused, and the error names the first.
 
 The operating system holds the lock, so it ends with its process. A file beside it names the
 process, so that the remains of a killed process are recognised.

@@ -60,10 +60,9 @@ class RunLog:
 
         Raises OSError, naming the file, if the disk is full.
         """
-        if self.writes:
-            with self._named():
-                self._file.flush()
-                os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self.path.stat().st_size
 
     @contextmanager
@@ -88,7 +87,6 @@ class RunLog:
         if self.writes:
             os.truncate(self.path, position)
         if self._has_board:
-            self._close_board()
             self._board = Board(self.path.parent, self.events())
 
     def events(self, event: str | None = None) -> Iterator[dict]:
@@ -96,17 +94,14 @@ class RunLog:
         self._file.flush()
         return read_events(self.path.parent, event)
 
-    def _close_board(self) -> None:
-        if self._board is not None:
-            self._board.close()
-            self._board = None
-
     def close(self) -> None:
         """Releases the folder's lock too."""
         with suppress(OSError):  # a full disk: what is lost came after the last checkpoint
             self._file.close()
-        with suppress(OSError):
-            self._close_board()
+        if self._board is not None:
+            with suppress(OSError):
+                self._board.close()
+            self._board = None
         if self._lock is not None:
             self._lock.release()
 

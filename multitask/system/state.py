@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import torch
 
-from minbert.files import one_line
 from optim import AdamW
 
 
@@ -20,17 +19,18 @@ def check_like(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.T
         value = found[name]
         if value.shape != like.shape:
             shape, expected_shape = tuple(value.shape), tuple(like.shape)
-            raise ValueError(f"{name} has shape {shape}, expected {expected_shape}: it is of "
-                             "another model, of other data or of an earlier version of this code; "
-                             "start that run again")
+            raise ValueError(f"{name} has shape {shape}, expected {expected_shape}: it belongs to "
+                             "another model, other data or an earlier version of minbert; start "
+                             "that run again")
         if value.dtype != like.dtype or not torch.isfinite(value).all():
             raise ValueError(f"{name} holds {value.dtype}, expected {like.dtype}, all of it finite")
 
 
-def set_generator(generator: torch.Generator, state: torch.Tensor) -> None:
-    """Restores a generator. Raises ValueError for a state of another size or dtype."""
-    check_like({"a random state": state}, {"a random state": generator.get_state()})
-    generator.set_state(state)
+def set_generator(generator: torch.Generator, state: Mapping[str, torch.Tensor],
+                  name: str) -> None:
+    """Restores a generator from state[name]. Raises ValueError if that is missing or unfit."""
+    check_like(state, {name: generator.get_state()})
+    generator.set_state(state[name])
 
 
 def random_part(rank: int) -> str:
@@ -49,8 +49,8 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    """The reverse of `random_state`. Raises KeyError if it lacks the CPU's."""
-    set_generator(torch.default_generator, state["cpu"])
+    """The reverse of `random_state`. Raises ValueError if it lacks the CPU's."""
+    set_generator(torch.default_generator, state, "cpu")
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
@@ -74,13 +74,12 @@ def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) 
     """
     state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    left = {name for name in tensors if name.startswith("optimizer.")}
 
     for number, parameter in enumerate(parameters):
         start = f"optimizer.{number}."
         expected = {start + "step": torch.tensor(0), start + "exp_avg": parameter,
                     start + "exp_avg_sq": parameter}
-        if left.isdisjoint(expected):  # it has had no gradient so far
+        if expected.keys().isdisjoint(tensors):  # it has had no gradient so far
             continue
         check_like(tensors, expected)
         state["state"][number] = {
@@ -88,8 +87,4 @@ def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) 
             "exp_avg": tensors[start + "exp_avg"].clone(),
             "exp_avg_sq": tensors[start + "exp_avg_sq"].clone(),
         }
-        left -= expected.keys()
-
-    if left:
-        raise ValueError(f"{one_line(min(left))} belongs to no parameter: it is of another model")
     optimizer.load_state_dict(state)

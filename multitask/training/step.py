@@ -281,7 +281,7 @@ class SurgeryTrainer:
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
         load_optimizer_state(self.optimizer, state)
-        set_generator(self.generator, state[GENERATOR])
+        set_generator(self.generator, state, GENERATOR)
         for group, method in self.methods.items():
             start = f"{STATE}{group}."
             method.load_state({name.removeprefix(start): value for name, value in state.items()

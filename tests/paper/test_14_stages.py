@@ -165,8 +165,9 @@ def test_start_of_a_moved_run(whole, small_data, tmp_path):
     second = train(small_data, None, tmp_path / "second", "--start", first, "--arch", "concatB_al",
                    "--gs", "none", "--fl", "--max-steps", 1)
     first.rename(tmp_path / "moved")
-    train(small_data, None, tmp_path / "third", "--start", second, "--arch", "concatB_al",
-          "--gs", "none", "--fl", "--max-steps", 1)
+    for out, start in ((first, second), (tmp_path / "third", first)):  # now each starts the other
+        train(small_data, None, out, "--start", start, "--arch", "concatB_al", "--gs", "none",
+              "--fl", "--max-steps", 1)
 
 
 def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):

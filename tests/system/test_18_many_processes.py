@@ -119,9 +119,8 @@ class Threads(Ranks):
         self.barrier.wait()  # both have read it
         return found
 
-    def start_sum(self, *tensors):
-        for tensor in tensors:
-            tensor.copy_(sum(self.gather(tensor.clone())))
+    def start_sum(self, tensor):
+        tensor.copy_(sum(self.gather(tensor.clone())))
         return lambda: None
 
     def wait_for_writer(self):
@@ -208,7 +207,7 @@ def test_failure_is_told_once():
 
     assert in_two_threads(work) == [
         ["made by 0", "ValueError('process 1: no data here')",
-         "ValueError('process 1 has not the same data as process 0')"],
+         "ValueError('the data of process 1 differ from those of process 0')"],
         ["made by 0", "SystemExit(2)", "SystemExit(2)"]]
 
 
@@ -228,9 +227,18 @@ def test_alone(monkeypatch):
     assert start() is ALONE
     assert ALONE.gather("naïve") == ["naïve"]
     assert ALONE.broadcast_from_writer(lambda: "a folder") == "a folder"
-    assert (ALONE.command, Ranks(1, 4).command) == ("python", "torchrun --nproc_per_node=4")
-    with pytest.raises(ValueError, match="need cuda or cpu"):
+    assert Ranks(1, 4).command == "torchrun --nproc_per_node=4"
+    with pytest.raises(ValueError, match="need --device cuda or cpu"):
         Ranks(1, 2).own_device(torch.device("mps"))
+
+
+def test_sigterm_after_the_reader_has_gone():
+    """Told to stop, a process ends even if it cannot print."""
+    done = python("-c", "import os, signal, sys, time\n"
+                  "from multitask.system.distributed import Ranks, on_sigterm\n"
+                  "with on_sigterm(Ranks(0, 2), lambda: sys.stdout.missing):\n"
+                  "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(5)")
+    assert done.returncode == 1
 
 
 # ---------------------------------------------------------------- torchrun
@@ -320,7 +328,7 @@ def test_killed_process(killed):
              if line.startswith("train_multitask.py: process 0: ")]
     assert lines, stderr
     for line in lines:  # two where torchrun's signal comes just after the connection broke
-        assert re.search("another process has ended|as all processes are when one has ended", line)
+        assert re.search("another process has ended|stopped by SIGTERM", line)
         assert line.endswith(f"; resume with: torchrun --nproc_per_node=2 train_multitask.py "
                              f"--resume {folder}")
     # two epochs of MultiNLI, one of surgery

@@ -24,6 +24,7 @@ import programs
 import pytest
 import torch
 from oracle import with_loss
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import train_multitask
@@ -192,9 +193,11 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
     capsys.readouterr()
     assert programs.run("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
                         "bd") == 2
-    assert "with, and --gs bd, --epochs 3 would change the run" in capsys.readouterr().err
-    assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "run", "--checkpoint-every",
-                        3) == 0
+    assert "--gs bd, --epochs 3 would change the run: run resumes" in capsys.readouterr().err
+    assert programs.run("--resume", "run", "--mode", "last-layer") == 2
+    assert "--mode last-layer would change the run" in capsys.readouterr().err
+    assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "./run/", "--mode", "full",
+                        "--checkpoint-every", 3) == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 
@@ -307,11 +310,11 @@ def test_leftovers(saved, save):
 
 
 @pytest.mark.parametrize("found", [
-    {"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}
-], ids=["other numbers", "nothing", "more"])
+    {"x": torch.zeros(1000)}, {}, {"x": torch.ones(1000), "y": torch.ones(1)}, SafetensorError("?")
+], ids=["other numbers", "nothing", "more", "no such file"])
 def test_failing_disk(found, saved, save, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_file", lambda path: found)
-    message = r"does not read back as it was written.*last good checkpoint is .*2$"
+    monkeypatch.setattr(checkpoint, "load_file", Mock(side_effect=[found]))
+    message = r"could not be written.*last good checkpoint is .*2$"
     with pytest.raises(OSError, match=message):
         save(saved, {"x": torch.ones(1000)})
     assert sorted(path.name for path in (saved / "checkpoint").iterdir()) == ["1", "2"]
@@ -458,7 +461,8 @@ def test_infinite_loss(poisoned, flags, capsys):
     stage, step = run.settings.stages[0], run.stage.steps + 1
     assert f"{stage}, step {step}: the loss of sts is inf" in message
     assert bad in message
-    assert "there is no checkpoint; --on-nonfinite skip" in message
+    assert "; --on-nonfinite skip skips such steps" in message
+    assert message.endswith("; there is no checkpoint yet; start again")
 
 
 def test_last_good_checkpoint(poisoned, capsys):
@@ -469,7 +473,7 @@ def test_last_good_checkpoint(poisoned, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "_evaluate", lambda self: (evaluate(self), bad.__setitem__(7, label)))
         assert train_multitask.train(run) == 1
-    assert "the last good checkpoint is run/checkpoint/1" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("resume with: python train_multitask.py --resume run\n")
     assert checkpoint.load(Path("run")).values["epoch"] == 1
 
 

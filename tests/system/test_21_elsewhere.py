@@ -438,9 +438,17 @@ def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys):
     assert programs.run("--resume", run, "--accumulate", 2) == 0
 
 
-def test_other_errors_are_raised():
+def test_other_errors_are_raised(capsys):
+    assert command.answer("x", lambda: (_ for _ in ()).throw(MemoryError)) == 1
+    assert capsys.readouterr().err == "x: out of memory\n"  # not every command has --batch-size
     with pytest.raises(RuntimeError, match="a bug"):
         command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+def test_a_bug_while_training(small_data, tmp_path, interrupted):
+    """Wrong input is one line with status 2, before training; the same error later is a bug."""
+    with interrupted(SurgeryTrainer, 1, ValueError("a bug")), pytest.raises(AssertionError):
+        programs.run("--data", small_data, "--model", "scratch", "--out", tmp_path / "run")
 
 
 # ------------------------------------------------------------------------ 16, 17: the rest

@@ -483,6 +483,14 @@ def test_part_1_of_the_course(small_data, capsys):
     assert {line.split(" , ")[1].strip() for line in first[1:]} <= {"0", "1"}
     assert hand_in.main([*runs, "--out", "files"]) == 2
 
+    shutil.copytree(f"{runs[0]}/model", "alone/model")
+    capsys.readouterr()
+    assert hand_in.main(["--course", "part1", "alone", "--data", "data", "--out", "files"]) == 2
+    assert "--course part1 alone: no config.json there" in capsys.readouterr().err
+    assert run("--tasks", "sst,cfimdb,sts", "--surgery", "constant:weights=1+1+1", *SCRATCH,
+               "--max-steps", 1, "--out", "three") == 0
+    assert hand_in.main(["--course", "part1", "three", "--out", "files"]) == 0
+
 
 # ---------------------------------------------------------------------------------------- predict
 
@@ -621,10 +629,16 @@ def own_code(monkeypatch):
         "print('own code runs')\n")
 
 
-def test_import(own_code, small_data, capsys, monkeypatch):
-    assert run("--import", "own.py", "--arch", "wide", "--surgery", "halves", "--data", small_data,
-               *SCRATCH, "--max-steps", 1, "--out", "run") == 0
-    assert "own code runs" in capsys.readouterr().out
+def test_import(own_code, small_data, interrupted, capsys, monkeypatch):
+    own = ["--import", "own.py"]
+    with interrupted(SurgeryTrainer, 2):
+        assert run(*own, "--arch", "wide", "--surgery", "halves", "--data", small_data, *SCRATCH,
+                   "--max-steps", 2, "--checkpoint-every", 1, "--out", "run") == 130
+    said = capsys.readouterr()
+    assert "own code runs" in said.out
+    assert said.err.endswith("--resume run --import own.py\n")
+    assert run("--resume", "run", *own) == 0
+    assert "predict run --import own.py --task" in capsys.readouterr().out
     weights = json.loads(Path("run/metrics.json").read_text())["surgery"]["mean_weights"]
     assert set(weights.values()) == {.5}
     monkeypatch.delitem(ARCHITECTURES, "wide")
@@ -651,7 +665,7 @@ def test_import_fails_in_one_line(text, message, capsys):
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run("--import", "nowhere.py")
+        run("--imp", "nowhere.py")  # argparse takes the beginning of a flag too
     assert "expected a Python file" in capsys.readouterr().err
 
 

@@ -26,7 +26,7 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
-PLAIN_NOTE = "note: plain forms only (--plain)"
+PLAIN_NOTE = "note:  plain forms only (--plain)"
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +254,8 @@ def refused(capsys, *arguments) -> str:
     ("--gs none --surgery sum", "--surgery is for --gs wrap and bd"),
     ("--recipe best --tasks sts,sst,para", "--recipe best is for --tasks sst,para,sts, not for"),
     ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
-    ("--gs bd --batch-size 4", "--batch-size is for --gs wrap, --nli and --fl"),
+    ("--gs none --tasks sts --model scratch", "a head for sst, and this run has no such task"),
+    ("--gs bd --batch-size 4", "--batch-size is for --gs wrap and anneal, --nli"),
 ])
 def test_unusable_flags(flags, message, capsys):
     assert message in refused(capsys, *flags.split())
@@ -285,7 +286,7 @@ def test_folder_in_use(capsys, finished, tmp_path):
     assert f"--resume {unfinished}" in refused(capsys, "--out", unfinished)
     assert "no config.json there" in refused(capsys, "--resume", unfinished)
     assert "there is no such" not in refused(capsys, "--resume", "nowhere")
-    assert "takes no other flag" in refused(capsys, "--resume", finished, "--lr", "1")
+    assert "--lr 1.0 would change the run" in refused(capsys, "--resume", finished, "--lr", "1")
     (tmp_path / "file").write_text("x")
     assert "is a file" in refused(capsys, "--out", tmp_path / "file")
 

@@ -279,7 +279,7 @@ def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
     with interrupted(MaskedTrainer, 40):
         assert train(text, tmp_path / "run") == 130
     assert train(text, tmp_path / "run") == 2  # what is there is not overwritten
-    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
+    assert pretrain.main(["--resume", f"{tmp_path}/run/", "--out", str(tmp_path / "run")]) == 0
     for name in ("model.safetensors", "vocab.txt", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
     for kind, key in (("step", "loss"), ("evaluation", "perplexity")):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -51,6 +52,9 @@ def test_json_is_sorted(folder, capsys):
 
 
 def test_prune(folder, capsys, monkeypatch):
+    assert runs.main(["prune", str(folder)]) == 2
+    assert "run it in a terminal, or add --yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", Mock(isatty=lambda: True))
     before = (folder / "a" / "model" / "model.safetensors").read_bytes()
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert runs.main(["prune", str(folder)]) == 0
