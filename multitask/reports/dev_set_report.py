@@ -16,6 +16,7 @@ from .text import metric_of, metric_title, number, probability, span
 Tasks = Mapping[str, Task]
 LONGEST_NAME = 10   # of a class, beside a confusion matrix
 LONGEST_TEXT = 600  # characters of a worst error
+MOST_CLASSES = 50   # of a confusion matrix that can be read
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean of both"),
@@ -97,7 +98,7 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
     drawn, statements, has_paper = [], [], are_the_papers(tasks)
     for name, found in analysis["tasks"].items():
         task = tasks[name]
-        if "confusion" in found:
+        if "confusion" in found and task.classes <= MOST_CLASSES:
             drawn.append(figure(
                 f"confusion-{name}",
                 figures.confusion_matrix(found["confusion"]["counts"], _class_names(task)),

@@ -228,11 +228,12 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
     # no bitmap
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
-    for row, column in np.ndindex(*counts.shape):
-        share = shares[row, column]
-        text = f"{share:.0%}\n{counts[row, column]:,}" if len(classes) <= MOST_WRITTEN else ""
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
-                  color="white" if share > 0.55 else "black")
+    if len(classes) <= MOST_WRITTEN:
+        for row, column in np.ndindex(*counts.shape):
+            share = shares[row, column]
+            axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}",
+                      ha="center", va="center", fontsize=9,
+                      color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]

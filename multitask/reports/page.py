@@ -70,7 +70,8 @@ def escape(text: object) -> str:
     """
     text = str(text)
     for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
-        text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
+        if folder != os.sep:  # a lone slash in a text is no path
+            text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
     return html.escape(text, quote=True)
 
 

@@ -6,16 +6,18 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
 from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
-from multitask.reports.dev_set_report import verdict
-from multitask.reports.figures import loss_curves
+from multitask.reports.dev_set_report import predictions, verdict
+from multitask.reports.figures import confusion_matrix, loss_curves
+from multitask.reports.page import escape
 from multitask.reports.run_report import write_report
-from multitask.tasks import TASKS
+from multitask.tasks import TASKS, Task
 
 SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>",
             "data": "/data"}
@@ -168,6 +170,24 @@ def test_paths_leave_out_the_home_folder(tmp_path, monkeypatch):
     assert "Encoder ~/bert, data ./data" in text
     assert text.count(f"--model=~/bert --out {tmp_path}2/out") == 2
     assert str(tmp_path) not in text.replace(f"{tmp_path}2", "")
+
+
+def test_a_lone_slash_is_no_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.chdir("/")
+    assert escape("cats / dogs") == "cats / dogs"
+
+
+@pytest.mark.parametrize(("classes", "written", "is_drawn"), [(12, 144, True), (50, 0, True),
+                                                              (51, 0, False)])
+def test_many_classes(classes, written, is_drawn):
+    """Many have no numbers in their confusion matrix, more have no matrix."""
+    counts, names = np.eye(classes, dtype=int).tolist(), tuple(f"c{k}" for k in range(classes))
+    assert len(confusion_matrix(counts, names).axes[0].texts) == written
+    task = Task("many", "classes", ("text",), "label", "x.csv", labels=names, dev_share=0.5)
+    found = {"n": classes, "confusion": {"counts": counts}}
+    page = "".join(predictions({"many": task}, {"tasks": {"many": found}}))
+    assert ("<img" in page) == is_drawn
 
 
 def test_a_few_points_are_no_curve(tmp_path):
