@@ -16,8 +16,9 @@ NAME = "multitask.data"
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.data",
-                    "Fetch the course's files and MultiNLI. Existing files are kept, interrupted "
-                    "downloads resume. docs/how-to/data.md describes the files and their terms.")
+                    "Fetch the course's files and MultiNLI. Existing files are kept; an "
+                    "interrupted download resumes if its checksum is known. docs/how-to/data.md "
+                    "describes the files and their terms.")
     parser.add_argument("--download", type=expanduser, metavar="FOLDER", required=True,
                         help="the data folder, usually data")
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
@@ -84,8 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         check_usage(folder, arguments.base_url)
         return fetch_all(sources, folder, arguments.base_url)
 
-    return command.answer(NAME, fetch,
-                          "interrupted; what has arrived is kept, run again to resume")
+    return command.answer(NAME, fetch, "interrupted; complete files are kept, run again")
 
 
 if __name__ == "__main__":

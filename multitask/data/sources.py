@@ -187,8 +187,9 @@ def download(url: str, partial: Path, sha256: str | None = None, size: int | Non
             if response.status_code != 416:  # else nothing is missing: the checksum will tell
                 _write(response, partial, start, size)
     except requests.RequestException as error:
+        kept = "; what has arrived is kept" if sha256 else ""
         raise ServerError(f"could not download {url} ({_cause(error)}): check the network "
-                          "and run again; what has arrived is kept") from None
+                          f"and run again{kept}") from None
     _verify(url, partial, sha256, size)
 
 

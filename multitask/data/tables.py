@@ -159,12 +159,9 @@ def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: s
     found = one_line(", ".join(map(repr, header)))
     for column in columns:
         if column not in header:
-            hint = ""
-            if column == columns[-1] and len(columns) > 2:
-                hint = "; is it a test file, which has no labels?"
             raise ValueError(f"{where}, line 1: no column {column!r}; expected "
                              f"{_columns(columns)}, separated by tabs, commas or semicolons, "
-                             f"found {found}{hint}")
+                             f"found {found}")
         if header.count(column) > 1:
             raise ValueError(f"{where}, line 1: {column!r} names {header.count(column)} columns, "
                              f"found {found}; rename the one that is not meant")
