@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minbert.files import write_text
 from multitask.analysis.log import conflict_statistics
-from multitask.analysis.paper_results import method_of, paper_scores
+from multitask.analysis.paper_results import PAPER_SURGERY, method_of, paper_scores
 from multitask.tasks import Task, are_the_papers
 
 from . import figures
@@ -30,7 +30,9 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
     by_name = {task.name: task for task in tasks}
     about = "" if are_the_papers(by_name) else f"{', '.join(by_name)} · "
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
-    surgery = f" · {settings['surgery']}" if surgery_steps else ""
+    surgery = ""
+    if surgery_steps and settings["surgery"] in PAPER_SURGERY:  # method_of names another
+        surgery = f" · {settings['surgery']}"
     title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     parts = [
         paragraph(summary(tasks, settings, metrics)), origin(metrics.get("environment", {})),

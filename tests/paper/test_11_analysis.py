@@ -352,3 +352,6 @@ def test_a_run_finds_its_place_in_the_papers_table():
     # no such row
     assert paper_results.paper_scores({**settings, "gs": "none", "nli": True}) is None
     assert paper_results.paper_scores({**settings, "data": None}) is None  # the sample
+    assert paper_results.paper_scores({**settings, "surgery": "mgda"}) is None
+    baseline = {**settings, "gs": "none", "arch": "concatA", "surgery": "mgda"}  # not used
+    assert paper_results.paper_scores(baseline) == paper_results.PAPER_BASELINE
