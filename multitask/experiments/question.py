@@ -266,8 +266,8 @@ def ranks_of(averages: Mapping[str, Sequence[float]]) -> dict[str, dict]:
     found = {}
     for arm, ranks in zip(averages, table.tolist(), strict=True):
         mean, low, high = mean_interval(ranks)
-        found[arm] = {"ranks": ranks, "mean": mean, "low": low and max(low, 1.0),
-                      "high": high and min(high, float(len(averages)))}
+        found[arm] = {"ranks": ranks, "mean": mean, "low": None if low is None else max(low, 1.0),
+                      "high": None if high is None else min(high, float(len(averages)))}
     return found
 
 

@@ -280,13 +280,15 @@ def test_holm_covers_arms_and_tasks(grown):
         assert row["mean"] == pytest.approx(means[0] - means[1])
 
 
-def test_ranks():
+def test_ranks(monkeypatch):
     """1 is the best, equal averages share a rank, and an interval ends where ranks end."""
     found = question.ranks_of({"a": [.9, .9, .5], "b": [.5, .9, .6], "c": [.1, .2, .1]})
     assert [found[arm]["ranks"] for arm in "abc"] == [[1, 1.5, 2], [2, 1.5, 1], [3, 3, 3]]
     assert found["a"]["mean"] == pytest.approx(1.5)
     assert (found["a"]["low"], found["b"]["high"]) == (1.0, pytest.approx(2.743, abs=1e-3))
     assert found["c"]["low"] is None  # no spread is no proof of none
+    monkeypatch.setattr(question, "mean_interval", lambda _: (1.5, 0.0, 3.5))
+    assert question.ranks_of({"a": [.9], "b": [.5]})["a"]["low"] == 1.0
 
 
 def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
