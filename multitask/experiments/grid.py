@@ -100,7 +100,8 @@ class Grid:
         """Raises ValueError if the folder holds results of another grid."""
         path = self.out / GRID_FILE
         has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}"))
-        settings = dataclasses.asdict(PRESETS[self.preset])
+        preset = PRESETS[self.preset]
+        settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)
 
     def folder(self, node: Node, seed: int) -> Path:
