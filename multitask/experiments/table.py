@@ -111,12 +111,10 @@ def claim_rows(claims: list[dict]) -> list[list[str]]:
     """One row per claim; differences are averages over its pairs of cells."""
     found = []
     for claim in claims:
-        interval = "none"
-        if claim["low"] is not None:
-            interval = f"{signed(claim['low'])} to {signed(claim['high'])}"
+        interval = text.span([claim["low"], claim["high"]], sign="+", zero=False)
         found.append([claim["section"], claim["claim"], claim["task"].upper(),
-                      signed(claim["paper"]),
-                      signed(claim["difference"]), interval, claim["verdict"]])
+                      signed(claim["paper"]), signed(claim["difference"]), interval,
+                      claim["verdict"]])
     return found
 
 

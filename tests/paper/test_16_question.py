@@ -20,7 +20,7 @@ from multitask.analysis.paper_results import PAPER_CELLS
 from multitask.experiments import arms, claims, question
 from multitask.experiments.__main__ import main
 from multitask.experiments.question_report import write_question_report
-from multitask.experiments.question_tables import answer, control_rows
+from multitask.experiments.question_tables import answer, control_rows, difference_rows
 from multitask.tasks import TASKS
 from optim import SURGERY
 
@@ -289,6 +289,13 @@ def test_ranks(monkeypatch):
     assert found["c"]["low"] is None  # no spread is no proof of none
     monkeypatch.setattr(question, "mean_interval", lambda _: (1.5, 0.0, 3.5))
     assert question.ranks_of({"a": [.9], "b": [.5]})["a"]["low"] == 1.0
+
+
+def test_typography_of_differences():
+    row = {"arm": "a", "task": "sst", "mean": -0.01, "low": -0.02, "high": 0.001, "p": 1e-5,
+           "holm": None, "verdict": "worse"}
+    assert difference_rows({"differences": [row], "average": []}) == [
+        ["a", "sst", "−0.0100", "−0.0200 to +0.0010", "< 0.001", "undefined", "worse"]]
 
 
 def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
