@@ -46,7 +46,7 @@ def write_grid_report(path: Path, results: dict) -> None:
 def score_table(results: dict, arch: str, best: dict) -> str:
     """One architecture's ten methods: narrow enough for a phone."""
     rows = []
-    for method, by_arch in table.rows(results):
+    for method, by_arch in results["cells"].items():
         cells = by_arch[arch]
         marked = [("▸ " if cells[name]["mean"] is not None
                    and cells[name]["mean"] == best[arch, name] else "")
@@ -62,7 +62,7 @@ def cells_plot(results: dict, name: str) -> Figure:
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,
                                                   strict=False):
-        cells = [by_arch[arch][name] for _, by_arch in table.rows(results)]
+        cells = [by_arch[arch][name] for by_arch in results["cells"].values()]
         known = [cell for cell in cells if cell["mean"] is not None]
         axes.plot([cell["paper"] for cell in known], [cell["mean"] for cell in known], marker,
                   color=colour, label=title, markersize=6, alpha=0.85, linestyle="none")

@@ -3,7 +3,6 @@
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.log import pairs_of
 from multitask.reports.text import markdown_table, number, probability, span
 from multitask.tasks import TASKS
 
@@ -147,10 +146,10 @@ def within_table(within: dict) -> str:
 
 def conflict_table(results: dict) -> str:
     """Conflicts over the steps of all seeds, and the probe between and within tasks."""
-    rows = []
-    for pair in pairs_of(TASKS):
-        rate = np.mean([seed["conflict_rate"][pair] for seed in results["conflicts"].values()])
-        cosine = np.mean([seed["mean_cosine"][pair] for seed in results["conflicts"].values()])
+    rows, by_seed = [], list(results["conflicts"].values())
+    for pair in by_seed[0]["conflict_rate"]:
+        rate = np.mean([seed["conflict_rate"][pair] for seed in by_seed])
+        cosine = np.mean([seed["mean_cosine"][pair] for seed in by_seed])
         rows.append([pair, f"{rate:.1%}", number(cosine, 4, "+")])
     rates = markdown_table(["pair", "steps in conflict", "mean cosine"], rows)
 

@@ -1,12 +1,11 @@
 """Table 1 with our scores beside the paper's, as Markdown, CSV and JSON."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from minbert.files import rewriting, write_json, write_text
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.analysis.paper_results import PAPER_TABLE_2
 from multitask.reports import text
 from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
@@ -14,7 +13,6 @@ from multitask.tasks import TASKS
 TABLE_FILE = "table.json"
 STAGE_TITLES = {"nli": "MultiNLI", "gs_bd": "GS_bd", "gs_wrap": "GS_w", "fl": "FL"}
 ARCH_TITLES = {"concatA": "ConcatA", "concatB": "ConcatB", "concatB_al": "ConcatB + AL"}
-BASELINE = "baseline"
 
 
 def title_of(method: str) -> str:
@@ -38,16 +36,10 @@ def score_cells(scores: list[dict], paper: dict) -> dict:
                                      sum(paper.values()) / len(paper))}
 
 
-def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
-    """method, {arch: row}, in the paper's order."""
-    for method in dict.fromkeys(method for method, _ in PAPER_TABLE_1):
-        yield method, {arch: results["cells"][method][arch] for arch in ARCH_TITLES}
-
-
 def best_of_columns(results: dict) -> dict[tuple[str, str], float]:
     """(arch, task) → the highest mean of that column."""
     best: dict[tuple[str, str], float] = {}
-    for _, by_arch in rows(results):
+    for by_arch in results["cells"].values():
         for arch, cells in by_arch.items():
             for task in TASKS:
                 mean = cells[task]["mean"]
@@ -74,7 +66,7 @@ def markdown(results: dict) -> str:
     header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]
 
     lines = []
-    for method, by_arch in rows(results):
+    for method, by_arch in results["cells"].items():
         cells = []
         for arch, task in columns:
             figure = by_arch[arch][task]
@@ -141,11 +133,11 @@ def best_sentence(results: dict) -> str:
 
 def write_csv(path: Path, results: dict) -> None:
     """One line a figure: method, arch, task, seeds, mean, low, high, paper."""
-    everything = [*rows(results), (BASELINE, {"concatA": results["baseline"]})]
+    everything = {**results["cells"], "baseline": {"concatA": results["baseline"]}}
     with rewriting(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "arch", "task", "seeds", "mean", "low", "high", "paper"])
-        for method, by_arch in everything:
+        for method, by_arch in everything.items():
             for arch, cells in by_arch.items():
                 for task, figure in cells.items():
                     writer.writerow([method, arch, task, len(figure["values"]),
