@@ -1,7 +1,6 @@
 """Where a finished run's model succeeds and fails: python -m multitask.analysis RUN."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from os.path import expanduser
@@ -47,8 +46,7 @@ def analyse_run(run: Path, data: str | None = None, tasks: str | None = None) ->
 
     steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
     metrics = json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))
-    write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
-                 epochs, analysis)
+    write_report(run / REPORT_FILE, vars(settings), metrics, steps, epochs, analysis)
     return run / REPORT_FILE
 
 

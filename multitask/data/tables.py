@@ -10,7 +10,6 @@ import itertools
 import reprlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,16 +49,9 @@ def read_rows(path: Path, columns: Sequence[str],
             yield from _read_delimited(every, first, where, columns)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    if path != STDIN:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield file
-        return
-    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="surrogateescape",
-                            newline="")
-    yield file
-    file.detach()  # leave the standard input open
+def _opened(path: Path) -> TextIO:
+    file = sys.stdin.buffer if path == STDIN else path.open("rb")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 # ---------------------------------------------------------------------- separated by a character

@@ -244,8 +244,7 @@ def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
     steps, epochs = list(run.log.events("step")), list(run.log.events("epoch"))
     metrics = collect_metrics(run, steps, epochs)
     analysis = _analyse(run, dev_logits) if has_answers else None
-    write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
-                 metrics, steps, epochs, analysis)
+    write_report(run.folder / REPORT_FILE, vars(run.settings), metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
     write_json(run.folder / METRICS_FILE, metrics)
 
