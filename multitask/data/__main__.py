@@ -21,7 +21,9 @@ def build_parser() -> Parser:
                     "describes the files and their terms.")
     parser.add_argument("--download", type=expanduser, metavar="FOLDER", required=True,
                         help="the data folder, usually data")
+    groups = dict.fromkeys(source.group for source in SOURCES)
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
+                        choices=[*groups, *(source.file for source in SOURCES)],
                         help="course, multinli or a file's name; may be repeated "
                              "(default: everything)")
     parser.add_argument("--base-url", metavar="URL",
@@ -32,14 +34,8 @@ def build_parser() -> Parser:
 
 def choose(only: Sequence[str]) -> list[Source]:
     """The sources that --only names; all of them if it names none."""
-    groups = list(dict.fromkeys(source.group for source in SOURCES))
-    names = [*groups, *(source.file for source in SOURCES)]
-    for name in only:
-        if name not in names:
-            raise ValueError(f"--only {name}: choose from {', '.join(names)}")
-    if not only:
-        return list(SOURCES)
-    return [source for source in SOURCES if source.group in only or source.file in only]
+    return [source for source in SOURCES
+            if not only or source.group in only or source.file in only]
 
 
 def check_usage(folder: Path, base_url: str | None) -> None:
