@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-# Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture
-# in turn.
+# Table 1, dev set: one line per method; SST accuracy, PARA accuracy, STS Pearson of each
+# architecture in turn.
 ARCHITECTURES = ("concatA", "concatB", "concatB_al")
 _SCORES = ("sst", "para", "sts")
 _TABLE_1 = {

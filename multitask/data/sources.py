@@ -32,7 +32,7 @@ class DownloadError(OSError):
 
 
 class ServerError(DownloadError):
-    """A server does not answer, or is in trouble: it need not be asked for the next file."""
+    """The server does not answer or fails; its other files are skipped."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ def describe(source: Source, path: Path) -> str:
 
 
 def _describe_kept(source: Source, path: Path) -> str:
-    """It may be anybody's work, so it stays as it is."""
+    """Describes an existing file, which may be the user's own and is never changed."""
     try:
         contents = describe(source, path)
     except ValueError as error:
-        raise ValueError(f"{error}; the file is left as it is: mend it, or move it away and "
+        raise ValueError(f"{error}; the file is left as it is: fix it, or move it away and "
                          "run again") from None
 
     if source.sha256 is None:
@@ -194,7 +194,7 @@ def download(url: str, partial: Path, sha256: str | None = None, size: int | Non
 
 
 def _refuse_errors(response: requests.Response, url: str) -> None:
-    """Anything but the file: errors, and web pages in its place."""
+    """Raises an error unless the response is the file."""
     status = f"HTTP {response.status_code} {response.reason or ''}".rstrip()
     if response.status_code == 429 or response.status_code >= 500:
         raise ServerError(f"{url} answered {status}: wait a little and run again")

@@ -140,8 +140,9 @@ def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
                              f"{len(header)}; {amiss}")
         field = fields[place]
         if "\t" in field and ("\n" in field or "\r" in field):
-            raise ValueError(f"{where}: {column} runs over tabs and lines, {reprlib.repr(field)}; "
-                             "is a quotation mark missing? Those inside a quoted field are doubled")
+            raise ValueError(f"{where}: {column} contains both tabs and line breaks, "
+                             f"{reprlib.repr(field)}; is a quotation mark missing? Those inside a "
+                             "quoted field are doubled")
 
 
 def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: str) -> None:
@@ -188,6 +189,6 @@ def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
         raise ValueError(f"{place}: expected a JSON object with a string {column!r}, found "
                          f"{one_line(keys)}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{place}: {column} holds half a character, \\ud800 to \\udfff come "
-                         "in pairs only; save the file again")
+        raise ValueError(f"{place}: {column} has an unpaired surrogate (\\ud800 to \\udfff); save "
+                         "the file again")
     return value

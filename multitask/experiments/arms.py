@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -234,7 +233,6 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
         "conflicts": conflict_statistics(arm.log[:question.steps]) if pairs else {},
         "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log] for pair in pairs},
         "probes": probes,
-        "step_seconds": statistics.median(step["seconds"] for step in arm.log),
         "seconds": time.perf_counter() - started,
     }
     return trial, kept

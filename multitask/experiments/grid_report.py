@@ -29,7 +29,7 @@ def write_grid_report(path: Path, results: dict) -> None:
         grid([figure(f"cells-{name}", cells_plot(results, name),
                      f"{name}: ours against the paper, 30 experiments",
                      f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line "
-                     "is our baseline. What the paper has further right should be further up.")
+                     "is our baseline. Points should rise from left to right.")
               for name, task in TASKS.items()]),
     ]
     if results.get("claims"):
@@ -57,7 +57,7 @@ def score_table(results: dict, arch: str, best: dict) -> str:
 
 
 def cells_plot(results: dict, name: str) -> Figure:
-    """Our score against the paper's, one point an experiment, by architecture."""
+    """Our score against the paper's, one point per experiment, by architecture."""
     metric = metric_title(TASKS[name].metric)
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,

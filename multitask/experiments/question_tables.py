@@ -27,7 +27,7 @@ def about(results: dict) -> str:
 
 
 def trial_note(results: dict) -> str:
-    """The warning that every page of too few seeds carries; else empty."""
+    """The warning for too few seeds; else empty."""
     count = len(results["seeds"])
     if count >= ENOUGH_SEEDS:
         return ""
@@ -38,7 +38,7 @@ def trial_note(results: dict) -> str:
 def answer(results: dict) -> str:
     """The question's answer: which arms differ from the plain sum after equal steps.
 
-    Surgery methods alone decide how it opens; controls are named behind.
+    Surgery methods alone decide how it opens; controls are named after them.
     """
     family = results["comparisons"]["equal_steps"][PLAIN_SUM]
     places: dict[str, dict[str, list[str]]] = {"better": {}, "worse": {}}

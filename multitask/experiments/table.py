@@ -29,7 +29,7 @@ def cell(values: list[float | None], paper: float) -> dict:
 
 
 def score_cells(scores: list[dict], paper: dict) -> dict:
-    """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
+    """task → cell, and the average; scores: the "dev" of metrics.json, one per seed."""
     cells = {name: cell([dev[name][task.metric] for dev in scores], paper[name])
              for name, task in TASKS.items()}
     return {**cells, "average": cell([dev["average"] for dev in scores],
@@ -111,7 +111,7 @@ def claim_rows(claims: list[dict]) -> list[list[str]]:
 
 
 def claim_note(claims: list[dict]) -> str:
-    """What the intervals are of, and what the verdict is on."""
+    """What the intervals and the verdict refer to."""
     if claims[0]["interval"] == "seeds":
         return "Intervals: Student's t over seeds. The verdict is on the sign alone."
     return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not "
@@ -132,7 +132,7 @@ def best_sentence(results: dict) -> str:
 
 
 def write_csv(path: Path, results: dict) -> None:
-    """One line a figure: method, arch, task, seeds, mean, low, high, paper."""
+    """One line per figure: method, arch, task, seeds, mean, low, high, paper."""
     everything = {**results["cells"], "baseline": {"concatA": results["baseline"]}}
     with rewriting(path) as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -26,14 +26,14 @@ POINTS = 300  # of a curve, at most
 FEWEST_POINTS = 5  # of a curve; with fewer a report leaves it out
 SCATTER_POINTS = 2000
 MOST_WRITTEN = 12  # classes of a confusion matrix whose cells have room for numbers
-# of a perplexity that is drawn: a run that went astray has those that no axis takes
+# log of the largest perplexity drawn; no axis can show those of a diverged run
 LARGEST_LOG = 50.0
 
 
 def styles_of(names: Iterable[str], styles: Sequence[Style] = STYLES) -> dict[str, Style]:
     """name → colour, dashes, marker; the tasks, in their order, keep theirs in every figure.
 
-    Beyond the styles given, colours come again with other dashes.
+    With more names than styles, colours repeat with other dashes.
     """
     names, count = list(names), len(styles)
     found = {}
@@ -87,7 +87,7 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
 
 
 def _log_scale(axes: Axes) -> None:
-    """Names at least two values: powers of ten, else 2 and 5 too, else round numbers."""
+    """Labels at least two values: powers of ten; if too few, also 2 and 5; else round numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     for locator in (LogLocator(numticks=7), LogLocator(subs=(1, 2, 5)), MaxNLocator(5)):
@@ -112,7 +112,7 @@ def loss_curves(steps: Sequence[dict], tasks: Iterable[str]) -> Figure:
 
 def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[int],
                best: int | None) -> Figure:
-    """A line a score over epochs; the epoch that was kept is marked."""
+    """One line per score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
     for name, (colour, dashes, marker) in styles_of(list(scores)).items():
         values = np.array(scores[name], dtype=float)  # NaN where a score is undefined
@@ -268,7 +268,7 @@ def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: di
 
 
 def calibration_plot(bins: Sequence[dict], label: str) -> Figure:
-    """Share of a label against the probability given to it, a point a bin, n beside it."""
+    """Share of a label against the probability given to it, one point per bin, n beside it."""
     figure, axes = empty(f"probability given to '{label}'", f"share of '{label}'", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:

@@ -257,11 +257,6 @@ def test_annealed_arm(grown, asked):
     assert "anneal" in json.loads((out / "times.json").read_text())
 
 
-def test_grid_seeds_are_never_judged(asked, tmp_path):
-    with pytest.raises(ValueError, match="take others"):
-        question.ask(asked[0], tmp_path, [711, 11711], ["best-constant"])
-
-
 def test_holm_covers_arms_and_tasks(grown):
     """The average is a family of its own, so it changes no p value of the tasks."""
     results = results_of(grown[0])
