@@ -48,7 +48,7 @@ def flags(parser: argparse.ArgumentParser) -> str:
             continue
         name = ", ".join(action.option_strings) or action.dest
         value = action.metavar
-        if action.choices is not None:
+        if value is None and action.choices is not None:
             value = "{" + ",".join(map(str, action.choices)) + "}"
         if action.option_strings and action.nargs != 0:
             name = f"{name} {value or action.dest.upper()}"

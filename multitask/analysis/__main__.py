@@ -1,7 +1,6 @@
 """Where a finished run's model succeeds and fails: python -m multitask.analysis RUN."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -41,8 +40,7 @@ def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -
 
     steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
     metrics = read_object(run / METRICS_FILE)
-    write_report(run / REPORT_FILE, settings.tasks, dataclasses.asdict(settings), metrics, steps,
-                 epochs, analysis)
+    write_report(run / REPORT_FILE, vars(settings), metrics, steps, epochs, analysis)
     return run / REPORT_FILE
 
 

@@ -29,7 +29,7 @@ WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 def words(sentence: str) -> list[str]:
-    """Lower-case words; punctuation is none.
+    """Lower-case words; punctuation does not count.
 
     >>> words("It's a so-so film , really .")
     ["it's", 'a', 'so', 'so', 'film', 'really']
@@ -38,12 +38,12 @@ def words(sentence: str) -> list[str]:
 
 
 def sentence_length(example: Example) -> float:
-    """Words a sentence; of a pair, the mean of both (the paper, Figure 4)."""
+    """Words per sentence; for a pair, the mean of both (the paper, Figure 4)."""
     return sum(len(words(sentence)) for sentence in example.sentences) / len(example.sentences)
 
 
 def word_counts(examples: Sequence[Example]) -> Counter[str]:
-    """How often each word stands in these examples."""
+    """How often each word occurs in these examples."""
     return Counter(word for example in examples for sentence in example.sentences
                    for word in words(sentence))
 
@@ -82,7 +82,7 @@ def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DevPredictions:
-    """What a model made of one task's dev set; all arrays (n,) in its order.
+    """A model's predictions on one task's dev set; all arrays (n,) in its order.
 
     predictions: as the metric takes them. quality: 1 or 0, right or wrong, or minus the absolute
         error; more is better.
@@ -150,8 +150,7 @@ def binned(results: DevPredictions, values: np.ndarray, resamples: int,
         inside = numbers == number
         n, score = int(inside.sum()), results.score(inside)
         row = {"n": n, "low": float(values[inside].min()), "high": float(values[inside].max()),
-               "mean": float(values[inside].mean()), "score": score,
-               "interval": results.interval(inside, resamples, generator)}
+               "score": score, "interval": results.interval(inside, resamples, generator)}
         if not results.task.classes:
             error = results.wrong[inside]
             row |= {"absolute_error": float(error.mean()),
@@ -165,7 +164,7 @@ def confusion(results: DevPredictions) -> dict:
     classes = results.probabilities.shape[1]
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (results.labels.astype(int), results.predictions.astype(int)), 1)
-    return {"classes": list(range(classes)), "counts": counts.tolist()}
+    return {"counts": counts.tolist()}
 
 
 def calibration(results: DevPredictions) -> dict:
@@ -180,9 +179,7 @@ def calibration(results: DevPredictions) -> dict:
     for number in np.unique(numbers):
         inside = numbers == number
         n, positive = int(inside.sum()), int(results.labels[inside].sum())
-        rows.append({"n": n, "low": float(number / CALIBRATION_BINS),
-                     "high": float((number + 1) / CALIBRATION_BINS),
-                     "mean": float(given[inside].mean()), "share": positive / n,
+        rows.append({"n": n, "mean": float(given[inside].mean()), "share": positive / n,
                      "interval": intervals.wilson(positive, n)})
     error = sum(row["n"] * abs(row["share"] - row["mean"]) for row in rows) / len(given)
     return {"bins": rows, "expected_error": error}
@@ -231,7 +228,7 @@ def leakage(results: DevPredictions, dev: Sequence[Example], train: Sequence[Exa
             resamples: int, generator: np.random.Generator) -> dict:
     """Scores of dev examples that share a sentence with the training file, and of the others.
 
-    whole: dev examples that stand there with all their sentences together, in either order.
+    whole: number of dev examples whose sentences all occur in one training example.
     """
     seen = {normalised(sentence) for example in train for sentence in example.sentences}
     whole = {frozenset(map(normalised, example.sentences)) for example in train}

@@ -88,15 +88,9 @@ def statistic_of(metric: Metric) -> Callable:
         return share_right
     if metric is metrics.pearson:
         return correlations
-
-    def one_by_one(predictions: np.ndarray, labels: np.ndarray, axis: int = -1) -> np.ndarray:
-        if predictions.ndim == 1:
-            value = metric(predictions, labels)
-            return np.nan if value is None else value
-        rows = zip(predictions, labels, strict=True)
-        return np.array([one_by_one(*row) for row in rows])
-
-    return one_by_one
+    # float turns None into NaN
+    of_rows = np.vectorize(metric, signature="(n),(n)->()", otypes=[float])
+    return lambda predictions, labels, axis=-1: of_rows(predictions, labels)
 
 
 def share_right(predictions: np.ndarray, labels: np.ndarray, axis: int = -1) -> np.ndarray:

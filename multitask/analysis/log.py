@@ -7,26 +7,20 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from optim import cosines
+
 WARM_UP_STEPS = 5  # left out of timings: caches fill, memory is first touched
 
 
-def pairs_of(tasks: Iterable[str]) -> list[str]:
-    """The pairs of tasks by name, in the order of `upper_triangle`.
+def cosines_by_pair(tasks: Iterable[str], gram: torch.Tensor) -> dict[str, float]:
+    """Pair of tasks → cosine of their gradients, from their Gram matrix (tasks, tasks).
 
-    >>> pairs_of(["sst", "para", "sts"])
-    ['sst-para', 'sst-sts', 'para-sts']
+    >>> cosines_by_pair(["sst", "para"], torch.tensor([[4.0, -1.0], [-1.0, 1.0]]))
+    {'sst-para': -0.5}
     """
-    return [f"{a}-{b}" for a, b in itertools.combinations(tasks, 2)]
-
-
-def upper_triangle(table: torch.Tensor) -> list[float]:
-    """What stands above the diagonal of a (tasks, tasks) table, row by row: one number a pair.
-
-    >>> upper_triangle(torch.arange(9.0).view(3, 3))
-    [1.0, 2.0, 5.0]
-    """
-    rows, columns = torch.triu_indices(*table.shape, offset=1)
-    return table[rows, columns].tolist()
+    table = cosines(gram).tolist()
+    return {f"{a}-{b}": table[i][j]
+            for (i, a), (j, b) in itertools.combinations(enumerate(tasks), 2)}
 
 
 def speed(steps: Sequence[dict]) -> float:
@@ -43,11 +37,11 @@ def speed(steps: Sequence[dict]) -> float:
 
 def conflict_statistics(steps: Sequence[dict]) -> dict:
     """By pair conflict_rate (share of steps with cosine < 0), mean_cosine; by task mean_weights."""
-    cosines = {pair: np.array([step["cosines"][pair] for step in steps])
+    by_pair = {pair: np.array([step["cosines"][pair] for step in steps])
                for pair in steps[0]["cosines"]}
     return {
-        "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in cosines.items()},
-        "mean_cosine": {pair: float(np.mean(values)) for pair, values in cosines.items()},
+        "conflict_rate": {pair: float(np.mean(values < 0)) for pair, values in by_pair.items()},
+        "mean_cosine": {pair: float(np.mean(values)) for pair, values in by_pair.items()},
         "mean_weights": {name: float(np.mean([step["weights"][name] for step in steps]))
                          for name in steps[0]["weights"]},
     }

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from minbert.files import read_object
 
-# Table 1, dev set: one line a method; SST accuracy, PARA accuracy, STS Pearson of each architecture
-# in turn.
+# Table 1, dev set: one line per method; SST accuracy, PARA accuracy, STS Pearson of each
+# architecture in turn.
 ARCHITECTURES = ("concatA", "concatB", "concatB_al")
 _SCORES = ("sst", "para", "sts")
 _TABLE_1 = {
@@ -40,6 +40,8 @@ PAPER_CELLS = {**PAPER_TABLE_1, ("baseline", "concatA"): PAPER_BASELINE}
 # agree with that.
 PAPER_TABLE_2 = {"sst": .539, "para": .873, "sts": .876}
 
+PAPER_SURGERY = ("pcgrad", "paper")  # the method that the paper names, and its Eq. 2–5 as printed
+
 # Section 6.1: +1, the model does better where there is more of it; −1, worse.
 PAPER_TRENDS = {
     "length": {"sst": -1, "para": +1, "sts": -1},
@@ -50,14 +52,20 @@ PAPER_TRENDS = {
 def method_of(settings: Mapping, seen: tuple[str, ...] = ()) -> str:
     """The paper's name of a run's stages: a key of Table 1, or "baseline" where no stage is on.
 
-    A run that was started from another (`start`) continues the stages of that one. `seen` holds
-    the runs further down the chain, in case a later run took an earlier one's place.
+    A run that was started from another (`start`) continues the stages of that one. Other surgery
+    than the paper's is named. `seen` holds the runs further down the chain, in case a later run
+    took an earlier one's place.
 
     >>> method_of({"nli": True, "gs": "wrap", "fl": True}), method_of({"gs": "none"})
     ('nli+gs_wrap+fl', 'baseline')
+    >>> method_of({"gs": "wrap", "surgery": "mgda"})
+    'gs_wrap by mgda'
     """
     stages = ["nli"] * bool(settings.get("nli"))
-    stages += [f"gs_{settings['gs']}"] * (settings["gs"] != "none")
+    if settings["gs"] != "none":
+        surgery = settings.get("surgery", "pcgrad")
+        other = "" if surgery in PAPER_SURGERY else f" by {surgery}"
+        stages.append(f"gs_{settings['gs']}{other}")
     stages += ["fl"] * bool(settings.get("fl"))
     own = "+".join(stages) or "baseline"
     if not settings.get("start"):

@@ -2,7 +2,8 @@
 
 A batch's gradient is the data's gradient plus sampling noise. In millions of dimensions, noise is
 orthogonal to nearly everything, so a small cosine may mean unrelated tasks or small batches. The
-probe therefore also takes two batches of *one* task: what they lack to a cosine of 1 is noise.
+probe therefore also takes two batches of *one* task: the gap between their cosine and 1
+is noise.
 """
 
 import itertools
@@ -36,7 +37,6 @@ def part_slices(encoder: BertModel) -> dict[str, slice]:
     for part, named in itertools.groupby(encoder.named_parameters(),
                                          lambda item: _part_of(item[0])):
         stop = start + sum(value.numel() for _, value in named)
-        assert part not in slices, f"the parameters of {part} must lie together"
         slices[part] = slice(start, stop)
         start = stop
     return slices
@@ -46,11 +46,6 @@ def _part_of(name: str) -> str:
     """layers.3.output_dense.bias → layer 3."""
     first, second, *_ = name.split(".")
     return f"layer {second}" if first == "layers" else PARTS[first]
-
-
-def part_grams(matrix: torch.Tensor, slices: Mapping[str, slice]) -> torch.Tensor:
-    """Gram matrix by part: (rows, params) → (parts, rows, rows) float64, summing to the whole."""
-    return torch.stack([gram_matrix(matrix[:, part]) for part in slices.values()])
 
 
 @torch.enable_grad()
@@ -69,15 +64,19 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
         seed: of the draws.
 
     Returns:
-        Ready for JSON: {"batch_size", "draws", "seed", "pairs": {"sst-para": {"cosine": [one number
-        per draw], "layers": {"embeddings": […], "layer 0": […], …, "pooler": […]}}, …},
-        "same_task": {"sst": likewise, …}}.
+        Ready for JSON: {"pairs": {"sst-para": {"cosine": [one number per draw], "layers":
+        {"embeddings": […], "layer 0": […], …, "pooler": […]}}, …}, "same_task": {"sst": likewise,
+        …}}.
 
     Raises:
-        ValueError: unusable arguments.
+        ValueError: a task has too few examples.
         FloatingPointError: a gradient is not finite; the message names the task.
     """
-    _check_arguments(model, examples, batch_size, draws)
+    for name, tokenized in examples.items():
+        if len(tokenized) < 2 * batch_size:
+            raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} "
+                             f"without a common example take {2 * batch_size}: take a smaller "
+                             "batch size or more examples")
     names = [name for name in model.tasks if name in examples]
     slices = part_slices(model.encoder)
     parameters = list(model.encoder.parameters())
@@ -91,16 +90,16 @@ def conflict_probe(model: MultitaskBert, examples: Mapping[str, TokenizedExample
                                        generator=generator)[:2 * batch_size].tolist()
                 _gradient(matrix[row], model, name, examples[name], items[:batch_size])
                 _gradient(matrix[row + len(names)], model, name, examples[name], items[batch_size:])
-            grams = part_grams(matrix, slices)
+            # by part; they sum to the whole
+            grams = torch.stack([gram_matrix(matrix[:, part]) for part in slices.values()])
             _check_finite(grams, names)
             tables.append(torch.stack([cosines(gram) for gram in (grams.sum(0), *grams)]))
     table = torch.stack(tables)  # (draws, 1 + parts, 2 · tasks, 2 · tasks)
     rows = {"pairs": {f"{names[i]}-{names[j]}": (i, j)
                       for i, j in itertools.combinations(range(len(names)), 2)},
             "same_task": {name: (i, i + len(names)) for i, name in enumerate(names)}}
-    return {"batch_size": batch_size, "draws": draws, "seed": seed,
-            **{kind: {key: _series(table[:, :, i, j], slices) for key, (i, j) in pairs.items()}
-               for kind, pairs in rows.items()}}
+    return {kind: {key: _series(table[:, :, i, j], slices) for key, (i, j) in pairs.items()}
+            for kind, pairs in rows.items()}
 
 
 def _series(values: torch.Tensor, slices: Mapping[str, slice]) -> dict:
@@ -140,23 +139,6 @@ def _left_as_found(model: MultitaskBert) -> Iterator[None]:
         for parameter, gradient, required in found:
             parameter.grad = gradient
             parameter.requires_grad_(required)
-
-
-def _check_arguments(model: MultitaskBert, examples: Mapping[str, TokenizedExamples],
-                     batch_size: int, draws: int) -> None:
-    if batch_size < 1 or draws < 1:
-        raise ValueError(f"batch_size and draws must be at least 1, got {batch_size} and {draws}")
-    if not examples or not set(examples) <= set(model.tasks):
-        raise ValueError(f"examples of {', '.join(model.tasks)} expected, got "
-                         f"{', '.join(examples) or 'none'}")
-    for name, tokenized in examples.items():
-        if len(tokenized) < 2 * batch_size:
-            raise ValueError(f"{name}: {len(tokenized)} examples, but two batches of {batch_size} "
-                             f"without a common example take {2 * batch_size}: take a smaller "
-                             "batch size or more examples")
-        if np.isnan(tokenized.labels).any():
-            raise ValueError(f"{name}: examples without a label have no loss; give train or dev "
-                             f"examples")
 
 
 def _check_finite(grams: torch.Tensor, names: Sequence[str]) -> None:

@@ -17,11 +17,14 @@ NAME = "multitask.data"
 
 def build_parser() -> Parser:
     parser = Parser("python -m multitask.data",
-                    "Fetch the course's files and MultiNLI. Existing files are kept, interrupted "
-                    "downloads resume. docs/how-to/data.md describes the files and their terms.")
+                    "Fetch the course's files and MultiNLI. Existing files are kept; an "
+                    "interrupted download resumes if its checksum is known. docs/how-to/data.md "
+                    "describes the files and their terms.")
     parser.add_argument("--download", type=expanduser, metavar="FOLDER", required=True,
                         help="the data folder, usually data")
+    groups = dict.fromkeys(source.group for source in SOURCES)
     parser.add_argument("--only", metavar="NAME", action="append", default=[],
+                        choices=[*groups, *(source.file for source in SOURCES)],
                         help="course, multinli or a file's name; may be repeated "
                              "(default: everything)")
     parser.add_argument("--base-url", metavar="URL",
@@ -32,14 +35,8 @@ def build_parser() -> Parser:
 
 def choose(only: Sequence[str]) -> list[Source]:
     """The sources that --only names; all of them if it names none."""
-    groups = list(dict.fromkeys(source.group for source in SOURCES))
-    names = [*groups, *(source.file for source in SOURCES)]
-    for name in only:
-        if name not in names:
-            raise ValueError(f"--only {name}: choose from {', '.join(names)}")
-    if not only:
-        return list(SOURCES)
-    return [source for source in SOURCES if source.group in only or source.file in only]
+    return [source for source in SOURCES
+            if not only or source.group in only or source.file in only]
 
 
 def check_usage(folder: Path, base_url: str | None) -> None:
@@ -85,7 +82,7 @@ def fetch(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all is there, 1 a file is missing, 2 usage or an unusable file, 130 Ctrl-C."""
     return command.run(build_parser(), fetch, argv,
-                       "interrupted; what has arrived is kept, run again to resume")
+                       "interrupted; complete files are kept, run again")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from minbert import BertTokenizer, Packing, pack
 from .examples import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's bulky results
-LEAST = 64  # tokens: the least step between two lengths on a GPU, and the most of a dummy sequence
+LEAST = 64  # tokens: the smallest step between two lengths on a GPU, and the longest dummy sequence
 LEAST_ON_CPU = 16  # the least step on a CPU, where tokens cost more and a new shape less
 
 
 def rounded(length: int, least: int = LEAST) -> int:
-    """The next of the lengths that a row may have.
+    """The smallest permitted row length that is not below `length`.
 
     >>> [rounded(length) for length in (1, 64, 65, 1000, 1024, 1025)]
     [64, 64, 128, 1024, 1024, 1152]
@@ -30,7 +30,7 @@ def rounded(length: int, least: int = LEAST) -> int:
 
 
 def step_at(length: int, least: int = LEAST) -> int:
-    """From one rounded length to the next: an eighth of the length at most, or `least`."""
+    """The distance to the next rounded length: at most an eighth of it, but at least `least`."""
     return max(least, 1 << max(0, (length - 1).bit_length() - 4))
 
 

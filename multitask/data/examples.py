@@ -208,6 +208,5 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
                       f"{reprlib.repr(name)} in lines {first_lines[name]} and {line}; all rows are "
                       "kept", stacklevel=2)
     if not examples:
-        raise ValueError(f"{path} holds no usable rows: expected a header and at least one line "
-                         "below it")
+        raise ValueError(f"{path} holds no usable rows: at least one is needed")
     return examples

@@ -12,9 +12,6 @@ ARCHIVE = Path(__file__).with_name("sample.zip")
 
 def write_sample(folder: Path) -> Path:
     """Unpacks the sample's files into `folder`, made if missing, and returns `folder`."""
-    folder = Path(folder)
-
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(folder)
-
     return folder

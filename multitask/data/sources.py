@@ -32,7 +32,7 @@ class DownloadError(OSError):
 
 
 class ServerError(DownloadError):
-    """A server does not answer, or is in trouble: it need not be asked for the next file."""
+    """The server does not answer or fails; its other files are skipped."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ def describe(source: Source, path: Path) -> str:
 
 
 def _describe_kept(source: Source, path: Path) -> str:
-    """It may be anybody's work, so it stays as it is."""
+    """Describes an existing file, which may be the user's own and is never changed."""
     try:
         contents = describe(source, path)
     except ValueError as error:
-        raise ValueError(f"{error}; the file is left as it is: mend it, or move it away and "
+        raise ValueError(f"{error}; the file is left as it is: fix it, or move it away and "
                          "run again") from None
 
     if source.sha256 is None:
@@ -187,13 +187,14 @@ def download(url: str, partial: Path, sha256: str | None = None, size: int | Non
             if response.status_code != 416:  # else nothing is missing: the checksum will tell
                 _write(response, partial, start, size)
     except requests.RequestException as error:
+        kept = "; what has arrived is kept" if sha256 else ""
         raise ServerError(f"could not download {url} ({_cause(error)}): check the network "
-                          "and run again; what has arrived is kept") from None
+                          f"and run again{kept}") from None
     _verify(url, partial, sha256, size)
 
 
 def _refuse_errors(response: requests.Response, url: str) -> None:
-    """Anything but the file: errors, and web pages in its place."""
+    """Raises an error unless the response is the file."""
     status = f"HTTP {response.status_code} {response.reason or ''}".rstrip()
     if response.status_code == 429 or response.status_code >= 500:
         raise ServerError(f"{url} answered {status}: wait a little and run again")

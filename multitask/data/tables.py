@@ -10,7 +10,6 @@ import itertools
 import reprlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,16 +49,9 @@ def read_rows(path: Path, columns: Sequence[str],
             yield from _read_delimited(every, first, where, columns)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    if path != STDIN:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield file
-        return
-    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="surrogateescape",
-                            newline="")
-    yield file
-    file.detach()  # leave the standard input open
+def _opened(path: Path) -> TextIO:
+    file = sys.stdin.buffer if path == STDIN else path.open("rb")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 # ---------------------------------------------------------------------- separated by a character
@@ -148,8 +140,9 @@ def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
                              f"{len(header)}; {amiss}")
         field = fields[place]
         if "\t" in field and ("\n" in field or "\r" in field):
-            raise ValueError(f"{where}: {column} runs over tabs and lines, {reprlib.repr(field)}; "
-                             "is a quotation mark missing? Those inside a quoted field are doubled")
+            raise ValueError(f"{where}: {column} contains both tabs and line breaks, "
+                             f"{reprlib.repr(field)}; is a quotation mark missing? Those inside a "
+                             "quoted field are doubled")
 
 
 def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: str) -> None:
@@ -159,12 +152,9 @@ def _check_header(header: Sequence[str] | None, columns: Sequence[str], where: s
     found = one_line(", ".join(map(repr, header)))
     for column in columns:
         if column not in header:
-            hint = ""
-            if column == columns[-1] and len(columns) > 2:
-                hint = "; is it a test file, which has no labels?"
             raise ValueError(f"{where}, line 1: no column {column!r}; expected "
                              f"{_columns(columns)}, separated by tabs, commas or semicolons, "
-                             f"found {found}{hint}")
+                             f"found {found}")
         if header.count(column) > 1:
             raise ValueError(f"{where}, line 1: {column!r} names {header.count(column)} columns, "
                              f"found {found}; rename the one that is not meant")
@@ -199,6 +189,6 @@ def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
         raise ValueError(f"{place}: expected a JSON object with a string {column!r}, found "
                          f"{one_line(keys)}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{place}: {column} holds half a character, \\ud800 to \\udfff come "
-                         "in pairs only; save the file again")
+        raise ValueError(f"{place}: {column} has an unpaired surrogate (\\ud800 to \\udfff); save "
+                         "the file again")
     return value

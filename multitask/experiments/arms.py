@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from minbert.progress import Progress
-from multitask.analysis.log import conflict_statistics, pairs_of, upper_triangle
+from multitask.analysis.log import conflict_statistics, cosines_by_pair
 from multitask.analysis.probe import conflict_probe, summarise
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL, WRAP, RoundRobin
@@ -23,7 +22,7 @@ from multitask.runs.settings import HINT, Settings, try_method
 from multitask.system.device import pick_device, pick_precision
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
-from optim import SCHEDULES, SURGERY, constant_weights, cosines
+from optim import SCHEDULES, SURGERY, constant_weights
 
 TRIALS = "trials"
 PCGRAD, PLAIN_SUM = ALWAYS = ("pcgrad", "sum")  # PCGrad's run has the conflicts and mean weights
@@ -139,7 +138,6 @@ class Arm:
         settings = question.settings(seed)
         self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
         self.steps, is_annealed = steps_of(question, training), training == ANNEAL
-        self.pairs = [] if is_annealed else pairs_of(self.tasks)
         self.model: MultitaskBert = run.build_model(settings,
                                                     dataset).to(pick_device(settings.device))
         self.model.precision = pick_precision(settings.precision, self.model.device,
@@ -173,7 +171,7 @@ class Arm:
         self.log.append({
             "seconds": time.perf_counter() - started,
             "losses": result.losses,
-            "cosines": dict(zip(self.pairs, upper_triangle(cosines(result.gram)), strict=True)),
+            "cosines": cosines_by_pair(batches, result.gram),
             "weights": dict(zip(batches, result.weights.tolist(), strict=True)),
         })
 
@@ -229,13 +227,12 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
                         name: TASKS[name].measure(values, tokens[name]["dev"].labels) or 0.0
                         for name, values in predictions.items()}
 
+    pairs = list(arm.log[0]["cosines"])  # none of a single task
     trial = {
         "seed": seed, "training": training, "scores": scores, "steps": steps,
-        "conflicts": conflict_statistics(arm.log[:question.steps]) if arm.pairs else {},
-        "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log]
-                    for pair in arm.pairs},
+        "conflicts": conflict_statistics(arm.log[:question.steps]) if pairs else {},
+        "cosines": {pair: [round(step["cosines"][pair], 5) for step in arm.log] for pair in pairs},
         "probes": probes,
-        "step_seconds": statistics.median(step["seconds"] for step in arm.log),
         "seconds": time.perf_counter() - started,
     }
     return trial, kept

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.intervals import percentiles, statistic_of
+from multitask.analysis.intervals import bootstrap, percentiles, statistic_of
 from multitask.analysis.paper_results import ARCHITECTURES, PAPER_CELLS
 from multitask.tasks import TASKS
 
@@ -157,12 +157,9 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
 def _draws(task: str, cells: Mapping[Cell, Mapping[str, np.ndarray]],
            labels: np.ndarray) -> dict[Cell, np.ndarray]:
     """Cell → (resamples,) scores; every cell is scored on the same bootstrap samples."""
-    score = statistic_of(TASKS[task].measure)
-    drawn = np.random.default_rng(SEED).integers(len(labels), size=(RESAMPLES, len(labels)))
-
     found: dict[Cell, np.ndarray] = {}
     for cell, by_task in cells.items():
-        predictions = by_task[task]
-        draws = [score(predictions[rows], labels[rows]) for rows in np.array_split(drawn, 20)]
-        found[cell] = np.nan_to_num(np.concatenate(draws))  # an undefined correlation counts 0
+        draws = bootstrap(statistic_of(TASKS[task].measure), (by_task[task], labels), RESAMPLES,
+                          np.random.default_rng(SEED))
+        found[cell] = np.nan_to_num(draws)  # an undefined correlation counts 0
     return found

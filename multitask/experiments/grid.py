@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from heads import ARCHITECTURES
-from minbert.files import read_object, user_path
+from minbert.files import read_object
 from multitask.analysis.paper_results import (
     PAPER_BASELINE,
     PAPER_CELLS,
@@ -88,9 +88,6 @@ class Grid:
     max_steps: int | None = None
     eval_limit: int | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", user_path(self.out))
-
     def asked(self) -> dict:
         """What was asked for, wherever the results go."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
@@ -99,7 +96,8 @@ class Grid:
         """Raises ValueError if the folder holds results of another grid."""
         path = self.out / GRID_FILE
         has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}"))
-        settings = dataclasses.asdict(PRESETS[self.preset])
+        preset = PRESETS[self.preset]
+        settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)
 
     def folder(self, node: Node, seed: int) -> Path:
@@ -189,13 +187,11 @@ def train_node(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Token
     if dataset.keys() <= tokens.keys():
         known = {name: tokens[name] for name in dataset}
 
-    def silent(line: str) -> None:
-        """The grid prints shorter lines of its own."""
-
+    # silent: the grid prints shorter lines of its own
     if numbered(folder):
-        job = run.resume(folder, silent, dataset, known)
+        job = run.resume(folder, lambda line: None, dataset, known)
     else:
-        job = run.start(settings, str(folder), silent, dataset, known)
+        job = run.start(settings, str(folder), lambda line: None, dataset, known)
     tokens |= job.tokens
 
     try:
@@ -224,9 +220,7 @@ def collect(grid: Grid, seeds: list[int]) -> dict:
     finished = _finished(grid, Node("concatA", BASELINE), seeds)
     baseline = table.score_cells([metrics["dev"] for metrics in finished.values()], PAPER_BASELINE)
     return {"about": about(grid, seeds), "environment": invocation(), **grid.asked(),
-            "seeds": seeds, "cells": cells, "baseline": baseline, "best": best,
-            "train_seconds": sum(metrics["train_seconds"] for node in graph()
-                                 for metrics in _finished(grid, node, seeds).values())}
+            "seeds": seeds, "cells": cells, "baseline": baseline, "best": best}
 
 
 def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:

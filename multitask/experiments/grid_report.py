@@ -29,7 +29,7 @@ def write_grid_report(path: Path, results: dict) -> None:
         grid([figure(f"cells-{name}", cells_plot(results, name),
                      f"{name}: ours against the paper, 30 experiments",
                      f"{task.title}: a point is an experiment of Table 1, n = 30; the dashed line "
-                     "is our baseline. What the paper has further right should be further up.")
+                     "is our baseline. Points should rise from left to right.")
               for name, task in TASKS.items()]),
     ]
     if results.get("claims"):
@@ -46,7 +46,7 @@ def write_grid_report(path: Path, results: dict) -> None:
 def score_table(results: dict, arch: str, best: dict) -> str:
     """One architecture's ten methods: narrow enough for a phone."""
     rows = []
-    for method, by_arch in table.rows(results):
+    for method, by_arch in results["cells"].items():
         cells = by_arch[arch]
         marked = [("▸ " if cells[name]["mean"] is not None
                    and cells[name]["mean"] == best[arch, name] else "")
@@ -57,12 +57,12 @@ def score_table(results: dict, arch: str, best: dict) -> str:
 
 
 def cells_plot(results: dict, name: str) -> Figure:
-    """Our score against the paper's, one point an experiment, by architecture."""
+    """Our score against the paper's, one point per experiment, by architecture."""
     metric = metric_title(TASKS[name].metric)
     drawn, axes = figures.empty(f"the paper's {metric}", f"our {metric}")
     for (arch, title), (colour, _, marker) in zip(table.ARCH_TITLES.items(), figures.STYLES,
                                                   strict=False):
-        cells = [by_arch[arch][name] for _, by_arch in table.rows(results)]
+        cells = [by_arch[arch][name] for by_arch in results["cells"].values()]
         known = [cell for cell in cells if cell["mean"] is not None]
         axes.plot([cell["paper"] for cell in known], [cell["mean"] for cell in known], marker,
                   color=colour, label=title, markersize=6, alpha=0.85, linestyle="none")

@@ -40,6 +40,6 @@ PRESETS = {
          "baseline": {"max_steps": 150}},
         note="quick, about 80 minutes on one core: learning rate 1e-4, of the heads 3e-3, 10 % "
              "warm-up, linear decay, clipping at 1, batches of 8 (GS_bd: Eq. 6), few steps a "
-             "stage. GS_w and GS_bd cost about the same there, but do not meet the same examples: "
-             "GS_w the same number of each task, GS_bd most of PARA"),
+             "stage. GS_w and GS_bd cost about the same there, but see different examples: GS_w "
+             "equally many of each task, GS_bd mostly PARA"),
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from minbert.files import read_object, replacing, user_path, write_json, write_text
+from minbert.files import read_object, replacing, write_json, write_text
 from minbert.progress import Progress
 from multitask.analysis.comparisons import (
     holm,
@@ -78,9 +78,6 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
     Raises:
         ValueError: the folder holds results of another question, or there is no such arm.
     """
-    out = user_path(out)
-    if set(seeds) & set(GRID_SEEDS):
-        raise ValueError(f"seeds {GRID_SEEDS} are those that {BEST} is chosen on: take others")
     arms = claim(question, out, arms)
     settings = question.settings(seeds[0])
     dataset = run.load_data(settings)
@@ -193,7 +190,7 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
         cost = single_cost if training in singles else seconds.get(training, multitask_cost)
         steps[training] = {
             "equal_steps": steps_of(question, training),
-            # 1e-9: the slowest arm is not to lose a step by rounding
+            # 1e-9: so that the slowest arm loses no step to rounding
             "equal_time": int(budget / cost + 1e-9)}
     return steps
 
@@ -228,16 +225,12 @@ def compare(question: Question, arms: Sequence[str], out: Path, seeds: list[int]
                                    "average": differences_from(control, against, averages)}
 
     first = trials[seeds[0], PCGRAD]
-    step_seconds = {training: statistics.median(trials[seed, training]["step_seconds"]
-                                                for seed in seeds)
-                    for training in trainings}
     return {
         "environment": invocation(),
         "asked": dataclasses.asdict(question),
         "seeds": seeds,
         "dev": {name: len(values) for name, values in labels.items()},
         "steps": {training: trials[seeds[0], training]["steps"] for training in trainings},
-        "step_seconds": step_seconds,
         "scores": scores,
         "ranks": ranks,
         "comparisons": comparisons,
@@ -266,8 +259,8 @@ def ranks_of(averages: Mapping[str, Sequence[float]]) -> dict[str, dict]:
     found = {}
     for arm, ranks in zip(averages, table.tolist(), strict=True):
         mean, low, high = mean_interval(ranks)
-        found[arm] = {"ranks": ranks, "mean": mean, "low": low and max(low, 1.0),
-                      "high": high and min(high, float(len(averages)))}
+        found[arm] = {"ranks": ranks, "mean": mean, "low": None if low is None else max(low, 1.0),
+                      "high": None if high is None else min(high, float(len(averages)))}
     return found
 
 

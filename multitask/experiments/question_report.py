@@ -57,10 +57,10 @@ def write_question_report(path: Path, results: Mapping) -> None:
         grid(figure(moment.replace("_", "-"), arms_plot(family, order),
                     f"Every arm's difference from the plain sum at {moment.replace('_', ' ')}",
                     f"Against the plain sum at {moment.replace('_', ' ')}: mean difference over "
-                    f"{n} seeds, paired, with its 95 % t interval, which may end outside. "
-                    "Right of the line the arm is better. Blue (better) and red (worse): shown "
-                    "after Holm's correction. Squares: controls. The best average at equal steps "
-                    "comes first.")
+                    f"{n} seeds, paired, with its 95 % t interval, which may extend beyond "
+                    "the plot. Right of the line the arm is better. Blue (better) and red "
+                    "(worse): shown after Holm's correction. Squares: controls. The best average "
+                    "at equal steps comes first.")
              for moment, family in families.items()),
         heading("Scores and ranks"), paragraph(RANKS, note=True),
         table(SCORE_HEADER, score_rows(results, MOMENTS[0]), caption="At equal steps"),

@@ -3,8 +3,7 @@
 import numpy as np
 
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.log import pairs_of
-from multitask.reports.text import markdown_table
+from multitask.reports.text import markdown_table, number, probability, span
 from multitask.tasks import TASKS
 
 from .arms import BEST, CONTROLS, GRID_SEEDS, MOMENTS, PLAIN_SUM, is_control, training_of
@@ -28,7 +27,7 @@ def about(results: dict) -> str:
 
 
 def trial_note(results: dict) -> str:
-    """The warning that every page of too few seeds carries; else empty."""
+    """The warning for too few seeds; else empty."""
     count = len(results["seeds"])
     if count >= ENOUGH_SEEDS:
         return ""
@@ -39,7 +38,7 @@ def trial_note(results: dict) -> str:
 def answer(results: dict) -> str:
     """The question's answer: which arms differ from the plain sum after equal steps.
 
-    Surgery methods alone decide how it opens; controls are named behind.
+    Surgery methods alone decide how it opens; controls are named after them.
     """
     family = results["comparisons"]["equal_steps"][PLAIN_SUM]
     places: dict[str, dict[str, list[str]]] = {"better": {}, "worse": {}}
@@ -118,10 +117,10 @@ def score_rows(results: dict, moment: str) -> list[list[str]]:
         cells = []
         for values in results["scores"][moment][arm].values():
             mean, _, high = mean_interval(values)
-            cells.append(f"{mean:.3f}" + ("" if high is None else f" ± {high - mean:.3f}"))
+            cells.append(number(mean) + ("" if high is None else f" ± {high - mean:.3f}"))
         rank = ranks[arm]
-        interval = "none" if rank["low"] is None else f"{rank['low']:.1f} to {rank['high']:.1f}"
-        rows.append([arm, f"{steps[0]:,}", *cells, f"{rank['mean']:.1f}", interval])
+        rows.append([arm, f"{steps[0]:,}", *cells, number(rank["mean"], 1),
+                     span([rank["low"], rank["high"]], 1)])
     return rows
 
 
@@ -132,31 +131,26 @@ def difference_rows(family: dict) -> list[list[str]]:
     """A family's differences on the tasks, then on their average."""
     rows = []
     for row in (*family["differences"], *family["average"]):
-        interval = "none" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-        p_values = ["none" if row[key] is None else f"{row[key]:.3f}" for key in ("p", "holm")]
-        rows.append([row["arm"], row["task"], f"{row['mean']:+.4f}", interval, *p_values,
-                     row["verdict"]])
+        rows.append([row["arm"], row["task"], number(row["mean"], 4, "+"),
+                     span([row["low"], row["high"]], 4, "+"), probability(row["p"]),
+                     probability(row["holm"]), row["verdict"]])
     return rows
 
 
 def within_table(within: dict) -> str:
-    rows = []
-    for seed, by_task in within.items():
-        cells = []
-        for name in TASKS:
-            low, high = by_task[name]["low"], by_task[name]["high"]
-            cells.append("undefined" if low is None else f"{low:+.3f} to {high:+.3f}")
-        rows.append([seed, *cells])
+    rows = [[seed, *(span([by_task[name]["low"], by_task[name]["high"]], sign="+")
+                     for name in TASKS)]
+            for seed, by_task in within.items()]
     return markdown_table(["seed", *TASKS], rows)
 
 
 def conflict_table(results: dict) -> str:
     """Conflicts over the steps of all seeds, and the probe between and within tasks."""
-    rows = []
-    for pair in pairs_of(TASKS):
-        rate = np.mean([seed["conflict_rate"][pair] for seed in results["conflicts"].values()])
-        cosine = np.mean([seed["mean_cosine"][pair] for seed in results["conflicts"].values()])
-        rows.append([pair, f"{rate:.1%}", f"{cosine:+.4f}"])
+    rows, by_seed = [], list(results["conflicts"].values())
+    for pair in by_seed[0]["conflict_rate"]:
+        rate = np.mean([seed["conflict_rate"][pair] for seed in by_seed])
+        cosine = np.mean([seed["mean_cosine"][pair] for seed in by_seed])
+        rows.append([pair, f"{rate:.1%}", number(cosine, 4, "+")])
     rates = markdown_table(["pair", "steps in conflict", "mean cosine"], rows)
 
     rows = []
@@ -164,10 +158,8 @@ def conflict_table(results: dict) -> str:
         for kind in ("pairs", "same_task"):
             for key, values in probe[kind].items():
                 rate = f"{values['conflict_rate']:.0%}" if kind == "pairs" else ""
-                low, high = values["low"], values["high"]
-                interval = "" if low is None else f"{low:+.3f} to {high:+.3f}"
-                rows.append([f"after {step} steps", key, f"{values['mean_cosine']:+.4f}", rate,
-                             interval])
+                rows.append([f"after {step} steps", key, number(values["mean_cosine"], 4, "+"),
+                             rate, span([values["low"], values["high"]], sign="+")])
     floor = markdown_table(["moment", "pair, or one task twice", "mean cosine", "draws in conflict",
                             "95 % interval"], rows)
     return (f"{rates}\n\nThe noise floor: without sampling noise, the cosine of two batches of one "

@@ -17,9 +17,12 @@ def claim_folder(path: Path, request: dict, has_results: bool, **free: object) -
     if has_results:
         begun = read_object(path)
         for key, value in request.items():
-            if begun.get(key) != value:
+            before = begun.get(key)
+            if key == "settings" and isinstance(before, dict):
+                before.pop("note", None)  # a text about the preset, which older versions saved
+            if before != value:
                 raise ValueError(f"{path.parent} holds results with another {key} "
-                                 f"({begun.get(key)}, not {value}); name another --out")
+                                 f"({before}, not {value}); name another --out")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**request, **free})

@@ -1,12 +1,11 @@
 """Table 1 with our scores beside the paper's, as Markdown, CSV and JSON."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from minbert.files import rewriting, write_json, write_text
 from multitask.analysis.comparisons import mean_interval
-from multitask.analysis.paper_results import PAPER_TABLE_1, PAPER_TABLE_2
+from multitask.analysis.paper_results import PAPER_TABLE_2
 from multitask.reports import text
 from multitask.reports.text import markdown_table
 from multitask.tasks import TASKS
@@ -14,7 +13,6 @@ from multitask.tasks import TASKS
 TABLE_FILE = "table.json"
 STAGE_TITLES = {"nli": "MultiNLI", "gs_bd": "GS_bd", "gs_wrap": "GS_w", "fl": "FL"}
 ARCH_TITLES = {"concatA": "ConcatA", "concatB": "ConcatB", "concatB_al": "ConcatB + AL"}
-BASELINE = "baseline"
 
 
 def title_of(method: str) -> str:
@@ -31,23 +29,17 @@ def cell(values: list[float | None], paper: float) -> dict:
 
 
 def score_cells(scores: list[dict], paper: dict) -> dict:
-    """task → cell, and the average; scores: the "dev" of metrics.json, one a seed."""
+    """task → cell, and the average; scores: the "dev" of metrics.json, one per seed."""
     cells = {name: cell([dev[name][task.metric] for dev in scores], paper[name])
              for name, task in TASKS.items()}
     return {**cells, "average": cell([dev["average"] for dev in scores],
                                      sum(paper.values()) / len(paper))}
 
 
-def rows(results: dict) -> Iterator[tuple[str, dict[str, dict]]]:
-    """method, {arch: row}, in the paper's order."""
-    for method in dict.fromkeys(method for method, _ in PAPER_TABLE_1):
-        yield method, {arch: results["cells"][method][arch] for arch in ARCH_TITLES}
-
-
 def best_of_columns(results: dict) -> dict[tuple[str, str], float]:
     """(arch, task) → the highest mean of that column."""
     best: dict[tuple[str, str], float] = {}
-    for _, by_arch in rows(results):
+    for by_arch in results["cells"].values():
         for arch, cells in by_arch.items():
             for task in TASKS:
                 mean = cells[task]["mean"]
@@ -74,7 +66,7 @@ def markdown(results: dict) -> str:
     header = ["Method", *(f"{ARCH_TITLES[arch]} {task.upper()}" for arch, task in columns)]
 
     lines = []
-    for method, by_arch in rows(results):
+    for method, by_arch in results["cells"].items():
         cells = []
         for arch, task in columns:
             figure = by_arch[arch][task]
@@ -111,17 +103,15 @@ def claim_rows(claims: list[dict]) -> list[list[str]]:
     """One row per claim; differences are averages over its pairs of cells."""
     found = []
     for claim in claims:
-        interval = "none"
-        if claim["low"] is not None:
-            interval = f"{signed(claim['low'])} to {signed(claim['high'])}"
+        interval = text.span([claim["low"], claim["high"]], sign="+", zero=False)
         found.append([claim["section"], claim["claim"], claim["task"].upper(),
-                      signed(claim["paper"]),
-                      signed(claim["difference"]), interval, claim["verdict"]])
+                      signed(claim["paper"]), signed(claim["difference"]), interval,
+                      claim["verdict"]])
     return found
 
 
 def claim_note(claims: list[dict]) -> str:
-    """What the intervals are of, and what the verdict is on."""
+    """What the intervals and the verdict refer to."""
     if claims[0]["interval"] == "seeds":
         return "Intervals: Student's t over seeds. The verdict is on the sign alone."
     return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not "
@@ -142,12 +132,12 @@ def best_sentence(results: dict) -> str:
 
 
 def write_csv(path: Path, results: dict) -> None:
-    """One line a figure: method, arch, task, seeds, mean, low, high, paper."""
-    everything = [*rows(results), (BASELINE, {"concatA": results["baseline"]})]
+    """One line per figure: method, arch, task, seeds, mean, low, high, paper."""
+    everything = {**results["cells"], "baseline": {"concatA": results["baseline"]}}
     with rewriting(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "arch", "task", "seeds", "mean", "low", "high", "paper"])
-        for method, by_arch in everything:
+        for method, by_arch in everything.items():
             for arch, cells in by_arch.items():
                 for task, figure in cells.items():
                     writer.writerow([method, arch, task, len(figure["values"]),

@@ -16,6 +16,7 @@ from .text import metric_of, metric_title, number, probability, span
 Tasks = Mapping[str, Task]
 LONGEST_NAME = 10   # of a class, beside a confusion matrix
 LONGEST_TEXT = 600  # characters of a worst error
+MOST_CLASSES = 50   # of a confusion matrix that can be read
 
 PREDICTORS = {"length": "sentence length", "commonality": "word commonality"}
 PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean of both"),
@@ -46,7 +47,7 @@ def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
         rows.append([f"{name}, {PREDICTORS[predictor]}", *theirs, verdict(trend, expected),
                      number(trend["spearman"], sign="+"), span(trend["interval"]),
                      probability(trend["p"]), f"{trend['n']:,}"])
-    header = ["task, and what grows", *(["the paper: gets"] if has_paper else []),
+    header = ["task and predictor", *(["the paper: gets"] if has_paper else []),
               "this run", "Spearman", "95 % interval", "p", "n"]
     note = (f"Spearman's rank correlation, over all dev examples, of length or commonality with "
             f"being right (on a scale: with minus the absolute error). Above 0, the model does "
@@ -97,7 +98,7 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
     drawn, statements, has_paper = [], [], are_the_papers(tasks)
     for name, found in analysis["tasks"].items():
         task = tasks[name]
-        if "confusion" in found:
+        if "confusion" in found and task.classes <= MOST_CLASSES:
             drawn.append(figure(
                 f"confusion-{name}",
                 figures.confusion_matrix(found["confusion"]["counts"], _class_names(task)),
@@ -131,9 +132,7 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
 
 def _class_names(task: Task) -> list[object]:
     """The names of the classes where a figure has room for them, else their numbers."""
-    if not task.classes:
-        return []
-    has_room = task.classes <= 6 and max(map(len, task.labels)) <= LONGEST_NAME
+    has_room = task.classes <= 6 and max(map(len, task.labels), default=0) <= LONGEST_NAME
     return list(task.labels) if has_room else list(range(task.classes))
 
 

@@ -26,14 +26,14 @@ POINTS = 300  # of a curve, at most
 FEWEST_POINTS = 5  # of a curve; with fewer a report leaves it out
 SCATTER_POINTS = 2000
 MOST_WRITTEN = 12  # classes of a confusion matrix whose cells have room for numbers
-# of a perplexity that is drawn: a run that went astray has those that no axis takes
+# log of the largest perplexity drawn; no axis can show those of a diverged run
 LARGEST_LOG = 50.0
 
 
 def styles_of(names: Iterable[str], styles: Sequence[Style] = STYLES) -> dict[str, Style]:
     """name → colour, dashes, marker; the tasks, in their order, keep theirs in every figure.
 
-    Beyond the styles given, colours come again with other dashes.
+    With more names than styles, colours repeat with other dashes.
     """
     names, count = list(names), len(styles)
     found = {}
@@ -87,7 +87,7 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
 
 
 def _log_scale(axes: Axes) -> None:
-    """Names at least two values: powers of ten, else 2 and 5 too, else round numbers."""
+    """Labels at least two values: powers of ten; if too few, also 2 and 5; else round numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     for locator in (LogLocator(numticks=7), LogLocator(subs=(1, 2, 5)), MaxNLocator(5)):
@@ -112,7 +112,7 @@ def loss_curves(steps: Sequence[dict], tasks: Iterable[str]) -> Figure:
 
 def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[int],
                best: int | None) -> Figure:
-    """A line a score over epochs; the epoch that was kept is marked."""
+    """One line per score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
     for name, (colour, dashes, marker) in styles_of(list(scores)).items():
         values = np.array(scores[name], dtype=float)  # NaN where a score is undefined
@@ -228,11 +228,12 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
     # no bitmap
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
-    for row, column in np.ndindex(*counts.shape):
-        share = shares[row, column]
-        text = f"{share:.0%}\n{counts[row, column]:,}" if len(classes) <= MOST_WRITTEN else ""
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
-                  color="white" if share > 0.55 else "black")
+    if len(classes) <= MOST_WRITTEN:
+        for row, column in np.ndindex(*counts.shape):
+            share = shares[row, column]
+            axes.text(column + 0.5, row + 0.5, f"{share:.0%}\n{counts[row, column]:,}",
+                      ha="center", va="center", fontsize=9,
+                      color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
     axes.set_xticks(middles, classes)
     named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
@@ -267,7 +268,7 @@ def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: di
 
 
 def calibration_plot(bins: Sequence[dict], label: str) -> Figure:
-    """Share of a label against the probability given to it, a point a bin, n beside it."""
+    """Share of a label against the probability given to it, one point per bin, n beside it."""
     figure, axes = empty(f"probability given to '{label}'", f"share of '{label}'", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 # The browser's own colours, light or dark, and half-transparent greys, which suit both. Figures are
-# drawn for a light ground, so they bring one along.
+# drawn for a light background, so each has its own.
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem }
@@ -70,7 +70,8 @@ def escape(text: object) -> str:
     """
     text = str(text)
     for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
-        text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
+        if folder != os.sep:  # a lone slash in a text is no path
+            text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
     return html.escape(text, quote=True)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from minbert.files import write_text
 from multitask.analysis.log import conflict_statistics
-from multitask.analysis.paper_results import method_of, paper_scores
-from multitask.tasks import Task, are_the_papers
+from multitask.analysis.paper_results import PAPER_SURGERY, method_of, paper_scores
+from multitask.tasks import are_the_papers
 
 from . import figures
 from .dev_set_report import Tasks, predictions, shared_sentences, where_it_succeeds, worst_errors
@@ -19,21 +19,21 @@ STAGE_TITLES = {"nli": "MultiNLI pretraining", "gs": "gradient-surgery fine-tuni
                 "fl": "final-layer fine-tuning"}
 
 
-def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dict,
-                 steps: Sequence[dict], epochs: Sequence[dict],
-                 analysis: dict | None = None) -> None:
-    """Writes the page from tasks, settings, metrics.json, the log's events and the analysis.
+def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict],
+                 epochs: Sequence[dict], analysis: dict | None = None) -> None:
+    """Writes the page from the settings' values, metrics.json, the log's events and the analysis.
 
-    What is missing (no analysis, a stage without steps or gradients of its own) leaves its section
-    out.
+    A section without data is left out.
     """
-    by_name = {task.name: task for task in tasks}
+    by_name = {task.name: task for task in settings["tasks"]}
     about = "" if are_the_papers(by_name) else f"{', '.join(by_name)} · "
     surgery_steps = [step for step in steps if stage_of(step) == "gs" and "cosines" in step]
-    surgery = f" · {settings['surgery']}" if surgery_steps else ""
+    surgery = ""
+    if surgery_steps and settings["surgery"] in PAPER_SURGERY:  # method_of names another
+        surgery = f" · {settings['surgery']}"
     title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     parts = [
-        paragraph(summary(tasks, settings, metrics)), origin(metrics.get("environment", {})),
+        paragraph(summary(settings, metrics)), origin(metrics["environment"]),
         *(headline(by_name, settings, analysis) if analysis else []),
         *training(by_name, metrics, steps, epochs),
         *(where_it_succeeds(by_name, analysis) if analysis else []),
@@ -41,7 +41,7 @@ def write_report(path: Path, tasks: Sequence[Task], settings: dict, metrics: dic
         *(shared_sentences(by_name, analysis) if analysis else []),
         *(conflicts(surgery_steps) if surgery_steps else []),
         *(worst_errors(by_name, analysis) if analysis else []),
-        heading("What was run"), facts(tasks, settings, metrics),
+        heading("What was run"), facts(settings, metrics),
     ]
     write_text(path, page(title, parts))
 
@@ -53,27 +53,22 @@ def stage_of(event: dict) -> str:
 # ------------------------------------------------------------------------------------------- scores
 
 
-def summary(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
-    """Encoder, data and seed; steps, time and the epoch kept, where they are known."""
-    text = (f"Encoder {model_of(settings)}, data {data_of(tasks, settings)}, "
-            f"seed {settings.get('seed')}")
-    if metrics.get("steps"):
-        text += f"; {metrics['steps']:,} steps"
-    if metrics.get("train_seconds"):
-        text += f" in {duration(metrics['train_seconds'])}"
-    return text + (f"; epoch {metrics['best_epoch']} was kept." if metrics.get("best_epoch")
-                   else ".")
+def summary(settings: dict, metrics: dict) -> str:
+    """Encoder, data and seed; steps, time and the epoch kept."""
+    return (f"Encoder {model_of(settings)}, data {data_of(settings)}, seed {settings['seed']}; "
+            f"{metrics['steps']:,} steps in {duration(metrics['train_seconds'])}; epoch "
+            f"{metrics['best_epoch']} was kept.")
 
 
 def model_of(settings: dict) -> str:
-    return settings.get("model") or f"of the run {settings['start']}"
+    return settings["model"] or f"of the run {settings['start']}"
 
 
-def data_of(tasks: Sequence[Task], settings: dict) -> str:
-    if settings.get("data") is not None:
+def data_of(settings: dict) -> str:
+    if settings["data"] is not None:
         return settings["data"]
-    if all(task.has_own_files for task in tasks):
-        return f"of the tasks' own files ({', '.join(task.train for task in tasks)})"
+    if all(task.has_own_files for task in settings["tasks"]):
+        return f"of the tasks' own files ({', '.join(task.train for task in settings['tasks'])})"
     return "the embedded sample (synthetic: compare runs with each other, not with the paper)"
 
 
@@ -209,18 +204,18 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
 # ------------------------------------------------------------------------------------- what was run
 
 
-def facts(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
+def facts(settings: dict, metrics: dict) -> str:
     """Settings, with what was used for those not given; beside them data, time and machine."""
-    environment = metrics.get("environment", {})
-    chosen = {**settings, "tasks": ", ".join(task.name for task in tasks),
-              "data": data_of(tasks, settings), "model": model_of(settings),
+    environment = metrics["environment"]
+    chosen = {**settings, "tasks": ", ".join(task.name for task in settings["tasks"]),
+              "data": data_of(settings), "model": model_of(settings),
               "max_length": settings.get("max_length") or "the encoder's limit"}
     if chosen.get("head_lr") is None:
         chosen["head_lr"] = chosen.get("lr")
     if "surgery" not in metrics:  # no step had several tasks' gradients
         chosen |= {"surgery": None, "surgery_by": None}
     sizes = {f"batch_size, {stage}": stated_counts(found["batch_sizes"])
-             for stage, found in metrics.get("stages", {}).items() if "batch_sizes" in found}
+             for stage, found in metrics["stages"].items() if "batch_sizes" in found}
     if sizes:
         chosen |= {"batch_size": None, "batch_sizes": None, **sizes}
     elif not chosen.get("batch_size"):  # older runs recorded only what was given
@@ -230,17 +225,15 @@ def facts(tasks: Sequence[Task], settings: dict, metrics: dict) -> str:
               if value not in (None, {}) and name not in environment}
 
     found = {}
-    for name, splits in metrics.get("examples", {}).items():
+    for name, splits in metrics["examples"].items():
         found[f"examples, {name}"] = stated_counts(splits)
         without = {split: n for split, n in metrics.get("left_out", {}).get(name, {}).items() if n}
         if without:
             found[f"rows without a label, {name}"] = f"{stated_counts(without)}: left out"
-    found["steps"] = f"{metrics['steps']:,}" if metrics.get("steps") is not None else "none"
-    if metrics.get("train_seconds") is not None:
-        seconds = metrics["train_seconds"]
-        found["train_seconds"] = f"{seconds:,.1f} ({duration(seconds)})"
-    if metrics.get("examples_per_second") is not None:
-        found["examples_per_second"] = f"{metrics['examples_per_second']:,.1f}"
+    seconds = metrics["train_seconds"]
+    found |= {"steps": f"{metrics['steps']:,}",
+              "train_seconds": f"{seconds:,.1f} ({duration(seconds)})",
+              "examples_per_second": f"{metrics['examples_per_second']:,.1f}"}
     return grid([table(["setting", "value"], list(chosen.items()), text=True),
                  table(["result", "value"], list((found | environment).items()), text=True)])
 

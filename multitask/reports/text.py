@@ -25,11 +25,12 @@ def number(value: float | None, digits: int = 3, sign: str = "", zero: bool = Tr
     return text if zero else re.sub(r"^(\D?)0\.", r"\1.", text)
 
 
-def span(interval: Sequence[float] | None, digits: int = 3) -> str:
-    """An interval: 0.230 to 0.282."""
-    if interval is None:
+def span(interval: Sequence[float | None] | None, digits: int = 3, sign: str = "",
+         zero: bool = True) -> str:
+    """An interval: 0.230 to 0.282; "undefined" for None and for ends of None. See `number`."""
+    if interval is None or interval[0] is None:
         return "undefined"
-    return " to ".join(number(value, digits) for value in interval)
+    return " to ".join(number(value, digits, sign, zero) for value in interval)
 
 
 def probability(p: float | None) -> str:

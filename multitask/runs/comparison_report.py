@@ -12,7 +12,7 @@ from minbert.files import read_object, write_text
 from multitask.analysis.dev_set import RESAMPLES
 from multitask.reports import figures
 from multitask.reports.page import bullets, figure, grid, heading, page, paragraph, table
-from multitask.reports.text import metric_title, number
+from multitask.reports.text import metric_title, number, span
 from multitask.system.runlog import read_events
 from multitask.tasks import NLI
 
@@ -39,12 +39,10 @@ def letters_of(runs: Sequence[str]) -> dict[str, str]:
 
 def difference_row(one: Difference, letters: Mapping[str, str]) -> list[str]:
     """The cells below HEADER."""
-    span = "undefined"
-    if one.low is not None:
-        span = f"{number(one.low, sign='+')} to {number(one.high, sign='+')}"
     sides = ["" if count is None else f"{count:,}" for count in (one.gained, one.lost)]
     return [one.task, letters[one.run], number(one.reference_score), number(one.score),
-            number(one.difference, sign="+"), span, *sides, f"{one.n:,}"]
+            number(one.difference, sign="+"), span([one.low, one.high], sign="+"), *sides,
+            f"{one.n:,}"]
 
 
 def write_comparison(path: Path, runs: Sequence[Summary], differences: Sequence[Difference],

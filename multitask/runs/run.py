@@ -245,8 +245,7 @@ def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
     if has_answers:
         analysis = analyse(run.tasks, run.dataset, dev_logits)
         write_json(run.folder / ANALYSIS_FILE, analysis, indent=None)
-    write_report(run.folder / REPORT_FILE, run.settings.tasks, dataclasses.asdict(run.settings),
-                 metrics, steps, epochs, analysis)
+    write_report(run.folder / REPORT_FILE, vars(run.settings), metrics, steps, epochs, analysis)
     # written last: it marks the run as finished
     write_json(run.folder / METRICS_FILE, metrics)
 

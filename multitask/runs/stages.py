@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from minbert.progress import Progress
-from multitask.analysis.log import pairs_of, upper_triangle
+from multitask.analysis.log import cosines_by_pair
 from multitask.evaluation import describe, scores_of
 from multitask.model import MODEL_FOLDER
 from multitask.system import checkpoint
@@ -22,7 +22,7 @@ from multitask.system.distributed import checksum
 from multitask.system.interruption import Interruption, defer_signals
 from multitask.system.state import check_like, random_part, random_state, restore_random_state
 from multitask.training.step import StepResult
-from optim import SCHEDULES, cosines
+from optim import SCHEDULES
 
 from .plans import STAGES, Run
 from .settings import STOP
@@ -301,7 +301,7 @@ def _conflicts(result: StepResult) -> dict:
     if result.gram is None or len(tasks) < 2:
         return {}
 
-    by_pair = dict(zip(pairs_of(tasks), upper_triangle(cosines(result.gram)), strict=True))
+    by_pair = cosines_by_pair(tasks, result.gram)
     norms = result.gram.diagonal().sqrt().tolist()
     return {
         "cosines": _rounded(by_pair),

@@ -127,11 +127,6 @@ def test_sampler_resumes():
         other.load_state_dict(stopped.state_dict())
 
 
-@pytest.mark.parametrize(("sizes", "scheme", "message"), [
-    (dict.fromkeys(LENGTHS, 4), "cycle", "choose from wrap, bd"),
-    ({"sst": 1}, "bd", "batch sizes for"),
-    ({"sst": 0, "para": 1, "sts": 1}, "bd", "at least 1"),
-])
-def test_unusable_samplers(sizes, scheme, message):
-    with pytest.raises(ValueError, match=message):
-        RoundRobin(LENGTHS, sizes, scheme, 0)
+def test_a_task_without_examples():
+    with pytest.raises(ValueError, match="sst has no examples"):
+        RoundRobin({**LENGTHS, "sst": 0}, dict.fromkeys(LENGTHS, 4), "wrap", 0)

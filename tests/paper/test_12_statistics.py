@@ -50,13 +50,9 @@ def test_without_spread_there_is_no_interval_rather_than_one_of_width_zero():
     assert paired_difference([0.5, 0.6], [0.5, 0.6 - 1e-9]).p is not None  # small is not rounding
 
 
-def test_scores_that_cannot_be_paired_are_refused():
-    with pytest.raises(ValueError, match="got 2 and 3"):
-        paired_difference([0.1, 0.2], [0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="no scores"):
-        paired_difference([], [])
+def test_undefined_scores_are_refused():
     for bad in (None, math.nan, math.inf):
-        with pytest.raises(ValueError, match="score 1 of 2 is not a finite number"):
+        with pytest.raises(ValueError, match="a score is not a finite number"):
             paired_difference([0.1, bad], [0.1, 0.2])
 
 
@@ -85,12 +81,6 @@ def test_holm_is_bonferroni_in_every_subset_that_holds_the_comparison(values):
                     if i in subset)
                 for i in range(len(values))]
     assert list(holm(dict(enumerate(values))).values()) == pytest.approx(expected, rel=1e-12)
-
-
-def test_what_is_no_probability_is_refused():
-    for bad in (-0.1, 1.5, math.nan):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            holm({"sst": 0.5, "para": bad})
 
 
 # ----------------------------------------------------------------------------------- over dev items

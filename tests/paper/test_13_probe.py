@@ -83,9 +83,6 @@ def test_a_probe_is_plain_json(model, tokens):
     """A probe can be written as JSON and holds one number for every draw."""
     probe = conflict_probe(model, tokens, 2, draws=4, seed=0)
     assert json.loads(json.dumps(probe, allow_nan=False)) == probe
-    settings = {key: probe[key] for key in ("batch_size", "draws", "seed")}
-    assert settings == {"batch_size": 2, "draws": 4, "seed": 0}
-
     assert list(probe["pairs"]) == ["sst-para", "sst-sts", "para-sts"]
     assert list(probe["same_task"]) == ["sst", "para", "sts"]
     for values in (*probe["pairs"].values(), *probe["same_task"].values()):
@@ -153,17 +150,10 @@ def test_only_the_seed_matters(model, tokens):
     assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain
 
 
-def test_unusable_arguments(model, tokens):
-    """They are refused, and the error says why."""
-    unlabelled = model.tokenize([Example("", example.sentences, None)
-                                 for example in EXAMPLES["sst"]])
-    for examples, size, message in (
-            (tokens, 4, r"sst: 6 examples, but two batches of 4 without a common example take 8"),
-            (tokens, 0, "at least 1"), ({}, 2, "got none"),
-            ({"nli": tokens["sst"]}, 2, "sst, para, sts expected"),
-            ({"sst": unlabelled}, 2, "without a label")):
-        with pytest.raises(ValueError, match=message):
-            conflict_probe(model, examples, size, draws=1, seed=0)
+def test_too_few_examples(model, tokens):
+    message = "sst: 6 examples, but two batches of 4 without a common example take 8"
+    with pytest.raises(ValueError, match=message):
+        conflict_probe(model, tokens, 4, draws=1, seed=0)
 
 
 def test_a_probe_under_no_grad(model, tokens):

@@ -392,6 +392,23 @@ def test_grid_of_other_settings(grid, small_data, tiny_checkpoint, capsys):
     assert "holds results with another precision" in capsys.readouterr().err
 
 
+def test_note_of_a_preset(tmp_path):
+    """It is no setting: a folder whose note reads otherwise continues."""
+    grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
+    grid.check()
+    request = json.loads((tmp_path / "grid.json").read_text())
+    request["settings"]["note"] = "other words"
+    (tmp_path / "grid.json").write_text(json.dumps(request))
+    folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    grid.check()
+    request["settings"]["every"]["lr"] = 1.0
+    (tmp_path / "grid.json").write_text(json.dumps(request))
+    with pytest.raises(ValueError, match="another settings"):
+        grid.check()
+
+
 def test_seeds_give_intervals():
     row = table.score_cells([{"sst": {"accuracy": a}, "para": {"accuracy": 0.5},
                               "sts": {"pearson": None}, "average": a}

@@ -20,7 +20,7 @@ from multitask.analysis.paper_results import PAPER_CELLS
 from multitask.experiments import arms, claims, question
 from multitask.experiments.__main__ import main
 from multitask.experiments.question_report import write_question_report
-from multitask.experiments.question_tables import answer, control_rows
+from multitask.experiments.question_tables import answer, control_rows, difference_rows
 from multitask.tasks import TASKS
 from optim import SURGERY
 
@@ -257,11 +257,6 @@ def test_annealed_arm(grown, asked):
     assert "anneal" in json.loads((out / "times.json").read_text())
 
 
-def test_grid_seeds_are_never_judged(asked, tmp_path):
-    with pytest.raises(ValueError, match="take others"):
-        question.ask(asked[0], tmp_path, [711, 11711], ["best-constant"])
-
-
 def test_holm_covers_arms_and_tasks(grown):
     """The average is a family of its own, so it changes no p value of the tasks."""
     results = results_of(grown[0])
@@ -280,13 +275,22 @@ def test_holm_covers_arms_and_tasks(grown):
         assert row["mean"] == pytest.approx(means[0] - means[1])
 
 
-def test_ranks():
+def test_ranks(monkeypatch):
     """1 is the best, equal averages share a rank, and an interval ends where ranks end."""
     found = question.ranks_of({"a": [.9, .9, .5], "b": [.5, .9, .6], "c": [.1, .2, .1]})
     assert [found[arm]["ranks"] for arm in "abc"] == [[1, 1.5, 2], [2, 1.5, 1], [3, 3, 3]]
     assert found["a"]["mean"] == pytest.approx(1.5)
     assert (found["a"]["low"], found["b"]["high"]) == (1.0, pytest.approx(2.743, abs=1e-3))
     assert found["c"]["low"] is None  # no spread is no proof of none
+    monkeypatch.setattr(question, "mean_interval", lambda _: (1.5, 0.0, 3.5))
+    assert question.ranks_of({"a": [.9], "b": [.5]})["a"]["low"] == 1.0
+
+
+def test_typography_of_differences():
+    row = {"arm": "a", "task": "sst", "mean": -0.01, "low": -0.02, "high": 0.001, "p": 1e-5,
+           "holm": None, "verdict": "worse"}
+    assert difference_rows({"differences": [row], "average": []}) == [
+        ["a", "sst", "−0.0100", "−0.0200 to +0.0010", "< 0.001", "undefined", "worse"]]
 
 
 def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):

@@ -6,19 +6,21 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
 from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
-from multitask.reports.dev_set_report import verdict
-from multitask.reports.figures import loss_curves
+from multitask.reports.dev_set_report import predictions, verdict
+from multitask.reports.figures import confusion_matrix, loss_curves
+from multitask.reports.page import escape
 from multitask.reports.run_report import write_report
-from multitask.tasks import TASKS
+from multitask.tasks import TASKS, Task
 
-SETTINGS = {"arch": "concatB", "gs": "wrap", "surgery": "pcgrad", "model": "<b>scratch</b>",
-            "data": "/data"}
+SETTINGS = {"tasks": tuple(TASKS.values()), "arch": "concatB", "gs": "wrap", "surgery": "pcgrad",
+            "model": "<b>scratch</b>", "data": "/data", "seed": 1}
 SCORES = {"sst": {"accuracy": 0.5}, "para": {"accuracy": 0.8}, "sts": {"pearson": None},
           "average": 0.43,
           "overall": 0.6}
@@ -64,8 +66,7 @@ def small_analysis(sentence=NASTY, n=40):
 
 def written(tmp_path, settings=SETTINGS, metrics=METRICS, steps=STEPS, epochs=EPOCHS,
             analysis=None) -> str:
-    write_report(tmp_path / "report.html", tuple(TASKS.values()), settings, metrics, steps, epochs,
-                 analysis)
+    write_report(tmp_path / "report.html", settings, metrics, steps, epochs, analysis)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -170,6 +171,24 @@ def test_paths_leave_out_the_home_folder(tmp_path, monkeypatch):
     assert str(tmp_path) not in text.replace(f"{tmp_path}2", "")
 
 
+def test_a_lone_slash_is_no_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.chdir("/")
+    assert escape("cats / dogs") == "cats / dogs"
+
+
+@pytest.mark.parametrize(("classes", "written", "is_drawn"), [(12, 144, True), (50, 0, True),
+                                                              (51, 0, False)])
+def test_many_classes(classes, written, is_drawn):
+    """Many have no numbers in their confusion matrix, more have no matrix."""
+    counts, names = np.eye(classes, dtype=int).tolist(), tuple(f"c{k}" for k in range(classes))
+    assert len(confusion_matrix(counts, names).axes[0].texts) == written
+    task = Task("many", "classes", ("text",), "label", "x.csv", labels=names, dev_share=0.5)
+    found = {"n": classes, "confusion": {"counts": counts}}
+    page = "".join(predictions({"many": task}, {"tasks": {"many": found}}))
+    assert ("<img" in page) == is_drawn
+
+
 def test_a_few_points_are_no_curve(tmp_path):
     few = small_analysis("plain", n=40)  # by length, bins of 20 examples
     few["tasks"]["para"]["calibration"]["bins"][4:] = []
@@ -224,8 +243,8 @@ def test_the_paper_is_beside_its_three_tasks_only(tmp_path):
     steps = [step(number, losses={"sst": 1, "sts": 1}, cosines={"sst-sts": 0.1},
                   weights=dict.fromkeys(two, 1.0), gradient_norms=dict.fromkeys(two, 1.0))
              for number in range(1, 10)]
-    write_report(tmp_path / "two.html", tuple(two.values()), SETTINGS, {**METRICS, "dev": dev},
-                 steps, [epoch(1, dev=dev)], found)
+    write_report(tmp_path / "two.html", {**SETTINGS, "tasks": tuple(two.values())},
+                 {**METRICS, "dev": dev}, steps, [epoch(1, dev=dev)], found)
     text = Reader((tmp_path / "two.html").read_text(encoding="utf-8")).text
     assert "does it undershoot?" in text
     assert "paper" not in text
@@ -267,7 +286,7 @@ def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_pat
     assert text.count('class="best"') == 3
     assert "own batches; 30 steps" in text  # the conflicts are those of gs alone
     only = written(tmp_path, {**SETTINGS, "gs": "none", "fl": True},
-                   {"dev": SCORES, "best_epoch": 1, "steps": 1},
+                   {**METRICS, "best_epoch": 1, "steps": 1},
                    bare, [epoch(1, "fl")], small_analysis("plain"))
     assert "Gradient conflicts" not in only
     assert "Worst errors" in only
@@ -275,7 +294,7 @@ def test_stages_stand_apart_and_a_stage_without_surgery_has_no_conflicts(tmp_pat
 
 def test_a_run_without_any_step_or_epoch_still_has_a_report(tmp_path):
     text = written(tmp_path, {**SETTINGS, "gs": "none"},
-                   {"dev": SCORES, "best_epoch": None, "steps": 0}, [], [])
+                   {**METRICS, "best_epoch": None, "steps": 0}, [], [])
     assert Reader(text).open == []
     assert "Training" not in text
 
