@@ -73,7 +73,10 @@ def alone(train, tmp_path_factory) -> list:
 
 
 def tried(*flags: str) -> str:
-    """What tools/kill_points.py prints, in a process that has computed nothing yet."""
+    """What tools/kill_points.py prints, in a process that has computed nothing yet.
+
+    It ends with status 1 if a resumed run has other bytes.
+    """
     result = programs.python(kill_points.__file__, *flags, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -81,8 +84,7 @@ def tried(*flags: str) -> str:
 
 def test_killed_runs():
     """Three points drawn at random."""
-    printed = tried("--points", "3", "--seed", "4", "--jobs", "stages")
-    assert "0 of these ended with other bytes" in printed
+    tried("--points", "3", "--seed", "4", "--jobs", "stages")
 
 
 def test_kill_places():
@@ -111,7 +113,6 @@ def test_killed_methods():
     printed = tried("--methods").splitlines()
     assert [line.split(":")[0] for line in printed] == kill_points.stateful()
     assert {"pcgrad", "gradvac", "dwa", "famo", "rgw"} < set(kill_points.stateful())
-    assert all(line.endswith("resumed in epoch 3, step 10; the same bytes") for line in printed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

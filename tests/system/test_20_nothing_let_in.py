@@ -51,7 +51,6 @@ def test_mutated_files(name, tmp_path):
     result = fuzz.fuzz(name, 25, tmp_path / "case")
 
     assert result["findings"] == {}
-    assert result["accepted"] + result["refused"] == 25
 
 
 # ------------------------------------------------------------------------------- the course's files
@@ -333,7 +332,8 @@ RUN, PRETRAINING = {"arch": "concatB", "gs": "wrap"}, {"text": "text.txt"}
     (Settings, RUN, {"epochs": True}, "--epochs True: expected int"),
     (Settings, RUN, {"nli": 1}, "--nli 1: expected bool"),
     (Settings, RUN, {"batch_sizes": [1]}, r"--batch-sizes \[1\]: expected dict"),
-    (Settings, RUN, {"batch_sizes": {"sst": 1, "para": True, "sts": 1}}, "--batch-sizes"),
+    (Settings, RUN, {"batch_sizes": {"sst": 1, "para": True, "sts": 1}},
+     r"--batch-sizes \{.*\}: expected dict"),
     (Settings, RUN, {"lr": 1e308}, r"--lr 1e\+308: must be 0 or more, and at most 1e\+15"),
     (Settings, RUN, {"clip": 10**400}, "--clip 1000.*: must be 0 or more"),
     (PretrainingSettings, PRETRAINING, {"batch_size": 0}, "--batch-size 0: must be at least 1"),

@@ -277,7 +277,7 @@ def loss_of_both(net: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("loss", "change", "message"), [
     (loss_of_both, lambda net: net["b"].requires_grad_(False), "b.weight is frozen"),
-    (lambda net: net["a"](torch.ones(1, 3)).sum(), lambda net: None, "no loss has reached b.weig"),
+    (lambda net: net["a"](torch.ones(1, 3)).sum(), lambda net: None, "no loss has reached b.weight"),
     (loss_of_both, lambda net: net.load_state_dict(two_layers().state_dict(), assign=True),
      "no loss has reached a.weight"),
     (loss_of_both, lambda net: setattr(net["b"], "weight", nn.Parameter(torch.ones(2, 3))),

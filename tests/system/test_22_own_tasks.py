@@ -585,7 +585,7 @@ def test_max_length(reviews, capsys):
     assert torch.equal(model.logits("reviews", [long]), model.logits("reviews", [long + "dull"]))
     assert "has only 512 positions" in refused(capsys, "--tasks", reviews, *SCRATCH,
                                                "--max-length", 1000)
-    assert "--max-length 2" in refused(capsys, "--tasks", reviews, "--max-length", 2)
+    assert "--max-length 2: must be at least 3" in refused(capsys, "--tasks", reviews, "--max-length", 2)
 
 
 # --------------------------------------------------------------------------------------- --import

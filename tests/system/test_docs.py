@@ -160,7 +160,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]+")
 
 def test_flags_and_defaults():
     """Every flag that a page names exists; every flag of the main job states its default."""
-    text = ("--help --nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint --cov "
+    text = ("--help --nproc_per_node --nnodes --rdzv-backend --rdzv-endpoint "
             "--ro-bind --bind --dev --proc --tmpfs --unshare-all")
     for command in COMMANDS.values():
         text += commands_page.flags(importlib.import_module(command.module).build_parser())

@@ -122,7 +122,7 @@ REFUSED = {
     "no text": ("predict", {"inputs": [[]]}, "at least 1"),
     "three texts": ("predict", {"inputs": [["a", "b", "c"]]}, "at most 2"),
     "a number": ("predict", {"inputs": [[3]]}, "valid string"),
-    "half a character": ("predict", {"inputs": [["\ud800"]]}, "body"),
+    "half a character": ("predict", {"inputs": [["\ud800"]]}, "body.inputs.0.0"),
     "another key": ("predict", {"inputs": [["a"]], "path": "/etc/passwd"}, "body.path"),
     "range": ("gradients", {"texts": PAIR, "answers": {"sts": "9"}}, "a number from 0 to 5"),
     "nothing asked": ("gradients", {"texts": PAIR, "answers": {}}, "at least 1"),
