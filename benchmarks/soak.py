@@ -89,6 +89,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         return child(arguments.flags)
+    if arguments.out is None:
+        parser.error("--out FOLDER is missing")
     seen, seconds = watch(arguments.flags, arguments.out, arguments.minutes)
     settled = [each for each in seen if each["seconds"] > min(SETTLING, seconds / 6)]
     times = [each["seconds"] for each in settled]
