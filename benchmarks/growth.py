@@ -19,7 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -33,6 +32,7 @@ from minbert.fast.linear import product
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.reports.figures import BLUE, HEIGHT, SMALL, VERMILION, WIDTH, legend
+from multitask.reports.page import svg
 from multitask.system.device import PRODUCT_DTYPES
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--precision", choices=list(PRODUCT_DTYPES), default="fp32")
     parser.add_argument("--plot", type=Path, metavar="FILE",
-                        help="a figure of four panels, .svg or .png")
+                        help="a figure of four panels, as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE",
                         help="the numbers of tables and figure")
     arguments = parser.parse_args()
@@ -230,8 +230,7 @@ def main() -> None:
         measured.append((axis, measure(axis.points, arguments.repeat)))
         print_table(*measured[-1])
     if arguments.plot:
-        with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
-            draw(measured, about).savefig(arguments.plot, metadata={"Date": None})
+        arguments.plot.write_bytes(svg(draw(measured, about)))
     if arguments.json:
         figures = {axis.name: results for axis, results in measured}
         arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n",

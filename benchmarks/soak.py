@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from multitask.system.runlog import read_events
+
 EVERY, SETTLING = 5.0, 300.0  # seconds: between two looks; until memory has its size
 STEPS_TO_SETTLE = 20
 SAVES = "MINBERT_SOAK_SAVES"
@@ -101,8 +103,7 @@ def main() -> int:
         by_hour, interval = slope(times, values)
         print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} "
               f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
-    steps = [event for line in (arguments.out / "log.jsonl").open(encoding="utf-8")
-             if (event := json.loads(line))["event"] == "step"]
+    steps = list(read_events(arguments.out, "step"))
     of_steps = [step["seconds"] for step in steps[STEPS_TO_SETTLE:]]
     quarters = [statistics.median(part) for part in np.array_split(of_steps, 4)]
     saves = [float(line)
