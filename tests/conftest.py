@@ -107,6 +107,18 @@ def course_data() -> Path:
 
 
 @pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working directory is empty: there is no ./data and no runs/."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Runs write no report: drawing it takes longer than a few steps."""
+    monkeypatch.setattr("multitask.runs.run.write_report", lambda *_: None)
+
+
+@pytest.fixture
 def interrupted(monkeypatch):
     """Makes contexts in which a trainer's n-th step fails, by default as by Ctrl-C."""
     @contextmanager

@@ -33,13 +33,10 @@ from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
 
 def train(data, encoder, out, *flags, status=0) -> Path:

@@ -33,7 +33,6 @@ ADDED = ("famo", "cagrad:c=0.8", "best-constant", "anneal")
 def few():
     """Few steps of what is not looked at here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.showwarning", lambda *_, **__: None)
         for module, name, value in ((question, "TIMED_STEPS", 1), (question, "UNTIMED_STEPS", 1),
                                     (question, "RESAMPLES", 50), (arms, "PROBE_DRAWS", 2)):
             patch.setattr(module, name, value)

@@ -271,7 +271,6 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1  # one speaks
     assert "(seed 11711, cpu, fp32, 2 processes)" in done.stdout
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     monkeypatch.setattr(heads.layers, "FIRST_DROPOUT", 0.0)
     assert run(*flags, "--batch-size", 16, "--out", tmp_path / "one") == 0
 
@@ -348,8 +347,7 @@ def test_ctrl_c_in_one_process(tiny, tmp_path):
     assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 
-def test_other_number_of_processes(killed, capsys, monkeypatch):
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+def test_other_number_of_processes(killed, capsys):
     assert run("--resume", killed[0]) == 2
     assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
 

@@ -378,7 +378,7 @@ def test_reader_that_has_gone(trained):
 # ------------------------------------------------------------------------ 13: moved data
 
 
-def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys):
+def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys, no_report):
     """A run and its data may move; other data are refused, and config.json stays."""
     shutil.copytree(small_data, tmp_path / "data")
     with interrupted(SurgeryTrainer, 6):
@@ -425,7 +425,7 @@ def test_blank_lines_at_the_end(trained, tmp_path, capsys):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
     "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
-def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys):
+def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys, no_report):
     """One line with --accumulate, --batch-size and how to resume, which that flag may join."""
     run = tmp_path / "run"
     with interrupted(SurgeryTrainer, 2, error):

@@ -32,13 +32,11 @@ from multitask.tasks import CFIMDB, PARA, SST, STS, Task
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 SCRATCH = ("--model", "scratch", "--epochs", 1, "--batch-size", 8)
 WORDS = ["dull", "fine", "great"]
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def refused(capsys, *arguments: object) -> str:
@@ -352,7 +350,7 @@ def test_same_as_a_program(reviews):
     assert found == pytest.approx(logged, rel=1e-6)
 
 
-def test_resume(reviews, interrupted, capsys):
+def test_resume(reviews, interrupted, capsys, no_report):
     """The task file may be gone and its files elsewhere; other tasks are refused."""
     assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
 
@@ -404,7 +402,7 @@ def test_one_of_each_kind(capsys):
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
-def test_an_earlier_run(trained):
+def test_an_earlier_run(trained, no_report):
     """Before tasks.json, heads.safetensors told the architecture, and the tasks were the paper's."""
     shutil.copytree(trained, "run")
     before = MultitaskBert.from_pretrained("run").predict_sentiment(["a film", "no"])
@@ -423,7 +421,7 @@ def test_an_earlier_run(trained):
     assert run("--start", "run", "--gs", "none", "--fl", "--max-steps", 1, "--out", "next") == 0
 
 
-def test_built_in_tasks_alone(small_data, capsys):
+def test_built_in_tasks_alone(small_data, capsys, no_report):
     assert run("--data", small_data, "--tasks", "sts,sst", *SCRATCH, "--max-steps", 2, "--out",
                "two") == 0
     dev = json.loads(Path("two/metrics.json").read_text())["dev"]
@@ -452,7 +450,7 @@ def test_modes(reviews, capsys):
     assert not torch.equal(before["pooler_dense.weight"], after["pooler_dense.weight"])
 
 
-def test_part_1_of_the_course(small_data, capsys):
+def test_part_1_of_the_course(small_data, capsys, no_report):
     Path("data").symlink_to(small_data)
     runs = []
     for mode in ("full", "last-layer"):
@@ -562,7 +560,7 @@ def test_predict_says_what_is_wrong(one_task, capsys):
         assert message in failed(capsys, one_task, *arguments)
 
 
-def test_sample_and_cut_inputs_are_said(capsys):
+def test_sample_and_cut_inputs_are_said(capsys, no_report):
     assert run(*SCRATCH, "--tasks", "sst", "--max-steps", 1, "--eval-limit", 10, "--max-length", 16,
                "--out", "run") == 0
     capsys.readouterr()
@@ -575,7 +573,7 @@ def test_sample_and_cut_inputs_are_said(capsys):
 # ------------------------------------------------------------------------------------ max length
 
 
-def test_max_length(reviews, capsys):
+def test_max_length(reviews, capsys, no_report):
     assert run("--tasks", reviews, *SCRATCH, "--max-length", 8, "--max-steps", 1, "--out",
                "short") == 0
     assert "8 tokens and will be cut (reviews train" in capsys.readouterr().out
@@ -604,7 +602,7 @@ def own_code(monkeypatch):
         "print('own code runs')\n")
 
 
-def test_import(own_code, small_data, capsys, monkeypatch):
+def test_import(own_code, small_data, capsys, monkeypatch, no_report):
     assert run("--import", "own.py", "--arch", "wide", "--surgery", "halves", "--data", small_data,
                *SCRATCH, "--max-steps", 1, "--out", "run") == 0
     assert "own code runs" in capsys.readouterr().out

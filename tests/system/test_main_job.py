@@ -26,14 +26,10 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
+pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
+
 PLAIN_NOTE = "note: plain forms only (--plain)"
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Every test runs in an empty working directory, without ./data and runs/."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
 
 def small_run(folder, data, *more) -> int:
