@@ -30,7 +30,7 @@ from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
 from multitask import TASKS, MultitaskBert, hand_in, openmp, predict, pretrain
 from multitask.commands import COMMANDS
-from multitask.data.examples import load_dataset, read_examples
+from multitask.data.examples import load_dataset
 from multitask.runs import run as main_job
 from multitask.system import command
 from multitask.system.runlog import read_events
@@ -64,7 +64,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_home_in_flags():
-    """--out=~/runs/a reaches argparse as it stands (transformers #10628)."""
+    """--out=~/runs/a reaches argparse as it stands (transformers #10628, Lightning #19058)."""
     kinds = {"folder", "folder_or_html", "file", "file.csv", "run", "name_or_folder", "out"}
     for name, listed in COMMANDS.items():
         parser = importlib.import_module(listed.module).build_parser()
@@ -89,17 +89,6 @@ def test_home_in_api(home, model, small_data):
     (home / "data").symlink_to(small_data)
     assert load_dataset("~/data").keys() == TASKS.keys()
     assert {path.name for path in home.iterdir()} == {"enc", "mlm", "multi", "data"}
-    assert not list(Path.cwd().iterdir())
-
-
-def test_home_in_a_run(home, small_data):
-    """The run can be resumed, and its data and start are found (Lightning #19058)."""
-    (home / "data").symlink_to(small_data)
-    assert programs.run("--data=~/data", "--model=scratch", "--max-steps=1", "--out=~/runs/a") == 0
-    assert programs.run("--resume=~/runs/a") == 0
-    assert programs.run("--start=~/runs/a", "--gs=none", "--fl", "--max-steps=1", "--data=~/data",
-                        "--out=~/b") == 0
-    assert (home / "b" / "metrics.json").is_file()
     assert not list(Path.cwd().iterdir())
 
 
@@ -346,10 +335,9 @@ def test_modes_are_kept(model, tok):
 
 
 def test_any_terminal(small_data, tmp_path):
-    """Neither --help nor a Greek folder ends a command on a terminal that lacks the letters."""
-    for name in ("train_multitask", "multitask.experiments", "multitask.pretrain"):
-        done = python("-m", name, "--help", text=False, PYTHONIOENCODING="ascii")
-        assert done.returncode == 0, done.stderr
+    """Neither --help nor a Greek folder ends the main job on a terminal that lacks the letters."""
+    done = python("-m", "train_multitask", "--help", text=False, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
     out = tmp_path / "δοκιμή"
     done = python("-m", "train_multitask", "--data", small_data, "--model", "scratch",
                   "--max-steps", "1", "--out", out, text=False, PYTHONIOENCODING="ascii")
@@ -390,7 +378,8 @@ def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys, no_report
 
     shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
     path = tmp_path / "other" / "ids-sst-train.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    header, first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, second, first, *rest]) + "\n")
     config = (tmp_path / "moved" / "config.json").read_bytes()
     assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "other") == 2
     assert "other training examples" in capsys.readouterr().err
@@ -415,8 +404,6 @@ def test_blank_lines_at_the_end(trained, tmp_path, capsys):
     (tmp_path / "in.tsv").write_text('sentence\nA.\n""\nB.\n\n\n')
     assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    (tmp_path / "ids-sst-dev.csv").write_text("id\tsentence\tsentiment\n1\tA.\t1\n\n2\tB.\t2\n")
-    assert len(read_examples(tmp_path / "ids-sst-dev.csv", TASKS["sst"])) == 2
 
 
 # ------------------------------------------------------------------------- 15: no memory
@@ -540,7 +527,6 @@ def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
                           "1", "--hidden", "8", "--heads", "1", "--length", "16"]) == 0
     assert capsys.readouterr().out.strip().endswith("--model ./minbert-mini")
     assert BertModel.from_pretrained("./minbert-mini").config.hidden_size == 8
-
 
 
 # ------------------------------------------------------- 20: a machine that does something else
