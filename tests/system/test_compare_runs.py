@@ -17,7 +17,7 @@ from multitask.runs.comparison_report import course_of
 from multitask.tasks import CFIMDB, PARA, SST, STS, TASKS, Task
 
 OWN = Task("own", "classes", ("text",), "label", str(Path("/own.csv").absolute()), dev_share=0.1,
-           labels=("good, or so", "bad"))
+           labels=("good, or\nso", "bad\u2028"))
 OWN_SCALE = Task("points", "scale", ("text",), "label", str(Path("/own.csv").absolute()),
                  dev_share=0.1, range=(-1, 1))
 
