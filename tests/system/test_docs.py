@@ -124,7 +124,7 @@ def test_commands_parse(page):
 
 
 @pytest.mark.parametrize("page", TO_RUN, ids=name_of)
-def test_commands_run(page, folder, monkeypatch, capsys):
+def test_commands_run(page, folder, monkeypatch):
     """predict and hand_in run as they stand, the main job for one step."""
     monkeypatch.chdir(folder)
     for module, words in commands_of(page):
@@ -144,7 +144,6 @@ def test_commands_run(page, folder, monkeypatch, capsys):
                 if "--model" not in words and "--start" not in words:
                     words += ["--model", "minbert-mini"]
             assert train_multitask.main(words) == 0, words
-    capsys.readouterr()
 
 
 # ------------------------------------------------------------------------------ what pages name
