@@ -39,13 +39,6 @@ WORDS = ["dull", "fine", "great"]
 
 
 
-def refused(capsys, *arguments: object) -> str:
-    """What a wrong call prints; its exit status is 2."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    return capsys.readouterr().err
-
-
 def make_file(path: Path, kind: str, pairs: bool = False, count: int = 48, start: int = 0) -> None:
     """Synthetic examples of one kind, in the format of the file's ending."""
     rows = []
@@ -138,7 +131,7 @@ def test_unusable_task_files(text, message):
         read_task_file(Path("my.toml"))
 
 
-def test_unusable_lists(reviews):
+def test_unusable_lists():
     for text, message in (("sst,nothing", "choose from sst, para, sts, cfimdb"),
                           ("sst,sst", "two tasks have the name sst"), (",", "names no task"),
                           ("nowhere.toml", "there is no such file")):
@@ -327,10 +320,9 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     assert "name them with --data" in capsys.readouterr().err
 
 
-def test_same_as_a_program(reviews):
+def test_same_as_a_program(one_task):
     """The run's losses are those of a loop over MultitaskBert with a Task made by hand."""
-    assert run("--tasks", reviews, *SCRATCH, "--out", "one") == 0
-    logged = [step["losses"]["reviews"] for step in read_events(Path("one"), "step")]
+    logged = [step["losses"]["reviews"] for step in read_events(one_task, "step")]
 
     rows = list(csv.DictReader(Path("reviews-train.csv").read_text().splitlines()))
     task = Task("mine", "classes", ("first",), "verdict", "-", labels=WORDS, dev_share=0.5)
@@ -350,7 +342,7 @@ def test_same_as_a_program(reviews):
     assert found == pytest.approx(logged, rel=1e-6)
 
 
-def test_resume(reviews, interrupted, capsys, no_report):
+def test_resume(reviews, interrupted, refused, no_report):
     """The task file may be gone and its files elsewhere; other tasks are refused."""
     assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
 
@@ -360,9 +352,9 @@ def test_resume(reviews, interrupted, capsys, no_report):
     Path("elsewhere").mkdir()
     for path in (*Path().glob("reviews-*.csv"), reviews):
         path.rename(Path("elsewhere") / path.name)
-    assert "reviews-train.csv is missing" in refused(capsys, "--resume", "stopped")
+    assert "reviews-train.csv is missing" in refused("--resume", "stopped")
     assert "describes other tasks than those of the run, which are reviews" in refused(
-        capsys, "--resume", "stopped", "--tasks", "sst")
+        "--resume", "stopped", "--tasks", "sst")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
@@ -421,15 +413,15 @@ def test_an_earlier_run(trained, no_report):
     assert run("--start", "run", "--gs", "none", "--fl", "--max-steps", 1, "--out", "next") == 0
 
 
-def test_built_in_tasks_alone(small_data, capsys, no_report):
+def test_built_in_tasks_alone(small_data, refused, no_report):
     assert run("--data", small_data, "--tasks", "sts,sst", *SCRATCH, "--max-steps", 2, "--out",
                "two") == 0
     dev = json.loads(Path("two/metrics.json").read_text())["dev"]
     assert list(dev) == ["sts", "sst", "average"]
     assert "the embedded sample has sst, para, sts, but not cfimdb" in refused(
-        capsys, "--tasks", "cfimdb", *SCRATCH)
+        "--tasks", "cfimdb", *SCRATCH)
     assert "--batch-sizes: give a size of 1 or more for each of sst, para" in refused(
-        capsys, "--tasks", "sst,para", "--gs", "bd", "--batch-sizes", "sst=1,sts=1")
+        "--tasks", "sst,para", "--gs", "bd", "--batch-sizes", "sst=1,sts=1")
     with pytest.raises(ValueError, match="no task 'para'; its tasks are sts, sst"):
         MultitaskBert.from_pretrained("two").predict_paraphrase([("a", "b")])
 
@@ -437,16 +429,16 @@ def test_built_in_tasks_alone(small_data, capsys, no_report):
 # ----------------------------------------------------------------------------------------- --mode
 
 
-def test_modes(reviews, capsys):
-    for mode, stages in (("full", ("gs",)), ("last-layer", ("fl",))):
-        assert run("--tasks", reviews, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
-                   mode) == 0
-        assert tuple(json.loads(Path(mode, "metrics.json").read_text())["stages"]) == stages
+def test_modes(one_task, refused, no_report):
+    assert run("--tasks", "reviews.toml", "--mode", "last-layer", *SCRATCH, "--max-steps", 1,
+               "--out", "last-layer") == 0
+    for folder, stage in ((one_task, "gs"), (Path("last-layer"), "fl")):
+        assert list(json.loads((folder / "metrics.json").read_text())["stages"]) == [stage]
     for flags in (("--fl",), ("--gs", "wrap"), ("--nli",)):
-        assert "not both" in refused(capsys, "--mode", "full", *flags)
-    assert "--surgery is for --gs" in refused(capsys, "--mode", "last-layer", "--surgery", "sum")
-    before, after = (BertModel.from_pretrained(f"{mode}/model").state_dict()
-                     for mode in ("full", "last-layer"))
+        assert "not both" in refused("--mode", "full", *flags)
+    assert "--surgery is for --gs" in refused("--mode", "last-layer", "--surgery", "sum")
+    before, after = (BertModel.from_pretrained(folder / "model").state_dict()
+                     for folder in (one_task, Path("last-layer")))
     assert not torch.equal(before["pooler_dense.weight"], after["pooler_dense.weight"])
 
 
@@ -459,7 +451,7 @@ def test_part_1_of_the_course(small_data, capsys, no_report):
             assert run("--tasks", task, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
                        runs[-1]) == 0
 
-    capsys.readouterr()
+    assert str(small_data) in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", runs[0], "--out", "files"]) == 0
     assert "still missing: last-linear-layer-sst-dev-out.csv" in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", *runs, "--out", "files"]) == 0
@@ -514,7 +506,7 @@ def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     assert not Path("-").exists()
 
 
-def test_json_lines_keep_their_values(one_task, capsys):
+def test_json_lines_keep_their_values(one_task):
     Path("in.jsonl").write_text('{"first": "x", "deep": {"a": [1]}}\n{"first": "y"}\n')
     assert ask(one_task, "--input", "in.jsonl", "--output", "out.jsonl") == 0
     first, second = map(json.loads, Path("out.jsonl").read_text().splitlines())
@@ -573,7 +565,7 @@ def test_sample_and_cut_inputs_are_said(capsys, no_report):
 # ------------------------------------------------------------------------------------ max length
 
 
-def test_max_length(reviews, capsys, no_report):
+def test_max_length(reviews, capsys, refused, no_report):
     assert run("--tasks", reviews, *SCRATCH, "--max-length", 8, "--max-steps", 1, "--out",
                "short") == 0
     assert "8 tokens and will be cut (reviews train" in capsys.readouterr().out
@@ -581,9 +573,9 @@ def test_max_length(reviews, capsys, no_report):
     model = MultitaskBert.from_pretrained("short")
     long = "great " * 30
     assert torch.equal(model.logits("reviews", [long]), model.logits("reviews", [long + "dull"]))
-    assert "has only 512 positions" in refused(capsys, "--tasks", reviews, *SCRATCH,
+    assert "has only 512 positions" in refused("--tasks", reviews, *SCRATCH,
                                                "--max-length", 1000)
-    assert "--max-length 2: must be at least 3" in refused(capsys, "--tasks", reviews, "--max-length", 2)
+    assert "--max-length 2: must be at least 3" in refused("--tasks", reviews, "--max-length", 2)
 
 
 # --------------------------------------------------------------------------------------- --import
