@@ -20,6 +20,7 @@ import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import stored_reference
+from programs import edit_json
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
@@ -249,8 +250,7 @@ def test_incomplete_folder(folder, missing):
     ({"hidden_act": "silu"}, "hidden_act 'silu'"),
 ])
 def test_foreign_config(folder, change, message):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    edit_json(folder / "config.json", lambda config: config.update(change))
     with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
         BertModel.from_pretrained(folder)
 

@@ -580,13 +580,6 @@ def edited(name: str, **changes: object):
     return edit
 
 
-def lower_case_kept(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    values = json.loads(path.read_text())
-    values["normalizer"]["lowercase"] = False
-    path.write_text(json.dumps(values))
-
-
 def two_files(folder: Path) -> None:
     edited("special_tokens_map.json", additional_special_tokens=["NEWTOK"])(folder)
     edited("tokenizer_config.json", additional_special_tokens=["NEWTOK"])(folder)
@@ -603,7 +596,8 @@ def blank_line(folder: Path) -> None:
 SETTINGS = {
     "none": lambda folder: None,
     "cased": edited("tokenizer_config.json", do_lower_case=False),
-    "json says cased": lower_case_kept,
+    "json says cased": lambda folder: programs.edit_json(
+        folder / "tokenizer.json", lambda values: values["normalizer"].update(lowercase=False)),
     "accents kept": edited("tokenizer_config.json", strip_accents=False),
     "cased without accents": edited("tokenizer_config.json", do_lower_case=False,
                                     strip_accents=True),

@@ -14,7 +14,7 @@ import pytest
 import scipy
 import torch
 import transformers
-from programs import run
+from programs import edit_json, run
 from safetensors.torch import load_file
 from sklearn import metrics as sklearn_metrics
 
@@ -402,10 +402,8 @@ def test_an_earlier_run(trained, no_report):
     heads = load_file("run/model/heads.safetensors")
     write_tensors(Path("run/model/heads.safetensors"), heads,
                   {"multitask": json.dumps({"arch": "concatB", "precision": "fp32"})})
-    config = json.loads(Path("run/config.json").read_text())
-    for name in ("tasks", "max_length"):
-        del config[name]
-    Path("run/config.json").write_text(json.dumps(config))
+    edit_json(Path("run/config.json"),
+              lambda config: [config.pop(name) for name in ("tasks", "max_length")])
     model = MultitaskBert.from_pretrained("run")
     assert list(model.tasks) == ["sst", "para", "sts"]
     assert model.predict_sentiment(["a film", "no"]).tolist() == before.tolist()
@@ -636,9 +634,8 @@ def test_other_encoder(small_data):
     dataset = load_dataset(small_data)
     settings = main_job.Settings("concatB", "wrap", model="scratch", data=str(small_data))
     main_job.build_model(settings, dataset).save_pretrained("scratch")
-    config = json.loads(Path("scratch/config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    Path("scratch/config.json").write_text(json.dumps(config))
+    edit_json(Path("scratch/config.json"), lambda config: config.update(
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
 
     tokenizer = BertTokenizer.from_pretrained("scratch")
     theirs = transformers.AutoModel.from_pretrained("scratch")
