@@ -84,14 +84,10 @@ def test_arms_start_alike(asked):
     assert not all(torch.equal(a["sst"], b["sst"]) for a, b in zip(first, second, strict=False))
 
 
-def trial(out, seed, training) -> dict:
-    return json.loads(question.trial_file(out, seed, training).read_text())
-
-
 def test_constant_arm_weights(asked):
     _, out, _ = asked
     for seed in SEEDS:
-        pcgrad, constant, plain_sum = (trial(out, seed, arm)["conflicts"]["mean_weights"]
+        pcgrad, constant, plain_sum = (question.read_trial(out, seed, arm)["conflicts"]["mean_weights"]
                                        for arm in ("pcgrad", "constant", "sum"))
         assert constant == pytest.approx(pcgrad, rel=1e-6)
         assert plain_sum == dict.fromkeys(TASKS, 1.0)
@@ -121,7 +117,7 @@ def test_paired_and_corrected(asked):
         (arm, task) for arm in ("pcgrad", "paper", "constant", "single") for task in TASKS}
     for row in family:
         task, training = row["task"], question.training_of(row["arm"], row["task"])
-        scores = [[trial(out, seed, name)["scores"]["equal_steps"][task] for seed in SEEDS]
+        scores = [[question.read_trial(out, seed, name)["scores"]["equal_steps"][task] for seed in SEEDS]
                   for name in (training, "sum")]
         differences = np.subtract(*scores)
         assert row["mean"] == pytest.approx(np.mean(differences))
@@ -233,15 +229,15 @@ def test_best_constant(grown):
     out, _ = grown
     averages = {}
     for row in arms.GRID:
-        scores = [trial(out, seed, row)["scores"]["equal_steps"] for seed in question.GRID_SEEDS]
+        scores = [question.read_trial(out, seed, row)["scores"]["equal_steps"] for seed in question.GRID_SEEDS]
         averages[row] = np.mean([[score[task] for task in TASKS] for score in scores])
     best = max(averages, key=averages.__getitem__)
     assert len(set(averages.values())) > 1  # there is a choice
     weights = [float(number) for number in re.findall(r"\d+", best)]
     for seed in SEEDS:
-        found = trial(out, seed, "best-constant")["conflicts"]["mean_weights"]
+        found = question.read_trial(out, seed, "best-constant")["conflicts"]["mean_weights"]
         assert list(found.values()) == weights
-    assert trial(out, question.GRID_SEEDS[0], best)["steps"] == dict.fromkeys(arms.MOMENTS, 2)
+    assert question.read_trial(out, question.GRID_SEEDS[0], best)["steps"] == dict.fromkeys(arms.MOMENTS, 2)
     [note] = [text for arm, text in control_rows(results_of(out)) if arm == "best-constant"]
     assert f"half the steps: {':'.join(f'{weight:g}' for weight in weights)}. " in note
 
@@ -249,7 +245,7 @@ def test_best_constant(grown):
 def test_annealed_arm(grown, asked):
     """Three steps of one task where the others have one of three tasks: equally many batches."""
     out, _ = grown
-    found = trial(out, SEEDS[0], "anneal")
+    found = question.read_trial(out, SEEDS[0], "anneal")
     assert found["steps"]["equal_steps"] == 3 * asked[0].steps
     assert (found["conflicts"], found["cosines"]) == ({}, {})
     assert set(found["scores"]["equal_steps"]) == set(TASKS)
@@ -473,8 +469,3 @@ def test_bootstrap_of_a_cell():
             items = generator.integers(400, size=400)
             assert draw == pytest.approx(TASKS[task].measure(cells[CELLS[0]][task][items],
                                                             labels[task][items]))
-
-
-def test_command_refuses_missing_data(capsys, tmp_path):
-    assert main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
-    assert "there is no such folder" in capsys.readouterr().err

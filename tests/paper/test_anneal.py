@@ -4,11 +4,11 @@ import copy
 import json
 from collections import Counter
 
+import programs
 import pytest
 import torch
 from test_10_training import batches, build, without_head_dropout
 
-import train_multitask
 from multitask import MultitaskBert
 from multitask.data.sampling import RoundRobin, annealed_shares
 from multitask.system.runlog import read_events
@@ -102,9 +102,9 @@ def test_wrong_batches(model):
 
 
 def run(small_data, tiny_checkpoint, out, *flags) -> int:
-    arguments = ["--gs", "anneal", "--data", small_data, "--model", tiny_checkpoint, "--out", out,
-                 "--epochs", 2, "--batch-size", 8, "--eval-limit", 20, "--device", "cpu", *flags]
-    return train_multitask.main(list(map(str, arguments)))
+    return programs.run("--gs", "anneal", "--data", small_data, "--model", tiny_checkpoint, "--out",
+                        out, "--epochs", 2, "--batch-size", 8, "--eval-limit", 20, "--device",
+                        "cpu", *flags)
 
 
 def losses_of(folder) -> list[dict]:
@@ -117,7 +117,7 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
     assert run(small_data, tiny_checkpoint, tmp_path / "whole", *every) == 0
     with interrupted(SurgeryTrainer, 28):
         assert run(small_data, tiny_checkpoint, tmp_path / "stopped", *every) == 130
-    assert train_multitask.main(["--resume", str(tmp_path / "stopped")]) == 0
+    assert programs.run("--resume", tmp_path / "stopped") == 0
 
     for name in ("model.safetensors", "heads.safetensors"):
         files = [tmp_path / folder / "model" / name for folder in ("whole", "stopped")]
