@@ -6,8 +6,8 @@ The usual stack is that of benchmarks/step.py, with its batches sent to the GPU 
 Encoders of two sizes with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the
 same ones, in turn, in one process. A number is a median of milliseconds between two moments at
 which the GPU was done. Peak memory is what torch had allocated at most, each side alone. The share
-of the peak counts 6 operations a weight and token (2 forward, 4 backward) of all layers, and those
-of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
+of the peak counts 6 operations per weight and token (2 forward, 4 backward) of all layers, and
+those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
 """
 
 import argparse
@@ -105,13 +105,13 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def matrix_peak() -> float:
-    """Operations a second of a large bf16 product."""
+    """Operations per second of a large bf16 product."""
     a, b = (torch.randn(8192, 8192, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
     return 2 * 8192**3 / seconds_of(lambda: a @ b)
 
 
 def copy_rate() -> float:
-    """Bytes a second, read and written."""
+    """Bytes per second, read and written."""
     a = torch.randn(1 << 28, device=CUDA)
     b = torch.empty_like(a)
     return 2 * a.nbytes / seconds_of(lambda: b.copy_(a))
@@ -200,7 +200,7 @@ def surgery(params: int, repeat: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches a task")
+    parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches per task")
     parser.add_argument("--data")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()

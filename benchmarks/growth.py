@@ -68,9 +68,9 @@ class Axis(NamedTuple):
 def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
     """Operations of the products of forward and backward on sequences of these lengths.
 
-    A weight costs 2 FLOP a token forward and 4 backward. Attention's two products cost 4 · hidden ·
-    length² forward and twice that backward. Of the last layer only keys and values see all tokens;
-    the rest, and the pooler, [CLS].
+    A weight costs 2 FLOP per token forward and 4 backward. Attention's two products cost 4 · hidden
+    · length² forward and twice that backward. Of the last layer only keys and values see all
+    tokens; the rest, and the pooler, [CLS].
     """
     tokens, sequences, hidden = sum(lengths), len(lengths), config.hidden_size
     layer = 4 * hidden**2 + 2 * hidden * config.intermediate_size
@@ -143,11 +143,11 @@ def axes_of(precision: str) -> list[Axis]:
               step_point(random_trainer(BASE_SHAPE, precision), "bert-base, 109.5 M, ", four, 109.5)]
     surgery = [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]
     return [
-        Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy",
+        Axis("step", "a step, by tokens per step", "tokens per step, 22.7 M parameters", "xy",
              by_batch),
         Axis("step", f"a step of 3 × {TOKENS_EACH:,} tokens, by sequence length",
-             f"tokens a sequence, 3 × {TOKENS_EACH:,} a step", "x", by_length),
-        Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers a task, by tasks",
+             f"tokens per sequence, 3 × {TOKENS_EACH:,} per step", "x", by_length),
+        Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers per task, by tasks",
              f"tasks, {PARAMS / 1e6:.1f} M numbers each", "", surgery),
         Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences",
              "xy", models)]

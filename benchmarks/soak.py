@@ -75,7 +75,7 @@ def watch(flags: list[str], folder: Path, minutes: float) -> tuple[list[dict], f
 
 
 def slope(times: list[float], values: list[float]) -> tuple[float, float]:
-    """Of the line through the points, an hour, and half its 95 % interval."""
+    """Of the line through the points, per hour, and half its 95 % interval."""
     fit = stats.linregress(np.array(times) / 3600, values)
     return fit.slope, fit.stderr * stats.t.ppf(0.975, len(values) - 2)
 
@@ -102,7 +102,7 @@ def main() -> int:
         values = [each[name] / size for each in settled]
         by_hour, interval = slope(times, values)
         print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} "
-              f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
+              f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} per hour")
     steps = list(read_events(arguments.out, "step"))
     of_steps = [step["seconds"] for step in steps[STEPS_TO_SETTLE:]]
     quarters = [statistics.median(part) for part in np.array_split(of_steps, 4)]
