@@ -175,7 +175,7 @@ def test_half_precision(tiny_model, folder, dtype):
     (transformers.BertForQuestionAnswering, {}),
 ])
 def test_models_with_a_head(tiny_config, tmp_path, kind, options):
-    """The head is left out. Where there is no pooler, one is drawn, and a warning tells."""
+    """The head is left out. Where there is no pooler, one is drawn, with a warning."""
     theirs = kind(transformers.BertConfig(**tiny_config.to_dict(), **options)).eval()
     theirs.save_pretrained(tmp_path)
     has_pooler = theirs.bert.pooler is not None

@@ -176,7 +176,8 @@ def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
     base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
     assert list(metrics_of(base)["stages"]) == ["baseline"]
-    para, sts = ([epoch["dev"][name] for epoch in events(base, "epoch")] for name in ("para", "sts"))
+    para, sts = ([epoch["dev"][name] for epoch in events(base, "epoch")]
+                 for name in ("para", "sts"))
     assert para[0] == para[1]
     assert sts[0] == sts[1]
     assert "surgery" not in metrics_of(base)

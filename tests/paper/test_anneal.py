@@ -125,7 +125,7 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "stopped")
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert "surgery" not in metrics
-    assert metrics["steps"] == 2 * (5 + 8 + 5)  # 40, 64 and 40 examples, 8 a step
+    assert metrics["steps"] == 2 * (5 + 8 + 5)  # 40, 64 and 40 examples, 8 per step
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "gs_anneal" in page
     assert "pcgrad" not in page
@@ -141,7 +141,7 @@ def test_alpha_falls_over_the_training(small_data, tiny_checkpoint, tmp_path, mo
 
 
 def test_no_surgery_flag(small_data, tiny_checkpoint, tmp_path, capsys):
-    """With one gradient a step a surgery method would do nothing, so it is refused."""
+    """With one gradient per step, a surgery method would do nothing, so it is refused."""
     assert run(small_data, tiny_checkpoint, tmp_path / "x", "--surgery", "pcgrad") == 2
     assert "--surgery is for --gs wrap and bd: with --gs anneal no step has" in (
         capsys.readouterr().err)

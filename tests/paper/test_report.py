@@ -102,8 +102,9 @@ class Reader(HTMLParser):
 def whole(tmp_path_factory) -> str:
     """A report with every part, of sentences and names that are markup."""
     names = {**SETTINGS, "model": NASTY, "data": f"/data/{NASTY}", "precision": NASTY}
-    return written(tmp_path_factory.mktemp("whole"), names,
-                   {**METRICS, "environment": {"commit": NASTY}}, STEPS, EPOCHS, small_analysis(n=100))
+    metrics = {**METRICS, "environment": {"commit": NASTY}}
+    return written(tmp_path_factory.mktemp("whole"), names, metrics, STEPS, EPOCHS,
+                   small_analysis(n=100))
 
 
 def test_rows_left_out_are_told_where_there_are_any(tmp_path):

@@ -1,9 +1,9 @@
 """Lesson 18: one step made by several processes, and one batch computed in pieces.
 
 A mean over a batch is a sum of shares, so whoever computes a share weights it by its number of
-examples, and the shares add up. Surgery is no sum: it wants the tasks' whole gradients first. You
-learn what processes must tell one another, what each can work out for itself, and what remains when
-one of them dies.
+examples, and the shares add up. Surgery is not a sum: it needs each task's whole gradient first.
+You learn what processes must tell one another, what each can work out for itself, and what remains
+when one of them dies.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Lesson 19: nothing lost.
 
-You learn what it takes that a run killed anywhere ends with the bytes of an uninterrupted one, why
-a checkpoint is read back before the one before it goes, how gradients of any length meet without
-silent errors, and that a folder has one writer.
+You learn how a run that is killed anywhere still ends with the bytes of an uninterrupted one. You
+learn why a checkpoint is read back before its predecessor is removed, how gradients too long for
+float32 are refused, and why a folder has one writer.
 """
 
 import itertools
@@ -327,7 +327,7 @@ def test_numbering(saved, save):
 
 
 def test_order_on_disk(saved, save, monkeypatch):
-    """What has been written need not have left the system's memory; nor has a new name."""
+    """Files and new names are on the disk before an older checkpoint is removed."""
     calls = Mock()
     for owner, name in ((checkpoint, "sync"), (shutil, "rmtree"), (os, "posix_fadvise")):
         if hasattr(owner, name):

@@ -415,7 +415,7 @@ def test_two_long_sentences():
 
 
 def test_truncated_is_counted():
-    """Per example, however many of its sentences lose their end."""
+    """Counted per example, however many of its sentences are cut."""
     tokenizer, word = BertTokenizer.train(sound.SENTENCES, 80), "plot "
     joined = MultitaskBert(BertModel(sound.config()), tokenizer, "concatB")
     apart = types.SimpleNamespace(sequences=lambda sentences: 2)

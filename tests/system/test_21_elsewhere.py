@@ -182,7 +182,7 @@ def test_threads(model, tok):
         list(pool.map(work, (None, 16) * 2))
 
 
-# --------------------------------------------------------------- 5: what is no regular file
+# --------------------------------------------------------------- 5: files that are not regular
 
 
 def test_links_are_followed(tmp_path):
@@ -230,7 +230,7 @@ def test_counts(tok, model, count):
 
 
 def test_batch_beyond_the_data(small_data, brief_run, tmp_path, capsys):
-    """Each step takes all examples once, and one line says so."""
+    """Each step takes all examples once, and a note states this."""
     run = brief_run(tmp_path / "run", "--batch-size", 5000, "--max-steps", 1)
     assert "fewer than a batch of 5,000" in capsys.readouterr().out
     [step] = read_events(run, "step")
@@ -266,7 +266,8 @@ def loss_of_both(net: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("loss", "change", "message"), [
     (loss_of_both, lambda net: net["b"].requires_grad_(False), "b.weight is frozen"),
-    (lambda net: net["a"](torch.ones(1, 3)).sum(), lambda net: None, "no loss has reached b.weight"),
+    (lambda net: net["a"](torch.ones(1, 3)).sum(), lambda net: None,
+     "no loss has reached b.weight"),
     (loss_of_both, lambda net: net.load_state_dict(two_layers().state_dict(), assign=True),
      "no loss has reached a.weight"),
     (loss_of_both, lambda net: setattr(net["b"], "weight", nn.Parameter(torch.ones(2, 3))),
@@ -554,7 +555,10 @@ def test_openmp(tmp_path):
 
 
 def test_incomplete_is_not_called_ready(small_data, brief_run, tmp_path, capsys):
-    """What --eval-limit cut is not called a hand-in; hand_in takes the run's own data, whole."""
+    """Predictions cut by --eval-limit are not called a hand-in.
+
+    hand_in predicts all of the run's data.
+    """
     run = brief_run(tmp_path / "run", "--max-steps", 1, "--eval-limit", 5)
     out = capsys.readouterr().out
     assert "hand in: " not in out

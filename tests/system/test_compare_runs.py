@@ -99,7 +99,10 @@ def test_differences(trained, compare, small_data):
 
 
 def test_table(compare):
-    """The first run named is the reference, of which each difference has its sign."""
+    """The first run named is the reference.
+
+    Each difference is a run's score minus the reference's.
+    """
     status, out, _ = compare("a", "b", "single")
     assert status == 0
     lines = out.splitlines()

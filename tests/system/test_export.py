@@ -135,7 +135,7 @@ def test_long_inputs(brief_run, tmp_path):
 
 
 def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
-    """What does not agree with the run is refused, and nothing is left behind."""
+    """An export that does not agree with the run is refused, and nothing is left behind."""
     wrong = classifier.classifier_of
 
     monkeypatch.setattr(classifier, "classifier_of", lambda model, task: (

@@ -119,7 +119,10 @@ def test_a_revision(server, cache):
 
 
 def test_offline(server, cache, monkeypatch):
-    """What is cached is found; the rest is refused without asking, with a way out."""
+    """A cached model is found.
+
+    Any other is refused without asking the server, and the error names a way out.
+    """
     server.publish(TINY_BERT)
     resolve(NAME)
     server.log.clear()

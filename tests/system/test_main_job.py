@@ -46,7 +46,7 @@ def finished(small_data, tmp_path_factory) -> Path:
 
 
 def test_files_of_a_run(finished, capsys):
-    """Files and metrics are those that DESIGN promises."""
+    """A run leaves these files, and these metrics."""
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "metrics.json", "log.jsonl", "checkpoint", "model",
                      "predictions", "analysis.json", "report.html"}

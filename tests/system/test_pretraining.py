@@ -55,7 +55,10 @@ def test_plain_gz_xz_alike(tmp_path):
 
 
 def test_course_data_as_text(small_data, tmp_path):
-    """An example's are a passage; MultiNLI's too where it is there; of dev and test files none."""
+    """Each example's sentences are one passage, MultiNLI's too if it is present.
+
+    Dev and test files are not read.
+    """
     passages = read_passages(small_data)
     examples = [example for task in TASKS.values()
                 for example in read_examples(small_data / task.train, task)]

@@ -215,7 +215,10 @@ def held(model, monkeypatch) -> Iterator[tuple[str, threading.Event, threading.E
 
 
 def test_queue(held, monkeypatch):
-    """Who would wait too long, or behind too many, is told to come back; the others are answered."""
+    """A request that would wait too long, or behind too many others, gets 503.
+
+    It is told when to retry. The others are answered.
+    """
     address, began, go_on = held
     monkeypatch.setattr(limits, "WAITING", 2)
     monkeypatch.setattr(limits, "WAITING_SECONDS", 1.5)
@@ -235,7 +238,10 @@ def test_queue(held, monkeypatch):
 
 
 def test_slow_answer(held, monkeypatch):
-    """Who asks for too much is told so; the next is answered once the computation has ended."""
+    """A request that takes too long gets 503.
+
+    The next is answered once that computation has ended.
+    """
     address, began, go_on = held
     monkeypatch.setattr(limits, "ANSWER_SECONDS", .3)
     answer = ask_once(address)
