@@ -230,7 +230,8 @@ def test_best_constant(grown):
     out, _ = grown
     averages = {}
     for row in arms.GRID:
-        scores = [read_trial(out, seed, row)["scores"]["equal_steps"] for seed in question.GRID_SEEDS]
+        scores = [read_trial(out, seed, row)["scores"]["equal_steps"]
+                  for seed in question.GRID_SEEDS]
         averages[row] = np.mean([[score[task] for task in TASKS] for score in scores])
     best = max(averages, key=averages.__getitem__)
     assert len(set(averages.values())) > 1  # there is a choice
