@@ -115,7 +115,7 @@ def test_eq_2_to_5_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(matrices(), st.integers(0, 2**31))
-def test_gram_route_is_on_vectors(rows, seed):
+def test_gram_route_is_algorithm_1(rows, seed):
     """The way over the Gram matrix gives what Algorithm 1 gives on the vectors themselves."""
     order = random_order(len(rows), seeded(seed))
     # float64 rounding, relative to the largest gradient
