@@ -571,8 +571,7 @@ def test_max_length(reviews, capsys, refused, no_report):
     model = MultitaskBert.from_pretrained("short")
     long = "great " * 30
     assert torch.equal(model.logits("reviews", [long]), model.logits("reviews", [long + "dull"]))
-    assert "has only 512 positions" in refused("--tasks", reviews, *SCRATCH,
-                                               "--max-length", 1000)
+    assert "has only 512 positions" in refused("--tasks", reviews, *SCRATCH, "--max-length", 1000)
     assert "--max-length 2: must be at least 3" in refused("--tasks", reviews, "--max-length", 2)
 
 
