@@ -6,8 +6,8 @@ The usual stack is that of benchmarks/step.py, with its batches sent to the GPU 
 Encoders of two sizes with random weights, dropout on; 20 batches of 3 × 16 examples, both sides the
 same ones, in turn, in one process. A number is a median of milliseconds between two moments at
 which the GPU was done. Peak memory is what torch had allocated at most, each side alone. The share
-of the peak counts 6 operations a weight and token (2 forward, 4 backward) of all layers, and those
-of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
+of the peak counts 6 operations per weight and token (2 forward, 4 backward) of all layers, and
+those of attention, against a product of two 8192 × 8192 matrices in bf16 in the same run.
 """
 
 import argparse
@@ -17,10 +17,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import transformers
-from step import Usual, data_folder
+from step import Usual, data_folder, sentences, training_batches
 from torch import nn
 from torchjd.aggregation import PCGrad
 
@@ -33,7 +32,7 @@ from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, pcgrad_weights, project_conflicting
 
-CUDA, BATCH, BATCHES, LR = torch.device("cuda"), 16, 20, 5e-5
+CUDA, BATCHES, LR = torch.device("cuda"), 20, 5e-5
 SHAPES = {  # name → layers, hidden, heads
     "22.7 M": (6, 384, 12),
     "bert-base": (12, 768, 12),
@@ -106,13 +105,13 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def matrix_peak() -> float:
-    """Operations a second of a large bf16 product."""
+    """Operations per second of a large bf16 product."""
     a, b = (torch.randn(8192, 8192, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
     return 2 * 8192**3 / seconds_of(lambda: a @ b)
 
 
 def copy_rate() -> float:
-    """Bytes a second, read and written."""
+    """Bytes per second, read and written."""
     a = torch.randn(1 << 28, device=CUDA)
     b = torch.empty_like(a)
     return 2 * a.nbytes / seconds_of(lambda: b.copy_(a))
@@ -130,14 +129,9 @@ def operations(model: MultitaskBert, batches: list[dict[str, Batch]]) -> float:
 
 def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, peak: float) -> None:
     folder = data_folder(arguments.data)
-    draw = np.random.default_rng(0)
-    train = {name: read_examples(file_of(folder, task, "train"), task)[:5000]
-             for name, task in TASKS.items()}
     for precision in ("bf16", "fp32"):
         model = build(shape, tokenizer, precision)
-        tokens = {name: model.tokenize(examples) for name, examples in train.items()}
-        batches = [{name: items.batch(draw.choice(len(items), BATCH, replace=False).tolist())
-                    for name, items in tokens.items()} for _ in range(BATCHES)]
+        batches = training_batches(model, folder, BATCHES)
         usual, ours = usual_stack(model, precision), SurgeryTrainer(model, "pcgrad", LR)
         by_hand = SurgeryTrainer(copy.deepcopy(model), "pcgrad", LR)
         by_hand._graphs = None
@@ -167,9 +161,7 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, fol
     compare(f"evaluation of {sum(map(len, dev.values())):,} dev examples, {shape}, {precision}",
             lambda: [model.predict_logits(name, items) for name, items in dev.items()],
             lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
-    texts = [text for task in ("sst", "sts", "para")
-             for example in read_examples(file_of(folder, TASKS[task], "train"), TASKS[task])[:4000]
-             for text in example.sentences][:10_000]
+    texts = sentences(folder, 10_000)
 
     def ours() -> None:
         with autocast(precision, CUDA):
@@ -208,7 +200,7 @@ def surgery(params: int, repeat: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches a task")
+    parser.add_argument("--repeat", type=int, default=7, help="rounds over 20 batches per task")
     parser.add_argument("--data")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()

@@ -27,12 +27,8 @@ def work(arguments: argparse.Namespace) -> None:
 
     from minbert import BertModel, BertTokenizer
     from multitask import MultitaskBert
-
-    try:
-        from multitask.training.step import SurgeryTrainer
-    except ImportError:
-        from multitask.training import SurgeryTrainer
     from multitask.data import load_dataset
+    from multitask.training.step import SurgeryTrainer
 
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)

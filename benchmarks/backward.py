@@ -4,8 +4,7 @@
 
 All three train minbert's own model of 22.7 M parameters (the checkpoint of the test extra) with
 PCGrad and AdamW, on the same batches, in turn, in one process. Numbers are medians of wall seconds,
-in brackets the processor's own. Peak memory is of a process of its own (Linux only). Gradients are
-compared without dropout on two tasks, since with three torchjd draws its own order.
+in brackets the processor's own. Peak memory is of a process of its own (Linux only).
 """
 
 import argparse
@@ -66,24 +65,6 @@ def torchjd(model: MultitaskBert) -> Step:
 SIDES = {"the trainer's step": trainer, "multitask_backward": two_lines, "torchjd": torchjd}
 
 
-def compare_gradients(batches: dict[str, Batch]) -> None:
-    """Relative differences from the trainer's combined gradient, for the first two tasks."""
-    batches = dict(list(batches.items())[:2])
-    model = build("fp32").eval()
-    ours = SurgeryTrainer(model, "pcgrad", LR, tasks=tuple(batches))
-    ours.step(batches)
-    reference = torch.cat([vector.grad.to_dense().flatten() for vector in ours.vectors]).double()
-
-    print("\n| encoder's gradient against the trainer's | relative difference |\n| --- | --- |")
-    for side in ("multitask_backward", "torchjd"):
-        model = build("fp32").eval()
-        SIDES[side](model)(batches)
-        parameters = dict(model.encoder.named_parameters())
-        gradient = torch.cat([parameters[name].grad.flatten() for name in ours.flat.parameters])
-        difference = (gradient.double() - reference).norm() / reference.norm()
-        print(f"| {side} | {float(difference):.1e} |", flush=True)
-
-
 def compare_time(batches: list[dict[str, Batch]]) -> None:
     steps = {side: make(build("fp32")) for side, make in SIDES.items()}
     medians = in_turn({side: over(step, batches) for side, step in steps.items()},
@@ -127,7 +108,6 @@ def main() -> None:
         print(peak(arguments.peak, batches))
         return
     print(f"torch {torch.__version__}, {arguments.threads} threads")
-    compare_gradients(batches[0])
     compare_time(batches)
     compare_memory()
 

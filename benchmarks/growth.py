@@ -19,7 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -33,6 +32,7 @@ from minbert.fast.linear import product
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.reports.figures import BLUE, HEIGHT, SMALL, VERMILION, WIDTH, legend
+from multitask.reports.page import svg
 from multitask.system.device import PRODUCT_DTYPES
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
@@ -68,9 +68,9 @@ class Axis(NamedTuple):
 def training_flop(config: BertConfig, lengths: Sequence[int]) -> int:
     """Operations of the products of forward and backward on sequences of these lengths.
 
-    A weight costs 2 FLOP a token forward and 4 backward. Attention's two products cost 4 · hidden ·
-    length² forward and twice that backward. Of the last layer only keys and values see all tokens;
-    the rest, and the pooler, [CLS].
+    A weight costs 2 FLOP per token forward and 4 backward. Attention's two products cost 4 · hidden
+    · length² forward and twice that backward. Of the last layer only keys and values see all
+    tokens; the rest, and the pooler, [CLS].
     """
     tokens, sequences, hidden = sum(lengths), len(lengths), config.hidden_size
     layer = 4 * hidden**2 + 2 * hidden * config.intermediate_size
@@ -143,11 +143,11 @@ def axes_of(precision: str) -> list[Axis]:
               step_point(random_trainer(BASE_SHAPE, precision), "bert-base, 109.5 M, ", four, 109.5)]
     surgery = [surgery_point(matrix[:tasks], copy) for tasks in range(1, ROWS + 1)]
     return [
-        Axis("step", "a step, by tokens a step", "tokens a step, 22.7 M parameters", "xy",
+        Axis("step", "a step, by tokens per step", "tokens per step, 22.7 M parameters", "xy",
              by_batch),
         Axis("step", f"a step of 3 × {TOKENS_EACH:,} tokens, by sequence length",
-             f"tokens a sequence, 3 × {TOKENS_EACH:,} a step", "x", by_length),
-        Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers a task, by tasks",
+             f"tokens per sequence, 3 × {TOKENS_EACH:,} per step", "x", by_length),
+        Axis("surgery", f"surgery alone on {PARAMS / 1e6:.1f} M numbers per task, by tasks",
              f"tasks, {PARAMS / 1e6:.1f} M numbers each", "", surgery),
         Axis("step", "a step of 3 × 4 sequences, by model", "parameters, millions; 3 × 4 sequences",
              "xy", models)]
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--precision", choices=list(PRODUCT_DTYPES), default="fp32")
     parser.add_argument("--plot", type=Path, metavar="FILE",
-                        help="a figure of four panels, .svg or .png")
+                        help="a figure of four panels, as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE",
                         help="the numbers of tables and figure")
     arguments = parser.parse_args()
@@ -230,8 +230,7 @@ def main() -> None:
         measured.append((axis, measure(axis.points, arguments.repeat)))
         print_table(*measured[-1])
     if arguments.plot:
-        with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
-            draw(measured, about).savefig(arguments.plot, metadata={"Date": None})
+        arguments.plot.write_bytes(svg(draw(measured, about)))
     if arguments.json:
         figures = {axis.name: results for axis, results in measured}
         arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n",

@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py [--rows 10000 1000000] [--pairs 1000 100000]
 
-Each count is measured in a fresh process, above what it holds after its imports and before it opens
-the file; the growth from the smaller count to the larger, divided by the rows between them, is what
-a row costs. The pairs are made up, 11 words a sentence; the model is a random one of 1 layer,
-hidden 32, so that its own memory hides nothing.
+Each count is measured in a fresh process. Memory held before the file is opened does not count. The
+cost of a row is the growth from the smaller count to the larger, divided by the rows between them.
+The pairs are made up, 11 words per sentence; the model is a random one of 1 layer, hidden 32, so
+that its own memory hides nothing.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
                 print(f"{title}: {rows:,} pairs, a file of {size / 2**20:.1f} MiB: peak "
                       f"{peak / 2**20:.0f} MiB above "
                       f"the start, {seconds:.0f} s of processor time", flush=True)
-            print(f"{title}: {(peaks[1] - peaks[0]) / (counts[1] - counts[0]):.0f} bytes a pair",
+            print(f"{title}: {(peaks[1] - peaks[0]) / (counts[1] - counts[0]):.0f} bytes per pair",
                   flush=True)
 
 

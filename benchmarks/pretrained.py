@@ -95,8 +95,8 @@ def main() -> None:
     add("--device", default="cpu", help="(default: cpu)")
     add("--precision", default="fp32", help="(default: fp32)")
     add("--steps", type=int, default=500, help="(default: 500)")
-    add("--batch-size", type=int, default=8, help="examples of each task a step (default: 8)")
-    add("--eval-limit", type=int, default=2000, help="dev examples a task (default: 2,000)")
+    add("--batch-size", type=int, default=8, help="examples of each task per step (default: 8)")
+    add("--eval-limit", type=int, default=2000, help="dev examples per task (default: 2,000)")
     add("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
     arms = {name: model.partition("@")
@@ -117,7 +117,7 @@ def main() -> None:
     dev = {key: run.result() for key, run in runs.items()}
     scores = {(arm, score): [value_of(dev[arm, seed], path) for seed in seeds] for arm in arms
               for score, path in SCORES.items()}
-    print(f"\n{arguments.steps} steps of {arguments.batch_size} examples a task, {len(seeds)} "
+    print(f"\n{arguments.steps} steps of {arguments.batch_size} examples per task, {len(seeds)} "
           f"seeds, torch {torch.__version__}\n")
     print(f"| from | {' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}")
     for arm in arms:

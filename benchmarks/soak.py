@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from multitask.system.runlog import read_events
+
 EVERY, SETTLING = 5.0, 300.0  # seconds: between two looks; until memory has its size
 STEPS_TO_SETTLE = 20
 SAVES = "MINBERT_SOAK_SAVES"
@@ -73,7 +75,7 @@ def watch(flags: list[str], folder: Path, minutes: float) -> tuple[list[dict], f
 
 
 def slope(times: list[float], values: list[float]) -> tuple[float, float]:
-    """Of the line through the points, an hour, and half its 95 % interval."""
+    """Of the line through the points, per hour, and half its 95 % interval."""
     fit = stats.linregress(np.array(times) / 3600, values)
     return fit.slope, fit.stderr * stats.t.ppf(0.975, len(values) - 2)
 
@@ -89,6 +91,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         return child(arguments.flags)
+    if arguments.out is None:
+        parser.error("--out FOLDER is missing")
     seen, seconds = watch(arguments.flags, arguments.out, arguments.minutes)
     settled = [each for each in seen if each["seconds"] > min(SETTLING, seconds / 6)]
     times = [each["seconds"] for each in settled]
@@ -98,9 +102,8 @@ def main() -> int:
         values = [each[name] / size for each in settled]
         by_hour, interval = slope(times, values)
         print(f"{unit}: {values[0]:,.0f} at first, {values[-1]:,.0f} at last, {min(values):,.0f} "
-              f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} an hour")
-    steps = [event for line in (arguments.out / "log.jsonl").open(encoding="utf-8")
-             if (event := json.loads(line))["event"] == "step"]
+              f"to {max(values):,.0f}; slope {by_hour:+.1f} ± {interval:.1f} per hour")
+    steps = list(read_events(arguments.out, "step"))
     of_steps = [step["seconds"] for step in steps[STEPS_TO_SETTLE:]]
     quarters = [statistics.median(part) for part in np.array_split(of_steps, 4)]
     saves = [float(line)

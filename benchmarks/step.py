@@ -190,7 +190,7 @@ def main() -> None:
                         help="each of its own batches (default: 20)")
     parser.add_argument("--rounds", type=int, default=3,
                         help="of evaluation and encode (default: 3)")
-    parser.add_argument("--dev", type=int, help="examples a task (default: all)")
+    parser.add_argument("--dev", type=int, help="examples per task (default: all)")
     parser.add_argument("--sentences", type=int, default=10_000, help="to encode (default: 10,000)")
     parser.add_argument("--data")
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)

@@ -31,7 +31,7 @@ TASKS, LR = 3, 1e-5
 VOCABULARY, HIDDEN, LOOKED_UP = 30_522, 768, 700
 
 def print_table(title: str, times: Times, units: Mapping[str, tuple[float, float]]) -> None:
-    """One line a way; every unit is a column of ratios, wall and processor."""
+    """One line per way. Each unit gives a column of ratios, wall and processor."""
     print(f"\n| {title} | ms | {' | '.join(f'× {unit}' for unit in units)} |")
     print(f"| --- | --- |{' --- |' * len(units)}")
     for name, (wall, processor) in times.items():

@@ -107,6 +107,37 @@ def course_data() -> Path:
 
 
 @pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working directory is empty: there is no ./data and no runs/."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Runs write no report: drawing it takes longer than a few steps."""
+    monkeypatch.setattr("multitask.runs.run.write_report", lambda *_: None)
+
+
+@pytest.fixture
+def refused(capsys):
+    """(flags …) → the one line on stderr of a main job that ends with status 2, writing nothing."""
+    def call(*flags: object) -> str:
+        before = sorted(Path.cwd().rglob("*"))
+        capsys.readouterr()
+        try:
+            status = programs.run(*flags)
+        except SystemExit as error:  # argparse
+            status = error.code
+        assert status == 2
+        assert sorted(Path.cwd().rglob("*")) == before
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    return call
+
+
+@pytest.fixture
 def interrupted(monkeypatch):
     """Makes contexts in which a trainer's n-th step fails, by default as by Ctrl-C."""
     @contextmanager

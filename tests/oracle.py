@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ import transformers
 from references.make import formula
 
 from minbert import BertConfig, BertModel
-from minbert.checkpoints.pretrained import file_names
+from minbert.checkpoints.pretrained import file_names, tensors_of
 from multitask import Task
 
 
@@ -25,11 +25,7 @@ def reference(ours: BertModel) -> transformers.BertModel:
     """transformers' model with our weights, by name; eager attention, eval mode, our dtype."""
     config = transformers.BertConfig(**ours.config.to_dict(), attn_implementation="eager")
     theirs = transformers.BertModel(config).to(next(ours.parameters()).dtype).eval()
-    state = theirs.state_dict()
-    for name, value in ours.named_parameters():
-        names = file_names(name)
-        for their_name, rows in zip(names, value.detach().chunk(len(names)), strict=True):
-            state[their_name].copy_(rows)
+    theirs.load_state_dict(tensors_of(ours))
     return theirs
 
 
@@ -58,14 +54,3 @@ def stored_reference() -> tuple[BertModel, dict[str, torch.Tensor], dict]:
         stored[key] = [torch.tensor(values, dtype=torch.float64) for values in stored[key]]
     stored["pooler_output"] = torch.tensor(stored["pooler_output"], dtype=torch.float64)
     return model, inputs, stored
-
-
-def algorithm_1(gradients: torch.Tensor, order: Sequence[Sequence[int]]) -> torch.Tensor:
-    """PCGrad as Yu et al. 2020 print it, on the vectors themselves, merged by the sum."""
-    projected = [gradient.clone() for gradient in gradients]
-    for i, others in enumerate(order):
-        for j in others:
-            product = projected[i] @ gradients[j]
-            if product < 0:
-                projected[i] -= product / (gradients[j] @ gradients[j]) * gradients[j]
-    return torch.stack(projected).sum(0)

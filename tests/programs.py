@@ -1,8 +1,10 @@
 """The main job with its flags, and python in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import train_multitask
@@ -29,6 +31,13 @@ def events(folder: Path, kind: str | None = None) -> list[dict]:
     """The log's events, without the seconds, which differ from run to run."""
     return [{key: value for key, value in event.items() if key != "seconds"}
             for event in read_events(folder, kind)]
+
+
+def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    """Changes the values of a JSON file in place."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
 
 
 def settings(*words: object) -> Settings:

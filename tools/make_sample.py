@@ -635,7 +635,7 @@ def _write_table(path: Path, columns: Sequence[str], examples: Sequence[Example]
 
 
 def _write_inference(path: Path, examples: Sequence[Example]) -> None:
-    """MultiNLI's format: one JSON object a line."""
+    """MultiNLI's format: one JSON object per line."""
     with path.open("w", encoding="utf-8", newline="") as file:
         for index, ((premise, hypothesis), label, genre) in enumerate(examples):
             row = {"gold_label": label, "sentence1": premise, "sentence2": hypothesis,

@@ -134,9 +134,7 @@ def mutate_value(rng: random.Random, value: object, pool: Sequence) -> object:
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
         return rng.choice(pool)
 
-    items = Pairs(value.items()) if isinstance(value, dict) else list(value)
-    if isinstance(value, Pairs):
-        items = Pairs(value)
+    items = Pairs(value.items()) if isinstance(value, dict) else type(value)(value)
     place, kind = rng.randrange(len(items)), rng.randrange(10)
 
     if kind == 0:

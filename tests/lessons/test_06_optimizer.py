@@ -174,7 +174,7 @@ def test_gradients_are_kept():
 
 
 def test_resumed_state():
-    """With its state saved and loaded, an optimizer goes on as if it had never stopped."""
+    """With its state saved and loaded, an optimizer continues as if it had never stopped."""
     def take_steps(parameter, optimizer):
         for _ in range(3):
             parameter.grad = parameter.detach().cos()

@@ -72,7 +72,7 @@ def test_bd_ends_together():
     for _ in range(2):
         steps = epoch(sampler)
         sst = [index for step in steps for index in step["sst"]]
-        assert len(sst) == len(set(sst)) == 40  # 4 a step, none twice
+        assert len(sst) == len(set(sst)) == 40  # 4 per step, none twice
         assert sorted(i for step in steps for i in step["para"]) == list(range(240))
         assert len(steps) == 10
         counts = Counter(i for step in steps for i in step["sts"])  # a set smaller than n wraps

@@ -414,8 +414,10 @@ def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequ
 
 
 def test_mini_uses_word_order(mini):
-    """It is no bag of words: of the same words in another order it makes a worse guess, on average
-    by far."""
+    """It is not a bag of words.
+
+    With the same words in another order, its guesses are much worse on average.
+    """
     hidden = [("He shook his [MASK] and said nothing.", "head"),
               ("She opened the [MASK] and went out.", "door"),
               ("It was the first [MASK] I had ever seen him.", "time"),

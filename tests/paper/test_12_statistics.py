@@ -59,14 +59,6 @@ def test_undefined_scores_are_refused():
 # ----------------------------------------------------------------------------------- many questions
 
 
-def test_holm_by_hand():
-    """.01 · 3 = .03, .03 · 2 = .06, .04 · 1 = .04, which may not be below its predecessor: .06."""
-    assert holm({1: 0.01, 2: 0.04, 3: 0.03}) == pytest.approx({1: 0.03, 2: 0.06, 3: 0.06})
-    assert holm({"sst": 0.6, "para": 0.02}) == pytest.approx({"sst": 0.6, "para": 0.04})
-    assert holm({"sst": 0.6, "para": 0.7}) == {"sst": 1, "para": 1}
-    assert holm({}) == {}
-
-
 def test_a_comparison_without_a_p_value_still_counts():
     assert holm({1: 0.01, 2: None, 3: 0.03}) == {1: pytest.approx(0.03), 2: None,
                                                  3: pytest.approx(0.06)}

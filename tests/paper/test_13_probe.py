@@ -144,7 +144,7 @@ def test_after_a_failure_too(model, tokens):
 
 
 def test_only_the_seed_matters(model, tokens):
-    """There is no dropout, in training mode neither."""
+    """There is no dropout, not even in training mode."""
     plain = conflict_probe(model, tokens, 2, draws=2, seed=0)
     assert conflict_probe(model.train(), tokens, 2, draws=2, seed=0) == plain
     assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import events
+from programs import events, run
 from test_10_training import SENTENCES, build
 
-import train_multitask
 from multitask import MultitaskBert, hand_in
 from multitask.analysis.paper_results import PAPER_TABLE_1
 from multitask.data.examples import Example, load_dataset
@@ -33,20 +32,17 @@ from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
 
 
 def train(data, encoder, out, *flags, status=0) -> Path:
     """A run of two epochs per stage, from the encoder or from the run that --start names."""
     start = [] if "--start" in flags else ["--model", encoder]
-    arguments = ["--data", data, *start, "--out", out, "--lr", "1e-3", "--epochs", 2, *flags]
-    assert train_multitask.main([str(argument) for argument in arguments]) == status
+    assert run("--data", data, *start, "--out", out, "--lr", 1e-3, "--epochs", 2,
+               *flags) == status
     return Path(out)
 
 
@@ -126,7 +122,7 @@ def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_che
     monkeypatch.setattr(Stage, "_train_step",
                         lambda self: (trained.append(self.name), train_step(self))[1])
     torch.rand(5)  # whatever the global generator did in between
-    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert run("--resume", stopped) == 0
     assert set(trained) == set(list(STAGES)[list(STAGES).index(stage):]) - {"baseline"}
     assert weights_of(stopped) == weights_of(whole)
     assert events(stopped, "epoch") == events(whole, "epoch")
@@ -141,7 +137,7 @@ def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatc
     whole = train(small_data, tiny_checkpoint, tmp_path / "whole", *flags)
     with interrupted(HeadTrainer, 11):
         stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *flags, status=130)
-    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
@@ -155,7 +151,7 @@ def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, mon
                         status=130)
     # after each epoch of the first stage
     assert [path.name for path in numbered(stopped)] == ["1", "2"]
-    assert train_multitask.main(["--resume", str(stopped)]) == 0
+    assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
@@ -178,13 +174,14 @@ def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
 
 def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
     """The other heads stay as they were."""
-    run = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
-    assert json.loads((run / "config.json").read_text())["arch"] == "concatA"
-    assert list(metrics_of(run)["stages"]) == ["baseline"]
-    para, sts = ([epoch["dev"][name] for epoch in events(run, "epoch")] for name in ("para", "sts"))
+    base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
+    assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
+    assert list(metrics_of(base)["stages"]) == ["baseline"]
+    para, sts = ([epoch["dev"][name] for epoch in events(base, "epoch")]
+                 for name in ("para", "sts"))
     assert para[0] == para[1]
     assert sts[0] == sts[1]
-    assert "surgery" not in metrics_of(run)
+    assert "surgery" not in metrics_of(base)
 
 
 # ---------------------------------------------------------------- a frozen encoder
@@ -306,7 +303,9 @@ def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
     """It leaves a folder that can be used."""
     assert asked(tmp_path / "nowhere", tiny_checkpoint, tmp_path / "grid") == 2
     assert asked(small_data, tiny_checkpoint, tmp_path / "grid", "--seeds", "0") == 2
-    assert "--seeds 0: must be at least 1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there is no such folder" in said
+    assert "--seeds 0: must be at least 1" in said
     experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(tiny_checkpoint), "fp32",
                      "cpu").check()
 

@@ -19,6 +19,7 @@ from multitask.analysis.comparisons import holm
 from multitask.analysis.paper_results import PAPER_CELLS
 from multitask.experiments import arms, claims, question
 from multitask.experiments.__main__ import main
+from multitask.experiments.question import read_trial
 from multitask.experiments.question_report import write_question_report
 from multitask.experiments.question_tables import answer, control_rows, difference_rows
 from multitask.tasks import TASKS
@@ -33,7 +34,6 @@ ADDED = ("famo", "cagrad:c=0.8", "best-constant", "anneal")
 def few():
     """Few steps of what is not looked at here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.showwarning", lambda *_, **__: None)
         for module, name, value in ((question, "TIMED_STEPS", 1), (question, "UNTIMED_STEPS", 1),
                                     (question, "RESAMPLES", 50), (arms, "PROBE_DRAWS", 2)):
             patch.setattr(module, name, value)
@@ -85,14 +85,10 @@ def test_arms_start_alike(asked):
     assert not all(torch.equal(a["sst"], b["sst"]) for a, b in zip(first, second, strict=False))
 
 
-def trial(out, seed, training) -> dict:
-    return json.loads(question.trial_file(out, seed, training).read_text())
-
-
 def test_constant_arm_weights(asked):
     _, out, _ = asked
     for seed in SEEDS:
-        pcgrad, constant, plain_sum = (trial(out, seed, arm)["conflicts"]["mean_weights"]
+        pcgrad, constant, plain_sum = (read_trial(out, seed, arm)["conflicts"]["mean_weights"]
                                        for arm in ("pcgrad", "constant", "sum"))
         assert constant == pytest.approx(pcgrad, rel=1e-6)
         assert plain_sum == dict.fromkeys(TASKS, 1.0)
@@ -122,7 +118,7 @@ def test_paired_and_corrected(asked):
         (arm, task) for arm in ("pcgrad", "paper", "constant", "single") for task in TASKS}
     for row in family:
         task, training = row["task"], question.training_of(row["arm"], row["task"])
-        scores = [[trial(out, seed, name)["scores"]["equal_steps"][task] for seed in SEEDS]
+        scores = [[read_trial(out, seed, name)["scores"]["equal_steps"][task] for seed in SEEDS]
                   for name in (training, "sum")]
         differences = np.subtract(*scores)
         assert row["mean"] == pytest.approx(np.mean(differences))
@@ -234,15 +230,16 @@ def test_best_constant(grown):
     out, _ = grown
     averages = {}
     for row in arms.GRID:
-        scores = [trial(out, seed, row)["scores"]["equal_steps"] for seed in question.GRID_SEEDS]
+        scores = [read_trial(out, seed, row)["scores"]["equal_steps"]
+                  for seed in question.GRID_SEEDS]
         averages[row] = np.mean([[score[task] for task in TASKS] for score in scores])
     best = max(averages, key=averages.__getitem__)
     assert len(set(averages.values())) > 1  # there is a choice
     weights = [float(number) for number in re.findall(r"\d+", best)]
     for seed in SEEDS:
-        found = trial(out, seed, "best-constant")["conflicts"]["mean_weights"]
+        found = read_trial(out, seed, "best-constant")["conflicts"]["mean_weights"]
         assert list(found.values()) == weights
-    assert trial(out, question.GRID_SEEDS[0], best)["steps"] == dict.fromkeys(arms.MOMENTS, 2)
+    assert read_trial(out, question.GRID_SEEDS[0], best)["steps"] == dict.fromkeys(arms.MOMENTS, 2)
     [note] = [text for arm, text in control_rows(results_of(out)) if arm == "best-constant"]
     assert f"half the steps: {':'.join(f'{weight:g}' for weight in weights)}. " in note
 
@@ -250,7 +247,7 @@ def test_best_constant(grown):
 def test_annealed_arm(grown, asked):
     """Three steps of one task where the others have one of three tasks: equally many batches."""
     out, _ = grown
-    found = trial(out, SEEDS[0], "anneal")
+    found = read_trial(out, SEEDS[0], "anneal")
     assert found["steps"]["equal_steps"] == 3 * asked[0].steps
     assert (found["conflicts"], found["cosines"]) == ({}, {})
     assert set(found["scores"]["equal_steps"]) == set(TASKS)
@@ -413,8 +410,7 @@ def test_claims_by_the_papers_table():
     assert found["ConcatB is far better than ConcatA on pairs",
                  "sts"] == pytest.approx((7.722 - 3.190) / 10)
     against = {key for key, value in found.items() if value * signs[key] <= 0}
-    # FL's SST, .303 and .305, is below the baseline's .310, whatever the text says (DESIGN: "its
-    # own slips")
+    # FL's SST, .303 and .305, is below the baseline's .310, whatever the paper's text says
     assert ("all experiments outperform the baseline, the worst too", "sst") in against
     assert found["all experiments outperform the baseline, the worst too",
                  "sst"] == pytest.approx(0.303 - 0.310)
@@ -478,8 +474,3 @@ def test_bootstrap_of_a_cell():
             items = generator.integers(400, size=400)
             assert draw == pytest.approx(TASKS[task].measure(cells[CELLS[0]][task][items],
                                                             labels[task][items]))
-
-
-def test_command_refuses_missing_data(capsys, tmp_path):
-    assert main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
-    assert "there is no such folder" in capsys.readouterr().err

@@ -4,11 +4,11 @@ import copy
 import json
 from collections import Counter
 
+import programs
 import pytest
 import torch
 from test_10_training import batches, build, without_head_dropout
 
-import train_multitask
 from multitask import MultitaskBert
 from multitask.data.sampling import RoundRobin, annealed_shares
 from multitask.system.runlog import read_events
@@ -102,9 +102,9 @@ def test_wrong_batches(model):
 
 
 def run(small_data, tiny_checkpoint, out, *flags) -> int:
-    arguments = ["--gs", "anneal", "--data", small_data, "--model", tiny_checkpoint, "--out", out,
-                 "--epochs", 2, "--batch-size", 8, "--eval-limit", 20, "--device", "cpu", *flags]
-    return train_multitask.main(list(map(str, arguments)))
+    return programs.run("--gs", "anneal", "--data", small_data, "--model", tiny_checkpoint, "--out",
+                        out, "--epochs", 2, "--batch-size", 8, "--eval-limit", 20, "--device",
+                        "cpu", *flags)
 
 
 def losses_of(folder) -> list[dict]:
@@ -117,7 +117,7 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
     assert run(small_data, tiny_checkpoint, tmp_path / "whole", *every) == 0
     with interrupted(SurgeryTrainer, 28):
         assert run(small_data, tiny_checkpoint, tmp_path / "stopped", *every) == 130
-    assert train_multitask.main(["--resume", str(tmp_path / "stopped")]) == 0
+    assert programs.run("--resume", tmp_path / "stopped") == 0
 
     for name in ("model.safetensors", "heads.safetensors"):
         files = [tmp_path / folder / "model" / name for folder in ("whole", "stopped")]
@@ -125,7 +125,7 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "stopped")
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert "surgery" not in metrics
-    assert metrics["steps"] == 2 * (5 + 8 + 5)  # 40, 64 and 40 examples, 8 a step
+    assert metrics["steps"] == 2 * (5 + 8 + 5)  # 40, 64 and 40 examples, 8 per step
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "gs_anneal" in page
     assert "pcgrad" not in page
@@ -141,7 +141,7 @@ def test_alpha_falls_over_the_training(small_data, tiny_checkpoint, tmp_path, mo
 
 
 def test_no_surgery_flag(small_data, tiny_checkpoint, tmp_path, capsys):
-    """With one gradient a step a surgery method would do nothing, so it is refused."""
+    """With one gradient per step, a surgery method would do nothing, so it is refused."""
     assert run(small_data, tiny_checkpoint, tmp_path / "x", "--surgery", "pcgrad") == 2
     assert "--surgery is for --gs wrap and bd: with --gs anneal no step has" in (
         capsys.readouterr().err)

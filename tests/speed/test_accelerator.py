@@ -7,7 +7,6 @@ does.
 import copy
 import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -186,36 +185,25 @@ def test_kernels_for_packed_rows(dtype, monkeypatch):
     assert rows.grad.shape == rows.shape
 
 
-def test_bf16_on_a_gpu(monkeypatch):
-    """bf16 is taken where a GPU has it."""
-    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability",
-                            lambda device, capability=capability: capability)
-        assert pick_precision("auto", CUDA, hidden_size=128) == expected
-        assert pick_precision("fp32", CUDA, hidden_size=128) == "fp32"
-
-
-@pytest.mark.parametrize(("has_bf16", "hidden_size", "expected"), [
-    (True, 384, "bf16"), (True, 256, "fp32"), (False, 768, "fp32")])
-def test_bf16_on_a_cpu(monkeypatch, has_bf16, hidden_size, expected):
-    """bf16 is taken for wide encoders on a CPU that has it."""
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
-    assert pick_precision("auto", torch.device("cpu"), hidden_size) == expected
+@pytest.mark.parametrize(("device", "has", "hidden_size", "expected"), [
+    ("cuda", (7, 5), 128, "fp32"), ("cuda", (8, 0), 128, "bf16"), ("cuda", (9, 0), 128, "bf16"),
+    ("cpu", True, 384, "bf16"), ("cpu", True, 256, "fp32"), ("cpu", False, 768, "fp32"),
+])
+def test_automatic_precision(device, has, hidden_size, expected, monkeypatch):
+    """bf16 is taken where a GPU's capability has it, and for wide encoders where a CPU has it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has)
+    assert pick_precision("auto", torch.device(device), hidden_size) == expected
     for name in ("fp32", "bf16"):
-        assert pick_precision(name, torch.device("cpu"), hidden_size) == name
+        assert pick_precision(name, torch.device(device), hidden_size) == name
 
 
-def test_cpu_flag_for_bf16(monkeypatch):
-    """A processor has bf16 where Linux lists it."""
-    flags = Path("/proc/cpuinfo")
-    if not flags.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
-        pytest.skip("no /proc/cpuinfo here, or a torch that does not know")
-
-    monkeypatch.setattr(devices, "MULTIPLIES_BF16", True)
-    assert devices.cpu_has_bf16() == ("avx512_bf16" in flags.read_text())
-
-    monkeypatch.setattr(devices, "MULTIPLIES_BF16", False)
-    assert not devices.cpu_has_bf16()
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_bf16_needs_onednn(multiplies, monkeypatch):
+    """A processor's instructions are not enough: torch must use them."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(devices, "MULTIPLIES_BF16", multiplies)
+    assert devices.cpu_has_bf16() == multiplies
 
 
 def test_precision_note(monkeypatch):

@@ -21,7 +21,7 @@ from minbert.fast.dropout import drop_, keep_mask, rescale
 from minbert.layer import BertLayer
 
 HIDDEN, LENGTHS = 12, (3, 9, 8, 2, 10)  # three blocks: of the longest three, of 3 tokens, of 2
-# of float64, where numbers go up to some hundreds
+# float64 rounding of numbers up to some hundreds
 ROUNDING = {"atol": 1e-11, "rtol": 1e-11}
 
 
@@ -29,7 +29,7 @@ def layer_of(activation: str = "gelu", dropout: float = 0.0,
              dtype: torch.dtype = torch.float64) -> BertLayer:
     layer = BertLayer(HIDDEN, 3, 20, activation, 1e-12, dropout, dropout).to(dtype)
     for parameter in layer.parameters():
-        # far from a start at which biases and LayerNorm would say nothing
+        # not the usual start, where biases and LayerNorm have no effect
         nn.init.normal_(parameter, std=0.5)
     return layer
 

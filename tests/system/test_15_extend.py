@@ -2,23 +2,31 @@
 
 import json
 import re
-from pathlib import Path
+from unittest.mock import patch
 
-from programs import ROOT, python
+import pytest
+from programs import ROOT
 
+from heads import ARCHITECTURES
+from multitask.kinds import KINDS
 from multitask.system.runlog import read_events
+from multitask.tasks import BUILT_IN
+from optim import SURGERY
 
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```",
                         (ROOT / "docs" / "how-to" / "extend.md").read_text(), re.DOTALL))
 
 
-def run(name: str, data: Path, folder: Path, *flags: str) -> dict:
-    """Runs the main job with a file of the page for two steps; its metrics."""
-    (folder / name).write_text(FILES[name])
-    done = python(ROOT / "train_multitask.py", "--import", name, "--data", data, "--model",
-                  "scratch", "--max-steps", "2", "--out", "run", *flags, folder=folder)
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "run" / "metrics.json").read_text())
+@pytest.fixture
+def run(brief_run, tmp_path):
+    """(file of the page, flags …) → the metrics of two steps; the tables are restored."""
+    def start(name: str, *flags: object) -> dict:
+        (tmp_path / name).write_text(FILES[name])
+        folder = brief_run(tmp_path / "run", "--import", tmp_path / name, "--max-steps", 2, *flags)
+        return json.loads((folder / "metrics.json").read_text())
+
+    with patch.dict(KINDS), patch.dict(BUILT_IN), patch.dict(ARCHITECTURES), patch.dict(SURGERY):
+        yield start
 
 
 def test_three_short_files():
@@ -27,22 +35,22 @@ def test_three_short_files():
         assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
 
-def test_own_kind(small_data, tmp_path):
-    metrics = run("robust.py", small_data, tmp_path, "--tasks", "sst,robust_sts")
+def test_own_kind(run, small_data, tmp_path):
+    metrics = run("robust.py", "--tasks", "sst,robust_sts")
     assert list(metrics["dev"]["robust_sts"]) == ["pearson"]
     (tmp_path / "my.toml").write_text(
         f'[mine]\nkind = "robust"\ntext = ["sentence1"]\nlabel = "similarity"\n'
         f'train = "{small_data}/sts-train.csv"\ndev_share = 0.2\n')
-    run("robust.py", small_data, tmp_path, "--tasks", "my.toml", "--out", "own")
+    run("robust.py", "--tasks", tmp_path / "my.toml", "--out", tmp_path / "own")
 
 
-def test_own_head(small_data, tmp_path):
-    run("wide_head.py", small_data, tmp_path, "--arch", "concatB_wide")
+def test_own_head(run, tmp_path):
+    run("wide_head.py", "--arch", "concatB_wide")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["arch"] == "concatB_wide"
 
 
-def test_own_surgery(small_data, tmp_path):
-    metrics = run("equal_say.py", small_data, tmp_path, "--surgery", "equal_say")
+def test_own_surgery(run, tmp_path):
+    metrics = run("equal_say.py", "--surgery", "equal_say")
     assert metrics["surgery"]["method"] == "equal_say"
     for step in read_events(tmp_path / "run", "step"):
         for name, norm in step["gradient_norms"].items():

@@ -1,13 +1,14 @@
 """Lesson 18: one step made by several processes, and one batch computed in pieces.
 
 A mean over a batch is a sum of shares, so whoever computes a share weights it by its number of
-examples, and the shares add up. Surgery is no sum: it wants the tasks' whole gradients first. You
-learn what processes must tell one another, what each can work out for itself, and what remains when
-one of them dies.
+examples, and the shares add up. Surgery is not a sum: it needs each task's whole gradient first.
+You learn what processes must tell one another, what each can work out for itself, and what remains
+when one of them dies.
 """
 
 import json
 import re
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -278,12 +279,11 @@ def test_two_train_as_one(tiny, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1  # one speaks
     assert "(seed 11711, cpu, fp32, 2 processes)" in done.stdout
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
     monkeypatch.setattr(heads.layers, "FIRST_DROPOUT", 0.0)
     assert run(*flags, "--batch-size", 16, "--out", tmp_path / "one") == 0
 
     ours, theirs = last_state(tmp_path / "two"), last_state(tmp_path / "one")
-    assert len([event for event in events(tmp_path / "two") if event["event"] == "step"]) == 20
+    assert len(events(tmp_path / "two", "step")) == 20
     for name in theirs:
         if name.startswith("model."):
             # at a rate of 1e-5 no weight moves further than 2e-4 in all; AdamW divides away the
@@ -336,11 +336,12 @@ def test_killed_process(killed):
 
 
 @pytest.fixture(scope="module")
-def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict], Path]:
-    """That run resumed: the process, the log before it, the folder of what its ranks noted."""
-    word, before = tmp_path_factory.mktemp("resumed"), events(killed[0])
-    return torchrun("--resume", killed[0], WITNESS=str(word / "after"),
-                    THREADS=str(word / "threads")), before, word
+def resumed(killed, tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """A copy of that run resumed: the process; the folder of the copy and what its ranks noted."""
+    folder = tmp_path_factory.mktemp("resumed")
+    shutil.copytree(killed[0], folder / "run")
+    return torchrun("--resume", folder / "run", WITNESS=str(folder / "after"),
+                    THREADS=str(folder / "threads")), folder
 
 
 def test_ctrl_c_in_one_process(tiny, tmp_path):
@@ -354,20 +355,19 @@ def test_ctrl_c_in_one_process(tiny, tmp_path):
     assert [path.name for path in numbered(tmp_path / "run")] == ["1", "2"]
 
 
-def test_other_number_of_processes(killed, capsys, monkeypatch):
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+def test_other_number_of_processes(killed, capsys):
     assert run("--resume", killed[0]) == 2
     assert "was trained by 2 process(es), and here are 1" in capsys.readouterr().err
 
 
 def test_resume_of_two(killed, resumed):
     """The second epoch again, with each process's own dropout; then the last stage."""
-    folder = killed[0]
-    done, whole, word = resumed
+    done, word = resumed
+    folder, whole = word / "run", events(killed[0])
     assert done.returncode == 0, done.stderr
     assert "resumed after gs epoch 1, step 4" in done.stdout
     witnesses = [Path(f"{path}.{rank}").read_text() for rank in range(2)
-                 for path in (folder.parent / "before", word / "after")]
+                 for path in (killed[0].parent / "before", word / "after")]
     assert witnesses[0] == witnesses[1]
     assert witnesses[2] == witnesses[3]
     assert witnesses[0].split()[0] == witnesses[2].split()[0]  # the same weights in both processes
@@ -384,6 +384,6 @@ def test_resume_of_two(killed, resumed):
 def test_no_thread_is_left(resumed):
     """One that frees a tensor then would abort a process that has done all its work."""
     for rank in range(2):
-        names = Path(f"{resumed[2] / 'threads'}.{rank}").read_text()
+        names = Path(f"{resumed[1] / 'threads'}.{rank}").read_text()
         assert "python" in names
         assert "gloo" not in names, names

@@ -14,7 +14,7 @@ import pytest
 import scipy
 import torch
 import transformers
-from programs import run
+from programs import edit_json, run
 from safetensors.torch import load_file
 from sklearn import metrics as sklearn_metrics
 
@@ -32,20 +32,11 @@ from multitask.tasks import CFIMDB, PARA, SST, STS, Task
 from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 SCRATCH = ("--model", "scratch", "--epochs", 1, "--batch-size", 8)
 WORDS = ["dull", "fine", "great"]
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def refused(capsys, *arguments: object) -> str:
-    """What a wrong call prints; its exit status is 2."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    return capsys.readouterr().err
 
 
 def make_file(path: Path, kind: str, pairs: bool = False, count: int = 48, start: int = 0) -> None:
@@ -141,7 +132,7 @@ def test_unusable_task_files(text, message):
         read_task_file(Path("my.toml"))
 
 
-def test_unusable_lists(reviews):
+def test_unusable_lists():
     for text, message in (("sst,nothing", "choose from sst, para, sts, cfimdb"),
                           ("sst,sst", "two tasks have the name sst"), (",", "names no task"),
                           ("nowhere.toml", "there is no such file")):
@@ -338,10 +329,9 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     assert "name them with --data" in capsys.readouterr().err
 
 
-def test_same_as_a_program(reviews):
+def test_same_as_a_program(one_task):
     """The run's losses are those of a loop over MultitaskBert with a Task made by hand."""
-    assert run("--tasks", reviews, *SCRATCH, "--out", "one") == 0
-    logged = [step["losses"]["reviews"] for step in read_events(Path("one"), "step")]
+    logged = [step["losses"]["reviews"] for step in read_events(one_task, "step")]
 
     rows = list(csv.DictReader(Path("reviews-train.csv").read_text().splitlines()))
     task = Task("mine", "classes", ("first",), "verdict", "-", labels=WORDS, dev_share=0.5)
@@ -361,7 +351,7 @@ def test_same_as_a_program(reviews):
     assert found == pytest.approx(logged, rel=1e-6)
 
 
-def test_resume(reviews, interrupted, capsys):
+def test_resume(reviews, interrupted, refused, no_report):
     """The task file may be gone and its files elsewhere; other tasks are refused."""
     assert run("--tasks", reviews, *SCRATCH, "--epochs", 2, "--out", "whole") == 0
 
@@ -371,9 +361,9 @@ def test_resume(reviews, interrupted, capsys):
     Path("elsewhere").mkdir()
     for path in (*Path().glob("reviews-*.csv"), reviews):
         path.rename(Path("elsewhere") / path.name)
-    assert "reviews-train.csv is missing" in refused(capsys, "--resume", "stopped")
+    assert "reviews-train.csv is missing" in refused("--resume", "stopped")
     assert "describes other tasks than those of the run, which are reviews" in refused(
-        capsys, "--resume", "stopped", "--tasks", "sst")
+        "--resume", "stopped", "--tasks", "sst")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
@@ -413,7 +403,7 @@ def test_one_of_each_kind(capsys):
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
-def test_an_earlier_run(trained):
+def test_an_earlier_run(trained, no_report):
     """Before tasks.json, heads.safetensors told the architecture, and the tasks were the paper's."""
     shutil.copytree(trained, "run")
     before = MultitaskBert.from_pretrained("run").predict_sentiment(["a film", "no"])
@@ -421,10 +411,8 @@ def test_an_earlier_run(trained):
     heads = load_file("run/model/heads.safetensors")
     write_tensors(Path("run/model/heads.safetensors"), heads,
                   {"multitask": json.dumps({"arch": "concatB", "precision": "fp32"})})
-    config = json.loads(Path("run/config.json").read_text())
-    for name in ("tasks", "max_length"):
-        del config[name]
-    Path("run/config.json").write_text(json.dumps(config))
+    edit_json(Path("run/config.json"),
+              lambda config: [config.pop(name) for name in ("tasks", "max_length")])
     model = MultitaskBert.from_pretrained("run")
     assert list(model.tasks) == ["sst", "para", "sts"]
     assert model.predict_sentiment(["a film", "no"]).tolist() == before.tolist()
@@ -432,15 +420,15 @@ def test_an_earlier_run(trained):
     assert run("--start", "run", "--gs", "none", "--fl", "--max-steps", 1, "--out", "next") == 0
 
 
-def test_built_in_tasks_alone(small_data, capsys):
+def test_built_in_tasks_alone(small_data, refused, no_report):
     assert run("--data", small_data, "--tasks", "sts,sst", *SCRATCH, "--max-steps", 2, "--out",
                "two") == 0
     dev = json.loads(Path("two/metrics.json").read_text())["dev"]
     assert list(dev) == ["sts", "sst", "average"]
     assert "the embedded sample has sst, para, sts, but not cfimdb" in refused(
-        capsys, "--tasks", "cfimdb", *SCRATCH)
+        "--tasks", "cfimdb", *SCRATCH)
     assert "--batch-sizes: give a size of 1 or more for each of sst, para" in refused(
-        capsys, "--tasks", "sst,para", "--gs", "bd", "--batch-sizes", "sst=1,sts=1")
+        "--tasks", "sst,para", "--gs", "bd", "--batch-sizes", "sst=1,sts=1")
     with pytest.raises(ValueError, match="no task 'para'; its tasks are sts, sst"):
         MultitaskBert.from_pretrained("two").predict_paraphrase([("a", "b")])
 
@@ -448,20 +436,20 @@ def test_built_in_tasks_alone(small_data, capsys):
 # ----------------------------------------------------------------------------------------- --mode
 
 
-def test_modes(reviews, capsys):
-    for mode, stages in (("full", ("gs",)), ("last-layer", ("fl",))):
-        assert run("--tasks", reviews, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
-                   mode) == 0
-        assert tuple(json.loads(Path(mode, "metrics.json").read_text())["stages"]) == stages
+def test_modes(one_task, refused, no_report):
+    assert run("--tasks", "reviews.toml", "--mode", "last-layer", *SCRATCH, "--max-steps", 1,
+               "--out", "last-layer") == 0
+    for folder, stage in ((one_task, "gs"), (Path("last-layer"), "fl")):
+        assert list(json.loads((folder / "metrics.json").read_text())["stages"]) == [stage]
     for flags in (("--fl",), ("--gs", "wrap"), ("--nli",)):
-        assert "not both" in refused(capsys, "--mode", "full", *flags)
-    assert "--surgery is for --gs" in refused(capsys, "--mode", "last-layer", "--surgery", "sum")
-    before, after = (BertModel.from_pretrained(f"{mode}/model").state_dict()
-                     for mode in ("full", "last-layer"))
+        assert "not both" in refused("--mode", "full", *flags)
+    assert "--surgery is for --gs" in refused("--mode", "last-layer", "--surgery", "sum")
+    before, after = (BertModel.from_pretrained(folder / "model").state_dict()
+                     for folder in (one_task, Path("last-layer")))
     assert not torch.equal(before["pooler_dense.weight"], after["pooler_dense.weight"])
 
 
-def test_part_1_of_the_course(small_data, capsys):
+def test_part_1_of_the_course(small_data, capsys, no_report):
     Path("data").symlink_to(small_data)
     runs = []
     for mode in ("full", "last-layer"):
@@ -470,7 +458,7 @@ def test_part_1_of_the_course(small_data, capsys):
             assert run("--tasks", task, "--mode", mode, *SCRATCH, "--max-steps", 1, "--out",
                        runs[-1]) == 0
 
-    capsys.readouterr()
+    assert str(small_data) in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", runs[0], "--out", "files"]) == 0
     assert "still missing: last-linear-layer-sst-dev-out.csv" in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", *runs, "--out", "files"]) == 0
@@ -533,7 +521,7 @@ def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     assert not Path("-").exists()
 
 
-def test_json_lines_keep_their_values(one_task, capsys):
+def test_json_lines_keep_their_values(one_task):
     Path("in.jsonl").write_text('{"first": "x", "deep": {"a": [1]}}\n{"first": "y"}\n')
     assert ask(one_task, "--input", "in.jsonl", "--output", "out.jsonl") == 0
     first, second = map(json.loads, Path("out.jsonl").read_text().splitlines())
@@ -579,7 +567,7 @@ def test_predict_says_what_is_wrong(one_task, capsys):
         assert message in failed(capsys, one_task, *arguments)
 
 
-def test_sample_and_cut_inputs_are_said(reviews, capsys):
+def test_sample_and_cut_inputs_are_said(reviews, capsys, no_report):
     """A task with files of its own has not been trained on the sample, though the run has."""
     assert run(*SCRATCH, "--tasks", f"sst,{reviews}", "--max-steps", 1, "--eval-limit", 10,
                "--max-length", 16, "--out", "run") == 0
@@ -600,7 +588,7 @@ def test_sample_and_cut_inputs_are_said(reviews, capsys):
 # ------------------------------------------------------------------------------------ max length
 
 
-def test_max_length(reviews, capsys):
+def test_max_length(reviews, capsys, refused, no_report):
     assert run("--tasks", reviews, *SCRATCH, "--max-length", 8, "--max-steps", 1, "--out",
                "short") == 0
     assert "8 tokens and will be cut (reviews train" in capsys.readouterr().out
@@ -608,9 +596,8 @@ def test_max_length(reviews, capsys):
     model = MultitaskBert.from_pretrained("short")
     long = "great " * 30
     assert torch.equal(model.logits("reviews", [long]), model.logits("reviews", [long + "dull"]))
-    assert "has only 512 positions" in refused(capsys, "--tasks", reviews, *SCRATCH,
-                                               "--max-length", 1000)
-    assert "--max-length 2" in refused(capsys, "--tasks", reviews, "--max-length", 2)
+    assert "has only 512 positions" in refused("--tasks", reviews, *SCRATCH, "--max-length", 1000)
+    assert "--max-length 2: must be at least 3" in refused("--tasks", reviews, "--max-length", 2)
 
 
 # --------------------------------------------------------------------------------------- --import
@@ -629,7 +616,7 @@ def own_code(monkeypatch):
         "print('own code runs')\n")
 
 
-def test_import(own_code, small_data, interrupted, capsys, monkeypatch):
+def test_import(own_code, small_data, interrupted, capsys, monkeypatch, no_report):
     own = ["--import", "own.py"]
     with interrupted(SurgeryTrainer, 2):
         assert run(*own, "--arch", "wide", "--surgery", "halves", "--data", small_data, *SCRATCH,
@@ -677,9 +664,8 @@ def test_other_encoder(small_data):
     dataset = load_dataset(small_data)
     settings = main_job.Settings("concatB", "wrap", model="scratch", data=str(small_data))
     main_job.build_model(settings, dataset).save_pretrained("scratch")
-    config = json.loads(Path("scratch/config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    Path("scratch/config.json").write_text(json.dumps(config))
+    edit_json(Path("scratch/config.json"), lambda config: config.update(
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
 
     tokenizer = BertTokenizer.from_pretrained("scratch")
     theirs = transformers.AutoModel.from_pretrained("scratch")

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from optim import project_conflicting
 
 # transformers and Lightning warn of one another's and torch's deprecations
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("empty_folder")]
 
 LR, SEED = 0.1, 7
 ROWS = hf_trainer.rows_of(EXAMPLES)[:4]
@@ -104,11 +104,6 @@ def movement(model, before) -> torch.Tensor:
     """The gradient by which descent has moved the model, encoder first."""
     after = flat([*model.encoder.parameters(), *model.heads.parameters()])
     return (flat([*before.encoder.parameters(), *before.heads.parameters()]) - after) / LR
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -17,7 +17,7 @@ from multitask.runs.comparison_report import course_of
 from multitask.tasks import CFIMDB, PARA, SST, STS, TASKS, Task
 
 OWN = Task("own", "classes", ("text",), "label", str(Path("/own.csv").absolute()), dev_share=0.1,
-           labels=("good, or so", "bad"))
+           labels=("good, or\nso", "bad\u2028"))
 OWN_SCALE = Task("points", "scale", ("text",), "label", str(Path("/own.csv").absolute()),
                  dev_share=0.1, range=(-1, 1))
 
@@ -101,7 +101,10 @@ def test_differences(trained, compare, small_data):
 
 
 def test_table(compare):
-    """The first run named is the reference, of which each difference has its sign."""
+    """The first run named is the reference.
+
+    Each difference is a run's score minus the reference's.
+    """
     status, out, _ = compare("a", "b", "single")
     assert status == 0
     lines = out.splitlines()

@@ -5,9 +5,9 @@ import pytest
 
 from multitask.data import Example, load_dataset
 from multitask.data.sample import write_sample
-from multitask.evaluation import prediction_file, read_predictions, write_predictions
+from multitask.evaluation import prediction_file, write_predictions
 from multitask.metrics import accuracy, average, overall, pearson
-from multitask.tasks import PARA, SST, STS, Task
+from multitask.tasks import PARA, SST, STS
 
 
 def test_missing_files(tmp_path):
@@ -67,13 +67,3 @@ def test_prediction_files(tmp_path):
         assert path.name == f"{task.name}-dev-output.csv"
         assert write_predictions(path, task, examples, np.array(values)) == path
         assert path.read_text() == header + lines
-
-
-def test_labels_of_two_lines(tmp_path):
-    """They are read back as they were written."""
-    task = Task("mood", "classes", ("text",), "mood", "/moods.csv", labels=("so\nso", "fine\u2028"),
-                dev_share=0.5)
-    examples = [Example("a\nb", (), None), Example("c", (), None)]
-    path = write_predictions(tmp_path / "mood.csv", task, examples, np.array([1.0, 0.0]))
-    ids, values = read_predictions(path, task)
-    assert (ids, values.tolist()) == (["a\nb", "c"], [1.0, 0.0])

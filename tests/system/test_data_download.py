@@ -6,12 +6,12 @@ and are never overwritten. A server on 127.0.0.1 plays the public homes.
 """
 
 import dataclasses
-import io
 import json
 import zipfile
 
 import pytest
 from hub_server import WEB_PAGE, Server, breaks_off, sha256, status
+from mutations import zipped
 from programs import ROOT, python
 
 from multitask.data import __main__ as command
@@ -37,14 +37,6 @@ def course_file(row, rows=3):
     for number in range(rows):
         lines.append("\t".join([str(number), f"{row.file}{number}", texts, *["1" for _ in label]]))
     return ("\n".join(lines) + "\n").encode()
-
-
-def zipped(entries, method=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 FILES = {row.file: course_file(row) for row in SOURCES if row.group == "course"}
@@ -202,8 +194,7 @@ def test_other_leftovers(fetch, data, name, content):
      f"bytes, expected {len(FILES['sts-dev.csv'])}"),
     ("quora-train.csv", WEB_PAGE,
      "quora-train.csv, line 1: no column 'id'; expected columns"),
-    ("quora-train.csv", FILES["sts-train.csv"], "no column 'is_duplicate'"),
-], ids=["same size", "more bytes", "a web page", "another task's"])
+], ids=["same size", "more bytes", "a web page"])
 def test_another_file(fetch, server, data, name, content, expected):
     server.put(f"/{name}", content)
     code, _, err = fetch("--only", name, promised=FILES)
@@ -238,7 +229,6 @@ def test_no_network(server, tmp_path, capsys):
     (FILES["sts-dev.csv"].replace(b"film", b"flop"),
      "kept, though its sha256 is not that of the file at https://raw"),
     (FILES["sts-dev.csv"][:-2] + b"7\n", "line 4: similarity is '7'"),
-    (WEB_PAGE, "line 1: no column 'id'"),
 ])
 def test_nothing_is_overwritten(fetch, server, data, content, expected):
     data.mkdir()
@@ -279,14 +269,11 @@ def test_a_zip_placed_by_hand(fetch, server, data, place, good):
 
 @pytest.mark.parametrize(("entries", "expected"), [
     ({"multinli_1.0/README.txt": "x", DEV: PAIR}, "holds 0 files multinli_1.0_train.jsonl"),
-    ({}, "holds 0 files multinli_1.0_train.jsonl"),
     ({f"a/{TRAIN}": PAIR, f"b/{TRAIN}": PAIR, DEV: PAIR}, "holds 2 files multinli_1.0_train.jsonl"),
     ({TRAIN: PAIR, DEV: ""}, "multinli_1.0_dev_matched.jsonl is empty"),
     ({TRAIN: PAIR, DEV: "not json\n"}, "line 1: not one JSON object per line"),
-    ({TRAIN: PAIR, DEV: b"\xe9\n"}, "line 1: not UTF-8 (byte 0xe9 at 1 of the line"),
-    ({TRAIN: PAIR, DEV: '["neutral"]\n'}, "expected a JSON object with a string 'gold_label'"),
     ({TRAIN: bytes(2 << 20), DEV: PAIR}, f"would unpack to {2 << 20:,} bytes, where at most"),
-], ids=["missing", "none", "twice", "empty", "text", "latin-1", "list", "bomb"])
+], ids=["missing", "twice", "empty", "text", "bomb"])
 def test_a_zip_of_something_else(fetch, server, monkeypatch, data, entries, expected):
     monkeypatch.setattr(multinli, "MEMBER_LIMIT", 1 << 20)
     server.put(ZIP, zipped(entries))

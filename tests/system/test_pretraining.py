@@ -12,6 +12,7 @@ import shutil
 import signal
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import events
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
@@ -35,7 +37,6 @@ from multitask.pretraining.step import MaskedTrainer
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
-from multitask.system.runlog import read_events
 from multitask.tasks import STS, TASKS
 
 PIECES = BertTokenizer.train([". ! ? a"], 20)
@@ -54,7 +55,10 @@ def test_plain_gz_xz_alike(tmp_path):
 
 
 def test_course_data_as_text(small_data, tmp_path):
-    """An example's are a passage; MultiNLI's too where it is there; of dev and test files none."""
+    """Each example's sentences are one passage, MultiNLI's too if it is present.
+
+    Dev and test files are not read.
+    """
     passages = read_passages(small_data)
     examples = [example for task in TASKS.values()
                 for example in read_examples(small_data / task.train, task)]
@@ -204,13 +208,12 @@ def train(text, folder, *flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "straight"
-    assert train(text, folder) == 0
+    """A run; what it printed is in printed.txt beside it."""
+    folder, printed = tmp_path_factory.mktemp("runs") / "straight", io.StringIO()
+    with redirect_stdout(printed):
+        assert train(text, folder) == 0
+    (folder.parent / "printed.txt").write_text(printed.getvalue())
     return folder
-
-
-def events(folder, kind: str) -> list[dict]:
-    return list(read_events(folder, kind))
 
 
 def test_learns_a_repetitive_text(finished):
@@ -227,10 +230,10 @@ def test_learns_a_repetitive_text(finished):
     assert max(losses[-10:]) < 0.25 * losses[0]
 
 
-def test_guesses_in_output_and_report(finished, text, tmp_path, capsys):
+def test_guesses_in_output_and_report(finished, text):
     """What was hidden is a word of the text, and most guesses are right."""
-    assert train(text, tmp_path / "again") == 0
-    printed = [line for line in capsys.readouterr().out.splitlines() if "guesses:" in line]
+    lines = (finished.parent / "printed.txt").read_text().splitlines()
+    printed = [line for line in lines if "guesses:" in line]
     assert len(printed) == 3
     page = (finished / "report.html").read_text()
     right = 0

@@ -63,7 +63,7 @@ def test_prune(folder, capsys, monkeypatch):
 
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert runs.main(["prune", str(folder)]) == 0
-    assert "removed" in capsys.readouterr().out
+    assert "removed, " in capsys.readouterr().out
     assert not (folder / "a" / "checkpoint").exists()
     assert not (folder / "deep" / "b" / "checkpoint").exists()
     assert (folder / "a" / "model" / "model.safetensors").read_bytes() == before

@@ -123,7 +123,7 @@ REFUSED = {
     "no text": ("predict", {"inputs": [[]]}, "at least 1"),
     "three texts": ("predict", {"inputs": [["a", "b", "c"]]}, "at most 2"),
     "a number": ("predict", {"inputs": [[3]]}, "valid string"),
-    "half a character": ("predict", {"inputs": [["\ud800"]]}, "body"),
+    "half a character": ("predict", {"inputs": [["\ud800"]]}, "body.inputs.0.0"),
     "another key": ("predict", {"inputs": [["a"]], "path": "/etc/passwd"}, "body.path"),
     "range": ("gradients", {"texts": PAIR, "answers": {"sts": "9"}}, "a number from 0 to 5"),
     "nothing asked": ("gradients", {"texts": PAIR, "answers": {}}, "at least 1"),
@@ -216,7 +216,10 @@ def held(model, monkeypatch) -> Iterator[tuple[str, threading.Event, threading.E
 
 
 def test_queue(held, monkeypatch):
-    """Who would wait too long, or behind too many, is told to come back; the others are answered."""
+    """A request that would wait too long, or behind too many others, gets 503.
+
+    It is told when to retry. The others are answered.
+    """
     address, began, go_on = held
     monkeypatch.setattr(limits, "WAITING", 2)
     monkeypatch.setattr(limits, "WAITING_SECONDS", 1.5)
@@ -236,7 +239,10 @@ def test_queue(held, monkeypatch):
 
 
 def test_slow_answer(held, monkeypatch):
-    """Who asks for too much is told so; the next is answered once the computation has ended."""
+    """A request that takes too long gets 503.
+
+    The next is answered once that computation has ended.
+    """
     address, began, go_on = held
     monkeypatch.setattr(limits, "ANSWER_SECONDS", .3)
     answer = ask_once(address)

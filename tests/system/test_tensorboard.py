@@ -16,9 +16,7 @@ STEPS = 6
 
 
 @pytest.fixture
-def train(small_data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
+def train(small_data, empty_folder, no_report):
     return lambda name, *more: programs.run(
         "--data", small_data, "--model", "scratch", "--epochs", 2, "--max-steps", STEPS,
         "--checkpoint-every", 2, "--eval-limit", 20, "--out", name, *more)
