@@ -226,6 +226,15 @@ def test_casts_are_renewed():
         assert torch.equal(run_fast(layer, x, packing), run_fast(other, x, packing))
 
 
+def test_no_bias_to_cast():
+    layer, (x, packing) = layer_of(dtype=torch.float32), row_of(dtype=torch.float32)
+    layer.output_dense = nn.Linear(20, HIDDEN, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = run_fast(layer, x, packing)
+        with weights_cast_once(layer, torch.bfloat16):
+            assert torch.equal(run_fast(layer, x, packing), expected)
+
+
 # ------------------------------------------------------------------------- what people do to layers
 
 
