@@ -51,6 +51,13 @@ def test_save_and_load(tiny_model, folder):
         assert torch.equal(ours, theirs), name
 
 
+def test_a_layer_used_twice(tiny_model, tmp_path):
+    tiny_model.layers[0] = tiny_model.layers[1]
+    tiny_model.save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 5, 3]])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], tiny_model(ids)[0])
+
+
 def test_stored_checkpoint():
     """Files and outputs that transformers made once (references/make.py): no drift is possible."""
     _, inputs, stored = stored_reference()
