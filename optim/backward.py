@@ -54,7 +54,8 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
             after its own forward; its graph is freed before the next.
         shared: the parameters that surgery looks at. One that is given twice counts once.
         method: a name in `optim.SURGERY`, with options, or a function of the Gram matrix like
-            those. What remembers something, such as GradVac, is made once: Method("gradvac").
+            those. A method with state, such as GradVac, is created once, before the loop:
+            Method("gradvac"), or an object of your own.
         generator: draws the order in which PCGrad's tasks meet.
         retain_graph: keeps every graph for a further backward, as in `Tensor.backward`.
         group: processes over which each task's gradient is averaged before surgery, for example

@@ -33,7 +33,7 @@ class Method:
 
     Args:
         chosen: a name in SURGERY, with options if need be: "cagrad:c=0.4"; or a function of the
-            Gram matrix.
+            Gram matrix, or an object that is called like one and keeps its own state.
 
     Raises:
         ValueError: there is no such method or option, or an option's value is not of its type.
@@ -44,8 +44,8 @@ class Method:
 
     def __init__(self, chosen: str | Callable) -> None:
         self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
-        # a copy, so that what remembers something does not share it with another Method
-        self._weights = copy.deepcopy(_with_options(chosen) if isinstance(chosen, str) else chosen)
+        # SURGERY may hold an object: a copy, so that each Method has its own state
+        self._weights = copy.deepcopy(_with_options(chosen)) if isinstance(chosen, str) else chosen
         named = inspect.signature(self._weights).parameters
         # **named, of a module say, gets what methods have always got
         takes_any = any(value.kind is value.VAR_KEYWORD for value in named.values())
