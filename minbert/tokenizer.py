@@ -82,23 +82,24 @@ class BertTokenizer:
         return tokenizer
 
     def _add(self, added: Iterable[AddedToken]) -> None:
-        """Adds the tokens that the vocabulary lacks; each gets the next id."""
-        known = self.vocabulary
+        """Adds tokens that are matched whole; each has its id of the vocabulary, or the next."""
+        vocabulary = self.vocabulary
+        present = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         for token in added:
-            if token.text in known:
+            if token.text in present:
                 continue
-            if token.number not in (None, self.vocab_size):
+            number = vocabulary.get(token.text, self.vocab_size)
+            if token.number not in (None, number):
                 raise ValueError(f"{token.file}: {one_line(repr(token.text))} has the id "
-                                 f"{token.number}, but the vocabulary ends at "
-                                 f"{self.vocab_size - 1}")
+                                 f"{token.number}, but by the vocabulary it is {number}")
             self._tokenizer.add_tokens([tokenizers.AddedToken(token.text, **token.flags)])
-            if self._tokenizer.token_to_id(token.text) != self.vocab_size:
+            if self._tokenizer.token_to_id(token.text) != number:
                 # the package counts pieces, so a number left out gives the id of another piece
                 raise ValueError(f"{token.file}: {one_line(repr(token.text))} cannot be added, "
                                  "since the vocabulary leaves out numbers; remove blank lines and "
                                  "repeated pieces from vocab.txt")
-            known[token.text] = self.vocab_size
-            self.vocab_size += 1
+            present.add(token.text)
+            self.vocab_size = max(self.vocab_size, number + 1)
 
     @classmethod
     def _from_json(cls, path: Path) -> "BertTokenizer":
