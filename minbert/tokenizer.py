@@ -262,7 +262,10 @@ class BertTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens."""
+        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens.
+
+        vocab.txt is left out if the ids have gaps, since a line's number is its id.
+        """
         folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -274,7 +277,8 @@ class BertTokenizer:
 
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
+        if len(pieces) == self.vocab_size:
+            write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
 
         normalizer = self._tokenizer.normalizer
         is_bert = isinstance(normalizer, BertNormalizer)  # else tokenizer.json alone describes it

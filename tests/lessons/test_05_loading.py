@@ -312,6 +312,15 @@ def test_saved_tokenizer(real_tokenizer, tmp_path):
     assert torch.equal(theirs(texts, return_tensors="pt", padding=True)["input_ids"], expected)
 
 
+def test_saved_with_numbers_left_out(tmp_path):
+    """vocab.txt cannot hold them; tokenizer.json does."""
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nfilm\n")
+    BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "vocab.txt").exists()
+    again = BertTokenizer.from_pretrained(tmp_path / "again")
+    assert again(["film"])["input_ids"].tolist() == [[2, 5, 3]]
+
+
 def test_training_is_repeatable():
     """Few words, many ties: left to itself, the trainer breaks them differently in each call."""
     texts = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
