@@ -51,7 +51,7 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     >>> str(resolve("."))
     '.'
     """
-    if name_or_folder == EMBEDDED:
+    if str(name_or_folder) == EMBEDDED:
         return Path(__file__).parents[1] / "mini"
 
     path = os.path.expanduser(name_or_folder)
