@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 
@@ -131,6 +132,9 @@ def _parsed(where: str, text: str, default: object) -> object:
     if default is None or isinstance(default, str):
         return text
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{where} is {text!r}, expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {text!r}, expected a number")
+    return number
