@@ -119,7 +119,7 @@ def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
     packing = packing.to(weight.device)
 
     def plain() -> torch.Tensor:
-        out = tiny(packing.pad(ids), packing.attention_mask, packing.pad(token_types))
+        out = tiny(packing.pad(ids), packing.mask, packing.pad(token_types))
         return out.last_hidden_state[:, 0] if first_only else packing.unpad(out.last_hidden_state)
 
     def fast() -> torch.Tensor:

@@ -57,7 +57,7 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
         (tokens, hidden), or (batch, hidden) with first_only.
     """
     if not applies(model):
-        padded = model(packing.pad(input_ids), packing.attention_mask, packing.pad(token_type_ids))
+        padded = model(packing.pad(input_ids), packing.mask, packing.pad(token_type_ids))
         row = packing.unpad(padded.last_hidden_state)
         return packing.first_tokens(row) if first_only else row
 

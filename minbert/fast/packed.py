@@ -52,7 +52,7 @@ def attend(attention: nn.Module, row: torch.Tensor, packing: Packing) -> torch.T
 
     # (batch, seq, 3, heads, head_dim) → (3, batch, heads, seq, head_dim)
     query, key, value = packing.pad(mixed).unflatten(-1, shape).permute(2, 0, 3, 1, 4)
-    mask = None if packing.mask is None else packing.mask[:, None, None, :]
+    mask = None if packing.is_full else packing.mask[:, None, None, :]
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return packing.unpad(context.transpose(1, 2).flatten(2))
 

@@ -47,7 +47,7 @@ def run_fast(layer: BertLayer, x: torch.Tensor, packing: Packing,
 
 def run_plain(layer: BertLayer, x: torch.Tensor, packing: Packing,
               first_only: bool = False) -> torch.Tensor:
-    out = layer(packing.pad(x), packing.attention_mask)
+    out = layer(packing.pad(x), packing.mask)
     return out[:, 0] if first_only else packing.unpad(out)
 
 
