@@ -204,12 +204,12 @@ class BertTokenizer:
                 inputs if are_pairs else [text for (text,) in inputs])
 
     def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
-        """As many words of one sentence or two as hold this number of tokens.
+        """The first words of one sentence or two, enough for this number of tokens.
 
         The package keeps what it cuts off a pair, every part of one sentence beside every part of
-        the other: two sentences of 10,000 words would take gigabytes. Of an odd number of tokens it
-        gives the longer sentence one more, and the second of two equal ones: so the longer sentence
-        must stay the longer.
+        the other: two sentences of 10,000 words would take gigabytes. If the number of tokens is
+        odd, the longer sentence keeps one more; of two equally long ones, the second does. So the
+        longer sentence must stay longer.
         """
         if max(map(len, sentences)) <= tokens:
             return sentences
@@ -227,7 +227,7 @@ class BertTokenizer:
             if kept < len(words):
                 end = encodings[number].offsets[kept - 1][1]
                 beginnings[number] = sentences[number][:end]
-            # Of the longer one: more than of a second, as many as of a first.
+            # The longer one keeps more tokens than a second sentence, or as many as a first.
             least = max(least, kept + number)
         return tuple(beginnings)
 
@@ -310,7 +310,7 @@ def _check_texts(inputs: Sequence[tuple]) -> None:
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:
-    """Tries an unknown character: the parts of a tokenizer.json do not tell what comes out."""
+    """Encodes an unknown character: the parts of a tokenizer.json do not show what it produces."""
     words = tokenizer.encode("\u2603", add_special_tokens=False).tokens
     first, second = ["[CLS]", *words, "[SEP]"], [*words, "[SEP]"]
     single, pair = tokenizer.encode("\u2603"), tokenizer.encode("\u2603", "\u2603")

@@ -18,8 +18,6 @@ from minbert.files import one_line
 
 from .weights import WEIGHTS_FILES, find_weights, index_parts
 
-__all__ = ["EMBEDDED", "HubError", "resolve"]
-
 EMBEDDED = "minbert-mini"  # a small real BERT; its card: minbert/mini/README.md
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # at least one is needed, both are taken

@@ -119,7 +119,7 @@ def _with_options(text: str) -> Callable:
     if isinstance(made, type):
         return made(**options)
     if options and hasattr(made, "state"):
-        raise ValueError(f"{name} is an object that is made already: put its class into SURGERY")
+        raise ValueError(f"{name} is already an object: put its class into SURGERY")
     return partial(made, **options) if options else made
 
 
