@@ -51,7 +51,7 @@ class MultitaskTrainer(Trainer):
     def __init__(self, *args, method: str = "pcgrad", **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.method = method
-        self.generator = torch.Generator().manual_seed(self.args.seed)  # alike in all processes
+        self.generator = torch.Generator().manual_seed(self.args.seed)  # the same in all processes
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Mapping[str, torch.Tensor]],
                       num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:

@@ -36,7 +36,7 @@ class MultitaskModule(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model, self.lr, self.method, self.clip = model.train(), lr, method, clip
-        self.generator = torch.Generator().manual_seed(seed)  # alike in all processes
+        self.generator = torch.Generator().manual_seed(seed)  # the same in all processes
 
     def training_step(self, batches: Mapping[str, Batch], step: int) -> None:
         group = dist.group.WORLD if self.trainer.world_size > 1 else None
@@ -47,10 +47,10 @@ class MultitaskModule(lightning.LightningModule):
                 self.log(name, loss, prog_bar=True, batch_size=len(batch.labels))
                 yield self.trainer.precision_plugin.pre_backward(loss, self)  # scales for float16
 
-        optimizer = self.optimizers()
+        optimizer, scaler = self.optimizers(), self.trainer.scaler  # None but for float16
         optimizer.zero_grad()
         multitask_backward(losses(), self.model.encoder.parameters(), self.method, self.generator,
-                           group=group)
+                           group=group, scale=1.0 if scaler is None else scaler.get_scale())
         if group is not None:
             average_gradients(self.model.heads.parameters(), group)
         optimizer.step()

@@ -3,8 +3,8 @@
     pip install transformers
     python examples/other_encoder.py bert-base-uncased
 
-MultitaskBert says what it asks of an encoder. Such an encoder runs on padded batches, task by task:
-slower than minbert's own, with the same results.
+MultitaskBert's docstring lists what it needs of an encoder. Such an encoder runs on padded
+batches, task by task: slower than minbert's own, with the same results.
 """
 
 import sys
@@ -27,7 +27,7 @@ from multitask.training.step import SurgeryTrainer
 
 def train(encoder: nn.Module, tokenizer: BertTokenizer, dataset: Mapping, steps: int,
           lr: float = 2e-4, seed: int = 0) -> tuple[MultitaskBert, list[dict[str, float]]]:
-    """A model after `steps` steps of 16 examples a task, and the losses of each step."""
+    """A model after `steps` steps of 16 examples per task, and the losses of each step."""
     torch.manual_seed(seed)  # the heads' first weights, and dropout
     model = MultitaskBert(encoder, tokenizer, arch="concatB")
     trainer = SurgeryTrainer(model, "pcgrad", lr=lr, seed=seed)

@@ -15,7 +15,7 @@ class OneLayerHead(nn.Sequential):
     """dropout 0.3 → linear: (batch, inputs) → (batch, outputs) (the paper, Figures 1 and 2a)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        """`hidden` is there so that every head is built alike; one layer has no use for it."""
+        """Takes `hidden` so that all heads have one signature; does not use it."""
         super().__init__(
             nn.Dropout(FIRST_DROPOUT),
             nn.Linear(inputs, outputs))

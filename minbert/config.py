@@ -66,11 +66,8 @@ class BertConfig:
 
         for name, largest in LARGEST.items():
             value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"BertConfig: {name} must be at least 1, got "
-                                 f"{reprlib.repr(value)}")
-            if value > largest:
-                raise ValueError(f"BertConfig: {name} must be at most {largest}, got "
+            if not 1 <= value <= largest:
+                raise ValueError(f"BertConfig: {name} must be from 1 to {largest}, got "
                                  f"{reprlib.repr(value)}")
 
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

@@ -39,6 +39,7 @@ class BertEmbeddings(nn.Module):
 
 def _table(rows: int, hidden_size: int) -> nn.Embedding:
     weight = torch.empty(rows, hidden_size)
-    if not weight.is_meta:  # where checkpoints are loaded: drawing would import torch's compiler
+    # meta: a checkpoint is being loaded, and drawing would import torch's compiler
+    if not weight.is_meta:
         nn.init.normal_(weight)
     return nn.Embedding(rows, hidden_size, _weight=weight)

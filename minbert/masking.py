@@ -75,7 +75,7 @@ class Masking:
         return cls(special, continues, vocabulary["[MASK]"], size, share)
 
     def __call__(self, input_ids: torch.Tensor, generator: torch.Generator) -> Masked:
-        """Hides tokens, one at least if possible, in a copy of input_ids, (tokens,) int64."""
+        """Hides tokens, at least one if possible, in a copy of input_ids, (tokens,) int64."""
         positions = self.choose(input_ids, generator)
         labels = input_ids[positions]
 

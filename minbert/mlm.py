@@ -178,7 +178,7 @@ class BertForMaskedLM(nn.Module):
                         revision: str = "main") -> "BertForMaskedLM":
         """Load a checkpoint in HuggingFace's layout, with this head or without; in eval mode.
 
-        Without one, the head is random and a warning says so.
+        Without one, the head is random, with a warning.
 
         Raises:
             OSError, ValueError: as BertModel.from_pretrained; also for a head that is incomplete or

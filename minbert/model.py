@@ -20,7 +20,7 @@ from .tokenizer import BertTokenizer
 class BertOutput:
     """What BertModel returns, by attribute or by key: out.pooler_output is out["pooler_output"].
 
-    By place too, and unpacked: last, pooled = bert(input_ids).
+    By index too, and unpacked: last, pooled = bert(input_ids).
 
     Attributes:
         last_hidden_state: (batch, seq, hidden). Values at padding positions are unspecified.
@@ -180,7 +180,8 @@ class BertModel(nn.Module):
             (n, hidden) float32 on the CPU.
 
         Raises:
-            ValueError: unknown pooling, one string for a list, or a tokenizer of another model.
+            ValueError: unknown pooling, one string instead of a list, or a tokenizer of another
+                model.
         """
         return encode(self, sentences, tokenizer, pooling, batch_size, max_length)
 

@@ -10,13 +10,8 @@ SECONDS = 60.0  # between two lines where there is no terminal
 LINE = "{desc}: {n_fmt}/{total_fmt}, {elapsed} so far, {remaining} left{postfix}"
 
 
-def is_off() -> bool:
-    """Whether TQDM_DISABLE=1 (or --quiet) asks for no progress at all."""
-    return os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
-
-
 class Progress(tqdm):
-    """tqdm, whose arguments it takes, but for a log file, which gets lines in place of a bar.
+    """tqdm with the same arguments. A log file gets lines instead of a bar.
 
     >>> with Progress(total=2, desc="encode", unit="sentence") as progress:
     ...     _ = progress.update(2)
@@ -25,7 +20,9 @@ class Progress(tqdm):
     def __init__(self, *given: object, **options: object) -> None:
         self.in_lines = not sys.stderr.isatty()
         self.last_line = time.monotonic()
-        options["disable"] = bool(options.get("disable")) or is_off()
+        # TQDM_DISABLE=1, or --quiet, which sets it, asks for no progress at all
+        is_off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
+        options["disable"] = bool(options.get("disable")) or is_off
         if self.in_lines:
             options |= {"bar_format": LINE, "leave": False, "mininterval": 1.0}
         super().__init__(*given, **options)

@@ -82,23 +82,24 @@ class BertTokenizer:
         return tokenizer
 
     def _add(self, added: Iterable[AddedToken]) -> None:
-        """Adds the tokens that the vocabulary lacks; each gets the next id."""
-        known = self.vocabulary
+        """Adds tokens that are matched whole; each has its id of the vocabulary, or the next."""
+        vocabulary = self.vocabulary
+        present = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         for token in added:
-            if token.text in known:
+            if token.text in present:
                 continue
-            if token.number not in (None, self.vocab_size):
+            number = vocabulary.get(token.text, self.vocab_size)
+            if token.number not in (None, number):
                 raise ValueError(f"{token.file}: {one_line(repr(token.text))} has the id "
-                                 f"{token.number}, but the vocabulary ends at "
-                                 f"{self.vocab_size - 1}")
+                                 f"{token.number}, but by the vocabulary it is {number}")
             self._tokenizer.add_tokens([tokenizers.AddedToken(token.text, **token.flags)])
-            if self._tokenizer.token_to_id(token.text) != self.vocab_size:
+            if self._tokenizer.token_to_id(token.text) != number:
                 # the package counts pieces, so a number left out gives the id of another piece
                 raise ValueError(f"{token.file}: {one_line(repr(token.text))} cannot be added, "
                                  "since the vocabulary leaves out numbers; remove blank lines and "
                                  "repeated pieces from vocab.txt")
-            known[token.text] = self.vocab_size
-            self.vocab_size += 1
+            present.add(token.text)
+            self.vocab_size = max(self.vocab_size, number + 1)
 
     @classmethod
     def _from_json(cls, path: Path) -> "BertTokenizer":
@@ -203,12 +204,12 @@ class BertTokenizer:
                 inputs if are_pairs else [text for (text,) in inputs])
 
     def _beginnings(self, sentences: tuple[str, ...], tokens: int) -> tuple[str, ...]:
-        """As many words of one sentence or two as hold this number of tokens.
+        """The first words of one sentence or two, enough for this number of tokens.
 
         The package keeps what it cuts off a pair, every part of one sentence beside every part of
-        the other: two sentences of 10,000 words would take gigabytes. Of an odd number of tokens it
-        gives the longer sentence one more, and the second of two equal ones: so the longer sentence
-        must stay the longer.
+        the other: two sentences of 10,000 words would take gigabytes. If the number of tokens is
+        odd, the longer sentence keeps one more; of two equally long ones, the second does. So the
+        longer sentence must stay longer.
         """
         if max(map(len, sentences)) <= tokens:
             return sentences
@@ -226,7 +227,7 @@ class BertTokenizer:
             if kept < len(words):
                 end = encodings[number].offsets[kept - 1][1]
                 beginnings[number] = sentences[number][:end]
-            # Of the longer one: more than of a second, as many as of a first.
+            # The longer one keeps more tokens than a second sentence, or as many as a first.
             least = max(least, kept + number)
         return tuple(beginnings)
 
@@ -261,7 +262,10 @@ class BertTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens."""
+        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens.
+
+        vocab.txt is left out if the ids have gaps, since a line's number is its id.
+        """
         folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -273,7 +277,8 @@ class BertTokenizer:
 
         vocabulary = self.vocabulary
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
+        if len(pieces) == self.vocab_size:
+            write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
 
         normalizer = self._tokenizer.normalizer
         is_bert = isinstance(normalizer, BertNormalizer)  # else tokenizer.json alone describes it
@@ -305,7 +310,7 @@ def _check_texts(inputs: Sequence[tuple]) -> None:
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:
-    """Tries an unknown character: the parts of a tokenizer.json do not tell what comes out."""
+    """Encodes an unknown character: the parts of a tokenizer.json do not show what it produces."""
     words = tokenizer.encode("\u2603", add_special_tokens=False).tokens
     first, second = ["[CLS]", *words, "[SEP]"], [*words, "[SEP]"]
     single, pair = tokenizer.encode("\u2603"), tokenizer.encode("\u2603", "\u2603")

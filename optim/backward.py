@@ -15,7 +15,7 @@ import torch.distributed as dist
 from .methods import Method
 from .surgery import combine, gram_matrix
 
-# So many numbers of each task's gradient are stacked at once, to be read as a matrix.
+# How many numbers of each task's gradient are stacked into one matrix at a time.
 PIECE = 1 << 18
 
 
@@ -54,7 +54,8 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
             after its own forward; its graph is freed before the next.
         shared: the parameters that surgery looks at. One that is given twice counts once.
         method: a name in `optim.SURGERY`, with options, or a function of the Gram matrix like
-            those. What remembers something, such as GradVac, is made once: Method("gradvac").
+            those. A method with state, such as GradVac, is created once, before the loop:
+            Method("gradvac"), or an object of your own.
         generator: draws the order in which PCGrad's tasks meet.
         retain_graph: keeps every graph for a further backward, as in `Tensor.backward`.
         group: processes over which each task's gradient is averaged before surgery, for example
@@ -65,7 +66,7 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
             losses and gradients without it.
 
     Raises:
-        ValueError: there are no losses, one is no scalar, has no graph or is on another device
+        ValueError: there are no losses, one is not a scalar, has no graph or is on another device
             than the first, or the method is unknown; `shared` is empty, holds what is not a
             parameter, is reached by no loss, or has a sparse gradient.
 
@@ -80,8 +81,8 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     kept = {parameter: parameter.grad for parameter in parameters}
     gradients: dict[torch.Tensor, list[torch.Tensor | None]] = {each: [] for each in parameters}
 
-    # A generator makes a loss when asked for it. Other losses are there already, and so all of
-    # them can be checked first, and the graph that they may share must outlive all but the last.
+    # A generator makes each loss on demand. Other losses exist already: check all of them first,
+    # and keep the graph they may share until the last backward.
     is_lazy = not hasattr(losses, "__len__")
     if not is_lazy:
         losses = list(losses)

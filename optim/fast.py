@@ -7,7 +7,7 @@ plain update runs from then on, with one warning.
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -111,8 +111,7 @@ def dense_blocks(gradient: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
         block[here] = 0
 
 
-def is_fusible(tensors: Iterable[torch.Tensor]) -> bool:
+def is_fusible(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether the fused kernel takes these: on one of its devices, contiguous, of one dtype."""
-    tensors = list(tensors)
     return (len({tensor.dtype for tensor in tensors}) == 1
             and all(tensor.device.type in FUSED and tensor.is_contiguous() for tensor in tensors))

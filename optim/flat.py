@@ -34,8 +34,8 @@ def split_decayed(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str,
 class FlatParameters:
     """One contiguous vector that holds all parameters; each becomes a view of its own part.
 
-    The module trains and loads as before, and its whole state_dict saves as before. What keeps
-    memory by storage sees one vector: torch.save of one layer's state_dict writes all of it, and
+    The module trains and loads as before, and its whole state_dict saves as before. Code that
+    works on storages sees one vector: torch.save of one layer's state_dict writes all of it, and
     safetensors' save_model refuses. `release` ends the sharing.
 
     Args:
@@ -86,7 +86,7 @@ class FlatParameters:
         return [name for name, value in self.parameters.items() if not value.requires_grad]
 
     def release(self) -> None:
-        """Gives every parameter memory of its own again; the vector is then no part of them."""
+        """Gives every parameter its own memory again; they then no longer share the vector."""
         for value in self.parameters.values():
             value.data = value.data.clone()
 
@@ -120,9 +120,9 @@ class TaskGradients:
             leaves sparse (torch.nn.Embedding's sparse=True). The matrix is then without its
             columns, and a task's gradient of it is as many rows as were looked up; `gram` and
             `combine_` give the same. Leave it out where several processes sum their rows.
-        watched: whether what no loss reaches, and what was replaced after FlatParameters, is
-            refused by name when the matrix is read. The library's own trainers, whose backward pass
-            does without autograd's hooks, leave it out.
+        watched: raise ValueError, when the matrix is read, for a parameter that no loss reached or
+            that was replaced after FlatParameters. The library's own trainers, whose backward pass
+            does without autograd's hooks, set it to False.
 
     Raises:
         ValueError: `table` is not flat's first parameter, or there is no task.
@@ -177,7 +177,7 @@ class TaskGradients:
         return self._matrix
 
     def views(self, task: int) -> dict[nn.Parameter, torch.Tensor]:
-        """Parameter → its part of row `task`, not to be changed; the table is not among them."""
+        """Parameter → its view of row `task`, without the table. Do not change the dictionary."""
         return self._views[task]
 
     @contextmanager

@@ -16,7 +16,7 @@ import torch
 # surgery never moves the global one, on which dropout and shuffling depend.
 default_generator = torch.Generator().manual_seed(0)
 
-# Gradients are read in pieces. So many columns of T rows fit into a processor's cache; an
+# Gradients are read in pieces. This many columns of T rows fit into a processor's cache; an
 # accelerator wants few and long pieces.
 PIECE_ON_CPU, PIECE = 1 << 18, 1 << 22
 

@@ -18,8 +18,6 @@ from minbert.files import one_line
 
 from .weights import WEIGHTS_FILES, find_weights, index_parts
 
-__all__ = ["EMBEDDED", "HubError", "resolve"]
-
 EMBEDDED = "minbert-mini"  # a small real BERT; its card: minbert/mini/README.md
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # at least one is needed, both are taken
@@ -51,7 +49,7 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     >>> str(resolve("."))
     '.'
     """
-    if name_or_folder == EMBEDDED:
+    if str(name_or_folder) == EMBEDDED:
         return Path(__file__).parents[1] / "mini"
 
     path = os.path.expanduser(name_or_folder)

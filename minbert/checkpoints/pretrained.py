@@ -187,7 +187,7 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], confi
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the model's parameters, on the CPU, by the file's names."""
     tensors = {}
-    for parameter, value in model.named_parameters():
+    for parameter, value in model.named_parameters(remove_duplicate=False):
         names = file_names(parameter)
         rows = value.detach().cpu().chunk(len(names))
         for name, row in zip(names, rows, strict=True):

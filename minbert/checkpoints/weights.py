@@ -8,12 +8,12 @@
 | pytorch_model.bin.index.json | the same in several files |
 
 Names are brought to one form. The prefix `bert.` of models with a head is removed, and so is what
-wrappers put before every name, such as `module.`. The first checkpoints' `gamma` and `beta` become
-LayerNorm's `weight` and `bias`.
+wrappers put in front of every name, such as `module.`. The first checkpoints' `gamma` and `beta`
+become LayerNorm's `weight` and `bias`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ WEIGHTS_FILES = (SINGLE_FILE, "model.safetensors.index.json",
 FOREIGN_FILES = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "bert_model.ckpt.index",
                  "model.onnx")
 
-WRAPPERS = ("module.", "_orig_mod.", "model.")  # in front of every name, if at all
+# What wrappers put in front of every name: several GPUs' module., torch.compile's _orig_mod. …
+WRAPPERS = re.compile(r"((module|_orig_mod|model)\.)*")
 # tensor name → function that reads it
 Readers = dict[str, Callable[[], torch.Tensor]]
 
@@ -117,26 +118,9 @@ def canonical_name(name: str) -> str:
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
-def _wrapper_prefix(names: Iterable[str]) -> str:
-    """What wrappers put before every name: module. (several GPUs), _orig_mod. (torch.compile)…
-
-    >>> _wrapper_prefix(["module._orig_mod.pooler.dense.bias", "module._orig_mod.pooler.dense"])
-    'module._orig_mod.'
-    """
-    names = list(names)
-    prefix = ""
-    while True:
-        for wrapper in WRAPPERS:
-            if names and all(name.startswith(prefix + wrapper) for name in names):
-                prefix += wrapper
-                break
-        else:
-            return prefix
-
-
 def _with_canonical_names(readers: Readers, path: Path) -> Readers:
     renamed: Readers = {}
-    prefix = _wrapper_prefix(readers)
+    prefix = min((WRAPPERS.match(name)[0] for name in readers), key=len, default="")
     for name, reader in readers.items():
         new_name = canonical_name(name.removeprefix(prefix))
         if new_name in renamed:

@@ -2,7 +2,7 @@
 
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
 through the fast forms, values and gradients, without dropout and with it. Where the results differ,
-the plain form runs from then on, and one warning tells what differed. A function of the book that
+the plain form runs from then on, and one warning says what differed. A function of the book that
 is replaced later, as in a notebook, is noticed by its code object and compared again.
 """
 
@@ -12,7 +12,6 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -33,17 +32,9 @@ _state = threading.local()
 _lock = threading.RLock()
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the fast forms equalled. code: the book's functions, kept so that ids stay theirs."""
-
-    layer: type
-    attention: type
-    code: tuple[types.CodeType, ...]
-
-
-_references: dict[tuple, Reference | None] = {}
-_warned: set[str] = set()
+Reference = tuple[type, type]  # the classes of layer and attention that the fast forms equalled
+# What was compared → the book's functions, kept so that ids stay theirs; and the result.
+_references: dict[tuple, tuple[tuple[types.CodeType, ...], Reference | None]] = {}
 
 
 def is_running() -> bool:
@@ -59,15 +50,17 @@ def reference_of(model: nn.Module) -> Reference | None:
     if key not in _references:
         with _lock:
             if key not in _references:
-                _references[key] = _compared(model, code, device)
-    return _references[key]
+                _references[key] = code, _compared(model, device)
+    return _references[key][1]
 
 
 def _code_of_book(model: nn.Module) -> Iterator[types.CodeType]:
     """The code of every function in the modules that define the model's parts."""
     parts = [model, model.embeddings]
     for layer in model.layers[:1]:
-        parts += [layer, layer.self_attention, layer.activation]
+        parts.append(layer)
+        for name in ("self_attention", "activation"):
+            parts.append(getattr(layer, name, layer))  # a user's own layer may lack them
     names = dict.fromkeys(type(part).__module__ for part in parts)
     for name in names:
         for value in vars(sys.modules[name]).values():
@@ -77,24 +70,19 @@ def _code_of_book(model: nn.Module) -> Iterator[types.CodeType]:
                     yield item.__code__
 
 
-def _compared(model: nn.Module, code: tuple, device: str) -> Reference | None:
+def _compared(model: nn.Module, device: str) -> Reference | None:
     config = type(model.config)(**SHAPE, hidden_act=model.config.hidden_act)
     try:
         with (torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(),
               torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False)):
             tiny = type(model)(config)
-            reference = Reference(type(tiny.layers[0]), type(tiny.layers[0].self_attention), code)
             found = difference(tiny, device)
     except Exception as error:  # the plain form will raise it again, where it runs
         found = f"{type(error).__name__}: {error}"
     if found is None:
-        return reference
-
-    message = (f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
-               "now on, exactly as written and slower")
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, stacklevel=2)
+        return type(tiny.layers[0]), type(tiny.layers[0].self_attention)
+    warnings.warn(f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
+                  "now on, exactly as written and slower", stacklevel=2)
     return None
 
 
@@ -131,7 +119,7 @@ def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
     packing = packing.to(weight.device)
 
     def plain() -> torch.Tensor:
-        out = tiny(packing.pad(ids), packing.attention_mask, packing.pad(token_types))
+        out = tiny(packing.pad(ids), packing.mask, packing.pad(token_types))
         return out.last_hidden_state[:, 0] if first_only else packing.unpad(out.last_hidden_state)
 
     def fast() -> torch.Tensor:

@@ -19,19 +19,19 @@ def applies(model: nn.Module) -> bool:
     """Whether the fast forms may stand in for BertModel.forward.
 
     They may unless plain forms are asked for, they compute something else than the book (see
-    check.py), torch is tracing the model, or somebody changed the way in which this model's layers
-    are called.
+    check.py), torch is tracing the model, or the way this model or its layers are called was
+    changed.
     """
     if is_plain() or check.is_running() or torch.compiler.is_compiling():
         return False
     reference = check.reference_of(model)
-    return reference is not None and all(_is_called_as_built(part, reference)
-                                         for part in model.layers)
+    return reference is not None and layer.is_unhooked(model) and all(
+        _is_called_as_built(part, *reference) for part in model.layers)
 
 
-def _is_called_as_built(part: nn.Module, reference: check.Reference) -> bool:
-    return (type(part) is reference.layer and layer.is_unhooked(part)
-            and type(part.self_attention) is reference.attention
+def _is_called_as_built(part: nn.Module, layer_class: type, attention_class: type) -> bool:
+    return (type(part) is layer_class and layer.is_unhooked(part)
+            and type(part.self_attention) is attention_class
             and layer.is_unhooked(part.self_attention))
 
 
@@ -57,7 +57,7 @@ def encode_packed(model: nn.Module, input_ids: torch.Tensor, token_type_ids: tor
         (tokens, hidden), or (batch, hidden) with first_only.
     """
     if not applies(model):
-        padded = model(packing.pad(input_ids), packing.attention_mask, packing.pad(token_type_ids))
+        padded = model(packing.pad(input_ids), packing.mask, packing.pad(token_type_ids))
         row = packing.unpad(padded.last_hidden_state)
         return packing.first_tokens(row) if first_only else row
 

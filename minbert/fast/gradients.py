@@ -17,8 +17,8 @@ current_buffers: ContextVar[tuple[Buffers, Sequence[int] | None]] = ContextVar(
 def accumulate_into(buffers: Buffers, sequences: Sequence[int] | None = None) -> Iterator[None]:
     """Inside, backward passes of the layer by hand add to these buffers, not to autograd's.
 
-    A parameter that is frozen or has a hook is left to autograd, which looks at such things but
-    sums over all parts. With several parts, therefore, no parameter may have a hook.
+    A parameter that is frozen or has a hook is left to autograd, which handles both but sums over
+    all parts. With several parts, therefore, no parameter may have a hook.
 
     Args:
         buffers: parameter → tensor of its shape, one mapping per part of the row.

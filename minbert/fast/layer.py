@@ -83,7 +83,7 @@ def forward(layer: nn.Module, x: torch.Tensor, packing: Packing,
     Returns:
         (tokens, hidden), or (batch, hidden) with first_only.
     """
-    # float64 is none of autocast's business
+    # autocast never casts float64
     is_cast = torch.is_autocast_enabled("cpu") and x.dtype == torch.float32
     dtype = torch.get_autocast_dtype("cpu") if is_cast else x.dtype
 

@@ -17,16 +17,11 @@ ALL_ROWS = slice(None)
 
 
 class Cast(NamedTuple):
-    """Weight and bias in another dtype; and of which weight, in which of torch's versions of it."""
+    """A weight in another dtype; and of which weight, in which of torch's versions of it."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
     source: torch.Tensor
     version: int
-
-    def stands_for(self, weight: torch.Tensor, dtype: torch.dtype) -> bool:
-        return (self.weight.dtype == dtype and self.source.data_ptr() == weight.data_ptr()
-                and self.version == weight._version)
 
 
 _casts: WeakKeyDictionary[nn.Linear, Cast] = WeakKeyDictionary()
@@ -42,8 +37,8 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     linears = [part for part in module.modules() if isinstance(part, nn.Linear)
                and part.weight.device.type == "cpu" and part.weight.dtype != dtype]
     for linear in linears:
-        weight, bias = linear.weight.detach(), linear.bias.detach()
-        _casts[linear] = Cast(weight.to(dtype), bias.to(dtype), weight, weight._version)
+        weight = linear.weight.detach()
+        _casts[linear] = Cast(weight.to(dtype), weight, weight._version)
 
     try:
         yield
@@ -52,26 +47,28 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             _casts.pop(linear, None)
 
 
+def _in_dtype(linear: nn.Linear, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The layer's weight in this dtype: its kept cast, if that is of the weight as it is now."""
+    cast = _casts.get(linear)
+    if (cast is not None and cast.weight.dtype == dtype
+            and cast.source.data_ptr() == weight.data_ptr() and cast.version == weight._version):
+        return cast.weight
+    return weight.to(dtype)
+
+
 def product(linear: nn.Linear, x: torch.Tensor, rows: slice = ALL_ROWS) -> torch.Tensor:
     """x Wᵀ + b in x's dtype: (tokens, in) → (tokens, out); for some rows of W and b only."""
-    cast = _casts.get(linear)
-    if cast is not None and cast.stands_for(linear.weight, x.dtype):
-        weight, bias = cast.weight, cast.bias
-    else:
-        weight, bias = linear.weight.detach().to(x.dtype), linear.bias.detach().to(x.dtype)
-
+    weight = _in_dtype(linear, linear.weight.detach(), x.dtype)[rows]
+    bias = linear.bias.detach().to(x.dtype)[rows]
     if x.dtype == torch.bfloat16 and MULTIPLIES_BF16:
-        return torch.ops.mkldnn._linear_pointwise(x, weight[rows], bias[rows], "none", [], "")
-    return F.linear(x, weight[rows], bias[rows])
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
                    rows: slice = ALL_ROWS) -> torch.Tensor:
     """dL/dx = g W: (tokens, out) → (tokens, in). weight: W as it was in `product`."""
-    cast = _casts.get(linear)
-    is_cast = cast is not None and cast.stands_for(weight, grad.dtype)
-    weight = (cast.weight if is_cast else weight.to(grad.dtype))[rows]
-    return grad @ weight
+    return grad @ _in_dtype(linear, weight, grad.dtype)[rows]
 
 
 def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:

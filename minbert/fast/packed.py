@@ -19,15 +19,15 @@ def encode_layers(model: nn.Module, row: torch.Tensor, packing: Packing,
 
     Where a sequence has no first token, the whole last layer is computed, and zeros stand for it.
     """
-    is_skipping = False
-    for layer in model.layers:
-        if by_hand.applies(layer, row):
-            is_skipping = first_only and layer is model.layers[-1] and packing.all_begin
-            row = by_hand.forward(layer, row, packing, is_skipping)
-        else:
-            is_skipping = False
+    last = len(model.layers) - 1
+    for number, layer in enumerate(model.layers):
+        if not by_hand.applies(layer, row):
             row = forward(layer, row, packing)
-    return packing.first_tokens(row) if first_only and not is_skipping else row
+        elif first_only and number == last and packing.all_begin:
+            return by_hand.forward(layer, row, packing, first_only=True)
+        else:
+            row = by_hand.forward(layer, row, packing)
+    return packing.first_tokens(row) if first_only else row
 
 
 def forward(layer: nn.Module, row: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -52,7 +52,7 @@ def attend(attention: nn.Module, row: torch.Tensor, packing: Packing) -> torch.T
 
     # (batch, seq, 3, heads, head_dim) → (3, batch, heads, seq, head_dim)
     query, key, value = packing.pad(mixed).unflatten(-1, shape).permute(2, 0, 3, 1, 4)
-    mask = None if packing.mask is None else packing.mask[:, None, None, :]
+    mask = None if packing.is_full else packing.mask[:, None, None, :]
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return packing.unpad(context.transpose(1, 2).flatten(2))
 

@@ -28,22 +28,19 @@ class Packing:
     Attributes:
         batch, seq: the grid's height and width.
         slots: (tokens,) int64, row · seq + column of every real token, ascending.
-        mask: (batch, seq) bool, True where a token is real; None if there is no padding at all.
+        mask: (batch, seq) bool, True where a token is real.
     """
 
     batch: int
     seq: int
     slots: torch.Tensor
-    mask: torch.Tensor | None
+    mask: torch.Tensor
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> "Packing":
         """attention_mask: (batch, seq), nonzero for real tokens, which may stand anywhere."""
-        batch, seq = attention_mask.shape
         mask = attention_mask != 0
-        slots = mask.flatten().nonzero().squeeze(1)
-        is_full = len(slots) == batch * seq
-        return cls(batch, seq, slots, None if is_full else mask)
+        return cls(*mask.shape, mask.flatten().nonzero().squeeze(1), mask)
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int]) -> "Packing":
@@ -52,17 +49,13 @@ class Packing:
         return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
 
     @property
-    def attention_mask(self) -> torch.Tensor:
-        """(batch, seq) bool, also if there is no padding."""
-        if self.mask is not None:
-            return self.mask
-        return torch.ones(self.batch, self.seq, dtype=torch.bool, device=self.slots.device)
+    def is_full(self) -> bool:
+        """Whether there is no padding at all."""
+        return len(self.slots) == self.batch * self.seq
 
     @property
     def lengths(self) -> torch.Tensor:
         """(batch,): the number of real tokens of each sequence."""
-        if self.mask is None:
-            return torch.full((self.batch,), self.seq, device=self.slots.device)
         return self.mask.sum(1)
 
     @property
@@ -78,7 +71,7 @@ class Packing:
     @property
     def all_begin(self) -> bool:
         """Whether every sequence has a token in column 0."""
-        return self.mask is None or bool(self.mask[:, 0].all())
+        return self.is_full or bool(self.mask[:, 0].all())
 
     @property
     def position_ids(self) -> torch.Tensor:
@@ -97,16 +90,14 @@ class Packing:
     def followed_by(self, more: Sequence[int], seq: int) -> "Packing":
         """The same with further sequences, of these lengths, in a grid of this width."""
         lengths = torch.cat([self.lengths, self.lengths.new_tensor(more)])
-        mask = torch.arange(seq, device=lengths.device) < lengths[:, None]
-        return Packing(len(lengths), seq, mask.flatten().nonzero().squeeze(1), mask)
+        return Packing.from_mask(torch.arange(seq, device=lengths.device) < lengths[:, None])
 
     def to(self, device: torch.device) -> "Packing":
-        mask = None if self.mask is None else self.mask.to(device)
-        return replace(self, slots=self.slots.to(device), mask=mask)
+        return replace(self, slots=self.slots.to(device), mask=self.mask.to(device))
 
     def pad(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, seq, …), with zeros at the padding."""
-        if self.mask is not None:
+        if not self.is_full:
             grid = row.new_zeros(self.batch * self.seq, *row.shape[1:])
             grid[self.slots] = row
             row = grid
@@ -115,11 +106,11 @@ class Packing:
     def unpad(self, grid: torch.Tensor) -> torch.Tensor:
         """(batch, seq, …) → (tokens, …), without the padding."""
         flat = grid.flatten(0, 1)
-        return flat if self.mask is None else flat.index_select(0, self.slots)
+        return flat if self.is_full else flat.index_select(0, self.slots)
 
     def first_tokens(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, …): the token in column 0, [CLS]; zeros where that is padding."""
-        if self.mask is None:
+        if self.is_full:
             return row[::self.seq]
         first = row.index_select(0, self.starts.clamp(max=len(row) - 1))
         has_first = self.mask[:, :1].view(-1, *[1] * (row.dim() - 1))

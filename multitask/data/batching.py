@@ -65,7 +65,7 @@ class Batch:
     def padded(self) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, token_type_ids: (sequences, seq) int64, as any BERT takes."""
         return {"input_ids": self.packing.pad(self.input_ids),
-                "attention_mask": self.packing.attention_mask.long(),
+                "attention_mask": self.packing.mask.long(),
                 "token_type_ids": self.packing.pad(self.token_type_ids)}
 
     def filled(self, tokens: int, seq: int, sequences: int) -> "Batch":

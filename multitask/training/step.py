@@ -1,5 +1,6 @@
 """One step of multi-task training with gradient surgery (the paper, section 4.3.2)."""
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +109,8 @@ class SurgeryTrainer:
                                        watched=False)
         self.groups = self.gradients.groups(lambda name: group_of(name, surgery_by))
         chosen = surgery if self.at_once > 1 else "sum"
-        self.methods = {name: Method(chosen) for name in self.groups}  # each has its own state
+        # each has its own state
+        self.methods = {name: Method(copy.deepcopy(chosen)) for name in self.groups}
 
         # What AdamW updates: three parts of that vector (the first parameter, for minbert the
         # table, by itself), and the heads.

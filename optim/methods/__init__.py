@@ -1,6 +1,6 @@
-"""Every surgery method beside the three of optim/surgery.py, by family.
+"""Every surgery method besides those of optim/surgery.py, by family.
 
-    descent     a direction that no task loses by: MGDA, CAGrad, UPGrad, DualProj
+    descent     directions along which no task's loss rises: MGDA, CAGrad, UPGrad, DualProj
     fairness    equal shares: normalised, IMTL-G, ConFIG, Nash-MTL, FairGrad, Aligned-MTL
     vaccine     PCGrad with targets: GradVac
     losses      weights from the losses: uncertainty, DWA, FAMO, GradNorm

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 
@@ -33,7 +34,7 @@ class Method:
 
     Args:
         chosen: a name in SURGERY, with options if need be: "cagrad:c=0.4"; or a function of the
-            Gram matrix.
+            Gram matrix, or an object that is called like one and keeps its own state.
 
     Raises:
         ValueError: there is no such method or option, or an option's value is not of its type.
@@ -44,8 +45,8 @@ class Method:
 
     def __init__(self, chosen: str | Callable) -> None:
         self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
-        # a copy, so that what remembers something does not share it with another Method
-        self._weights = copy.deepcopy(_with_options(chosen) if isinstance(chosen, str) else chosen)
+        # SURGERY may hold an object: a copy, so that each Method has its own state
+        self._weights = copy.deepcopy(_with_options(chosen)) if isinstance(chosen, str) else chosen
         named = inspect.signature(self._weights).parameters
         # **named, of a module say, gets what methods have always got
         takes_any = any(value.kind is value.VAR_KEYWORD for value in named.values())
@@ -118,7 +119,7 @@ def _with_options(text: str) -> Callable:
     if isinstance(made, type):
         return made(**options)
     if options and hasattr(made, "state"):
-        raise ValueError(f"{name} is an object that is made already: put its class into SURGERY")
+        raise ValueError(f"{name} is already an object: put its class into SURGERY")
     return partial(made, **options) if options else made
 
 
@@ -131,6 +132,9 @@ def _parsed(where: str, text: str, default: object) -> object:
     if default is None or isinstance(default, str):
         return text
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{where} is {text!r}, expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {text!r}, expected a number")
+    return number

@@ -25,6 +25,9 @@ def constant(gram: torch.Tensor, weights: str = "") -> torch.Tensor:
     >>> constant(torch.eye(2), "1.5+1").tolist()
     [1.5, 1.0]
     """
-    if not weights:
-        raise ValueError("constant needs its weights: constant:weights=1+2+1, in the tasks' order")
-    return constant_weights([float(value) for value in weights.split("+")])(gram)
+    try:
+        values = [float(value) for value in weights.split("+")]
+    except ValueError:
+        raise ValueError(f"constant: weights is {weights!r}, expected numbers in the tasks' order, "
+                         "such as constant:weights=1+2+1") from None
+    return constant_weights(values)(gram)

@@ -1,4 +1,4 @@
-"""Directions that no task loses by: MGDA, CAGrad, UPGrad, DualProj.
+"""Directions along which no task's loss rises: MGDA, CAGrad, UPGrad, DualProj.
 
 Notation of optim/surgery.py: K is the Gram matrix of the tasks' gradients g_i, and Δ the weights
 that are not negative and sum to 1.
@@ -103,8 +103,8 @@ def _tau(K: torch.Tensor, b: torch.Tensor, s: float, free: torch.Tensor) -> floa
 def upgrad_weights(gram: torch.Tensor) -> torch.Tensor:
     """UPGrad (Quinton & Rey 2024, Definition 1): each gradient, projected; then their mean.
 
-    The projection is onto the directions that no task loses by. In weights: v_i is the argmin of
-    vᵀKv over v ≥ e_i / T, and w = Σ v_i. For two tasks it is half of PCGrad.
+    The projection is onto the directions along which no task's loss rises. In weights: v_i is the
+    argmin of vᵀKv over v ≥ e_i / T, and w = Σ v_i. For two tasks it is half of PCGrad.
 
     >>> upgrad_weights(torch.tensor([[1.0, -0.5], [-0.5, 1.0]])).tolist()
     [0.75, 0.75]
@@ -114,8 +114,8 @@ def upgrad_weights(gram: torch.Tensor) -> torch.Tensor:
 
 
 def dualproj_weights(gram: torch.Tensor) -> torch.Tensor:
-    """The mean gradient, projected onto the directions that no task loses by (GEM, Lopez-Paz &
-    Ranzato 2017, Eq. 11): argmin of vᵀKv over v ≥ 1/T.
+    """The mean gradient, projected onto the directions along which no task's loss rises (GEM,
+    Lopez-Paz & Ranzato 2017, Eq. 11): argmin of vᵀKv over v ≥ 1/T.
 
     >>> dualproj_weights(torch.tensor([[1.0, -2.0], [-2.0, 9.0]])).tolist()
     [1.0, 0.5]

@@ -251,7 +251,7 @@ def test_bad_inputs(tiny_model, arguments, message):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"hidden_size": 10, "num_attention_heads": 3}, "not divisible"),
     ({"hidden_act": "swish"}, "choose from gelu, gelu_new, relu"),
-    ({"num_hidden_layers": 0}, "at least 1"),
+    ({"num_hidden_layers": 0}, "from 1 to"),
     ({"hidden_dropout_prob": 1.0}, r"\[0, 1\)"),
     ({"vocab_size": "30522"}, "must be int"),
     ({"layer_norm_eps": 0.0}, "above 0"),

@@ -52,6 +52,13 @@ def test_save_and_load(tiny_model, folder):
         assert torch.equal(ours, theirs), name
 
 
+def test_a_layer_used_twice(tiny_model, tmp_path):
+    tiny_model.layers[0] = tiny_model.layers[1]
+    tiny_model.save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 5, 3]])
+    assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], tiny_model(ids)[0])
+
+
 def test_stored_checkpoint():
     """Files and outputs that transformers made once (references/make.py): no drift is possible."""
     _, inputs, stored = stored_reference()
@@ -296,6 +303,15 @@ def test_saved_tokenizer(real_tokenizer, tmp_path):
     assert torch.equal(BertTokenizer.from_pretrained(tmp_path)(texts)["input_ids"], expected)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert torch.equal(theirs(texts, return_tensors="pt", padding=True)["input_ids"], expected)
+
+
+def test_saved_with_numbers_left_out(tmp_path):
+    """vocab.txt cannot hold them; tokenizer.json does."""
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nfilm\n")
+    BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "vocab.txt").exists()
+    again = BertTokenizer.from_pretrained(tmp_path / "again")
+    assert again(["film"])["input_ids"].tolist() == [[2, 5, 3]]
 
 
 def test_training_is_repeatable():

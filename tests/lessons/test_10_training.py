@@ -350,6 +350,22 @@ def factorised(model):
     model.encoder.embeddings.dropout = torch.nn.Linear(16, 16)
 
 
+class OwnLayer(torch.nn.Linear):
+    """Not built like a BertLayer."""
+
+    def forward(self, hidden_states, mask):
+        return super().forward(hidden_states)
+
+
+def with_layer(number, layer):
+    """The change that puts what `layer` makes of a model in this place."""
+    return lambda model: model.encoder.layers.__setitem__(number, layer(model))
+
+
+def louder(encoder, given, out):
+    out.last_hidden_state = 2 * out.last_hidden_state
+
+
 def in_layer(number, name, part):
     """The change that puts what `part` makes of a model into one of its layers."""
     return lambda model: setattr(model.encoder.layers[number], name, part(model))
@@ -363,6 +379,9 @@ LIBERTIES = {
     "an adapter behind a layer": (adapted, 0),
     "a part replaced": (in_layer(0, "output_dense", lambda _: torch.nn.Linear(32, 16)), 1),
     "a part taken away": (in_layer(0, "output_layer_norm", lambda _: torch.nn.Identity()), 0),
+    "a layer of another kind": (with_layer(0, lambda model: OwnLayer(16, 16)), 0),
+    "one layer at all depths": (with_layer(0, lambda model: model.encoder.layers[1]), 1),
+    "a hook on the encoder": (lambda model: model.encoder.register_forward_hook(louder), 0),
     "a forward of its own": (lambda model: doubled(model, "forward"), 0),
     "a way to embed of its own": (lambda model: doubled(model, "embed"), 0),
     "a hook on the pooler": (

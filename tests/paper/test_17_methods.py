@@ -197,13 +197,15 @@ def test_options():
                           ("sum:c=1", "sum has no option 'c'; it has none"),
                           ("mgda:normalise=1", "normalise is '1', expected true or false"),
                           ("gradvac:beta=2", "beta is 2.0, expected a number from 0 to 1"),
-                          ("famo:lr=-1", "famo: lr is -1.0, expected a number above 0")):
+                          ("famo:lr=-1", "famo: lr is -1.0, expected a number above 0"),
+                          ("famo:decay=nan", "famo: decay is 'nan', expected a number")):
         with pytest.raises(ValueError, match=message):
             Method(text)
     with pytest.raises(ValueError, match=r"returned \[inf, 1.0\]: weights must be finite"):
         Method(lambda gram: torch.tensor([math.inf, 1.0]))(K)
-    with pytest.raises(ValueError, match="constant needs its weights"):
-        Method("constant")(K)
+    for text in ("constant", "constant:weights=1+x"):
+        with pytest.raises(ValueError, match="expected numbers in the tasks' order"):
+            Method(text)(K)
 
 
 def test_nothing_to_combine():

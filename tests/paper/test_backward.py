@@ -22,6 +22,7 @@ from optim import (
     multitask_backward,
     project_conflicting,
 )
+from optim.methods.losses import Famo
 
 # float32 sums in another order
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -468,6 +469,13 @@ def test_what_a_method_remembers(model, x):
         result = multitask_backward(losses, model.trunk.parameters(), method, epoch=epoch)
     expected = 3 * (torch.tensor([1.0, .5, .5], dtype=torch.float64) / 2).softmax(0)
     assert_close(result.weights, expected)
+
+
+def test_an_object_keeps_its_state(model, x):
+    own = Famo()
+    for _ in range(2):
+        multitask_backward(model.losses(x), model.trunk.parameters(), own)
+    assert "xi" in own.state
 
 
 def test_sparse_gradients():

@@ -47,7 +47,7 @@ def run_fast(layer: BertLayer, x: torch.Tensor, packing: Packing,
 
 def run_plain(layer: BertLayer, x: torch.Tensor, packing: Packing,
               first_only: bool = False) -> torch.Tensor:
-    out = layer(packing.pad(x), packing.attention_mask)
+    out = layer(packing.pad(x), packing.mask)
     return out[:, 0] if first_only else packing.unpad(out)
 
 
@@ -224,6 +224,15 @@ def test_casts_are_renewed():
     with torch.autocast("cpu", torch.bfloat16), weights_cast_once(layer, torch.bfloat16):
         layer.load_state_dict(other.state_dict())
         assert torch.equal(run_fast(layer, x, packing), run_fast(other, x, packing))
+
+
+def test_no_bias_to_cast():
+    layer, (x, packing) = layer_of(dtype=torch.float32), row_of(dtype=torch.float32)
+    layer.output_dense = nn.Linear(20, HIDDEN, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = run_fast(layer, x, packing)
+        with weights_cast_once(layer, torch.bfloat16):
+            assert torch.equal(run_fast(layer, x, packing), expected)
 
 
 # ------------------------------------------------------------------------- what people do to layers

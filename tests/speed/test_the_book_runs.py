@@ -5,10 +5,12 @@ must then give what the same edit gives with MINBERT_PLAIN=1, and something else
 edit.
 """
 
+import gc
 import importlib
 import shutil
 import sys
 import warnings
+import weakref
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -189,6 +191,17 @@ def test_a_function_replaced_in_a_notebook_is_noticed(tiny_model, monkeypatch):
     with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
         after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.*does not compute what")
+def test_replaced_code_is_kept(tiny_model, monkeypatch):
+    """Else its id could become that of a later edit, which would not be compared."""
+    monkeypatch.setattr(minbert.attention, "attention", eval("lambda query, *_: query"))
+    code = weakref.ref(minbert.attention.attention.__code__)
+    assert not fast.applies(tiny_model)
+    monkeypatch.undo()
+    gc.collect()
+    assert code() is not None
 
 
 def test_comparing_draws_nothing(tiny_model):

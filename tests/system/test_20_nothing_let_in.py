@@ -300,7 +300,7 @@ def test_tensor_name_of_another_type(folder):
 
 @pytest.mark.parametrize(("change", "message"), [
     ('"vocab_size": 1000000000000000000',
-     "vocab_size must be at most 10000000, got 1000000000000000000"),
+     "vocab_size must be from 1 to 10000000, got 1000000000000000000"),
     ('"num_hidden_layers": ' + "9" * 5000, "is not valid JSON .*digits"),
     ('"layer_norm_eps": NaN', "layer_norm_eps must be finite, got nan"),
     ('"layer_norm_eps": 1' + "0" * 400, "layer_norm_eps must be finite"),

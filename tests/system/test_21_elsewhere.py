@@ -619,6 +619,8 @@ SETTINGS = {
     "further special tokens": edited("special_tokens_map.json",
                                      additional_special_tokens=["NEWTOK"]),
     "the same token in two files": two_files,
+    "a special token of the vocabulary": edited("special_tokens_map.json",
+                                                additional_special_tokens=["door"]),
     "fast class": edited("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
 }
 
@@ -642,7 +644,7 @@ def test_tokenizer_settings(name, form, saved_mini, tmp_path):
     if form == "vocab.txt":
         (folder / "tokenizer.json").unlink()
 
-    texts = ["A Good Film, Café NEWTOK newtok aNEWTOKb", "unaffable 中文 [MASK] [CLS]", "½ e\u0301 ﬁ"]
+    texts = ["A Good Film, Café NEWTOK newtok aNEWTOKb", "doors unaffable 中文 [MASK] [CLS]", "½ e\u0301 ﬁ"]
     ours = [encoding.ids for encoding in BertTokenizer.from_pretrained(folder).encode(texts)]
     assert ours == transformers.AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
 

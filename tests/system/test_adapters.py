@@ -62,7 +62,7 @@ def lightning_model():
     return without_head_dropout(build())
 
 
-def by_lightning(model, batch: int, epochs: int = 1, scaler=None, clip=1e9,
+def by_lightning(model, batch: int, epochs: int = 1, scaler=None, clip=1e9, method="pcgrad",
                  **settings) -> torch.nn.Module:
     if scaler is not None:
         settings["plugins"] = MixedPrecision("16-mixed", "cpu", scaler)
@@ -70,7 +70,8 @@ def by_lightning(model, batch: int, epochs: int = 1, scaler=None, clip=1e9,
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=epochs, logger=False,
                                 enable_checkpointing=False, enable_progress_bar=False,
                                 enable_model_summary=False, **settings)
-    trainer.fit(WithSgd(model, clip=clip, seed=SEED), lightning_module.loader(tokens, batch))
+    trainer.fit(WithSgd(model, method=method, clip=clip, seed=SEED),
+                lightning_module.loader(tokens, batch))
     return model
 
 
@@ -155,6 +156,16 @@ def test_lightning_clips_after_unscaling():
     scaler, before = torch.amp.GradScaler("cpu", init_scale=1024.0), lightning_model()
     model = by_lightning(lightning_model(), batch=4, scaler=scaler, clip=0.1)
     assert movement(model, before).norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_lightning_tells_the_scale():
+    """A method that looks at lengths sees the unscaled gradients."""
+    before = lightning_model()
+    plain, scaled = (
+        movement(by_lightning(lightning_model(), batch=4, method="normalised",
+                              scaler=torch.amp.GradScaler("cpu", init_scale=scale)), before)
+        for scale in (1.0, 1024.0))
+    assert (scaled - plain).norm() < 0.02 * plain.norm()  # float16 has 11 bits
 
 
 def test_hf_bfloat16():

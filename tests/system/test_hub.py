@@ -69,6 +69,7 @@ def test_a_folder_is_itself(tmp_path, monkeypatch):
     assert resolve("~/bert") == tmp_path / "bert"
     monkeypatch.chdir(tmp_path)
     assert resolve("bert") == Path("bert")  # it could be a hub name too: the folder comes first
+    assert resolve(Path("minbert-mini")) == resolve("minbert-mini")
 
 
 BAD_NAMES = ["", " ", "../x", "a/../b", "/no/such/folder", "C:\\bert", "a/b/c", "a//b", "a/", "-a",
