@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from minbert_study.exercises.pcgrad import on_vectors
+from minbert_study.exercises.pcgrad import project_conflicting as algorithm_1
 from optim import (
     constant_weights,
     cosines,
@@ -120,7 +120,7 @@ def test_gram_route_is_algorithm_1(rows, seed):
     order = random_order(len(rows), seeded(seed))
     # float64 rounding, relative to the largest gradient
     atol = 1e-11 * rows.abs().max().item()
-    assert_close(project_conflicting(rows, order), on_vectors(rows, order), atol=atol, rtol=1e-9)
+    assert_close(project_conflicting(rows, order), algorithm_1(rows, order), atol=atol, rtol=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
@@ -234,7 +234,7 @@ def test_float32_of_any_scale(scale, other):
     rows[1] -= 0.5 * rows[0]  # conflicts with the first
     rows = rows * torch.tensor([scale, scale, other])[:, None]
     order, longest = random_order(3, seeded(1)), rows.double().norm(dim=1).max()
-    exact = on_vectors(rows.double(), order)
+    exact = algorithm_1(rows.double(), order)
     # float32 rounding of rows as long as the longest
     assert (project_conflicting(rows, order).double() - exact).norm() <= 1e-5 * longest
     # no plain sum
