@@ -255,7 +255,7 @@ def test_the_papers_figure_stands_beside_ours():
 
     def shown(**changes: object) -> str:
         settings = {**SETTINGS, **changes}
-        return summary(tuple(TASKS.values()), settings, METRICS) + Reader(
+        return summary(settings, METRICS) + Reader(
             "".join(headline(TASKS, settings, found))).text
 
     text = shown()

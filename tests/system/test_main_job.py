@@ -202,7 +202,7 @@ def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, m
     ("--accumulate 0", "--accumulate 0: must be at least 1"),
     ("--accumulate 2 --gs none --fl", "--accumulate is for --gs and --nli"),
     ("--lr -1", "--lr -1.0: must be 0 or more"),
-    ("--warmup 1.5", "--warmup 1.5: a share of all steps"),
+    ("--warmup 1.5", "--warmup 1.5: must be a share of all steps"),
     ("--gs bd --batch-sizes sst=1,para", "--batch-sizes sst=1,para: expected for example"),
     ("--gs bd --batch-sizes sst=1", "each of sst, para, sts"),
     ("--batch-sizes sst=1,para=24,sts=1", "--batch-sizes is for --gs bd"),
