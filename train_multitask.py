@@ -39,6 +39,7 @@ from multitask.runs.settings import (
     DEFAULT_ARCH,
     NO_SURGERY_STAGE,
     NONFINITE_ADVICE,
+    SKIP,
     Settings,
     is_on_sample,
     parse_batch_sizes,
@@ -291,7 +292,7 @@ def train(run: Run, imports: str = "") -> int:
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
-            return stopped(f"{error}; {NONFINITE_ADVICE}", 1)
+            return stopped(f"{error}; {NONFINITE_ADVICE}", 1, f" --on-nonfinite {SKIP}")
         except OSError as error:
             return stopped(error, 1)
         except ValueError as error:  # input was read before, so it is a bug

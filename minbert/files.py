@@ -236,7 +236,7 @@ class Saved:
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not as minbert writes it ({one_line(error)})") from None
+            raise ValueError(f"{path} does not hold {cls.__name__} ({one_line(error)})") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor],

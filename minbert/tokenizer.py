@@ -279,6 +279,8 @@ class BertTokenizer:
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         if len(pieces) == self.vocab_size:
             write_text(folder / "vocab.txt", "\n".join(pieces) + "\n")
+        else:
+            (folder / "vocab.txt").unlink(missing_ok=True)  # of an earlier save
 
         normalizer = self._tokenizer.normalizer
         is_bert = isinstance(normalizer, BertNormalizer)  # else tokenizer.json alone describes it

@@ -56,7 +56,7 @@ class Exercise:
         places: the library's answers, MODULE:NAME or MODULE:CLASS.METHOD. The student's file
             defines the same last names.
         hints: three, from a question to nearly the code.
-        mistakes: those that are recognised, edits of the library's source, as (says, find,
+        mistakes: those that are recognised, edits of the answer's source, as (says, find,
             replace): the end of a sentence that begins "This is what comes out"; text that the
             source has once; what stands there with the mistake.
         forbidden: names of libraries' functions that would be the answer themselves.

@@ -103,9 +103,11 @@ def read_predictions(path: Path, task: Task) -> tuple[list[str], np.ndarray]:
         next(rows, None)  # the header
         parse = task.parse_label if task.has_own_files and task.classes else float
         found = [(name, parse(value)) for name, value in rows]
+        # float32, as they were predicted: in nearly constant answers the other digits would count
+        values = np.array([value for _, value in found], dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("a prediction is not finite")
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a prediction file of {task.name} ({one_line(error)})"
                          ) from None
-    # float32, as they were predicted: in nearly constant answers the other digits would count
-    values = np.array([value for _, value in found], dtype=np.float32)
     return [name for name, _ in found], values.astype(np.float64)

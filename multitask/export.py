@@ -72,9 +72,11 @@ def export(arguments: argparse.Namespace) -> int:
     try:
         facts = write_and_compare(fresh, model, task, dev, arguments)
         write_text(fresh / "README.md", card(arguments, model, task, settings, facts))
-        out.mkdir(exist_ok=True)
-        for path in fresh.iterdir():
-            path.replace(out / path.name)
+        if out == Path.cwd():  # a shell stands in it, so it must stay
+            for path in fresh.iterdir():
+                path.replace(out / path.name)
+        else:
+            fresh.replace(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     for fact in facts:

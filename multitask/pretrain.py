@@ -140,7 +140,7 @@ def pretrain(run: Pretraining) -> int:
     except KeyboardInterrupt:
         return command.stopped(NAME, "interrupted", 130, folder, resume)
     except FloatingPointError as error:
-        return command.stopped(NAME, f"{error}; {NONFINITE_ADVICE}", 1, folder, resume)
+        return command.failed(NAME, f"{error}; in a new run, {NONFINITE_ADVICE}", 1)
     except OSError as error:
         return command.stopped(NAME, error, 1, folder, resume)
     except ValueError as error:  # input was read before, so it is a bug

@@ -178,7 +178,7 @@ def run_files() -> dict[str, bytes]:
         folder = Path(name)
         torch.manual_seed(0)
         settings = Settings(arch="concatB", gs="wrap", model="scratch", epochs=2, batch_size=3,
-                            max_steps=3, seed=1, precision="fp32")
+                            max_steps=3, seed=1)
         settings.save(folder / "config.json")
         model = MultitaskBert(BertModel(config()), tokenizer(), "concatB")
         run = main_job._assemble(folder, settings, dataset(), model, RunLog(folder),

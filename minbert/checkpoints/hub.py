@@ -49,7 +49,9 @@ def resolve(name_or_folder: str | Path, revision: str = "main") -> Path:
     >>> str(resolve("."))
     '.'
     """
-    if str(name_or_folder) == EMBEDDED:
+    # a Path shortens "./minbert-mini", a folder of the user's, to the bundled model's name
+    is_folder = isinstance(name_or_folder, Path) and name_or_folder.is_dir()
+    if str(name_or_folder) == EMBEDDED and not is_folder:
         return Path(__file__).parents[1] / "mini"
 
     path = os.path.expanduser(name_or_folder)

@@ -75,9 +75,11 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
         a, b: Scores of two arms, (seeds,), in the same order of seeds.
 
     Raises:
-        ValueError: A score is not finite.
+        ValueError: A score is not finite, or the arms have different numbers of seeds.
     """
     first, second = _finite_scores(a), _finite_scores(b)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} scores against {len(second)}; expected one per seed")
     differences = first - second
     n, mean = len(differences), float(differences.mean())
 

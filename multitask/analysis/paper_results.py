@@ -5,9 +5,8 @@ for orientation, not as a like-for-like comparison.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from minbert.files import read_object
+from minbert.files import read_object, user_path
 
 # Table 1, dev set: one line per method; SST accuracy, PARA accuracy, STS Pearson of each
 # architecture in turn.
@@ -64,13 +63,14 @@ def method_of(settings: Mapping, seen: tuple[str, ...] = ()) -> str:
     stages = ["nli"] * bool(settings.get("nli"))
     if settings["gs"] != "none":
         surgery = settings.get("surgery", "pcgrad")
-        other = "" if surgery in PAPER_SURGERY else f" by {surgery}"
+        is_single = len(settings.get("tasks", "two")) == 1  # then there is no surgery
+        other = "" if surgery in PAPER_SURGERY or is_single else f" by {surgery}"
         stages.append(f"gs_{settings['gs']}{other}")
     stages += ["fl"] * bool(settings.get("fl"))
     own = "+".join(stages) or "baseline"
     if not settings.get("start"):
         return own
-    config = Path(settings["start"]) / "config.json"
+    config = user_path(settings["start"]) / "config.json"
     before = "a trained model"
     if settings["start"] not in seen and config.is_file():
         before = method_of(read_object(config), (*seen, settings["start"]))

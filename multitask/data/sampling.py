@@ -66,11 +66,14 @@ class RoundRobin:
         seed: of the sampler's own generator.
 
     Raises:
-        ValueError: a task has no examples.
+        ValueError: a task has no examples, or there is no such scheme.
     """
 
     def __init__(self, lengths: Mapping[str, int], batch_sizes: Mapping[str, int], scheme: str,
                  seed: int) -> None:
+        if scheme not in (*ROUND_ROBINS, ANNEAL, ONCE):
+            raise ValueError(f"scheme is {scheme!r}; choose from {', '.join(ROUND_ROBINS)}, "
+                             f"{ANNEAL}, {ONCE}")
         for name, length in lengths.items():
             if length < 1:
                 raise ValueError(f"{name} has no examples")

@@ -92,7 +92,8 @@ def settings_of_run(folder: Path) -> PretrainingSettings:
 def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedLM,
               tokenizer: BertTokenizer, corpus: Corpus) -> Pretraining:
     """The run of these parts, at step 0."""
-    device, precision = pick_device(settings.device), settings.precision
+    device = pick_device(settings.device)
+    precision = pick_precision(settings.precision, device, model.config.hidden_size)
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
                             precision)

@@ -5,6 +5,7 @@ import re
 import warnings
 from pathlib import Path
 
+from minbert.files import user_path
 from multitask.system import checkpoint
 from multitask.system.distributed import Ranks
 from multitask.system.runlog import RunLog, closed_on_failure
@@ -63,7 +64,7 @@ def _first_model(settings: Settings) -> str | None:
     """
     seen: set[str] = set()
     while settings.start is not None:
-        config = Path(settings.start) / CONFIG_FILE
+        config = user_path(settings.start) / CONFIG_FILE
         if settings.start in seen or not config.is_file():
             break
         seen.add(settings.start)

@@ -186,7 +186,8 @@ def _load_checkpoint(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
 def _assemble(folder: Path, settings: Settings, dataset: Dataset, model: MultitaskBert, log: RunLog,
               say: Callable[[str], None], tokens: Tokens | None, ranks: Ranks) -> Run:
     """The run without its first stage; describes it to the user, compares the processes' data."""
-    device, model.precision = model.device, settings.precision
+    device = model.device
+    model.precision = pick_precision(settings.precision, device, model.encoder.config.hidden_size)
     processes = f", {ranks.size} processes" if ranks.size > 1 else ""
     say(f"model: {describe_model(settings, model)}")
     if settings.recipe in RECIPES:

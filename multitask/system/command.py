@@ -1,7 +1,7 @@
 """What the commands share: errors and warnings in one line, and the exit statuses."""
 
 import argparse
-import runpy
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -111,11 +111,14 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
     for file in filter(None, early.parse_known_args(argv)[0].imports):
-        path = user_path(file)
+        path = user_path(file).resolve()
         if not path.is_file() or path.suffix != ".py":
             sys.exit(failed(name, f"--import {file}: expected a Python file, FILE.py", 2))
+        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module  # where the fast forms look up its classes
         try:
-            runpy.run_path(str(path))
+            spec.loader.exec_module(module)
         except Exception as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
                      if Path(frame.filename) == path]

@@ -144,7 +144,7 @@ class Ranks:
         texts = [] if self.size == 1 else self.gather(tell())
         for rank, other in enumerate(texts):
             if other != texts[WRITER]:
-                self._refuse(f"the {what} of process {rank} differ from those of process {WRITER}")
+                self._refuse(f"process {rank} and process {WRITER} differ in their {what}")
 
     def _refuse(self, reason: str) -> NoReturn:
         if self.writes:

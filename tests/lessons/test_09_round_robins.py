@@ -127,6 +127,11 @@ def test_sampler_resumes():
         other.load_state_dict(stopped.state_dict())
 
 
+def test_no_such_scheme():
+    with pytest.raises(ValueError, match="scheme is 'warp'; choose from wrap, bd"):
+        RoundRobin(LENGTHS, dict.fromkeys(LENGTHS, 4), "warp", 0)
+
+
 def test_a_task_without_examples():
     with pytest.raises(ValueError, match="sst has no examples"):
         RoundRobin({**LENGTHS, "sst": 0}, dict.fromkeys(LENGTHS, 4), "wrap", 0)

@@ -54,6 +54,8 @@ def test_undefined_scores_are_refused():
     for bad in (None, math.nan, math.inf):
         with pytest.raises(ValueError, match="a score is not a finite number"):
             paired_difference([0.1, bad], [0.1, 0.2])
+    with pytest.raises(ValueError, match="1 scores against 2"):
+        paired_difference([0.1], [0.1, 0.2])
 
 
 # ----------------------------------------------------------------------------------- many questions

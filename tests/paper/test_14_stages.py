@@ -37,7 +37,6 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
 
 
-
 def train(data, encoder, out, *flags, status=0) -> Path:
     """A run of two epochs per stage, from the encoder or from the run that --start names."""
     start = [] if "--start" in flags else ["--model", encoder]

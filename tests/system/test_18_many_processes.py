@@ -208,7 +208,7 @@ def test_failure_is_told_once():
 
     assert in_two_threads(work) == [
         ["made by 0", "ValueError('process 1: no data here')",
-         "ValueError('the data of process 1 differ from those of process 0')"],
+         "ValueError('process 1 and process 0 differ in their data')"],
         ["made by 0", "SystemExit(2)", "SystemExit(2)"]]
 
 

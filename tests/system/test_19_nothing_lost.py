@@ -451,7 +451,8 @@ def test_last_good_checkpoint(poisoned, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "_evaluate", lambda self: (evaluate(self), bad.__setitem__(7, label)))
         assert train_multitask.train(run) == 1
-    assert capsys.readouterr().err.endswith("resume with: python train_multitask.py --resume run\n")
+    assert capsys.readouterr().err.endswith(
+        "resume with: python train_multitask.py --resume run --on-nonfinite skip\n")
     assert checkpoint.load(Path("run")).values["epoch"] == 1
 
 

@@ -535,7 +535,9 @@ def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
     assert pretrain.main(["--text", "text", "--out", "minbert-mini", "--steps", "1", "--layers",
                           "1", "--hidden", "8", "--heads", "1", "--length", "16"]) == 0
     assert capsys.readouterr().out.strip().endswith("--model ./minbert-mini")
-    assert BertModel.from_pretrained("./minbert-mini").config.hidden_size == 8
+    for name in ("./minbert-mini", Path("minbert-mini")):
+        assert BertModel.from_pretrained(name).config.hidden_size == 8
+        assert BertForMaskedLM.from_pretrained(name).config.hidden_size == 8
 
 
 # ------------------------------------------------------- 20: a machine that does something else

@@ -38,7 +38,6 @@ SCRATCH = ("--model", "scratch", "--epochs", 1, "--batch-size", 8)
 WORDS = ["dull", "fine", "great"]
 
 
-
 def make_file(path: Path, kind: str, pairs: bool = False, count: int = 48, start: int = 0) -> None:
     """Synthetic examples of one kind, in the format of the file's ending."""
     rows = []
@@ -613,6 +612,9 @@ def own_code(monkeypatch):
         "from optim import SURGERY\n"
         "ARCHITECTURES['wide'] = Architecture(pairs_joined=True, head=OneLayerHead)\n"
         "SURGERY['halves'] = lambda gram, generator=None: gram.new_full(gram.shape[:1], .5)\n"
+        "import sys\n"
+        "class Mine: pass\n"
+        "assert vars(sys.modules[Mine.__module__])['Mine'] is Mine\n"  # as for any imported class
         "print('own code runs')\n")
 
 
@@ -624,6 +626,7 @@ def test_import(own_code, small_data, interrupted, capsys, monkeypatch, no_repor
     said = capsys.readouterr()
     assert "own code runs" in said.out
     assert said.err.endswith("--resume run --import own.py\n")
+    edit_json(Path("run/config.json"), lambda config: config.pop("precision"))  # chosen again
     assert run("--resume", "run", *own) == 0
     assert "predict run --import own.py --task" in capsys.readouterr().out
     weights = json.loads(Path("run/metrics.json").read_text())["surgery"]["mean_weights"]

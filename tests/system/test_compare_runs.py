@@ -67,9 +67,11 @@ def test_predictions_read_back(task, values, tmp_path):
     ids, found = read_predictions(path, task)
     assert ids == ["7", "a , b"]
     assert found.tolist() == np.float64(values).tolist()
-    path.write_text(path.read_text() + "a line that is none\n")
-    with pytest.raises(ValueError, match=r"file\.csv is not a prediction file of "):
-        read_predictions(path, task)
+    whole = path.read_text()
+    for wrong in ("a line that is none\n", "x,nan\n" if task.has_own_files else "x , nan\n"):
+        path.write_text(whole + wrong)
+        with pytest.raises(ValueError, match=r"file\.csv is not a prediction file of "):
+            read_predictions(path, task)
 
 
 def test_differences(trained, compare, small_data):

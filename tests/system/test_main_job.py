@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
 PLAIN_NOTE = "note:  plain forms only (--plain)"
 
 
-
 def small_run(folder, data, *more) -> int:
     return run("--data", data, "--model", "scratch", "--lr", 1e-3, "--out", folder, *more)
 
