@@ -20,7 +20,7 @@ def steps(part, theta, gradients, **settings) -> dict[str, torch.Tensor]:
 
 @check()
 def by_hand(part):
-    """The first step moves θ by lr, against the sign of the gradient, whatever its size."""
+    """The first step moves θ by lr against the gradient's sign, however large the gradient is."""
     # m = .1 g, v = .001 g², α = lr √.001 / .1: the step is lr · g/|g|, but for eps
     return steps(part, torch.tensor([2.0, -1.0, 3.0]), torch.tensor([[4.0, -0.5, 1e6]]), lr=0.1,
                  eps=0.0)
@@ -41,7 +41,7 @@ def moments(part):
 
 @check()
 def correction(part):
-    """Bias correction counts this step: t is 1 in the first."""
+    """Bias correction counts the current step: t is 1 in the first step."""
     theta, gradients = torch.randn(4), torch.randn(3, 4)
     return {"theta after 1 step": steps(part, theta.clone(), gradients[:1], lr=0.5)["theta"],
             "theta after 3 steps": steps(part, theta.clone(), gradients, lr=0.5)["theta"]}
@@ -55,7 +55,7 @@ def no_correction(part):
 
 @check()
 def large_eps(part):
-    """eps is added to √v, outside the root, and not corrected."""
+    """eps is added to √v, outside the root, and v is not bias-corrected first."""
     return steps(part, torch.randn(5), torch.randn(3, 5), lr=0.5, eps=0.1)
 
 
@@ -72,7 +72,7 @@ END = [[0.55482853, 0.86664947, 0.07292216], [-0.44725172, -0.29512122, -0.27172
 @check(against={"adamw_update": lambda theta, *_, **__: theta.copy_(torch.tensor(END))},
        tolerance={"weight after 1,000 steps": 1e-7})
 def course(part):
-    """The course's own test: a thousand steps of a linear layer end at stored numbers."""
+    """The course's own test: after 1,000 steps, a linear layer has the stored weights."""
     # CS224N's optimizer_test.py: y = (x₁ + x₂, −x₃), squared error, lr 1e-3, weight decay 1e-4
     inputs = np.random.default_rng(0)
     torch.manual_seed(0)

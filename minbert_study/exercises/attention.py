@@ -53,7 +53,7 @@ def masked_keys(part):
 
 @check()
 def only_padding(part):
-    """A row of padding alone gives numbers, not NaN."""
+    """A sequence that is all padding gives finite numbers, not NaN."""
     query, key, value = inputs(2, 1, 3, 2)
     mask = torch.tensor([[True, True, False], [False, False, False]])
     output = part.attention(query, key, value, mask)
@@ -62,7 +62,7 @@ def only_padding(part):
 
 @check()
 def large_scores(part):
-    """Real keys with scores near −1250 share all the weight, beside masked ones near 1250."""
+    """Real keys with scores near −1250 get all the weight, even beside masked ones near 1250."""
     query, key, _ = inputs(2, 2, 5, 4)
     mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]) == 1
     key += torch.where(mask[:, None, :, None], -25.0, 25.0)
@@ -73,7 +73,7 @@ def large_scores(part):
 
 @check(against={"attention": torch_attention})
 def as_torch(part):
-    """The output is that of torch's attention, on odd shapes and a batch of one."""
+    """The output equals that of torch's attention, even for odd shapes and a batch of one."""
     found = {}
     for shape in ((1, 1, 1, 1), (1, 3, 7, 5), (4, 2, 6, 3)):
         query, key, value = inputs(*shape)
@@ -119,7 +119,7 @@ DROPPED = dict.fromkeys(("share of weights that are dropped",
 
 @check(tolerance=DROPPED)
 def dropout(part):
-    """Dropout falls on the weights, and the rest is scaled up by 1/(1 − p)."""
+    """Dropout applies to the weights, and those that are kept are scaled up by 1/(1 − p)."""
     query = key = torch.zeros(20, 4, 20, 2)  # all weights are 1/20
     value = torch.eye(20).repeat(1, 2).expand(20, 4, 20, 40)
     return dropped(part.attention(query, key, value, dropout=0.3))
@@ -132,7 +132,7 @@ EXERCISE = Exercise(
                "multi_head_attention_forward"),
     mistakes=(
         ("without the division by √d.", " / math.sqrt(head_dim)", ""),
-        ("when scores are divided by d in place of √d.", "math.sqrt(head_dim)", "head_dim"),
+        ("when scores are divided by d, not by √d.", "math.sqrt(head_dim)", "head_dim"),
         ("when scores are multiplied by √d, not divided by it.",
          "/ math.sqrt(head_dim)", "* math.sqrt(head_dim)"),
         ("when d is the number of tokens, query.shape[-2]. It must be the width of a head, "
@@ -146,8 +146,8 @@ EXERCISE = Exercise(
          "dtype's minimum.", "torch.finfo(scores.dtype).min", "0.0"),
         ("when masked scores are set to −inf. In a row that is all masked, the softmax is 0/0. Use "
          "the dtype's minimum.", "torch.finfo(scores.dtype).min", "-math.inf"),
-        *(("when masked scores are set to a number like −10, −100 or −1000, which real scores can "
-           "go below. Use the dtype's minimum.", "torch.finfo(scores.dtype).min", number)
+        *(("when masked scores are set to a number like −10, −100 or −1000. Real scores can be "
+           "lower than that. Use the dtype's minimum.", "torch.finfo(scores.dtype).min", number)
           for number in ("-10.0", "-100.0", "-1000.0")),
         ("when exp is taken of scores near ±1000, which gives infinity or 0. torch.softmax "
          "subtracts the largest score first.", "return scores.softmax(dim=-1)",

@@ -98,13 +98,13 @@ def by_hand(part):
 
 @check()
 def defaults(part):
-    """Without a mask every token is real, also one of id 0; without types all are 0."""
+    """Without a mask every token is real, even one with id 0. Without types, all types are 0."""
     return encode(part, model_of(2), torch.tensor([[2, 0, 7, 0, 3], [2, 5, 0, 9, 3]]))
 
 
 @check()
 def pairs(part):
-    """Pairs with padding, also inside: positions count all columns, and every layer is masked."""
+    """Padding may stand between tokens: positions count all columns, every layer gets the mask."""
     input_ids = torch.randint(12, (3, 5))
     types = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -113,7 +113,7 @@ def pairs(part):
 
 @check()
 def by_name(part):
-    """Arguments can be given by name, each alone."""
+    """Each optional argument can be given alone, by name."""
     model, input_ids = model_of(1), torch.randint(12, (2, 3))
     types, mask = torch.tensor([[0, 1, 1], [0, 0, 1]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
     return {"pooler_output with token_type_ids alone":
@@ -124,7 +124,7 @@ def by_name(part):
 
 @check()
 def kinds_of_mask(part):
-    """The mask may be of bool, int or float numbers; nonzero means real."""
+    """The mask may be bool, int or float; nonzero means real."""
     model, input_ids = model_of(2), torch.randint(12, (2, 4))
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
     masks = {"bool": mask == 1, "int": mask, "float": mask.double()}
@@ -134,7 +134,7 @@ def kinds_of_mask(part):
 
 @check()
 def padding(part):
-    """A sentence gives the same alone, in a batch of one, and padded in a batch."""
+    """A sentence gives the same result alone and padded in a batch."""
     model, input_ids = model_of(2), torch.randint(12, (3, 6))
     lengths = (6, 2, 4)
     mask = (torch.arange(6) < torch.tensor(lengths)[:, None]).long()
@@ -149,7 +149,7 @@ def padding(part):
 
 @check(against={"forward": of_torch})
 def as_torch(part):
-    """Outputs and gradients are those of torch's encoder layers, stacked."""
+    """Outputs and gradients equal those of a stack of torch's encoder layers."""
     # in training mode: dropout, of which this model has none, is in its parts
     model, input_ids = model_of(2).train(), torch.randint(12, (2, 5))
     mask, types = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.randint(2, (2, 5))
@@ -170,7 +170,7 @@ STORED = ([[[-0.524915, 1.106962, 1.435089], [-0.185526, 0.834541, 0.381022]],
 @check(against={"forward": lambda *_: BertOutput(*map(torch.tensor, STORED))},
        tolerance={"last_hidden_state": 1e-5, "pooler_output": 1e-5})
 def sanity_check(part):
-    """minbert-mini on two sentences, as in CS224N's sanity_check.py: it gives stored numbers."""
+    """minbert-mini gives stored numbers for two sentences, as in CS224N's sanity_check.py."""
     batch = BertTokenizer.from_pretrained("minbert-mini")(
         ["hello world", "hello neural network for nlp"])
     out = part.forward(mini(), batch["input_ids"], batch["attention_mask"])

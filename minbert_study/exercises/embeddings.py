@@ -56,7 +56,7 @@ def by_hand(part):
 
 @check()
 def own_tables(part):
-    """Each kind of id is looked up in its own table, and positions are those that are given."""
+    """Each kind of id is looked up in its own table, and the given position_ids are used."""
     return embed(tables_of_nine(part), *draw_ids(3, 5))
 
 
@@ -77,7 +77,7 @@ def eps(part):
 # 6,000 draws, yours and the library's: their difference has a standard deviation of 0.008
 @check(tolerance={"share of numbers that are 0": 0.04})
 def dropout(part):
-    """Dropout (0.25) comes last: in training that share of the output is 0, and the rest grows."""
+    """Dropout (0.25) comes last: in training it sets that share to 0 and scales up the rest."""
     module, ids = tables_of_nine(part, dropout=0.25), draw_ids(20, 50)
     still, moving = module(*ids), module.train()(*ids)
     kept = moving != 0
@@ -94,7 +94,7 @@ def backward(part):
 
 @check(against={"BertEmbeddings": OneHotEmbeddings})
 def as_products(part):
-    """A lookup is a product with a row of zeros and a one."""
+    """A lookup gives the same as a product with a one-hot row."""
     return {"output": tables_of_nine(part, eps=1e-3)(*draw_ids(4, 3))}
 
 
@@ -109,8 +109,8 @@ EXERCISE = Exercise(
         ("when positions are counted from 1. Use position_ids as they are.",
          "self.position_embeddings(position_ids)",
          "self.position_embeddings((position_ids + 1) % 9)"),
-        ("when the positions are made here, by arange. Use position_ids: in a row of several "
-         "packed sentences they restart at 0.", "self.position_embeddings(position_ids)",
+        ("when forward makes the positions itself, with arange. Use position_ids: in a row of "
+         "several packed sentences they restart at 0.", "self.position_embeddings(position_ids)",
          "self.position_embeddings(torch.arange(input_ids.shape[1]))"),
         ("when token types and positions are looked up in each other's table.",
          "self.position_embeddings(position_ids)\n"

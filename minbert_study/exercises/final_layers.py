@@ -70,7 +70,7 @@ def how_they_run(part):
 
 @check(tolerance={"gradients of heads at the second step": FLOAT32})
 def second_step(part):
-    """A second step starts from nothing; there is one optimizer.step in each."""
+    """A second step starts fresh, and each step calls optimizer.step once."""
     model = tiny_model()
     optimizer = Optimizer(model)
     for first in (0, 2):
@@ -82,14 +82,14 @@ def second_step(part):
 @check(against={"final_layer_step": by_formula},
        tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def by_hand(part):
-    """The heads follow their losses' gradients, which are known in closed form."""
+    """Each head takes one gradient step on its own loss; a formula gives the gradients."""
     seen, _, losses = one_step(part, dropout=0.2)
     return {"losses": losses, "moved": seen.moved("heads.")}
 
 
 @check(tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def dropout_in_heads(part):
-    """The heads have dropout, the encoder has none; losses are Python numbers."""
+    """The heads use dropout, the encoder does not; losses are Python numbers."""
     seen, _, losses = one_step(part, dropout=0.2, head_dropout=True)
     return {"forwards of each head": seen.forwards, "losses": losses,
             "moved": seen.moved("heads.")}
@@ -97,7 +97,7 @@ def dropout_in_heads(part):
 
 @check()
 def encoder_rests(part):
-    """The encoder does not move, whatever the optimizer remembers and .grad holds of it."""
+    """The encoder does not move, whatever moments the optimizer has and whatever is in .grad."""
     found = {}
     for name in ("without gradients from before", "with gradients from before"):
         model = tiny_model()
@@ -118,7 +118,7 @@ def encoder_rests(part):
 # Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
 @check(tolerance={"moved": 2 * FLOAT32})
 def other_heads_rest(part):
-    """A head without a batch does not move, though the optimizer has moments of it."""
+    """A head without a batch does not move, even if the optimizer has moments for it."""
     model = tiny_model()
     optimizer = Optimizer(model, lr=1e-2, weight_decay=0.5)
     part.final_layer_step(model, batches_of(), optimizer)
@@ -131,7 +131,7 @@ def other_heads_rest(part):
 
 @check()
 def afterwards(part):
-    """Encoder and heads are in the modes they were in, and can be trained again."""
+    """Encoder and heads return to their previous modes and can be trained again."""
     found = {}
     for encoder, heads in ((True, True), (False, False), (False, True), (True, False)):
         model = tiny_model()
@@ -179,7 +179,7 @@ EXERCISE = Exercise(
          ZERO, "    model.encoder.zero_grad()\n"),
         ("when the encoder's old gradients stay in .grad, so the optimizer moves it. Set them to "
          "None.", ZERO, "    model.heads.zero_grad()\n"),
-        ("when old gradients stay in .grad, of encoder and heads. Set them to None.", ZERO, ""),
+        ("when old gradients of encoder and heads stay in .grad. Set them to None.", ZERO, ""),
         *(("when gradients are set to 0, not to None. Weight decay and old moments then move what "
            "must not move.", ZERO, cleared)
           for cleared in ("    model.zero_grad(set_to_none=False)\n",

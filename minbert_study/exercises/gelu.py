@@ -35,7 +35,7 @@ def by_hand(part):
 
 @check()
 def gate(part):
-    """Far from 0 it is x itself on the right, and 0 on the left."""
+    """For large x, gelu(x) is almost x. For very negative x, it is almost 0."""
     return {"gelu of 10, 40": part.gelu(torch.tensor([10.0, 40.0])),
             "gelu of −5.5, −10, −40": part.gelu(torch.tensor([-5.5, -10.0, -40.0]))}
 
@@ -50,7 +50,7 @@ def mirrored(part):
 
 @check()
 def least(part):
-    """It falls below 0 and rises again: the least value on a grid is −0.170 near −0.752."""
+    """GELU dips below 0: its minimum is −0.170, near x = −0.752."""
     grid = torch.linspace(-4, 4, 8001)
     y = part.gelu(grid)
     found = y.min(0)
@@ -59,7 +59,7 @@ def least(part):
 
 @check()
 def shapes(part):
-    """Any shape, each number by itself."""
+    """Any shape works, and each number is computed by itself."""
     return {f"gelu of shape {shape}": part.gelu(torch.randn(shape))
             for shape in ((), (1,), (3, 1, 5), (2, 3, 4))}
 
@@ -67,13 +67,13 @@ def shapes(part):
 # erf in float32 is off by a rounding or two of numbers up to 4
 @check(tolerance={"gelu of float32 numbers": 1e-6})
 def type_of_x(part):
-    """float32 comes out as float32."""
+    """A float32 input gives a float32 output."""
     return {"gelu of float32 numbers": part.gelu(torch.randn(50, dtype=torch.float32))}
 
 
 @check()
 def backward(part):
-    """The derivative is Φ(x) + x φ(x), at 0 it is 1/2."""
+    """The derivative is Φ(x) + x φ(x), which is 1/2 at 0."""
     x = torch.cat([torch.zeros(1), torch.randn(6)]).requires_grad_()
     return gradients(part.gelu(x), x=x)
 
@@ -92,9 +92,9 @@ EXERCISE = Exercise(
     forbidden=("gelu", "gelu_", "GELU"),
     install=put_into_library,
     mistakes=(
-        ("from the tanh approximation. BERT uses the exact form, with erf.",
+        ("from the tanh approximation. Write the exact form, with erf.",
          EXACT, "return F.gelu(x, approximate='tanh')"),
-        ("from the approximation x · σ(1.702 x). BERT uses the exact form, with erf.",
+        ("from the approximation x · σ(1.702 x). Write the exact form, with erf.",
          EXACT, "return x * torch.sigmoid(1.702 * x)"),
         ("from SiLU, x · σ(x). GELU uses Φ, not the logistic function σ.",
          EXACT, "return x * torch.sigmoid(x)"),

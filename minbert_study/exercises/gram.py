@@ -30,7 +30,7 @@ def by_hand(part):
 
 @check(against={"gram_matrix": numpy_gram, "cosines": numpy_cosines})
 def every_pair(part):
-    """Every pair of tasks has its product and its cosine, for one task or for many."""
+    """Every pair of tasks gets its product and its cosine, for one task or for many."""
     found = {}
     for tasks, params in ((1, 4), (3, 7), (5, 2), (4, 1001)):
         gradients = torch.randn(tasks, params) * torch.arange(1, tasks + 1)[:, None]
@@ -70,7 +70,7 @@ def tiny(part):
 
 @check()
 def zero(part):
-    """A zero gradient has cosine 0 with every gradient, also with itself."""
+    """A zero gradient has cosine 0 with every gradient, even with itself."""
     gram = torch.tensor([[25.0, 0.0, -40.0], [0.0, 0.0, 0.0], [-40.0, 0.0, 100.0]])
     return {"cosines": part.cosines(gram),
             "cosines of nothing but zeros": part.cosines(torch.zeros(2, 2))}
@@ -78,7 +78,7 @@ def zero(part):
 
 @check()
 def scale(part):
-    """A cosine does not depend on length; flipping a gradient flips its sign."""
+    """Cosines do not depend on lengths; reversing one of two gradients changes the sign."""
     gradients = torch.randn(3, 6)
     factors = torch.tensor([100.0, 0.01, -7.0])
     return {f"cosines, {name}": part.cosines(numpy_gram(each))

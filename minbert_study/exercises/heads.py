@@ -63,7 +63,7 @@ def shapes_of(head: nn.Module) -> list[str]:
 
 @check()
 def what_is_learnt(part):
-    """One layer learns one matrix and a bias, two layers two of each."""
+    """One layer learns one matrix and one bias; two layers learn two of each."""
     return {"shapes in OneLayerHead(inputs=5, hidden=7, outputs=3)":
                 shapes_of(part.OneLayerHead(5, 7, 3)),
             "shapes in TwoLayerHead(inputs=5, hidden=7, outputs=3)":
@@ -85,7 +85,7 @@ def eval_mode(part):
 
 @check()
 def by_hand(part):
-    """Without dropout: one layer of weights (1, 2) and bias 3; two layers with a LeakyReLU."""
+    """Without dropout: one layer with weights (1, 2) and bias 3; two layers with a LeakyReLU."""
     one = build(part, "OneLayerHead", (2, 9, 1), torch.tensor([[1.0, 2.0]]), torch.tensor([3.0]))
     two = build(part, "TwoLayerHead", (1, 2, 1), torch.tensor([[2.0], [1.0]]),
                 torch.tensor([1.0, 1.0]), torch.tensor([[3.0, 0.0]]), torch.tensor([0.0]))
@@ -96,7 +96,7 @@ def by_hand(part):
 
 @check(against=MATRICES)
 def as_matrices(part):
-    """In eval mode a head is matrix products and a LeakyReLU, on any shape."""
+    """In eval mode, one layer is a matrix product; two layers have a LeakyReLU between them."""
     found = {}
     for batch, inputs, hidden, outputs in ((1, 4, 3, 1), (7, 5, 6, 2), (3, 10, 4, 5)):
         for name in ("OneLayerHead", "TwoLayerHead"):
@@ -109,7 +109,7 @@ def as_matrices(part):
 
 @check(against=MATRICES)
 def backward(part):
-    """Gradients flow back to the embeddings, through the negative side as well."""
+    """Gradients flow back to the embeddings, even where LeakyReLU's input is negative."""
     found = {}
     for name, sizes in (("OneLayerHead", (4, 3)), ("TwoLayerHead", (4, 6, 3))):
         head = build(part, name, (4, 6, 3), *layers(*sizes)).eval()
@@ -166,7 +166,7 @@ def dropout_of_two(part):
 @check(tolerance={f"{name}, largest first weight times √inputs": 0.01
                   for name in ("OneLayerHead", "TwoLayerHead")})
 def first_weights(part):
-    """Linear layers start as nn.Linear does: evenly between −1/√inputs and 1/√inputs."""
+    """Weights start as in nn.Linear: uniformly distributed between −1/√inputs and 1/√inputs."""
     found = {}
     for name in ("OneLayerHead", "TwoLayerHead"):
         head = build(part, name, (200, 200, 200))

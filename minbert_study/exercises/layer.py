@@ -57,7 +57,7 @@ def steps(module, x, mask=None) -> dict[str, object]:
 
 @check()
 def by_hand(part):
-    """Weights of 0 leave the sums and the norms: (−1, 0, 2, 1) becomes (−1, 1, −1, 1)."""
+    """With weights of 0, only biases, sums and norms act: (−1, 0, 2, 1) becomes (−1, 1, −1, 1)."""
     module = part.BertLayer(4, 2, 3, "gelu", 1e-12, 0.0, 0.0).eval()
     with torch.no_grad():
         for linear in (module.self_attention.query_key_value, module.attention_dense,
@@ -73,7 +73,7 @@ def by_hand(part):
 
 @check()
 def equations(part):
-    """Every step of both equations, in eval mode."""
+    """Every step of both equations is right in eval mode."""
     module = layer_of(part, eps=0.1, dropout=0.5, attention_dropout=0.4)
     return steps(module, torch.randn(2, 3, 6), torch.tensor([[1, 1, 1], [1, 0, 1]]) == 1) | {
         "dropout of self_attention": module.self_attention.dropout}
@@ -81,7 +81,7 @@ def equations(part):
 
 @check()
 def mask(part):
-    """The mask is passed on: what stands at padding changes no real token."""
+    """The mask is passed on: numbers at padding do not affect real tokens."""
     module, real = layer_of(part), torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]]) == 1
     x = torch.randn(2, 4, 6)
     other = torch.where(real[..., None], x, torch.randn(2, 4, 6))
@@ -122,7 +122,7 @@ DROPPED = {"x into self_attention": 0.05, "attention(x) into attention_dense": 0
 
 @check(tolerance={f"share of 0 in {name}": allowed for name, allowed in DROPPED.items()})
 def dropout(part):
-    """In training dropout (0.25) falls on what is added to the residual, in both equations."""
+    """In training, dropout (0.25) applies to what is added to the residual, in both equations."""
     module, x = layer_of(part, dropout=0.25).train(), torch.randn(30, 20, 6)
     with notes_of(module, *PARTS) as notes:
         output = module(x)
@@ -140,7 +140,7 @@ def dropout(part):
 
 @check(against={"BertLayer": TorchLayer})
 def as_torch(part):
-    """Outputs and gradients are those of torch's encoder layer."""
+    """Outputs and gradients equal those of torch's encoder layer."""
     module, x = layer_of(part, 8, 4, eps=1e-5), torch.randn(3, 5, 8, requires_grad=True)
     real = torch.rand(3, 5) < 0.6
     real[:, 2] = True
@@ -172,7 +172,7 @@ EXERCISE = Exercise(
     places=("minbert.layer:BertLayer",),
     forbidden=("TransformerEncoderLayer", "TransformerEncoder", "Transformer"),
     mistakes=(
-        ("without both residuals.",
+        ("without either residual.",
          *both("self.attention_layer_norm(self.dropout(attended))",
               "self.output_layer_norm(self.dropout(output))")),
         ("without the residual around attention: x + … is missing.",
@@ -200,7 +200,7 @@ EXERCISE = Exercise(
          "added.",
          *both("self.dropout(self.attention_layer_norm(hidden_states + attended))",
               "self.dropout(self.output_layer_norm(hidden_states + output))")),
-        ("without dropout in both equations.",
+        ("without dropout in either equation.",
          *both("self.attention_layer_norm(hidden_states + attended)",
               "self.output_layer_norm(hidden_states + output)")),
         ("without dropout in the first equation.",
@@ -225,7 +225,7 @@ EXERCISE = Exercise(
         ("when the activation is always GELU. Call self.activation, which the configuration "
          "selects.", "self.activation(self.intermediate_dense(hidden_states))",
          "torch.nn.functional.gelu(self.intermediate_dense(hidden_states))"),
-        ("when the activation comes after W_2 too.",
+        ("when the activation is applied after W_2 as well.",
          "self.output_dense(expanded)", "self.activation(self.output_dense(expanded))"),
         ("when the mask is not passed on to self_attention.",
          "self.self_attention(hidden_states, mask)", "self.self_attention(hidden_states)"),

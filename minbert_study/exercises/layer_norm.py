@@ -35,7 +35,7 @@ def by_hand(part):
 
 @check()
 def moments(part):
-    """With weight 1 and bias 0, every vector has mean 0 and variance 1."""
+    """With weight 1 and bias 0, every output vector has mean 0 and variance 1."""
     x = 5 * torch.randn(2, 3, 7) + 2
     output = part.layer_norm(x, torch.ones(7), torch.zeros(7), 1e-12)
     return {"mean of each vector, rounded": output.mean(-1).round(decimals=10) + 0.0,
@@ -54,7 +54,7 @@ def weight_and_bias(part):
 
 @check()
 def alone(part):
-    """Each token is normalised by itself: what else is in the batch does not matter."""
+    """Each token is normalised by itself: the rest of the batch does not matter."""
     x, weight, bias = torch.randn(3, 4, 5), torch.randn(5), torch.randn(5)
     together = part.layer_norm(x, weight, bias, 1e-5)
     token = part.layer_norm(x[1:2, 2:3], weight, bias, 1e-5)
@@ -75,7 +75,7 @@ def large_eps(part):
 # E[x²] − E[x]², around 100,000,000 with steps of 8, is off by far more
 @check(tolerance={"output in float32": 0.02})
 def far_from_zero(part):
-    """In float32, on numbers between 9,999 and 10,001: deviations first, then their squares."""
+    """In float32, numbers near 10,000 need the deviations first, then their squares."""
     x = 1e4 + torch.linspace(-1, 1, 64, dtype=torch.float32).view(2, 32)
     one = torch.ones(32, dtype=torch.float32)
     return {"output in float32": part.layer_norm(x, one, one, 1e-12)}
@@ -83,7 +83,7 @@ def far_from_zero(part):
 
 @check(against={"layer_norm": of_torch})
 def as_torch(part):
-    """The output is that of torch's, on odd shapes; so are the gradients."""
+    """Outputs and gradients equal those of torch's layer norm, even for odd shapes."""
     found = {}
     for shape in ((1, 3), (6,), (2, 1, 4, 5)):
         x, weight, bias = torch.randn(shape), torch.randn(shape[-1]), torch.randn(shape[-1])
@@ -139,8 +139,8 @@ EXERCISE = Exercise(
          "normalised * weight + bias", "normalised * bias + weight"),
     ),
     hints=(
-        "Which numbers share a mean: all of them, a column, or one token? What does torch.var "
-        "divide by?",
+        "Which numbers share a mean: all of them, those of a column, or those of a token? What "
+        "does torch.var divide by?",
         "Take the mean over the last dimension with keepdim=True and subtract it. The variance is "
         "the mean of the squares of the result. Divide the result by the root of variance + eps. "
         "Then apply weight and bias.",

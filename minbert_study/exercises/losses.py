@@ -89,7 +89,7 @@ INDEPENDENT = {"cross_entropy": by_log_sum_exp, "binary_cross_entropy": as_two_c
 
 @check(tolerance=FLOAT32)
 def losses_by_hand(part):
-    """Chances of 1/4 and 3/4 cost ln 4 and ln 4/3; errors of 2 and ½ cost 4 and ¼."""
+    """Probabilities of 1/4 and 3/4 cost ln 4 and ln(4/3); errors of 2 and ½ cost 4 and ¼."""
     z = math.log(3)
     return values(part, {
         "cross_entropy": {"z = (0, ln 3), class 1": ([[0, z]], [1.0]),
@@ -104,7 +104,7 @@ def losses_by_hand(part):
 
 @check(against=INDEPENDENT, tolerance=FLOAT32)
 def large(part):
-    """Outputs of ±1000 cost 0 or 1000: no infinity, no NaN, nothing cut off."""
+    """Outputs of ±1000 give the exact loss: no infinity, no NaN, nothing cut off."""
     classes = [[1000.0, 0.0, -1000.0], [-1000.0, 1000.0, 0.0]]
     yes = [[1000.0], [-1000.0]]
     return values(part, {
@@ -125,7 +125,7 @@ def drawn(batch: int, classes: int) -> dict[str, tuple[torch.Tensor, torch.Tenso
 
 @check(against=INDEPENDENT, tolerance=FLOAT32)
 def means(part):
-    """Each loss is the mean over the batch, whatever its size and the number of classes."""
+    """Each loss is the mean over the batch, for any batch size and number of classes."""
     found = {name: {} for name in LOSSES}
     for batch, classes in ((1, 5), (7, 5), (4, 4), (3, 2), (24, 3)):
         for name, (logits, labels) in drawn(batch, classes).items():
@@ -136,7 +136,7 @@ def means(part):
 
 @check(against=INDEPENDENT, tolerance=FLOAT32)
 def backward(part):
-    """Gradients flow back to the outputs, also to those of ±1000."""
+    """Gradients flow back to the outputs, even to those of ±1000."""
     found = {}
     for name, (logits, labels) in drawn(6, 4).items():
         logits[:2, 0] = torch.tensor([1000.0, -1000.0])
@@ -159,7 +159,7 @@ def metrics_by_hand(part):
 
 @check()
 def f1_at_the_edges(part):
-    """F1 is 0 without a hit, and None where neither predictions nor labels have a 1."""
+    """F1 is 0 without a true positive, and None if neither predictions nor labels have a 1."""
     none, one, all_ = np.zeros(4), np.array([0.0, 1, 0, 0]), np.ones(4)
     return {"f1 where all is right": score(part, "f1", one, one),
             "f1 where no 1 is predicted": score(part, "f1", none, one),
@@ -171,7 +171,7 @@ def f1_at_the_edges(part):
 
 @check()
 def pearson_at_the_edges(part):
-    """Pearson does not change with scale or offset, and is None where one side is constant."""
+    """Pearson ignores offsets and positive factors, and is None where one side is constant."""
     x, y = torch.randn(2, 9).numpy()
     tenths = np.full(3, 0.1)
     return {"pearson": score(part, "pearson", x, y),
@@ -192,7 +192,7 @@ def pearson_at_the_edges(part):
 
 @check(against=INDEPENDENT)
 def metrics_as_numpy(part):
-    """Metrics of random predictions are those of independent implementations."""
+    """For random predictions, independent implementations give the same metrics."""
     found = {"accuracy": {}, "f1": {}, "pearson": {}}
     for n in (2, 5, 13, 100):
         classes = torch.randint(5, (2, n)).double().numpy()
@@ -245,8 +245,8 @@ EXERCISE = Exercise(
          CLASSES, f"-logits.log_softmax(0){HITS}.mean()"),
         ("when cross_entropy takes the softmax twice.",
          CLASSES, f"-logits.softmax(1).log_softmax(1){HITS}.mean()"),
-        ("when cross_entropy subtracts the largest of all outputs. Subtract the largest of each "
-         "row, or a row far below it becomes ln 0.",
+        ("when cross_entropy subtracts the largest of all outputs, so a row far below it gives "
+         "ln 0. Subtract the largest of each row.",
          CLASSES, f"(lambda z: z.exp().sum(1).log() - z{HITS})(logits - logits.max()).mean()"),
         ("when cross_entropy computes e¹⁰⁰⁰, which is infinite. Use torch.logsumexp or "
          "log_softmax.",
@@ -291,12 +291,14 @@ EXERCISE = Exercise(
         ("when f1 is the plain mean of precision and recall. Use the harmonic mean.", F1,
          "float(((found & true).sum() / max(1, found.sum()) + (found & true).sum() / "
          "max(1, true.sum())) / 2) if total else None"),
-        ("when f1 counts the hits once: TP/(TP + FP + FN). Count them twice.",
+        ("when f1 counts true positives once: TP/(TP + FP + FN). Count them twice.",
          F1, "float((found & true).sum() / (found | true).sum()) if total else None"),
-        ("when f1 is None as soon as precision or recall is undefined. Without a hit it is 0.",
+        ("when f1 is None as soon as precision or recall is undefined. It must be 0 there, unless "
+         "neither side has a 1.",
          F1, "float(2 * (found & true).sum() / total) if found.any() and true.any() else None"),
-        ("when f1 is None wherever there is no hit. It must be 0 there, unless neither side has a "
-         "1.", F1, "float(2 * (found & true).sum() / total) if (found & true).any() else None"),
+        ("when f1 is None wherever there is no true positive. It must be 0 there, unless neither "
+         "side has a 1.",
+         F1, "float(2 * (found & true).sum() / total) if (found & true).any() else None"),
         ("when f1 is 0 where it is undefined. Return None there.",
          "_f1_of(1, predictions, labels))", "_f1_of(1, predictions, labels) or 0.0)"),
         ("when f1 is 0/0, which is NaN in NumPy. Return None there.",
@@ -304,9 +306,10 @@ EXERCISE = Exercise(
         ("when pearson does not subtract the means.", PEARSON,
          f"{IF_DEFINED} float(predictions @ labels / "
          "np.sqrt((predictions @ predictions) * (labels @ labels))))"),
-        ("when pearson has n − 1 above and n below. Use the same in both places.",
+        ("when pearson divides the covariance by n − 1 and the variances by n. Use one for all.",
          PEARSON, f"{IF_DEFINED} float({SUM} / (len(labels) - 1) / {STDS}))"),
-        ("when pearson has n above and n − 1 below. Use the same in both places.", PEARSON,
+        ("when pearson divides the covariance by n and the variances by n − 1. Use one for all.",
+         PEARSON,
          f"{IF_DEFINED} float({SUM} / len(labels) / "
          "predictions.std(ddof=1) / labels.std(ddof=1)))"),
         ("when pearson is the covariance. Divide by both standard deviations.",
@@ -318,16 +321,16 @@ EXERCISE = Exercise(
         ("when pearson is 0/0, which is NaN in NumPy. Return None there.",
          PEARSON, f"float({SUM} / len(labels) / {STDS}))"),
         ("when pearson checks whether the standard deviation is 0. For 0.1, 0.1, 0.1, rounding "
-         "makes it slightly more. Compare the numbers themselves.", PEARSON,
+         "makes it slightly larger. Compare the numbers themselves.", PEARSON,
          f"None if predictions.std() * labels.std() == 0 else float({SUM} / len(labels) / "
          f"{STDS}))"),
-        ("when pearson subtracts the product of the means, so large numbers cancel. Subtract the "
-         "means first.", PEARSON,
+        ("when pearson subtracts the product of the means, so large numbers lose their digits. "
+         "Subtract the means first.", PEARSON,
          f"{IF_DEFINED} float(((predictions * labels).mean() - predictions.mean() * "
          f"labels.mean()) / {STDS}))"),
     ),
     hints=(
-        "What is log softmax(z), written without a softmax? And 1 − σ(z), as a σ?",
+        "How do you write log softmax(z) without a softmax, and 1 − σ(z) as a single σ?",
         "Pick z − logsumexp(z) at each row's label, with labels.long(). For yes or no, multiply "
         "F.logsigmoid(z) by y and F.logsigmoid(−z) by 1 − y. Turn (batch, 1) into (batch,) first. "
         "For F1 count TP, FP and FN; for Pearson centre both sides. Handle the undefined case "

@@ -73,7 +73,7 @@ def generator() -> torch.Generator:
 
 @check(against=LIBRARY)
 def equally_many(part):
-    """The number of chosen tokens does not depend on the draws."""
+    """The number of chosen tokens does not depend on the random draws."""
     drawn, row = generator(), sentence(60)
     counts = {len(masked(part, row, drawn)[1]) for _ in range(20)}
     return {"20 calls choose equally many of 60 words": len(counts) == 1}
@@ -89,7 +89,7 @@ def counts(part):
 
 @check(against=LIBRARY)
 def special_tokens(part):
-    """Special tokens are never chosen and do not count, whatever their place and id."""
+    """Special tokens are never chosen and not counted, whatever their position and id."""
     drawn, order, row = generator(), torch.randperm(100), torch.full((100,), SEP)
     row[order[:40]] = WORD  # 0.15 · 40 = 6
     row[order[40:60]] = 900
@@ -147,7 +147,7 @@ def of_short_rows(part, words: int) -> tuple[torch.Tensor, torch.Tensor]:
     "how often each of 6 words is chosen": 0.11, "how often each of 20 words is chosen": 0.11,
     "how often two of 3 chosen are neighbours": 0.13})
 def places(part):
-    """Every word is chosen equally often, and no more often beside another chosen one."""
+    """Every word is chosen equally often, and neighbours of a chosen one are not favoured."""
     found = {}
     for words in (6, 20):  # 1 and 3 are chosen
         positions, _ = of_short_rows(part, words)
@@ -168,7 +168,7 @@ def places(part):
     "share shown as [MASK] in the second half of the row": 0.035,
     "with 8 pieces, the share of each random one": 0.0066})
 def shares(part):
-    """Of the chosen, 0.8 are shown as [MASK], 0.1 as any piece, 0.1 as they are."""
+    """Of the chosen tokens, 0.8 are shown as [MASK], 0.1 as a random piece, 0.1 unchanged."""
     row = torch.randint(WORD, 1000, (100_000,))
     shown, positions, _ = masked(part, row, generator())
     seen, is_early = shown[positions], positions < 50_000
@@ -193,7 +193,7 @@ def shares(part):
     "how often the first, second, third chosen of 20 words is [MASK]": 0.115,
     "how often all three are [MASK], or none is": 0.145})
 def own_draws(part):
-    """Each chosen token has a draw of its own, also where there are few of them."""
+    """Each chosen token has a draw of its own, even if only one or three are chosen."""
     _, of_one = of_short_rows(part, 6)
     _, of_three = of_short_rows(part, 20)
     return {"how often the one chosen of 6 words is [MASK]": of_one.double().mean().item(),
@@ -220,7 +220,7 @@ EXERCISE = Exercise(
     places=("minbert_study.exercises.masking:mask_tokens",),
     install=install,
     mistakes=(
-        ("when each token is chosen independently with probability 0.15, so their number varies. "
+        ("when each token is chosen independently with probability 0.15, so the number varies. "
          "Choose exactly 15 %, rounded.", "positions = places[order[:count]].sort().values",
          "positions = places[torch.rand(len(places), generator=generator) < SHARE]"),
         ("when special tokens can be chosen and are counted. Leave them out first.",
@@ -247,7 +247,7 @@ EXERCISE = Exercise(
          "of torch.randperm.", "order = torch.randperm(len(places), generator=generator)",
          "order = torch.randint(max(1, len(places)), (count,), generator=generator)[:len(places)]"),
         ("when the positions are not sorted.", ".sort().values", ""),
-        ("when the labels are read after the row was changed, so the model learns to predict "
+        ("when the labels are read after the row is changed, so the model learns to predict "
          "[MASK]. Save them first.",
          "    shown[positions] = seen\n    return shown, positions, labels",
          "    shown[positions] = seen\n    return shown, positions, shown[positions]"),

@@ -49,7 +49,7 @@ def split_by_hand(part):
 
 @check()
 def split_shapes(part):
-    """Any batch, length, number of heads and width, also one head and a batch of one."""
+    """Any batch size, length, number of heads and width works, even one head or a batch of one."""
     found = {}
     for batch, seq, heads, width in ((2, 5, 3, 4), (1, 3, 1, 7), (3, 1, 4, 2), (2, 2, 2, 2)):
         module = draw_weights(part.BertSelfAttention(heads * width, heads, 0.0))
@@ -60,14 +60,14 @@ def split_shapes(part):
 
 @check()
 def average_by_hand(part):
-    """With queries of 0 each of these three tokens gets the average of the values, (5, 6, 7, 8)."""
+    """With queries of 0, each of three tokens gets the average of the values, (5, 6, 7, 8)."""
     module = copying(part, 4, 2, query=0.0, key=1.0, value=1.0)
     return {"output": module(torch.arange(1.0, 13.0).view(1, 3, 4))}
 
 
 @check()
 def own_head(part):
-    """Each head looks with its own weights, and its answer stands in its own columns."""
+    """Each head uses its own attention weights, and its output fills its own columns."""
     module = copying(part, 6, 3, query=1.0, key=1.0, value=1.0)
     x = torch.randn(2, 4, 6)
     x[..., 2:4] = 0  # head 1: all scores are equal, all values 0
@@ -79,7 +79,7 @@ def own_head(part):
 
 @check()
 def mask(part):
-    """Padding is not looked at, wherever it stands: what is there changes no real token."""
+    """Padding gets no attention, wherever it is: its numbers do not affect real tokens."""
     module = draw_weights(part.BertSelfAttention(6, 2, 0.0))
     real = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1]]) == 1
     x = torch.randn(3, 5, 6)
@@ -93,7 +93,7 @@ def mask(part):
 
 @check()
 def batch(part):
-    """A sentence gives the same in a batch and alone."""
+    """A sentence gives the same result in a batch and alone."""
     module, x = draw_weights(part.BertSelfAttention(6, 3, 0.0)), torch.randn(4, 5, 6)
     apart = torch.cat([module(row[None]) for row in x])
     together = module(x)
@@ -104,7 +104,7 @@ def batch(part):
 # of 0.25 has a standard deviation of 0.009
 @check(tolerance=DROPPED)
 def dropout(part):
-    """The share self.dropout (0.25) of the weights is dropped in training, none in eval mode."""
+    """In training, a share of self.dropout (0.25) of the weights is dropped; in eval mode, none."""
     module = copying(part, 60, 2, query=0.0, key=1.0, value=1.0, dropout=0.25)
     # token i has the value 1 at places i and 15 + i of each head, which show its weight, 1/15
     x = torch.eye(15).repeat(1, 4).expand(80, 15, 60)
@@ -115,7 +115,7 @@ def dropout(part):
 
 @check(against={"BertSelfAttention": TorchSelfAttention})
 def as_torch(part):
-    """The output and its gradients are those of torch's multi-head attention."""
+    """The output and its gradients equal those of torch's multi-head attention."""
     module = draw_weights(part.BertSelfAttention(10, 2, 0.0))
     x, real = torch.randn(3, 7, 10, requires_grad=True), torch.rand(3, 7) < 0.6
     real[:, 3] = True
@@ -190,7 +190,7 @@ EXERCISE = Exercise(
     hints=(
         "In memory, a tensor is one long row of numbers. What can a view do to that row, and what "
         "needs transpose or permute?",
-        "Split the last dimension, 3 · hidden, into (3, heads, head_dim). Then move 3 to the front "
+        "Split the last dimension, 3 · hidden, into (3, heads, head_dim). Move the 3 to the front "
         "and heads before seq. After attention, go back: swap heads and seq, then join the last "
         "two dimensions.",
         "self.query_key_value(hidden_states).unflatten(-1, (3, self.num_heads, …)).permute(2, 0, "

@@ -29,19 +29,19 @@ def related(tasks: int, params: int) -> torch.Tensor:
 
 @check()
 def by_hand(part):
-    """(2, 0) and (1, 1) agree, and are projected all the same: together (1, 0)."""
+    """(2, 0) and (1, 1) agree but are still projected: together they become (1, 0)."""
     return {"result": part.project_paper(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))}
 
 
 @check()
 def conflict(part):
-    """(3, 1) and (−2, 1) conflict: together (0.5, 3.5), as with PCGrad."""
+    """(3, 1) and (−2, 1) conflict: together they become (0.5, 3.5), as with PCGrad."""
     return {"result": part.project_paper(torch.tensor([[3.0, 1.0], [-2.0, 1.0]]))}
 
 
 @check()
 def orthogonal(part):
-    """Orthogonal gradients are only added."""
+    """Orthogonal gradients are simply added."""
     return {"result": part.project_paper(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0],
                                                        [0.0, 0.0, -3.0]]))}
 
@@ -64,7 +64,7 @@ def any_order(part):
 
 @check()
 def zeros(part):
-    """Nothing is projected on a gradient that is zero: no division by 0."""
+    """A zero g_j is left out, so nothing is divided by 0."""
     gradients = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     return {"result": part.project_paper(gradients),
             "result of nothing but zeros": part.project_paper(torch.zeros(3, 4))}
@@ -81,7 +81,7 @@ def many(part):
 # is 1e-24: with 1e-16 added, 1e-8 of the projection is left.
 @check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
-    """A short gradient is not a zero one, and float32 stays float32."""
+    """A short gradient does not count as zero, and float32 stays float32."""
     gradients = related(3, 20)
     return {"result for gradients of 1e-12, over 1e-12":
                 part.project_paper(1e-12 * gradients) / 1e-12,
@@ -99,22 +99,22 @@ EXERCISE = Exercise(
          "square > 0:", "g @ other < 0:"),
         ("when only pairs that agree are projected. Eq. 2–4 project every pair.",
          "square > 0:", "g @ other > 0:"),
-        ("when projections use a g_i that earlier ones have changed, as in PCGrad. In Eq. 2–4, g_i "
-         "· g_j uses the original g_i.", "-= g @", "-= projected @"),
-        ("when tasks are projected onto gradients that were already projected. g_j must be the "
-         "original: do you write into the matrix that you read from?",
+        ("when g_i · g_j uses a g_i that earlier projections changed, as in PCGrad. Eq. 2–4 use "
+         "the original g_i.", "-= g @", "-= projected @"),
+        ("when g_i and g_j were both already projected. Use the originals: do you write into the "
+         "matrix that you read from?",
          LOOP, f"    gradients = gradients.clone()\n{LOOP.replace('g.clone()', 'g')}"),
         ("when g_i · g_j uses a g_j that was already projected. Keep the original gradients until "
          "the end.", LOOP, "    originals, gradients = gradients, gradients.clone()\n"
          "    for i, g in enumerate(originals):\n        projected = gradients[i]\n"),
-        ("when each task is projected onto the sum of the others. Eq. 2–4 project onto each of "
-         "them.", "for j, other in enumerate(gradients):",
+        ("when the component along the sum of the others is subtracted. Eq. 2–4 subtract one "
+         "component for each of them.", "for j, other in enumerate(gradients):",
          "for j, other in [(-1, gradients.sum(0) - g)]:"),
         ("when the projected gradients are averaged. Eq. 5 adds them.",
          "return total", "return total / len(gradients)"),
         ("when only the last task's projected gradient is returned. Eq. 5 adds all of them.",
          "total += projected", "total = projected"),
-        ("when the projections are averaged over the other tasks. Eq. 2–4 subtract all.",
+        ("when the components are averaged over the other tasks. Eq. 2–4 subtract their sum.",
          "/ square *", "/ square / (len(gradients) - 1) *"),
         ("when the components are added, not subtracted.", "projected -=", "projected +="),
         ("when the product is divided by ‖g_j‖, not by ‖g_j‖².", "/ square *", "/ square.sqrt() *"),
@@ -123,18 +123,18 @@ EXERCISE = Exercise(
          "square = other @ other", "square = g @ g"),
         ("when the product is divided by ‖g_i‖ ‖g_j‖, as in a cosine.",
          "square = other @ other", "square = g.norm() * other.norm()"),
-        ("when each task is projected onto itself as well and becomes 0. j must differ from i.",
+        ("when j = i is included, so each task loses its own gradient. j must differ from i.",
          "j != i and ", ""),
-        ("when each pair is used only once. Project task i onto all other tasks, also those before "
-         "it.", "j != i", "j > i"),
+        ("when each pair is used only once. Task i must meet all other tasks, including those "
+         "before it.", "j != i", "j > i"),
         ("when nothing is projected: the plain sum of the gradients.",
          "if j != i and square > 0:", "if False:"),
-        ("when a zero gradient is divided by its length: 0/0 is NaN. Skip it.",
+        ("when the product with a zero g_j is divided by ‖g_j‖²: 0/0 is NaN. Skip such a g_j.",
          " and square > 0", ""),
-        ("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, and add nothing to "
-         "it.", "square > 0", "square > 1e-6"),
-        ("when a small number like 1e-8 is added to ‖g_j‖², so short gradients keep their "
-         "conflicts. Skip zero gradients instead.", "/ square *", "/ (square + 1e-8) *"),
+        ("when a short gradient counts as zero. Compare ‖g_j‖² with exactly 0, not with a small "
+         "number.", "square > 0", "square > 1e-6"),
+        ("when a small number like 1e-8 is added to ‖g_j‖², so short gradients are hardly "
+         "projected. Skip zero gradients instead.", "/ square *", "/ (square + 1e-8) *"),
     ),
     hints=(
         "Which gradients stand on the right-hand side of Eq. 2–4, those before or after surgery?",

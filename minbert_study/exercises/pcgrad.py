@@ -40,14 +40,14 @@ def by_hand(part):
 
 @check()
 def agreement(part):
-    """Gradients that agree are only added."""
+    """Gradients that agree are simply added."""
     gradients = torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 1.0], [0.5, 0.0, 2.0]])
     return {"result": part.project_conflicting(gradients, [[1, 2], [2, 0], [1, 0]])}
 
 
 @check()
 def orthogonal(part):
-    """Orthogonal gradients, and a gradient that is zero, change nothing."""
+    """Orthogonal gradients and zero gradients are simply added."""
     gradients = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     return {"result": part.project_conflicting(gradients, [[1, 2], [2, 0], [1, 0]])}
 
@@ -70,7 +70,7 @@ def order_matters(part):
 
 @check(against=LIBRARY)
 def some_conflict(part):
-    """Only pairs in conflict are projected, among many that are not."""
+    """Only pairs in conflict are projected, even if most pairs are not."""
     gradients = torch.randn(5, 11) + 0.4
     order = surgery.random_order(5, torch.Generator().manual_seed(1))
     return {"result": part.project_conflicting(gradients, order)}
@@ -80,7 +80,7 @@ def some_conflict(part):
 # is 1e-24: with 1e-16 added, 1e-8 of the projection is left.
 @check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
-    """Short gradients conflict as well as long ones, and float32 stays float32."""
+    """Short gradients are treated like long ones, and float32 stays float32."""
     gradients, order = conflicting(3, 20), [[2, 1], [0, 2], [1, 0]]
     return {"result for gradients of 1e-12, over 1e-12":
                 part.project_conflicting(1e-12 * gradients, order) / 1e-12,
@@ -107,8 +107,8 @@ EXERCISE = Exercise(
          "the earlier projections.", "if product < 0:", "if gradients[i] @ gradients[j] < 0:"),
         ("when every projection starts from the original g_i. In g_i · g_j use the current g_i.",
          "product = g @", "product = gradients[i] @"),
-        ("when tasks are projected onto gradients that were already projected. g_j must be the "
-         "original: do you write into the matrix that you read from?",
+        ("when g_j is a gradient that was already projected. It must be the original: do you write "
+         "into the matrix that you read from?",
          "    for i, others in enumerate(order):\n        g = gradients[i].clone()\n",
          "    gradients = gradients.clone()\n"
          "    for i, others in enumerate(order):\n        g = gradients[i]\n"),
@@ -122,9 +122,9 @@ EXERCISE = Exercise(
         ("when the product is divided by ‖g_i‖², not by ‖g_j‖².",
          "(gradients[j] @ gradients[j])", "(gradients[i] @ gradients[i])"),
         ("when the component is added, not subtracted.", "g -= product", "g += product"),
-        ("when each task is projected onto itself too and becomes 0. It must meet only the others.",
+        ("when each task also meets itself and becomes 0. It must meet only the others.",
          "g = gradients[i].clone()", "g = 0 * gradients[i]"),
-        ("when the tasks are met in ascending order; `order` is not followed.",
+        ("when the tasks are met in ascending order. Follow `order`.",
          "for j in others:", "for j in sorted(others):"),
         ("when nothing is projected: the plain sum of the gradients.",
          "if product < 0:", "if False:"),

@@ -45,13 +45,13 @@ def bounded(part):
 
 @check()
 def training(part):
-    """There is no dropout in it: training mode gives the same."""
+    """The pooler has no dropout: training mode gives the same result."""
     return {"output in training mode": part.pool(model_of(4).train(), torch.randn(3, 4))}
 
 
 @check()
 def in_model(part):
-    """The model's pooler_output is made with it, from [CLS]."""
+    """The model's pooler_output is pool applied to [CLS]."""
     model = model_of(6)
     return {"pooler_output": model(torch.tensor([[2, 5, 3, 0], [2, 4, 6, 3]]),
                                    torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])).pooler_output}
@@ -67,7 +67,7 @@ def backward(part):
 
 @check(against={"pool": of_numpy})
 def as_numpy(part):
-    """numpy gives the same, for several widths and a batch of one."""
+    """numpy gives the same, for several widths and even for a batch of one."""
     return {f"output of shape {shape}": part.pool(model_of(shape[1]), torch.randn(shape) / 2)
             for shape in ((1, 1), (1, 4), (5, 3), (3, 3))}
 

@@ -110,7 +110,7 @@ def told(lengths: dict[str, int]) -> str:
 
 @check(against=LIBRARY)
 def wrap_by_hand(part):
-    """wrap: 5 and 3 examples in batches of 2 make three steps, the last with a rest of 1."""
+    """wrap: 5 and 3 examples in batches of 2 make three steps; the 5 end with a batch of 1."""
     lengths = {"para": 5, "sts": 3}
     shuffle = given(para=[[3, 0, 4, 1, 2], [4, 3, 2, 1, 0]],
                     sts=[[2, 0, 1], [1, 2, 0], [0, 2, 1], [1, 0, 2]])
@@ -119,7 +119,7 @@ def wrap_by_hand(part):
 
 @check(against=LIBRARY)
 def wrap_epoch(part):
-    """wrap: an epoch is one pass over the largest dataset, also where nothing is left over."""
+    """wrap: an epoch is one pass over the largest dataset, even if no examples are left over."""
     found = {}
     for lengths, size in (({"sts": 3, "para": 12}, 4), ({"para": 13, "sts": 12}, 4),
                           ({"para": 3, "sts": 2}, 8)):
@@ -133,7 +133,7 @@ def wrap_epoch(part):
 
 @check(against=LIBRARY)
 def wrap_restarts(part):
-    """wrap: smaller datasets are used up before anything comes twice, and come in new orders."""
+    """wrap: a smaller dataset is used up before an example repeats; then its order is new."""
     lengths = {"sst": 5, "para": 43, "sts": 2}
     steps = steps_of(part.wrap(lengths, 4, random(lengths)), lengths)
     found = {}
@@ -153,7 +153,7 @@ def wrap_restarts(part):
 
 @check(against=LIBRARY)
 def wrap_as_library(part):
-    """wrap: step by step as the library's sampler, for many lengths and batch sizes."""
+    """wrap: every step equals the library's, for many lengths and batch sizes."""
     found = {}
     for lengths, size in (({"sst": 10, "para": 37, "sts": 7}, 4), ({"sst": 1, "para": 5}, 3),
                           ({"para": 8}, 3), ({"c": 19, "d": 7, "b": 20, "a": 2}, 5),
@@ -174,7 +174,7 @@ def sizes_by_hand(part):
     name: max(1, length // max(1, max(lengths.values()) // 24))
     for name, length in lengths.items()}})
 def sizes(part):
-    """Eq. 6: for the paper's datasets, for rests, and for sets smaller than a batch."""
+    """Eq. 6: the paper's datasets, lengths with a remainder, and sets smaller than a batch."""
     found = {}
     for lengths in ({"sst": 8544, "para": 141498, "sts": 6040},
                     {"sst": 8544, "para": 40515, "sts": 6040}, {"a": 23, "b": 5}, {"a": 1},
@@ -195,7 +195,7 @@ def bd_by_hand(part):
 
 @check(against=LIBRARY)
 def bd_as_library(part):
-    """bd: step by step as the library's sampler; sets with fewer examples than steps restart."""
+    """bd: every step equals the library's; sets with fewer examples than steps restart."""
     found = {}
     for lengths in ({"sst": 48, "para": 245, "sts": 3}, {"para": 23, "sts": 7}, {"a": 1, "b": 71},
                     {"sst": 19, "sts": 8, "para": 190}):
@@ -229,7 +229,7 @@ EXERCISE = Exercise(
         ("when the epoch has one step too many if nothing is left over. Round up; do not add 1.",
          "range(math.ceil(lengths[largest] / batch_size))",
          "range(lengths[largest] // batch_size + 1)"),
-        ("when the rest of the largest dataset is left out. It makes a smaller last batch.",
+        ("when the largest dataset's leftover examples are lost. They make a smaller last batch.",
          "range(math.ceil(lengths[largest] / batch_size))",
          "range(lengths[largest] // batch_size)"),
         ("when the epoch of wrap ends with the smallest dataset. It must end with the largest.",
@@ -289,7 +289,7 @@ EXERCISE = Exercise(
          "as in wrap.", "shuffle, False)", "shuffle, True)"),
     ),
     hints=(
-        "When a smaller dataset's order ends in the middle of a batch: how many examples are "
+        "When a smaller dataset's order ends in the middle of a batch, how many examples are "
         "missing, and where do they come from?",
         "For each task, keep the unused part of its order. Fill a batch in a loop: take at most "
         "what is missing. When nothing is left, shuffle again, unless it is the largest dataset in "

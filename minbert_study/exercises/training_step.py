@@ -62,7 +62,7 @@ def one_step(part, project, *tasks: str, **model: object) -> tuple[Seen, Optimiz
 
 @check()
 def matrix(part):
-    """project is called once, with one row per task, each as long as the encoder."""
+    """project is called once, with one row per task and one column per number in the encoder."""
     seen, _, _ = one_step(part, by_sum)
     return {"how often project is called": len(seen.matrices),
             "shape of what project gets": [list(each.shape) for each in seen.matrices]}
@@ -84,7 +84,7 @@ AT_STEP = "gradients when optimizer.step is called"
 
 @check(tolerance={AT_STEP: FLOAT32})
 def encoder(part):
-    """The encoder's .grad is what project returns, each piece with the parameter it belongs to."""
+    """The encoder's .grad is what project returns, with each piece at its own parameter."""
     _, optimizer, _ = one_step(part, weighted)
     return {"how often optimizer.step is called": len(optimizer.gradients),
             AT_STEP: optimizer.at_step("encoder.")}
@@ -92,14 +92,14 @@ def encoder(part):
 
 @check(tolerance={AT_STEP: FLOAT32})
 def heads(part):
-    """A head keeps its own task's gradient; project has nothing to do with it."""
+    """A head keeps its own task's gradient, which project does not change."""
     _, optimizer, _ = one_step(part, weighted)
     return {AT_STEP: optimizer.at_step("heads.")}
 
 
 @check(tolerance={"moved": FLOAT32, "gradients at the second step": FLOAT32})
 def second_step(part):
-    """A second step starts from nothing: no gradient of the first is left over."""
+    """A second step starts fresh: no gradient of the first is left over."""
     model = tiny_model()
     seen, optimizer = Seen(model), Optimizer(model)
     for first in (0, 2):
@@ -109,7 +109,7 @@ def second_step(part):
 
 @check(tolerance={"what project gets": FLOAT32, "losses": FLOAT32, "moved": FLOAT32})
 def other_tasks(part):
-    """The tasks are those of `batches`, in their order; the head of another task rests."""
+    """The tasks are those of `batches`, in that order; the head of another task does not move."""
     seen, _, losses = one_step(part, weighted, "sts", "sst")
     return {"what project gets": seen.matrices[0] if seen.matrices else None,
             "losses": losses, "moved": seen.moved()}
@@ -134,7 +134,7 @@ def as_one_backward(part):
 
 @check(tolerance={AT_STEP: FLOAT32})
 def resting(part):
-    """A head whose task has no batch rests, also under AdamW, which moves zeros by its moments."""
+    """A head whose task has no batch does not move, even if AdamW has moments for it."""
     model = tiny_model()
     optimizer = Optimizer(model, lr=1e-3, weight_decay=0.0)
     part.train_step(model, batches_of(), optimizer, weighted)
@@ -180,7 +180,8 @@ EXERCISE = Exercise(
     is_alone=True,
     mistakes=(
         ("when the gradient of one task is still in .grad at the next backward: row 2 is g_1 + "
-         "g_2, row 3 all three. Set the encoder's .grad to None in between.", TAKEN_OUT, ""),
+         "g_2, row 3 the sum of all three. Set the encoder's .grad to None in between.",
+         TAKEN_OUT, ""),
         ("when the tasks' gradients are added before surgery, so project gets a single row. Stack "
          "one row per task.", COMBINED, "    combined = project(sum(rows)[None])\n"),
         ("when the heads' gradients are cleared between two tasks as well, so every head but the "

@@ -63,13 +63,13 @@ def pieces_of(part, words: list[str], *pieces: str) -> dict[str, list[str]]:
 
 @check()
 def by_hand(part):
-    """With un, ##aff and ##able, unaffable is these three."""
+    """With un, ##aff and ##able, unaffable is split into these three pieces."""
     return pieces_of(part, ["unaffable"], "un", "##aff", "##able")
 
 
 @check()
 def whole_words(part):
-    """A word of the vocabulary is one piece, as it is written; any other is [UNK]."""
+    """A word in the vocabulary is one piece; good and Film, which nothing fits, are [UNK]."""
     return pieces_of(part, ["film", "a", "é", "good", "Film"], "film", "f", "##ilm", "a", "é")
 
 
@@ -83,19 +83,19 @@ def longest_first(part):
 
 @check()
 def marks(part):
-    """A piece without ## only begins a word, a piece with ## only continues one."""
+    """A piece without ## can only begin a word, and a piece with ## can only continue one."""
     return pieces_of(part, ["goodfilm", "filmy", "able"], "good", "film", "##able", "##y", "y")
 
 
 @check()
 def unknown(part):
-    """Where nothing fits, the whole word is [UNK], once; no piece is given back."""
+    """If nothing fits at some point, the whole word is a single [UNK], without backtracking."""
     return pieces_of(part, ["unable", "unx", "xun", "abcd"], "un", "##a", "##b", "ab", "a", "##bcd")
 
 
 @check()
 def long_words(part):
-    """100 characters are cut into pieces; 101 are [UNK], even if the vocabulary has the word."""
+    """A word of 100 characters is split; one of 101 is [UNK], even if the vocabulary has it."""
     found = {}
     for letter, times in (("a", 100), ("a", 101), ("é", 100), ("b", 101)):  # é has two bytes
         pieces = part.wordpiece(letter * times, Vocabulary("a", "##a", "é", "##é", "b" * 101))
@@ -106,7 +106,7 @@ def long_words(part):
 
 @check(against={"wordpiece": by_package})
 def as_package(part):
-    """Two hundred random words and vocabularies give what the tokenizers package gives."""
+    """The tokenizers package gives the same for two hundred random words and vocabularies."""
     def draw(letters: int) -> str:
         return "".join("abé"[number] for number in torch.randint(3, (letters,)).tolist())
 

@@ -1,11 +1,11 @@
 """BERT's embeddings: the first vector of every token.
 
     E = dropout(LayerNorm(W_word[id] + W_position[position] + W_type[type]))
-                                                     (Devlin et al. 2018, Figure 2)
+               (the sum: Devlin et al. 2018, Figure 2; the rest: google-research/bert)
 
 W_word[id], row `id` of a table, says what the token is. The position says where it stands, and the
-type says which sentence of a pair it belongs to. LayerNorm rescales the sum to mean 0 and
-variance 1.
+type says which sentence of a pair it belongs to. LayerNorm brings the sum to mean 0 and variance 1.
+Then it applies its learned weight and bias, which start at 1 and 0.
 
 By hand: the rows (1, 2, 3, 4), (0, 0, 1, 1) and (1, 0, 0, 1) add up to (2, 2, 4, 6). The mean is
 3.5 and the variance is (2.25 + 2.25 + 0.25 + 6.25) / 4 = 2.75. So the token's vector is

@@ -4,11 +4,11 @@
                                                 (Vaswani et al. 2017, section 3.2.2)
 
 One linear layer computes queries, keys and values together, 3 · hidden numbers per token: first
-all queries, then all keys, then all values. Head h owns columns h·head_dim to (h+1)·head_dim of
-each. (W_o, which mixes the heads, is in the layer: exercise 06.)
+all queries, then all keys, then all values. Counting from 0, head h owns columns h·head_dim to
+(h+1)·head_dim − 1 of each. (W_o, which mixes the heads, is in the layer: exercise 06.)
 
 By hand: hidden 4, 2 heads, and three tokens whose queries are (1, 2, 3, 4), (5, 6, 7, 8) and
-(9, 10, 11, 12). Head 0 gets the queries (1, 2), (5, 6), (9, 10), head 1 gets (3, 4), (7, 8),
+(9, 10, 11, 12). Head 0 gets the queries (1, 2), (5, 6), (9, 10). Head 1 gets (3, 4), (7, 8),
 (11, 12). Every number must stay with its token. A direct view as (batch, heads, seq, head_dim) is
 wrong: it would give head 0 the rows (1, 2), (3, 4), (5, 6).
 
@@ -51,9 +51,10 @@ class BertSelfAttention(nn.Module):
             mask: (batch, seq) bool, True where a token is real; None if all are.
 
         Returns:
-            (batch, seq, hidden): each token's heads side by side. In training (self.training) only,
-            attention weights are dropped with probability self.dropout. attention(query, key,
-            value, mask, dropout) does not know the mode: it always applies `dropout`.
+            (batch, seq, hidden): each token's heads side by side. If self.training is True,
+            attention weights are dropped with probability self.dropout, otherwise never.
+            attention(query, key, value, mask, dropout) does not know the mode: it always applies
+            `dropout`.
         """
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """The pooler: one vector for the whole sentence.
 
-    pooled = tanh(W · h_[CLS] + b)          (Devlin et al. 2018, appendix A; google-research/bert)
+    pooled = tanh(W · h_[CLS] + b)                             (google-research/bert, modeling.py)
 
 h_[CLS] is the last hidden state of the first token, [CLS]. The model (exercise 08) selects it and
 passes it to `pool`.

@@ -1,7 +1,7 @@
 """WordPiece: split a word into pieces from the vocabulary (Devlin et al. 2018, section 3).
 
-A vocabulary of 30,522 pieces can spell every English word. Pieces that continue a word begin with
-##. Matching is greedy, longest first:
+BERT's vocabulary of 30,522 pieces can spell every English word. Pieces that continue a word begin
+with ##. Matching is greedy, longest first (google-research/bert, tokenization.py):
 
     1. Take the longest prefix of the word that is in the vocabulary.
     2. Of the rest, take the longest prefix that is in the vocabulary with ## in front. Repeat to
@@ -33,6 +33,6 @@ def wordpiece(word: str, vocabulary: Mapping[str, int]) -> list[str]:
         vocabulary: piece → id. Only the pieces matter here: `piece in vocabulary`.
 
     Returns:
-        The pieces in order; [UNKNOWN] if the word cannot be spelt.
+        The pieces in order; [UNKNOWN] if the word cannot be spelt or is too long.
     """
     raise NotImplementedError

@@ -1,12 +1,13 @@
-"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019), bias correction in the step size.
+"""AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019) with bias correction in the step size.
 
     m ← β1 m + (1 − β1) g
     v ← β2 v + (1 − β2) g²
     α ← lr · √(1 − β2ᵗ) / (1 − β1ᵗ)                (Kingma and Ba 2015, end of section 2)
     θ ← θ − α m / (√v + eps)
-    θ ← θ − lr · weight_decay · θ                   (Loshchilov and Hutter 2019, Algorithm 2)
+    θ ← θ − lr · weight_decay · θ             (after Loshchilov and Hutter 2019, Algorithm 2)
 
-m and v begin at 0, so they are too small in the first steps. α corrects for this.
+m and v begin at 0, so they are too small in the first steps. α corrects for this. The decay uses
+the new θ and is scaled by lr, not by α. (Algorithm 2 uses the old θ.)
 
 By hand, with β1 = 0.9, β2 = 0.999 and lr = 0.1: in the first step m = 0.1 g and v = 0.001 g², and
 α = 0.1 · √0.001 / 0.1 = √0.001. Without eps, θ moves by √0.001 · 0.1 g / (√0.001 |g|) =

@@ -3,9 +3,10 @@
     K = G Gᵀ,    K_ij = g_i · g_j                   (tasks, tasks)
     cos_ij = K_ij / (‖g_i‖ ‖g_j‖),    ‖g_i‖ = √K_ii
 
-Row i of G is the gradient of task i, with millions of numbers. Every method of gradient surgery
-needs only K. A negative cosine means that two tasks conflict: a step that helps one of them harms
-the other (Yu et al. 2020, Definition 1).
+Row i of G is the gradient of task i, with millions of numbers. PCGrad and many other methods of
+gradient surgery need only K to find the weight of each row. A negative cosine means that two tasks
+conflict (Yu et al. 2020, Definition 1): a small step that follows only one task's gradient harms
+the other task.
 
 By hand, for g_1 = (3, 4) and g_2 = (0, −10): K_11 = 25, K_22 = 100, K_12 = −40. The lengths are 5
 and 10, so the cosine is −40 / 50 = −0.8.

@@ -18,7 +18,7 @@ import torch
 
 
 def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Algorithm 1, merged by the sum.
+    """Algorithm 1: the sum of the projected gradients.
 
     Args:
         gradients: (tasks, params), must not be changed.

@@ -17,11 +17,11 @@ import torch
 
 
 def project_paper(gradients: torch.Tensor) -> torch.Tensor:
-    """Eq. 2–5.
+    """Eq. 2–5: the sum of the projected gradients.
 
     Args:
-        gradients: (tasks, params), must not be changed. A gradient may be zero: nothing is
-            projected onto it.
+        gradients: (tasks, params), must not be changed. A gradient may be zero. Such a g_j has no
+            direction, so leave it out of the sum over j.
 
     Returns:
         (params,), with the gradients' dtype.

@@ -2,7 +2,7 @@
 
 Every step has one batch of each task, but the datasets differ in size.
 
-wrap: all batches have the same size. An epoch is one pass over the largest dataset, whose last
+wrap: all tasks have the same batch size. An epoch is one pass over the largest dataset, whose last
     batch may be smaller. A smaller dataset is reshuffled and restarted when it is exhausted, even
     in the middle of a batch. So its batches are always full, however small the dataset is.
 

@@ -5,14 +5,14 @@
     squared error, for similarity        (z − y)²
 
 Each loss is the mean over the batch, so a task with a large batch does not weigh more than one with
-a small batch (Eq. 7 of the paper). z are the raw outputs of a head and can be any numbers. For
-z = 1000, eᶻ is infinite. For z = −1000, σ(z) becomes 0 and its logarithm −∞. So compute the
-logarithms directly, with torch.logsumexp and torch.nn.functional.logsigmoid, which are safe:
+a small batch (Eq. 7 of the paper). The raw outputs z of a head can be any numbers. For z = 1000, eᶻ
+overflows to infinity. For z = −1000, σ(z) becomes 0 and its logarithm −∞. So compute the logarithms
+directly, with torch.logsumexp and torch.nn.functional.logsigmoid, which are safe:
 
     log softmax(z) = z − log Σ eᶻ        log σ(z) = −log(1 + e⁻ᶻ)        1 − σ(z) = σ(−z)
 
-By hand: for z = (0, ln 3), softmax is (1/4, 3/4); the loss is ln 4 for class 0 and ln 4/3 for class
-1. For z = ln 3, σ(z) is 3/4: ln 4/3 for yes, ln 4 for no.
+By hand: for z = (0, ln 3), softmax is (1/4, 3/4). The loss is ln 4 for class 0 and ln(4/3) for
+class 1. For z = ln 3, σ(z) is 3/4. The loss is ln(4/3) for yes and ln 4 for no.
 
     accuracy   share of correct predictions
     F1         2 TP/(2 TP + FP + FN) of class 1, the harmonic mean of precision and recall
@@ -68,7 +68,7 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float | None:
-    """F1 of class 1. Both are (n,), of 0 and 1. None if neither has a 1, where F1 is 0/0."""
+    """F1 of class 1. Both are (n,) and hold 0 or 1. None if neither has a 1: F1 is then 0/0."""
     raise NotImplementedError
 
 

@@ -29,13 +29,13 @@ from multitask.data.batching import Batch
 
 def train_step(model: MultitaskBert, batches: Mapping[str, Batch], optimizer: torch.optim.Optimizer,
                project: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-    """A forward and a backward per task, surgery, one update. Earlier gradients do not count.
+    """One forward and one backward per task, surgery, one update. Earlier gradients are discarded.
 
     Args:
         model: the tasks share model.encoder.parameters(). model.heads[task] is a task's head,
             model(task, batch) gives the raw outputs, and model.tasks[task].loss(outputs,
             batch.labels) gives the loss.
-        batches: task → batch, for some tasks or all. The rows have the same order.
+        batches: task → batch, for some tasks or all. Their order is the order of the rows.
         project: (tasks, params) → (params,), the surgery. A row holds the gradients of all
             model.encoder.parameters(), in their order.
 

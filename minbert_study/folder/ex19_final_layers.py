@@ -1,5 +1,4 @@
-"""Final-layer fine-tuning: the heads are trained further, the encoder does not change (the paper,
-section 4.3.3).
+"""Final-layer fine-tuning: only the heads are trained further (the paper, section 4.3.3).
 
     for each task:   embedding = encoder(batch), in eval mode and without gradients
                      outputs = head(embedding), in training mode
@@ -12,8 +11,8 @@ The optimizer may hold the whole model, with weight decay and with moments from 
 skips a parameter whose .grad is None. A .grad of zeros is not None: the parameter still moves, by
 its old moments and by the decay. The surgery stage also leaves gradients in .grad.
 
-By hand: an optimizer with lr 0.1 and weight decay 0.5 turns a weight of 2 into 2 − 0.1 · 0.5 · 2 =
-1.9 if its .grad is 0. If its .grad is None, the weight stays 2.
+By hand: an optimizer has lr 0.1, weight decay 0.5 and no moments yet. It turns a weight of 2 into
+2 − 0.1 · 0.5 · 2 = 1.9 if its .grad is 0. If its .grad is None, the weight stays 2.
 
 Read tests/lessons/test_10_training.py and the Attributes in the docstring of MultitaskBert.
 Check: minbert study check . final_layers
