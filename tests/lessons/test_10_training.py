@@ -487,7 +487,7 @@ def test_moments_of_another_model():
 
 
 def test_bf16_keeps_fp32_weights():
-    """With bf16, weights and gradients are kept in fp32, and gradients are close to those of fp32."""
+    """With bf16, weights and gradients are kept in fp32, and gradients are close to fp32's."""
     model = without_head_dropout(build())
     gradients = {}
     for precision in ("fp32", "bf16"):
