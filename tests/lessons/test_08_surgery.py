@@ -253,7 +253,7 @@ def test_float32_of_any_scale(scale, other):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gram_across_pieces(dtype, monkeypatch):
-    """The Gram matrix has no float32 error, though its sums run over several pieces."""
+    """The Gram matrix is summed in float64, also over several pieces of the gradients."""
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows = torch.randn(3, 50, dtype=dtype)
     assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)

@@ -71,7 +71,7 @@ def test_bd_sizes_by_eq_6(lengths, sizes, steps):
 
 
 def test_bd_ends_together():
-    """With `bd`, n steps use each dataset about once; only a dataset smaller than n wraps."""
+    """With `bd`, an epoch of n steps uses no example twice, unless a dataset is smaller than n."""
     lengths = {"sst": 48, "para": 240, "sts": 3}
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
     for _ in range(2):

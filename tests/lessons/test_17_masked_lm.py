@@ -336,7 +336,7 @@ def test_masks_follow_the_seed():
        st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_special_tokens_and_whole_words(ids, seed, whole_words):
-    """Special tokens are never chosen; with whole words, all pieces of a word are."""
+    """Special tokens are never chosen, and whole-word masking never splits a word."""
     masking = WORDS if whole_words else PLAIN
     masked = masking(torch.tensor(ids), torch.Generator().manual_seed(seed))
     chosen = masked.positions.tolist()
