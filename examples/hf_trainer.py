@@ -1,4 +1,4 @@
-"""transformers' Trainer with gradient surgery: one shared encoder, a head per task.
+"""transformers' Trainer with gradient surgery: one shared encoder, one head per task.
 
     pip install transformers accelerate
     python examples/hf_trainer.py
@@ -58,7 +58,7 @@ class MultitaskTrainer(Trainer):
         model.train()
         # DistributedDataParallel would average after surgery, and only once per forward pass.
         model = self.accelerator.unwrap_model(model)
-        scaler = self.accelerator.scaler  # None but for float16
+        scaler = self.accelerator.scaler  # None except for float16
         group = dist.group.WORLD if self.args.world_size > 1 else None
 
         def losses() -> Iterator[torch.Tensor]:
@@ -87,7 +87,7 @@ def collate(tokenizer: BertTokenizer,
     """Rows → task → input_ids, attention_mask, token_type_ids, (batch, seq), and labels."""
     batch = {}
     for task in rows[0]:
-        columns = zip(*(row[task].sentences for row in rows), strict=True)  # one, or two of pairs
+        columns = zip(*(row[task].sentences for row in rows), strict=True)  # one, or two for pairs
         labels = torch.tensor([row[task].label for row in rows])
         batch[task] = {**tokenizer(*columns), "labels": labels}
     return batch

@@ -47,7 +47,7 @@ class MultitaskModule(lightning.LightningModule):
                 self.log(name, loss, prog_bar=True, batch_size=len(batch.labels))
                 yield self.trainer.precision_plugin.pre_backward(loss, self)  # scales for float16
 
-        optimizer, scaler = self.optimizers(), self.trainer.scaler  # None but for float16
+        optimizer, scaler = self.optimizers(), self.trainer.scaler  # None unless float16
         optimizer.zero_grad()
         multitask_backward(losses(), self.model.encoder.parameters(), self.method, self.generator,
                            group=group, scale=1.0 if scaler is None else scaler.get_scale())
@@ -56,7 +56,7 @@ class MultitaskModule(lightning.LightningModule):
         optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)  # after a scaler's unscale_
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)  # after the scaler's unscale_
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return AdamW(self.model.parameters(), lr=self.lr)

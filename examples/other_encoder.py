@@ -1,10 +1,10 @@
-"""Another encoder: a BERT of transformers, trained on the three tasks with gradient surgery.
+"""Another encoder: a BERT from transformers, trained on the three tasks with gradient surgery.
 
     pip install transformers
     python examples/other_encoder.py bert-base-uncased
 
-MultitaskBert's docstring lists what it needs of an encoder. Such an encoder runs on padded
-batches, task by task: slower than minbert's own, with the same results.
+MultitaskBert's docstring lists what it needs from an encoder. Such an encoder runs on padded
+batches, task by task. That is slower than minbert's own encoder, and gives the same results.
 """
 
 import sys

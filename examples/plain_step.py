@@ -2,8 +2,8 @@
 
 Three tasks share one encoder. Each task has its own loss and its own gradient for the encoder. The
 losses are never added; the gradients are, after surgery. The library's step
-(multitask/training/step.py) computes the same faster. tests/lessons/test_10_training.py compares
-the two.
+(multitask/training/step.py) computes the same result faster. tests/lessons/test_10_training.py
+compares the two.
 
     python examples/plain_step.py
 """

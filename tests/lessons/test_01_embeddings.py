@@ -36,7 +36,7 @@ def test_three_rows_by_hand():
 
 
 def test_biased_variance():
-    """LayerNorm divides by n. A common mistake is n − 1, which is 15 % off at width 4."""
+    """LayerNorm divides by n. Dividing by n − 1 makes outputs of width 4 too small by 13 %."""
     row = embeddings()(torch.tensor([3]), torch.tensor([1]), torch.tensor([2]))[0]
 
     assert_close(row.square().mean(), torch.tensor(1.0), atol=1e-6, rtol=0)
@@ -82,7 +82,7 @@ def test_packed_equals_padded():
 
 
 def test_dropout():
-    """Dropout acts in training mode only, and keeps the mean."""
+    """Dropout acts in training mode only, and does not change the mean."""
     module = embeddings(dropout=0.5)
     ids = torch.full((20_000,), 3)
     types, positions = torch.zeros_like(ids), torch.ones_like(ids)

@@ -1,8 +1,8 @@
 """Lesson 2: attention, softmax(Q Kᵀ / √d) V.
 
-Every token asks a question (query), every token offers a key and a value; the answer is the values'
-average, weighted by how well the keys fit. You learn what the mask does, what √d is for, and that
-the fused kernel computes the same.
+Every token asks a question (its query), and every token offers a key and a value. The answer is an
+average of the values, weighted by how well their keys match the query. You learn what the mask
+does, where √d enters, and that the fused kernel computes the same.
 
 Write it yourself: minbert study, ex02_attention.py; minbert study, ex03_multi_head.py.
 """
@@ -33,7 +33,10 @@ def self_attention() -> BertSelfAttention:
 
 
 def test_two_tokens_by_hand():
-    """d = 1, q = [1, 0], k = [0, ln 3], v = [0, 1]: the keys weigh 1 : 3, then 1 : 1."""
+    """With keys 0 and ln 3, query 1 weights the values 1 : 3, and query 0 weights them 1 : 1.
+
+    The head dimension is 1, and v = [0, 1].
+    """
     query = torch.tensor([[[[1.0], [0.0]]]])
     key = torch.tensor([[[[0.0], [math.log(3.0)]]]])
     value = torch.tensor([[[[0.0], [1.0]]]])
@@ -72,7 +75,7 @@ def test_masked_keys():
 
 
 def test_all_padding_is_finite():
-    """A row of padding alone gives finite values."""
+    """A row of nothing but padding gives finite values."""
     out = attention(*random_heads(batch=1), torch.zeros(1, 5, dtype=torch.bool))
     assert torch.isfinite(out).all()
 
@@ -96,7 +99,10 @@ def test_fused_equals_formula(mask, dtype, tolerance):
 
 
 def test_dropout():
-    """With equal scores and values 1, an output is the share kept over 1 − p: mean 1."""
+    """Dropout keeps the mean: kept attention weights are divided by 1 − p.
+
+    With equal scores and all values 1, an output is the share of weights kept, over 1 − p.
+    """
     zeros, ones = torch.zeros(64, 8, 16, 4), torch.ones(64, 8, 16, 4)
 
     out = attention(zeros, zeros, ones, None, 0.5)[..., 0]
@@ -163,7 +169,7 @@ def test_packed_sentences_are_apart():
 
 
 def test_pad_and_unpad():
-    """Padding a row and unpadding it gives the row."""
+    """Padding a row and unpadding it gives the row back."""
     packing = Packing.from_lengths([3, 1, 2])
     row = torch.randn(6, 5)
 

@@ -1,8 +1,8 @@
 """Lesson 3: one transformer layer.
 
-Attention lets tokens talk, the feed-forward part lets each think; both add to what was there (the
-residual) and are normalised after the sum. You learn what GELU is exactly, and that "post-norm"
-means the outputs are normalised.
+Attention mixes the tokens; the feed-forward part treats each token alone. Each part's output is
+added to its input (the residual connection), and LayerNorm follows the sum. You learn what exactly
+GELU is, and that "post-norm" means that a layer's outputs are normalised.
 
 Write it yourself: minbert study, ex04_gelu.py; minbert study, ex06_layer.py.
 """
@@ -39,14 +39,14 @@ def tanh_gelu(x: float) -> float:
 
 @pytest.mark.parametrize(("ours", "formula"), [(gelu, exact_gelu), (gelu_new, tanh_gelu)])
 def test_gelu(ours, formula):
-    """gelu(x) is x times the normal distribution function; gelu_new approximates it by tanh."""
+    """gelu(x) is x · Φ(x), Φ being the standard normal CDF; gelu_new approximates it with tanh."""
     by_hand = [formula(x) for x in GRID.tolist()]
     assert_close(ours(GRID), torch.tensor(by_hand, dtype=torch.float64), atol=1e-14, rtol=0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_layer_equations(activation):
-    """A layer is the two equations of its docstring."""
+    """A layer computes the two equations in its docstring."""
     module, x = layer(activation).eval(), sentence()
 
     def linear(rows, part):
@@ -94,7 +94,7 @@ def test_stored_hidden_states():
 
 
 def test_post_norm():
-    """A layer's outputs have mean 0 and variance 1, however large its inputs are."""
+    """A new layer's outputs have mean 0 and variance 1, however large its inputs are."""
     out = layer().eval()(sentence(scale=100))[0]
 
     zeros = torch.zeros(5, dtype=torch.float64)
@@ -103,14 +103,14 @@ def test_post_norm():
 
 
 def test_tokens_are_a_set():
-    """Without positions a layer ignores order: shuffled tokens give shuffled outputs."""
+    """Without position embeddings, a layer ignores order: shuffled tokens give shuffled outputs."""
     module, x = layer().eval(), sentence()
     shuffle = torch.tensor([3, 1, 4, 0, 2])
     assert_close(module(x[:, shuffle]), module(x)[:, shuffle], atol=1e-12, rtol=0)
 
 
 def test_dropout():
-    """Training mode drops, eval mode does not."""
+    """Dropout acts in training mode and not in eval mode."""
     module, x = layer(dropout=0.5), sentence()
     assert not torch.equal(module(x), module(x))
     module.eval()

@@ -1,7 +1,8 @@
-"""Lesson 4: the whole encoder, held against an independent one.
+"""Lesson 4: the whole encoder, compared with an independent one.
 
-transformers' BertModel is the oracle: same weights, same inputs, outputs and gradients must agree,
-with padding and without, on a real checkpoint and on random small shapes in double precision.
+transformers' BertModel is the oracle. With the same weights and inputs, outputs and gradients must
+agree, with padding and without. The tests use a real checkpoint, and small random shapes in double
+precision.
 
 Write it yourself: minbert study, ex07_pooler.py; minbert study, ex08_bert.py.
 """
@@ -42,7 +43,7 @@ def their_model(real_checkpoint):
 
 @pytest.mark.parametrize("seconds", [None, SECONDS], ids=["sentences", "pairs"])
 def test_checkpoint_outputs(real_model, their_model, real_tokenizer, seconds):
-    """A real checkpoint gives the outputs that it gives in transformers."""
+    """A real checkpoint gives the same outputs as in transformers."""
     batch = real_tokenizer(SENTENCES, seconds)
     mask = batch["attention_mask"].bool()
 
@@ -55,7 +56,7 @@ def test_checkpoint_outputs(real_model, their_model, real_tokenizer, seconds):
 
 
 def test_checkpoint_gradients(real_checkpoint, their_model, real_tokenizer):
-    """A real checkpoint gets the gradients that it gets in transformers."""
+    """A real checkpoint gives the same gradients as in transformers."""
     ours = BertModel.from_pretrained(real_checkpoint)
     batch = real_tokenizer(SENTENCES, SECONDS)
 
@@ -91,7 +92,7 @@ def configurations(draw):
 @settings(max_examples=25, deadline=None)
 @given(configurations(), st.data())
 def test_random_shapes(config, data):
-    """Models of any shape agree in double precision, with outputs to 1e-11."""
+    """Models of random shapes agree with transformers in double precision, outputs to 1e-11."""
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     batch = data.draw(st.integers(1, 4))
     seq = data.draw(st.integers(1, config.max_position_embeddings))
@@ -139,7 +140,7 @@ def encoder(**changes) -> BertModel:
 
 
 def test_encode_keeps_the_mode(real_tokenizer):
-    """encode draws no dropout and leaves the model in training mode."""
+    """encode applies no dropout and leaves the model in training mode."""
     model = encoder().train()
 
     first = model.encode(["a good film", "x " * 40], real_tokenizer)
@@ -165,7 +166,7 @@ def test_encode_refusals(real_tokenizer, sentences, pooling, changes, message):
 
 
 def test_pooler_by_hand():
-    """W = [[1, 2], [0, 1]], b = [0.5, −0.5], h = [1, −1]: tanh([−0.5, −1.5])."""
+    """With W = [[1, 2], [0, 1]], b = [0.5, −0.5], the pooler maps [1, −1] to tanh([−0.5, −1.5])."""
     model = BertModel(BertConfig(vocab_size=3, hidden_size=2, num_hidden_layers=1,
                                  num_attention_heads=1))
     with torch.no_grad():
@@ -203,7 +204,7 @@ def test_padding_anywhere(tiny_model):
 
 
 def test_plain_forms(tiny_model, monkeypatch):
-    """The plain forms give the same model as the fast ones."""
+    """The plain forms give the same outputs as the fast ones."""
     ids, mask = torch.randint(5, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     fused = tiny_model(ids, mask)
     monkeypatch.setenv("MINBERT_PLAIN", "1")
@@ -212,7 +213,7 @@ def test_plain_forms(tiny_model, monkeypatch):
 
 
 def test_output_keys(tiny_model):
-    """The output is read and written by key and by attribute, and holds more on request."""
+    """The output is read by key or attribute, is written by key, and holds more on request."""
     ids = torch.randint(5, 50, (2, 3))
     out = tiny_model(ids)
     assert out.keys() == ["last_hidden_state", "pooler_output"]

@@ -1,8 +1,9 @@
 """Lesson 5: from files to a model and back.
 
-A checkpoint is a folder of named tensors. Loading is strict both ways: every tensor of the file is
-used or known to be useless, every parameter is filled exactly once. You learn how the file's names
-map to ours, and that a tokenizer is part of a checkpoint.
+A checkpoint is a folder with named tensors and their configuration. Loading is strict both ways.
+Every tensor in the file is used or known to be unnecessary, and every parameter is filled exactly
+once. The one exception is a pooler that is missing as a whole. You learn how the file's names map
+to ours, and that a tokenizer is part of a checkpoint.
 
 Write it yourself: minbert study, ex09_wordpiece.py.
 """
@@ -29,7 +30,7 @@ from minbert_study.exercises.wordpiece import wordpiece
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
-    """No bias is 0, where a lost one would not show."""
+    """No bias is 0, so that a lost bias shows."""
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
@@ -45,6 +46,7 @@ def rewrite(folder, change):
 
 
 def test_save_and_load(tiny_model, folder):
+    """A model that is saved and loaded has the same configuration and the same weights."""
     again = BertModel.from_pretrained(folder)
     assert again.config == tiny_model.config
     assert not again.training
@@ -53,6 +55,7 @@ def test_save_and_load(tiny_model, folder):
 
 
 def test_a_layer_used_twice(tiny_model, tmp_path):
+    """A layer that is used at two depths can be saved and loaded."""
     tiny_model.layers[0] = tiny_model.layers[1]
     tiny_model.save_pretrained(tmp_path)
     ids = torch.tensor([[2, 5, 3]])
@@ -60,7 +63,10 @@ def test_a_layer_used_twice(tiny_model, tmp_path):
 
 
 def test_stored_checkpoint():
-    """Files and outputs that transformers made once (references/make.py): no drift is possible."""
+    """A checkpoint stored once gives the outputs that transformers stored with it.
+
+    references/make.py wrote both, so neither side can drift.
+    """
     _, inputs, stored = stored_reference()
     folder = Path(__file__).parents[1] / "references" / "checkpoint"
     out = BertModel.from_pretrained(folder)(**inputs)
@@ -70,6 +76,7 @@ def test_stored_checkpoint():
 
 
 def test_transformers_opens_ours(tiny_model, folder):
+    """transformers opens our folder, and its model gives our outputs."""
     theirs = transformers.AutoModel.from_pretrained(folder).eval()
     ids, mask = torch.randint(5, 50, (2, 6)), torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
     # float32 rounding
@@ -99,6 +106,7 @@ def test_strict_loading(folder, change, message):
 
 
 def test_ignored_tensors(folder):
+    """Tensors that are known to be unnecessary are ignored."""
     useless = {"embeddings.position_ids": torch.arange(20)[None],
                "cls.predictions.bias": torch.zeros(50)}
     rewrite(folder, lambda tensors: tensors.update(useless))
@@ -106,6 +114,7 @@ def test_ignored_tensors(folder):
 
 
 def test_no_safetensors(folder):
+    """A file that is not in safetensors format is refused by name."""
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"model\.safetensors is not a readable safetensors file"):
         BertModel.from_pretrained(folder)
@@ -155,6 +164,7 @@ def with_gamma_and_beta(folder, tensors):
 @pytest.mark.parametrize("form", [as_pickle, as_old_pickle, as_shards, as_pickled_shards,
                                   with_prefix, with_gamma_and_beta])
 def test_forms_of_weights(tiny_model, folder, form):
+    """Pickles, shards, a prefix, and gamma and beta all give the same weights."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     form(folder, tensors)
@@ -165,6 +175,7 @@ def test_forms_of_weights(tiny_model, folder, form):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(tiny_model, folder, dtype):
+    """Half-precision weights are loaded as float32, with the values they have in the file."""
     tensors = load_file(folder / "model.safetensors")
     halved = {name: value.to(dtype) for name, value in tensors.items()}
     save_file(halved, folder / "model.safetensors")
@@ -182,7 +193,7 @@ def test_half_precision(tiny_model, folder, dtype):
     (transformers.BertForQuestionAnswering, {}),
 ])
 def test_models_with_a_head(tiny_config, tmp_path, kind, options):
-    """The head is left out. Where there is no pooler, one is drawn, with a warning."""
+    """A checkpoint's task head is left out. A missing pooler is drawn at random, with a warning."""
     theirs = kind(transformers.BertConfig(**tiny_config.to_dict(), **options)).eval()
     theirs.save_pretrained(tmp_path)
     has_pooler = theirs.bert.pooler is not None
@@ -197,6 +208,7 @@ def test_models_with_a_head(tiny_config, tmp_path, kind, options):
 
 
 def test_training_checkpoint(tiny_model, folder):
+    """A training checkpoint is refused, and the error says what it is."""
     (folder / "model.safetensors").unlink()
     torch.save({"state_dict": tiny_model.state_dict(), "epoch": 3}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"'state_dict' is a.*training checkpoint"):
@@ -211,6 +223,7 @@ def test_training_checkpoint(tiny_model, folder):
     ('{"weight_map": {}}', ValueError, "names no file"),
 ])
 def test_broken_index(folder, content, error, message):
+    """A broken index of shards is refused, and the error says what is wrong with it."""
     (folder / "model.safetensors").rename(folder / "elsewhere")
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(error, match=rf"index\.json.*{message}"):
@@ -218,6 +231,7 @@ def test_broken_index(folder, content, error, message):
 
 
 def test_incomplete_shard(folder):
+    """A shard that lacks a tensor is refused, and the error names both."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     as_shards(folder, tensors)
@@ -231,6 +245,7 @@ def test_incomplete_shard(folder):
 
 
 def test_foreign_weights(folder):
+    """Weights of another framework are refused by file name."""
     (folder / "model.safetensors").rename(folder / "tf_model.h5")
     with pytest.raises(FileNotFoundError, match=r"tf_model\.h5 only, weights of another framework"):
         BertModel.from_pretrained(folder)
@@ -238,6 +253,7 @@ def test_foreign_weights(folder):
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_incomplete_folder(folder, missing):
+    """A folder that lacks a file is refused, and the error names the file."""
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError, match=missing):
         BertModel.from_pretrained(folder)
@@ -250,12 +266,14 @@ def test_incomplete_folder(folder, missing):
     ({"hidden_act": "silu"}, "hidden_act 'silu'"),
 ])
 def test_foreign_config(folder, change, message):
+    """A configuration that is not of a BERT encoder is refused by key."""
     edit_json(folder / "config.json", lambda config: config.update(change))
     with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
         BertModel.from_pretrained(folder)
 
 
 def test_misspelt_key():
+    """A misspelt key is refused with the right spelling; known other keys are ignored."""
     with pytest.raises(ValueError, match="'hidden_sizes': did you mean 'hidden_size'"):
         BertConfig.from_dict({"hidden_sizes": 384})
     values = {"hidden_size": 384, "_name_or_path": "x", "use_cache": True}
@@ -266,6 +284,7 @@ def test_misspelt_key():
 
 
 def test_pairs_and_padding(real_tokenizer):
+    """A pair is one sequence with two token types, and shorter sequences are padded with 0."""
     batch = real_tokenizer(["a film", "no"], ["good", "why not"])
     assert batch["input_ids"].tolist() == [[101, 1037, 2143, 102, 2204, 102],
                                            [101, 2053, 102, 2339, 2025, 102]]
@@ -276,11 +295,13 @@ def test_pairs_and_padding(real_tokenizer):
 
 
 def test_own_truncation_is_off(real_checkpoint, real_tokenizer):
+    """The truncation length in a checkpoint's tokenizer.json is not applied."""
     assert '"max_length":128' in (real_checkpoint / "tokenizer.json").read_text()
     assert real_tokenizer(["film " * 300])["input_ids"].shape == (1, 302)
 
 
 def test_tokenizer_options(tmp_path):
+    """tokenizer_config.json decides about case, accents and Chinese characters."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schön", "schon", "日本", "日", "本"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     options = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False}
@@ -297,6 +318,7 @@ def test_tokenizer_options(tmp_path):
 
 
 def test_saved_tokenizer(real_tokenizer, tmp_path):
+    """A saved tokenizer gives the same ids, here and in transformers."""
     real_tokenizer.save_pretrained(tmp_path)
     texts = ["A gorgeous, witty film.", "Crème brûlée?"]
     expected = real_tokenizer(texts)["input_ids"]
@@ -306,7 +328,7 @@ def test_saved_tokenizer(real_tokenizer, tmp_path):
 
 
 def test_saved_with_numbers_left_out(tmp_path):
-    """vocab.txt cannot hold them; tokenizer.json does."""
+    """A vocabulary that skips a number is saved in tokenizer.json; vocab.txt cannot hold it."""
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nfilm\n")
     BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again" / "vocab.txt").exists()
@@ -315,7 +337,10 @@ def test_saved_with_numbers_left_out(tmp_path):
 
 
 def test_training_is_repeatable():
-    """Few words, many ties: left to itself, the trainer breaks them differently in each call."""
+    """Training a tokenizer on the same texts gives the same vocabulary every time.
+
+    A few words make many ties. Left to itself, the trainer breaks them differently in each call.
+    """
     texts = ["a good film", "a very bad film indeed", "no", "why would anyone see it twice",
              "is it any good"]
     tokenizers = [BertTokenizer.train(texts, 80) for _ in range(5)]
@@ -325,6 +350,7 @@ def test_training_is_repeatable():
 
 
 def test_unusable_input(real_tokenizer, tmp_path):
+    """Unusable input to a tokenizer is refused, and the error says what is wrong."""
     with pytest.raises(ValueError, match="list of sentences"):
         real_tokenizer("a film")
     with pytest.raises(ValueError, match="1 sentences, but 2 pair sentences"):
@@ -358,10 +384,11 @@ WILD = st.text(max_size=40) | st.text("aé漢😀\u0301\u200d\x00\x07\ufffd [SEP
 @example([("0 " * 30, "0 " * 7 + "étude" * 9 + " 0")], False, 8)
 @example([("0 " * 7 + "étude" * 9 + " 0", "0 " * 30)], False, 8)
 def test_any_unicode(word_pieces, pairs, lowercase, max_length):
-    """Cased and uncased, single sentences and pairs, truncated or not.
+    """Any Unicode text gets the same ids, token types and offsets as in transformers.
 
-    Today's transformers uses the same `tokenizers` package, so this compares our settings with
-    theirs; test_word_piece_by_hand below is the independent implementation.
+    The texts are cased and uncased, single sentences and pairs, truncated or not. Today's
+    transformers uses the same `tokenizers` package, so this compares our settings with theirs;
+    test_word_piece_by_hand below is the independent implementation.
     """
     ours, theirs = word_pieces[lowercase]
     firsts, seconds = map(list, zip(*pairs, strict=True))
@@ -403,7 +430,7 @@ def basic_words(text: str, lowercase: bool) -> list[str]:
 
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_word_piece_by_hand(word_pieces, lowercase):
-    """A second implementation, on the sample's sentences and some wilder ones."""
+    """A second implementation of WordPiece gives the same pieces, on random strings too."""
     ours, _ = word_pieces[lowercase]
     vocabulary = set(ours._tokenizer.get_vocab())
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Lesson 6: AdamW, one update rule, four proofs.
+"""Lesson 6: AdamW, one update rule and four ways to check it.
 
 You learn what the course's form is (bias correction in the step size, decay after the update),
 where it differs from torch's own AdamW, and how to tell that an optimizer is right: by hand,
@@ -63,7 +63,7 @@ def test_first_step_by_hand():
 
 
 def test_the_courses_test():
-    """The 1,000 steps of the course's optimizer_test.py end where double precision does."""
+    """The 1,000 steps of the course's optimizer_test.py end where they end in double precision."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2, bias=False)
@@ -100,7 +100,7 @@ def test_bias_correction(correct_bias, end):
 
 
 def test_against_torchs_adamw():
-    """Without eps and decay, both forms give the same weights; with either, they differ."""
+    """Without eps and decay, ours and torch's give the same weights; with either, they differ."""
     ours, theirs = run(AdamW, eps=0.0), run(torch.optim.AdamW, eps=0.0, weight_decay=0.0)
     assert_close(ours, theirs, atol=1e-12, rtol=0)
 
@@ -115,7 +115,11 @@ def test_against_torchs_adamw():
 
 
 def test_eps_in_torchs_terms():
-    """Our √v + eps is torch's √(v/(1−β2ᵗ)) + eps/√(1−β2ᵗ): its eps must be scaled."""
+    """torch's AdamW gives our first step if its eps is ours divided by √(1−β2).
+
+    In step t our denominator √v + eps, divided by √(1−β2ᵗ), is √(v/(1−β2ᵗ)) + eps/√(1−β2ᵗ).
+    torch's is √(v/(1−β2ᵗ)) + eps.
+    """
     ours = run(AdamW, 1, eps=1e-3)
     theirs = run(torch.optim.AdamW, 1, eps=1e-3 / math.sqrt(1 - 0.999), weight_decay=0.0)
     assert_close(ours, theirs, atol=1e-14, rtol=0)
@@ -125,7 +129,7 @@ def test_eps_in_torchs_terms():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fused_equals_plain(dtype, weight_decay, correct_bias):
-    """The update in one pass equals the equations line by line."""
+    """The update in one pass equals the equations applied one by one."""
     group = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": weight_decay,
              "correct_bias": correct_bias}
     start = torch.randn(1000, dtype=dtype)
@@ -145,7 +149,7 @@ def test_fused_equals_plain(dtype, weight_decay, correct_bias):
 
 
 def test_bowl_and_valley():
-    """AdamW descends a bowl, and Rosenbrock's valley to its lowest point, (1, 1)."""
+    """AdamW finds the lowest point of a bowl, and that of Rosenbrock's valley at (1, 1)."""
     bowl = torch.nn.Parameter(torch.tensor([5.0, -3.0]))
     end = minimise(lambda x: (x**2).sum(), bowl, AdamW([bowl], lr=0.05), 500)
     assert end.abs().max() < 1e-2
@@ -203,13 +207,14 @@ def test_resumed_state():
     ({"weight_decay": float("nan")}, "weight_decay"),
 ])
 def test_bad_hyperparameters(options, message):
+    """A hyperparameter outside its range is refused by name."""
     with pytest.raises(ValueError, match=message):
         AdamW([torch.nn.Parameter(torch.ones(1))], **options)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_sparse_equals_dense(weight_decay, monkeypatch):
-    """A sparse gradient acts as a dense one with zero rows elsewhere, bit for bit."""
+    """A sparse gradient acts like a dense one with zero rows elsewhere, bit for bit."""
     monkeypatch.setattr("optim.fast.BLOCK", 6)  # blocks of 3 rows, some of them without gradient
     tables = [torch.nn.Embedding(10, 2, sparse=sparse) for sparse in (True, False)]
     tables[1].load_state_dict(tables[0].state_dict())

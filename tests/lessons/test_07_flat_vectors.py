@@ -34,7 +34,7 @@ def test_flattening():
 
 
 def test_one_memory():
-    """The vector and the module share one memory."""
+    """The vector and the module share the same memory."""
     model = network()
     flat = FlatParameters(model.named_parameters())
 
@@ -69,7 +69,7 @@ def test_rows_by_autograd():
 
 
 def test_unused_parameters():
-    """A parameter that a task does not touch has gradient zero in its row."""
+    """A parameter that a task does not use has a zero gradient in that task's row."""
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
     gradients = task_gradients(model, tasks=2)
     gradients.matrix.fill_(9.0)
@@ -113,7 +113,7 @@ def test_adding_to_a_row(sparse):
 
 
 def test_sparse_table():
-    """A table kept as the rows looked up gives what the whole matrix gives."""
+    """Keeping only the table rows that were looked up gives the same result as the whole matrix."""
     sentences = [[1, 4, 1], [4, 7], [], [4, 1]]  # repeated, shared, none at all
     weights = torch.tensor([1.5, 1.0, 2.0, 0.5], dtype=torch.float64)
 
@@ -154,7 +154,7 @@ def test_table_is_first_and_sparse():
 
 
 def test_row_after_an_error():
-    """Outside a row no gradient is left behind, even after an error inside it."""
+    """After a row no gradient is left in the model, not even if an error ended the row."""
     model = network()
     gradients = task_gradients(model, tasks=1)
     with pytest.raises(RuntimeError, match="on purpose"), gradients.row(0):

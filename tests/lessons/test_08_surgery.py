@@ -1,9 +1,10 @@
 """Lesson 8: gradient surgery.
 
-Two tasks conflict if their gradients point against each other: a step that helps one hurts the
-other. PCGrad takes from each task's gradient what points against another's. You learn Algorithm 1
-of Yu et al. 2020 with numbers you can check by hand, why the tasks' Gram matrix is all it needs,
-what the paper's Eq. 2–5 do instead, and which beliefs about surgery are false.
+Two tasks conflict if the product of their gradients is negative: a small step down one task's
+gradient raises the other's loss. PCGrad removes from each task's gradient the part that points
+against another's. You learn Algorithm 1 of Yu et al. 2020 with numbers you can check by hand, why
+the tasks' Gram matrix is all it needs, what the paper's Eq. 2–5 do instead, and which beliefs about
+surgery are false.
 
 Write it yourself: minbert study, ex12_gram.py; minbert study, ex13_pcgrad.py; minbert study,
 ex14_paper.py.
@@ -43,7 +44,7 @@ def seeded(seed):
 
 
 def all_orders(tasks):
-    """Every way in which every task can meet the others."""
+    """Every order in which each task can meet the others."""
     sequences = []
     for task in range(tasks):
         others = [other for other in range(tasks) if other != task]
@@ -70,18 +71,23 @@ def matrices(draw, fewest=1, most=5):
     ([[1, -1], [0, 0]], [1, -1]),  # a zero gradient: no division by its norm
 ])
 def test_two_tasks_by_hand(rows, expected):
+    """For two tasks, PCGrad gives the results worked out by hand."""
     assert_close(project_conflicting(gradients(rows)), gradients(expected), atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("order", all_orders(3))
 def test_one_conflict_any_order(order):
-    """Three tasks of which two conflict give the same in any order."""
+    """If only two of three tasks conflict, every order gives the same result."""
     result = project_conflicting(gradients([[1, 0, 0], [-1, 1, 0], [0, 0, 1]]), order)
     assert_close(result, gradients([0.5, 1.5, 1]), atol=1e-12, rtol=0)
 
 
 def test_order_matters():
-    """With three conflicts, 8 orders give 8 different outputs. Their mean is [0, 0.05, 0.40]."""
+    """If one task conflicts with two others, 8 orders can give 8 different results.
+
+    The third pair agrees, but a projection brings it into conflict. The results' mean is
+    [0, 0.05, 0.40].
+    """
     outputs = [project_conflicting(THREE_CONFLICTS, order) for order in all_orders(3)]
 
     assert len(outputs) == 8
@@ -91,7 +97,7 @@ def test_order_matters():
 
 
 def test_never_against_itself():
-    """A task is never projected against itself: g − (g·g/‖g‖²) g = 0 would be left."""
+    """A task is never projected against itself: nothing would be left, as g − (g·g/‖g‖²) g = 0."""
     rows = gradients([[1.0, 2.0]])
     assert torch.equal(project_conflicting(rows), rows[0])
 
@@ -103,7 +109,7 @@ def test_never_against_itself():
 
 
 def test_eq_2_to_5_by_hand():
-    """Eq. 2 to 5 project also where there is no conflict, and Algorithm 1 does not."""
+    """Eq. 2 to 5 also project where there is no conflict; Algorithm 1 does not."""
     rows = gradients([[1, 0], [1, 1]])
     # g1' = g1 − (1/2) g2 = [0.5, −0.5], g2' = g2 − (1/1) g1 = [0, 1]
     assert_close(project_paper(rows), gradients([0.5, 0.5]), atol=1e-12, rtol=0)
@@ -116,7 +122,7 @@ def test_eq_2_to_5_by_hand():
 @settings(max_examples=200, deadline=None)
 @given(matrices(), st.integers(0, 2**31))
 def test_gram_route_is_algorithm_1(rows, seed):
-    """The way over the Gram matrix gives what Algorithm 1 gives on the vectors themselves."""
+    """Working from the Gram matrix gives what Algorithm 1 gives on the vectors themselves."""
     order = random_order(len(rows), seeded(seed))
     # float64 rounding, relative to the largest gradient
     atol = 1e-11 * rows.abs().max().item()
@@ -126,7 +132,7 @@ def test_gram_route_is_algorithm_1(rows, seed):
 @settings(max_examples=200, deadline=None)
 @given(matrices())
 def test_paper_weights(rows):
-    """The paper's weights are Eq. 2 to 4, written out here on the vectors."""
+    """The paper's weights give the result of Eq. 2 to 5 on the vectors, written out here."""
     expected = torch.zeros_like(rows[0])
     for i, gradient in enumerate(rows):
         expected += gradient
@@ -140,7 +146,7 @@ def test_paper_weights(rows):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_three_tasks_by_torchjd(seed, monkeypatch):
-    """Three tasks agree with torchjd's weights if ours take the order that torchjd drew."""
+    """For three tasks, our weights equal torchjd's if ours use the order that torchjd drew."""
     from torchjd.aggregation import PCGradWeighting
 
     drawn, randperm = [], torch.randperm
@@ -154,7 +160,7 @@ def test_three_tasks_by_torchjd(seed, monkeypatch):
     monkeypatch.setattr(torch, "randperm", recording)
     theirs = PCGradWeighting()(rows @ rows.T)
 
-    # torchjd draws all tasks, and skips the one that is projected
+    # torchjd's order has all tasks; it skips the one that is projected
     order = [[j for j in drawn[i].tolist() if j != i] for i in range(3)]
     assert_close(pcgrad_weights(rows @ rows.T, order), theirs, atol=1e-10, rtol=0)
 
@@ -165,7 +171,7 @@ def test_three_tasks_by_torchjd(seed, monkeypatch):
 @settings(max_examples=200, deadline=None)
 @given(matrices())
 def test_weights_at_least_one(rows):
-    """Weights are at least 1, and all exactly 1 if and only if no two tasks conflict."""
+    """PCGrad's weights are at least 1, and all are 1 if and only if no two tasks conflict."""
     gram = gram_matrix(rows)
     weights = pcgrad_weights(gram)
 
@@ -197,6 +203,7 @@ def test_conflicts_can_remain():
 @settings(max_examples=50, deadline=None)
 @given(matrices(2, 2))
 def test_two_tasks_no_conflict_left(rows):
+    """With two tasks, the result points against neither task's gradient."""
     assert (rows @ project_conflicting(rows) >= -1e-9 * (rows @ rows.T).abs().max()).all()
 
 
@@ -229,7 +236,10 @@ def test_seeded_order():
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e20, 1e30])
 @pytest.mark.parametrize("other", [1e-30, 1.0, 1e30])
 def test_float32_of_any_scale(scale, other):
-    """Squares of 1e30 overflow float32, those of 1e-30 vanish in it; the products are float64."""
+    """Surgery is right for float32 gradients of any scale.
+
+    Squares of 1e30 overflow float32, and those of 1e-30 vanish in it. So products are in float64.
+    """
     rows = torch.randn(3, 50, generator=seeded(0))
     rows[1] -= 0.5 * rows[0]  # conflicts with the first
     rows = rows * torch.tensor([scale, scale, other])[:, None]
@@ -237,20 +247,20 @@ def test_float32_of_any_scale(scale, other):
     exact = algorithm_1(rows.double(), order)
     # float32 rounding of rows as long as the longest
     assert (project_conflicting(rows, order).double() - exact).norm() <= 1e-5 * longest
-    # no plain sum
+    # and it is not the plain sum
     assert not torch.allclose(exact / longest, rows.double().sum(0) / longest, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gram_across_pieces(dtype, monkeypatch):
-    """The Gram matrix is exact where its sums run over several pieces of the gradients."""
+    """The Gram matrix is summed in float64, also over several pieces of the gradients."""
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows = torch.randn(3, 50, dtype=dtype)
     assert_close(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-12, rtol=0)
 
 
 def test_autocast():
-    """A surrounding autocast changes no product."""
+    """The Gram matrix is the same inside autocast."""
     rows = torch.randn(3, 5000)
     with torch.autocast("cpu", torch.bfloat16):
         inside = gram_matrix(rows)
@@ -258,7 +268,7 @@ def test_autocast():
 
 
 def test_combine_in_place(monkeypatch):
-    """The combination may take the place of the first gradient."""
+    """The combination may overwrite the first gradient."""
     monkeypatch.setattr("optim.surgery.PIECE_ON_CPU", 7)
     rows, weights = torch.randn(3, 50), torch.tensor([1.5, 1.0, 2.0], dtype=torch.float64)
     expected = combine(rows, weights)
@@ -282,6 +292,7 @@ def test_norm_of_combination():
 
 
 def test_cosines_by_hand():
+    """The cosines are those worked out by hand, and 0 for a zero gradient."""
     values = cosines(gram_matrix(gradients([[1, 0], [1, 1], [-2, 0], [0, 0]])))
     root = 0.5**0.5
     expected = [[1, root, -1, 0], [root, 1, -root, 0], [-1, -root, 1, 0], [0, 0, 0, 0]]
@@ -289,9 +300,10 @@ def test_cosines_by_hand():
 
 
 def test_constant_weights():
-    """Constant weights do not look at the gradients.
+    """Constant weights do not depend on the gradients.
 
-    PCGrad's mean weights, held fixed, are a control: they tell surgery from unequal task weights.
+    PCGrad's mean weights, held fixed, are a control. They separate the effect of reacting to
+    conflicts from that of unequal task weights.
     """
     values = [1.5, 1.0, 2.0]
     method = constant_weights(values)
@@ -309,6 +321,7 @@ def test_constant_weights():
 
 @pytest.mark.parametrize("bad", [[], [1.0, float("nan")], [[1.0, 2.0]]])
 def test_bad_constant_weights(bad):
+    """Constant weights that are not one finite number per task are refused."""
     with pytest.raises(ValueError, match="one finite number per task"):
         constant_weights(bad)
 
@@ -325,6 +338,6 @@ def test_not_finite(bad, weights):
 @pytest.mark.parametrize("rows", [torch.ones(3), torch.ones(2, 2, dtype=torch.int64),
                                   torch.ones(0, 3)])
 def test_bad_matrices(rows):
-    """A matrix of gradients has two dimensions, floats and at least one task."""
+    """A matrix of gradients must have two dimensions, floats and at least one task."""
     with pytest.raises(ValueError, match=r"\(tasks, params\) matrix of floats"):
         project_conflicting(rows)

@@ -1,7 +1,8 @@
-"""Lesson 9: which examples make up a step, when the sets are of different size.
+"""Lesson 9: which examples make up a step, when the datasets differ in size.
 
-SST has 8,544 sentences, Quora five times as many pairs. You learn the paper's two answers, that
-Eq. 7 is nothing but the mean loss, and why `itertools.cycle(loader)` is a mistake.
+SST has 8,544 sentences, and the paper's Quora has over 16 times as many pairs. You learn the
+paper's two answers, that Eq. 7 is just the mean loss up to a common factor, and why
+`itertools.cycle(loader)` is a mistake.
 
 Write it yourself: minbert study, ex15_round_robin.py.
 """
@@ -27,7 +28,7 @@ def wrap(seed=0):
 
 
 def test_wrap_epoch():
-    """One pass over the largest dataset."""
+    """With `wrap`, an epoch is one pass over the largest dataset."""
     sampler = wrap()
     for _ in range(3):
         steps = epoch(sampler)
@@ -38,14 +39,17 @@ def test_wrap_epoch():
 
 
 def test_wrap_uses_up_first():
-    """Smaller datasets are exhausted before anything comes twice."""
+    """With `wrap`, a smaller dataset repeats an example only after using all of them."""
     indices = [index for step in epoch(wrap()) for index in step["sst"]]
     for start in range(0, 40, 10):
         assert sorted(indices[start:start + 10]) == list(range(10))
 
 
 def test_wrap_reshuffles():
-    """itertools.cycle(loader) would repeat the first one for ever."""
+    """Every pass over a dataset has a new order.
+
+    itertools.cycle(loader) would repeat the first pass for ever.
+    """
     sampler = wrap()
     indices = [index for _ in range(2) for step in epoch(sampler) for index in step["sst"]]
     passes = [tuple(indices[start:start + 10]) for start in range(0, 80, 10)]
@@ -61,12 +65,13 @@ def test_wrap_reshuffles():
     ({"sst": 3, "para": 240, "sts": 60}, {"sst": 1, "para": 24, "sts": 6}, 10),
 ])
 def test_bd_sizes_by_eq_6(lengths, sizes, steps):
+    """Eq. 6 gives the batch sizes and the number of steps."""
     assert batch_different_sizes(lengths) == sizes
     assert RoundRobin(lengths, sizes, "bd", 0).steps_per_epoch == steps
 
 
 def test_bd_ends_together():
-    """All datasets are exhausted after the same number of steps."""
+    """With `bd`, an epoch of n steps uses no example twice, unless a dataset is smaller than n."""
     lengths = {"sst": 48, "para": 240, "sts": 3}
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
     for _ in range(2):
@@ -80,6 +85,7 @@ def test_bd_ends_together():
 
 
 def test_bd_reshuffles():
+    """With `bd`, every epoch has a new order of every dataset."""
     lengths = {"sst": 48, "para": 240, "sts": 30}
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
     orders = [[tuple(i for step in epoch(sampler) for i in step[name]) for name in lengths]
@@ -103,7 +109,7 @@ def test_mean_losses_are_eq_7():
 
 
 def test_seed_decides_batches():
-    """And nothing else: the global generator does not."""
+    """The seed alone decides the batches; torch's global generator does not."""
     torch.manual_seed(1)
     first = epoch(wrap(1))
     torch.manual_seed(2)
@@ -112,7 +118,7 @@ def test_seed_decides_batches():
 
 
 def test_sampler_resumes():
-    """In the middle of an epoch."""
+    """A sampler resumes in the middle of an epoch, and refuses the state of other data."""
     straight, stopped = wrap(), wrap()
     for sampler in (straight, stopped):
         sampler.start_epoch()
@@ -133,5 +139,6 @@ def test_no_such_scheme():
 
 
 def test_a_task_without_examples():
+    """A task without examples is refused by name."""
     with pytest.raises(ValueError, match="sst has no examples"):
         RoundRobin({**LENGTHS, "sst": 0}, dict.fromkeys(LENGTHS, 4), "wrap", 0)

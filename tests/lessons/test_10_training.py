@@ -1,8 +1,8 @@
 """Lesson 10: training, where everything meets.
 
-Sentences go into the shared encoder, and heads turn embeddings into outputs. Each task's gradient
-fills its own row, surgery makes one vector of the rows, and AdamW takes a step. You learn how a
-pair enters under each architecture, who owns which gradient, and what a loss must be.
+Sentences go into the shared encoder, and heads turn its embeddings into outputs. Each task's
+gradient fills its own row, surgery combines the rows into one vector, and AdamW takes a step. You
+learn how a pair enters under each architecture, who owns which gradient, and what a loss must be.
 
 Write it yourself: minbert study, ex16_heads.py; minbert study, ex17_losses.py; minbert study,
 ex18_training_step.py; minbert study, ex19_final_layers.py.
@@ -91,7 +91,7 @@ def test_how_a_pair_enters(arch, sequences):
 
 
 def test_concat_b_mean():
-    """A head reads the mean of all tokens' last hidden states, [CLS] and [SEP] among them."""
+    """With concatB_mean, a head reads the mean of all last states, [CLS] and [SEP] included."""
     class Other(torch.nn.Module):  # an encoder that is not minbert's own
         def __init__(self, encoder):
             super().__init__()
@@ -107,7 +107,7 @@ def test_concat_b_mean():
     means = [row[mask.bool()].mean(0)
              for row, mask in zip(states, padded["attention_mask"], strict=True)]
 
-    # float32 rounding; a row that is filled up has a dummy sequence, which is discarded
+    # float32 rounding; a row is filled up with a dummy sequence, whose output is discarded
     torch.testing.assert_close(model.embed(batch), torch.stack(means), atol=1e-5, rtol=0)
     filled = batch.filled(len(batch.input_ids) + 4, batch.packing.seq, 1)
     torch.testing.assert_close(model.embed(filled), torch.stack(means), atol=1e-5, rtol=0)
@@ -136,6 +136,7 @@ def test_head_depths():
 
 
 def test_losses_by_hand():
+    """The three losses are those worked out by hand."""
     logits = torch.tensor([[0.0, math.log(2.0), 0.0, 0.0, 0.0]])  # softmax: 1/6, 2/6, 1/6, 1/6, 1/6
     sst = SST.loss(logits, torch.tensor([1.0]))
     assert sst.item() == pytest.approx(math.log(3), rel=1e-6)
@@ -162,7 +163,7 @@ def test_decoded_outputs():
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 @pytest.mark.parametrize("plain", ["0", "1"])
 def test_the_plain_step(arch, clip, plain, monkeypatch):
-    """The real step, with and without the fast forms, is the one of examples/plain_step.py."""
+    """The library's step, with or without its fast forms, does what examples/plain_step.py does."""
     monkeypatch.setenv("MINBERT_PLAIN", plain)
     ours, theirs = without_head_dropout(build(arch)), without_head_dropout(build(arch))
     trainer = SurgeryTrainer(ours, "pcgrad", lr=1e-3, weight_decay=0.1, clip=clip, seed=5)
@@ -181,14 +182,17 @@ def test_the_plain_step(arch, clip, plain, monkeypatch):
 
     assert result.losses == pytest.approx(losses, rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        # Adam's first step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
+        # The first step is about lr · sign(g). Where |g| is near eps/√0.001 = 3e-5, float32 noise
+        # shows in it.
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0,
                                    msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("arch", ["concatA", "concatB"])
 def test_ten_steps_of_transformers(arch):
-    """Ten steps are those of another encoder, on padded batches, with one backward of Eq. 1.
+    """Ten steps give the losses of transformers' encoder, trained by one backward of Eq. 1.
+
+    That encoder gets padded batches.
 
     The two sides share nothing but the heads and AdamW.
     """
@@ -226,7 +230,7 @@ def test_ten_steps_of_transformers(arch):
 
 
 def test_who_owns_which_gradient():
-    """Surgery compares the encoder's gradients and no others; a head keeps its own task's."""
+    """Surgery compares only the encoder's gradients; a head keeps the gradient of its own task."""
     model = without_head_dropout(build())
     gram = SurgeryTrainer(model, "pcgrad", lr=0.0).step(batches(model)).gram
     found = flat(parameter.grad for parameter in model.heads.parameters())
@@ -245,7 +249,7 @@ def test_who_owns_which_gradient():
 
 @contextmanager
 def counting_saved():
-    """The set of what autograd has saved for backward and not freed yet."""
+    """The set of tensors that autograd has saved for backward and not freed yet."""
     class Saved:
         def __init__(self, tensor):
             self.tensor = tensor
@@ -290,7 +294,7 @@ def gradients_of_a_step(model, at_once: bool, monkeypatch) -> tuple[int, dict[st
 
 
 def assert_near(found, expected, tolerance):
-    """Row by row, the difference is short beside the row itself."""
+    """Row by row, the difference is short compared with the row itself."""
     for name, ours in found.items():
         pairs = zip(torch.atleast_2d(ours), torch.atleast_2d(expected[name]), strict=True)
         for row, other in pairs:
@@ -301,7 +305,7 @@ def assert_near(found, expected, tolerance):
 @pytest.mark.parametrize("positions", [32, 64])  # with 64, rows are filled up
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_all_tasks_at_once(arch, positions, precision, monkeypatch):
-    """Computed at once, each task has the gradient that it has alone."""
+    """Tasks computed all at once have the same gradients as tasks computed one by one."""
     counts, found = [], []
     for at_once in (True, False):
         model = without_head_dropout(build(arch, positions=positions))
@@ -345,7 +349,7 @@ def half_frozen(model):
 
 
 def factorised(model):
-    """As ALBERT's: what follows the embeddings is in bf16 under autocast."""
+    """As in ALBERT: a linear layer follows the embeddings, and autocast runs it in bf16."""
     model.precision = "bf16"
     model.encoder.embeddings.dropout = torch.nn.Linear(16, 16)
 
@@ -358,7 +362,7 @@ class OwnLayer(torch.nn.Linear):
 
 
 def with_layer(number, layer):
-    """The change that puts what `layer` makes of a model in this place."""
+    """The change that puts `layer(model)` at this depth."""
     return lambda model: model.encoder.layers.__setitem__(number, layer(model))
 
 
@@ -367,11 +371,11 @@ def louder(encoder, given, out):
 
 
 def in_layer(number, name, part):
-    """The change that puts what `part` makes of a model into one of its layers."""
+    """The change that puts `part(model)` into one of the layers."""
     return lambda model: setattr(model.encoder.layers[number], name, part(model))
 
 
-# What a user may do to the model → how often tasks are then computed at once
+# What a user may change in the model → how often tasks are then computed at once
 LIBERTIES = {
     "a hook on a weight": (
         lambda model: model.encoder.layers[1].output_dense.weight.register_hook(lambda g: 2 * g),
@@ -400,7 +404,7 @@ LIBERTIES = {
 
 @pytest.mark.parametrize("liberty", LIBERTIES)
 def test_changed_models(liberty, monkeypatch):
-    """A user's change to the model works as it does task by task in the plain form."""
+    """A model that the user has changed gives the gradients of the plain form, task by task."""
     change, expected = LIBERTIES[liberty]
     counts, found = [], []
     for at_once in (True, False):
@@ -418,7 +422,7 @@ def test_changed_models(liberty, monkeypatch):
 
 
 def test_a_broken_step(monkeypatch):
-    """A step that breaks off between two tasks leaves nothing behind."""
+    """A step that fails between two tasks leaves nothing behind."""
     model, unbroken = (without_head_dropout(build()) for _ in range(2))
     trainers = [SurgeryTrainer(each, "pcgrad", lr=1e-3) for each in (model, unbroken)]
 
@@ -438,7 +442,7 @@ def test_a_broken_step(monkeypatch):
 
 
 def test_when_task_by_task(monkeypatch):
-    """A step of too many tokens, or of a part of a batch, goes task by task."""
+    """A step is computed task by task if it has too many tokens, or only part of a batch."""
     model = without_head_dropout(build())
     each = batches(model)
     tokens = sum(len(batch.input_ids) for batch in each.values())
@@ -450,7 +454,7 @@ def test_when_task_by_task(monkeypatch):
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3)
 
     def losses(times):
-        """Of batches that are the whole, or a part, of what a step takes."""
+        """The losses of batches that are one of `times` equal parts of a step's batches."""
         pieces = {name: MicroBatches([batch], times * len(batch.labels))
                   for name, batch in each.items()}
         return torch.stack(trainer._backward(pieces))
@@ -471,7 +475,7 @@ def test_learns_by_heart():
 
 
 def test_moments_of_another_model():
-    """They are refused, with the name and both shapes."""
+    """Moments of another model are refused; the error gives the name and both shapes."""
     trainer = SurgeryTrainer(build(), "pcgrad", lr=1e-3)
     trainer.step(batches(trainer.model))
     state = trainer.state_dict()
@@ -483,7 +487,7 @@ def test_moments_of_another_model():
 
 
 def test_bf16_keeps_fp32_weights():
-    """In bf16 only matrix products are rounded: weights and gradients stay fp32, and near."""
+    """With bf16, weights and gradients are kept in fp32, and gradients are close to fp32's."""
     model = without_head_dropout(build())
     gradients = {}
     for precision in ("fp32", "bf16"):
@@ -530,7 +534,7 @@ def test_prediction_values():
 
 
 def test_a_saved_model(tmp_path):
-    """It predicts the same, bit for bit."""
+    """A saved model, loaded again, predicts the same, bit for bit."""
     model = build("concatB_al").eval()
     model.save_pretrained(tmp_path / "model")
     again = MultitaskBert.from_pretrained(tmp_path)
@@ -542,7 +546,7 @@ def test_a_saved_model(tmp_path):
 
 
 def test_unusable_inputs(tmp_path):
-    """They are refused, and the error names what is wrong."""
+    """Unusable inputs are refused, and the error names what is wrong."""
     model = build()
     with pytest.raises(ValueError, match="put it in a list"):
         model.predict_sentiment("a good film")

@@ -1,9 +1,9 @@
 """Lesson 17: where pretrained weights come from.
 
-Hide some words of a text, let the model guess them, and it learns the language from the text alone
-(Devlin et al. 2018, section 3.1). You learn what is hidden and what stands in its place, why only
-the guesses at hidden places are scored, which initial weights learn sooner, and what minbert-mini
-knows. tests/system/test_pretraining.py has the run.
+Hide some words of a text and let the model guess them. It then learns the language from the text
+alone (Devlin et al. 2018, section 3.1). You learn what is hidden and what stands in its place, why
+only the guesses at hidden places are scored, which initial weights make a model learn sooner, and
+what minbert-mini knows. tests/system/test_pretraining.py has a whole run.
 
 Write it yourself: minbert study, ex10_masking.py.
 """
@@ -34,7 +34,7 @@ from multitask.pretraining.step import MaskedTrainer, draw_attentive, loss_of, s
 
 
 def with_biases(model):
-    """In eval mode, all biases away from 0, so that none can be forgotten unseen."""
+    """In eval mode, with no bias at 0, so that a forgotten bias shows."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
@@ -67,6 +67,7 @@ def opened_by_transformers(model: BertForMaskedLM, folder) -> transformers.BertF
 
 
 def test_equals_transformers(model, padded, tmp_path):
+    """Logits, loss and gradients equal those of transformers' BertForMaskedLM."""
     theirs = opened_by_transformers(model, tmp_path)
     ours, reference = model(**padded), theirs(**padded)
     real = padded["attention_mask"].bool()
@@ -85,6 +86,7 @@ def test_equals_transformers(model, padded, tmp_path):
 
 
 def test_opens_transformers_files(model, padded, tmp_path):
+    """A folder that transformers wrote opens as the same model."""
     theirs = opened_by_transformers(model, tmp_path / "ours")
     theirs.save_pretrained(tmp_path / "theirs")
     again = BertForMaskedLM.from_pretrained(tmp_path / "theirs")
@@ -93,6 +95,7 @@ def test_opens_transformers_files(model, padded, tmp_path):
 
 
 def test_folder_opens_as_encoder(model, padded, tmp_path):
+    """A saved masked-language model opens as an encoder, here and in transformers."""
     model.save_pretrained(tmp_path)
     del padded["labels"]
     # a missing pooler would warn, and warnings are errors here
@@ -105,6 +108,7 @@ def test_folder_opens_as_encoder(model, padded, tmp_path):
 
 
 def test_missing_head_warns(tiny_model, tmp_path):
+    """A missing head is drawn at random, with a warning."""
     tiny_model.save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="no masked-language-model head"):
         model = BertForMaskedLM.from_pretrained(tmp_path)
@@ -112,7 +116,7 @@ def test_missing_head_warns(tiny_model, tmp_path):
 
 
 def test_missing_pooler(model, tmp_path):
-    """The head never looks at it: no warning."""
+    """A missing pooler gives no warning, because the masked-language-model head never uses it."""
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({name: value for name, value in tensors.items() if "pooler" not in name},
@@ -128,6 +132,7 @@ def test_missing_pooler(model, tmp_path):
      r"decoder\.weight differs.*only a tied head"),
 ])
 def test_wrong_head_is_named(model, tmp_path, name, value, message):
+    """A head that is incomplete, misshapen or not tied is refused, and the error says why."""
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors.pop(name, None)
@@ -137,18 +142,19 @@ def test_wrong_head_is_named(model, tmp_path, name, value, message):
 
 
 def test_fp16_halves_the_file(model, tmp_path):
+    """Saving in fp16 halves the file and rounds the weights."""
     model.save_pretrained(tmp_path / "fp32")
     model.save_pretrained(tmp_path / "fp16", torch.float16)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("fp32", "fp16")]
     weights = 4 * sum(value.numel() for value in model.parameters())
-    # the header is filled up to 8 bytes
+    # the header is padded to a multiple of 8 bytes
     assert sizes[0] - sizes[1] == pytest.approx(weights / 2, abs=8)
     again = BertForMaskedLM.from_pretrained(tmp_path / "fp16")
     assert torch.equal(again.decoder_bias, model.decoder_bias.half().float())
 
 
 def test_fill_masks():
-    """Each [MASK] of each sentence, padded or not, in the order of probability."""
+    """fill_masks guesses each [MASK] of each sentence, padded or not, the likeliest piece first."""
     tokenizer = BertTokenizer.train(["a dog runs and two cats sleep"], 60)
     config = BertConfig(vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1,
                         num_attention_heads=3, intermediate_size=40, initializer_range=0.3)
@@ -169,7 +175,10 @@ def test_fill_masks():
 
 
 def test_masked_places_suffice(model):
-    """The fast way: sentences of 7, 12 and 7 tokens in a row, 5 of the 26 hidden."""
+    """Computing logits at the hidden places alone gives the same loss and gradients.
+
+    Sentences of 7, 12 and 7 tokens are packed into one row, and 5 of the 26 tokens are hidden.
+    """
     row, positions = torch.randint(5, 50, (26,)), torch.tensor([1, 8, 9, 15, 20])
     names = [name for name, _ in model.named_parameters() if "pooler" not in name]
     masked = Masked(row, positions, torch.tensor([6, 7, 8, 9, 10]))
@@ -193,16 +202,18 @@ def test_masked_places_suffice(model):
 
 
 def test_bf16_loss(model):
+    """The loss in bf16 is close to the loss in fp32."""
     row, packing = torch.randint(5, 50, (40,)), Packing.from_lengths([20, 20])
     masked = Masked(row, torch.arange(1, 19, 3), row[torch.arange(1, 19, 3)])
     set_dropout(model, 0.0)
     found = [MaskedTrainer(model, 0.0, 0.0, 1.0, precision).step(running(masked, packing))
              for precision in ("fp32", "bf16")]
-    # bf16 keeps 8 bits: 0.4 % of numbers of size 1, and a loss of 4 is the difference of such
+    # bf16 keeps 8 bits, an error of 0.4 %, and a loss of about 4 is a difference of such numbers
     assert found[0] == pytest.approx(found[1], abs=0.05)
 
 
 def test_clipping(model):
+    """A gradient that is too long is clipped to the given norm; a shorter one stays as it is."""
     row, packing = torch.randint(5, 50, (20,)), Packing.from_lengths([20])
     masked = Masked(row, torch.tensor([3, 9]), row[[3, 9]])
     set_dropout(model, 0.0)
@@ -216,8 +227,8 @@ def test_clipping(model):
 
 
 def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
-    """Of the last 20 steps, on rows x x y y z z …: a hidden token is known to whoever looks at its
-    neighbour."""
+    """The mean loss of the last 20 steps on rows x x y y z z …, where a hidden token's neighbour
+    usually gives it away."""
     set_dropout(model, 0.0)
     trainer = MaskedTrainer(model, lr=1e-3, weight_decay=0.01, clip=1.0, precision="fp32")
     masking = dataclasses.replace(PLAIN, vocab_size=50)
@@ -230,8 +241,11 @@ def loss_on_doubled_tokens(model: BertForMaskedLM, steps: int) -> float:
 
 
 def test_attentive_weights_learn_sooner():
-    """Guessing without looking costs a little less than ln 45 = 3.81, for a tenth is not hidden.
-    Weights of N(0, 0.02²) stay there."""
+    """A model learns sooner from attentive initial weights than from N(0, 0.02²).
+
+    Guessing without looking at the neighbours costs a little less than ln 45 = 3.81, because a
+    tenth of the chosen tokens stays visible. Weights from N(0, 0.02²) stay near that loss.
+    """
     config = BertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                         intermediate_size=128, max_position_embeddings=16)
     torch.manual_seed(0)
@@ -242,8 +256,10 @@ def test_attentive_weights_learn_sooner():
 
 
 def test_first_heads_look_at_neighbours():
-    """At the tokens 1 before, 1 after, 2 before, 2 after, and not at themselves; a third of the row
-    is [MASK]."""
+    """Drawn attentive, the four heads of the first layer look 1 before, 1 after, 2 before, 2 after.
+
+    No head looks at its own token. A third of the row is [MASK].
+    """
     length, drawn = 64, torch.Generator().manual_seed(0)
     config = BertConfig(vocab_size=500, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
                         intermediate_size=128, max_position_embeddings=length)
@@ -261,6 +277,7 @@ def test_first_heads_look_at_neighbours():
 
 @pytest.mark.parametrize(("hidden", "heads"), [(1, 1), (3, 1), (6, 2), (30, 3), (10, 10)])
 def test_any_shape_is_drawn_attentive(hidden, heads):
+    """Attentive weights are finite for any shape of model."""
     model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=hidden, num_hidden_layers=1,
                                        num_attention_heads=heads, intermediate_size=8,
                                        max_position_embeddings=8))
@@ -274,11 +291,12 @@ VOCABULARY = 1000
 SPECIALS = torch.arange(VOCABULARY) < 5  # [PAD] [UNK] [CLS] [SEP] [MASK]
 PLAIN = Masking(SPECIALS, torch.zeros(VOCABULARY, dtype=torch.bool), mask_id=4,
                 vocab_size=VOCABULARY)
-# pieces from 500 on go on with the word before them
+# pieces from 500 on continue the word before them
 WORDS = dataclasses.replace(PLAIN, continues=torch.arange(VOCABULARY) >= 500)
 
 
 def test_shares_15_and_80_10_10():
+    """15 % of tokens are chosen: 80 % become [MASK], 10 % are random and 10 % stay."""
     row = torch.randint(5, VOCABULARY, (100_000,))
     masked = PLAIN(row, torch.Generator().manual_seed(1))
     assert len(masked.positions) == 15_000
@@ -286,7 +304,7 @@ def test_shares_15_and_80_10_10():
     shown = masked.input_ids[masked.positions]
     hidden, kept = (shown == 4), (shown == masked.labels)
     # Four standard deviations of a binomial share of 15,000: 0.0131 and 0.0098. By chance a random
-    # piece is the old one or [MASK] once in a thousand times.
+    # piece is the old one once in a thousand times, and [MASK] as often.
     assert float(hidden.float().mean()) == pytest.approx(0.8, abs=0.0131)
     assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.0098)
     drawn = shown[~hidden & ~kept]
@@ -296,6 +314,7 @@ def test_shares_15_and_80_10_10():
 
 
 def test_other_tokens_stay():
+    """Tokens that are not chosen stay, and the input is not modified."""
     row = torch.randint(5, VOCABULARY, (400,))
     before = row.clone()
     masked = PLAIN(row, torch.Generator().manual_seed(1))
@@ -305,6 +324,7 @@ def test_other_tokens_stay():
 
 
 def test_masks_follow_the_seed():
+    """Every call hides other tokens, and the same seed hides the same ones."""
     row, generator = torch.randint(5, VOCABULARY, (400,)), torch.Generator().manual_seed(1)
     first, second = PLAIN(row, generator), PLAIN(row, generator)
     again = PLAIN(row, torch.Generator().manual_seed(1))
@@ -316,6 +336,7 @@ def test_masks_follow_the_seed():
        st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_special_tokens_and_whole_words(ids, seed, whole_words):
+    """Special tokens are never chosen, and whole-word masking never splits a word."""
     masking = WORDS if whole_words else PLAIN
     masked = masking(torch.tensor(ids), torch.Generator().manual_seed(seed))
     chosen = masked.positions.tolist()
@@ -332,8 +353,11 @@ def test_special_tokens_and_whole_words(ids, seed, whole_words):
 
 
 def test_word_of_three_pieces():
-    """[CLS] ##a b ##c ##d e [SEP]: words ##a (its beginning was cut off), b ##c ##d, e; 0.15 · 5
-    tokens rounds to 1."""
+    """All three pieces of a word are hidden, or none.
+
+    [CLS] ##a b ##c ##d e [SEP] has the words ##a (its beginning was cut off), b ##c ##d, and e. Of
+    5 tokens, 0.15 · 5 = 0.75 rounds to 1, so one word is hidden.
+    """
     row = torch.tensor([2, 501, 10, 502, 503, 11, 3])
     seen = {tuple(WORDS.choose(row, torch.Generator().manual_seed(seed)).tolist())
             for seed in range(50)}
@@ -341,6 +365,7 @@ def test_word_of_three_pieces():
 
 
 def test_every_token_equally_likely():
+    """Every token is equally likely to be chosen."""
     row, generator = torch.randint(5, VOCABULARY, (20,)), torch.Generator().manual_seed(2)
     counts = torch.zeros(20)
     for _ in range(2000):
@@ -351,6 +376,7 @@ def test_every_token_equally_likely():
 
 
 def test_masking_of_a_tokenizer():
+    """A tokenizer's vocabulary gives its special tokens, [MASK] and continuing pieces."""
     tokenizer = BertTokenizer.train(["abab ab b a"], vocab_size=12)
     masking = Masking.of(tokenizer, whole_words=True)
     pieces = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
@@ -372,6 +398,7 @@ def mini():
 
 
 def test_mini_is_small_and_bundled():
+    """minbert-mini is bundled, has 5 to 6 million weights, and takes at most 12 MB."""
     folder = resolve("minbert-mini")
     assert folder.parent == Path(minbert.__file__).parent
     weights = folder / "model.safetensors"
@@ -383,8 +410,10 @@ def test_mini_is_small_and_bundled():
 
 
 def test_mini_in_transformers(mini):
-    """To the last digits that float32 has: ours are as near to double precision as transformers'
-    own."""
+    """minbert-mini computes in minbert what it computes in transformers, up to float32 rounding.
+
+    The rounding errors of both are measured against double precision.
+    """
     _, tokenizer = mini
     folder, sentences = resolve("minbert-mini"), ["She went to the window.", "No."]
     theirs = transformers.AutoModel.from_pretrained(folder).float().eval()  # the file is fp16
@@ -398,8 +427,7 @@ def test_mini_in_transformers(mini):
                        for model in (theirs, copy.deepcopy(theirs).double()))
     ours_off, theirs_off = (float((vectors.detach() - exact.detach()).abs().max())
                             for vectors in (found, expected))
-    # How far float32 is from float64 depends on the processor's order of summation, for theirs as
-    # for ours.
+    # How far float32 is from float64 depends on the processor's order of summation, for both.
     assert ours_off < 2 * theirs_off + 5e-5
 
 
@@ -414,7 +442,7 @@ def surprise(mini, texts: Sequence[str] | Sequence[tuple[str, str]], words: Sequ
 
 
 def test_mini_uses_word_order(mini):
-    """It is not a bag of words.
+    """minbert-mini uses word order: it is not a bag of words.
 
     With the same words in another order, its guesses are much worse on average.
     """
@@ -433,12 +461,15 @@ def test_mini_uses_word_order(mini):
 
     sentences, words = zip(*hidden, strict=True)
     in_order, out_of_order = surprise(mini, sentences, words), surprise(mini, shuffled, words)
-    assert in_order < math.log(150)  # as unsure as between 150 pieces of 8,192
+    assert in_order < math.log(150)  # surer than a guess among 150 of the 8,192 pieces
     assert out_of_order > in_order + 0.5
 
 
 def test_mini_compares_two_sentences(mini):
-    """That is what text that comes twice has taught it."""
+    """minbert-mini compares two sentences.
+
+    It learnt this from sequences that hold nearly the same text twice.
+    """
     hidden = [("A [MASK] stood upon the table.", "lamp"),
               ("We heard a [MASK] in the forest.", "wolf"),
               ("He wrote a long [MASK] to his brother.", "letter"),
@@ -452,7 +483,7 @@ def test_mini_compares_two_sentences(mini):
               for sentence, word in hidden]
     alone = surprise(mini, sentences, words)
     again = surprise(mini, list(zip(sentences, retold, strict=True)), words)
-    # nats: with no other sentence, each has a probability of 5 % or less on average
+    # nats: alone, a word has a probability below 5 % (geometric mean)
     assert alone > 3
-    # 0.03 when this was written; of the weights before, which had read running text alone, 0.25
+    # 0.03 when this was written; 0.25 for earlier weights, trained on running text alone
     assert again < 0.1

@@ -3,7 +3,7 @@
 A dev score is one number; this lesson takes it apart as the paper's section 6 does. You learn how
 sure a score is (Wilson's and Fisher's intervals, the bootstrap), how to ask whether a model does
 worse on long sentences without being fooled by ties, what a confusion matrix, calibration and a
-regression line say about its errors, and how much of a dev set stands in the training file already.
+regression line say about its errors, and how much of a dev set already occurs in the training file.
 """
 
 import json
@@ -54,7 +54,7 @@ def test_what_cannot_be_said_is_none():
 
 
 def test_resamples_are_pairs():
-    """The mean over draws of a statistic of both arrays: x stays with its y."""
+    """Resampling keeps pairs together: x stays with its y."""
     x = np.arange(40.0)
     draws = intervals.bootstrap(lambda x, y, axis: np.abs(y - x - 1).max(axis), (x, x + 1), 50,
                                 generator())
@@ -86,7 +86,7 @@ def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
     assert found["p"] == pytest.approx(theirs.pvalue)
     assert found["interval"][0] < found["spearman"] < found["interval"][1]
     assert found["interval"][0] > 0  # more is better, as made
-    # all right: no trend to speak of
+    # every answer is right, so there is no trend
     assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None
 
 
@@ -159,14 +159,14 @@ def test_the_worst_errors_are_wrong_and_the_surest_come_first():
 
 
 def test_calibration_by_hand():
-    """Pairs at 0.25 (one of two) and at 0.75 (two of two): each is off by 0.25, so is the mean."""
+    """At 0.25 one of two pairs is a duplicate, at 0.75 both are: each bin is off by 0.25."""
     given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
     examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
     answers = DevPredictions.of(PARA, examples, torch.logit(given_probability)[:, None])
     found = analysis.calibration(answers)
     assert [(row["n"], row["share"]) for row in found["bins"]] == [(2, 0.5), (2, 1.0)]
     assert found["expected_error"] == pytest.approx(0.25, abs=1e-6)  # float32 logits
-    # σ = 1 has a bin too
+    # a probability of 1 has a bin too
     certain = analysis.calibration(DevPredictions.of(PARA, examples, torch.full((4, 1), 100.0)))
     assert [row["n"] for row in certain["bins"]] == [4]
 
@@ -222,7 +222,7 @@ def test_the_real_dev_sets_share_sentences_with_training(course_data):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """The embedded sample and made-up outputs that know something of the labels."""
+    """The bundled sample, and invented outputs that are partly right."""
     dataset = load_dataset(write_sample(tmp_path_factory.mktemp("sample")))
     torch.manual_seed(0)
     logits = {}
@@ -298,7 +298,7 @@ def test_conflicts_and_speed_by_hand():
               "weights": {"sst": 1.0, "para": 2.0, "sts": cosine + 2}}
              for cosine in (-0.2, 0.0, 0.6)]
     found = conflict_statistics(steps)
-    # 0 is no conflict
+    # a cosine of 0 is not a conflict
     assert found["conflict_rate"] == {"sst-para": pytest.approx(1 / 3), "sst-sts": 0, "para-sts": 1}
     assert found["mean_cosine"]["sst-para"] == pytest.approx(0.4 / 3)
     assert found["mean_weights"] == {"sst": 1, "para": 2, "sts": pytest.approx(2 + 0.4 / 3)}

@@ -1,9 +1,9 @@
 """Lesson 12: does gradient surgery help?
 
-Run two methods with one seed each, and one of them wins: that is no answer, for the next seed may
-turn it round. You learn what several seeds can say (Student's t, on differences of runs that share
-a seed), what it costs to ask many questions at once (Holm), what the dev set's size adds (the
-bootstrap), and how to say what was *not* shown.
+Run two methods with one seed each, and one of them wins. That is not an answer, because the next
+seed may reverse it. You learn what several seeds can say (Student's t, on differences of runs that
+share a seed) and what it costs to ask many questions at once (Holm). You also learn what the dev
+set's size adds (the bootstrap), and how to say what was *not* shown.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from multitask.metrics import accuracy, pearson
 
 
 def test_three_paired_seeds_by_hand():
-    """Differences .01, .02, .03: t = √12, and p = 1 − t/√(t² + 2) with 2 degrees of freedom."""
+    """Differences .01, .02, .03 give t = √12; with 2 degrees of freedom, p = 1 − t/√(t² + 2)."""
     result = paired_difference([0.51, 0.72, 0.33], [0.50, 0.70, 0.30])
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert result.n == 3
@@ -39,7 +39,7 @@ def test_three_paired_seeds_by_hand():
 
 
 def test_without_spread_there_is_no_interval_rather_than_one_of_width_zero():
-    """.2 − .1 and .3 − .2 differ in the 17th digit: that is rounding, not evidence of p = 1e-16."""
+    """.2 − .1 and .3 − .2 differ by 3e-17: that is rounding, not evidence with p = 1e-16."""
     assert 0.2 - 0.1 != 0.3 - 0.2
     for a, b in (([0.5], [0.4]), ([0.5, 0.6], [0.5, 0.6]), ([0.2, 0.3], [0.1, 0.2])):
         result = paired_difference(a, b)
@@ -68,7 +68,11 @@ def test_a_comparison_without_a_p_value_still_counts():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_holm_is_bonferroni_in_every_subset_that_holds_the_comparison(values):
-    """The closure principle (Marcus et al. 1976): every intersection of nulls is rejected."""
+    """Holm's p is the largest Bonferroni p of all subsets that hold the comparison.
+
+    That is the closure principle (Marcus et al. 1976): a null hypothesis is rejected if every
+    intersection of nulls that contains it is rejected.
+    """
     subsets = [subset for size in range(1, len(values) + 1)
                for subset in itertools.combinations(range(len(values)), size)]
     expected = [max(min(1, len(subset) * min(values[k] for k in subset)) for subset in subsets
@@ -81,18 +85,18 @@ def test_holm_is_bonferroni_in_every_subset_that_holds_the_comparison(values):
 
 
 def test_bootstrap_is_binomial():
-    """Of n items, b fails on 30 % and a on none: the difference is Binomial(n, .3) / n."""
+    """If b fails on 30 % of n items and a on none, the difference is Binomial(n, .3) / n."""
     labels = np.zeros(400)
     b = (np.arange(400) % 10 < 3).astype(float)
     low, high, undefined = paired_bootstrap(accuracy, labels, b, labels, 4000, seed=1)
     expected = stats.binom(400, 0.3).ppf([0.025, 0.975]) / 400
-    # 2 items of 400: a 2.5 % quantile of 4,000 draws
+    # 2 items of 400: how far a 2.5 % quantile of 4,000 draws may be off
     assert (low, high) == pytest.approx(expected, abs=0.005)
     assert undefined == 0
 
 
 def test_any_metric_is_resampled():
-    """A metric that is not known to be fast gives the same draws, one by one."""
+    """A metric without a vectorised form gives the same interval, computed draw by draw."""
     generator = np.random.default_rng(2)
     labels, a, b = generator.normal(size=(3, 60))
 
@@ -104,7 +108,7 @@ def test_any_metric_is_resampled():
 
 
 def test_undefined_resamples_are_counted():
-    """Of two items, half of all resamples hold one of them twice: Pearson has no value there."""
+    """Half of all resamples of two items hold one item twice, where Pearson's r is undefined."""
     x, y = np.array([0.0, 1.0]), np.array([1.0, 0.0])
     low, high, undefined = paired_bootstrap(pearson, x, y, np.array([2.0, 3.0]), 1000, seed=0)
     assert (low, high) == pytest.approx((2, 2))
@@ -115,7 +119,7 @@ def test_undefined_resamples_are_counted():
 
 
 def test_pairing_items_sharpens():
-    """Paired, 8 more errors in 200 items show; unpaired intervals of ± .06 hide them."""
+    """Paired, a difference of 8 errors in 200 items shows; unpaired intervals of ± .06 hide it."""
     labels = np.zeros(200)
     a, b = (np.arange(200) < 40).astype(float), (np.arange(200) < 48).astype(float)
     low, high, _ = paired_bootstrap(accuracy, a, b, labels, 2000, seed=0)
@@ -139,7 +143,7 @@ def test_bootstrap_follows_its_seed():
     (PairedDifference(5, 0.012, 0.004, 0.020, 0.001), 0.006, "better"),
     (PairedDifference(5, -0.03, -0.04, -0.02, 0.0001), 0.0006, "worse"),
     (PairedDifference(5, 0.004, -0.013, 0.021, 0.55), 1.0, "not shown"),
-    # but taken alone it would be
+    # taken alone, it would be shown
     (PairedDifference(5, 0.008, 0.001, 0.015, 0.03), 0.12, "not shown"),
     (PairedDifference(4, 0.0, None, None, None), None, "no spread"),
     (PairedDifference(1, -0.01, None, None, None), None, "one seed")])

@@ -1,8 +1,8 @@
 """Lesson 13: conflict or noise?
 
-In training, tasks' gradients are nearly orthogonal, and half of them conflict. Is that the tasks,
-or the small batch? You learn to measure conflict at one moment, layer by layer, without disturbing
-the model. You then hold it against what two batches of the same task agree upon.
+In training, the tasks' gradients are nearly orthogonal, and about half of the pairs conflict. Do
+the tasks cause this, or the small batches? You learn to measure conflict at one moment, layer by
+layer, without disturbing the model. You then compare it with how far two batches of one task agree.
 """
 
 import copy
@@ -46,7 +46,7 @@ def tokens(model):
 
 
 def test_cosines_from_autograd(model, tokens):
-    """Every cosine is what autograd.grad gives for the same draws, with parts told by name."""
+    """Every cosine is what autograd.grad gives for the same draws; names tell the parts apart."""
     draws, size = 3, 2
     probe = conflict_probe(model, tokens, size, draws, seed=5)
     named = dict(model.encoder.named_parameters())
@@ -91,7 +91,7 @@ def test_a_probe_is_plain_json(model, tokens):
 
 
 def test_one_task_alone(model, tokens):
-    """It has a noise floor and no pairs."""
+    """A probe of one task has a noise floor and no pairs."""
     probe = conflict_probe(model, {"sts": tokens["sts"]}, 2, draws=2, seed=0)
     assert (probe["pairs"], list(probe["same_task"])) == ({}, ["sts"])
     assert summarise(probe)["pairs"] == {}
@@ -103,7 +103,7 @@ def test_one_task_alone(model, tokens):
 def test_a_probe_disturbs_nothing(model, tokens):
     """Weights, gradients, modes and the random state stay as they were."""
     model.train()
-    model.encoder.layers[0].eval()  # a mixture of modes, of gradients, of what is frozen
+    model.encoder.layers[0].eval()  # modes, gradients and frozen parameters are mixed
     model.encoder.pooler_dense.weight.requires_grad_(False)
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.full_like(parameter, number) if number % 2 else None
@@ -144,7 +144,7 @@ def test_after_a_failure_too(model, tokens):
 
 
 def test_only_the_seed_matters(model, tokens):
-    """There is no dropout, not even in training mode."""
+    """A probe depends on its seed, and never on dropout, not even in training mode."""
     plain = conflict_probe(model, tokens, 2, draws=2, seed=0)
     assert conflict_probe(model.train(), tokens, 2, draws=2, seed=0) == plain
     assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain
@@ -171,7 +171,10 @@ def series(values: list[float], layer: list[float]) -> dict:
 
 
 def test_a_summary_by_hand():
-    """Between tasks .1 on average; within sst .5 and within sts .32: .1 / √(.5 · .32) = .25."""
+    """Mean cosines of .1 between tasks, .5 within sst and .32 within sts give a ratio of .25.
+
+    .1 / √(.5 · .32) = .1 / .4 = .25.
+    """
     summary = summarise({
         "pairs": {"sst-sts": series([0.2, -0.1, 0.2], [-0.1, -0.1, 0.5])},
         "same_task": {"sst": series([0.4, 0.6, 0.5], [0.3, 0.2, 0.1]),
@@ -189,7 +192,7 @@ def test_a_summary_by_hand():
 
     layer = pair["layers"]["layer 0"]
     assert layer["conflict_rate"] == pytest.approx(2 / 3)
-    assert layer["ratio_to_same_task"] is None  # within sts nothing but noise: −.1 / 3 on average
+    assert layer["ratio_to_same_task"] is None  # within sts −.1 / 3 on average: nothing but noise
     assert same["sst"]["layers"]["layer 0"]["noise_share"] == pytest.approx(0.8)
 
 
@@ -217,8 +220,8 @@ def test_noise_is_divided_out():
                          "same_task": {"sst": cosine(first[0], second[0]),
                                        "sts": cosine(first[1], second[1])}})
 
-    # 200 draws of cosines with deviation 1/√4000 = .016: means to .0011, the ratio to a hundredth
-    # of itself or two
+    # A cosine has a deviation of 1/√4000 = .016. So means of 200 draws are right to .0011, and the
+    # ratio is right to one or two per cent.
     pair, same = summary["pairs"]["sst-sts"], summary["same_task"]
     assert pair["mean_cosine"] == pytest.approx(0.1, abs=0.005)
     assert pair["ratio_to_same_task"] == pytest.approx(0.6, abs=0.03)

@@ -1,7 +1,7 @@
-"""Lesson 14: stages one after another, and thirty experiments that share what they have in common.
+"""Lesson 14: stages one after another, and thirty experiments that share their common stages.
 
-You learn that a chain of stages gives the same bytes as its links trained apart, that a frozen
-encoder needs to be asked only once, and that a resumed run repeats no finished stage.
+You learn that a chain of stages gives the same bytes as its links trained separately, that a frozen
+encoder has to encode each sentence only once, and that a resumed run repeats no finished stage.
 """
 
 import csv
@@ -112,7 +112,7 @@ def test_fl_keeps_the_encoder(whole):
     ("nli", SurgeryTrainer, 4), ("gs", SurgeryTrainer, 6 + 5), ("fl", HeadTrainer, 9)])
 def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_checkpoint, tmp_path,
                              monkeypatch, interrupted):
-    """Stopped in the stage's second epoch; nothing of an earlier stage may be trained again."""
+    """A run stopped in a stage's second epoch resumes there; no earlier stage is trained again."""
     with interrupted(trainer, number):
         stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
                         status=130)
@@ -128,7 +128,10 @@ def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_che
 
 
 def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch, interrupted):
-    """Sentences are encoded in the same batches again: others round otherwise, here much."""
+    """A resumed epoch encodes its sentences in the same batches as before.
+
+    Other batches would round differently, in this test by much.
+    """
     embed = MultitaskBert.embed
     monkeypatch.setattr(MultitaskBert, "embed",
                         lambda self, batch: (found := embed(self, batch)) + len(found))
@@ -155,7 +158,7 @@ def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, mon
 
 
 def test_start_of_a_moved_run(whole, small_data, tmp_path):
-    """The run that --start names is needed, and not the one that it was started from."""
+    """Only the run that --start names is needed, and not the run which that one started from."""
     first = shutil.copytree(whole, tmp_path / "first")
     second = train(small_data, None, tmp_path / "second", "--start", first, "--arch", "concatB_al",
                    "--gs", "none", "--fl", "--max-steps", 1)
@@ -172,7 +175,7 @@ def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
 
 
 def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
-    """The other heads stay as they were."""
+    """The baseline trains SST's head, and the other heads stay as they were."""
     base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
     assert list(metrics_of(base)["stages"]) == ["baseline"]
@@ -196,7 +199,7 @@ def pairs(count: int) -> list[Example]:
 
 
 def test_embeddings_computed_once(frozen, monkeypatch):
-    """They are the encoder's own, in eval mode."""
+    """Each embedding is computed once, and is the one that the encoder gives in eval mode."""
     tokens = frozen.tokenize(pairs(9))
     embeddings = CachedEmbeddings(frozen.train(), tokens, "para")
     encoded = []
@@ -216,7 +219,7 @@ def test_embeddings_computed_once(frozen, monkeypatch):
 
 
 def test_head_without_a_batch(frozen):
-    """It rests, and the encoder never moves."""
+    """A head without a batch does not change, and neither does the encoder."""
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
     batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
@@ -228,7 +231,7 @@ def test_head_without_a_batch(frozen):
 
 
 def test_head_step_by_hand(frozen):
-    """The head written out, on the same embeddings, dropout off."""
+    """HeadTrainer's steps equal those of a head that is written out here, without dropout."""
     frozen.heads["para"][0].p = 0.0
     weight, bias = (value.detach().clone().requires_grad_()
                     for value in frozen.heads["para"].parameters())
@@ -246,7 +249,7 @@ def test_head_step_by_hand(frozen):
 
 
 def test_once():
-    """Every dataset is passed over once; a task with nothing left sits out."""
+    """With `once`, an epoch passes over every dataset once; a task with nothing left sits out."""
     sampler = RoundRobin({"sst": 5, "para": 9}, {"sst": 2, "para": 2}, ONCE, seed=0)
     assert sampler.steps_per_epoch == 5
     for _ in range(2):
@@ -259,7 +262,7 @@ def test_once():
 
 
 def test_eval_limit():
-    """Every run takes the same examples, in their order."""
+    """Every run takes the same examples, in the order of the file."""
     examples = pairs(50)
     some = subsample(examples, 10)
     assert some == subsample(examples, 10)
@@ -272,7 +275,7 @@ def test_eval_limit():
 
 
 def test_graph_shares_chains():
-    """What chains have in common is trained once."""
+    """Stages that several chains have in common are trained once."""
     nodes = list(experiments.graph())
     assert len(set(nodes)) == len(nodes) == 34
     assert sum(node.chain[-1] in ("nli", "gs_bd", "gs_wrap") for node in nodes) == 15
@@ -299,7 +302,7 @@ def test_grid_from_scratch(small_data, tmp_path):
 
 
 def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
-    """It leaves a folder that can be used."""
+    """After a mistyped command, the folder can still be used."""
     assert asked(tmp_path / "nowhere", tiny_checkpoint, tmp_path / "grid") == 2
     assert asked(small_data, tiny_checkpoint, tmp_path / "grid", "--seeds", "0") == 2
     said = capsys.readouterr().err
@@ -310,7 +313,7 @@ def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
 
 
 def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
-    """It is left out of the table, and not tried again."""
+    """A training that diverges is left out of the table, and is not tried again."""
     def diverge(node, *_):
         raise FloatingPointError("the loss of sst is nan")
 
@@ -322,7 +325,7 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
     assert results["best"] is None
     assert experiments.judge_claims(grid, [1]) == []  # no seed is complete
     assert "  failed: the loss of sst is nan" in lines
-    # the first failed, the second was itself left out
+    # nli failed, and nli+gs_bd was itself left out
     for parent in ("nli", "nli+gs_bd"):
         assert f"  left out: {parent}, which it starts from, was not trained" in lines
     again = []
@@ -361,7 +364,7 @@ def asked(data, encoder, out, *more) -> int:
 
 
 def test_whole_grid(grid):
-    """It runs offline and fills the table."""
+    """The whole grid runs offline and fills the table."""
     results = json.loads((grid / "table.json").read_text())
     assert len(list(grid.glob("*/*/*/metrics.json"))) == 34
     for (method, arch), paper in PAPER_TABLE_1.items():
@@ -385,13 +388,13 @@ def test_whole_grid(grid):
 
 
 def test_grid_of_other_settings(grid, small_data, tiny_checkpoint, capsys):
-    """It does not continue in the same folder."""
+    """A grid with other settings does not resume in the same folder."""
     assert asked(small_data, tiny_checkpoint, grid, "--precision", "bf16") == 2
     assert "holds results with another precision" in capsys.readouterr().err
 
 
 def test_note_of_a_preset(tmp_path):
-    """It is no setting: a folder whose note reads otherwise continues."""
+    """A preset's note is not a setting: a folder with another note can be resumed."""
     grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
     grid.check()
     request = json.loads((tmp_path / "grid.json").read_text())
@@ -418,7 +421,7 @@ def test_seeds_give_intervals():
 
 
 def test_hand_in(grid, small_data, tmp_path, capsys):
-    """Of a grid whose dev sets were cut to 20: the best model on all of dev and test."""
+    """The best model of a grid answers all of dev and test, though the grid's dev sets were cut."""
     out = tmp_path / "hand-in"
     assert hand_in.main([str(grid), "--data", str(small_data), "--out", str(out)]) == 0
     printed, dataset = capsys.readouterr().out, load_dataset(small_data)
@@ -430,7 +433,7 @@ def test_hand_in(grid, small_data, tmp_path, capsys):
 
 
 def test_test_labels(grid, small_data, tiny_checkpoint, tmp_path, capsys):
-    """They give the paper's Table 2."""
+    """With test labels, the grid's best model is scored as in the paper's Table 2."""
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():

@@ -1,7 +1,7 @@
 """Lesson 16: does surgery help? How to ask so that the answer means something.
 
-You learn that arms must differ in one thing only, what a claim is as a difference of cells, and
-what an interval over dev items does not say.
+You learn that arms must differ in one thing only, how to state a claim as a difference of cells,
+and what an interval over dev items does not say.
 """
 
 import base64
@@ -32,7 +32,7 @@ ADDED = ("famo", "cagrad:c=0.8", "best-constant", "anneal")
 
 @pytest.fixture(scope="module", autouse=True)
 def few():
-    """Few steps of what is not looked at here."""
+    """Fewer timed steps, resamples and draws, since these tests do not look at their results."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in ((question, "TIMED_STEPS", 1), (question, "UNTIMED_STEPS", 1),
                                     (question, "RESAMPLES", 50), (arms, "PROBE_DRAWS", 2)):
@@ -95,7 +95,7 @@ def test_constant_arm_weights(asked):
 
 
 def test_weights_of_one_are_the_sum(asked):
-    """Two arms with equal weights end at equal numbers: only the weights tell arms apart."""
+    """Two arms with equal weights end with the same parameters: arms differ in weights alone."""
     ask, _, _ = asked
     dataset = question.run.load_data(ask.settings(1))
     model = question.run.build_model(ask.settings(1), dataset)
@@ -139,8 +139,8 @@ def test_another_question(asked):
 def test_question_pages(asked):
     _, out, _ = asked
     page, text = (out / "report.html").read_text(), (out / "question.md").read_text()
-    # two moments; the encoder has too few parts for a curve, and the steps at equal time, which are
-    # timed, may be too few too
+    # Two moments. The encoder has too few parts for a curve. At equal time the number of steps
+    # depends on the clock, and may be too small for one.
     assert page.count("<img") - page.count('<figure id="cosines">') == 2
     assert "http" not in page.replace("http-equiv", "")
     assert "A trial run: 2 seeds are too few" in page  # as question.md says
@@ -226,7 +226,7 @@ def test_arms_are_added(before, grown):
 
 
 def test_best_constant(grown):
-    """It has the weights with the best average on two other seeds, after half the steps."""
+    """best-constant has the weights with the best average on two other seeds, at half the steps."""
     out, _ = grown
     averages = {}
     for row in arms.GRID:
@@ -245,7 +245,10 @@ def test_best_constant(grown):
 
 
 def test_annealed_arm(grown, asked):
-    """Three steps of one task where the others have one of three tasks: equally many batches."""
+    """anneal takes three steps of one task where other arms take one step of three tasks.
+
+    So every arm sees equally many batches.
+    """
     out, _ = grown
     found = read_trial(out, SEEDS[0], "anneal")
     assert found["steps"]["equal_steps"] == 3 * asked[0].steps
@@ -273,7 +276,7 @@ def test_holm_covers_arms_and_tasks(grown):
 
 
 def test_ranks(monkeypatch):
-    """1 is the best, equal averages share a rank, and an interval ends where ranks end."""
+    """Rank 1 is the best, equal averages share a rank, and intervals stay within the ranks."""
     found = question.ranks_of({"a": [.9, .9, .5], "b": [.5, .9, .6], "c": [.1, .2, .1]})
     assert [found[arm]["ranks"] for arm in "abc"] == [[1, 1.5, 2], [2, 1.5, 1], [3, 3, 3]]
     assert found["a"]["mean"] == pytest.approx(1.5)
@@ -291,7 +294,7 @@ def test_typography_of_differences():
 
 
 def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
-    """famo gets fewer steps in the others' time, and what it costs moves no other arm."""
+    """famo gets fewer steps in the same time, and its cost changes no other arm's steps."""
     costs = {"pcgrad": 4.0, "famo": 6.0}
 
     class Timed:
@@ -333,7 +336,7 @@ def test_epochs_are_counted(asked):
     ("single-sst", "no surgery method"),
 ])
 def test_wrong_arm(asked, tmp_path, arm, reason):
-    """It is refused before anything is written."""
+    """A wrong arm is refused before anything is written."""
     with pytest.raises(ValueError, match=reason):
         question.ask(asked[0], tmp_path / "out", SEEDS, ["mgda", arm])
     assert not (tmp_path / "out").exists()
@@ -399,7 +402,10 @@ CELLS = list(PAPER_CELLS)
 
 
 def test_claims_by_the_papers_table():
-    """Its differences by its own table, by hand where it matters."""
+    """The paper's own table contradicts less than a quarter of its claims.
+
+    Where it matters, the differences are worked out by hand.
+    """
     found, signs = {}, {}
     for claim in claims.CLAIMS:
         for task in claim.tasks:
@@ -458,7 +464,7 @@ def test_verdicts_on_claims():
 
 
 def invented_again(seed, labels, cells) -> dict:
-    """The same with a few PARA answers of each cell turned round: another seed."""
+    """The same with a few of each cell's PARA answers reversed, as another seed would have them."""
     generator = np.random.default_rng(seed)
     return {cell: {**by_task, "para": np.where(generator.random(400) < 0.05, 1 - by_task["para"],
                                                by_task["para"])}

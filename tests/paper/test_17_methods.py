@@ -1,4 +1,4 @@
-"""Surgery methods: each against its optimality condition, other people's code, or autograd.
+"""Surgery methods: each is compared with its optimality condition, other code, or autograd.
 
 You learn what every method promises, and that a promise is easier to check than a derivation. The
 conditions are in tools/optimality.py, which also prints them for torchjd.
@@ -20,8 +20,8 @@ from optim.methods.descent import _project, cagrad_weights, mgda_weights
 from optim.methods.losses import DynamicWeightAverage, Famo, GradNorm, Uncertainty
 from optim.methods.vaccine import GradVac
 
-# Rounding, but where K itself does not say more: two directions closer than 1e-7 differ in the last
-# digits of K, and FairGrad's equations there span 16 powers of ten.
+# Only rounding is allowed, except where K itself has too few digits. Two directions closer than
+# 1e-7 differ in K's last digits only, and FairGrad's equations may span 16 powers of ten.
 LIMITS = {("imtlg", "nearly parallel"): .1, ("config", "nearly parallel"): .1,
           ("fairgrad", "1e±12"): 1e-3, ("fairgrad", "dependent"): 1e-7,
           ("nashmtl", "dependent"): 1e-7}
@@ -29,7 +29,10 @@ LIMITS = {("imtlg", "nearly parallel"): .1, ("config", "nearly parallel"): .1,
 
 @pytest.mark.parametrize("name", optimality.CONDITIONS)
 def test_optimality(name):
-    """2 to 10 tasks, dependent, zero, opposite, 1e±12 and nearly parallel gradients."""
+    """Every method meets its optimality condition, for 2 to 10 tasks.
+
+    Some gradients are dependent, zero, identical, opposite, nearly parallel or scaled by 1e±12.
+    """
     weights_of, off = Method(name), optimality.CONDITIONS[name]
     checked = set()
     for kind, G in optimality.gradients(160, seed=1):
@@ -42,7 +45,7 @@ def test_optimality(name):
 
 
 def test_upgrad_is_a_mean_of_projections():
-    """Each v_i is optimal by itself; for two tasks UPGrad is half of PCGrad."""
+    """Each projection v_i is optimal by itself; for two tasks, UPGrad is half of PCGrad."""
     for _, G in optimality.gradients(80, seed=2):
         K = G @ G.T
         for unit in torch.eye(len(K), dtype=torch.float64):
@@ -57,7 +60,7 @@ def test_upgrad_is_a_mean_of_projections():
     ("upgrad", "UPGrad", 2e-3), ("dualproj", "DualProj", 2e-3),  # theirs adds 1e-4 · I to K
     ("fairgrad", "FairGrad", 1e-6), ("mgda", "MGDA", 1e-3)])
 def test_torchjd(name, theirs, tolerance):
-    """The same update as torchjd's on gradients without special cases."""
+    """On gradients without special cases, updates equal torchjd's."""
     from torchjd import aggregation
 
     options = {"FairGrad": {"alpha": 2.0}, "MGDA": {"epsilon": 1e-9, "max_iters": 5000}}
@@ -97,7 +100,7 @@ def test_mgda_normalised():
 
 
 def test_gradvac():
-    """A pair below its target is pulled to it; the target follows the cosines that were met."""
+    """A pair with a cosine below its target is pulled up to it; targets follow the cosines met."""
     G = torch.tensor([[1.0, 0.0], [-1.0, 2.0]], dtype=torch.float64)
     first = -1 / math.sqrt(5)
     method = GradVac(beta=0.25)
@@ -171,7 +174,7 @@ def test_famo():
 
 
 def test_dwa():
-    """Weights change with the epoch's mean losses, from the third epoch on."""
+    """From the third epoch on, weights follow the ratio of the last two epochs' mean losses."""
     method = DynamicWeightAverage(temperature=2.0)
     found = [method(GRAM, losses, epoch) for epoch in range(4) for losses in LOSSES[epoch % 2:][:2]]
     means = [torch.stack(LOSSES[start:start + 2]).mean(0) for start in (0, 1)]
@@ -226,7 +229,7 @@ def test_generators():
 
 
 def test_state_is_not_shared():
-    """Every group of parameters remembers its own; a loss that overflows is not learnt from."""
+    """Every group of parameters has its own state, and a loss that overflows does not change it."""
     given = Famo(lr=1e-2)
     trainer = SurgeryTrainer(without_head_dropout(build()), given, lr=1e-3, surgery_by="layer")
     trainer.step(batches(trainer.model))
@@ -247,7 +250,7 @@ def test_layers_of_transformers():
 
 
 def test_own_method():
-    """A function or a class of one's own names what it needs."""
+    """A user's own function names what it needs as arguments."""
     seen = {}
 
     def mine(gram, losses, epoch):
@@ -263,9 +266,9 @@ def test_own_method():
 
 @pytest.mark.parametrize("name", SURGERY)
 def test_training(name):
-    """Every method trains, draws from its own generator alone, and resumes to the bit.
+    """Every method trains, draws from its own generator alone, and resumes bit for bit.
 
-    test_19_nothing_lost.py kills whole runs with those that remember or draw.
+    test_19_nothing_lost.py kills whole runs of the methods that keep state or draw numbers.
     """
     text = "constant:weights=1+2+1" if name == "constant" else name
 
@@ -291,7 +294,7 @@ def test_training(name):
 
 
 def test_famo_sees_the_updated_model():
-    """What observe gets are the losses of the same batches after the step."""
+    """FAMO's observe gets the losses of the same batches after the step."""
     trainer = SurgeryTrainer(without_head_dropout(build()), "famo", lr=1e-2)
     seen = []
     [method] = trainer.methods.values()

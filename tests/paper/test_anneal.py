@@ -45,7 +45,7 @@ def test_draws_follow_the_shares(done):
 
 
 def test_passes_over_a_dataset():
-    """Nothing comes twice before everything came once, also across epochs."""
+    """No example comes twice before every example has come once, even across epochs."""
     sampler = RoundRobin(LENGTHS, {"sst": 4, "para": 4}, "anneal", seed=0)
     assert sampler.steps_per_epoch == 8 + 61
     rows = []
@@ -63,7 +63,7 @@ def test_passes_over_a_dataset():
 
 
 def test_others_rest(model):
-    """Steps of one task move the encoder and its head; other heads stay, their moments too."""
+    """A step of one task moves the encoder and that task's head; other heads stay, moments too."""
     theirs = copy.deepcopy(model)
     trainer = SurgeryTrainer(model, "pcgrad", lr=1e-3, weight_decay=0.0, at_once=1)
     optimizer = AdamW(theirs.parameters(), lr=1e-3)
@@ -83,13 +83,13 @@ def test_others_rest(model):
             assert all(same) == (other != name)
 
     for (name, ours), expected in zip(model.named_parameters(), theirs.parameters(), strict=True):
-        # Adam divides by |g| where it is small, which float32 noise shows
+        # Adam divides by about |g|, so float32 noise shows where |g| is small
         torch.testing.assert_close(ours, expected, atol=5e-5, rtol=0,
                                    msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_wrong_batches(model):
-    """A trainer says how many tasks a step takes, and of which."""
+    """The error says how many tasks a step takes, and which."""
     alone = SurgeryTrainer(model, "sum", lr=1e-3, at_once=1)
     with pytest.raises(ValueError, match="batches of sst, para, sts; a step takes 1 of sst, para"):
         alone.step(batches(model))
@@ -112,7 +112,7 @@ def losses_of(folder) -> list[dict]:
 
 
 def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrupted):
-    """The run has no surgery to report, and ends with the same bytes after an interruption."""
+    """A run reports no surgery, and ends with the same bytes after an interruption."""
     every = ("--checkpoint-every", 5, "--lr", 1e-2)
     assert run(small_data, tiny_checkpoint, tmp_path / "whole", *every) == 0
     with interrupted(SurgeryTrainer, 28):
@@ -132,7 +132,7 @@ def test_interrupted_and_resumed(small_data, tiny_checkpoint, tmp_path, interrup
 
 
 def test_alpha_falls_over_the_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
-    """From the first step to the last, across epochs, --max-steps included."""
+    """α falls from the first step to the last, across epochs, and --max-steps sets the last."""
     told, next_step = [], RoundRobin.next_step
     monkeypatch.setattr(RoundRobin, "next_step",
                         lambda self, done: (told.append(done), next_step(self, done))[1])

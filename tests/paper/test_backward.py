@@ -1,7 +1,7 @@
 """multitask_backward: surgery on ordinary parameters, in whatever loop a user has.
 
 You learn what a training loop may do to a gradient before and after surgery, and that the combined
-gradient is the one of the flat matrix every time.
+gradient equals that of the flat matrix every time.
 """
 
 import pytest
@@ -77,7 +77,10 @@ def flat_gradient(parameters) -> torch.Tensor:
 
 
 def check(model, x, **tolerance):
-    """`.grad` is PCGrad's of the trunk and the plain sum's of the heads; returns the former."""
+    """Checks that `.grad` is PCGrad's in the trunk and the plain sum's in the heads.
+
+    Returns the trunk's.
+    """
     rows = rows_of(model.losses(x), model.trunk.parameters())
     expected = project_conflicting(rows, generator=seeded())
     assert not torch.allclose(expected, rows.sum(0), rtol=1e-2)  # surgery has something to do
@@ -127,7 +130,7 @@ def test_graphs_kept_or_not(model, x):
 
 
 def test_two_losses_of_one_task(model, x):
-    """Added, they are one row; given apart, they are projected against each other."""
+    """Two losses of one task are one row if added; given apart, they are two tasks to surgery."""
     first, second, third = model.losses(x)
     added = multitask_backward([first + second, third], model.trunk.parameters(), retain_graph=True)
     apart = multitask_backward([first, second, third], model.trunk.parameters())
@@ -138,7 +141,7 @@ def test_two_losses_of_one_task(model, x):
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_checkpointing(model, x, reentrant, one_by_one):
-    """Activations that are computed again in the backward pass."""
+    """Surgery works with activations that are computed again in the backward pass."""
     trunk = model.trunk
 
     class Checkpointed(nn.Module):
@@ -156,7 +159,7 @@ def test_checkpointing(model, x, reentrant, one_by_one):
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_compiled(model, x, backend, one_by_one):
-    """Several losses of one forward pass need one setting, as the how-to page says."""
+    """A compiled trunk works; several losses of one forward pass need one setting (see how-to)."""
     trunk = model.trunk
     torch._dynamo.reset()
     with torch._functorch.config.patch(donated_buffer=one_by_one):
@@ -171,7 +174,7 @@ def test_compiled(model, x, backend, one_by_one):
 
 
 def test_untouched(model, x):
-    """Frozen parameters and those that no loss reaches keep their `.grad`, none or not."""
+    """Frozen parameters, and those that no loss reaches, keep their `.grad`, be it None or not."""
     frozen = model.trunk[0].bias.requires_grad_(False)
     frozen.grad = torch.ones(8)
     unused, used_before = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
@@ -192,7 +195,7 @@ def test_frozen_encoder(model, x):
 
 
 def test_reached_by_some(model, x):
-    """A parameter that only the first task uses: the other tasks' gradients of it are zero."""
+    """A parameter that only the first task uses has zero gradients for the other tasks."""
     adapter = nn.Linear(6, 6)
     hidden = model.trunk(x)
     losses = [model.loss(0, adapter(hidden)), model.loss(1, hidden), model.loss(2, hidden)]
@@ -230,7 +233,7 @@ def test_tied_in_the_trunk(x):
 
 
 def test_tied_to_a_head(model):
-    """An embedding that is also a head's weight: its whole gradient is combined."""
+    """If an embedding is also a head's weight, its whole gradient is combined."""
     table = nn.Embedding(7, 5)
     model.heads[0].weight, model.heads[0].bias = nn.Parameter(torch.ones(1, 6)), None
     shared = [table.weight, *model.trunk.parameters()]
@@ -307,7 +310,7 @@ def test_scaler_and_autocast(model, x):
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_one_task_overflows(model, x, bad):
-    """Every shared gradient that the task reaches tells of it, whatever the method."""
+    """If a task overflows, no shared gradient that it reaches is finite, whatever the method."""
     first, second, _ = model.losses(x)
     result = multitask_backward([first, second * bad], model.trunk.parameters(), "paper")
     assert not torch.isfinite(flat_gradient(model.trunk.parameters())).any()
@@ -328,10 +331,10 @@ def test_half_precision(dtype):
 
 @pytest.mark.parametrize("rows", [
     [[1e4, 1e4], [-6e-5, 1e-5]],   # a weight of 1e8
-    [[6e4, 100], [-5e4, 100]],     # a weight below 2, a term of 7e4 or more
+    [[6e4, 100], [-5e4, 100]],     # weights of about 2, terms of 1.1e5
 ])
 def test_narrow_numbers(rows):
-    """float16 holds the result, but not what leads to it."""
+    """float16 holds the result, but not the weights or terms that lead to it."""
     weight = nn.Parameter(torch.zeros(2, dtype=torch.float16))
     rows = torch.tensor(rows, dtype=torch.float16)
     result = multitask_backward([weight @ row for row in rows], [weight])
@@ -355,7 +358,7 @@ def test_mixed_dtypes():
 @pytest.mark.parametrize("method", [name for name in SURGERY if name != "constant"])
 @pytest.mark.parametrize("piece", [1 << 18, 7])
 def test_flat_route(method, piece, model, x, monkeypatch):
-    """One block of memory or many: the same gradient, with the same generator."""
+    """One block of memory or many give the same gradient, with the same generator."""
     monkeypatch.setattr(backward, "PIECE", piece)
     expected = Network()
     expected.load_state_dict(model.state_dict())
@@ -383,7 +386,7 @@ def _process(rank, state, x, file, results):
     own, never = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     for method in ("pcgrad", Method("famo")):
         losses = model.losses(x[2 * rank:2 * rank + 2])
-        if rank == 1:  # of two processes, one reaches this parameter
+        if rank == 1:  # only one of the two processes reaches this parameter
             losses[0] = losses[0] + 2 * own.sum()
         multitask_backward(losses, [*model.trunk.parameters(), own, never], method, seeded(),
                            group=torch.distributed.group.WORLD)
@@ -434,7 +437,7 @@ def test_two_processes(model, x, tmp_path):
     (lambda model, losses, shared: (losses, Network().trunk.parameters()), "no loss reaches any"),
 ])
 def test_errors(model, x, given, message):
-    """One line says what is wrong; checked before the first backward, `.grad` is untouched."""
+    """One line says what is wrong, and an error found before the first backward leaves `.grad`."""
     losses, shared = given(model, model.losses(x), list(model.trunk.parameters()))
     with pytest.raises(ValueError, match=message) as caught:
         multitask_backward(losses, shared)
@@ -460,7 +463,7 @@ def test_scaled_losses(method, model, x):
 
 
 def test_what_a_method_remembers(model, x):
-    """A stateful method by its name would forget everything; as a Method it follows the losses."""
+    """A stateful method given by name is refused, as it would forget; as a Method it remembers."""
     with pytest.raises(ValueError, match=r"dwa remembers.*Method\('dwa'\)"):
         multitask_backward(model.losses(x), model.trunk.parameters(), "dwa")
     method = Method("dwa")
@@ -479,7 +482,7 @@ def test_an_object_keeps_its_state(model, x):
 
 
 def test_sparse_gradients():
-    """They are refused by shape, unless the embedding is not shared."""
+    """Sparse gradients of shared parameters are refused, and the error gives the shape."""
     table, linear = nn.Embedding(9, 2, sparse=True), nn.Linear(2, 1)
     losses = [linear(table(torch.tensor([task]))).sum() for task in range(2)]
     with pytest.raises(ValueError, match=r"shape \(9, 2\) is sparse: build .* sparse=False"):

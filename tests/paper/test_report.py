@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing else, is safe with any data, and lacks no part."""
+"""report.html: one page that needs no other file, is safe with any data, and is complete."""
 
 import base64
 import re
@@ -101,7 +101,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> str:
-    """A report with every part, of sentences and names that are markup."""
+    """A report with every part, whose sentences and names contain markup."""
     names = {**SETTINGS, "model": NASTY, "data": f"/data/{NASTY}", "precision": NASTY}
     metrics = {**METRICS, "environment": {"commit": NASTY}}
     return written(tmp_path_factory.mktemp("whole"), names, metrics, STEPS, EPOCHS,
@@ -131,7 +131,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole):
 
 
 def test_parts_of_the_page(whole):
-    """The contents link to each section; figures have a caption and a text; no id stands twice."""
+    """The contents link to each section, figures have a caption and alt text, ids are unique."""
     reader = Reader(whole)
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) > 0
@@ -159,7 +159,7 @@ def test_figures_need_nothing_else(whole):
 
 
 def test_paths_leave_out_the_home_folder(tmp_path, monkeypatch):
-    """They begin where the user is, or with ~; another folder that begins alike stays whole."""
+    """Paths begin with . or ~; a folder that only begins with the same letters stays whole."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -180,7 +180,7 @@ def test_a_lone_slash_is_no_path(monkeypatch):
 @pytest.mark.parametrize(("classes", "written", "is_drawn"), [(12, 144, True), (50, 0, True),
                                                               (51, 0, False)])
 def test_many_classes(classes, written, is_drawn):
-    """Many have no numbers in their confusion matrix, more have no matrix."""
+    """With many classes the confusion matrix has no numbers; above 50 there is no matrix."""
     counts, names = np.eye(classes, dtype=int).tolist(), tuple(f"c{k}" for k in range(classes))
     assert len(confusion_matrix(counts, names).axes[0].texts) == written
     task = Task("many", "classes", ("text",), "label", "x.csv", labels=names, dev_share=0.5)
@@ -211,7 +211,7 @@ def test_log_axes_are_labelled(low, high):
 
 
 def test_losses_of_a_task_a_step():
-    """With annealed sampling a step has one task's loss; all tasks are drawn, in their colours."""
+    """With annealed sampling a step has one task's loss; every task that occurred has its line."""
     steps = [step(number, losses={name: 1.0}) for number, name in enumerate(["sts", "sst"] * 3, 1)]
     drawn = loss_curves(steps, TASKS).axes[0].get_lines()
     assert [line.get_label() for line in drawn] == ["sst", "sts"]
@@ -219,7 +219,7 @@ def test_losses_of_a_task_a_step():
 
 
 def test_settings_state_what_was_used(tmp_path):
-    """Where no value was given, the one that was taken; limits that were not set are left out."""
+    """A value that was not given is shown as used; limits that were not set are left out."""
     settings = {**SETTINGS, "model": None, "start": "runs/before", "lr": 1e-5, "head_lr": None,
                 "max_length": 128, "batch_size": None, "batch_sizes": {}, "eval_limit": None}
     stages = {"gs": {**METRICS["stages"]["gs"], "batch_sizes": {"sst": 1, "para": 24, "sts": 2}}}
@@ -235,7 +235,7 @@ def test_settings_state_what_was_used(tmp_path):
 
 
 def test_the_paper_is_beside_its_three_tasks_only(tmp_path):
-    """With two of them neither its scores nor its figures and claims are mentioned."""
+    """With two of its tasks, the paper's scores, figures and claims are not mentioned."""
     two = {name: TASKS[name] for name in ("sst", "sts")}
     found = small_analysis("plain", n=100)
     found["tasks"] = {name: found["tasks"][name] for name in two}
