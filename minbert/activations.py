@@ -27,7 +27,7 @@ class Activation:
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """x · Φ(x) = x/2 · (1 + erf(x/√2)), Φ the distribution function of N(0, 1).
 
-    Hendrycks and Gimpel 2016; BERT's own form. `gelu_new` is its approximation, up to 5e-4 away.
+    Hendrycks and Gimpel 2016; the exact form. `gelu_new` is its approximation, up to 5e-4 away.
     """
     return F.gelu(x)
 

@@ -45,7 +45,7 @@ class BertSelfAttention(nn.Module):
 
     One product makes queries, keys and values: the first `hidden_size` rows of
     `query_key_value.weight` make the queries, the next the keys, the last the values. Head h owns
-    columns h·head_dim to (h+1)·head_dim of each.
+    columns h·head_dim to (h+1)·head_dim − 1 of each.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:

@@ -18,7 +18,8 @@ class AdamW(Optimizer):
         v ← β2 v + (1 − β2) g²
         α ← lr · √(1 − β2ᵗ) / (1 − β1ᵗ)                (Kingma and Ba 2015, end of section 2)
         θ ← θ − α m / (√v + eps)
-        θ ← θ − lr · weight_decay · θ                   (Loshchilov and Hutter 2019, Algorithm 2)
+        θ ← θ − lr · weight_decay · θ             (after Loshchilov and Hutter 2019, Algorithm 2,
+                                                   which decays the old θ)
 
     The lines that compute this are those of `adamw_update` below.
 

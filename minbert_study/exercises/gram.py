@@ -53,7 +53,7 @@ def huge(part):
     gradients = torch.tensor([[3e30, 4e30], [0.0, -1e31]], dtype=torch.float32)
     return {"gram over 1e60": part.gram_matrix(gradients) / 1e60,
             "cosines": part.cosines(torch.tensor([[25e60, -40e60], [-40e60, 100e60]])),
-            # here the product of two squared lengths has 321 digits
+            # here the product of two squared lengths has 324 digits
             "cosines of gradients near 1e80":
                 part.cosines(torch.tensor([[25e160, -40e160], [-40e160, 100e160]]))}
 

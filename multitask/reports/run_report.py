@@ -181,8 +181,8 @@ def conflicts(steps: Sequence[dict]) -> list[str]:
     drawn = [] if len(steps) < figures.FEWEST_POINTS else [
         figure("cosines", figures.cosine_curves([step["step"] for step in steps], cosines),
                "Cosines between the tasks' gradients by step",
-               "Cosine of two tasks' gradients: below 0, a step for one task hurts the other."
-               + some),
+               "Cosine of two tasks' gradients: below 0, a small step down one of them raises the "
+               "other task's loss." + some),
         figure("conflict-rate", figures.conflict_curves(steps, shown),
                "Share of steps in conflict by step",
                "Share of steps in which two tasks conflict: 50 % is what unrelated gradients would "

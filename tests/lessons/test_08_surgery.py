@@ -36,7 +36,7 @@ def gradients(rows, dtype=torch.float64):
     return torch.tensor(rows, dtype=dtype)
 
 
-THREE_CONFLICTS = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
+THREE_TASKS = gradients([[0, -1, -2], [0, 0, 1], [0, 1, 1]])
 
 
 def seeded(seed):
@@ -88,7 +88,7 @@ def test_order_matters():
     The third pair agrees, but a projection brings it into conflict. The results' mean is
     [0, 0.05, 0.40].
     """
-    outputs = [project_conflicting(THREE_CONFLICTS, order) for order in all_orders(3)]
+    outputs = [project_conflicting(THREE_TASKS, order) for order in all_orders(3)]
 
     assert len(outputs) == 8
     assert_close(torch.stack(outputs).mean(0), gradients([0, 0.05, 0.40]), atol=1e-12, rtol=0)
@@ -196,8 +196,8 @@ def test_scaling_and_rotation(rows, seed):
 
 def test_conflicts_can_remain():
     """With three tasks the sum after surgery may still point against a task."""
-    results = [project_conflicting(THREE_CONFLICTS, order) for order in all_orders(3)]
-    assert any((THREE_CONFLICTS @ result < 0).any() for result in results)
+    results = [project_conflicting(THREE_TASKS, order) for order in all_orders(3)]
+    assert any((THREE_TASKS @ result < 0).any() for result in results)
 
 
 @settings(max_examples=50, deadline=None)
