@@ -18,10 +18,9 @@ class AdamW(Optimizer):
         v ← β2 v + (1 − β2) g²
         α ← lr · √(1 − β2ᵗ) / (1 − β1ᵗ)                (Kingma and Ba 2015, end of section 2)
         θ ← θ − α m / (√v + eps)
-        θ ← θ − lr · weight_decay · θ             (after Loshchilov and Hutter 2019, Algorithm 2,
-                                                   which decays the old θ)
+        θ ← θ − lr · weight_decay · θ             (after Loshchilov and Hutter 2019, Algorithm 2)
 
-    The lines that compute this are those of `adamw_update` below.
+    The lines that compute this are those of `adamw_update` below. Algorithm 2 decays the old θ.
 
     Deviation: torch.optim.AdamW corrects v before adding eps, which is eps / √(1 − β2ᵗ) in these
     terms, and decays before the update. tests/lessons/test_06_optimizer.py shows that both agree as
