@@ -63,8 +63,8 @@ def method_of(settings: Mapping, seen: tuple[str, ...] = ()) -> str:
     stages = ["nli"] * bool(settings.get("nli"))
     if settings["gs"] != "none":
         surgery = settings.get("surgery", "pcgrad")
-        is_single = len(settings.get("tasks", "two")) == 1  # then there is no surgery
-        other = "" if surgery in PAPER_SURGERY or is_single else f" by {surgery}"
+        has_one_task = "tasks" in settings and len(settings["tasks"]) == 1  # no surgery then
+        other = "" if surgery in PAPER_SURGERY or has_one_task else f" by {surgery}"
         stages.append(f"gs_{settings['gs']}{other}")
     stages += ["fl"] * bool(settings.get("fl"))
     own = "+".join(stages) or "baseline"

@@ -646,7 +646,8 @@ def test_tokenizer_settings(name, form, saved_mini, tmp_path):
     if form == "vocab.txt":
         (folder / "tokenizer.json").unlink()
 
-    texts = ["A Good Film, Café NEWTOK newtok aNEWTOKb", "doors unaffable 中文 [MASK] [CLS]", "½ e\u0301 ﬁ"]
+    texts = ["A Good Film, Café NEWTOK newtok aNEWTOKb", "doors unaffable 中文 [MASK] [CLS]",
+             "½ e\u0301 ﬁ"]
     ours = [encoding.ids for encoding in BertTokenizer.from_pretrained(folder).encode(texts)]
     assert ours == transformers.AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
 
