@@ -125,7 +125,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
     """The model card: what it is, how to use it, data, settings, scores, limits."""
     form = FORMATS[arguments.to]
     files = [Path(name).name for name in (task.train, task.dev) if name]
-    is_on_sample = model.data == SAMPLE and not task.has_own_files
+    is_on_sample = task.name in model.sample_tasks
     data = SAMPLE if is_on_sample else ", ".join(files)
     limits = [f"- Inputs are cut at {model.max_length} tokens.",
               "- The epoch was selected on the dev set, which flatters the score."]

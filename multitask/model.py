@@ -22,7 +22,7 @@ from multitask.data.examples import Example
 from multitask.system.device import autocast
 from multitask.system.distributed import ALONE, Ranks
 
-from .description import TASKS_FILE, Description
+from .description import SAMPLE, TASKS_FILE, Description
 from .tasks import NLI, TASKS, Task
 
 HEADS_FILE = "heads.safetensors"
@@ -109,6 +109,12 @@ class MultitaskBert(nn.Module):
                     task.kind, task.labels, len(task.text)):
                 self.heads[name] = other.heads[name]
         return self
+
+    @property
+    def sample_tasks(self) -> list[str]:
+        """The tasks that were trained on the embedded sample: sentences made up by rule."""
+        return [name for name, task in self.tasks.items()
+                if self.data == SAMPLE and not task.has_own_files]
 
     @property
     def device(self) -> torch.device:

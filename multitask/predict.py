@@ -25,7 +25,6 @@ from typing import Any, TextIO
 from minbert.files import check_count, rewriting, user_path
 from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, STDIN, read_rows
-from multitask.description import SAMPLE
 from multitask.model import MultitaskBert, Predictions
 from multitask.system import command
 from multitask.system.command import Parser
@@ -203,9 +202,9 @@ def predict(arguments: argparse.Namespace) -> int:
     model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
     names = [None] if arguments.task is None else map(str.strip, arguments.task.split(","))
     asker = Asker(model, [model.task(name) for name in names], arguments.batch_size)
-    if model.data == SAMPLE and not all(task.has_own_files for task in asker.tasks):
-        print("note: this model was trained on the embedded sample, sentences made up by rule: its "
-              "answers say little about real ones", file=sys.stderr)
+    if on_sample := [task.name for task in asker.tasks if task.name in model.sample_tasks]:
+        print(f"note: {', '.join(on_sample)}: trained on the embedded sample, sentences made up by "
+              "rule; the answers say little about real ones", file=sys.stderr)
 
     if arguments.input is None:
         rows, count, columns = [row_of(asker, arguments.sentences)], 1, asker.columns

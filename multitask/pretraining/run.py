@@ -185,6 +185,9 @@ class Pretraining:
             raise ValueError(f"{path} does not fit this run: {error}") from None
 
         self.step, self.evaluated = saved.value("step"), saved.value("evaluated")
+        if self.step > self.steps:
+            raise ValueError(f"{path} was saved after step {self.step}, but {SETTINGS_FILE} ends "
+                             f"the run at step {self.steps}")
         self.log.rewind(saved.value("log"))
         for unfinished in self.folder.glob(".tmp*"):  # of safetensors
             unfinished.unlink()

@@ -15,7 +15,6 @@ import minbert
 from minbert import BertModel
 from minbert.files import one_line
 from multitask import explanations
-from multitask.description import SAMPLE
 from multitask.model import MultitaskBert
 
 from .limits import Bounded, Turns
@@ -106,7 +105,7 @@ class RunInfo(BaseModel):
     layers: int
     heads: int
     max_length: int
-    is_sample: bool
+    sample_tasks: list[str]
     can_look_inside: bool
 
 
@@ -150,7 +149,7 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
         return RunInfo(name=name, version=minbert.__version__, arch=model.arch, tasks=tasks,
                        layers=getattr(config, "num_hidden_layers", 0),
                        heads=getattr(config, "num_attention_heads", 0),
-                       max_length=model.max_length, is_sample=model.data == SAMPLE,
+                       max_length=model.max_length, sample_tasks=model.sample_tasks,
                        can_look_inside=isinstance(model.encoder, BertModel))
 
     @app.post("/api/predict")

@@ -44,16 +44,19 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequenc
     """
     run_imports(parser.name, argv)
     arguments = parser.parse_intermixed_args(argv)  # positional ones on both sides of a flag too
-    return answer(parser.name, lambda: work(arguments), interrupted)
+    remedy = ": take a smaller --batch-size" if "batch_size" in arguments else ""
+    return answer(parser.name, lambda: work(arguments), interrupted, remedy)
 
 
-def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted") -> int:
+def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted",
+           out_of_memory_remedy: str = "") -> int:
     """Runs a command; prints warnings and the reason of a failure in one line each.
 
     Args:
         name: of the command; the reason begins with it.
         command: returns the exit status.
         interrupted: the reason after Ctrl-C or SIGTERM.
+        out_of_memory_remedy: what follows "out of memory".
 
     Returns:
         The exit status; 2 for wrong input, 130 if interrupted, 1 for numbers that are not finite
@@ -74,7 +77,7 @@ def answer(name: str, command: Callable[[], int], interrupted: str = "interrupte
         except KeyboardInterrupt:
             return failed(name, interrupted, 130)
         except (MemoryError, RuntimeError) as error:
-            return failed(name, out_of_memory(error), 1)
+            return failed(name, out_of_memory(error) + out_of_memory_remedy, 1)
 
 
 def out_of_memory(error: Exception) -> str:

@@ -426,9 +426,13 @@ def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys, no_repo
     assert programs.run("--resume", run, "--accumulate", 2) == 0
 
 
-def test_other_errors_are_raised(capsys):
+def test_other_errors_are_raised(trained, monkeypatch, capsys):
     assert command.answer("x", lambda: (_ for _ in ()).throw(MemoryError)) == 1
     assert capsys.readouterr().err == "x: out of memory\n"  # not every command has --batch-size
+    monkeypatch.setattr(MultitaskBert, "predict_logits",
+                        lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    assert predict.main([str(trained), "--task", "sst", "A film."]) == 1
+    assert "out of memory: take a smaller --batch-size\n" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="a bug"):
         command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 

@@ -573,11 +573,12 @@ def test_sample_and_cut_inputs_are_said(reviews, capsys, no_report):
     capsys.readouterr()
     assert ask("run", "--task", "sst", "a film " * 20) == 0
     said = capsys.readouterr().err
-    assert "trained on the embedded sample" in said
+    assert "note: sst: trained on the embedded sample" in said
     assert "1 inputs were longer than 16 tokens and were cut" in said
 
     assert ask("run", "--task", "reviews", "a film") == 0
     assert "sample" not in capsys.readouterr().err
+    assert MultitaskBert.from_pretrained("run").sample_tasks == ["sst"]
     for task, is_on_sample in (("sst", True), ("reviews", False)):
         assert export.main(["run", task, "--task", task]) == 0
         card = Path(task, "README.md").read_text()

@@ -302,6 +302,15 @@ def test_other_corpus_is_refused(text, tmp_path, interrupted, capsys):
     assert f"{path} is not the text that" in capsys.readouterr().err
 
 
+def test_settings_that_end_before_the_checkpoint(text, tmp_path, interrupted, capsys):
+    with interrupted(MaskedTrainer, 40):
+        assert train(text, tmp_path / "run") == 130
+    settings = tmp_path / "run" / "pretraining.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"steps": 20}))
+    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 2
+    assert "after step 30, but pretraining.json ends the run at step 20" in capsys.readouterr().err
+
+
 def test_run_on_text_twice(text, tmp_path, interrupted):
     """An interrupted run of it ends with the same bytes."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"

@@ -107,6 +107,7 @@ def test_schema(address):
     run = requests.get(f"{address}/api/run", timeout=60).json()
     assert run["tasks"][0]["labels"][2] == "neutral"
     assert [task["classes"] for task in run["tasks"]] == [5, 2, 0]
+    assert run["sample_tasks"] == []  # trained on files
 
 
 REFUSED = {

@@ -210,7 +210,8 @@ async function start() {
   document.title = `${run.name}: minbert`;
   $("name").textContent = run.name;
   $("about").textContent = `${run.tasks.map((task) => task.title).join(", ")}; --arch ${run.arch}, minbert ${run.version}`;
-  $("sample").hidden = !run.is_sample;
+  $("sample").hidden = !run.sample_tasks.length;
+  $("sample_tasks").textContent = run.sample_tasks.join(", ");
   $("pair").hidden = run.tasks.every((task) => task.sentences === 1);
   for (const select of document.querySelectorAll("select[name=task]")) {
     select.append(...run.tasks.map((task) => make("option", {value: task.name}, task.title)));
