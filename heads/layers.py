@@ -5,10 +5,13 @@ so little gradient that sentiment, whose gradient is the smallest, is learnt muc
 (docs/log/2026-11-23.md).
 """
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 FIRST_DROPOUT = 0.3    # the paper, section 5.3
 SECOND_DROPOUT = 0.45
+MOST_SIMILAR = 5.0     # the top of STS's scale
 
 
 class OneLayerHead(nn.Sequential):
@@ -34,3 +37,32 @@ class TwoLayerHead(nn.Sequential):
             nn.LeakyReLU(),
             nn.Dropout(SECOND_DROPOUT),
             nn.Linear(hidden, outputs))
+
+
+class TwoViewsHead(nn.Module):
+    """A pair together and apart: OneLayerHead on [j, |u − v|, u ∘ v].
+
+    j is the embedding of the joined pair, u and v are those of its sentences alone, with mean 0 and
+    variance 1. The parts are Sentence-BERT's (Reimers and Gurevych 2019, 1908.10084). A head with
+    one output starts with 5 · cos(u, v) and a random part of j, so it uses at once what the encoder
+    knows about similar sentences. A single sentence has only j.
+
+    (batch, inputs) → (batch, outputs).
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.output = OneLayerHead(inputs, hidden, outputs)
+        if inputs > hidden and outputs == 1:
+            _, linear = self.output
+            with torch.no_grad():
+                linear.weight[:, hidden:2 * hidden] = 0
+                linear.weight[:, 2 * hidden:] = MOST_SIMILAR / hidden
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        joined, *apart = embeddings.split(self.hidden, dim=1)
+        if not apart:
+            return self.output(joined)
+        u, v = (F.layer_norm(each, [self.hidden]) for each in apart)
+        return self.output(torch.cat([joined, (u - v).abs(), u * v], dim=1))

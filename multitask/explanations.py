@@ -229,7 +229,7 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
 
 
 def _encode(model: MultitaskBert, name: str, texts: Sequence[str]) -> list[Encoding]:
-    """The encoder's inputs for one example: one, or two if a pair is encoded apart."""
+    """The encoder's inputs for one example; see encodings_of."""
     if not isinstance(model.encoder, BertModel):
         raise ValueError("the encoder is not minbert's own, so it cannot be looked into")
     examples = model.examples_of(name, [tuple(texts)])
@@ -250,23 +250,24 @@ def _batch(model: MultitaskBert, sequences: Sequence[Encoding],
 
 
 def _words(sequences: Sequence[Encoding]) -> dict[tuple, list[tuple[int, int]]]:
-    """(sequence, sentence of it, word) → the places of its pieces, as (sequence, place)."""
+    """(sentence, word) → the places of its pieces, as (sequence, place)."""
     words: dict[tuple, list[tuple[int, int]]] = {}
     for number, each in enumerate(sequences):
+        # a joined pair, with or without its sentences behind it; or two sentences apart
+        first = max(0, number - 1) if len(sequences) > 2 else number
         for place, (sentence, word) in enumerate(zip(each.sequence_ids, each.word_ids,
                                                      strict=True)):
             if word is not None and sentence is not None:  # else [CLS] or [SEP]
-                words.setdefault((number, sentence, word), []).append((number, place))
+                words.setdefault((first + sentence, word), []).append((number, place))
     return words
 
 
 def _named(texts: Sequence[str], sequences: Sequence[Encoding],
            words: Mapping[tuple, list[tuple[int, int]]], weights: Sequence[float]) -> list[Word]:
     found = []
-    for (number, sentence, _), places, weight in zip(words, words.values(), weights, strict=True):
-        which = number + sentence  # one sequence with two sentences, or two with one each
-        offsets = [sequences[number].offsets[place] for _, place in places]
-        found.append(Word(texts[which][offsets[0][0]:offsets[-1][1]], which, weight))
+    for (sentence, _), places, weight in zip(words, words.values(), weights, strict=True):
+        offsets = [sequences[number].offsets[place] for number, place in places]
+        found.append(Word(texts[sentence][offsets[0][0]:offsets[-1][1]], sentence, weight))
     return found
 
 

@@ -97,8 +97,11 @@ def onnx_use(model: MultitaskBert, task: Task, folder: str) -> str:
     """Python that opens the folder without torch."""
     texts = '"A film worth seeing twice."'
     if len(task.text) > 1:
-        texts = '"A dog runs.", "A dog is running."'
-        texts = f"({texts})" if model.architecture.pairs_joined else texts
+        apart = '"A dog runs.", "A dog is running."'
+        views = [f"({apart})"] if model.architecture.pairs_joined else []
+        if model.architecture.sequences(len(task.text)) > 1:
+            views.append(apart)
+        texts = ", ".join(views)
     return f"""import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer

@@ -21,7 +21,7 @@ from oracle import reference, with_loss
 from plain_step import plain_step
 from torch.nn import functional as F
 
-from heads import ARCHITECTURES, TwoLayerHead
+from heads import ARCHITECTURES, TwoLayerHead, TwoViewsHead
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.fast.gradients import current_buffers
 from multitask import MultitaskBert
@@ -73,21 +73,22 @@ def flat(tensors) -> torch.Tensor:
 # ------------------------------------------------------------------------------- how a pair goes in
 
 
-@pytest.mark.parametrize(("arch", "sequences"), [("concatA", 2), ("concatB", 1), ("concatB_al", 1)])
-def test_how_a_pair_enters(arch, sequences):
-    """concatA reads a pair as two sequences, the others as one sequence of two segments."""
+@pytest.mark.parametrize(("arch", "joined", "apart"), [
+    ("concatA", 0, 2), ("concatB", 1, 0), ("concatB_al", 1, 0), ("concatAB", 1, 2)])
+def test_how_a_pair_enters(arch, joined, apart):
+    """concatA reads a pair as two sequences, concatB as one of two segments, concatAB as both."""
     model = build(arch)
-    first, second = EXAMPLES["para"][0].sentences
+    first, second = EXAMPLES["para"][1].sentences
     encode = model.tokenizer.encode
-    encodings = encode([first, second]) if sequences == 2 else encode([first], [second])
+    encodings = [*encode([first], [second])[:joined], *encode([first, second])[:apart]]
 
-    batch = model.tokenize(EXAMPLES["para"][:1]).batch([0])
+    batch = model.tokenize(EXAMPLES["para"][:2]).batch([1])
 
     found = batch.input_ids.tolist()
     assert found == [number for encoding in encodings for number in encoding.ids]
     assert model.tokenizer.pad_token_id not in found  # no padding inside a pair
-    assert batch.packing.batch == sequences
-    assert batch.token_type_ids.max() == (0 if sequences == 2 else 1)
+    assert batch.packing.batch == joined + apart
+    assert batch.token_type_ids.max() == joined
 
 
 def test_concat_b_mean():
@@ -116,6 +117,27 @@ def test_concat_b_mean():
     torch.testing.assert_close(model.embed(batch), torch.stack(means), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_two_views(scale):
+    """A fresh concatAB head with one output adds 5 · the correlation of the sentences apart."""
+    head = TwoViewsHead(48, 16, 1).eval()
+    joined, u, v = torch.randn(3, 4, 16)
+    _, linear = head.output
+    found = head(torch.cat([joined, u, scale * v], 1))[:, 0]
+    expected = [5 * torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(u, v, strict=True)]
+    of_joined = joined @ linear.weight[0, :16] + linear.bias
+    # LayerNorm's eps
+    torch.testing.assert_close(found, of_joined + torch.stack(expected), atol=1e-3, rtol=0)
+
+    linear.weight.data.normal_()
+    whole = torch.cat([joined, *(F.layer_norm(each, [16]) for each in (u, v))], 1)
+    joined, u, v = whole.split(16, 1)
+    terms = joined @ linear.weight[0, :16] + (u - v).abs() @ linear.weight[0, 16:32] + (
+        u * v) @ linear.weight[0, 32:]
+    torch.testing.assert_close(head(whole)[:, 0], terms + linear.bias, atol=1e-3, rtol=0)
+    assert TwoViewsHead(16, 16, 5)(joined).shape == (4, 5)  # single sentences
+
+
 def test_head_depths():
     """A head has the layers that its architecture names."""
     shapes = {}
@@ -124,7 +146,7 @@ def test_head_depths():
         shapes[arch] = [tuple(parameter.shape) for parameter in head.parameters()]
     assert shapes == {"concatA": [(1, 32), (1,)], "concatB": [(1, 16), (1,)],
                       "concatB_al": [(16, 16), (16,), (1, 16), (1,)],
-                      "concatB_mean": [(1, 16), (1,)]}
+                      "concatB_mean": [(1, 16), (1,)], "concatAB": [(1, 48), (1,)]}
 
     head = TwoLayerHead(4, 4, 2)
     kinds = [type(layer).__name__ for layer in head]

@@ -16,7 +16,7 @@ from optim import project_conflicting
 SINGLE = ["The ending is unbelievably dull, though."]
 PAIR = ["A dog runs unbelievably fast.", "Dogs ran."]
 CASES = [("concatA", "sst", SINGLE), ("concatA", "para", PAIR), ("concatB", "para", PAIR),
-         ("concatB_al", "sts", PAIR)]
+         ("concatB_al", "sts", PAIR), ("concatAB", "sst", SINGLE), ("concatAB", "para", PAIR)]
 
 
 @pytest.fixture(scope="module")
