@@ -57,8 +57,7 @@ def parse() -> argparse.Namespace:
     add("--head-lr", type=float)
     add("--decay", type=float, default=0.01, help="weight decay")
     add("--ema", type=float, default=0.999, help="of the running average of the weights")
-    joined = [name for name, one in ARCHITECTURES.items() if one.pairs_joined]
-    add("--arch", choices=joined, default="concatB_mean")
+    add("--arch", choices=ARCHITECTURES, default="concatB_mean")
     add("--rdrop", default="",
         help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
     add("--reset", type=int, default=0,
@@ -133,9 +132,11 @@ class Trial:
         self.optimizer.zero_grad()
         losses = {}
         with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
-            features = self.model.embed(batch)
+            features, start = self.model.embed(batch), 0  # a row for each sequence
             for name, indices in chosen.items():
-                part = features[ends[name] - len(indices) * self.copies(name):ends[name]]
+                examples = len(indices) * self.copies(name)
+                part = features[start:ends[name]].reshape(examples, -1)
+                start = ends[name]
                 losses[name] = self.loss(name, self.model.heads[name](part).float(), indices)
             sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)

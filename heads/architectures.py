@@ -18,8 +18,8 @@ class Architecture:
         head: builds a head from (inputs, hidden, outputs).
         mean_pooling: heads read the mean of the last hidden states of all tokens, as in
             sentence-transformers; else that of [CLS], through BERT's pooler.
-        apart_too: the sentences of a joined pair are inputs of their own too; the head reads
-            joined pair, a, b.
+        apart_too: the two sentences of a joined pair are also inputs by themselves; the head reads
+            the joined pair, then a and b.
     """
 
     pairs_joined: bool

@@ -39,30 +39,28 @@ class TwoLayerHead(nn.Sequential):
             nn.Linear(hidden, outputs))
 
 
-class TwoViewsHead(nn.Module):
-    """A pair together and apart: OneLayerHead on [j, |u − v|, u ∘ v].
+class TwoViewsHead(OneLayerHead):
+    """A pair together and apart: dropout 0.3 → linear, on [j, |u − v|, u ∘ v].
 
     j is the embedding of the joined pair, u and v are those of its sentences alone, with mean 0 and
-    variance 1. The parts are Sentence-BERT's (Reimers and Gurevych 2019, 1908.10084). A head with
-    one output starts with 5 · cos(u, v) and a random part of j, so it uses at once what the encoder
-    knows about similar sentences. A single sentence has only j.
+    variance 1. Difference and product are InferSent's (Conneau et al. 2017, 1705.02364). A head
+    with one output starts as 5 · cos(u, v) plus a random linear function of j, so it uses at once
+    what the encoder knows about similar sentences. For a single sentence, the head reads only j.
 
     (batch, inputs) → (batch, outputs).
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        super().__init__()
+        super().__init__(inputs, hidden, outputs)
         self.hidden = hidden
-        self.output = OneLayerHead(inputs, hidden, outputs)
         if inputs > hidden and outputs == 1:
-            _, linear = self.output
-            with torch.no_grad():
-                linear.weight[:, hidden:2 * hidden] = 0
-                linear.weight[:, 2 * hidden:] = MOST_SIMILAR / hidden
+            _, linear = self
+            linear.weight.data[:, hidden:2 * hidden] = 0
+            linear.weight.data[:, 2 * hidden:] = MOST_SIMILAR / hidden
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         joined, *apart = embeddings.split(self.hidden, dim=1)
-        if not apart:
-            return self.output(joined)
-        u, v = (F.layer_norm(each, [self.hidden]) for each in apart)
-        return self.output(torch.cat([joined, (u - v).abs(), u * v], dim=1))
+        if apart:
+            u, v = (F.layer_norm(each, [self.hidden]) for each in apart)
+            embeddings = torch.cat([joined, (u - v).abs(), u * v], dim=1)
+        return super().forward(embeddings)

@@ -259,7 +259,7 @@ def _words(sequences: Sequence[Encoding]) -> dict[tuple, list[tuple[int, int]]]:
                                                      strict=True)):
             if word is not None and sentence is not None:  # else [CLS] or [SEP]
                 words.setdefault((first + sentence, word), []).append((number, place))
-    return words
+    return dict(sorted(words.items()))  # a joined pair may have been cut
 
 
 def _named(texts: Sequence[str], sequences: Sequence[Encoding],

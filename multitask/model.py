@@ -130,7 +130,7 @@ class MultitaskBert(nn.Module):
         return self.heads[task](self.embed(batch))
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """A batch → (examples, hidden); (examples, 2·hidden) if pairs are encoded separately."""
+        """A batch → (examples, hidden · sequences of each)."""
         with_mean = self.architecture.mean_pooling
         with autocast(self.precision, self.device):
             if isinstance(self.encoder, BertModel):

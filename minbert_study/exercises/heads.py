@@ -178,7 +178,7 @@ def first_weights(part):
 def install(part: types.SimpleNamespace) -> None:
     """The table of architectures holds the classes themselves."""
     for name, architecture in ARCHITECTURES.items():
-        head = part.TwoLayerHead if name.endswith("_al") else part.OneLayerHead
+        head = getattr(part, architecture.head.__name__, architecture.head)
         ARCHITECTURES[name] = dataclasses.replace(architecture, head=head)
 
 

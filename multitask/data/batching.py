@@ -41,8 +41,8 @@ class Batch:
     Attributes:
         input_ids, token_type_ids: (tokens,) int64.
         packing: which tokens make up a sequence.
-        sequences_each: an example is so many sequences in a row: two where the sentences of a pair
-            are encoded apart, three where they are joined too.
+        sequences_each: of each example, in a row: two where the sentences of a pair are encoded
+            apart, three where the joined pair is encoded too.
         labels: (examples,) float32, or None.
         dummy_sequences: how many sequences at the end belong to no example.
     """

@@ -122,7 +122,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
     """Trains what is missing and writes the table after each training; returns its content."""
     grid.check()
     dataset: Dataset | None = None
-    tokens: dict[bool, Tokens] = {}  # by whether a pair is one joined input
+    tokens: dict[int, Tokens] = {}  # by the inputs that a pair makes
     nodes = list(graph())
 
     for seed in seeds:
@@ -139,7 +139,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
 
             if dataset is None:
                 dataset = load_shared(grid.node_settings(node, seed))
-            known = tokens.setdefault(ARCHITECTURES[node.arch].pairs_joined, {})
+            known = tokens.setdefault(ARCHITECTURES[node.arch].sequences(2), {})
             started = time.perf_counter()
             try:
                 metrics = train_node(node, grid, seed, dataset, known)

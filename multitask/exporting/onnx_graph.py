@@ -98,10 +98,8 @@ def onnx_use(model: MultitaskBert, task: Task, folder: str) -> str:
     texts = '"A film worth seeing twice."'
     if len(task.text) > 1:
         apart = '"A dog runs.", "A dog is running."'
-        views = [f"({apart})"] if model.architecture.pairs_joined else []
-        if model.architecture.sequences(len(task.text)) > 1:
-            views.append(apart)
-        texts = ", ".join(views)
+        by_inputs = {1: f"({apart})", 2: apart, 3: f"({apart}), {apart}"}
+        texts = by_inputs[model.architecture.sequences(2)]
     return f"""import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer

@@ -187,7 +187,8 @@ class Pretraining:
         self.step, self.evaluated = saved.value("step"), saved.value("evaluated")
         if self.step > self.steps:
             raise ValueError(f"{path} was saved after step {self.step}, but {SETTINGS_FILE} ends "
-                             f"the run at step {self.steps}")
+                             f"the run at step {self.steps}; restore the settings that the run "
+                             "was started with")
         self.log.rewind(saved.value("log"))
         for unfinished in self.folder.glob(".tmp*"):  # of safetensors
             unfinished.unlink()

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None,
-        interrupted: str = "interrupted") -> int:
+        interrupted: str = "interrupted", out_of_memory_remedy: str = "") -> int:
     """Runs the files of --import, reads the flags and does a command's work; see `answer`.
 
     Args:
@@ -44,8 +44,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], int], argv: Sequenc
     """
     run_imports(parser.name, argv)
     arguments = parser.parse_intermixed_args(argv)  # positional ones on both sides of a flag too
-    remedy = ": take a smaller --batch-size" if "batch_size" in arguments else ""
-    return answer(parser.name, lambda: work(arguments), interrupted, remedy)
+    return answer(parser.name, lambda: work(arguments), interrupted, out_of_memory_remedy)
 
 
 def answer(name: str, command: Callable[[], int], interrupted: str = "interrupted",

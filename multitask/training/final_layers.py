@@ -42,7 +42,7 @@ class EmbeddedBatch:
 class CachedEmbeddings:
     """The frozen encoder's outputs for one task's examples, each computed when it is first needed.
 
-    Memory: examples × hidden × 4 bytes, twice that where the sentences of a pair are encoded apart.
+    Memory: examples × sequences of each × hidden × 4 bytes.
 
     Args:
         name: what the progress bar calls the examples.

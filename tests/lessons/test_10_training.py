@@ -122,7 +122,7 @@ def test_two_views(scale):
     """A fresh concatAB head with one output adds 5 · the correlation of the sentences apart."""
     head = TwoViewsHead(48, 16, 1).eval()
     joined, u, v = torch.randn(3, 4, 16)
-    _, linear = head.output
+    _, linear = head
     found = head(torch.cat([joined, u, scale * v], 1))[:, 0]
     expected = [5 * torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(u, v, strict=True)]
     of_joined = joined @ linear.weight[0, :16] + linear.bias

@@ -573,7 +573,7 @@ def test_sample_and_cut_inputs_are_said(reviews, capsys, no_report):
     capsys.readouterr()
     assert ask("run", "--task", "sst", "a film " * 20) == 0
     said = capsys.readouterr().err
-    assert "note: sst: trained on the embedded sample" in said
+    assert "note: trained on the embedded sample, sentences made up by rule: sst. The" in said
     assert "1 inputs were longer than 16 tokens and were cut" in said
 
     assert ask("run", "--task", "reviews", "a film") == 0

@@ -104,6 +104,14 @@ def test_too_many_words(encoder, monkeypatch):
         words_by_occlusion(model, "para", ["a " * 4, "b " * 5])
 
 
+def test_words_of_a_cut_pair(encoder):
+    """Words that the joined pair has lost, but not the sentences apart, stand in their place."""
+    model = model_of(encoder, "concatAB")
+    model.max_length = 10
+    words = words_by_gradient(model, "para", ["a b c d e f", "g h i j k l"], 1)
+    assert "".join(word.text for word in words) == "abcdefghijkl"
+
+
 @pytest.mark.parametrize("method", WORDS)
 def test_default_label(encoder, method):
     """Without a label, the predicted one is explained; no part keeps a hook or another mode."""
