@@ -200,8 +200,11 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def rewriting(path: Path) -> Iterator[TextIO]:
     """Yields a UTF-8 file for rows of a table, which replaces `path` at the end; see `replacing`.
+
+    Half a character, which UTF-8 does not have, is written as its escape.
     """
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="",
+                                                  errors="backslashreplace") as file:
         yield file
 
 

@@ -44,9 +44,11 @@ def explained(task: Task, logits: torch.Tensor, label: float) -> torch.Tensor:
     """
     if not task.classes:
         return on_scale(task, logits)
-    if task.outputs == 1:  # yes or no; σ(−z) in place of 1 − σ(z), which has no digits left
+    if task.kind == "yes_no":  # σ(−z) in place of 1 − σ(z), which has no digits left
         return F.logsigmoid(logits[:, 0] if label else -logits[:, 0])
-    return logits.log_softmax(1)[:, int(label)]
+    if task.kind == "classes":
+        return logits.log_softmax(1)[:, int(label)]
+    return task.probabilities(logits)[:, int(label)].log()
 
 
 def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],

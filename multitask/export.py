@@ -67,14 +67,14 @@ def export(arguments: argparse.Namespace) -> int:
     dev = load_data(settings)[task.name]["dev"]
 
     # Written and compared under another name: a failed export leaves nothing behind.
-    fresh = out.with_name(out.name + ".new")
+    fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         facts = write_and_compare(fresh, model, task, dev, arguments)
         write_text(fresh / "README.md", card(arguments, model, task, settings, facts))
-        if out == Path.cwd():  # a shell stands in it, so it must stay
+        if out.exists():  # it stays: a shell may stand in it, or it is a disk of its own
             for path in fresh.iterdir():
-                path.replace(out / path.name)
+                shutil.move(path, out / path.name)
         else:
             fresh.replace(out)
     finally:

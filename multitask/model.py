@@ -166,10 +166,17 @@ class MultitaskBert(nn.Module):
 
         Args:
             aside: where the older model goes, in place of what is there. By default it is removed.
+
+        Raises:
+            ValueError: the folder holds something else, such as a whole run.
         """
         folder = user_path(folder)
-        fresh = folder.with_name(folder.name + ".new")
-        stale = aside or folder.with_name(folder.name + ".old")
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not is_free and not (folder / HEADS_FILE).is_file():
+            raise ValueError(f"{folder} is there and holds no model that may be replaced: name a "
+                             "new folder")
+        fresh = folder.with_name(f".{folder.name}.new")
+        stale = aside or folder.with_name(f".{folder.name}.old")
         for leftover in (fresh, stale):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from minbert.files import check_count, rewriting, user_path
 from minbert.progress import Progress
-from multitask.data.tables import JSON_ENDINGS, STDIN, read_rows
+from multitask.data.tables import JSON_ENDINGS, STDIN, name_of, read_rows
 from multitask.model import MultitaskBert, Predictions
 from multitask.system import command
 from multitask.system.command import Parser
@@ -58,14 +58,15 @@ class Asker:
     def ask(self, rows: Sequence[Row], bar: Progress) -> list[list[Answer]]:
         """For each row, an answer of each task."""
         self.rows += len(rows)
-        by_task = []
+        by_task, cut = [], {}  # tasks on the same columns cut the same inputs
         for task in self.tasks:
             texts = [tuple(row[column] for column in task.text) for row in rows]
             tokens = self.model.tokenize(self.model.examples_of(task.name, texts))
             logits = self.model.predict_logits(task.name, tokens, bar=bar,
                                                batch_size=self.batch_size)
-            self.cut += tokens.truncated
+            cut[task.text] = tokens.truncated
             by_task.append(answers_of(self.model.predictions_of(task.name, logits)))
+        self.cut += sum(cut.values())
         return [list(answers) for answers in zip(*by_task, strict=True)]
 
     def ask_all(self, rows: Iterable[Row],
@@ -107,23 +108,29 @@ def added_columns(tasks: Sequence[Task], answers: Sequence[Answer]) -> Answer:
             for task, answer in zip(tasks, answers, strict=True) for key, value in answer.items()}
 
 
-def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
-    """Reads a file once: the number of its rows, and all their columns, in order.
+def usable_rows(path: Path, asker: Asker) -> Iterator[Row]:
+    """The rows of a file.
 
     Raises:
         ValueError: a row cannot be used, or a column has the name of a new one; the message names
             file and line.
     """
     new = added_columns(asker.tasks, [{"prediction": 0, "probability": 0}] * len(asker.tasks))
-    columns: dict[str, None] = {}
-    count = 0
     for line, row in read_rows(path, asker.columns):
-        count += 1
-        columns |= dict.fromkeys(row)
         for name in new:
             if name in row:
-                raise ValueError(f"{path}, line {line}: there is a column {name!r} already; rename "
-                                 "it, since the answers take that name")
+                raise ValueError(f"{name_of(path)}, line {line}: there is a column {name!r} "
+                                 "already; rename it, since the answers take that name")
+        yield row
+
+
+def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
+    """Reads a file once: the number of its rows, and all their columns, in order."""
+    columns: dict[str, None] = {}
+    count = 0
+    for row in usable_rows(path, asker):
+        count += 1
+        columns |= dict.fromkeys(row)
     return count, list(columns)
 
 
@@ -132,9 +139,11 @@ def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
     """Writes the rows with the answers as new columns, in the format of the file's ending.
 
     Args:
-        path: "-" is the standard output.
+        path: "-" is the standard output, which gets UTF-8 as a file does.
         columns: those of the input; None takes them from the first row.
     """
+    if path == STDIN and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     rows = ({**row, **added_columns(asker.tasks, answers)} for row, answers in answered)
     with nullcontext(sys.stdout) if path == STDIN else rewriting(path) as file:
         if path.suffix.lower() in JSON_ENDINGS:
@@ -192,6 +201,8 @@ def check_usage(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--input {arguments.input}: there is no such file")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}")
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file in it")
     if output not in (None, STDIN) and arguments.input is not None and (
             output.resolve() == arguments.input.resolve()):
         raise ValueError(f"--output {output} is the input: name another file")
@@ -213,7 +224,7 @@ def predict(arguments: argparse.Namespace) -> int:
         if arguments.input.is_file():  # a pipe can be read only once
             # so a bad last line is rejected before any answer
             count, columns = check_rows(arguments.input, asker)
-        rows = (row for _, row in read_rows(arguments.input, asker.columns))
+        rows = usable_rows(arguments.input, asker)
 
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:

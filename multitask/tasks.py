@@ -5,7 +5,7 @@ describe itself (model/tasks.json), and a task can come from a file (task_file.p
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, get_args, get_origin
 
 import numpy as np
@@ -106,11 +106,11 @@ class Task:
         if len(set(self.labels)) < len(self.labels) or "" in map(str.strip, self.labels):
             raise ValueError(f"labels are {list(self.labels)}; expected names that differ, none "
                              "of them empty")
-        if self.kind == "classes" and len(self.labels) < 2:
-            raise ValueError(f"labels are {list(self.labels)}; expected two names or more")
         if self.kind == "yes_no" and len(self.labels) != 2:
             raise ValueError(f"labels are {list(self.labels)}; expected two, the words for no and "
                              "for yes")
+        if KINDS[self.kind].probabilities and len(self.labels) < 2:
+            raise ValueError(f"labels are {list(self.labels)}; expected two names or more")
         if self.kind == "scale" and len(self.labels) not in (0, 2):
             raise ValueError(f"labels are {list(self.labels)}; a scale takes none, or two words "
                              "for its ends")
@@ -121,7 +121,9 @@ class Task:
     @property
     def has_own_files(self) -> bool:
         """Whether its files lie at paths of their own, not in the folder of --data."""
-        return Path(self.train).is_absolute()
+        # on whatever system the run was trained
+        return (PurePosixPath(self.train).is_absolute()
+                or PureWindowsPath(self.train).is_absolute())
 
     # What follows from the kind
 
@@ -198,6 +200,8 @@ class Task:
         for name in self.labels:
             if name.casefold() == text.casefold():
                 raise ValueError(f"expected {name}; labels are case-sensitive")
+        if text in ("false", "true") and len(self.labels) == 2:  # JSON's
+            return self.parse_label(str(int(text == "true")))
         names = ", ".join(self.labels[:NAMED])
         if len(self.labels) > NAMED:
             names += f", … ({len(self.labels)} labels)"

@@ -28,14 +28,14 @@ def read_rows(path: Path, columns: Sequence[str],
         path: the file, JSON lines if it ends in .jsonl or .ndjson; or "-" for the standard input,
             JSON lines if it begins with a brace.
         columns: those that must be there; their fields are text.
-        scalars: those of them where, in JSON lines, a number may stand for its text, true and false
-            for 1 and 0, null for "".
+        scalars: those of them where, in JSON lines, a number, true or false may stand for its text,
+            null for "".
 
     Raises:
         ValueError: a column is missing, a row has too few or too many fields, or it is not text;
             the message names file and line.
     """
-    where = "standard input" if path == STDIN else str(path)
+    where = name_of(path)
     if path.suffix.lower() == ".json":
         raise ValueError(f"{where}: expected .jsonl, one JSON object per line, in place of .json")
     with _opened(path) as file:
@@ -47,6 +47,10 @@ def read_rows(path: Path, columns: Sequence[str],
             yield from read_json_lines(every, where, columns, scalars)
         else:
             yield from _read_delimited(every, first, where, columns)
+
+
+def name_of(path: Path) -> str:
+    return "standard input" if path == STDIN else str(path)
 
 
 def _opened(path: Path) -> TextIO:
@@ -96,6 +100,8 @@ def _read_delimited(lines: Iterator[str], first: str, where: str,
                     raise ValueError(f"{where}, line {blank}: a blank line between rows; write "
                                      'an empty sentence as "", or remove the line')
                 _check_fields(fields, header, places, f"{where}, line {line}")
+                if delimiter == "\t":
+                    _check_no_row_is_swallowed(fields, places, f"{where}, line {line}")
                 yield line, dict(itertools.zip_longest(names, fields, fillvalue=""))
             elif not blank:
                 blank = line
@@ -138,6 +144,10 @@ def _check_fields(fields: list[str], header: list[str], places: dict[str, int],
         if place >= len(fields):
             raise ValueError(f"{where}: no field for column {column!r}, only {len(fields)} for "
                              f"{len(header)}; {amiss}")
+
+
+def _check_no_row_is_swallowed(fields: list[str], places: dict[str, int], where: str) -> None:
+    for column, place in places.items():
         field = fields[place]
         if "\t" in field and ("\n" in field or "\r" in field):
             raise ValueError(f"{where}: {column} contains both tabs and line breaks, "
@@ -183,7 +193,7 @@ def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
     if is_scalar and value is None:
         return ""
     if is_scalar and isinstance(value, (bool, int, float)):
-        return str(int(value) if isinstance(value, bool) else value)
+        return str(value).lower()  # true, as JSON writes it
     if not isinstance(value, str):
         keys = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{place}: expected a JSON object with a string {column!r}, found "

@@ -102,6 +102,9 @@ def settings_of_run(run: Path, data: str | Path | None = None,
         raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
     else:
         model = MultitaskBert.from_pretrained(run)
+        if drawn := [task.name for task in model.tasks.values() if task.dev_share]:
+            raise ValueError(f"{run} does not say with which seed the dev examples of "
+                             f"{', '.join(drawn)} were drawn: name the folder of the whole run")
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,
                             tasks=tuple(model.tasks.values()))
     if data is not None:

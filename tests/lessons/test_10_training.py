@@ -560,6 +560,14 @@ def test_a_saved_model(tmp_path):
     model = build("concatB_al").eval()
     model.save_pretrained(tmp_path / "model")
     again = MultitaskBert.from_pretrained(tmp_path)
+    kept = tmp_path / "model.old" / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    model.save_pretrained(tmp_path / "model")  # again, in its place
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.old"]
+    assert kept.exists()
+    with pytest.raises(ValueError, match="holds no model that may be replaced"):
+        model.save_pretrained(tmp_path)  # as from_pretrained takes it
 
     assert again.arch == "concatB_al"
     for name, examples in EXAMPLES.items():

@@ -357,7 +357,7 @@ def test_order_on_disk(saved, save, monkeypatch):
 @pytest.mark.parametrize(("method", "limit", "message", "kept"), [
     ("_save", 60_000,
      r"checkpoint/2 could not be written .*; the last good checkpoint is run/checkpoint/1", ["1"]),
-    ("_publish", 20_000, r"run/model.new/model.safetensors: .*File too large", ["1", "2"]),
+    ("_publish", 20_000, r"run/\.model.new/model.safetensors: .*File too large", ["1", "2"]),
 ])
 def test_full_disk(method, limit, message, kept, train, alone, monkeypatch, capsys):
     """No file may grow beyond so many bytes: too few for weights and moments, or for weights."""

@@ -1,6 +1,7 @@
 """Lesson 22: any task, one or many, from a file."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import other_encoder
+import programs
 import pytest
 import scipy
 import torch
@@ -25,6 +27,9 @@ from multitask import MultitaskBert, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.data import load_dataset, read_examples
 from multitask.data.sampling import WRAP, RoundRobin
+from multitask.data.tables import read_rows
+from multitask.explanations import explained
+from multitask.kinds import KINDS
 from multitask.runs import run as main_job
 from multitask.system.runlog import read_events
 from multitask.task_file import choose_tasks, read_task_file
@@ -160,6 +165,46 @@ def test_one_content_many_forms(name):
     found = [(example.id, example.sentences, example.label)
              for example in read_examples(name, task)]
     assert found == [("1", ('Good, "really"',), 2.0), ("2", ("two\nlines",), 0.0), ("3", ("",), 1)]
+
+
+def test_booleans_of_json():
+    """true is the label of that name, or yes; the first of two names by chance is not meant."""
+    Path("b.jsonl").write_text('{"x": "a", "y": true}\n{"x": "b", "y": false}\n')
+
+    def labels(kind: str, *names: str) -> list[float]:
+        task = Task("t", kind, ("x",), "y", "b.jsonl", labels=names, dev_share=0.5)
+        return [example.label for example in read_examples("b.jsonl", task)]
+
+    assert labels("classes", "true", "false") == [0, 1]
+    assert labels("yes_no") == labels("classes", "dull", "fine") == labels("yes_no", "0", "1") == [
+        1, 0]
+    for names, message in ((("True", "False"), "expected True"), (("a", "b", "c"), "one of a, b")):
+        with pytest.raises(ValueError, match=message):
+            labels("classes", *names)
+
+
+def test_tabs_and_line_breaks_in_a_comma_file():
+    Path("m.csv").write_text('review,verdict\n"a\tb\nc",great\n')
+    [(_, row)] = read_rows(Path("m.csv"), ["review"])
+    assert row["review"] == "a\tb\nc"
+
+
+def test_paths_of_another_system():
+    for train in (r"C:\data\r.csv", "/data/r.csv"):
+        assert Task("t", "scale", ("x",), "y", train, dev_share=0.5).has_own_files
+    assert not STS.has_own_files
+
+
+def test_a_kind_like_yes_no(monkeypatch):
+    """It needs labels, and its own probabilities are explained."""
+    monkeypatch.setitem(KINDS, "warm", dataclasses.replace(
+        KINDS["yes_no"], probabilities=lambda logits: KINDS["yes_no"].probabilities(logits / 2)))
+    with pytest.raises(ValueError, match="expected two names or more"):
+        Task("t", "warm", ("x",), "y", "f", dev_share=0.5)
+    task = Task("t", "warm", ("x",), "y", "f", labels=("no", "yes"), dev_share=0.5)
+    logits = torch.tensor([[3.0]])
+    assert explained(task, logits, 0).exp().item() == pytest.approx(
+        task.probabilities(logits)[0, 0].item())
 
 
 @pytest.mark.filterwarnings("ignore:.*left out 1 rows")
@@ -326,6 +371,16 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     capsys.readouterr()
     assert hand_in.main(["given", "--out", "files"]) == 2
     assert "name them with --data" in capsys.readouterr().err
+
+
+def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
+    """Another seed would score examples that the run was trained on."""
+    make_file(Path("all.csv"), "classes", count=40)
+    Path("all.toml").write_text(table("reviews", "classes", "all.csv", dev_share=0.25))
+    run(*SCRATCH, "--tasks", "all.toml", "--max-steps", 1, "--seed", 7, "--out", "drawn")
+    shutil.copytree("drawn/model", "given/model")
+    assert hand_in.main(["given", "--data", ".", "--out", "files"]) == 2
+    assert "does not say with which seed the dev examples of reviews" in capsys.readouterr().err
 
 
 def test_same_as_a_program(one_task):
@@ -501,6 +556,11 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], probabilities.max(1),
                                atol=6e-5)
 
+    # half a character in another column is no reason to lose the answers
+    Path("half.jsonl").write_text('{"first": "x", "note": "\\ud83d"}\n')
+    assert ask(one_task, "--input", "half.jsonl", "--output", f"half-out.{ending}") == 0
+    assert r"\ud83d" in Path(f"half-out.{ending}").read_text()
+
     # the same through a pipe
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
     assert ask(one_task, "--input", "-", "--output", f"piped.{ending}") == 0
@@ -518,6 +578,13 @@ def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     assert len(said.out.splitlines()) == 2
     assert "wrote 1 rows to -" in said.err
     assert not Path("-").exists()
+
+
+def test_the_standard_output_is_utf_8(one_task):
+    Path("in.csv").write_text("first,note\na great film,映画\n", encoding="utf-8")
+    found = programs.python("-m", "multitask.predict", one_task, "--input", "in.csv", "--output",
+                            "-", folder=Path.cwd(), text=False, PYTHONIOENCODING="latin-1")
+    assert "\t映画\t" in found.stdout.decode()
 
 
 def test_json_lines_keep_their_values(one_task):
@@ -541,6 +608,8 @@ def test_several_tasks_at_once(trained, capsys):
     assert ask(trained, "--task", "para,sts", "--input", "in.csv", "--output", "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[0] == (
         "sentence1,sentence2,para_prediction,para_probability,sts_prediction")
+    assert ask(trained, "--task", "para,sts", "a " * 600, "b") == 0
+    assert "note: 1 inputs were longer than" in capsys.readouterr().err  # one for both tasks
 
 
 def failed(capsys, *arguments: object) -> str:
@@ -549,15 +618,19 @@ def failed(capsys, *arguments: object) -> str:
     return capsys.readouterr().err
 
 
-def test_predict_says_what_is_wrong(one_task, capsys):
+def test_predict_says_what_is_wrong(one_task, capsys, monkeypatch):
     Path("taken.csv").write_text("first,prediction\na,b\n")
     Path("none.csv").write_text("text\na\n")
+    Path("folder.csv").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("taken.csv").read_bytes())))
     for arguments, message in (
         (("--input", "taken.csv", "--output", "o.csv"), "line 2: there is a column 'prediction'"),
+        (("--input", "-", "--output", "o.csv"), "input, line 2: there is a column 'prediction'"),
         (("--input", "none.csv"), "no column 'first'"),
         (("--input", "none.csv", "a"), "give sentences or --input FILE, not both"),
         (("--input", "nowhere.csv"), "nowhere.csv: there is no such file"),
         (("--input", "none.csv", "--output", "none.csv"), "is the input: name another file"),
+        (("--output", "folder.csv", "a"), "folder.csv is a folder: name a file in it"),
         (("--output", "nowhere/o.csv", "a"), "there is no folder nowhere"),
         (("--output", "o.xlsx", "a"), "choose from .csv, .tsv, .txt, .jsonl"),
         (("a", "b"), "reviews takes one sentence at a time"),

@@ -141,6 +141,14 @@ def test_this_folder(runs, tmp_path, monkeypatch):
     assert f'"{tmp_path.name}"' in Path("README.md").read_text()
 
 
+def test_an_empty_folder_stays(runs, tmp_path):
+    """It may be a disk of its own."""
+    before = tmp_path.stat().st_ino
+    exported(runs, tmp_path, "wide")
+    assert tmp_path.stat().st_ino == before
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
     """An export that does not agree with the run is refused, and nothing is left behind."""
     wrong = classifier.classifier_of

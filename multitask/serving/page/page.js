@@ -87,8 +87,8 @@ function answerCard(task, answer) {
     card.append(make("p", {class: "label"}, String(answer.label)), bars(Object.entries(answer.probabilities)));
   } else {
     const [low, high] = task.range;
-    const ends = task.labels.length ? `${exact(low)} ${task.labels[0]}, ${exact(high)} ${task.labels[1]}`
-      : `from ${exact(low)} to ${exact(high)}`;
+    const ends = task.labels.length ? `${low} ${task.labels[0]}, ${high} ${task.labels[1]}`
+      : `from ${low} to ${high}`;
     const bar = make("i");
     bar.style.width = `${100 * (answer.label - low) / (high - low)}%`;
     card.append(make("p", {class: "label"}, answer.label.toFixed(2)), make("div", {class: "bar"}, bar),
@@ -196,7 +196,7 @@ function rightAnswer(task) {
   if (!task.classes) {
     const [min, max] = task.range;
     return make("label", {}, `${task.title} `, make("input", {name, type: "number", step: "any", min, max,
-      placeholder: `${exact(min)} to ${exact(max)}`}));
+      placeholder: `${min} to ${max}`}));
   }
   const options = task.labels.map((label) => make("option", {value: label}, label));
   return make("label", {}, `${task.title} `,
