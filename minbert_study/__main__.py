@@ -15,6 +15,7 @@ import argparse
 import random
 import sys
 from pathlib import Path
+from shlex import quote
 
 from minbert.files import user_path, write_text
 from multitask.commands import command_line
@@ -138,11 +139,18 @@ def answer_skeleton(arguments: argparse.Namespace) -> int:
     folder = arguments.folder.resolve()
     points = folder.with_name(f"{folder.name}-points.csv")
     starting.start(folder, names)
-    if not points.exists():
+    lacking = []
+    if points.exists():
+        table = grading.read_points(points)
+        lacking = [name for name in names if name not in table]
+    else:
         write_text(points, grading.points_table(names))
     print(f"{folder}: {len(names)} exercises to hand out\n"
           f"{points}: the points; grade with: {command_line('study')} grade SUBMISSIONS… --points "
-          f"{points}")
+          f"{quote(str(points))}")
+    if lacking:
+        print(f"{points} is kept as it is and lacks {', '.join(lacking)}: add lines "
+              "EXERCISE,POINTS, or these will not be graded")
     return 0
 
 
@@ -158,7 +166,12 @@ def answer_grade(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all is right, 1 not all, 2 usage or input, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.action == "check" and not any(word.startswith("-") for word in rest):
+        arguments.exercises += rest  # those after a flag, which argparse leaves
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return command.answer("minbert_study", lambda: arguments.answer(arguments))
 
 

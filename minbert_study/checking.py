@@ -1,9 +1,11 @@
 """One exercise or all of a folder: checked, remembered, and told in lines."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import NoReturn
 
 from minbert.files import choice_hint, read_object, sha256_of, write_json
@@ -59,7 +61,7 @@ def exercises_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
-                                f"{command_line('study')} start {folder}")
+                                f"{command_line('study')} start {quote(str(folder))}")
     found = [name for name in NAMES if (folder / FILES[name]).is_file()]
     if not found:
         raise ValueError(f"{folder} holds no exercise ({FILES[NAMES[0]]}, …); make a folder of "
@@ -89,7 +91,7 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
     if path.stat().st_size > LARGEST_FILE:
         return _refused(name, exercise, [f"{path.name} is larger than {LARGEST_FILE:,} bytes"])
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         return _refused(name, exercise, [f"{path.name} is not UTF-8 text: {error}"])
     if found := rules.faults(source, name, exercise):
@@ -136,7 +138,10 @@ def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
 
 
 class Progress:
-    """What is done, in FOLDER/progress.json. A file that has changed since is not done."""
+    """What is done, in FOLDER/progress.json. A file that has changed since is not done.
+
+    If the file cannot be written, a warning names the reason. Checks and hints work nevertheless.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,12 +161,18 @@ class Progress:
         """The number of the hint to give now: one more at each call, up to the last."""
         hints = self.entries.setdefault("hints", {})
         hints[name] = min(hints.get(name, 0) + 1, len(load(name).hints))
-        write_json(self.folder / PROGRESS_FILE, self.entries)
+        self._keep()
         return hints[name]
 
     def note(self, verdict: Verdict) -> None:
         self.entries[verdict.name] = {"passed": verdict.passed, "sha256": verdict.sha256}
-        write_json(self.folder / PROGRESS_FILE, self.entries)
+        self._keep()
+
+    def _keep(self) -> None:
+        try:
+            write_json(self.folder / PROGRESS_FILE, self.entries)
+        except OSError as error:
+            warnings.warn(f"progress is not kept: {error}", stacklevel=2)
 
 
 # ------------------------------------------------------------------------------------ as text

@@ -117,10 +117,10 @@ def check_copy(folder: Path, names: Sequence[str],
         copy = Path(temporary)
         for name in names:
             path = folder / FILES[name]
-            if not path.exists() and not path.is_symlink():
-                notes.append(f"{path.name} is missing")
-                continue
             try:
+                if not path.exists() and not path.is_symlink():
+                    notes.append(f"{path.name} is missing")
+                    continue
                 if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
                     notes.append(f"{path.name} is not a regular file, or is too large")
                     continue

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
+from shlex import quote
 
 from minbert.files import write_text
 from multitask.commands import command_line
@@ -70,4 +71,4 @@ def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
     kept = "" if written else " (all files exist already)"
     return [f"{folder}: {len(written)} files written{kept}",
             f"Begin with {folder / FILES[NAMES[0]]}, then: "
-            f"{command_line('study')} check {folder} {NAMES[0]}"]
+            f"{command_line('study')} check {quote(str(folder))} {NAMES[0]}"]

@@ -23,6 +23,7 @@ from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP
 from multitask.runs.inputs import load_data
 from multitask.runs.settings import Settings
+from multitask.system.console import one_line_warnings
 from multitask.tasks import TASKS
 from optim import AdamW, split_decayed, surgery
 
@@ -78,8 +79,13 @@ def compare(theirs: Training, say: Callable[[str], None]) -> int:
     """Trains with a student's finished parts, then with the library's; tells the dev scores.
 
     Returns:
-        1 if the student's code fails on the way, else 0.
+        1 if a training fails on the way, else 0.
+
+    Raises:
+        FileNotFoundError, ValueError: the data; the message names the file.
     """
+    if theirs.data is not None:
+        load_data(Settings(ARCH, WRAP, data=theirs.data))  # wrong files are refused here, at once
     say(f"data:  {theirs.data or SAMPLE}")
     say("\n".join(who_does_what(theirs)))
     tasks = list(TASKS)
@@ -94,6 +100,8 @@ def compare(theirs: Training, say: Callable[[str], None]) -> int:
             return 1
     say("training with the library's parts:")
     scores["the library's"] = run(dataclasses.replace(theirs, own=()), say)
+    if scores["the library's"] is None:
+        return 1
     say("\n".join(table(scores)))
     return 0
 
@@ -165,8 +173,9 @@ def _work(training: Training, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     os.environ["MINBERT_PLAIN"] = "1"  # the fast forms would do a student's part in its place
     try:
-        install_own(training.folder, training.own)
-        scores = train(training, sender.send)
+        with one_line_warnings():
+            install_own(training.folder, training.own)
+            scores = train(training, sender.send)
     except Exception as error:
         scores = None
         for line in explain(error, training.folder):

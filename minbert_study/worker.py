@@ -15,6 +15,7 @@ import linecache
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -77,7 +78,12 @@ def observe(folder: Path, name: str, own: Sequence[str],
         process = context.Process(target=_work, args=(folder.resolve(), name, own, seed, out),
                                   daemon=True)
         process.start()
-        process.join(SECONDS if sys.platform == "linux" else SECONDS + 20)
+        try:
+            process.join(SECONDS if sys.platform == "linux" else SECONDS + 20)
+        except BaseException:  # Ctrl-C: the student's code ends, too
+            process.kill()
+            process.join()
+            raise
         end = None
         if process.is_alive():
             process.kill()
@@ -101,6 +107,7 @@ def observe(folder: Path, name: str, own: Sequence[str],
 
 
 def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the student's code
     torch.set_num_threads(1)
     exercises.load(name)  # before anything is refused or replaced
     _limit_memory()

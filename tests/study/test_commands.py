@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import sys
 import threading
@@ -83,8 +84,13 @@ def test_watch(folder, monkeypatch):
     assert seen == [("adamw", True)]
 
 
-def test_watch_from_the_start(folder, monkeypatch):
-    """A file that is saved during the first check is checked again."""
+@pytest.mark.parametrize("words", [
+    ["adamw", "--watch"], ["--watch", "adamw"], ["attention", "--watch", "adamw"]])
+def test_watch_from_the_start(words, folder, monkeypatch):
+    """A file that is saved during the first check is checked again.
+
+    The flag may stand anywhere.
+    """
     checked = []
 
     def check_and_save(_, names, say):
@@ -95,8 +101,35 @@ def test_watch_from_the_start(folder, monkeypatch):
         return []
 
     monkeypatch.setattr(checking, "check_folder", check_and_save)
-    assert main(["check", str(folder), "adamw", "--watch"]) == 130
-    assert checked == [["adamw"], ["adamw"]]
+    assert main(["check", str(folder), *words]) == 130
+    assert checked == [[word for word in words if word != "--watch"], ["adamw"]]
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (["check", "mine", "--wach", "adamw"], "unrecognized arguments: --wach"),
+    (["train", "mine", "adamw"], "unrecognized arguments: adamw"),
+])
+def test_unknown_words(argv, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_no_place_for_progress(folder, monkeypatch, capsys):
+    """In a folder that cannot be written, a verdict and a hint are shown nevertheless."""
+    def refuse(path, value):
+        raise PermissionError(13, "Permission denied", path.name)
+
+    monkeypatch.setattr(checking, "write_json", refuse)
+    capsys.readouterr()
+    for argv, says in ((["check", str(folder), "attention"], "all 8 checks pass"),
+                       (["hint", str(folder), "attention"], "hint 1 of 3: ")):
+        assert main(argv) == 0
+        out, err = capsys.readouterr()
+        assert says in out
+        assert err == ("warning: progress is not kept: [Errno 13] Permission denied: "
+                       "'progress.json'\n")
 
 
 def test_hints(folder, capsys):
@@ -125,6 +158,7 @@ def test_solutions_are_shown(name, folder, capsys):
 
 @pytest.mark.parametrize(("argv", "says"), [
     (["check", "none"], "there is no such folder"),
+    (["check", "no folder"], "start 'no folder'"),
     (["check", "."], "holds no exercise"),
     (["check", "mine", "atention"], "is attention meant?"),
     (["hint", "mine", "gelus"], "there is no exercise 'gelus'"),
@@ -190,6 +224,40 @@ def test_skeleton_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "mine")
     assert main(["skeleton", ".", "--only", "adamw"]) == 0
     assert (tmp_path / "mine-points.csv").is_file()
+
+
+def test_skeleton_again(tmp_path, capsys):
+    """The teacher's points are kept; what they lack is named."""
+    main(["skeleton", str(tmp_path / "mine"), "--only", "adamw"])
+    assert "is kept" not in capsys.readouterr().out
+    assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,gelu"]) == 0
+    assert "mine-points.csv is kept as it is and lacks gelu: " in capsys.readouterr().out
+    assert (tmp_path / "mine-points.csv").read_text() == "exercise,points\nadamw,10\n"
+
+
+def test_printed_commands(tmp_path, capsys):
+    """They can be pasted if the folder's name has a space."""
+    folder = tmp_path / "my bert"
+    main(["start", str(folder)])
+    words = shlex.split(capsys.readouterr().out.rpartition("then: ")[2])
+    assert words[-3:] == ["check", str(folder), NAMES[0]]
+    main(["skeleton", str(folder)])
+    words = shlex.split(capsys.readouterr().out.rpartition("grade with: ")[2])
+    assert words[-2:] == ["--points", str(tmp_path / "my bert-points.csv")]
+
+
+def test_unreadable_folder(tmp_path, monkeypatch):
+    """A student's folder that may not be read becomes a note."""
+    exists = Path.exists
+
+    def refusing(path, **named):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **named)
+
+    monkeypatch.setattr(Path, "exists", refusing)
+    assert grading.check_copy(tmp_path, ["adamw"], 1) == (
+        {}, ["ex11_adamw.py: Permission denied"])
 
 
 def test_formulas_stay_text():

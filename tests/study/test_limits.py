@@ -1,6 +1,7 @@
 """What a student's file may not do, by mistake or on purpose, and what stops it."""
 
 import re
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,11 @@ def test_not_text(tmp_path):
     (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
     verdict = checking.check_exercise(tmp_path, "attention", [])
     assert "is not UTF-8" in checking.lines_of(verdict)[2]
+
+
+def test_byte_order_mark(tmp_path):
+    """Some editors write one before the text."""
+    assert check(tmp_path, f"\ufeff{SOLUTION}")[0].is_done
 
 
 @pytest.mark.parametrize("body", [
@@ -173,6 +179,23 @@ def test_endless_loop(place, tmp_path, monkeypatch):
     assert "stopped after 3 seconds" in text
     assert [result.passed for result in verdict.results[:3]] == (
         [True, True, False] if indent else [False, False, False])
+
+
+def test_ctrl_c(tmp_path, monkeypatch):
+    """It ends the process of the student's code as well."""
+    joined, join = [], BaseProcess.join
+
+    def interrupted_once(process, timeout=None):
+        joined.append(process)
+        if len(joined) == 1:
+            raise KeyboardInterrupt
+        join(process, timeout)
+
+    monkeypatch.setattr(BaseProcess, "join", interrupted_once)
+    (tmp_path / FILE).write_text("while True: pass\n")
+    with pytest.raises(KeyboardInterrupt):
+        worker.observe(tmp_path, "attention", [], 1)
+    assert not joined[0].is_alive()
 
 
 def test_memory(tmp_path):

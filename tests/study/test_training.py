@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,9 +142,29 @@ def test_idle_parts(monkeypatch):
     assert not any("your" in line for line in lines)
 
 
-def test_few_steps_are_refused(folder, capsys):
-    assert study.main(["train", str(folder), "--steps", "0"]) == 2
-    assert "--steps 0" in capsys.readouterr().err
+@pytest.mark.parametrize(("flag", "value", "says"), [
+    ("--steps", "0", "--steps 0"), ("--data", "nosuch", "--data nosuch: there is no such folder")])
+def test_wrong_flags(flag, value, says, folder, capsys):
+    assert study.main(["train", str(folder), flag, value]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_no_scores(monkeypatch):
+    """If the training with the library's parts fails, too, its lines are the last ones."""
+    lines = []
+    monkeypatch.setattr(training, "run", lambda each, say: say("  it failed"))
+    assert training.compare(training.Training(Path("x"), (), None), lines.append) == 1
+    assert lines[-1] == "  it failed"
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_of_a_training(monkeypatch, capsys):
+    """A warning in the training's process is one line."""
+    monkeypatch.setattr(training.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("MINBERT_PLAIN", "0")  # for the test alone; _work sets it
+    monkeypatch.setattr(training, "train", lambda *_: warnings.warn("odd data", stacklevel=1))
+    training._work(training.Training(Path("x"), (), None), SimpleNamespace(send=lambda _: None))
+    assert capsys.readouterr().err == "warning: odd data\n"
 
 
 def test_plain_batches_are_padded(monkeypatch):
