@@ -60,10 +60,13 @@ class MultitaskTrainer(Trainer):
         model = self.accelerator.unwrap_model(model)
         scaler = self.accelerator.scaler  # None except for float16
         group = dist.group.WORLD if self.args.world_size > 1 else None
+        # older versions of transformers lack the first
+        accumulated = getattr(self, "current_gradient_accumulation_steps",
+                              self.args.gradient_accumulation_steps)
 
         def losses() -> Iterator[torch.Tensor]:
             for task, batch in self._prepare_inputs(inputs).items():
-                loss = model(task, **batch) / self.current_gradient_accumulation_steps
+                loss = model(task, **batch) / accumulated
                 yield loss if scaler is None else scaler.scale(loss)
 
         result = multitask_backward(losses(), model.encoder.parameters(), self.method,
@@ -82,14 +85,17 @@ def rows_of(examples: Mapping[str, Sequence[Example]]) -> list[dict[str, Example
             for i in range(longest)]
 
 
-def collate(tokenizer: BertTokenizer,
-            rows: Sequence[Mapping[str, Example]]) -> dict[str, dict[str, torch.Tensor]]:
-    """Rows → task → input_ids, attention_mask, token_type_ids, (batch, seq), and labels."""
+def collate(tokenizer: BertTokenizer, rows: Sequence[Mapping[str, Example]],
+            max_length: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
+    """Rows → task → input_ids, attention_mask, token_type_ids, (batch, seq), and labels.
+
+    What is longer than max_length tokens is cut.
+    """
     batch = {}
     for task in rows[0]:
         columns = zip(*(row[task].sentences for row in rows), strict=True)  # one, or two for pairs
         labels = torch.tensor([row[task].label for row in rows])
-        batch[task] = {**tokenizer(*columns), "labels": labels}
+        batch[task] = {**tokenizer(*columns, max_length=max_length), "labels": labels}
     return batch
 
 
@@ -103,8 +109,9 @@ def main() -> None:
     arguments = TrainingArguments(
         "hf-trainer", max_steps=50, per_device_train_batch_size=16, learning_rate=2e-4,
         logging_steps=10, save_strategy="no", report_to=[], remove_unused_columns=False)
+    positions = model.encoder.config.max_position_embeddings
     MultitaskTrainer(
-        model, arguments, data_collator=lambda rows: collate(tokenizer, rows),
+        model, arguments, data_collator=lambda rows: collate(tokenizer, rows, positions),
         train_dataset=rows_of({task: splits["train"] for task, splits in dataset.items()})).train()
 
 

@@ -210,7 +210,9 @@ def rewriting(path: Path) -> Iterator[TextIO]:
 
 def _is_stream(path: Path) -> bool:
     """Whether there is a device, a pipe or the like, which must never be replaced by a file."""
-    if path.absolute().parts[1:2] in (("dev",), ("proc",)):  # /dev/stdout may be a file
+    place = path.absolute()
+    # /dev/stdout may be a file; /dev/shm holds ordinary ones
+    if str(place.parent) in ("/dev", "/dev/fd") or place.parts[:2] == ("/", "proc"):
         return path.exists()
     return path.exists() and not (path.is_file() or path.is_dir())
 

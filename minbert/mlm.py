@@ -188,7 +188,7 @@ class BertForMaskedLM(nn.Module):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* has no pooler")
             encoder = BertModel.from_pretrained(folder)
-        model = cls(encoder.config, encoder)
+        model = cls(encoder.config, encoder).to("cpu", torch.float32)  # whatever the defaults are
         model._load_head(find_weights(folder))
         return model.eval()
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from .methods import Method
-from .surgery import combine, gram_matrix
+from .surgery import combine, gram_matrix, off_mps
 
 # How many numbers of each task's gradient are stacked into one matrix at a time.
 PIECE = 1 << 18
@@ -120,7 +120,7 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     for parameter in reached:
         for piece in _pieces(parameter, gradients[parameter]):
             gram += gram_matrix(piece)
-    seen = torch.stack(values).double() / scale
+    seen = off_mps(torch.stack(values)).double() / scale
     if group is not None:  # as the gradients: all processes must see the same
         dist.all_reduce(seen, group=group)
         seen /= dist.get_world_size(group)

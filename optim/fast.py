@@ -30,14 +30,15 @@ def fused_adamw_applies(update: Update) -> bool:
     """Whether `fused_adamw` computes what the plain `update` does; compared once per update."""
     if is_plain():
         return False
-    if update.__code__ not in _checked:
+    key = update, getattr(update, "__code__", None)  # closures of one factory share their code
+    if key not in _checked:
         off = _difference(update)
-        _checked[update.__code__] = off <= 1e-9
-        if not _checked[update.__code__]:
+        _checked[key] = off <= 1e-9
+        if not _checked[key]:
             warnings.warn("optim/fast.py does not compute what adamw_update in optim/adamw.py "
                           f"says: results differ by {off:.2g}. The plain form runs from now on, "
                           "exactly as written and slower", stacklevel=2)
-    return _checked[update.__code__]
+    return _checked[key]
 
 
 def _difference(update: Update) -> float:

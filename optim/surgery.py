@@ -175,14 +175,17 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
-    if gradients.device.type == "mps":  # has no float64
-        gradients = gradients.cpu()
-
+    gradients = off_mps(gradients)
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     for piece in gradients.split(_piece_for(gradients), dim=1):
         piece = piece.double()
         gram += piece @ piece.T
     return gram.cpu()
+
+
+def off_mps(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor; from a Mac's GPU, which has no float64, a copy in the CPU's memory."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 def combine(gradients: torch.Tensor, weights: torch.Tensor,

@@ -97,7 +97,8 @@ def load(model_class: type[Model], name_or_folder: str | Path, revision: str) ->
 
     has_pooler = OPTIONAL[0] in tensors
     if not has_pooler:
-        tensors.update({name: torch.empty(shapes[name]) for name in OPTIONAL})
+        tensors.update({name: torch.empty(shapes[name], dtype=torch.float32, device="cpu")
+                        for name in OPTIONAL})
     model.load_state_dict(tensors, assign=True)
     if not has_pooler:
         model.init_weights(model.pooler_dense)

@@ -3,7 +3,7 @@
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
 through the fast forms, values and gradients, without dropout and with it. Where the results differ,
 the plain form runs from then on, and one warning says what differed. A function of the book that
-is replaced later, as in a notebook, is noticed by its code object and compared again.
+is replaced later, as in a notebook, is noticed and compared again.
 """
 
 import sys
@@ -34,7 +34,7 @@ _lock = threading.RLock()
 
 Reference = tuple[type, type]  # the classes of layer and attention that the fast forms equalled
 # What was compared → the book's functions, kept so that ids stay theirs; and the result.
-_references: dict[tuple, tuple[tuple[types.CodeType, ...], Reference | None]] = {}
+_references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
 
 
 def is_running() -> bool:
@@ -44,18 +44,23 @@ def is_running() -> bool:
 
 def reference_of(model: nn.Module) -> Reference | None:
     """The classes whose forward the fast forms equal on this model's device, or None."""
-    code = tuple(_code_of_book(model))
+    functions = tuple(_functions_of_book(model))
     device = model.pooler_dense.weight.device.type
-    key = (type(model), model.config.hidden_act, device, *map(id, code))
+    key = (type(model), model.config.hidden_act, device, *map(id, functions))
     if key not in _references:
         with _lock:
             if key not in _references:
-                _references[key] = code, _compared(model, device)
+                _references[key] = functions, _compared(model, device)
     return _references[key][1]
 
 
-def _code_of_book(model: nn.Module) -> Iterator[types.CodeType]:
-    """The code of every function in the modules that define the model's parts."""
+def _functions_of_book(model: nn.Module) -> Iterator[object]:
+    """Every function in the modules that define the model's parts, each followed by its code.
+
+    The code alone is not enough: closures of one factory share it, and partials and other callable
+    objects have none. Modules, such as a notebook's models, are left out: they would be kept in
+    memory.
+    """
     parts = [model, model.embeddings]
     for layer in model.layers[:1]:
         parts.append(layer)
@@ -67,7 +72,10 @@ def _code_of_book(model: nn.Module) -> Iterator[types.CodeType]:
             is_own_class = isinstance(value, type) and value.__module__ == name
             for item in vars(value).values() if is_own_class else [value]:
                 if isinstance(item, types.FunctionType):
-                    yield item.__code__
+                    yield item
+                    yield item.__code__  # which may be replaced, too
+                elif callable(item) and not isinstance(item, (type, nn.Module)):
+                    yield item
 
 
 def _compared(model: nn.Module, device: str) -> Reference | None:

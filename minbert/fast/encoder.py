@@ -32,7 +32,7 @@ def applies(model: nn.Module) -> bool:
 def _is_called_as_built(part: nn.Module, layer_class: type, attention_class: type) -> bool:
     return (type(part) is layer_class and layer.is_unhooked(part)
             and type(part.self_attention) is attention_class
-            and layer.is_unhooked(part.self_attention))
+            and layer.is_unhooked(part.self_attention, "split_heads"))
 
 
 def is_by_hand(model: nn.Module) -> bool:

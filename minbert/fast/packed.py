@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from . import layer as by_hand
 from .packing import Packing
 
+LARGEST_FLASH_HEAD = 256  # the largest head_dim that torch's FlashAttention takes
+
 
 def encode_layers(model: nn.Module, row: torch.Tensor, packing: Packing,
                   first_only: bool = False) -> torch.Tensor:
@@ -45,8 +47,9 @@ def attend(attention: nn.Module, row: torch.Tensor, packing: Packing) -> torch.T
     dropout = attention.dropout if attention.training else 0.0
     shape = (3, attention.num_heads, attention.head_dim)
 
-    # torch's kernels take heads of whole 16 bytes
-    if mixed.device.type == "cuda" and attention.head_dim % 8 == 0:
+    # torch's kernels take heads of whole 16 bytes, and no float64
+    if (mixed.device.type == "cuda" and attention.head_dim % 8 == 0
+            and mixed.dtype != torch.float64):
         heads = mixed.unflatten(-1, shape).unbind(1)  # each (tokens, heads, head_dim)
         return ragged_attention(*heads, packing.bounds, packing.seq, dropout).flatten(1)
 
@@ -61,9 +64,10 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
                      bounds: torch.Tensor, longest: int, dropout: float = 0.0) -> torch.Tensor:
     """Attention within each sequence of a packed row on a CUDA device, without padding.
 
-    In half precision by the kernel of Dao 2023 (FlashAttention-2), in float32 by that of Lefaudeux
-    et al. 2022 (xFormers), both as torch has them. Their ATen names are called, since torch's
-    public form of the first, `varlen_attn`, has no dropout.
+    In half precision by the kernel of Dao 2023 (FlashAttention-2), in float32, and where that
+    kernel cannot be used, by that of Lefaudeux et al. 2022 (xFormers), both as torch has them.
+    Their ATen names are called, since torch's public form of the first, `varlen_attn`, has no
+    dropout.
 
     Args:
         query, key, value: (tokens, heads, head_dim).
@@ -74,7 +78,10 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
         (tokens, heads, head_dim).
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    if is_half and torch.cuda.get_device_capability(query.device) >= (8, 0):
+    # Builds for Windows lack the kernel. A torch too old to say whether it has it gets the other.
+    is_flash_built = getattr(torch.backends.cuda, "is_flash_attention_available", bool)
+    if (is_half and is_flash_built() and query.shape[-1] <= LARGEST_FLASH_HEAD
+            and torch.cuda.get_device_capability(query.device) >= (8, 0)):
         return torch.ops.aten._flash_attention_forward(
             query, key, value, bounds, bounds, longest, longest, dropout, False, False)[0]
     row = torch.ops.aten._efficient_attention_forward(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from optim import AdamW, split_decayed
+from optim.surgery import off_mps
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
@@ -29,7 +30,8 @@ def clip_scale(clip: float, norm: float) -> float:
 
 def squared_norm(module: nn.Module) -> torch.Tensor:
     """‖gradient‖² in float64, where the square of a number that float32 holds never overflows."""
-    return sum(parameter.grad.double().square().sum() for parameter in module.parameters())
+    gradients = (off_mps(parameter.grad) for parameter in module.parameters())
+    return sum(gradient.double().square().sum() for gradient in gradients)
 
 
 def finite_loss(name: str, loss: float) -> float:

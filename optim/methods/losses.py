@@ -118,9 +118,15 @@ class Famo:
         return z / losses / (z / losses).sum()
 
     def observe(self, losses: torch.Tensor) -> None:
-        """losses: (tasks,), of the same batches after the update."""
+        """losses: (tasks,), of the same batches after the update.
+
+        Nothing is learnt if the method was not called for that update, as after an overflow.
+        """
+        before = self.state.pop("before", None)
+        if before is None:
+            return
         xi = self.state["xi"]
-        delta = self.state["before"].log() - (losses.double() + self.SMALLEST).log()
+        delta = before.log() - (losses.double() + self.SMALLEST).log()
         z = xi.softmax(0)
         gradient = z * (delta - z @ delta)  # (∂softmax/∂ξ)ᵀ δ
         adam_(self.state, xi, gradient + self.decay * xi, self.lr)

@@ -8,6 +8,7 @@ Write it yourself: minbert study, ex11_adamw.py.
 """
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -146,6 +147,24 @@ def test_fused_equals_plain(dtype, weight_decay, correct_bias):
     tolerance = 20 * torch.finfo(dtype).eps
     plain, fused = ends
     assert_close(fused, plain, atol=tolerance, rtol=tolerance)
+
+
+def test_replaced_updates(monkeypatch):
+    """An update that is replaced takes effect, be it a partial or a closure."""
+    def scaled(factor):
+        def update(theta, g, *given, **options):
+            adamw_update(theta, factor * g, *given, **options)
+
+        return update
+
+    expected = run(AdamW)
+    for update in (functools.partial(adamw_update), scaled(1.0)):
+        monkeypatch.setattr("optim.adamw.adamw_update", update)
+        assert torch.equal(run(AdamW), expected)
+
+    monkeypatch.setattr("optim.adamw.adamw_update", scaled(-1.0))
+    with pytest.warns(UserWarning, match="does not compute what adamw_update"):
+        assert not torch.equal(run(AdamW), expected)
 
 
 def test_bowl_and_valley():

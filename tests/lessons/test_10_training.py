@@ -348,10 +348,10 @@ def adapted(model):
     layer.register_forward_hook(lambda layer, _, out: out + layer.adapter(out))
 
 
-def doubled(model, method):
+def doubled(module, method):
     """A method of the user's own: twice what ours returns."""
-    ours = getattr(model, method)
-    setattr(model, method, lambda *given: 2 * ours(*given))
+    ours = getattr(module, method)
+    setattr(module, method, lambda *given: 2 * ours(*given))
 
 
 def penalised(model):
@@ -410,6 +410,8 @@ LIBERTIES = {
     "a hook on the encoder": (lambda model: model.encoder.register_forward_hook(louder), 0),
     "a forward of its own": (lambda model: doubled(model, "forward"), 0),
     "a way to embed of its own": (lambda model: doubled(model, "embed"), 0),
+    "a way to split heads of its own": (
+        lambda model: doubled(model.encoder.layers[0].self_attention, "split_heads"), 0),
     "a hook on the pooler": (
         lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 1),
     "a frozen weight": (

@@ -173,6 +173,17 @@ def test_famo():
         optimizer.step()
 
 
+def test_famo_after_an_overflow():
+    """Losses after a step for which FAMO was not called are ignored."""
+    method = Famo()
+    method.observe(LOSSES[0])
+    assert not method.state
+    method(GRAM, LOSSES[0])
+    for losses in LOSSES[1:]:
+        method.observe(losses)
+    assert method.state["step"] == 1
+
+
 def test_dwa():
     """From the third epoch on, weights follow the ratio of the last two epochs' mean losses."""
     method = DynamicWeightAverage(temperature=2.0)

@@ -169,17 +169,22 @@ def test_when_no_graph_can_be_made(monkeypatch):
     assert torch.equal(losses, trained()[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_for_packed_rows(dtype, monkeypatch):
-    """The kernels for packed rows exist, with their derivatives.
+@pytest.mark.parametrize(("dtype", "head_dim", "is_flash_built", "other"), [
+    (torch.float32, 32, True, "flash"), (torch.bfloat16, 32, True, "efficient"),
+    (torch.bfloat16, 32, False, "flash"), (torch.bfloat16, 264, True, "flash")])
+def test_kernels_for_packed_rows(dtype, head_dim, is_flash_built, other, monkeypatch):
+    """The kernels for packed rows exist, with their derivatives, and the right one is called.
 
     No numbers are computed: torch works out shapes, and which kernel backward would call.
     """
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    rows = torch.empty(3, 105, 4, 32, device="meta", dtype=dtype, requires_grad=True)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available",
+                        lambda: is_flash_built, raising=False)
+    monkeypatch.setattr(torch.ops.aten, f"_{other}_attention_forward", None)
+    rows = torch.empty(3, 105, 4, head_dim, device="meta", dtype=dtype, requires_grad=True)
 
     row = ragged_attention(*rows, torch.empty(5, dtype=torch.int32, device="meta"), 64, 0.1)
-    assert (row.shape, row.dtype) == ((105, 4, 32), dtype)
+    assert (row.shape, row.dtype) == ((105, 4, head_dim), dtype)
 
     row.sum().backward()
     assert rows.grad.shape == rows.shape
@@ -416,6 +421,17 @@ def test_gpu_encode_and_forward():
     torch.testing.assert_close(ours.last_hidden_state.cpu()[mask], expected.last_hidden_state[mask],
                                atol=2e-5, rtol=0)
     torch.testing.assert_close(ours.pooler_output.cpu(), expected.pooler_output, atol=2e-5, rtol=0)
+
+
+@needs_cuda
+def test_float64_on_a_gpu():
+    """Without a kernel for packed rows in float64, attention runs on the padded grid."""
+    model = build(positions=128).eval()
+    encoder, inputs = model.encoder.double(), model.tokenizer(SENTENCES)
+
+    found = on_cuda(encoder)(**{name: value.to(CUDA) for name, value in inputs.items()})
+
+    torch.testing.assert_close(found.pooler_output.cpu(), encoder(**inputs).pooler_output)
 
 
 @needs_cuda

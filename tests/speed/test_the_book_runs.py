@@ -12,7 +12,7 @@ import sys
 import warnings
 import weakref
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -189,6 +189,24 @@ def test_a_function_replaced_in_a_notebook_is_noticed(tiny_model, monkeypatch):
 
     monkeypatch.setattr(minbert.attention, "attention", lambda query, key, value, *_: value)
     with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
+        after = tiny_model(ids).pooler_output
+    assert (after - before).abs().max() > 1e-4
+
+
+def scaled_by(factor, attention):
+    return lambda *given: factor * attention(*given)
+
+
+@pytest.mark.parametrize("scaled", [scaled_by, lambda *given: partial(scaled_by(*given))])
+def test_functions_that_share_their_code_are_told_apart(scaled, tiny_model, monkeypatch):
+    """Closures of one factory have one code object, and partials have none."""
+    ids, book = torch.randint(20, (2, 5)), minbert.attention.attention
+    monkeypatch.setattr(minbert.attention, "attention", scaled(1.0, book))
+    before = tiny_model(ids).pooler_output
+    assert fast.applies(tiny_model)
+
+    monkeypatch.setattr(minbert.attention, "attention", scaled(2.0, book))
+    with pytest.warns(UserWarning, match="does not compute what"):
         after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -207,6 +208,15 @@ def test_pipes_and_devices_stay(tmp_path):
     before = os.stat("/dev/null")
     write_text(Path("/dev/null"), "gone")
     assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm on this system")
+def test_files_in_memory_are_replaced():
+    """Below /dev there may be ordinary files, too."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for text in ("old", "new"):
+            write_text(Path(folder) / "answers", text)
+        assert (Path(folder) / "answers").read_text() == "new"
 
 
 def test_errors_name_the_users_path(tmp_path):
@@ -455,6 +465,25 @@ def test_default_dtype(model, tok):
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(found[0], expected[0])
     assert (found[1] == expected[1]).all()
+
+
+def test_loading_under_another_default_dtype(model, tok, tmp_path):
+    """Loaded models are float32 throughout, also what a file lacks."""
+    BertForMaskedLM(model.encoder.config, model.encoder).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensors[name] for name in tensors if "pooler" not in name}, file)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.warns(UserWarning, match="has no pooler"):
+            encoder = BertModel.from_pretrained(tmp_path)
+        masked = BertForMaskedLM.from_pretrained(tmp_path)
+        outputs = [encoder(**tok(TEXTS)).pooler_output, masked(**tok(TEXTS)).logits]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = [*outputs, *encoder.parameters(), *masked.parameters()]
+    assert {tensor.dtype for tensor in found} == {torch.float32}
 
 
 @pytest.mark.parametrize(("files", "name", "error", "message"), [

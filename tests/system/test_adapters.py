@@ -18,6 +18,7 @@ from programs import ROOT, python
 from test_10_training import EXAMPLES, build, flat, without_head_dropout
 from torch.testing import assert_close
 
+from multitask.data.examples import Example
 from optim import project_conflicting
 
 # transformers and Lightning warn of one another's and torch's deprecations
@@ -134,6 +135,14 @@ def test_hf_accumulation():
     expected = sum(gradients(before, [loss / 2 for loss in hf_losses(before, half)], generator)
                    for half in (ROWS[:2], ROWS[2:]))
     assert_close(movement(model, before), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_hf_cuts_long_inputs():
+    """Sentences and pairs are cut to the length that the model has positions for."""
+    row = {"sst": Example("1", ("a film " * 40,), 1.0),
+           "para": Example("1", ("a film " * 40, "no"), 1.0)}
+    for inputs in hf_trainer.collate(build().tokenizer, [row], 32).values():
+        assert inputs["input_ids"].shape == (1, 32)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

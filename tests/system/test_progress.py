@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import programs
 
+from minbert import BertModel, BertTokenizer
 from minbert.progress import Progress
 
 
@@ -47,6 +48,14 @@ def test_no_line_within_a_minute(monkeypatch):
 def test_tqdm_disable(monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     assert count(Terminal(), monkeypatch, 100) == ""
+
+
+def test_without_a_console(tiny_checkpoint, monkeypatch):
+    """A program without a console has no sys.stderr, and needs no progress."""
+    model = BertModel.from_pretrained(tiny_checkpoint)
+    tokenizer = BertTokenizer.from_pretrained(tiny_checkpoint)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert model.encode(["a film"], tokenizer).shape == (1, 24)
 
 
 @patch.dict(os.environ)  # which --quiet changes
