@@ -13,8 +13,8 @@ from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
 from multitask.reports.dev_set_report import predictions, verdict
-from multitask.reports.figures import confusion_matrix, loss_curves
-from multitask.reports.page import escape
+from multitask.reports.figures import calibration_plot, confusion_matrix, loss_curves
+from multitask.reports.page import escape, svg
 from multitask.reports.run_report import headline, summary, write_report
 from multitask.tasks import TASKS, Task
 
@@ -187,6 +187,14 @@ def test_many_classes(classes, written, is_drawn):
     found = {"n": classes, "confusion": {"counts": counts}}
     page = "".join(predictions({"many": task}, {"tasks": {"many": found}}))
     assert ("<img" in page) == is_drawn
+
+
+def test_dollars_in_class_names():
+    """Text between two dollar signs is not a formula."""
+    names = ["$0_$9", "$5-$6"]
+    drawn = svg(confusion_matrix([[1, 0], [0, 1]], names)).decode()
+    assert [drawn.count(f">{name}<") for name in names] == [2, 2]  # on both axes
+    assert "share of '$0_$9'" in svg(calibration_plot([], names[0])).decode()
 
 
 def test_a_few_points_are_no_curve(tmp_path):
