@@ -275,6 +275,12 @@ def test_holm_covers_arms_and_tasks(grown):
         assert row["mean"] == pytest.approx(means[0] - means[1])
 
 
+def test_each_arm_has_its_file(tmp_path):
+    names = [arms.trial_file(tmp_path, 1, arm).name
+             for arm in ("gradnorm:lr=.1", "gradnorm:lr=1", "cagrad:c=0.8")]
+    assert names == ["1-gradnorm_lr__1.json", "1-gradnorm_lr_1.json", "1-cagrad_c_0_8.json"]
+
+
 def test_ranks(monkeypatch):
     """Rank 1 is the best, equal averages share a rank, and intervals stay within the ranks."""
     found = question.ranks_of({"a": [.9, .9, .5], "b": [.5, .9, .6], "c": [.1, .2, .1]})
