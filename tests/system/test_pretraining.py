@@ -28,7 +28,7 @@ from multitask import pretrain
 from multitask.data.examples import read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.pretraining import run as pretraining
-from multitask.pretraining.batches import made_ahead
+from multitask.pretraining.batches import TrainingBatches, made_ahead
 from multitask.pretraining.corpus import Corpus, read_passages, split_passages
 from multitask.pretraining.segments import RunningText, TextTwice
 from multitask.pretraining.settings import PretrainingSettings
@@ -269,6 +269,14 @@ def test_trivial_accuracy(finished, text):
     deviation = math.sqrt(1 / 11 * 10 / 11 / 79)
     assert metrics["trivial_accuracy"] == pytest.approx(1 / 11, abs=4 * deviation)
     assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
+
+
+def test_most_frequent_piece():
+    """[UNK] is never hidden, so guessing it would always be wrong."""
+    unknown, known = PIECES.vocabulary["[UNK]"], PIECES.vocabulary["a"]
+    corpus = Corpus(np.array([unknown, unknown, known], dtype=np.uint16), np.array([3]))
+    text = RunningText(corpus, [0], 8, PIECES)
+    assert TrainingBatches(text, PIECES, PretrainingSettings("")).most_frequent() == known
 
 
 def test_learning_rate(finished):
