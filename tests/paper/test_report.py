@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -344,3 +345,18 @@ def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, sa
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, capsys):
     assert analysis_command.main([str(tmp_path)]) == 2
     assert "holds no config.json: expected the folder of a finished run" in capsys.readouterr().err
+
+
+def test_data_in_place_of_the_runs_own(trained, small_data, tmp_path, capsys):
+    """The report names the data that were read; a dev set of another size is refused."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    data = shutil.copytree(small_data, tmp_path / "moved")
+    assert analysis_command.main([str(run), "--data", str(data)]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "/moved, seed" in page
+
+    path = data / TASKS["sst"].dev
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    assert analysis_command.main([str(run), "--data", str(data)]) == 2
+    assert "39 dev examples of sst, but the scores of" in capsys.readouterr().err
+    assert (run / "report.html").read_text(encoding="utf-8") == page
