@@ -21,26 +21,34 @@ def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -
     """Analyses a finished run; writes analysis.json and report.html, returns the report's path.
 
     Args:
-        data: a folder in place of the run's own data.
+        data: a folder in place of the run's own data, if they have moved.
         tasks: as --tasks names them, if their files have moved.
 
     Raises:
-        FileNotFoundError, ValueError: the folder is not a finished run.
+        FileNotFoundError, ValueError: the folder is not a finished run, or a dev set has another
+            number of examples than the run's.
     """
     for name in (CONFIG_FILE, METRICS_FILE, LOG_FILE):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} holds no {name}: expected the folder of a finished run")
-    settings = Settings.load(run / CONFIG_FILE)
+    settings, metrics = Settings.load(run / CONFIG_FILE), read_object(run / METRICS_FILE)
     model = trained_model(run)
-    dataset = load_data(settings_of_run(run, data, tasks))
+    used = settings_of_run(run, data, tasks)
+    dataset = load_data(used)
+    for name in model.tasks:
+        own, found = metrics["examples"][name]["dev"], len(dataset[name]["dev"])
+        if found != own:
+            raise ValueError(f"{used.data_title}: {found:,} dev examples of {name}, but the scores "
+                             f"of {run} are of {own:,}: name the run's own data with --data")
+
     logits = {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
               for name in model.tasks}
     analysis = analyse(model.tasks, dataset, logits)
     write_json(run / ANALYSIS_FILE, analysis, indent=None)
 
     steps, epochs = list(read_events(run, "step")), list(read_events(run, "epoch"))
-    metrics = read_object(run / METRICS_FILE)
-    write_report(run / REPORT_FILE, vars(settings), metrics, steps, epochs, analysis)
+    shown = {**vars(settings), "data": used.data, "tasks": used.tasks}
+    write_report(run / REPORT_FILE, shown, metrics, steps, epochs, analysis)
     return run / REPORT_FILE
 
 

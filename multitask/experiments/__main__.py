@@ -51,11 +51,13 @@ def build_parser() -> Parser:
     add("--out", type=user_path, metavar="FOLDER",
         help="(default: experiments/PRESET or experiments/surgery)")
     add("--max-steps", type=int, metavar="N",
-        help="end each stage after N steps (default: the preset's)")
+        help="end each stage after N steps (default: the preset's; "
+             f"{QUESTION_STEPS} for --question)")
     add("--batch-size", type=int, metavar="N",
         help=f"for --question: examples of each task per step (default: {Question.batch_size})")
     add("--eval-limit", type=int, metavar="N",
-        help="at most N dev examples per task (default: the preset's)")
+        help="at most N dev examples per task (default: the preset's; "
+             f"{Question.eval_limit} for --question)")
     add("--device", choices=DEVICES, default="auto", help="(default: auto)")
     add("--precision", choices=PRECISIONS, default="auto", help=PRECISION_HELP)
     add("--test-labels", type=user_path, metavar="FOLDER",

@@ -125,7 +125,8 @@ def training_of(arm: str, task: str) -> str:
 
 
 def trial_file(out: Path, seed: int, training: str) -> Path:
-    name = re.sub(r"[^\w+-]+", "_", training, flags=re.ASCII)  # of options: cagrad:c=0.4
+    # of options: cagrad:c=0.4; one _ per character, so that lr=.1 and lr=1 have two files
+    name = re.sub(r"[^\w+-]", "_", training, flags=re.ASCII)
     return out / TRIALS / f"{seed}-{name}.json"
 
 

@@ -93,9 +93,11 @@ class Grid:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
 
     def check(self) -> None:
-        """Raises ValueError if the folder holds results of another grid."""
+        """Raises ValueError if the folder holds trainings of another grid, finished or not."""
         path = self.out / GRID_FILE
-        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.METRICS_FILE}"))
+        of_a_training = (run.CONFIG_FILE, run.METRICS_FILE, FAILED_FILE)
+        has_results = path.is_file() and any(
+            any(self.out.glob(f"seed-*/*/*/{name}")) for name in of_a_training)
         preset = PRESETS[self.preset]
         settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)

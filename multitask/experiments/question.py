@@ -77,6 +77,7 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
 
     Raises:
         ValueError: the folder holds results of another question, or there is no such arm.
+        FloatingPointError: an arm diverges; the message says how to go on without it.
     """
     arms = claim(question, out, arms)
     settings = question.settings(seeds[0])
@@ -93,9 +94,13 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
             if path.is_file():
                 continue
             say(f"seed {seed}: {training}")
-            trial, predictions = train_arm(question, training, seed, dataset, tokens,
-                                           steps[training], constant_of(training, seed, out),
-                                           probe=seed == seeds[0] and training == PCGRAD)
+            try:
+                trial, predictions = train_arm(question, training, seed, dataset, tokens,
+                                               steps[training], constant_of(training, seed, out),
+                                               probe=seed == seeds[0] and training == PCGRAD)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{training}, seed {seed}: {error}; "
+                                         f"{remedy(training, arms, out)}") from None
             with replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
                 np.savez(file, **predictions)
             write_json(path, trial)
@@ -124,8 +129,19 @@ def claim(question: Question, out: Path, arms: Sequence[str] | None) -> tuple[st
     for arm in asked:
         check_arm(arm)
     claim_folder(path, dataclasses.asdict(question), has_results, arms=asked)
+    if not has_results:
+        (out / "times.json").unlink(missing_ok=True)  # it may be of another question
     (out / TRIALS).mkdir(exist_ok=True)
     return asked
+
+
+def remedy(training: str, arms: Sequence[str], out: Path) -> str:
+    """What to do about a training that diverges, since it would diverge again."""
+    arm = next((arm for arm in arms if training in trainings_of([arm])), BEST)  # a row of its grid
+    if arm in ALWAYS:
+        return (f"no question goes without {arm}: take another --model or --batch-size, and "
+                "another --out")
+    return f"to go on without {arm}, take it out of {out / 'asked.json'} and of --arms"
 
 
 def read_trial(out: Path, seed: int, training: str) -> dict:

@@ -64,9 +64,11 @@ class TrainingBatches:
         return order[place * self.size:(place + 1) * self.size]
 
     def most_frequent(self) -> int:
-        """The id of the most frequent piece."""
+        """The id of the most frequent piece. Special ones do not count: they are never hidden."""
         pieces = [self.text.corpus.ids[start:end] for start, end in self.text.sequences.tolist()]
-        return int(np.bincount(np.concatenate(pieces)).argmax())
+        counts = np.bincount(np.concatenate(pieces))
+        counts[self._masking.special[:len(counts)].numpy()] = 0
+        return int(counts.argmax())
 
 
 def held_out_batches(text: RunningText, tokenizer: BertTokenizer) -> list[MaskedBatch]:

@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import lzma
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _passages_of_file(path: Path) -> list[list[str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"--text {path} is not UTF-8 ({error}); convert it, for example with "
                          "iconv") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"--text {path} cannot be read ({error}); is it complete, and is its "
                          "ending right?") from None
     return [passage for passage in passages if passage]

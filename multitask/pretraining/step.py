@@ -152,8 +152,11 @@ class MaskedTrainer:
 
 
 def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
-    """The mean cross entropy over the hidden tokens."""
-    return F.cross_entropy(model.masked_logits(*batch), batch.masked.labels)
+    """The mean cross entropy over the hidden tokens; 0 where none could be hidden."""
+    logits = model.masked_logits(*batch)
+    if not len(logits):  # the mean of nothing would be NaN
+        return logits.sum()
+    return F.cross_entropy(logits, batch.masked.labels)
 
 
 @torch.no_grad()

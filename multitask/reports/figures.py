@@ -220,6 +220,11 @@ def bound_labels(bounds: Sequence[float]) -> list[str]:
     return labels
 
 
+def plain(text: object) -> str:
+    """The user's text, escaped: between two dollar signs matplotlib would read a formula."""
+    return str(text).replace("$", r"\$")
+
+
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object]) -> Figure:
     """Shade and percentage: share of the row; below it the count."""
     counts = np.asarray(counts)
@@ -235,8 +240,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
                       ha="center", va="center", fontsize=9,
                       color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
-    axes.set_xticks(middles, classes)
-    named = [f"{name}\n({n:,})" for name, n in zip(classes, counts.sum(1).tolist(), strict=True)]
+    names = [plain(name) for name in classes]
+    axes.set_xticks(middles, names)
+    named = [f"{name}\n({n:,})" for name, n in zip(names, counts.sum(1).tolist(), strict=True)]
     axes.set_yticks(middles, named, fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -269,7 +275,8 @@ def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: di
 
 def calibration_plot(bins: Sequence[dict], label: str) -> Figure:
     """Share of a label against the probability given to it, one point per bin, n beside it."""
-    figure, axes = empty(f"probability given to '{label}'", f"share of '{label}'", height=3.6)
+    name = plain(label)
+    figure, axes = empty(f"probability given to '{name}'", f"share of '{name}'", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     for row in bins:
         _point(axes, row["mean"], row["share"], row["interval"])

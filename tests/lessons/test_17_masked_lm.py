@@ -212,6 +212,16 @@ def test_bf16_loss(model):
     assert found[0] == pytest.approx(found[1], abs=0.05)
 
 
+def test_nothing_to_hide(model):
+    """A batch of special pieces alone has a loss of 0, and a gradient of 0."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    batch = running(Masked(torch.tensor([2, 1, 3]), nothing, nothing), Packing.from_lengths([3]))
+    for precision in ("fp32", "bf16"):
+        trainer = MaskedTrainer(model, 0.0, 0.0, 1.0, precision)
+        assert trainer.step(batch) == 0
+        assert not trainer.gradients.matrix.any()
+
+
 def test_clipping(model):
     """A gradient that is too long is clipped to the given norm; a shorter one stays as it is."""
     row, packing = torch.randint(5, 50, (20,)), Packing.from_lengths([20])

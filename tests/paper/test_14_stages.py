@@ -5,6 +5,7 @@ encoder has to encode each sentence only once, and that a resumed run repeats no
 """
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -408,6 +409,19 @@ def test_note_of_a_preset(tmp_path):
     (tmp_path / "grid.json").write_text(json.dumps(request))
     with pytest.raises(ValueError, match="another settings"):
         grid.check()
+
+
+@pytest.mark.parametrize("name", ["config.json", "failed.txt"])
+def test_begun_grid(tmp_path, name):
+    """A training that was begun, or that failed, keeps other grids out of the folder."""
+    grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
+    grid.check()
+    folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    grid.check()
+    with pytest.raises(ValueError, match="another model"):
+        dataclasses.replace(grid, model="minbert-mini").check()
 
 
 def test_seeds_give_intervals():

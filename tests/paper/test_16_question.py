@@ -136,6 +136,16 @@ def test_another_question(asked):
         question.ask(dataclasses.replace(ask, steps=4), out, SEEDS)
 
 
+def test_times_of_another_question(asked, tmp_path):
+    """Times are kept only beside results: without any, they may be of another question."""
+    times = tmp_path / "times.json"
+    for has_results in (False, True):
+        times.write_text("{}")
+        question.claim(asked[0], tmp_path, None)
+        assert times.exists() == has_results
+        arms.trial_file(tmp_path, 1, "sum").write_text("{}")
+
+
 def test_question_pages(asked):
     _, out, _ = asked
     page, text = (out / "report.html").read_text(), (out / "question.md").read_text()
@@ -225,6 +235,29 @@ def test_arms_are_added(before, grown):
         assert new[key] == old[key]
 
 
+def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
+    """The error says how to go on without the arm, and that works."""
+    out = shutil.copytree(before, tmp_path / "surgery")
+
+    def diverge(*_, **__):
+        raise FloatingPointError("the loss of sst is nan")
+
+    monkeypatch.setattr(question, "train_arm", diverge)
+    message = (r"mgda, seed 11711: the loss of sst is nan; to go on without mgda, take it out of "
+               r".*asked\.json and of --arms")
+    with pytest.raises(FloatingPointError, match=message):
+        question.ask(asked[0], out, SEEDS, ["mgda"], say=lambda line: None)
+    request = json.loads((out / "asked.json").read_text())
+    request["arms"].remove("mgda")
+    (out / "asked.json").write_text(json.dumps(request))
+    results = question.ask(asked[0], out, SEEDS, say=lambda line: None)
+    assert list(results["scores"]["equal_steps"]) == list(DEFAULT)
+
+    assert "go on without single," in question.remedy("single-sst", DEFAULT, out)
+    assert "go on without best-constant," in question.remedy(arms.GRID[0], ADDED, out)
+    assert "no question goes without sum" in question.remedy("sum", DEFAULT, out)
+
+
 def test_best_constant(grown):
     """best-constant has the weights with the best average on two other seeds, at half the steps."""
     out, _ = grown
@@ -273,6 +306,12 @@ def test_holm_covers_arms_and_tasks(grown):
     for row in family["sum"]["average"]:
         means = [np.mean(list(scores[arm].values())) for arm in (row["arm"], "sum")]
         assert row["mean"] == pytest.approx(means[0] - means[1])
+
+
+def test_each_arm_has_its_file(tmp_path):
+    names = [arms.trial_file(tmp_path, 1, arm).name
+             for arm in ("gradnorm:lr=.1", "gradnorm:lr=1", "cagrad:c=0.8")]
+    assert names == ["1-gradnorm_lr__1.json", "1-gradnorm_lr_1.json", "1-cagrad_c_0_8.json"]
 
 
 def test_ranks(monkeypatch):

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -13,8 +14,8 @@ from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
 from multitask.reports.dev_set_report import predictions, verdict
-from multitask.reports.figures import confusion_matrix, loss_curves
-from multitask.reports.page import escape
+from multitask.reports.figures import calibration_plot, confusion_matrix, loss_curves
+from multitask.reports.page import escape, svg
 from multitask.reports.run_report import headline, summary, write_report
 from multitask.tasks import TASKS, Task
 
@@ -189,6 +190,14 @@ def test_many_classes(classes, written, is_drawn):
     assert ("<img" in page) == is_drawn
 
 
+def test_dollars_in_class_names():
+    """Text between two dollar signs is not a formula."""
+    names = ["$0_$9", "$5-$6"]
+    drawn = svg(confusion_matrix([[1, 0], [0, 1]], names)).decode()
+    assert [drawn.count(f">{name}<") for name in names] == [2, 2]  # on both axes
+    assert "share of '$0_$9'" in svg(calibration_plot([], names[0])).decode()
+
+
 def test_a_few_points_are_no_curve(tmp_path):
     few = small_analysis("plain", n=40)  # by length, bins of 20 examples
     few["tasks"]["para"]["calibration"]["bins"][4:] = []
@@ -336,3 +345,18 @@ def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, sa
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, capsys):
     assert analysis_command.main([str(tmp_path)]) == 2
     assert "holds no config.json: expected the folder of a finished run" in capsys.readouterr().err
+
+
+def test_data_in_place_of_the_runs_own(trained, small_data, tmp_path, capsys):
+    """The report names the data that were read; a dev set of another size is refused."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    data = shutil.copytree(small_data, tmp_path / "moved")
+    assert analysis_command.main([str(run), "--data", str(data)]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "/moved, seed" in page
+
+    path = data / TASKS["sst"].dev
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    assert analysis_command.main([str(run), "--data", str(data)]) == 2
+    assert "39 dev examples of sst, but the scores of" in capsys.readouterr().err
+    assert (run / "report.html").read_text(encoding="utf-8") == page

@@ -28,7 +28,7 @@ from multitask import pretrain
 from multitask.data.examples import read_examples
 from multitask.data.multinli import FILES, read_multinli
 from multitask.pretraining import run as pretraining
-from multitask.pretraining.batches import made_ahead
+from multitask.pretraining.batches import TrainingBatches, made_ahead
 from multitask.pretraining.corpus import Corpus, read_passages, split_passages
 from multitask.pretraining.segments import RunningText, TextTwice
 from multitask.pretraining.settings import PretrainingSettings
@@ -271,6 +271,14 @@ def test_trivial_accuracy(finished, text):
     assert metrics["held_out_tokens_masked"] == round(0.15 * 4 * 12 * 11)
 
 
+def test_most_frequent_piece():
+    """[UNK] is never hidden, so guessing it would always be wrong."""
+    unknown, known = PIECES.vocabulary["[UNK]"], PIECES.vocabulary["a"]
+    corpus = Corpus(np.array([unknown, unknown, known], dtype=np.uint16), np.array([3]))
+    text = RunningText(corpus, [0], 8, PIECES)
+    assert TrainingBatches(text, PIECES, PretrainingSettings("")).most_frequent() == known
+
+
 def test_learning_rate(finished):
     rates = [step["lr"] for step in events(finished, "step")]
     assert rates[:3] == pytest.approx([1e-2 * k / 3 for k in range(1, 4)])  # 5 % of 60
@@ -442,6 +450,7 @@ def test_continues_from_checkpoint(finished, text, tmp_path):
     (["--text", "{latin}"], "is not UTF-8"),
     (["--text", "{broken}"], "cannot be read"),
     (["--text", "{cut}"], "cannot be read"),
+    (["--text", "{damaged}"], "cannot be read"),
     (["--text", "{text}", "--heads", "3"], "--hidden 256 is not divisible by --heads 3"),
     (["--text", "{text}", "--from", "x", "--layers", "2"], "--layers is for a model from scratch"),
     (["--text", "{text}", "--steps", "2", "--epochs", "2"], "give one of them"),
@@ -452,12 +461,14 @@ def test_continues_from_checkpoint(finished, text, tmp_path):
      "has one token type, but two segments need two"),
 ])
 def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
-    files = {name: tmp_path / name for name in ("one", "latin", "kana", "broken.gz", "cut.xz")}
+    files = {name: tmp_path / name for name in ("one", "latin", "kana", "broken.gz", "cut.xz",
+                                               "damaged.gz")}
     files["one"].write_text("a single passage\nof two lines\n")
     files["kana"].write_text("ねこ がなく\n\nいぬ がほえる\n")
     files["latin"].write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
     files["broken.gz"].write_bytes(b"not compressed")
     files["cut.xz"].write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
+    files["damaged.gz"].write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # after the header
     config = BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=64, type_vocab_size=1)
     BertForMaskedLM(config).save_pretrained(tmp_path / "typeless")
