@@ -10,7 +10,7 @@ from multitask.evaluation import describe
 from multitask.system import checkpoint
 from multitask.system.lock import check_free
 
-from .folder import CONFIG_FILE, METRICS_FILE, is_finished
+from .folder import CONFIG_FILE, METRICS_FILE, is_finished, is_run
 from .settings import Settings
 
 
@@ -52,14 +52,6 @@ def find_runs(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             yield from find_runs(path)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether train_multitask.py wrote the folder's config.json."""
-    try:
-        return {"arch", "gs", "seed"} <= read_object(folder / CONFIG_FILE).keys()
-    except (OSError, ValueError):
-        return False
 
 
 def summarise(run: Path) -> Summary:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -237,9 +238,24 @@ def test_folder_in_use(refused, finished, tmp_path):
     assert "is a file" in refused("--out", tmp_path / "file")
 
 
-def test_remains_are_reused(small_data, tmp_path):
+def test_model_is_not_written_over(refused, small_data, tiny_checkpoint):
+    """A model of another origin in --out is neither removed nor written over."""
+    model = shutil.copytree(tiny_checkpoint, Path("p/model"))
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    given = ("--data", small_data, "--model", model)
+    for out in ("p", model):
+        assert f"--out {out} holds a model" in refused(*given, "--out", out)
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"hidden_size": 3}')
+    assert "holds a config.json of something else" in refused(*given, "--out", "other")
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
+    assert Path("other/config.json").read_text() == '{"hidden_size": 3}'
+
+
+def test_remains_are_reused(small_data, finished, tmp_path):
     remains = tmp_path / "remains"
     remains.mkdir()
+    shutil.copy(finished / "config.json", remains)
     (remains / "log.jsonl").write_text('{"event": "step"}\n')
     assert small_run(remains, small_data, "--max-steps", 2, "--eval-limit", 8) == 0
     assert len(list(read_events(remains, "step"))) == 2
