@@ -182,10 +182,15 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
     rates = recipes.defaults(model, on_sample or (data is None and model in recipes.ON_SAMPLE))
     settings = Settings(**{**rates, **inherited, **values})
-    if before and before.seed != settings.seed and any(task.dev_share for task in settings.tasks):
-        warnings.warn(f"--seed {settings.seed} draws other dev examples (dev_share) than the run "
-                      f"that --start names: it may have trained on them; --seed {before.seed} "
-                      "draws the same", stacklevel=2)
+    if before is not None:
+        drawn = {task.name: (before.seed, task.dev_share) for task in before.tasks}
+        others = [task.name for task in settings.tasks if task.dev_share and task.name in drawn
+                  and (settings.seed, task.dev_share) != drawn[task.name]]
+        if others:
+            warnings.warn(f"{', '.join(others)}: other dev examples are drawn (--seed, dev_share) "
+                          "than in the run that --start names, which may have trained on them; "
+                          f"--seed {before.seed} and that run's dev_share draw the same",
+                          stacklevel=2)
     return settings
 
 
