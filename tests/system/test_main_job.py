@@ -178,19 +178,23 @@ def test_bf16_run_read_back(small_data, tmp_path):
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1"), ([], "true")])
 def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, monkeypatch, capsys):
-    """By flag or by environment; --resume then needs neither."""
+    """By flag or by environment; --resume then needs neither. The variable is restored afterwards."""
+    step, seen = SurgeryTrainer.step, []
+    monkeypatch.setattr(SurgeryTrainer, "step", lambda *given: (
+        seen.append(os.environ["MINBERT_PLAIN"]), step(*given))[1])
     monkeypatch.setenv("MINBERT_PLAIN", variable)
     with interrupted(SurgeryTrainer, 2):
         assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, "--checkpoint-every", 1,
                          *flags) == 130
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
     first, *_ = capsys.readouterr().out.splitlines()
-    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, "1")
+    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, variable)
 
     monkeypatch.setenv("MINBERT_PLAIN", "0")
     assert run("--resume", tmp_path / "plain") == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "1")
+    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "0")
+    assert seen == ["1", "1"]  # two steps, one of each call
 
 
 # ---------------------------------------------------------------- what it refuses
