@@ -178,7 +178,7 @@ def test_bf16_run_read_back(small_data, tmp_path):
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1"), ([], "true")])
 def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, monkeypatch, capsys):
-    """By flag or by environment; --resume then needs neither. The variable is restored afterwards."""
+    """By flag or by environment; --resume then needs neither. Each call restores the variable."""
     step, seen = SurgeryTrainer.step, []
     monkeypatch.setattr(SurgeryTrainer, "step", lambda *given: (
         seen.append(os.environ["MINBERT_PLAIN"]), step(*given))[1])
