@@ -39,6 +39,7 @@ from multitask.runs.settings import (
     DEFAULT_ARCH,
     NO_SURGERY_STAGE,
     NONFINITE_ADVICE,
+    PLAIN_VARIABLE,
     SKIP,
     Settings,
     is_on_sample,
@@ -53,6 +54,7 @@ from multitask.tasks import BUILT_IN, TASKS, are_the_papers
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
+HEAD_STAGES = ("fl", "baseline")  # of a frozen encoder, whose batches --accumulate leaves alone
 NOT_SETTINGS = ("out", "resume", "mode", "imports", "quiet")  # flags
 
 
@@ -182,10 +184,15 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
     rates = recipes.defaults(model, on_sample or (data is None and model in recipes.ON_SAMPLE))
     settings = Settings(**{**rates, **inherited, **values})
-    if before and before.seed != settings.seed and any(task.dev_share for task in settings.tasks):
-        warnings.warn(f"--seed {settings.seed} draws other dev examples (dev_share) than the run "
-                      f"that --start names: it may have trained on them; --seed {before.seed} "
-                      "draws the same", stacklevel=2)
+    if before is not None:
+        drawn = {task.name: (before.seed, task.dev_share) for task in before.tasks}
+        others = [task.name for task in settings.tasks if task.dev_share and task.name in drawn
+                  and (settings.seed, task.dev_share) != drawn[task.name]]
+        if others:
+            warnings.warn(f"{', '.join(others)}: other dev examples are drawn (--seed, dev_share) "
+                          "than in the run that --start names, which may have trained on them; "
+                          f"--seed {before.seed} and that run's dev_share draw the same",
+                          stacklevel=2)
     return settings
 
 
@@ -258,10 +265,11 @@ def changes_of(folder: Path, arguments: argparse.Namespace) -> dict[str, object]
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    try:
-        return command.run(build_parser(), work, argv, "interrupted before training began")
-    finally:
-        distributed.leave()
+    with console.variables_kept(console.QUIET_VARIABLE, console.PROGRESS_VARIABLE, PLAIN_VARIABLE):
+        try:
+            return command.run(build_parser(), work, argv, "interrupted before training began")
+        finally:
+            distributed.leave()
 
 
 def train(run: Run, imports: str = "") -> int:
@@ -298,10 +306,11 @@ def train(run: Run, imports: str = "") -> int:
         except ValueError as error:  # input was read before, so it is a bug
             raise AssertionError(error) from error
         except (MemoryError, RuntimeError) as error:
-            accumulate = 2 * run.settings.accumulate
-            reason = (f"{command.out_of_memory(error)}: take a smaller --batch-size, or compute "
-                      f"each batch in pieces (--accumulate {accumulate})")
-            return stopped(reason, 1, f" --accumulate {accumulate}")
+            accumulate, reason = 2 * run.settings.accumulate, command.out_of_memory(error)
+            if (run.stage.name if run.stage else run.settings.stages[-1]) in HEAD_STAGES:
+                return stopped(f"{reason}: in a new run, cut inputs with --max-length", 1)
+            return stopped(f"{reason}: take a smaller --batch-size, or compute each batch in "
+                           f"pieces (--accumulate {accumulate})", 1, f" --accumulate {accumulate}")
         finally:
             run.log.close()
 

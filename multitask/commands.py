@@ -80,7 +80,11 @@ def command_line(name: str) -> str:
     >>> command_line("predict")
     'python -m multitask.predict'
     """
-    return f"{CONSOLE} {name}" if is_console() else COMMANDS[name].python
+    if is_console():
+        return f"{CONSOLE} {name}"
+    if typed().startswith("python -m multitask "):
+        return f"python -m multitask {name}"
+    return COMMANDS[name].python
 
 
 def typed() -> str:

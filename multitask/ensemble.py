@@ -84,15 +84,17 @@ def ensemble(arguments: argparse.Namespace) -> int:
 def check_alike(runs: Sequence[Path], all_settings: Sequence[Settings]) -> None:
     """Raises ValueError unless all runs answer the same tasks, and none trained on dev examples."""
     first = all_settings[0]
+    drawn = {task.name: task.dev_share for task in first.tasks if task.dev_share}
     for run, settings in zip(runs, all_settings, strict=True):
         if outputs_of(settings.tasks) != outputs_of(first.tasks):
             raise ValueError(f"{run} has other tasks than {runs[0]}, or other labels: "
                              f"{', '.join(outputs_of(settings.tasks))} against "
                              f"{', '.join(outputs_of(first.tasks))}")
-        if settings.seed != first.seed and any(task.dev_share for task in settings.tasks):
-            raise ValueError(f"{run} and {runs[0]} have different seeds, and so different dev "
-                             "examples (dev_share): one may have trained on the other's; give the "
-                             "task a dev file of its own")
+        shares = {task.name: task.dev_share for task in settings.tasks if task.name in drawn}
+        if drawn and (settings.seed, shares) != (first.seed, drawn):
+            raise ValueError(f"{run} and {runs[0]} have different seeds or dev_share, and so "
+                             "different dev examples: one may have trained on the other's; give "
+                             "the task a dev file of its own")
 
 
 def outputs_of(tasks: Sequence[Task]) -> dict[str, tuple]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from minbert import BertConfig, BertForMaskedLM, BertTokenizer
-from minbert.checkpoints.weights import SINGLE_FILE
 from minbert.files import user_path
 from multitask.runs.folder import check_run_folder
 from multitask.system import checkpoint
@@ -28,7 +27,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     Raises:
         ValueError, OSError: bad input; nothing has been written then.
     """
-    check_folder(folder)
+    check_run_folder(folder)
     check_free(folder)
     device = pick_device(settings.device)
     passages = read_passages(user_path(settings.text))
@@ -48,7 +47,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
 
     folder.mkdir(parents=True, exist_ok=True)
     with closed_on_failure(RunLog(folder)) as log:
-        check_folder(folder)  # again: another run may have started and ended meanwhile
+        check_run_folder(folder)  # again: another run may have started and ended meanwhile
         log.rewind(0)  # drops what a run without a checkpoint left
         settings.save(folder / SETTINGS_FILE)
         tokenizer.save_pretrained(folder)
@@ -150,10 +149,3 @@ def pretrained_model(settings: PretrainingSettings) -> tuple[BertForMaskedLM, Be
 
 def count_parameters(model: BertForMaskedLM) -> str:
     return f"{sum(value.numel() for value in model.parameters()):,}"
-
-
-def check_folder(folder: Path) -> None:
-    """Raises ValueError for a folder whose content would be lost."""
-    check_run_folder(folder)
-    if (folder / SINGLE_FILE).exists():
-        raise ValueError(f"--out {folder} holds a model; name another folder")

@@ -66,12 +66,14 @@ figure img { display: block; width: 100%; height: auto; box-sizing: border-box; 
 def escape(text: object) -> str:
     """Text as HTML shows it, in elements and in quoted attributes.
 
-    Paths in it become relative to the working folder, or begin with ~ in the home folder.
+    Paths in it become relative to the working folder, or begin with ~ in the home folder. Half a
+    character, which a path can hold and UTF-8 cannot, becomes a question mark.
     """
     text = str(text)
     for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
         if folder != os.sep:  # a lone slash in a text is no path
             text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?![\w.-])", short, text)
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return html.escape(text, quote=True)
 
 

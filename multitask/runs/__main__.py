@@ -45,6 +45,9 @@ def build_parser() -> Parser:
                              f"folder as {PAGE_FILE} (default: no page)")
     parser.add_argument("--data", type=user_path, metavar="FOLDER",
                         help="for compare: other data than the runs' own, if they have moved")
+    parser.add_argument("--tasks", metavar="LIST_OR_TOML",
+                        help="for compare: the runs' tasks again, if their files have moved "
+                             "(default: as they were)")
     parser.add_argument("--yes", action="store_true",
                         help="prune without asking (default: ask)")
     command.add_import_flag(parser)
@@ -54,9 +57,9 @@ def build_parser() -> Parser:
 def answer(arguments: argparse.Namespace) -> int:
     if arguments.action == COMPARE:
         return compare_runs(arguments)
-    if len(arguments.folders) > 1 or arguments.out or arguments.data:
-        raise ValueError(f"{arguments.action} takes one folder, and neither --out nor --data; did "
-                         "you mean compare?")
+    if len(arguments.folders) > 1 or arguments.out or arguments.data or arguments.tasks:
+        raise ValueError(f"{arguments.action} takes one folder, and none of --out, --data and "
+                         "--tasks; did you mean compare?")
 
     [folder] = arguments.folders or [Path("runs")]
     if not folder.is_dir():
@@ -104,7 +107,7 @@ def compare_runs(arguments: argparse.Namespace) -> int:
     if len(runs) < 2:
         raise ValueError("compare takes two runs or more: the reference, and those to compare")
     letters = letters_of([str(run) for run in runs])
-    differences, left_out = compare(runs, arguments.data)
+    differences, left_out = compare(runs, arguments.data, arguments.tasks)
     summaries = [summarise(run) for run in runs]
     for line in left_out:
         print(f"warning: {line}", file=sys.stderr)

@@ -62,12 +62,14 @@ class Difference:
     lost: int | None
 
 
-def compare(runs: Sequence[Path], data: Path | None = None) -> tuple[list[Difference], list[str]]:
+def compare(runs: Sequence[Path], data: Path | None = None,
+            tasks: str | None = None) -> tuple[list[Difference], list[str]]:
     """Every run against the first one.
 
     Args:
         runs: folders of finished runs, at least two.
         data: a folder in place of the runs' own data.
+        tasks: as --tasks names them, if their files have moved.
 
     Returns:
         The differences, task by task, and one line for each task that cannot be compared.
@@ -76,7 +78,7 @@ def compare(runs: Sequence[Path], data: Path | None = None) -> tuple[list[Differ
         ValueError, OSError: a folder is not a finished run, its data cannot be read, or it has no
             task that can be compared.
     """
-    reference, *others = [(str(run), answers_of(run, data)) for run in runs]
+    reference, *others = [(str(run), answers_of(run, data, tasks)) for run in runs]
     found, left_out = [], []
     for other in others:
         shared = [task for task in reference[1] if task in other[1]]
@@ -94,14 +96,14 @@ def compare(runs: Sequence[Path], data: Path | None = None) -> tuple[list[Differ
     return sorted(found, key=lambda one: order.index(one.task)), left_out
 
 
-def answers_of(run: Path, data: Path | None) -> dict[str, Answers]:
+def answers_of(run: Path, data: Path | None, tasks: str | None) -> dict[str, Answers]:
     """Task → what the run predicted and what is right. Raises ValueError or OSError."""
     settings = load_settings(run, "compare")
     if not is_finished(run):
         raise ValueError(f"compare {run}: the run is not finished; resume it with: "
                          f"{command_line('train')} --resume {quote(str(run))}")
 
-    dataset = load_data(settings_of_run(run, data))
+    dataset = load_data(settings_of_run(run, data, tasks))
     found = {}
     for task in settings.tasks:
         examples = dataset[task.name]["dev"]

@@ -5,7 +5,9 @@ import re
 import warnings
 from pathlib import Path
 
-from minbert.files import user_path
+from minbert.checkpoints.weights import SINGLE_FILE
+from minbert.files import read_object, user_path
+from multitask.model import MODEL_FOLDER
 from multitask.system import checkpoint
 from multitask.system.distributed import Ranks
 from multitask.system.runlog import RunLog, closed_on_failure
@@ -24,6 +26,14 @@ LONGEST_PART = 60  # characters; a file system takes some 255 for a name
 def is_finished(folder: Path) -> bool:
     """metrics.json is written last, so a folder that has it holds a finished run."""
     return (folder / METRICS_FILE).is_file()
+
+
+def is_run(folder: Path) -> bool:
+    """Whether train_multitask.py wrote the folder's config.json."""
+    try:
+        return {"arch", "gs", "seed"} <= read_object(folder / CONFIG_FILE).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def load_settings(folder: Path, flag: str = "--resume") -> Settings:
@@ -73,7 +83,10 @@ def _first_model(settings: Settings) -> str | None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuses, with ValueError, a folder whose content a new run would destroy."""
+    """Refuses, with ValueError, a folder whose content a new run would destroy.
+
+    What a run leaves that stopped before its first checkpoint is accepted: it has no model yet.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a folder")
     if is_finished(folder):
@@ -81,6 +94,11 @@ def check_run_folder(folder: Path) -> None:
     if checkpoint.numbered(folder):
         raise ValueError(f"--out {folder} holds a checkpoint; resume with --resume {folder}, "
                          "or name another folder")
+    if any((folder / name).exists() for name in (MODEL_FOLDER, SINGLE_FILE)):
+        raise ValueError(f"--out {folder} holds a model; name another folder")
+    if (folder / CONFIG_FILE).exists() and not is_run(folder):
+        raise ValueError(f"--out {folder} holds a {CONFIG_FILE} of something else; name another "
+                         "folder")
 
 
 def run_name(settings: Settings) -> str:

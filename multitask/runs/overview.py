@@ -1,16 +1,17 @@
 """What runs there are in a folder, and how much of the disk their checkpoints take."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minbert.files import read_object
+from minbert.files import one_line, read_object
 from multitask.evaluation import describe
 from multitask.system import checkpoint
 from multitask.system.lock import check_free
 
-from .folder import CONFIG_FILE, METRICS_FILE, is_finished
+from .folder import CONFIG_FILE, METRICS_FILE, is_finished, is_run
 from .settings import Settings
 
 
@@ -45,21 +46,21 @@ class Summary:
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """The run folders in a folder, at any depth, by name; a run's own folders are not searched."""
+    """The run folders in a folder, at any depth, by name; a run's own folders are not searched.
+
+    Warns of folders that may not be read.
+    """
     if is_run(folder):
         yield folder
         return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from find_runs(path)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether train_multitask.py wrote the folder's config.json."""
     try:
-        return {"arch", "gs", "seed"} <= read_object(folder / CONFIG_FILE).keys()
-    except (OSError, ValueError):
-        return False
+        inside = [path for path in sorted(folder.iterdir())
+                  if path.is_dir() and not path.is_symlink()]
+    except PermissionError as error:
+        warnings.warn(f"{folder} is left out: {one_line(error)}", stacklevel=2)
+        return
+    for path in inside:
+        yield from find_runs(path)
 
 
 def summarise(run: Path) -> Summary:

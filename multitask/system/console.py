@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-QUIET_VARIABLE = "MINBERT_QUIET"  # environment variable; 1 is --quiet
+# environment variables; --quiet sets both to 1
+QUIET_VARIABLE, PROGRESS_VARIABLE = "MINBERT_QUIET", "TQDM_DISABLE"
 
 
 def accept_any_text() -> None:
@@ -21,7 +22,7 @@ def accept_any_text() -> None:
 
 def be_quiet() -> None:
     """From now on `say` prints nothing, and there is no progress; warnings and errors remain."""
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ[PROGRESS_VARIABLE] = "1"
     os.environ[QUIET_VARIABLE] = "1"
 
 
@@ -46,6 +47,19 @@ def drop_output() -> None:
     """Sends further output nowhere: nobody reads it, and the interpreter would fail to flush it."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def variables_kept(*names: str) -> Iterator[None]:
+    """Afterwards these environment variables are as they were before."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

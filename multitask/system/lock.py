@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -44,7 +45,8 @@ class FolderLock:
         """Removes its files too. A second call does nothing."""
         if self._lock.is_locked:
             self._holder.unlink(missing_ok=True)
-            (self._holder.parent / LOCK_FILE).unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows removes no open file
+                (self._holder.parent / LOCK_FILE).unlink(missing_ok=True)
             self._lock.release()
 
 

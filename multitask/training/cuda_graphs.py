@@ -49,13 +49,14 @@ class _Captured:
     """One graph and its tensors.
 
     batch: where the next batch's numbers go. loss, gradients: where the loss and the head's
-    gradients stand after a replay, until another graph is replayed.
+    gradients stand after a replay, until another graph is replayed; None for a parameter that has
+    no gradient.
     """
 
     batch: Batch
     replay: Replay
     loss: torch.Tensor
-    gradients: list[torch.Tensor]
+    gradients: list[torch.Tensor | None]
 
 
 class BackwardGraphs:
@@ -102,7 +103,7 @@ class BackwardGraphs:
         made.batch.copy_(filled)
         made.replay()
         for parameter, gradient in zip(self._heads[name].parameters(), made.gradients, strict=True):
-            parameter.grad = gradient.clone()
+            parameter.grad = None if gradient is None else gradient.clone()
         return made.loss.clone()
 
     def _made(self, row: int, name: str, batch: Batch, examples: int) -> _Captured:

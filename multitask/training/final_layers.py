@@ -122,7 +122,8 @@ class HeadTrainer:
             scale = clip_scale(self.clip, math.sqrt(square))
             check_length(name, scale**2 * square)
             for parameter in head.parameters():
-                parameter.grad.mul_(scale)
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
         scaled_step(self.optimizer, lr_scale)
         return StepResult(losses)
 

@@ -29,9 +29,13 @@ def clip_scale(clip: float, norm: float) -> float:
 
 
 def squared_norm(module: nn.Module) -> torch.Tensor:
-    """‖gradient‖² in float64, where the square of a number that float32 holds never overflows."""
-    gradients = (off_mps(parameter.grad) for parameter in module.parameters())
-    return sum(gradient.double().square().sum() for gradient in gradients)
+    """‖gradient‖² in float64, where the square of a number that float32 holds never overflows.
+
+    Parameters without a gradient are left out; without any gradient it is a zero on the CPU.
+    """
+    squares = [off_mps(parameter.grad).double().square().sum() for parameter in module.parameters()
+               if parameter.grad is not None]
+    return sum(squares) if squares else torch.zeros((), dtype=torch.float64)
 
 
 def finite_loss(name: str, loss: float) -> float:

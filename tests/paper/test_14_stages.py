@@ -249,6 +249,18 @@ def test_head_step_by_hand(frozen):
     torch.testing.assert_close(frozen.heads["para"][1].weight, weight, atol=1e-6, rtol=1e-5)
 
 
+def test_head_parameter_without_a_gradient(frozen):
+    """A parameter that the loss does not depend on stays as it is; the others are trained."""
+    head = frozen.heads["para"]
+    head.register_parameter("unused", torch.nn.Parameter(torch.ones(2, 2)))
+    before = head[1].weight.detach().clone()
+    trainer = HeadTrainer(frozen, ["para"], lr=0.1, weight_decay=0.1, clip=1.0)
+    trainer.step({"para": CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(
+        range(6))})
+    assert torch.equal(head.unused, torch.ones(2, 2))
+    assert not torch.equal(head[1].weight, before)
+
+
 def test_once():
     """With `once`, an epoch passes over every dataset once; a task with nothing left sits out."""
     sampler = RoundRobin({"sst": 5, "para": 9}, {"sst": 2, "para": 2}, ONCE, seed=0)

@@ -178,6 +178,11 @@ def test_a_lone_slash_is_no_path(monkeypatch):
     assert escape("cats / dogs") == "cats / dogs"
 
 
+def test_half_a_character_in_a_path(tmp_path):
+    """The name of a folder need not be UTF-8; the report must be."""
+    assert "data /caf?&amp;" in written(tmp_path, {**SETTINGS, "data": "/caf\udce9&"})
+
+
 @pytest.mark.parametrize(("classes", "written", "is_drawn"), [(12, 144, True), (50, 0, True),
                                                               (51, 0, False)])
 def test_many_classes(classes, written, is_drawn):

@@ -108,13 +108,17 @@ def trained(change=lambda trainer: None):
 
 
 def test_steps_with_graphs():
-    """Steps with graphs are the steps without."""
+    """Steps with graphs are the steps without; a head may have a parameter without a gradient."""
+    def add_unused(trainer):
+        trainer.heads["para"].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
+
     def make_graphs(trainer):
+        add_unused(trainer)
         trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
                                          replay_by_hand(trainer.heads))
 
     trainer, losses, weights = trained(make_graphs)
-    _, expected_losses, expected = trained()
+    _, expected_losses, expected = trained(add_unused)
 
     torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
     # where a gradient is all but zero, AdamW's steps of 1e-3 have the sign of rounding errors

@@ -557,6 +557,21 @@ def test_release_by_thread(tmp_path):
     FolderLock(tmp_path).release()  # neither refused nor, with a warning, taken over
 
 
+def test_release_where_open_files_stay(tmp_path, monkeypatch):
+    """Windows refuses to remove the open .lock; the lock is given up all the same."""
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.name == ".lock":
+            raise PermissionError(13, "Permission denied", str(self))
+        unlink(self, missing_ok)
+
+    lock = FolderLock(tmp_path)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    lock.release()
+    FolderLock(tmp_path).release()  # neither refused nor, with a warning, taken over
+
+
 def test_lock_of_the_dead(tmp_path):
     """It is taken over, with a warning."""
     child = subprocess.Popen(

@@ -35,6 +35,7 @@ from multitask.data.examples import load_dataset
 from multitask.runs import run as main_job
 from multitask.system import command
 from multitask.system.runlog import read_events
+from multitask.training.final_layers import HeadTrainer
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, project_conflicting, project_paper
 
@@ -434,6 +435,19 @@ def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys, no_repo
     assert "--batch-size" in line
     assert line.endswith(f"--resume {run} --accumulate 2")
     assert programs.run("--resume", run, "--accumulate", 2) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--fl",)])
+def test_out_of_memory_with_a_frozen_encoder(flags, small_data, tmp_path, interrupted, capsys,
+                                             no_report):
+    """Shorter inputs help, and --accumulate does not."""
+    run = tmp_path / "run"
+    with interrupted(HeadTrainer, 2, MemoryError()):
+        assert programs.run("--data", small_data, "--model", "scratch", "--gs", "none", *flags,
+                            "--max-steps", 3, "--checkpoint-every", 1, "--out", run) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "out of memory: in a new run, cut inputs with --max-length; resume with: " in line
+    assert line.endswith(f"--resume {run}")
 
 
 def test_other_errors_are_raised(trained, monkeypatch, capsys):

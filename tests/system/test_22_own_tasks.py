@@ -490,6 +490,28 @@ def test_built_in_tasks_alone(small_data, refused, no_report):
 # ----------------------------------------------------------------------------------------- --mode
 
 
+def test_nli_beside_own_files(reviews, refused):
+    """MultiNLI needs --data then: the sample's is not taken in its place."""
+    assert "--nli: the tasks' own files hold no MultiNLI" in refused(
+        "--tasks", reviews, *SCRATCH, "--nli")
+
+
+def test_start_with_other_dev_examples():
+    """A warning if the first run may have trained on them, for tasks that both runs have."""
+    for name, task, share in (("quarter", "reviews", 0.25), ("half", "reviews", 0.5),
+                              ("more", "films", 0.25)):
+        Path(f"{name}.toml").write_text(table(task, "classes", "all.csv", dev_share=share))
+    Path("first").mkdir()
+    programs.settings("--tasks", "quarter.toml", "--seed", 7).save(Path("first/config.json"))
+    Path("first/metrics.json").write_text("{}")  # it is finished
+    for flags in (("--tasks", "half.toml", "--seed", 7), ("--seed", 8)):
+        with pytest.warns(UserWarning, match="reviews: other dev examples are drawn .*--seed 7"):
+            programs.settings("--start", "first", *flags)
+    # without a warning, which would be an error here
+    programs.settings("--start", "first", "--seed", 7)
+    programs.settings("--start", "first", "--tasks", "more.toml", "--seed", 8)
+
+
 def test_modes(one_task, refused, no_report):
     assert run("--tasks", "reviews.toml", "--mode", "last-layer", *SCRATCH, "--max-steps", 1,
                "--out", "last-layer") == 0

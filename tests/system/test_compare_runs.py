@@ -141,6 +141,7 @@ def test_unequal_examples(compare):
     ("a film", "there is no task in common: a has sst, para, sts and film has cfimdb"),
     ("a begun", "the run is not finished; resume it with: python train_multitask.py --resume begun"),
     ("a b --data nowhere", "nowhere: there is no such folder"),
+    ("a b --tasks sst", "--tasks sst describes other tasks than those of the run"),
 ])
 def test_refusals(names, message, trained, compare):
     shutil.copytree(trained / "b", trained / "begun", dirs_exist_ok=True)
@@ -152,8 +153,9 @@ def test_refusals(names, message, trained, compare):
 
 def test_flags_of_compare(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
-    assert runs.main(["a", "b"]) == 2
-    assert "did you mean compare?" in capsys.readouterr().err
+    for words in (["a", "b"], ["a", "--tasks", "sst"]):
+        assert runs.main(words) == 2
+        assert "did you mean compare?" in capsys.readouterr().err
     assert runs.main(["--json", "a"]) == 0  # flags may come first
     assert [one["run"] for one in json.loads(capsys.readouterr().out)] == ["a"]
 

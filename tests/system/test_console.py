@@ -82,6 +82,13 @@ def test_messages_name_the_module(capsys):
     assert data.build_parser().prog == "python -m multitask.data"
 
 
+def test_advice_names_the_package(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "multitask", "train", "--fl"])
+    assert command_line("hand-in") == "python -m multitask hand-in"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "multitask.predict", "run"])
+    assert command_line("hand-in") == "python -m multitask.hand_in"
+
+
 def test_advice(installed, brief_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     brief_run("a run", "--max-steps", 1)

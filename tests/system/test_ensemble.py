@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import programs
@@ -95,9 +96,12 @@ dev_share = 0.25
 def test_other_dev_examples(small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     """Runs that drew different dev examples may have trained on one another's."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.toml").write_text(OWN.format(small_data))
-    for seed in (1, 2):
-        train(f"run-{seed}", "--tasks", "own.toml", "--model", tiny_checkpoint, "--seed", seed)
-    capsys.readouterr()
-    assert ensemble.main(["run-1", "run-2"]) == 2
-    assert "different dev examples (dev_share)" in capsys.readouterr().err
+    share, file = "dev_share = 0.25", f'dev = "{small_data}/ids-sst-dev.csv"'
+    for name, dev in (("own", share), ("half", "dev_share = 0.5"), ("file", file)):
+        Path(f"{name}.toml").write_text(OWN.format(small_data).replace(share, dev))
+    train("first", "--tasks", "own.toml", "--model", tiny_checkpoint, "--seed", 1)
+    for name, seed in (("own", 2), ("half", 1), ("file", 1)):
+        train(name, "--tasks", f"{name}.toml", "--model", tiny_checkpoint, "--seed", seed)
+        capsys.readouterr()
+        assert ensemble.main(["first", name]) == 2
+        assert f"{name} and first have different seeds or dev_share" in capsys.readouterr().err

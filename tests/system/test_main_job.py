@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -177,19 +178,23 @@ def test_bf16_run_read_back(small_data, tmp_path):
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--plain"], "0"), ([], "1"), ([], "true")])
 def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, monkeypatch, capsys):
-    """By flag or by environment; --resume then needs neither."""
+    """By flag or by environment; --resume then needs neither. Each call restores the variable."""
+    step, seen = SurgeryTrainer.step, []
+    monkeypatch.setattr(SurgeryTrainer, "step", lambda *given: (
+        seen.append(os.environ["MINBERT_PLAIN"]), step(*given))[1])
     monkeypatch.setenv("MINBERT_PLAIN", variable)
     with interrupted(SurgeryTrainer, 2):
         assert small_run(tmp_path / "plain", small_data, "--max-steps", 2, "--checkpoint-every", 1,
                          *flags) == 130
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
     first, *_ = capsys.readouterr().out.splitlines()
-    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, "1")
+    assert (config["plain"], first, os.environ["MINBERT_PLAIN"]) == (True, PLAIN_NOTE, variable)
 
     monkeypatch.setenv("MINBERT_PLAIN", "0")
     assert run("--resume", tmp_path / "plain") == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "1")
+    assert (first, os.environ["MINBERT_PLAIN"]) == (PLAIN_NOTE, "0")
+    assert seen == ["1", "1"]  # two steps, one of each call
 
 
 # ---------------------------------------------------------------- what it refuses
@@ -237,9 +242,24 @@ def test_folder_in_use(refused, finished, tmp_path):
     assert "is a file" in refused("--out", tmp_path / "file")
 
 
-def test_remains_are_reused(small_data, tmp_path):
+def test_model_is_not_written_over(refused, small_data, tiny_checkpoint):
+    """A model of another origin in --out is neither removed nor written over."""
+    model = shutil.copytree(tiny_checkpoint, Path("p/model"))
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    given = ("--data", small_data, "--model", model)
+    for out in ("p", model):
+        assert f"--out {out} holds a model" in refused(*given, "--out", out)
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"hidden_size": 3}')
+    assert "holds a config.json of something else" in refused(*given, "--out", "other")
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
+    assert Path("other/config.json").read_text() == '{"hidden_size": 3}'
+
+
+def test_remains_are_reused(small_data, finished, tmp_path):
     remains = tmp_path / "remains"
     remains.mkdir()
+    shutil.copy(finished / "config.json", remains)
     (remains / "log.jsonl").write_text('{"event": "step"}\n')
     assert small_run(remains, small_data, "--max-steps", 2, "--eval-limit", 8) == 0
     assert len(list(read_events(remains, "step"))) == 2

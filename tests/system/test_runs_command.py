@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from multitask.runs import __main__ as runs
+from multitask.runs.overview import find_runs
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,20 @@ def test_an_interrupted_run_is_not_pruned(folder):
     (folder / "a" / "metrics.json").unlink()
     assert runs.main(["prune", str(folder), "--yes"]) == 0
     assert (folder / "a" / "checkpoint").is_dir()
+
+
+def test_unreadable_folder(folder, monkeypatch):
+    """A folder that may not be read is named; the runs beside it are found."""
+    iterdir = Path.iterdir
+
+    def refuse(self):
+        if self.name == "deep":
+            raise PermissionError(13, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.warns(UserWarning, match="deep is left out: .*Permission denied"):
+        assert [run.name for run in find_runs(folder)] == ["a", "begun"]
 
 
 def test_unusable_folders(folder, tmp_path, capsys):
