@@ -14,7 +14,6 @@ import shutil
 import sys
 import threading
 import tracemalloc
-import types
 import zipfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import torch
 from programs import edit_json
 from safetensors.torch import load_file
 
+from heads import ARCHITECTURES
 from minbert import BertConfig, BertModel, BertTokenizer, files
 from multitask import MultitaskBert, predict
 from multitask.data import multinli
@@ -418,7 +418,7 @@ def test_truncated_is_counted():
     """Counted per example, however many of its sentences are cut."""
     tokenizer, word = BertTokenizer.train(sound.SENTENCES, 80), "plot "
     joined = MultitaskBert(BertModel(sound.config()), tokenizer, "concatB")
-    apart = types.SimpleNamespace(sequences=lambda sentences: 2)
+    apart = ARCHITECTURES["concatA"]
     examples = [Example("1", (word * 6, word * 7), 1.0), Example("2", (word * 7, word * 7), 1.0),
                 Example("3", ("", ""), 1.0), Example("4", (word * 10_000, word * 10_000), 1.0)]
 
