@@ -1,6 +1,6 @@
 """Task heads, and the table of architectures."""
 
 from .architectures import ARCHITECTURES, Architecture
-from .layers import OneLayerHead, TwoLayerHead, TwoViewsHead
+from .layers import OneLayerHead, TwoLayerHead
 
-__all__ = ["ARCHITECTURES", "Architecture", "OneLayerHead", "TwoLayerHead", "TwoViewsHead"]
+__all__ = ["ARCHITECTURES", "Architecture", "OneLayerHead", "TwoLayerHead"]

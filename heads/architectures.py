@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .layers import OneLayerHead, TwoLayerHead, TwoViewsHead
+from .layers import OneLayerHead, TwoLayerHead
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,15 @@ class Architecture:
         head: builds a head from (inputs, hidden, outputs).
         mean_pooling: heads read the mean of the last hidden states of all tokens, as in
             sentence-transformers; else that of [CLS], through BERT's pooler.
-        apart_too: the two sentences of a joined pair are also inputs by themselves; the head reads
-            the joined pair, then a and b.
     """
 
     pairs_joined: bool
     head: Callable[[int, int, int], nn.Module]
     mean_pooling: bool = False
-    apart_too: bool = False
 
     def sequences(self, sentences: int) -> int:
         """How many encoder inputs an example with this many sentences makes."""
-        if sentences == 1:
-            return 1
-        return self.pairs_joined + sentences * (self.apart_too or not self.pairs_joined)
+        return 1 if self.pairs_joined else sentences
 
     def build_head(self, hidden: int, sentences: int, outputs: int) -> nn.Module:
         """A task's head: from `sequences` embeddings of width `hidden` to `outputs` numbers."""
@@ -44,6 +39,4 @@ ARCHITECTURES = {
     "concatB_al": Architecture(pairs_joined=True, head=TwoLayerHead),
     # not of the paper
     "concatB_mean": Architecture(pairs_joined=True, head=OneLayerHead, mean_pooling=True),
-    "concatAB": Architecture(pairs_joined=True, head=TwoViewsHead, mean_pooling=True,
-                             apart_too=True),
 }

@@ -254,14 +254,12 @@ def _batch(model: MultitaskBert, sequences: Sequence[Encoding],
 def _words(sequences: Sequence[Encoding]) -> dict[tuple, list[tuple[int, int]]]:
     """(sentence, word) → the places of its pieces, as (sequence, place)."""
     words: dict[tuple, list[tuple[int, int]]] = {}
-    for number, each in enumerate(sequences):
-        # a joined pair, with or without its sentences behind it; or two sentences apart
-        first = max(0, number - 1) if len(sequences) > 2 else number
+    for number, each in enumerate(sequences):  # one with two sentences, or two with one each
         for place, (sentence, word) in enumerate(zip(each.sequence_ids, each.word_ids,
                                                      strict=True)):
             if word is not None and sentence is not None:  # else [CLS] or [SEP]
-                words.setdefault((first + sentence, word), []).append((number, place))
-    return dict(sorted(words.items()))  # a joined pair may have been cut
+                words.setdefault((number + sentence, word), []).append((number, place))
+    return words
 
 
 def _named(texts: Sequence[str], sequences: Sequence[Encoding],

@@ -45,7 +45,7 @@ def build_parser() -> Parser:
                         help="(default: transformers)")
     parser.add_argument("--pooling", choices=POOLINGS,
                         help="of sentence-transformers (default: what the heads were trained on, "
-                             "pooler, or mean for concatB_mean and concatAB)")
+                             "pooler, or mean for concatB_mean)")
     command.add_data_flags(parser)
     command.add_import_flag(parser)
     return parser

@@ -41,8 +41,8 @@ class Batch:
     Attributes:
         input_ids, token_type_ids: (tokens,) int64.
         packing: which tokens make up a sequence.
-        sequences_each: of each example, in a row: two where the sentences of a pair are encoded
-            apart, three where the joined pair is encoded too.
+        sequences_each: an example is one sequence, or two in a row where the sentences of a pair
+            are encoded apart.
         labels: (examples,) float32, or None.
         dummy_sequences: how many sequences at the end belong to no example.
     """
@@ -133,25 +133,22 @@ class MicroBatches:
 
 def encodings_of(examples: Sequence[Example], tokenizer: BertTokenizer, architecture: Architecture,
                  max_length: int) -> list[Encoding]:
-    """The encoder's inputs for examples of one task, `architecture.sequences` in a row for each."""
+    """The encoder's inputs for examples of one task: one each, or two for pairs encoded apart."""
     sentences = [example.sentences for example in examples]
-    views = []
-    # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].
-    if len(sentences[0]) > 1 and architecture.pairs_joined:
-        views.append(tokenizer.encode(*zip(*sentences, strict=True), max_length=max_length))
     # Single sentences, or concatA: [CLS] a [SEP] and [CLS] b [SEP] apart.
-    if not views or architecture.apart_too:
-        views += [tokenizer.encode(texts, max_length=max_length)
-                  for texts in zip(*sentences, strict=True)]
-    return [each for example in zip(*views, strict=True) for each in example]
+    if len(sentences[0]) == 1 or architecture.sequences(len(sentences[0])) > 1:
+        texts = [text for example in sentences for text in example]
+        return tokenizer.encode(texts, max_length=max_length)
+    # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].
+    firsts, seconds = zip(*sentences, strict=True)
+    return tokenizer.encode(firsts, seconds, max_length=max_length)
 
 
 class TokenizedExamples:
     """Examples of one task as token ids, from which any batch is cut in microseconds.
 
     A pair becomes one sequence [CLS] a [SEP] b [SEP], or two sequences [CLS] a [SEP], [CLS] b
-    [SEP], or all three, as the architecture says; never a padded first sentence with a second
-    behind the padding.
+    [SEP], as the architecture says; never a padded first sentence with a second behind the padding.
 
     Attributes:
         truncated: how many examples were longer than max_length and lost their end.

@@ -27,7 +27,7 @@ def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch
     Raises:
         ValueError: the head or the pair encoding does not fit one linear layer on one input.
     """
-    if model.architecture.sequences(len(task.text)) > 1:
+    if len(task.text) > 1 and not model.architecture.pairs_joined:
         raise ValueError(f"--arch {model.arch} encodes the two sentences of a pair apart, and "
                          "BertForSequenceClassification takes one input: train with --arch concatB")
     if model.architecture.mean_pooling:

@@ -25,7 +25,7 @@ def padded_batches(model: MultitaskBert,
                    examples: Sequence[Example]) -> Iterator[dict[str, torch.Tensor]]:
     """input_ids, attention_mask, token_type_ids: (rows, seq) int64.
 
-    A pair whose sentences are encoded apart makes several rows, one after the other.
+    An example is one row; a pair that is encoded apart is two rows, one after the other.
     """
     tokens = model.tokenize(examples)
     for start in range(0, len(examples), AT_ONCE):

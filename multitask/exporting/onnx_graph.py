@@ -97,9 +97,8 @@ def onnx_use(model: MultitaskBert, task: Task, folder: str) -> str:
     """Python that opens the folder without torch."""
     texts = '"A film worth seeing twice."'
     if len(task.text) > 1:
-        apart = '"A dog runs.", "A dog is running."'
-        by_inputs = {1: f"({apart})", 2: apart, 3: f"({apart}), {apart}"}
-        texts = by_inputs[model.architecture.sequences(2)]
+        texts = '"A dog runs.", "A dog is running."'
+        texts = f"({texts})" if model.architecture.pairs_joined else texts
     return f"""import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer

@@ -21,7 +21,7 @@ from oracle import reference, with_loss
 from plain_step import plain_step
 from torch.nn import functional as F
 
-from heads import ARCHITECTURES, TwoLayerHead, TwoViewsHead
+from heads import ARCHITECTURES, TwoLayerHead
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.fast.gradients import current_buffers
 from multitask import MultitaskBert
@@ -74,9 +74,9 @@ def flat(tensors) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("arch", "joined", "apart"), [
-    ("concatA", 0, 2), ("concatB", 1, 0), ("concatB_al", 1, 0), ("concatAB", 1, 2)])
+    ("concatA", 0, 2), ("concatB", 1, 0), ("concatB_al", 1, 0)])
 def test_how_a_pair_enters(arch, joined, apart):
-    """concatA reads a pair as two sequences, concatB as one of two segments, concatAB as both."""
+    """concatA reads a pair as two sequences, the others as one sequence of two segments."""
     model = build(arch)
     first, second = EXAMPLES["para"][1].sentences
     encode = model.tokenizer.encode
@@ -117,27 +117,6 @@ def test_concat_b_mean():
     torch.testing.assert_close(model.embed(batch), torch.stack(means), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_two_views(scale):
-    """A fresh concatAB head with one output adds 5 · the correlation of the sentences apart."""
-    head = TwoViewsHead(48, 16, 1).eval()
-    joined, u, v = torch.randn(3, 4, 16)
-    _, linear = head
-    found = head(torch.cat([joined, u, scale * v], 1))[:, 0]
-    expected = [5 * torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(u, v, strict=True)]
-    of_joined = joined @ linear.weight[0, :16] + linear.bias
-    # LayerNorm's eps
-    torch.testing.assert_close(found, of_joined + torch.stack(expected), atol=1e-3, rtol=0)
-
-    linear.weight.data.normal_()
-    whole = torch.cat([joined, *(F.layer_norm(each, [16]) for each in (u, v))], 1)
-    joined, u, v = whole.split(16, 1)
-    terms = joined @ linear.weight[0, :16] + (u - v).abs() @ linear.weight[0, 16:32] + (
-        u * v) @ linear.weight[0, 32:]
-    torch.testing.assert_close(head(whole)[:, 0], terms + linear.bias, atol=1e-3, rtol=0)
-    assert TwoViewsHead(16, 16, 5)(joined).shape == (4, 5)  # single sentences
-
-
 def test_head_depths():
     """A head has the layers that its architecture names."""
     shapes = {}
@@ -146,7 +125,7 @@ def test_head_depths():
         shapes[arch] = [tuple(parameter.shape) for parameter in head.parameters()]
     assert shapes == {"concatA": [(1, 32), (1,)], "concatB": [(1, 16), (1,)],
                       "concatB_al": [(16, 16), (16,), (1, 16), (1,)],
-                      "concatB_mean": [(1, 16), (1,)], "concatAB": [(1, 48), (1,)]}
+                      "concatB_mean": [(1, 16), (1,)]}
 
     head = TwoLayerHead(4, 4, 2)
     kinds = [type(layer).__name__ for layer in head]
