@@ -55,6 +55,8 @@ def test_without_a_console(tiny_checkpoint, monkeypatch):
     tokenizer = BertTokenizer.from_pretrained(tiny_checkpoint)
     monkeypatch.setattr(sys, "stderr", None)
     assert model.encode(["a film"], tokenizer).shape == (1, 24)
+    with Progress(total=1, mininterval=0) as bar:
+        bar.update()
 
 
 def test_quiet(brief_run, tmp_path, capfd):
