@@ -191,7 +191,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if others:
             warnings.warn(f"{', '.join(others)}: other dev examples are drawn (--seed, dev_share) "
                           "than in the run that --start names, which may have trained on them; "
-                          f"--seed {before.seed} and that run's dev_share draw the same",
+                          f"--seed {before.seed} and that run's task file have the same ones",
                           stacklevel=2)
     return settings
 

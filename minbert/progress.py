@@ -18,12 +18,12 @@ class Progress(tqdm):
     """
 
     def __init__(self, *given: object, **options: object) -> None:
-        self.in_lines = not getattr(sys.stderr, "isatty", bool)()
+        has_console = sys.stderr is not None  # a program such as pythonw has none
+        self.in_lines = not (has_console and sys.stderr.isatty())
         self.last_line = time.monotonic()
         # TQDM_DISABLE=1, or --quiet, which sets it, asks for no progress at all
         is_off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
-        # a program without a console, such as pythonw, has no sys.stderr
-        options["disable"] = bool(options.get("disable")) or is_off or sys.stderr is None
+        options["disable"] = bool(options.get("disable")) or is_off or not has_console
         if self.in_lines:
             options |= {"bar_format": LINE, "leave": False, "mininterval": 1.0}
         super().__init__(*given, **options)

@@ -80,14 +80,12 @@ def observe(folder: Path, name: str, own: Sequence[str],
         process.start()
         try:
             process.join(SECONDS if sys.platform == "linux" else SECONDS + 20)
-        except BaseException:  # Ctrl-C: the student's code ends, too
+        finally:  # after Ctrl-C, too
+            is_late = process.is_alive()
             process.kill()
             process.join()
-            raise
         end = None
-        if process.is_alive():
-            process.kill()
-            process.join()
+        if is_late:
             end = f"stopped after {SECONDS} seconds: is there an endless loop?"
         elif process.exitcode:
             end = f"the process crashed (status {process.exitcode})"

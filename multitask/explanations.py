@@ -48,7 +48,8 @@ def explained(task: Task, logits: torch.Tensor, label: float) -> torch.Tensor:
         return F.logsigmoid(logits[:, 0] if label else -logits[:, 0])
     if task.kind == "classes":
         return logits.log_softmax(1)[:, int(label)]
-    return task.probabilities(logits)[:, int(label)].log()
+    smallest = torch.finfo(torch.float32).tiny
+    return task.probabilities(logits)[:, int(label)].clamp(min=smallest).log()
 
 
 def words_by_occlusion(model: MultitaskBert, name: str, texts: Sequence[str],

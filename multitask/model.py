@@ -99,7 +99,7 @@ class MultitaskBert(nn.Module):
         self.tasks[task.name] = task
         head = self.architecture.build_head(self.encoder.config.hidden_size, len(task.text),
                                             task.outputs)
-        self.heads[task.name] = head.to(self.device)
+        self.heads[task.name] = head.to(self.device, torch.float32)
 
     def take_heads(self, other: "MultitaskBert") -> "MultitaskBert":
         """Take over the trained heads of the tasks that both models have alike; returns self."""

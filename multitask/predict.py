@@ -214,8 +214,8 @@ def predict(arguments: argparse.Namespace) -> int:
     names = [None] if arguments.task is None else map(str.strip, arguments.task.split(","))
     asker = Asker(model, [model.task(name) for name in names], arguments.batch_size)
     if on_sample := [task.name for task in asker.tasks if task.name in model.sample_tasks]:
-        print("note: trained on the embedded sample, sentences made up by rule: "
-              f"{', '.join(on_sample)}. The answers say little about real ones", file=sys.stderr)
+        print(f"note: {', '.join(on_sample)}: trained on the embedded sample, whose sentences are "
+              "made up by rule; the answers say little about real ones", file=sys.stderr)
 
     if arguments.input is None:
         rows, count, columns = [row_of(asker, arguments.sentences)], 1, asker.columns

@@ -200,8 +200,8 @@ class Task:
         for name in self.labels:
             if name.casefold() == text.casefold():
                 raise ValueError(f"expected {name}; labels are case-sensitive")
-        if text in ("false", "true") and len(self.labels) == 2:  # JSON's
-            return self.parse_label(str(int(text == "true")))
+        if text in ("false", "true") and (self.kind == "yes_no" or self.labels == ("0", "1")):
+            return self.parse_label(str(int(text == "true")))  # JSON's
         names = ", ".join(self.labels[:NAMED])
         if len(self.labels) > NAMED:
             names += f", … ({len(self.labels)} labels)"

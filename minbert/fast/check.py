@@ -55,11 +55,11 @@ def reference_of(model: nn.Module) -> Reference | None:
 
 
 def _functions_of_book(model: nn.Module) -> Iterator[object]:
-    """Every function in the modules that define the model's parts, each followed by its code.
+    """The code of every function in the modules that define the model's parts.
 
-    The code alone is not enough: closures of one factory share it, and partials and other callable
-    objects have none. Modules, such as a notebook's models, are left out: they would be kept in
-    memory.
+    Closures of one factory, and functions with other defaults, share their code; partials and other
+    callable objects have none. These stand for themselves. In a script or notebook only the code
+    counts, since names are bound anew all the time there, and what is yielded is kept in memory.
     """
     parts = [model, model.embeddings]
     for layer in model.layers[:1]:
@@ -72,9 +72,11 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
             is_own_class = isinstance(value, type) and value.__module__ == name
             for item in vars(value).values() if is_own_class else [value]:
                 if isinstance(item, types.FunctionType):
-                    yield item
-                    yield item.__code__  # which may be replaced, too
-                elif callable(item) and not isinstance(item, (type, nn.Module)):
+                    yield item.__code__
+                    if (item.__closure__ or item.__defaults__) and name != "__main__":
+                        yield item
+                elif (callable(item) and not isinstance(item, (type, nn.Module))
+                      and name != "__main__"):
                     yield item
 
 

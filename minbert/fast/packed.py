@@ -79,7 +79,7 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
     # Builds for Windows lack the kernel. A torch too old to say whether it has it gets the other.
-    is_flash_built = getattr(torch.backends.cuda, "is_flash_attention_available", bool)
+    is_flash_built = getattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
     if (is_half and is_flash_built() and query.shape[-1] <= LARGEST_FLASH_HEAD
             and torch.cuda.get_device_capability(query.device) >= (8, 0)):
         return torch.ops.aten._flash_attention_forward(

@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
     return command.run(build_parser(), answer, argv,
                        interrupted="interrupted; the same command resumes",
-                       out_of_memory_remedy=": with --question, take a smaller --batch-size")
+                       out_of_memory_remedy=": --question takes a smaller --batch-size, in "
+                                            "another --out")
 
 
 def answer(arguments: argparse.Namespace) -> int:

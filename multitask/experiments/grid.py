@@ -95,9 +95,7 @@ class Grid:
     def check(self) -> None:
         """Raises ValueError if the folder holds trainings of another grid, finished or not."""
         path = self.out / GRID_FILE
-        of_a_training = (run.CONFIG_FILE, run.METRICS_FILE, FAILED_FILE)
-        has_results = path.is_file() and any(
-            any(self.out.glob(f"seed-*/*/*/{name}")) for name in of_a_training)
+        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.CONFIG_FILE}"))
         preset = PRESETS[self.preset]
         settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)

@@ -91,7 +91,8 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
     def train_missing(seed: int, trainings: Sequence[str]) -> None:
         for training in trainings:
             path = trial_file(out, seed, training)
-            if path.is_file():
+            # a file of an earlier version may be that of another arm
+            if path.is_file() and read_trial(out, seed, training)["training"] == training:
                 continue
             say(f"seed {seed}: {training}")
             try:
@@ -139,9 +140,9 @@ def remedy(training: str, arms: Sequence[str], out: Path) -> str:
     """What to do about a training that diverges, since it would diverge again."""
     arm = next((arm for arm in arms if training in trainings_of([arm])), BEST)  # a row of its grid
     if arm in ALWAYS:
-        return (f"no question goes without {arm}: take another --model or --batch-size, and "
+        return (f"{arm} is part of every question: take another --model or --batch-size, and "
                 "another --out")
-    return f"to go on without {arm}, take it out of {out / 'asked.json'} and of --arms"
+    return f"to continue without {arm}, delete it from {out / 'asked.json'} and from --arms"
 
 
 def read_trial(out: Path, seed: int, training: str) -> dict:

@@ -21,7 +21,7 @@ def claim_folder(path: Path, request: dict, has_results: bool, **free: object) -
             if key == "settings" and isinstance(before, dict):
                 before.pop("note", None)  # a text about the preset, which older versions saved
             if before != value:
-                raise ValueError(f"{path.parent} holds results with another {key} "
+                raise ValueError(f"{path.parent} holds trainings with another {key} "
                                  f"({before}, not {value}); name another --out")
 
     path.parent.mkdir(parents=True, exist_ok=True)

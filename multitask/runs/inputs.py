@@ -46,7 +46,7 @@ def load_data(settings: Settings) -> Dataset:
     """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
     if settings.nli and settings.data is None and not settings.uses_sample:
         raise ValueError("--nli: the tasks' own files hold no MultiNLI; name the folder that holds "
-                         "it with --data")
+                         "it with --data, in a new run")
     outside = [task.name for task in settings.tasks
                if not task.has_own_files and task.name not in TASKS]
     if settings.data is None and outside:

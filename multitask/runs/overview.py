@@ -53,14 +53,12 @@ def find_runs(folder: Path) -> Iterator[Path]:
     if is_run(folder):
         yield folder
         return
-    try:
-        inside = [path for path in sorted(folder.iterdir())
-                  if path.is_dir() and not path.is_symlink()]
-    except PermissionError as error:
-        warnings.warn(f"{folder} is left out: {one_line(error)}", stacklevel=2)
-        return
-    for path in inside:
-        yield from find_runs(path)
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                yield from find_runs(path)
+        except PermissionError as error:
+            warnings.warn(f"{path} is left out: {one_line(error)}", stacklevel=2)
 
 
 def summarise(run: Path) -> Summary:

@@ -488,15 +488,17 @@ def test_loading_under_another_default_dtype(model, tok, tmp_path):
     tensors = load_file(file)
     save_file({name: tensors[name] for name in tensors if "pooler" not in name}, file)
 
+    model.save_pretrained(tmp_path / "run")
     torch.set_default_dtype(torch.float64)
     try:
+        several = MultitaskBert.from_pretrained(tmp_path / "run")
         with pytest.warns(UserWarning, match="has no pooler"):
             encoder = BertModel.from_pretrained(tmp_path)
         masked = BertForMaskedLM.from_pretrained(tmp_path)
         outputs = [encoder(**tok(TEXTS)).pooler_output, masked(**tok(TEXTS)).logits]
     finally:
         torch.set_default_dtype(torch.float32)
-    found = [*outputs, *encoder.parameters(), *masked.parameters()]
+    found = [*outputs, *encoder.parameters(), *masked.parameters(), *several.parameters()]
     assert {tensor.dtype for tensor in found} == {torch.float32}
 
 
