@@ -253,9 +253,9 @@ def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
     results = question.ask(asked[0], out, SEEDS, say=lambda line: None)
     assert list(results["scores"]["equal_steps"]) == list(DEFAULT)
 
-    assert "go on without single," in question.remedy("single-sst", DEFAULT, out)
-    assert "go on without best-constant," in question.remedy(arms.GRID[0], ADDED, out)
-    assert "no question goes without sum" in question.remedy("sum", DEFAULT, out)
+    assert "continue without single," in question.remedy("single-sst", DEFAULT, out)
+    assert "continue without best-constant," in question.remedy(arms.GRID[0], ADDED, out)
+    assert "sum is part of every question" in question.remedy("sum", DEFAULT, out)
 
 
 def test_best_constant(grown):
