@@ -60,9 +60,6 @@ def parse() -> argparse.Namespace:
     add("--arch", choices=ARCHITECTURES, default="concatB_mean")
     add("--rdrop", default="",
         help="R-Drop (Liang et al. 2021, 2106.14448), as sst=1, which is its α = 2")
-    add("--reset", type=int, default=0,
-        help="top layers that start from random weights (Zhang et al. 2021)")
-    add("--smoothing", type=float, default=0.0, help="of the labels of SST and PARA")
     add("--save", action="store_true", help="write the weights")
     add("--mix", type=Path, nargs="+", metavar="PT",
         help="weights of trials, to be averaged (a model soup, Wortsman et al. 2022, 2203.05482)")
@@ -86,9 +83,6 @@ class Trial:
         self.device = pick_device("auto")
         self.model = MultitaskBert(encoder, tokenizer, arguments.arch, tasks=tasks,
                                    max_length=128).to(self.device)
-        if arguments.reset:
-            reset(encoder, arguments.reset)
-            encoder.to(self.device)
         torch.manual_seed(arguments.seed)  # of dropout, whatever was drawn before
         self.model.precision = pick_precision("auto", self.device, encoder.config.hidden_size)
 
@@ -151,12 +145,9 @@ class Trial:
         labels = torch.from_numpy(self.tokens[name]["train"].labels[indices]).to(self.device)
         labels = labels.repeat(copies)
         loss = task.loss(outputs, labels)
-        outputs = by_class(task.classes, outputs)
-        if self.arguments.smoothing and task.classes:
-            loss = F.cross_entropy(outputs, labels.long(),
-                                   label_smoothing=self.arguments.smoothing)
         if name in self.rdrop:
-            loss = loss + self.rdrop[name] * both_ways(task.classes, *outputs.chunk(2))
+            both = by_class(task.classes, outputs).chunk(2)
+            loss = loss + self.rdrop[name] * both_ways(task.classes, *both)
         return loss
 
     # scores
@@ -200,14 +191,6 @@ def both_ways(classes: int, first: torch.Tensor, second: torch.Tensor) -> torch.
         return F.mse_loss(first, second)
     logs = F.log_softmax(first, 1), F.log_softmax(second, 1)
     return 0.5 * ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(1).mean()
-
-
-def reset(encoder: BertModel, layers: int) -> None:
-    """Pooler and top layers as before pretraining."""
-    fresh = BertModel(encoder.config)
-    encoder.pooler_dense.load_state_dict(fresh.pooler_dense.state_dict())
-    for ours, theirs in list(zip(encoder.layers, fresh.layers, strict=True))[-layers:]:
-        ours.load_state_dict(theirs.state_dict())
 
 
 def train(trial: Trial) -> dict:
