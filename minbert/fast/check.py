@@ -71,12 +71,11 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
         for value in vars(sys.modules[name]).values():
             is_own_class = isinstance(value, type) and value.__module__ == name
             for item in vars(value).values() if is_own_class else [value]:
+                stands_for_itself = callable(item) and not isinstance(item, (type, nn.Module))
                 if isinstance(item, types.FunctionType):
                     yield item.__code__
-                    if (item.__closure__ or item.__defaults__) and name != "__main__":
-                        yield item
-                elif (callable(item) and not isinstance(item, (type, nn.Module))
-                      and name != "__main__"):
+                    stands_for_itself = item.__closure__ or item.__defaults__
+                if stands_for_itself and name != "__main__":
                     yield item
 
 

@@ -243,8 +243,8 @@ def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
         raise FloatingPointError("the loss of sst is nan")
 
     monkeypatch.setattr(question, "train_arm", diverge)
-    message = (r"mgda, seed 11711: the loss of sst is nan; to continue without mgda, delete it from "
-               r".*asked\.json and from --arms")
+    message = (r"mgda, seed 11711: the loss of sst is nan; to continue without mgda, delete it "
+               r"from .*asked\.json and from --arms")
     with pytest.raises(FloatingPointError, match=message):
         question.ask(asked[0], out, SEEDS, ["mgda"], say=lambda line: None)
     request = json.loads((out / "asked.json").read_text())
