@@ -32,7 +32,7 @@ from multitask.runs.folder import (
     load_starting_settings,
 )
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
-from multitask.runs.plans import Run
+from multitask.runs.plans import STAGES, Run
 from multitask.runs.settings import (
     CHANGEABLE,
     CHOICES,
@@ -54,7 +54,6 @@ from multitask.tasks import BUILT_IN, TASKS, are_the_papers
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
-HEAD_STAGES = ("fl", "baseline")  # of a frozen encoder, whose batches --accumulate leaves alone
 NOT_SETTINGS = ("out", "resume", "mode", "imports", "quiet")  # flags
 
 
@@ -307,7 +306,8 @@ def train(run: Run, imports: str = "") -> int:
             raise AssertionError(error) from error
         except (MemoryError, RuntimeError) as error:
             accumulate, reason = 2 * run.settings.accumulate, command.out_of_memory(error)
-            if (run.stage.name if run.stage else run.settings.stages[-1]) in HEAD_STAGES:
+            stage = run.stage.name if run.stage else run.settings.stages[-1]
+            if STAGES[stage].trains_heads_only:  # --accumulate leaves their batches alone
                 return stopped(f"{reason}: in a new run, cut inputs with --max-length", 1)
             return stopped(f"{reason}: take a smaller --batch-size, or compute each batch in "
                            f"pieces (--accumulate {accumulate})", 1, f" --accumulate {accumulate}")

@@ -179,11 +179,12 @@ class Kind:
 
     title: str
     plan: Callable[[Run], Plan]
+    trains_heads_only: bool = False
 
 
 STAGES = {
     "nli": Kind("additional pretraining on MultiNLI", plan_nli),
     "gs": Kind("gradient-surgery fine-tuning", plan_surgery),
-    "fl": Kind("final-layer fine-tuning, the encoder frozen", plan_final_layers),
-    "baseline": Kind("the baseline: a head for SST on the frozen encoder", plan_baseline),
+    "fl": Kind("final-layer fine-tuning, the encoder frozen", plan_final_layers, True),
+    "baseline": Kind("the baseline: a head for SST on the frozen encoder", plan_baseline, True),
 }
