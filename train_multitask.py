@@ -311,8 +311,6 @@ def train(run: Run, imports: str = "") -> int:
                 return stopped(f"{reason}: in a new run, cut inputs with --max-length", 1)
             return stopped(f"{reason}: take a smaller --batch-size, or compute each batch in "
                            f"pieces (--accumulate {accumulate})", 1, f" --accumulate {accumulate}")
-        finally:
-            run.log.close()
 
         ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run, imports)}")
         ranks.wait_for_writer()

@@ -45,7 +45,7 @@ from .inputs import (
     tokenize,
 )
 from .plans import STAGES, Run
-from .recipes import RECIPES, describe_recipe
+from .recipes import RECIPES, default_model, describe_recipe
 from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
 
@@ -66,6 +66,9 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         ValueError, OSError: settings, data, model or folder cannot be used.
     """
     settings = _choose_forms(settings, say)
+    if settings.model is None and settings.start is None:
+        model_name = default_model(settings.recipe, settings.uses_sample)
+        settings = dataclasses.replace(settings, model=model_name)
     out = None if out is None else str(user_path(out))
 
     def read() -> tuple[Dataset, MultitaskBert]:
@@ -213,9 +216,19 @@ def _assemble(folder: Path, settings: Settings, dataset: Dataset, model: Multita
 def execute(run: Run) -> dict:
     """Trains the remaining stages and writes the predictions, metrics.json and report.html.
 
+    It gives up the folder at the end, also after an error: `resume` can then open it.
+
     Returns:
         The content of metrics.json; {} in processes that do not write.
     """
+    try:
+        return _conclude(run, _train(run))
+    finally:
+        run.log.close()
+
+
+def _train(run: Run) -> dict[str, torch.Tensor]:
+    """Trains the remaining stages. Returns task → logits of its dev set, by the last stage."""
     stages = run.settings.stages
     while run.stage is not None:
         name = run.stage.name
@@ -229,7 +242,7 @@ def execute(run: Run) -> dict:
             best = MultitaskBert.from_pretrained(run.model_folder(name))
             run.model = best.to(run.model.device)
             run.stage = Stage(run, stages[stages.index(name) + 1])
-    return _conclude(run, dev_logits)
+    return dev_logits
 
 
 def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:
