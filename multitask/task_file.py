@@ -8,7 +8,7 @@
     train = "reviews-train.csv"
     dev_share = 0.1
 
-The keys are the attributes of tasks.Task; docs/how-to/own-tasks.md describes them. File names are
+The keys are attributes of tasks.Task; docs/how-to/own-tasks.md describes them. File names are
 relative to the TOML file.
 """
 
@@ -27,7 +27,9 @@ else:
 
 TOML_BYTES = 1 << 20
 FILES = ("train", "dev", "test")
-KEYS = tuple(field.name for field in fields(Task) if field.name != "name")
+# the predictions of a task with files of its own have fixed columns
+KEYS = tuple(field.name for field in fields(Task)
+             if field.name not in ("name", "prediction_column"))
 
 
 def choose_tasks(text: str) -> tuple[Task, ...]:

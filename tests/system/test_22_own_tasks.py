@@ -114,6 +114,7 @@ def test_relative_to_the_file(reviews, tmp_path):
     (table("reviews", "class", "x.csv"),
      r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
+    (table("reviews", "classes", "x.csv", prediction_column="a"), "unknown key prediction_column"),
     (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),
     (table("reviews", "classes", "x.csv", labels=["a", "a"]), "names that differ"),
     (table("reviews", "yes_no", "x.csv", labels=["a", "b", "c"]), "the words for no and for yes"),
@@ -536,7 +537,11 @@ def test_part_1_of_the_course(small_data, capsys, no_report):
 
     assert str(small_data) in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", runs[0], "--out", "files"]) == 0
-    assert "still missing: last-linear-layer-sst-dev-out.csv" in capsys.readouterr().out
+    missing = capsys.readouterr().out
+    assert "still missing: last-linear-layer-sst-dev-out.csv" in missing
+    data = Path("data").resolve()
+    for flags in ("--tasks sst --mode last-layer --lr 1e-3", "--tasks cfimdb --mode full"):
+        assert f"train_multitask.py --data {data} {flags}\n" in missing
     assert hand_in.main(["--course", "part1", *runs, "--out", "files"]) == 0
     assert "missing" not in capsys.readouterr().out
     expected = {f"{mode}-{task}-{split}-out.csv" for mode in ("full-model", "last-linear-layer")
