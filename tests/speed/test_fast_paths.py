@@ -200,9 +200,8 @@ def test_no_second_derivative():
     """A second derivative is refused rather than wrong."""
     layer, (x, packing) = layer_of(), row_of([3])
     x.requires_grad_()
-    [first] = torch.autograd.grad(loss_of(layer, x, packing), [x], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match=r"no second derivative; .* MINBERT_PLAIN=1"):
+        torch.autograd.grad(loss_of(layer, x, packing), [x], create_graph=True)
 
 
 def test_weights_changed_since():
