@@ -12,6 +12,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,7 +33,14 @@ _state = threading.local()
 _lock = threading.RLock()
 
 
-Reference = tuple[type, type]  # the classes of layer and attention that the fast forms equalled
+class Reference(NamedTuple):
+    """The classes that the fast forms equalled."""
+
+    embeddings: type
+    layer: type
+    attention: type
+
+
 # What was compared → the book's functions, kept so that ids stay theirs; and the result.
 _references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
 
@@ -89,7 +97,8 @@ def _compared(model: nn.Module, device: str) -> Reference | None:
     except Exception as error:  # the plain form will raise it again, where it runs
         found = f"{type(error).__name__}: {error}"
     if found is None:
-        return type(tiny.layers[0]), type(tiny.layers[0].self_attention)
+        layer = tiny.layers[0]
+        return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
     warnings.warn(f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
                   "now on, exactly as written and slower", stacklevel=2)
     return None

@@ -242,8 +242,6 @@ def without_a_bias(layer: BertLayer) -> None:
 
 
 CHANGES = {
-    "a hook on a part": lambda layer: layer.output_dense.register_forward_hook(
-        lambda *given: 3 * given[-1]),
     "pruned": lambda layer: prune.l1_unstructured(layer.output_dense, "weight", 0.5),
     "parametrized": lambda layer: parametrizations.weight_norm(layer.attention_dense),
     "replaced": lambda layer: setattr(layer, "output_dense",
