@@ -43,7 +43,7 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
 
-    device = model.pooler_dense.weight.device
+    device = next(model.parameters()).device
     if batch_size is None:
         batch_size = 64 if device.type == "cpu" else 512
     check_count("batch_size", batch_size)

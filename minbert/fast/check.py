@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from minbert.files import one_line
+
 from .dropout import SameDraws
 from .packed import encode_layers
 from .packing import Packing
@@ -53,7 +55,7 @@ def is_running() -> bool:
 def reference_of(model: nn.Module) -> Reference | None:
     """The classes whose forward the fast forms equal on this model's device, or None."""
     functions = tuple(_functions_of_book(model))
-    device = model.pooler_dense.weight.device.type
+    device = next(model.parameters()).device.type
     key = (type(model), model.config.hidden_act, device, *map(id, functions))
     if key not in _references:
         with _lock:
@@ -90,12 +92,15 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
 def _compared(model: nn.Module, device: str) -> Reference | None:
     config = type(model.config)(**SHAPE, hidden_act=model.config.hidden_act)
     try:
+        # Whatever the caller is in the middle of: a checkpoint keeps what is saved for backward.
         with (torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(),
-              torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False)):
+              torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False),
+              torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
+              torch.device("cpu")):
             tiny = type(model)(config)
             found = difference(tiny, device)
     except Exception as error:  # the plain form will raise it again, where it runs
-        found = f"{type(error).__name__}: {error}"
+        found = f"{type(error).__name__}: {one_line(error)}"
     if found is None:
         layer = tiny.layers[0]
         return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
@@ -129,7 +134,7 @@ def difference(tiny: nn.Module, device: str) -> str | None:
 def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
                        first_only: bool = False) -> str | None:
     """Compare outputs and all gradients of a weighted sum of them."""
-    weight = tiny.pooler_dense.weight
+    weight = next(tiny.parameters())
     packing = Packing.from_lengths(lengths)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(SHAPE["vocab_size"], (sum(lengths),), generator=generator).to(weight.device)

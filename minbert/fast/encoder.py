@@ -22,8 +22,9 @@ def applies(model: nn.Module) -> bool:
     check.py), torch is tracing the model, a part of it has a hook, or its embeddings, a layer or an
     attention are of another class or have methods of their own.
     """
-    if (is_plain() or check.is_running() or torch.compiler.is_compiling()
-            or not _is_unhooked_throughout(model)):
+    is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
+                 or torch._C._are_functorch_transforms_active())
+    if is_plain() or check.is_running() or is_traced or not _is_unhooked_throughout(model):
         return False
     reference = check.reference_of(model)
     return (reference is not None and type(model.embeddings) is reference.embeddings
@@ -51,7 +52,7 @@ def _is_unhooked_throughout(module: nn.Module) -> bool:
 
 def is_by_hand(model: nn.Module) -> bool:
     """Whether every layer runs with its derivative by hand, and gradients can go into buffers."""
-    weight = model.pooler_dense.weight
+    weight = next(model.parameters())
     return applies(model) and all(
         layer.applies(part, weight) and not any(map(has_hook, part.parameters()))
         for part in model.layers)

@@ -407,6 +407,8 @@ LIBERTIES = {
     "a way to embed of its own": (lambda model: doubled(model, "embed"), 0),
     "a way to split heads of its own": (
         lambda model: doubled(model.encoder.layers[0].self_attention, "split_heads"), 0),
+    "no pooler": (
+        lambda model: setattr(model.encoder, "pooler_dense", torch.nn.Identity()), 1),
     "a hook on the pooler": (
         lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 0),
     "a hook on the embeddings": (

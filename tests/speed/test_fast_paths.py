@@ -3,12 +3,13 @@
 What a student reads is the plain form. Each claim here is why the fast one may stand in for it.
 """
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
@@ -306,6 +307,30 @@ def test_lent_weights():
 
     # float64 rounding of numbers up to some hundreds
     torch.testing.assert_close(*gradients, atol=1e-10, rtol=1e-11)
+
+
+def test_tracing(tiny_model: BertModel):
+    """What is traced on full sentences is right for padded ones: the book is traced."""
+    ids, mask = torch.randint(50, (2, 5)), torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])
+    tiny_model.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and the checks of inputs are left out
+        traced = torch.jit.trace(lambda *given: tiny_model(*given).pooler_output,
+                                 (ids, torch.ones_like(ids)))
+    torch.testing.assert_close(traced(ids, mask), tiny_model(ids, mask).pooler_output)
+
+
+def test_functional_transforms(tiny_model: BertModel):
+    """torch.func differentiates the book."""
+    ids = torch.randint(50, (2, 5))
+
+    def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return functional_call(tiny_model, weights, (ids,)).pooler_output.sum()
+
+    named = dict(tiny_model.named_parameters())
+    found = grad(loss)({name: value.detach() for name, value in named.items()})
+    loss(named).backward()
+    torch.testing.assert_close(found, named_grads(tiny_model))
 
 
 # ----------------------------------------------------------------------------- products and dropout

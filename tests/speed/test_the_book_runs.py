@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from programs import ROOT
+from torch.utils.checkpoint import checkpoint
 
 import minbert.attention
 from minbert import fast
@@ -228,3 +229,22 @@ def test_comparing_draws_nothing(tiny_model):
     check._references.clear()
     assert fast.applies(tiny_model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_first_use_in_a_checkpoint(tiny_model):
+    """What the comparison saves for its own backward is not the checkpoint's."""
+    check._references.clear()
+    ids = torch.randint(20, (2, 5))
+    out = checkpoint(lambda ids: tiny_model(ids).pooler_output, ids, use_reentrant=False)
+    out.sum().backward()
+    assert fast.applies(tiny_model)
+
+
+def test_a_failed_comparison_is_one_line(tiny_model, monkeypatch):
+    def difference(tiny, device):
+        raise ValueError("one line\nand another")
+
+    monkeypatch.setattr(check, "_references", {})
+    monkeypatch.setattr(check, "difference", difference)
+    with pytest.warns(UserWarning, match="say: ValueError: one line and another. The plain form"):
+        tiny_model(torch.tensor([[1, 2]]))
