@@ -92,18 +92,15 @@ class BertForMaskedLM(nn.Module):
             labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL
                 elsewhere. The loss is the mean over the former.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        states = self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
-        packing = Packing.from_mask(attention_mask)  # padding is not scored
-        logits = packing.pad(self.score(packing.unpad(states)))
+        logits = self.score(self.encoder(input_ids, attention_mask,
+                                         token_type_ids).last_hidden_state)
         if labels is None:
             return MaskedLMOutput(logits)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
         return MaskedLMOutput(logits, loss)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
+        """The encoder's outputs → logits: (…, hidden) → (…, vocab)."""
         transformed = self.activation(self.transform_dense(hidden_states))
         transformed = self.transform_layer_norm(transformed)
         return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight,
