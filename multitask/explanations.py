@@ -219,7 +219,7 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
     for method in SURGERY if len(rows) > 1 else ():
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
         with suppress(ValueError):  # it needs an option
-            weights = Method(method)(gram, generator, torch.tensor(losses))
+            weights = Method(method)(gram, generator, gram.new_tensor(losses))
             surgery[method] = Surgery(weights.tolist(), norm_of_combination(gram, weights),
                                       (-gram @ weights).tolist())
     return Wishes(list(answers), losses, gram.diagonal().sqrt().tolist(), cosines(gram).tolist(),

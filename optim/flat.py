@@ -246,7 +246,7 @@ class TaskGradients:
         table = None if self.table is None else gram_matrix(self._looked_up()[1].flatten(1))
         found = {}
         for name, group in groups.items():
-            gram = torch.zeros(tasks, tasks, dtype=torch.float64)
+            gram = torch.zeros(tasks, tasks, dtype=torch.float64, device="cpu")
             for columns in group.columns:
                 gram += gram_matrix(self._matrix[:, columns])
             found[name] = gram + table if group.has_table else gram
@@ -276,7 +276,8 @@ class TaskGradients:
                 touched, gradients = self._looked_up()
                 part = combine(gradients.flatten(1), weights[name]).view(gradients.shape[1:])
                 table = torch.sparse_coo_tensor(touched[None], part, self.table.shape,
-                                                is_coalesced=True, check_invariants=False)
+                                                device=part.device, is_coalesced=True,
+                                                check_invariants=False)
         return self._matrix[0], table
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,7 +295,8 @@ def _coalesced(table: nn.Parameter) -> torch.Tensor:
     if table.grad is None:
         indices = table.new_empty(1, 0, dtype=torch.int64)
         return torch.sparse_coo_tensor(indices, table.new_empty(0, *table.shape[1:]), table.shape,
-                                       is_coalesced=True, check_invariants=False)
+                                       device=table.device, is_coalesced=True,
+                                       check_invariants=False)
     if not table.grad.is_sparse:
         raise ValueError("TaskGradients: the table's gradient is dense; build the embedding with "
                          "sparse=True, or give no table")

@@ -71,7 +71,7 @@ class Method:
         """
         given = {"generator": generator, "losses": losses, "epoch": epoch}
         found = self._weights(gram, **{name: given[name] for name in self._named})
-        weights = torch.as_tensor(found).to(gram)
+        weights = torch.as_tensor(found, dtype=gram.dtype, device=gram.device)
         if weights.shape != gram.shape[:1]:
             raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected "
                              f"one weight for each of {len(gram)} tasks")

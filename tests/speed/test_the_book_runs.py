@@ -21,8 +21,10 @@ from programs import ROOT
 from torch.utils.checkpoint import checkpoint
 
 import minbert.attention
+import optim.fast
 from minbert import fast
 from minbert.fast import check
+from optim.adamw import adamw_update
 
 PACKAGES = ("minbert", "optim", "heads", "multitask")
 LESSON = ("test_10_training", "oracle", "plain_step")  # they import from the packages
@@ -238,6 +240,19 @@ def test_first_use_in_a_checkpoint(tiny_model):
     out = checkpoint(lambda ids: tiny_model(ids).pooler_output, ids, use_reentrant=False)
     out.sum().backward()
     assert fast.applies(tiny_model)
+
+
+def test_default_device(tiny_model, monkeypatch):
+    """The fast forms are compared and run on the CPU where torch's default device is another."""
+    monkeypatch.setattr(check, "_references", {})
+    monkeypatch.setattr(optim.fast, "_checked", {})
+    ids, mask = torch.randint(20, (2, 5)), torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])
+    optimizer = optim.AdamW(tiny_model.train().parameters())
+    with torch.device("meta"):
+        tiny_model(ids, mask).pooler_output.sum().backward()
+        optimizer.step()
+        assert fast.applies(tiny_model)
+        assert optim.fast.fused_adamw_applies(adamw_update)
 
 
 def test_a_failed_comparison_is_one_line(tiny_model, monkeypatch):
