@@ -562,6 +562,8 @@ def test_prediction_values():
     with torch.no_grad():
         model.heads["sts"][1].bias.fill_(9.0)
     assert model.predict_similarity(NEIGHBOURS).tolist() == [5.0] * 4
+    with torch.device("meta"):  # torch's default device: the answer is on the CPU
+        assert model.predict_similarity(NEIGHBOURS).tolist() == [5.0] * 4
 
 
 def test_a_saved_model(tmp_path):
@@ -582,6 +584,20 @@ def test_a_saved_model(tmp_path):
     for name, examples in EXAMPLES.items():
         items = [example.sentences for example in examples]
         assert torch.equal(again.logits(name, items), model.logits(name, items))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("arch", ["concatB", "concatB_mean"])
+def test_a_model_of_another_dtype(arch, dtype, tmp_path):
+    """A model that was cast predicts, and saves what opens in float32."""
+    model = build(arch).eval()
+    expected = model.logits("sts", NEIGHBOURS)
+    model.to(dtype).save_pretrained(tmp_path)
+    again = MultitaskBert.from_pretrained(tmp_path)
+    assert {value.dtype for value in again.parameters()} == {torch.float32}
+    for cast in (model, again):
+        # bfloat16 has 8 bits
+        torch.testing.assert_close(cast.logits("sts", NEIGHBOURS), expected, atol=0.05, rtol=0)
 
 
 def test_unusable_inputs(tmp_path):
