@@ -214,7 +214,7 @@ class BertForMaskedLM(nn.Module):
         tensors = {f"bert.{name}": value for name, value in tensors_of(self.encoder).items()}
         for name, file_name in HEAD_NAMES.items():
             tensors[file_name] = self.get_parameter(name).detach().cpu().clone()
-        tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
+        tensors = {name: value.to(dtype) for name, value in tensors.items()}
 
         config = {**config_of(self.encoder), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}

@@ -187,8 +187,7 @@ class MultitaskBert(nn.Module):
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
         tasks = tuple(task for name, task in self.tasks.items() if name != NLI.name)
-        heads = {name: value.detach().cpu().contiguous()
-                 for name, value in self.heads.state_dict().items()
+        heads = {name: value.detach().cpu() for name, value in self.heads.state_dict().items()
                  if name.split(".")[0] != NLI.name}
         write_tensors(fresh / HEADS_FILE, heads)
         about = Description(self.arch, self.precision, tasks, self.max_length, self.data)

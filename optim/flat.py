@@ -125,7 +125,8 @@ class TaskGradients:
             does without autograd's hooks, set it to False.
 
     Raises:
-        ValueError: `table` is not flat's first parameter, or there is no task.
+        ValueError: `table` is not flat's first parameter, there is no task, or a parameter is
+            frozen.
 
     >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> gradients = TaskGradients(FlatParameters([("weight", weight)]), tasks=2)
@@ -157,6 +158,7 @@ class TaskGradients:
         self._filled: set[int] = set()
         self._reached: set[nn.Parameter] = set()
         if watched:
+            flat.check()
             for value in flat.parameters.values():
                 value.register_post_accumulate_grad_hook(self._reached.add)
 

@@ -275,6 +275,15 @@ def test_own_method():
     assert seen["losses"].tolist() == pytest.approx(list(result.losses.values()))
 
 
+def test_own_module():
+    """A module names it in its forward."""
+    class Ones(torch.nn.Module):
+        def forward(self, gram: torch.Tensor) -> torch.Tensor:
+            return gram.new_ones(len(gram))
+
+    assert Method(Ones())(torch.eye(2)).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("name", SURGERY)
 def test_training(name):
     """Every method trains, draws from its own generator alone, and resumes bit for bit.
