@@ -92,7 +92,7 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
 def _compared(model: nn.Module, device: str) -> Reference | None:
     config = type(model.config)(**SHAPE, hidden_act=model.config.hidden_act)
     try:
-        # Whatever the caller is in the middle of: a checkpoint keeps what is saved for backward.
+        # The caller's modes stay outside, such as a checkpoint that collects what backward needs.
         with (torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(),
               torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False),
               torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),

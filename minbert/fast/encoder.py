@@ -19,8 +19,8 @@ def applies(model: nn.Module) -> bool:
     """Whether the fast forms may stand in for BertModel.forward.
 
     They may unless plain forms are asked for, they compute something else than the book (see
-    check.py), torch is tracing the model, a part of it has a hook, or its embeddings, a layer or an
-    attention are of another class or have methods of their own.
+    check.py), torch is tracing the model, a part has a hook or a method of its own, or the
+    embeddings, a layer or an attention are of another class.
     """
     is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
                  or torch._C._are_functorch_transforms_active())
@@ -41,7 +41,10 @@ def is_unhooked(module: nn.Module, *methods: str) -> bool:
 
 
 def _is_unhooked_throughout(module: nn.Module) -> bool:
-    """Whether `is_unhooked` holds for every part: hooks expect (batch, seq, …), not a row."""
+    """Whether `is_unhooked` holds for every part.
+
+    The fast forms call some parts on a row of tokens, (tokens, hidden), and others not at all.
+    """
     if not is_unhooked(module, "split_heads"):
         return False
     for part in module._modules.values():  # a loop: this runs at every call, for a hundred parts
