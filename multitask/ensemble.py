@@ -57,7 +57,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     check_alike(runs, all_settings)
     settings = dataclasses.replace(all_settings[0], batch_sizes={}, eval_limit=None)
     tasks = {task.name: task for task in settings.tasks}
-    dataset, device = load_data(settings), pick_device(arguments.device)
+    dataset, device = load_data(settings, runs), pick_device(arguments.device)
 
     scores, all_logits = {}, []
     for run in runs:

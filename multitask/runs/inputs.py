@@ -10,8 +10,17 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints.hub import EMBEDDED, HubError
+from minbert.files import read_object
 from multitask.data.batching import TokenizedExamples
-from multitask.data.examples import Dataset, Example, Examples, load_dataset, missing_files
+from multitask.data.examples import (
+    Dataset,
+    Example,
+    Examples,
+    drawn,
+    file_of,
+    load_dataset,
+    missing_files,
+)
 from multitask.data.multinli import load_multinli
 from multitask.data.sample import write_sample
 from multitask.description import SAMPLE
@@ -19,7 +28,7 @@ from multitask.model import MultitaskBert
 from multitask.task_file import choose_tasks
 from multitask.tasks import NLI, TASKS, Task
 
-from .folder import CONFIG_FILE
+from .folder import CONFIG_FILE, METRICS_FILE
 from .settings import NO_SURGERY_STAGE, Settings
 
 Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
@@ -42,8 +51,16 @@ def default_data(tasks: Iterable[Task] = tuple(TASKS.values())) -> str | None:
     return str(Path("data").resolve())
 
 
-def load_data(settings: Settings) -> Dataset:
-    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
+def load_data(settings: Settings, runs: Iterable[Path] = ()) -> Dataset:
+    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit.
+
+    Args:
+        runs: folders of runs that are scored on these examples.
+
+    Raises:
+        ValueError, OSError: the data cannot be read, or one of `runs` may have been trained on the
+            dev examples.
+    """
     if settings.nli and settings.data is None and not settings.uses_sample:
         raise ValueError("--nli: the tasks' own files hold no MultiNLI; name the folder that holds "
                          "it with --data, in a new run")
@@ -61,7 +78,22 @@ def load_data(settings: Settings) -> Dataset:
     for splits in dataset.values():
         for split in splits.keys() - {"train"}:
             splits[split] = subsample(splits[split], settings.eval_limit)
+    for run in runs:
+        _check_drawn(run, settings, dataset)
     return dataset
+
+
+def _check_drawn(run: Path, settings: Settings, dataset: Dataset) -> None:
+    """Refuses, with ValueError, other drawn dev examples than those of the run's training."""
+    metrics = run / METRICS_FILE
+    recorded = read_object(metrics).get("drawn", {}) if metrics.is_file() else {}
+    now = drawn(dataset)
+    for task in settings.tasks:
+        if recorded.get(task.name) not in (None, now.get(task.name)):
+            raise ValueError(f"{file_of(settings.data, task, 'train')} has changed since {run} was "
+                             f"trained: dev_share now draws other dev examples of {task.name}, "
+                             "which the run may have been trained on; restore the file, or train "
+                             "again")
 
 
 def _read(folder: Path, settings: Settings) -> Dataset:
@@ -105,9 +137,10 @@ def settings_of_run(run: Path, data: str | Path | None = None,
         raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
     else:
         model = MultitaskBert.from_pretrained(run)
-        if drawn := [task.name for task in model.tasks.values() if task.dev_share]:
+        if of_shares := [task.name for task in model.tasks.values() if task.dev_share]:
             raise ValueError(f"{run} does not say with which seed the dev examples of "
-                             f"{', '.join(drawn)} were drawn: name the folder of the whole run")
+                             f"{', '.join(of_shares)} were drawn: name the folder of the whole "
+                             "run")
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,
                             tasks=tuple(model.tasks.values()))
     if data is not None:
@@ -125,6 +158,7 @@ def subsample(examples: list[Example], limit: int | None) -> list[Example]:
     chosen = sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))
     some = Examples(examples[index] for index in chosen)
     some.left_out = getattr(examples, "left_out", 0)
+    some.drawn = getattr(examples, "drawn", "")
     return some
 
 

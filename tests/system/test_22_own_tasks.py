@@ -23,13 +23,14 @@ from sklearn import metrics as sklearn_metrics
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
 from minbert.files import write_tensors
-from multitask import MultitaskBert, export, hand_in, metrics, predict
+from multitask import MultitaskBert, ensemble, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.data import load_dataset, read_examples
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.data.tables import read_rows
 from multitask.explanations import explained
 from multitask.kinds import KINDS
+from multitask.runs import __main__ as runs
 from multitask.runs import run as main_job
 from multitask.system.runlog import read_events
 from multitask.task_file import choose_tasks, read_task_file
@@ -382,6 +383,34 @@ def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
     shutil.copytree("drawn/model", "given/model")
     assert hand_in.main(["given", "--data", ".", "--out", "files"]) == 2
     assert "does not say with which seed the dev examples of reviews" in capsys.readouterr().err
+
+
+def test_drawn_from_changed_data(capsys, no_report):
+    """Changed data draw other dev examples, which the run was trained on: no command scores it."""
+    make_file(Path("all.csv"), "classes", count=40)
+    Path("all.toml").write_text(table("reviews", "classes", "all.csv", dev_share=0.25))
+    commands = {"hand_in": hand_in.main, "analysis": analysis.main, "export": export.main,
+                "compare": runs.main, "ensemble": ensemble.main}
+    words = {"hand_in": ["one", "--out", "files"], "analysis": ["one"], "export": ["one", "to"],
+             "compare": ["compare", "two", "one"], "ensemble": ["two", "one"]}
+    for name in ("one", "two"):
+        assert run(*SCRATCH, "--tasks", "all.toml", "--eval-limit", 9, "--max-steps", 1, "--out",
+                   name) == 0
+    header, *rows = Path("all.csv").read_text().splitlines()
+    Path("all.csv").write_text("\n".join([header, *sorted(rows, reverse=True)]) + "\n")
+    edit_json(Path("two/metrics.json"), lambda metrics: metrics.pop("drawn"))  # of an earlier run
+    for name, main in commands.items():
+        capsys.readouterr()
+        assert main(words[name]) == 2, name
+        message = capsys.readouterr().err
+        assert "all.csv has changed since one was trained: dev_share now draws other" in message
+        assert message.count("\n") == 1
+    assert hand_in.main(["two", "--out", "files"]) == 0
+
+    # a label corrected, or a text that is trained on: the dev examples are the same
+    rows[0] = rows[0].replace("film 0", "film 0!").replace("dull", "fine")
+    Path("all.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert hand_in.main(["one", "--out", "files"]) == 0
 
 
 def test_same_as_a_program(one_task):
