@@ -37,6 +37,7 @@ from .hand_in import write_files
 from .inputs import (
     Tokens,
     build_model,
+    check_data,
     describe_data,
     describe_model,
     describe_truncated,
@@ -79,6 +80,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
+        check_data(settings)
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
     dataset, model = ranks.run_on_all(read)
@@ -114,6 +116,8 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         return None
 
     settings = _choose_forms(dataclasses.replace(started, **(changes or {})), say)
+    if settings.data != started.data:
+        ranks.run_on_all(lambda: check_data(settings))
 
     def save_changes() -> None:
         if ranks.writes and settings != started:

@@ -375,6 +375,56 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     assert "name them with --data" in capsys.readouterr().err
 
 
+def test_data_beside_own_files(one_task, refused, capsys):
+    """Nothing is read from --data, and the advice is --tasks."""
+    for main, words in ((hand_in.main, ["one"]), (analysis.main, ["one"]),
+                        (runs.main, ["compare", "one", "one/../one"]),
+                        (export.main, ["one", "to"])):
+        assert main([*words, "--data", "."]) == 2
+        assert "--data .: no task reads from it" in capsys.readouterr().err
+    assert "no task reads from it" in refused("--tasks", "reviews.toml", "--data", ".", *SCRATCH)
+
+    # what an earlier version recorded is not read either
+    edit_json(Path("one/config.json"), lambda config: config.update(data="/nowhere"))
+    assert hand_in.main(["one", "--out", "files"]) == 0
+    assert "one on the tasks' own files: dev" in capsys.readouterr().out
+
+    Path("reviews-dev.csv").write_text("\n".join(
+        Path("reviews-dev.csv").read_text().splitlines()[:-1]) + "\n")
+    shutil.copytree("one", "two")
+    for main, words in ((analysis.main, ["one"]), (runs.main, ["compare", "one", "two"])):
+        assert main([*words, "--tasks", "reviews.toml"]) == 2
+        assert "with --tasks\n" in capsys.readouterr().err
+
+
+def test_a_model_folder_of_own_files(one_task, capsys):
+    shutil.copytree("one/model", "given/model")
+    assert hand_in.main(["given", "--out", "files"]) == 0
+    assert "given on the tasks' own files: dev" in capsys.readouterr().out
+    for main, words in ((hand_in.main, ["one/model"]), (export.main, ["one/model", "to"])):
+        assert main(words) == 2
+        assert "one/model holds only the model of a run: name the run's folder, one" in (
+            capsys.readouterr().err)
+
+
+def test_tasks_named_again(one_task, capsys):
+    """A test file may be new; a key that differs is named."""
+    text = Path("reviews.toml").read_text()
+    shutil.copy("reviews-test.csv", "new.csv")
+    Path("reviews.toml").write_text(text.replace("reviews-test.csv", "new.csv"))
+    edit_json(Path("one/config.json"), lambda config: config["tasks"][0].update(test=""))
+    words = ["one", "--tasks", "reviews.toml", "--out", "files"]
+    assert hand_in.main(words) == 0
+    assert Path("files/reviews-test-output.csv").is_file()
+
+    Path("reviews.toml").write_text(text.replace('"dull", "fine"', '"fine", "dull"'))
+    capsys.readouterr()
+    assert hand_in.main(words) == 2
+    assert capsys.readouterr().err.endswith(
+        "labels of reviews is ('fine', 'dull', 'great'), but it was ('dull', 'fine', 'great') when "
+        "the run was trained\n")
+
+
 def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
     """Another seed would score examples that the run was trained on."""
     make_file(Path("all.csv"), "classes", count=40)
@@ -448,6 +498,7 @@ def test_resume(reviews, interrupted, refused, no_report):
     assert "reviews-train.csv is missing" in refused("--resume", "stopped")
     assert "describes other tasks than those of the run, which are reviews" in refused(
         "--resume", "stopped", "--tasks", "sst")
+    assert "--data" in refused("--resume", "stopped", "--data", "elsewhere")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
