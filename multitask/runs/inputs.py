@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -204,7 +205,13 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         if model.arch != settings.arch:
             raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not "
                              f"{settings.arch}")
-        return new_model(model.encoder, model.tokenizer, settings).take_heads(model)
+        new = new_model(model.encoder, model.tokenizer, settings).take_heads(model)
+        taken = list(model.heads.values())
+        if fresh := [name for name, head in new.heads.items() if head not in taken]:
+            warnings.warn(f"--start {settings.start}: the heads of {', '.join(fresh)} are new, "
+                          "since that run has no such task, or one with other labels",
+                          stacklevel=2)
+        return new
 
     if settings.model == SCRATCH:
         texts: list[str] = []
@@ -258,7 +265,7 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
                 f"({parameters}); --model takes a larger one: {DEFAULT_MODEL} or a checkpoint's "
                 "folder")
     if settings.start is not None:
-        return f"{settings.start} ({parameters}), its encoder and its heads"
+        return f"{settings.start} ({parameters}), its encoder, and its heads for the same tasks"
     return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
 
 

@@ -507,6 +507,7 @@ def test_resume(reviews, interrupted, refused, no_report):
 # -------------------------------------------------------------------------------- several, of all
 
 
+@pytest.mark.filterwarnings("always:--start .*the heads of sst are new")
 def test_one_of_each_kind(capsys):
     """A pair task in JSON lines, a scale in tabs, classes in commas; one is the course's."""
     make_file(Path("c.csv"), "classes")
@@ -535,6 +536,9 @@ def test_one_of_each_kind(capsys):
     # from that run: the trained head of one task, a fresh one of another
     assert run("--start", "three", "--tasks", "my.toml,sst", "--mode", "last-layer", "--max-steps",
                1, "--out", "four") == 0
+    said = capsys.readouterr()
+    assert "three: the heads of sst are new, since that run has no such task" in said.err
+    assert "its encoder, and its heads for the same tasks" in said.out
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
