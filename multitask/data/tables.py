@@ -49,6 +49,13 @@ def read_rows(path: Path, columns: Sequence[str],
             yield from _read_delimited(every, first, where, columns)
 
 
+def header_of(path: Path, columns: Sequence[str]) -> list[str]:
+    """The columns of a file that `read_rows` found to have no rows."""
+    with _opened(path) as file:
+        header = next(bounded_lines(file, name_of(path)), "")
+    return _unique(next(csv.reader([header], delimiter=delimiter_of(header, columns)), []))
+
+
 def name_of(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
 

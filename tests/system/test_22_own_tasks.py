@@ -678,6 +678,32 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
 
 
+@pytest.mark.parametrize(("lines", "output", "message"), [
+    ('{"first": "a"}\n{"first": "b"}\n{"first": "c", "more": 1}\n', "out.csv",
+     "input, line 3: the first row has no 'more', and a table written from a pipe"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "out.jsonl", "input, line 3: expected"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "", "input, line 3: expected")])
+def test_a_pipe_keeps_its_answers(lines, output, message, one_task, capsys, monkeypatch):
+    """A row that cannot be used comes late; those before it are answered."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    flags = ["--output", output] if output else []
+    capsys.readouterr()
+    assert ask(one_task, "--input", "-", *flags) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.endswith("; the 2 rows before it are answered\n")
+    written = Path(output).read_text() if output else said.out
+    assert len(written.splitlines()) == (3 if output == "out.csv" else 2)
+
+
+def test_no_rows(one_task):
+    for number, header in enumerate(("note,first,x\n", "first;x\n")):
+        Path("in.csv").write_text(header)
+        assert ask(one_task, "--input", "in.csv", "--output", f"{number}.csv") == 0
+        assert Path(f"{number}.csv").read_text() == (
+            header.strip().replace(";", ",") + ",prediction,probability\n")
+
+
 @pytest.mark.parametrize("source", ["in.csv", "-"])
 def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     Path("in.csv").write_text("first\na great film\n")
