@@ -111,6 +111,9 @@ def test_relative_to_the_file(reviews, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("", "describes no task"),
     ("[reviews\n", "not a TOML file.*line 1"),
+    ('[reviews]\ntrain = "C:\\Users\\x.csv"\n', "not a TOML file.*put paths in single quotes"),
+    ('[reviews]\nkind = "scale"\ntext = "x"\nlabel = "y"\ntrain = "C:\\new.csv"\n',
+     r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
     ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
      r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
