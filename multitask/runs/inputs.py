@@ -134,8 +134,9 @@ def moved_tasks(settings: Settings, text: str) -> tuple[Task, ...]:
 
 
 def _but_for_files(task: Task) -> dict[str, object]:
-    # a test file may be new, since no training depends on it
-    return dataclasses.asdict(dataclasses.replace(task, train="-", dev=task.dev and "-", test=""))
+    # a test file may be new, and a task file no longer has the last of these
+    return dataclasses.asdict(dataclasses.replace(task, train="-", dev=task.dev and "-", test="",
+                                                  prediction_column=""))
 
 
 def settings_of_run(run: Path, data: str | Path | None = None,

@@ -224,7 +224,7 @@ def test_multinli_labels(tmp_path):
     (b"[1]", "expected a JSON object with a string 'gold_label'"),
     (GOOD.replace(b'"A dog runs."', b"3"), "'sentence1' is 3; expected a string, in quotes"),
     (GOOD.replace(b'"A dog runs."', b"null"), "'sentence1' is null; expected a string"),
-    (GOOD.replace(b"sentence1", b"text"), "with a string 'sentence1', found 'gold_label', 'pairID'"),
+    (GOOD.replace(b"sentence1", b"text"), "a string 'sentence1', found 'gold_label', 'pairID'"),
     (GOOD.replace(b"dog runs", b"dog \\ud800 runs"), "sentence1 has an unpaired surrogate"),
     (GOOD.replace(b"neutral", b"Neutral"),
      "gold_label is 'Neutral', expected neutral; labels are case-sensitive"),

@@ -415,7 +415,8 @@ def test_tasks_named_again(one_task, capsys):
     text = Path("reviews.toml").read_text()
     shutil.copy("reviews-test.csv", "new.csv")
     Path("reviews.toml").write_text(text.replace("reviews-test.csv", "new.csv"))
-    edit_json(Path("one/config.json"), lambda config: config["tasks"][0].update(test=""))
+    edit_json(Path("one/config.json"), lambda config: config["tasks"][0].update(
+        test="", prediction_column="mine"))
     words = ["one", "--tasks", "reviews.toml", "--out", "files"]
     assert hand_in.main(words) == 0
     assert Path("files/reviews-test-output.csv").is_file()
