@@ -16,7 +16,7 @@ from minbert.files import user_path, write_json
 from multitask.analysis.dev_set import analyse
 from multitask.evaluation import describe
 from multitask.reports.ensemble_report import write_ensemble_report
-from multitask.runs.folder import REPORT_FILE
+from multitask.runs.folder import REPORT_FILE, check_run_folder
 from multitask.runs.hand_in import (
     logits_of,
     scores_by_split,
@@ -51,13 +51,12 @@ def ensemble(arguments: argparse.Namespace) -> int:
     runs: Sequence[Path] = arguments.runs
     if len(set(runs)) < max(2, len(runs)):
         raise ValueError("name at least two different runs")
-    if arguments.out.resolve() in {run.resolve() for run in runs}:
-        raise ValueError(f"--out {arguments.out} is one of the runs: name another folder")
+    check_run_folder(arguments.out)
     all_settings = [settings_of_run(run, arguments.data, arguments.tasks) for run in runs]
     check_alike(runs, all_settings)
     settings = dataclasses.replace(all_settings[0], batch_sizes={}, eval_limit=None)
     tasks = {task.name: task for task in settings.tasks}
-    dataset, device = load_data(settings), pick_device(arguments.device)
+    dataset, device = load_data(settings, runs), pick_device(arguments.device)
 
     scores, all_logits = {}, []
     for run in runs:

@@ -35,9 +35,11 @@ class Examples(list[Example]):
 
     Attributes:
         left_out: Number of rows dropped because the label was missing.
+        drawn: Of dev examples that `dev_share` drew, a SHA-256 over their texts; else "".
     """
 
     left_out: int = 0
+    drawn: str = ""
 
 
 # dataset[task][split] → examples; plain lists serve as well
@@ -51,6 +53,12 @@ def left_out(dataset: Dataset) -> dict[str, dict[str, int]]:
         counts[name] = {split: getattr(examples, "left_out", 0)
                         for split, examples in splits.items()}
     return counts
+
+
+def drawn(dataset: Dataset) -> dict[str, str]:
+    """Returns task → the SHA-256 of its dev examples, for tasks whose dev examples are drawn."""
+    found = {name: getattr(splits["dev"], "drawn", "") for name, splits in dataset.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -137,7 +145,9 @@ def draw_dev(examples: Examples, task: Task, seed: int) -> tuple[Examples, Examp
     chosen = set(random.Random(seed).sample(range(len(examples)), count))
     train = Examples(each for row, each in enumerate(examples) if row not in chosen)
     train.left_out = examples.left_out
-    return train, Examples(each for row, each in enumerate(examples) if row in chosen)
+    dev = Examples(each for row, each in enumerate(examples) if row in chosen)
+    dev.drawn = hashlib.sha256(repr([each.sentences for each in dev]).encode()).hexdigest()
+    return train, dev
 
 
 def _warn_of_absent_classes(task: Task, examples: list[Example], path: Path) -> None:

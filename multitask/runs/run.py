@@ -11,7 +11,7 @@ from minbert import BertModel, fast
 from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
-from multitask.data.examples import TEST_SPLIT, Dataset, left_out
+from multitask.data.examples import TEST_SPLIT, Dataset, drawn, left_out
 from multitask.evaluation import PREDICTIONS_FOLDER, describe
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
@@ -37,6 +37,7 @@ from .hand_in import write_files
 from .inputs import (
     Tokens,
     build_model,
+    check_data,
     describe_data,
     describe_model,
     describe_truncated,
@@ -79,6 +80,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
+        check_data(settings)
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
     dataset, model = ranks.run_on_all(read)
@@ -114,6 +116,8 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         return None
 
     settings = _choose_forms(dataclasses.replace(started, **(changes or {})), say)
+    if settings.data != started.data:
+        ranks.run_on_all(lambda: check_data(settings))
 
     def save_changes() -> None:
         if ranks.writes and settings != started:
@@ -307,6 +311,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
         "left_out": left_out(run.dataset),
+        "drawn": drawn(run.dataset),
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
         "environment": {**about, "processes": run.ranks.size},

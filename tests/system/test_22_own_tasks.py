@@ -23,13 +23,14 @@ from sklearn import metrics as sklearn_metrics
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer
 from minbert.files import write_tensors
-from multitask import MultitaskBert, export, hand_in, metrics, predict
+from multitask import MultitaskBert, ensemble, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.data import load_dataset, read_examples
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.data.tables import read_rows
 from multitask.explanations import explained
 from multitask.kinds import KINDS
+from multitask.runs import __main__ as runs
 from multitask.runs import run as main_job
 from multitask.system.runlog import read_events
 from multitask.task_file import choose_tasks, read_task_file
@@ -110,6 +111,9 @@ def test_relative_to_the_file(reviews, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("", "describes no task"),
     ("[reviews\n", "not a TOML file.*line 1"),
+    ('[reviews]\ntrain = "C:\\Users\\x.csv"\n', "not a TOML file.*put paths in single quotes"),
+    ('[reviews]\nkind = "scale"\ntext = "x"\nlabel = "y"\ntrain = "C:\\new.csv"\n',
+     r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
     ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
      r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
@@ -374,6 +378,57 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     assert "name them with --data" in capsys.readouterr().err
 
 
+def test_data_beside_own_files(one_task, refused, capsys):
+    """Nothing is read from --data, and the advice is --tasks."""
+    for main, words in ((hand_in.main, ["one"]), (analysis.main, ["one"]),
+                        (runs.main, ["compare", "one", "one/../one"]),
+                        (export.main, ["one", "to"])):
+        assert main([*words, "--data", "."]) == 2
+        assert "--data .: no task reads from it" in capsys.readouterr().err
+    assert "no task reads from it" in refused("--tasks", "reviews.toml", "--data", ".", *SCRATCH)
+
+    # what an earlier version recorded is not read either
+    edit_json(Path("one/config.json"), lambda config: config.update(data="/nowhere"))
+    assert hand_in.main(["one", "--out", "files"]) == 0
+    assert "one on the tasks' own files: dev" in capsys.readouterr().out
+
+    Path("reviews-dev.csv").write_text("\n".join(
+        Path("reviews-dev.csv").read_text().splitlines()[:-1]) + "\n")
+    shutil.copytree("one", "two")
+    for main, words in ((analysis.main, ["one"]), (runs.main, ["compare", "one", "two"])):
+        assert main([*words, "--tasks", "reviews.toml"]) == 2
+        assert "with --tasks\n" in capsys.readouterr().err
+
+
+def test_a_model_folder_of_own_files(one_task, capsys):
+    shutil.copytree("one/model", "given/model")
+    assert hand_in.main(["given", "--out", "files"]) == 0
+    assert "given on the tasks' own files: dev" in capsys.readouterr().out
+    for main, words in ((hand_in.main, ["one/model"]), (export.main, ["one/model", "to"])):
+        assert main(words) == 2
+        assert "one/model holds only the model of a run: name the run's folder, one" in (
+            capsys.readouterr().err)
+
+
+def test_tasks_named_again(one_task, capsys):
+    """A test file may be new; a key that differs is named."""
+    text = Path("reviews.toml").read_text()
+    shutil.copy("reviews-test.csv", "new.csv")
+    Path("reviews.toml").write_text(text.replace("reviews-test.csv", "new.csv"))
+    edit_json(Path("one/config.json"), lambda config: config["tasks"][0].update(
+        test="", prediction_column="mine"))
+    words = ["one", "--tasks", "reviews.toml", "--out", "files"]
+    assert hand_in.main(words) == 0
+    assert Path("files/reviews-test-output.csv").is_file()
+
+    Path("reviews.toml").write_text(text.replace('"dull", "fine"', '"fine", "dull"'))
+    capsys.readouterr()
+    assert hand_in.main(words) == 2
+    assert capsys.readouterr().err.endswith(
+        "labels of reviews is ('fine', 'dull', 'great'), but it was ('dull', 'fine', 'great') when "
+        "the run was trained\n")
+
+
 def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
     """Another seed would score examples that the run was trained on."""
     make_file(Path("all.csv"), "classes", count=40)
@@ -382,6 +437,34 @@ def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
     shutil.copytree("drawn/model", "given/model")
     assert hand_in.main(["given", "--data", ".", "--out", "files"]) == 2
     assert "does not say with which seed the dev examples of reviews" in capsys.readouterr().err
+
+
+def test_drawn_from_changed_data(capsys, no_report):
+    """Changed data draw other dev examples, which the run was trained on: no command scores it."""
+    make_file(Path("all.csv"), "classes", count=40)
+    Path("all.toml").write_text(table("reviews", "classes", "all.csv", dev_share=0.25))
+    commands = {"hand_in": hand_in.main, "analysis": analysis.main, "export": export.main,
+                "compare": runs.main, "ensemble": ensemble.main}
+    words = {"hand_in": ["one", "--out", "files"], "analysis": ["one"], "export": ["one", "to"],
+             "compare": ["compare", "two", "one"], "ensemble": ["two", "one"]}
+    for name in ("one", "two"):
+        assert run(*SCRATCH, "--tasks", "all.toml", "--eval-limit", 9, "--max-steps", 1, "--out",
+                   name) == 0
+    header, *rows = Path("all.csv").read_text().splitlines()
+    Path("all.csv").write_text("\n".join([header, *sorted(rows, reverse=True)]) + "\n")
+    edit_json(Path("two/metrics.json"), lambda metrics: metrics.pop("drawn"))  # of an earlier run
+    for name, main in commands.items():
+        capsys.readouterr()
+        assert main(words[name]) == 2, name
+        message = capsys.readouterr().err
+        assert "all.csv has changed since one was trained: dev_share now draws other" in message
+        assert message.count("\n") == 1
+    assert hand_in.main(["two", "--out", "files"]) == 0
+
+    # a label corrected, or a text that is trained on: the dev examples are the same
+    rows[0] = rows[0].replace("film 0", "film 0!").replace("dull", "fine")
+    Path("all.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert hand_in.main(["one", "--out", "files"]) == 0
 
 
 def test_same_as_a_program(one_task):
@@ -419,6 +502,7 @@ def test_resume(reviews, interrupted, refused, no_report):
     assert "reviews-train.csv is missing" in refused("--resume", "stopped")
     assert "describes other tasks than those of the run, which are reviews" in refused(
         "--resume", "stopped", "--tasks", "sst")
+    assert "--data" in refused("--resume", "stopped", "--data", "elsewhere")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
@@ -427,6 +511,7 @@ def test_resume(reviews, interrupted, refused, no_report):
 # -------------------------------------------------------------------------------- several, of all
 
 
+@pytest.mark.filterwarnings("always:--start .*the heads of sst are new")
 def test_one_of_each_kind(capsys):
     """A pair task in JSON lines, a scale in tabs, classes in commas; one is the course's."""
     make_file(Path("c.csv"), "classes")
@@ -455,6 +540,9 @@ def test_one_of_each_kind(capsys):
     # from that run: the trained head of one task, a fresh one of another
     assert run("--start", "three", "--tasks", "my.toml,sst", "--mode", "last-layer", "--max-steps",
                1, "--out", "four") == 0
+    said = capsys.readouterr()
+    assert "three: the heads of sst are new, since that run has no such task" in said.err
+    assert "its encoder, and its heads for the same tasks" in said.out
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
@@ -592,6 +680,32 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
     assert ask(one_task, "--input", "-", "--output", f"piped.{ending}") == 0
     assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize(("lines", "output", "message"), [
+    ('{"first": "a"}\n{"first": "b"}\n{"first": "c", "more": 1}\n', "out.csv",
+     "input, line 3: the first row has no 'more', and a table written from a pipe"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "out.jsonl", "input, line 3: expected"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "", "input, line 3: expected")])
+def test_a_pipe_keeps_its_answers(lines, output, message, one_task, capsys, monkeypatch):
+    """A row that cannot be used comes late; those before it are answered."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    flags = ["--output", output] if output else []
+    capsys.readouterr()
+    assert ask(one_task, "--input", "-", *flags) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.endswith("; the 2 rows before it are answered\n")
+    written = Path(output).read_text() if output else said.out
+    assert len(written.splitlines()) == (3 if output == "out.csv" else 2)
+
+
+def test_no_rows(one_task):
+    for number, header in enumerate(("note,first,x\n", "first;x\n")):
+        Path("in.csv").write_text(header)
+        assert ask(one_task, "--input", "in.csv", "--output", f"{number}.csv") == 0
+        assert Path(f"{number}.csv").read_text() == (
+            header.strip().replace(";", ",") + ",prediction,probability\n")
 
 
 @pytest.mark.parametrize("source", ["in.csv", "-"])

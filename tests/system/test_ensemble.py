@@ -68,12 +68,14 @@ def test_scores(runs, together, small_data):
     (["a"], "name at least two different runs"),
     (["a", "a"], "name at least two different runs"),
     (["a", "missing"], "missing: there is no such folder"),
-    (["a", "b", "--out", "./a"], "--out a is one of the runs"),
+    (["a", "b", "--out", "./a"], "--out a holds a finished run; name another folder"),
+    (["a", "b", "--out", "c"], "--out c holds a model; name another folder"),
     (["a", "other"], "other has other tasks than a, or other labels: sst against para, sst, sts"),
 ])
 def test_refused(flags, message, runs, small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(runs[0], "a")
+    shutil.copytree(runs[0] / "model", "c/model")
     if "other" in flags:
         train("other", "--data", small_data, "--model", tiny_checkpoint, "--tasks", "sst")
     capsys.readouterr()
