@@ -64,7 +64,7 @@ def export(arguments: argparse.Namespace) -> int:
     settings = settings_of_run(run, arguments.data, arguments.tasks)
     wanted = tuple(each for each in settings.tasks if each.name == task.name)
     settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
-    dev = load_data(settings, [run])[task.name]["dev"]
+    dev = load_data(settings)[task.name]["dev"]
 
     # Written and compared under another name: a failed export leaves nothing behind.
     fresh = out.with_name(f".{out.name}.new")

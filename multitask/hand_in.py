@@ -83,7 +83,7 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> st
     settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, surgery="sum",
                                    eval_limit=None)
 
-    dataset = load_data(settings, [run])
+    dataset = load_data(settings)
     name = part_1_files(run) if is_part_1 else prediction_file
     scores, files = hand_in(run, dataset, arguments.out, pick_device(arguments.device), name)
     data = settings.data_title

@@ -34,7 +34,7 @@ def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -
     settings, metrics = Settings.load(run / CONFIG_FILE), read_object(run / METRICS_FILE)
     model = trained_model(run)
     used = settings_of_run(run, data, tasks)
-    dataset = load_data(used, [run])
+    dataset = load_data(used)
     for name, task in model.tasks.items():
         own, found = metrics["examples"][name]["dev"], len(dataset[name]["dev"])
         if found != own:

@@ -103,7 +103,7 @@ def answers_of(run: Path, data: Path | None, tasks: str | None) -> dict[str, Ans
         raise ValueError(f"compare {run}: the run is not finished; resume it with: "
                          f"{command_line('train')} --resume {quote(str(run))}")
 
-    dataset = load_data(settings_of_run(run, data, tasks), [run])
+    dataset = load_data(settings_of_run(run, data, tasks))
     found = {}
     for task in settings.tasks:
         examples = dataset[task.name]["dev"]

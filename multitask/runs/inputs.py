@@ -11,17 +11,9 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints.hub import EMBEDDED, HubError
-from minbert.files import one_line, read_object
+from minbert.files import one_line
 from multitask.data.batching import TokenizedExamples
-from multitask.data.examples import (
-    Dataset,
-    Example,
-    Examples,
-    drawn,
-    file_of,
-    load_dataset,
-    missing_files,
-)
+from multitask.data.examples import Dataset, Example, Examples, load_dataset, missing_files
 from multitask.data.multinli import load_multinli
 from multitask.data.sample import write_sample
 from multitask.description import SAMPLE
@@ -29,7 +21,7 @@ from multitask.model import HEADS_FILE, MultitaskBert
 from multitask.task_file import choose_tasks
 from multitask.tasks import NLI, TASKS, Task
 
-from .folder import CONFIG_FILE, METRICS_FILE
+from .folder import CONFIG_FILE
 from .settings import NO_SURGERY_STAGE, Settings
 
 Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
@@ -52,16 +44,8 @@ def default_data(tasks: Iterable[Task] = tuple(TASKS.values())) -> str | None:
     return str(Path("data").resolve())
 
 
-def load_data(settings: Settings, runs: Iterable[Path] = ()) -> Dataset:
-    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit.
-
-    Args:
-        runs: folders of runs that are scored on these examples.
-
-    Raises:
-        ValueError, OSError: the data cannot be read, or one of `runs` may have been trained on the
-            dev examples.
-    """
+def load_data(settings: Settings) -> Dataset:
+    """All examples of the run, with --nli MultiNLI's too; dev and test are cut to --eval-limit."""
     if settings.nli and settings.data is None and not settings.uses_sample:
         raise ValueError("--nli: the tasks' own files hold no MultiNLI; name the folder that holds "
                          "it with --data, in a new run")
@@ -79,26 +63,11 @@ def load_data(settings: Settings, runs: Iterable[Path] = ()) -> Dataset:
     for splits in dataset.values():
         for split in splits.keys() - {"train"}:
             splits[split] = subsample(splits[split], settings.eval_limit)
-    for run in runs:
-        _check_drawn(run, settings, dataset)
     return dataset
 
 
-def _check_drawn(run: Path, settings: Settings, dataset: Dataset) -> None:
-    """Refuses, with ValueError, other drawn dev examples than those of the run's training."""
-    metrics = run / METRICS_FILE
-    recorded = read_object(metrics).get("drawn", {}) if metrics.is_file() else {}
-    now = drawn(dataset)
-    for task in settings.tasks:
-        if recorded.get(task.name) not in (None, now.get(task.name)):
-            raise ValueError(f"{file_of(settings.data, task, 'train')} has changed since {run} was "
-                             f"trained: dev_share now draws other dev examples of {task.name}, "
-                             "which the run may have been trained on; restore the file, or train "
-                             "again")
-
-
 def _read(folder: Path, settings: Settings) -> Dataset:
-    dataset = load_dataset(folder, settings.tasks, settings.seed)
+    dataset = load_dataset(folder, settings.tasks)
     if settings.nli:
         dataset[NLI.name] = load_multinli(folder)
     return dataset
@@ -161,10 +130,6 @@ def settings_of_run(run: Path, data: str | Path | None = None,
         settings = Settings.load(run / CONFIG_FILE)
     else:
         model = MultitaskBert.from_pretrained(run)
-        if of_shares := [task.name for task in model.tasks.values() if task.dev_share]:
-            raise ValueError(f"{run} does not say with which seed the dev examples of "
-                             f"{', '.join(of_shares)} were drawn: name the folder of the whole "
-                             "run")
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,
                             tasks=tuple(model.tasks.values()))
         if data is None and not _have_own_files(settings.tasks):
@@ -187,7 +152,6 @@ def subsample(examples: list[Example], limit: int | None) -> list[Example]:
     chosen = sorted(random.Random(EVAL_SEED).sample(range(len(examples)), limit))
     some = Examples(examples[index] for index in chosen)
     some.left_out = getattr(examples, "left_out", 0)
-    some.drawn = getattr(examples, "drawn", "")
     return some
 
 

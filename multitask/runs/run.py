@@ -11,7 +11,7 @@ from minbert import BertModel, fast
 from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
-from multitask.data.examples import TEST_SPLIT, Dataset, drawn, left_out
+from multitask.data.examples import TEST_SPLIT, Dataset, left_out
 from multitask.evaluation import PREDICTIONS_FOLDER, describe
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
@@ -311,7 +311,6 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
         "left_out": left_out(run.dataset),
-        "drawn": drawn(run.dataset),
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
         "environment": {**about, "processes": run.ranks.size},
