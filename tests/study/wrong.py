@@ -32,6 +32,7 @@ WRONG = {
         ("return self.dropout(total)", "return total", "self.dropout was not called"),
         ("self.layer_norm = ", "self.LayerNorm = ", "has no attribute `layer_norm`"),
         ("self.word_embeddings(input_ids)", "self.word_embeddings.weight[input_ids]", None),
+        ("total", "input", None),
     ],
     "attention": [
         (" / math.sqrt(query.shape[-1])", "", "without the division by √d"),
@@ -170,6 +171,7 @@ WRONG = {
         ("nn.Linear(inputs, outputs)\n", "nn.Linear(inputs, outputs)\n"
          "        nn.init.normal_(self.linear.weight, std=0.02)\n", "largest first weight"),
         ("x = F.leaky_relu(self.first(x))", "x = self.first(x)\n        x[x < 0] *= 0.01", None),
+        ("self.first", "self.input", None),
     ],
     "losses": [
         ("labels.long()].mean()", "labels.long()]", "cross_entropy has shape (1,), expected ()"),
@@ -194,6 +196,8 @@ WRONG = {
     ],
     "training_step": [
         (SHARED, BY_BACKWARD, None),
+        ("import torch\n", "import torch\nfrom torch.nn.utils import vector_to_parameters\n", None),
+        (STEP, "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)\n" + STEP, None),
         (SHARED, BY_BACKWARD.replace("model.encoder.zero_grad()", "optimizer.zero_grad()"),
          "gradients when optimizer.step is called, heads."),
         ("enumerate(batches.items())", "enumerate((n, batches[n]) for n in model.tasks)",
