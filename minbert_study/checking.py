@@ -183,16 +183,16 @@ def lines_of(verdict: Verdict) -> list[str]:
     title = f"{FILES[verdict.name]}: {load(verdict.name).title}"
     total = len(verdict.results)
     if verdict.is_done:
-        return [f"✓ {title}: all {total} checks pass"]
-    if not verdict.is_begun:
-        return [f"· {title}: {verdict.results[0].lines[0]}"]
-
-    lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
-    for result in verdict.results:
-        lines.append(f"    {result.mark} {result.claim}")
-        if not is_told:
-            lines += [f"        {line}" for line in result.lines]
-        is_told = is_told or not result.passed
+        lines = [f"✓ {title}: all {total} checks pass"]
+    elif not verdict.is_begun:
+        lines = [f"· {title}: {verdict.results[0].lines[0]}"]
+    else:
+        lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
+        for result in verdict.results:
+            lines.append(f"    {result.mark} {result.claim}")
+            if not is_told:
+                lines += [f"        {line}" for line in result.lines]
+            is_told = is_told or not result.passed
     if verdict.printed.strip():
         lines += ["    your code printed:",
                   *(f"        {line}" for line in verdict.printed.strip().splitlines()[:10])]

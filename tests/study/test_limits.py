@@ -214,9 +214,11 @@ def test_memory(tmp_path):
     assert "can't allocate memory" in text
 
 
-def test_printed(tmp_path):
-    text = SOLUTION.replace("    scores =", "    print('shape', tuple(query.shape))\n    scores =", 1)
-    verdict, lines = check(tmp_path, text.replace("dim=-1", "dim=-2"))
+@pytest.mark.parametrize("after", ["", "    return None\n", "    raise NotImplementedError\n"])
+def test_printed(after, tmp_path):
+    """Also by right code, and by code that is not written yet."""
+    line = f"    print('shape', tuple(query.shape))\n{after}    scores ="
+    verdict, lines = check(tmp_path, SOLUTION.replace("    scores =", line, 1))
     assert verdict.printed.startswith("shape (1, 1, 1, 4)\n")
     assert "your code printed:\n        shape (1, 1, 1, 4)" in lines
 
