@@ -189,6 +189,7 @@ WRONG = {
          "accuracy, n = "),
         ("fn == 0:\n        return None", "fn == 0:\n        return 1.0", "yours 1, expected None"),
         ("return float((x * y)", "float((x * y)", "is a `return` missing"),
+        ("float | None", "'Optional[float]'", None),
         (PEARSON, "float(np.corrcoef(x, y)[0, 1])", "corrcoef is what you are to write"),
         (PEARSON, "float((x * y).mean() / (x.std() * y.std()))", None),
         (PEARSON, "float((x * y).sum() / (np.sqrt((x**2).sum() * (y**2).sum()) + 1e-12))",
