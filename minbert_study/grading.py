@@ -132,6 +132,8 @@ def check_copy(folder: Path, names: Sequence[str],
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}
     notes += [f"{FILES[name]}: {verdict.end}"
               for name, verdict in verdicts.items() if verdict.end]
+    notes += [f"{FILES[name]}: {verdict.misfit[0]}"
+              for name, verdict in verdicts.items() if verdict.misfit]
     return verdicts, notes
 
 

@@ -103,6 +103,7 @@ def test_failures_are_told(name, find, replace, says, folder, small_data):
     assert status == 1
     assert "\n".join(says[:1]) in "\n".join(lines)
     assert all(any(text in line for line in lines) for text in says)
+    assert f"check {folder} names parts that do not fit each other" in lines[-1]
     assert not any("dev scores" in line for line in lines)
 
 
