@@ -171,14 +171,15 @@ WRONG = {
         ("nn.Linear(inputs, outputs)\n", "nn.Linear(inputs, outputs)\n"
          "        nn.init.normal_(self.linear.weight, std=0.02)\n", "number of each matrix"),
         ("nn.Linear(hidden, outputs)\n", "nn.Linear(hidden, outputs)\n"
-         "        nn.init.zeros_(self.last.weight)\n", "TwoLayerHead, largest first number of each matrix"),
+         "        nn.init.zeros_(self.last.weight)\n", "each matrix times √inputs, number 0"),
         ("nn.Linear(inputs, hidden)\n", "nn.Linear(inputs, hidden)\n"
-         "        nn.init.zeros_(self.first.bias)\n", "TwoLayerHead, largest first number of each bias"),
+         "        nn.init.zeros_(self.first.bias)\n", "first number of each bias"),
         ("nn.Dropout(0.3)", "nn.Dropout1d(0.3)", "OneLayerHead, share of sentences that lose both"),
         ("F.dropout(embeddings, 0.3, self.training)",
          "embeddings * F.dropout(torch.ones_like(embeddings[:, :1]), 0.3, self.training)",
          "TwoLayerHead, share of sentences that lose both"),
-        ("F.dropout(x, 0.45, self.training)", "F.dropout1d(x, 0.45, self.training)", "share of inputs"),
+        ("F.dropout(x, 0.45, self.training)", "F.dropout1d(x, 0.45, self.training)",
+         "share of inputs that"),
         ("x = F.leaky_relu(self.first(x))", "x = self.first(x)\n        x[x < 0] *= 0.01", None),
         ("self.first", "self.input", None),
     ],
