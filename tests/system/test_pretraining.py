@@ -355,6 +355,14 @@ def started(text, folder, *flags: str) -> pretraining.Pretraining:
     return run
 
 
+@pytest.mark.parametrize("flags", [["--steps", "1"], ["--steps", "3", "--on-nonfinite", "skip"]])
+def test_diverged_at_the_end(flags, text, tmp_path, capsys):
+    """The weights are finite and no step has failed, but the held-out loss is NaN."""
+    assert train(text, tmp_path / "run", "--lr", "1e10", *flags) == 1
+    assert f"step {flags[1]}: the loss of held-out tokens is nan" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_epochs_and_held_out_text(text, tmp_path):
     run = started(text, tmp_path)
     _, held_out = split_passages(40, 0.1)
