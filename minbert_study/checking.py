@@ -2,8 +2,9 @@
 
 import time
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import NoReturn
@@ -31,6 +32,8 @@ class Verdict:
         printed: what the student's code printed.
         end: why its process ended early, or None.
         sha256: of the file before it was checked.
+        misfit: lines on another part of the student's, with which this one fails. The results are
+            then those with the library's parts. Empty if there is none.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Verdict:
     printed: str = ""
     end: str | None = None
     sha256: str = ""
+    misfit: tuple[str, ...] = ()
 
     @property
     def passed(self) -> int:
@@ -84,9 +88,29 @@ def pick(names: Iterable[str], available: Sequence[str]) -> list[str]:
 def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED) -> Verdict:
     """Checks one exercise.
 
+    Two right parts need not fit each other. Where more checks pass with the library's parts than
+    with the student's own, the former count.
+
     Args:
         own: exercises that are done; their parts stand in for the library's.
     """
+    verdict = _check(folder, name, own, seed)
+    if not own or verdict.is_done or not verdict.is_begun or verdict.end:
+        return verdict
+    alone = _check(folder, name, [], seed)
+    if alone.passed <= verdict.passed:
+        return verdict
+
+    def fails(last: int) -> bool:
+        return _check(folder, name, own[:last + 1], seed).passed < alone.passed
+
+    misfit = own[bisect_left(range(len(own) - 1), True, key=fails)]
+    reason = next(result.lines for result in verdict.results if not result.passed)
+    return replace(alone, misfit=(f"it fails together with {FILES[misfit]}, so it was checked with "
+                                  "the library's parts", *reason))
+
+
+def _check(folder: Path, name: str, own: Sequence[str], seed: int) -> Verdict:
     exercise, path = load(name), folder / FILES[name]
     if path.stat().st_size > LARGEST_FILE:
         return _refused(name, exercise, [f"{path.name} is larger than {LARGEST_FILE:,} bytes"])
@@ -183,16 +207,17 @@ def lines_of(verdict: Verdict) -> list[str]:
     title = f"{FILES[verdict.name]}: {load(verdict.name).title}"
     total = len(verdict.results)
     if verdict.is_done:
-        return [f"✓ {title}: all {total} checks pass"]
-    if not verdict.is_begun:
-        return [f"· {title}: {verdict.results[0].lines[0]}"]
-
-    lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
-    for result in verdict.results:
-        lines.append(f"    {result.mark} {result.claim}")
-        if not is_told:
-            lines += [f"        {line}" for line in result.lines]
-        is_told = is_told or not result.passed
+        lines = [f"✓ {title}: all {total} checks pass"]
+    elif not verdict.is_begun:
+        lines = [f"· {title}: {verdict.results[0].lines[0]}"]
+    else:
+        lines, is_told = [f"✗ {title}: {verdict.passed} of {total} checks pass"], False
+        for result in verdict.results:
+            lines.append(f"    {result.mark} {result.claim}")
+            if not is_told:
+                lines += [f"        {line}" for line in result.lines]
+            is_told = is_told or not result.passed
+    lines += [f"    {line}" for line in verdict.misfit]
     if verdict.printed.strip():
         lines += ["    your code printed:",
                   *(f"        {line}" for line in verdict.printed.strip().splitlines()[:10])]

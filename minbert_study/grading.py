@@ -51,13 +51,14 @@ def read_points(path: Path | None) -> dict[str, float]:
     points: dict[str, float] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         for line, row in enumerate(csv.reader(file), start=1):
-            if row in ([], ["exercise", "points"]):
+            row = [cell.strip() for cell in row]
+            if not any(row) or [cell.casefold() for cell in row] == ["exercise", "points"]:
                 continue
-            name = row[0].strip()
+            name = row[0]
             if name not in NAMES:
                 raise ValueError(f"{path}, line {line}: there is no exercise {name!r}; "
                                  f"{choice_hint(name, NAMES)}")
-            if len(row) != 2 or not row[1].strip().replace(".", "", 1).isdecimal():
+            if len(row) != 2 or not row[1].replace(".", "", 1).isdecimal():
                 raise ValueError(f"{path}, line {line}: expected EXERCISE,POINTS, found "
                                  f"{one_line(','.join(row))!r}")
             points[name] = float(row[1])
@@ -132,6 +133,8 @@ def check_copy(folder: Path, names: Sequence[str],
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}
     notes += [f"{FILES[name]}: {verdict.end}"
               for name, verdict in verdicts.items() if verdict.end]
+    notes += [f"{FILES[name]}: {verdict.misfit[0]}"
+              for name, verdict in verdicts.items() if verdict.misfit]
     return verdicts, notes
 
 

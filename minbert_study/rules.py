@@ -15,8 +15,8 @@ LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools
 # They reach what stands outside the file, or take the place of something that is checked.
 OUT_OF_REACH = {"__builtins__", "__import__", "breakpoint", "builtins", "compile", "delattr",
                 "eval", "exec", "f_back", "f_builtins", "f_globals", "f_locals", "gc", "getattr",
-                "gi_frame", "globals", "importlib", "input", "inspect", "locals", "open", "os",
-                "setattr", "subprocess", "sys", "tb_frame", "tb_next", "vars"}
+                "gi_frame", "globals", "importlib", "inspect", "locals", "open", "os", "setattr",
+                "subprocess", "sys", "tb_frame", "tb_next", "vars"}
 MODULES_OF_TORCH = {"_C", "_dynamo", "_inductor", "hub", "jit", "library", "load",
                     "multiprocessing", "ops", "package", "save", "utils"}
 BEHIND_A_DOT = OUT_OF_REACH | MODULES_OF_TORCH
@@ -54,7 +54,7 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
         module = f"{'.' * node.level}{node.module or ''}." if is_from else ""
         for alias in node.names:
             whole = f"{module}{alias.name}"
-            first, *words = whole.split(".")
+            first, *words = whole.replace("torch.nn.utils", "torch.nn").split(".")
             if alias.name == "*":
                 return f"imports {whole}; name what you import"
             if first not in LIBRARIES and whole not in given_imports(name):
@@ -65,7 +65,9 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
     elif isinstance(node, ast.Name):  # a library's function has a bare name only if it is imported
         return _about(node.id, (), OUT_OF_REACH)
     elif isinstance(node, ast.Attribute) and node.attr != "eval":  # eval() is a module's mode
-        return _about(node.attr, exercise.forbidden, BEHIND_A_DOT)
+        before = getattr(node.value, "attr", getattr(node.value, "id", None))
+        if (before, node.attr) != ("nn", "utils"):
+            return _about(node.attr, exercise.forbidden, BEHIND_A_DOT)
     return None
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from shlex import quote
 
 import torch
 
 import minbert
 import multitask
+from multitask.commands import command_line
 from multitask.data.examples import Dataset
 from multitask.data.sampling import WRAP
 from multitask.runs.inputs import load_data
@@ -97,6 +99,9 @@ def compare(theirs: Training, say: Callable[[str], None]) -> int:
         say("training with your parts:")
         scores["yours"] = run(theirs, say)
         if scores["yours"] is None:
+            say("Each of your parts passes its checks, but together they do not train. "
+                f"{command_line('study')} check {quote(str(theirs.folder))} names parts that do "
+                "not fit each other.")
             return 1
     say("training with the library's parts:")
     scores["the library's"] = run(dataclasses.replace(theirs, own=()), say)

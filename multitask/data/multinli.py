@@ -83,8 +83,8 @@ def open_file(data: Path, name: str) -> Iterator[tuple[TextIO, str]]:
 
     archive = find_zip(data)
     if archive is None:
-        raise FileNotFoundError(f"{path} is missing: --nli takes MultiNLI's two .jsonl files in "
-                                f"that folder, or {ZIP_FILE} in {data}; "
+        raise FileNotFoundError(f"{path} is missing: put MultiNLI's two .jsonl files into that "
+                                f"folder, or {ZIP_FILE} into {data}; "
                                 f"{command_line('data')} --download {data} fetches them")
     with _open_member(archive, name) as file:
         yield file, f"{archive}, {name}"

@@ -136,8 +136,15 @@ class Pretraining:
         self.log.write("skipped", step=self.step + 1, reason=str(error), sequences=sequences)
 
     def evaluate(self) -> None:
-        """Scores the held-out passages, logs and prints the scores, saves a checkpoint."""
-        found = evaluate(self.trainer.model, self.held_out, self.trainer.precision)
+        """Scores the held-out passages, logs and prints the scores, saves a checkpoint.
+
+        Raises:
+            FloatingPointError: training has diverged; the last good checkpoint stays the last.
+        """
+        try:
+            found = evaluate(self.trainer.model, self.held_out, self.trainer.precision)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {self.step}: {error}") from None
         with defer_signals():
             self.log.write("evaluation", step=self.step, **found,
                            trivial_accuracy=self.trivial_accuracy)

@@ -162,7 +162,11 @@ def loss_of(model: BertForMaskedLM, batch: MaskedBatch) -> torch.Tensor:
 @torch.no_grad()
 def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
              precision: str) -> dict[str, float]:
-    """Perplexity, e^(mean cross entropy), and accuracy over all hidden tokens, without dropout."""
+    """Perplexity, e^(mean cross entropy), and accuracy over all hidden tokens, without dropout.
+
+    Raises:
+        FloatingPointError: the cross entropy is not finite.
+    """
     model.eval()
     device = model.decoder_bias.device
 
@@ -177,5 +181,6 @@ def evaluate(model: BertForMaskedLM, batches: Sequence[MaskedBatch],
         right += int((logits.argmax(1) == labels).sum())
         count += len(labels)
 
+    mean = finite_loss("held-out tokens", loss / count)
     # e to the 700 is the largest power that a float holds, nearly
-    return {"perplexity": math.exp(min(loss / count, 700.0)), "masked_accuracy": right / count}
+    return {"perplexity": math.exp(min(mean, 700.0)), "masked_accuracy": right / count}

@@ -141,12 +141,14 @@ def refuse_other_settings(given: Mapping[str, object], started: Mapping[str, obj
         given: flag → value on the command line; None is not given.
         started: flag → value of the run in the folder.
     """
-    others = []
-    for name, value in given.items():
-        same = (value, str(Path(str(value)).resolve()))  # folders are kept as absolute paths
-        if name != "resume" and value is not None and started.get(name) not in same:
-            others.append(f"{flag_of(name)} {value}")
+    def is_same(name: str, value: object) -> bool:
+        if name == "resume" or value is None or (name, value) == ("precision", "auto"):
+            return True  # a run keeps what auto stood for when it was started
+        before = started.get(name)
+        return value == before or Path(str(value)).resolve() == Path(str(before)).resolve()
 
+    others = [f"{flag_of(name)} {value}" for name, value in given.items()
+              if not is_same(name, value)]
     if others:
         raise ValueError(f"{', '.join(others)} would change the run: {given['resume']} resumes "
                          "with the settings it was started with")

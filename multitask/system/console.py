@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
+from minbert.files import one_line
+
 # environment variables; --quiet sets both to 1
 QUIET_VARIABLE, PROGRESS_VARIABLE = "MINBERT_QUIET", "TQDM_DISABLE"
 
@@ -66,5 +68,6 @@ def variables_kept(*names: str) -> Iterator[None]:
 def one_line_warnings() -> Iterator[None]:
     """Inside, a warning is one line on stderr."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: say_error(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: say_error(
+            f"warning: {one_line(message, limit=1000)}")
         yield

@@ -134,6 +134,7 @@ def test_sampler_resumes():
 
 
 def test_no_such_scheme():
+    """A scheme that does not exist is refused, and the error lists those that do."""
     with pytest.raises(ValueError, match="scheme is 'warp'; choose from wrap, bd"):
         RoundRobin(LENGTHS, dict.fromkeys(LENGTHS, 4), "warp", 0)
 

@@ -470,6 +470,9 @@ def test_test_labels(grid, small_data, tiny_checkpoint, tmp_path, capsys):
              if line.startswith("best model")]
     assert len(lines) == 2
     assert lines[0] == lines[1]  # the same examples, so the same scores
+    # without labels, the scores stay
+    assert asked(small_data, tiny_checkpoint, grid) == 0
+    assert "On the test set" in (grid / "table.md").read_text()
 
 
 def test_hand_in_of_nothing(capsys, small_data):

@@ -192,7 +192,7 @@ def test_grade(tmp_path, capsys, monkeypatch):
     deletes = f"import shutil\nshutil.rmtree('{tmp_path}')\n{whole['adamw']}"
     Path("in/deletes", FILES["adamw"]).write_text(deletes)
     Path("in/right/ex13_pcgrad.py").symlink_to("/etc/hostname")
-    Path("points.csv").write_text("exercise,points\nattention,8\nadamw,4\npcgrad,1.5\n")
+    Path("points.csv").write_text("Exercise, Points\nattention,8\n , \nadamw,4\npcgrad,1.5\n")
     before = {path: path.read_bytes() for path in Path("in").rglob("*.py")}
 
     students = [f"in/{name}" for name in ("right", "wrong", "loop", "deletes", "=empty", "gone")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from wrong import WRONG
 
-from minbert_study import checking, rules, starting
+from minbert_study import checking, grading, rules, starting
 from minbert_study.exercise import FILES, NAMES, load
 from minbert_study.judging import judge, run_check
 
@@ -49,6 +49,22 @@ def test_solution_passes_beside_others(name):
     """Also where all other exercises are done, and stand in for the library's parts."""
     verdict = checking.check_exercise(SOLUTIONS, name, [other for other in NAMES if other != name])
     assert verdict.is_done, "\n".join(checking.lines_of(verdict))
+
+
+def test_parts_that_do_not_fit(tmp_path):
+    """Of two right parts that do not fit each other, both count, and the second names the first."""
+    for name in ("gelu", "pooler"):
+        hand_in(tmp_path, name)
+    hand_in(tmp_path, "embeddings", ("words + positions + types",
+                                     "torch.stack([words, positions, types]).sum(0)"))
+    hand_in(tmp_path, "bert", (".unsqueeze(0).repeat(batch, 1)", ""))
+    verdicts, notes = grading.check_copy(tmp_path, ["embeddings", "gelu", "pooler", "bert"], 1)
+    assert all(verdict.is_done for verdict in verdicts.values())
+    says = "it fails together with ex01_embeddings.py, so it was checked with the library's parts"
+    assert notes == [f"ex08_bert.py: {says}"]
+    assert checking.lines_of(verdicts["bert"])[1:3] == [
+        f"    {says}",
+        "    ex01_embeddings.py, line 20: total = torch.stack([words, positions, types]).sum(0)"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,6 +36,8 @@ def check(folder: Path, text: str) -> tuple[checking.Verdict, str]:
     ("def f(): return torch.ops.aten.softmax", "ops is not needed"),
     ("from torch import ops", "ops is not needed"),
     ("import torch.utils.cpp_extension", "is not needed"),
+    ("def f(): return torch.utils.cpp_extension", "utils is not needed"),
+    ("from torch.nn.utils import os", "os is not needed"),
     ("def f(): return eval('1')", "eval is not needed"),
     ("def f(): return math.os", "os is not needed"),
     ("def f(): return attention.__globals__", "__globals__ is not needed"),
@@ -78,6 +80,12 @@ def test_names_of_variables(name, find, replace, tmp_path):
     assert f"{replace} =" in text
     (tmp_path / FILES[name]).write_text(text, encoding="utf-8")
     assert checking.check_exercise(tmp_path, name, []).is_done
+
+
+def test_nothing_to_read(tmp_path):
+    """input() reads nothing, least of all what is typed at the terminal."""
+    _, text = check(tmp_path, SOLUTION.replace("    scores =", "    input()\n    scores =", 1))
+    assert "EOFError" in text
 
 
 def test_not_text(tmp_path):
@@ -206,9 +214,11 @@ def test_memory(tmp_path):
     assert "can't allocate memory" in text
 
 
-def test_printed(tmp_path):
-    text = SOLUTION.replace("    scores =", "    print('shape', tuple(query.shape))\n    scores =", 1)
-    verdict, lines = check(tmp_path, text.replace("dim=-1", "dim=-2"))
+@pytest.mark.parametrize("after", ["", "    return None\n", "    raise NotImplementedError\n"])
+def test_printed(after, tmp_path):
+    """Also by right code, and by code that is not written yet."""
+    line = f"    print('shape', tuple(query.shape))\n{after}    scores ="
+    verdict, lines = check(tmp_path, SOLUTION.replace("    scores =", line, 1))
     assert verdict.printed.startswith("shape (1, 1, 1, 4)\n")
     assert "your code printed:\n        shape (1, 1, 1, 4)" in lines
 

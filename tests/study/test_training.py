@@ -103,6 +103,7 @@ def test_failures_are_told(name, find, replace, says, folder, small_data):
     assert status == 1
     assert "\n".join(says[:1]) in "\n".join(lines)
     assert all(any(text in line for line in lines) for text in says)
+    assert f"check {folder} names parts that do not fit each other" in lines[-1]
     assert not any("dev scores" in line for line in lines)
 
 
@@ -162,7 +163,7 @@ def test_warnings_of_a_training(monkeypatch, capsys):
     """A warning in the training's process is one line."""
     monkeypatch.setattr(training.signal, "signal", lambda *_: None)
     monkeypatch.setenv("MINBERT_PLAIN", "0")  # for the test alone; _work sets it
-    monkeypatch.setattr(training, "train", lambda *_: warnings.warn("odd data", stacklevel=1))
+    monkeypatch.setattr(training, "train", lambda *_: warnings.warn("odd\ndata", stacklevel=1))
     training._work(training.Training(Path("x"), (), None), SimpleNamespace(send=lambda _: None))
     assert capsys.readouterr().err == "warning: odd data\n"
 

@@ -32,6 +32,7 @@ WRONG = {
         ("return self.dropout(total)", "return total", "self.dropout was not called"),
         ("self.layer_norm = ", "self.LayerNorm = ", "has no attribute `layer_norm`"),
         ("self.word_embeddings(input_ids)", "self.word_embeddings.weight[input_ids]", None),
+        ("total", "input", None),
     ],
     "attention": [
         (" / math.sqrt(query.shape[-1])", "", "without the division by √d"),
@@ -168,8 +169,19 @@ WRONG = {
          "OneLayerHead, share of outputs that are dropped alone"),
         ("nn.Linear(inputs, outputs)", "nn.Linear(outputs, inputs)", "shapes in OneLayerHead"),
         ("nn.Linear(inputs, outputs)\n", "nn.Linear(inputs, outputs)\n"
-         "        nn.init.normal_(self.linear.weight, std=0.02)\n", "largest first weight"),
+         "        nn.init.normal_(self.linear.weight, std=0.02)\n", "number of each matrix"),
+        ("nn.Linear(hidden, outputs)\n", "nn.Linear(hidden, outputs)\n"
+         "        nn.init.zeros_(self.last.weight)\n", "each matrix times √inputs, number 0"),
+        ("nn.Linear(inputs, hidden)\n", "nn.Linear(inputs, hidden)\n"
+         "        nn.init.zeros_(self.first.bias)\n", "first number of each bias"),
+        ("nn.Dropout(0.3)", "nn.Dropout1d(0.3)", "OneLayerHead, share of sentences that lose both"),
+        ("F.dropout(embeddings, 0.3, self.training)",
+         "embeddings * F.dropout(torch.ones_like(embeddings[:, :1]), 0.3, self.training)",
+         "TwoLayerHead, share of sentences that lose both"),
+        ("F.dropout(x, 0.45, self.training)", "F.dropout1d(x, 0.45, self.training)",
+         "share of inputs that"),
         ("x = F.leaky_relu(self.first(x))", "x = self.first(x)\n        x[x < 0] *= 0.01", None),
+        ("self.first", "self.input", None),
     ],
     "losses": [
         ("labels.long()].mean()", "labels.long()]", "cross_entropy has shape (1,), expected ()"),
@@ -187,6 +199,7 @@ WRONG = {
          "accuracy, n = "),
         ("fn == 0:\n        return None", "fn == 0:\n        return 1.0", "yours 1, expected None"),
         ("return float((x * y)", "float((x * y)", "is a `return` missing"),
+        ("float | None", "'Optional[float]'", None),
         (PEARSON, "float(np.corrcoef(x, y)[0, 1])", "corrcoef is what you are to write"),
         (PEARSON, "float((x * y).mean() / (x.std() * y.std()))", None),
         (PEARSON, "float((x * y).sum() / (np.sqrt((x**2).sum() * (y**2).sum()) + 1e-12))",
@@ -194,6 +207,8 @@ WRONG = {
     ],
     "training_step": [
         (SHARED, BY_BACKWARD, None),
+        ("import torch\n", "import torch\nfrom torch.nn.utils import vector_to_parameters\n", None),
+        (STEP, "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)\n" + STEP, None),
         (SHARED, BY_BACKWARD.replace("model.encoder.zero_grad()", "optimizer.zero_grad()"),
          "gradients when optimizer.step is called, heads."),
         ("enumerate(batches.items())", "enumerate((n, batches[n]) for n in model.tasks)",

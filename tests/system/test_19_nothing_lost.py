@@ -183,7 +183,7 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
     assert programs.run("--resume", "run", "--mode", "last-layer") == 2
     assert "--mode last-layer would change the run" in capsys.readouterr().err
     assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "./run/", "--mode", "full",
-                        "--checkpoint-every", 3) == 0
+                        "--checkpoint-every", 3, "--precision", "auto") == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 

@@ -205,7 +205,7 @@ def read_multinli(folder, *lines: bytes):
 
 def test_multinli_labels(tmp_path):
     """0, 1, 2 are entailment, neutral, contradiction; pairs without a label are left out."""
-    with pytest.raises(FileNotFoundError, match=r"multinli_1.0_train.jsonl is missing.*--download"):
+    with pytest.raises(FileNotFoundError, match=r"train.jsonl is missing: put .*--download"):
         multinli.load_multinli(tmp_path)
     blank, none, *others = (json.dumps({**PAIR, "gold_label": label}).encode()
                             for label in (" ", "-", "entailment", "contradiction"))

@@ -37,6 +37,7 @@ from multitask.pretraining.step import MaskedTrainer
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
+from multitask.system.command import refuse_other_settings
 from multitask.tasks import STS, TASKS
 
 PIECES = BertTokenizer.train([". ! ? a"], 20)
@@ -354,6 +355,14 @@ def started(text, folder, *flags: str) -> pretraining.Pretraining:
     return run
 
 
+@pytest.mark.parametrize("flags", [["--steps", "1"], ["--steps", "3", "--on-nonfinite", "skip"]])
+def test_diverged_at_the_end(flags, text, tmp_path, capsys):
+    """The weights are finite and no step has failed, but the held-out loss is NaN."""
+    assert train(text, tmp_path / "run", "--lr", "1e10", *flags) == 1
+    assert f"step {flags[1]}: the loss of held-out tokens is nan" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_epochs_and_held_out_text(text, tmp_path):
     run = started(text, tmp_path)
     _, held_out = split_passages(40, 0.1)
@@ -487,6 +496,12 @@ def test_another_start(finished, capsys):
     """--resume refuses it under the name of its flag."""
     assert pretrain.main(["--resume", str(finished), "--from", "minbert-mini"]) == 2
     assert "--from minbert-mini would change the run" in capsys.readouterr().err
+
+
+def test_own_flags_beside_resume():
+    """The text may be named in another way, and auto is what it was when the run was started."""
+    refuse_other_settings({"resume": "run", "text": "./t.txt", "precision": "auto"},
+                          {"text": "t.txt", "precision": "fp32"})
 
 
 def test_used_folder_is_refused(finished, text, tiny_model, tmp_path, capsys):
