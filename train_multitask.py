@@ -45,6 +45,7 @@ from multitask.runs.settings import (
     is_on_sample,
     parse_batch_sizes,
 )
+from multitask.runs.stages import DivergedError
 from multitask.system import command, console, distributed
 from multitask.system.command import Parser
 from multitask.system.device import PRECISION_HELP
@@ -299,6 +300,8 @@ def train(run: Run, imports: str = "") -> int:
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
+            if isinstance(error, DivergedError):
+                return command.failed(NAME, f"{error}; start a new run with a lower --lr", 1)
             return stopped(f"{error}; {NONFINITE_ADVICE}", 1, f" --on-nonfinite {SKIP}")
         except OSError as error:
             return stopped(error, 1)

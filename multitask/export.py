@@ -116,7 +116,7 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
 
 def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
     found = answers.argmax(1) if task.classes else answers[:, 0]
-    score = task.measure(found.numpy(), np.array([example.label for example in dev], np.float32))
+    score = task.score(found.numpy(), np.array([example.label for example in dev], np.float32))
     return "undefined" if score is None else f"{score:.3f}"
 
 

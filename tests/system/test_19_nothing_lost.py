@@ -475,16 +475,25 @@ def test_skip_every_step(poisoned):
     assert [metrics[key] for key in ("steps", "skipped_steps", "examples_per_second")] == [0, 8, 0]
 
 
-def test_bad_weights_not_saved(train, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "row", "value", "message"), [
+    ("encoder.layers.0.output_dense.weight", slice(None), 3e38,
+     "gs, epoch 2: outputs of sst on the dev set are not"),
+    ("encoder.embeddings.position_embeddings.weight", -1, float("nan"),  # no text is that long
+     "gs, step 8: the weights encoder.embeddings.position_embeddings.weight are no longer"),
+])
+def test_bad_weights_not_saved(name, row, value, message, train, monkeypatch, capsys):
+    """The advice is not to resume, which would end the same way."""
     start = Stage._train_epoch
 
     def spoil(self):
         start(self)
-        self.run.model.heads["sts"][1].bias.data.fill_(float("nan" if self.epoch == 2 else 0))
+        if self.epoch == 2:
+            self.run.model.get_parameter(name).data[row] = value
 
     monkeypatch.setattr(Stage, "_train_epoch", spoil)
-    assert train(Path("run")) == 1
-    assert "the weights heads.sts.1.bias are no longer finite" in capsys.readouterr().err
+    assert train(Path("run"), "--on-nonfinite", "skip") == 1
+    assert capsys.readouterr().err.endswith(
+        f"{message} finite; start a new run with a lower --lr\n")
     assert [path.name for path in checkpoint.numbered(Path("run"))] == ["1"]
 
 
