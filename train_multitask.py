@@ -91,12 +91,13 @@ def build_parser() -> Parser:
     add("--fl", action="store_true",
         help="finally, train only the heads on the frozen encoder (default: off)")
     add("--start", type=expanduser, metavar="RUN",
-        help="start from the model of a run, its encoder and heads (default: --model)")
+        help="start from the model of a run, its encoder and heads, on its data (default: --model)")
     add("--model", type=expanduser, metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on "
              f"real data, {EMBEDDED} on the sample)")
     add("--data", type=expanduser, metavar="FOLDER",
-        help="the course's files (default: ./data if it holds them, else the sample)")
+        help="the course's files (default: those of --start; else ./data if it holds them, else "
+             "the sample)")
     add("--max-length", type=int, metavar="N",
         help="cut inputs at N tokens, for less time and memory (default: what the encoder takes, "
              "mostly 512)")
@@ -165,7 +166,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.tasks is not None:
         tasks = choose_tasks(arguments.tasks)
     recipes.check_tasks(arguments.recipe, tasks)
-    data = default_data(tasks) if arguments.data is None else str(Path(arguments.data).resolve())
+    data = (default_data(tasks, before) if arguments.data is None
+            else str(Path(arguments.data).resolve()))
     on_sample = is_on_sample(data, tasks)
     model = arguments.model or recipes.default_model(arguments.recipe, on_sample)
 

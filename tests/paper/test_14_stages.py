@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import events, run
+from programs import edit_json, events, run, settings
 from test_10_training import SENTENCES, build
 
 from multitask import MultitaskBert, hand_in
@@ -167,6 +167,22 @@ def test_start_of_a_moved_run(whole, small_data, tmp_path):
     for out, start in ((first, second), (tmp_path / "third", first)):  # now each starts the other
         train(small_data, None, out, "--start", start, "--arch", "concatB_al", "--gs", "none",
               "--fl", "--max-steps", 1)
+
+
+def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, capsys):
+    """Not the sample, nor ./data; the model's learning rate then is that of real data."""
+    data = shutil.copytree(small_data, tmp_path / "mine")
+    nli = train(data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none", "--max-steps", 1)
+    shutil.copytree(small_data, "data")
+    found = settings("--start", nli)
+    assert (found.data, found.lr, found.epochs) == (str(data), 1e-5, 10)
+    edit_json(nli / "config.json", lambda values: values.update(data=None))
+    assert settings("--start", nli).data is None
+    edit_json(nli / "config.json", lambda values: values.update(data=str(tmp_path / "gone")))
+    assert settings("--start", nli, "--data", small_data).data == str(small_data)
+    assert run("--start", nli) == 2
+    assert (f"{tmp_path / 'gone'}, the data of the run that --start names, are not there any more: "
+            "name their folder with --data\n") in capsys.readouterr().err
 
 
 def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
