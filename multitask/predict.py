@@ -26,6 +26,7 @@ from minbert.files import check_count, rewriting, user_path
 from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, STDIN, name_of, read_rows
 from multitask.model import MultitaskBert, Predictions
+from multitask.runs.hand_in import trained_model
 from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
@@ -210,7 +211,7 @@ def check_usage(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> int:
     check_usage(arguments)
-    model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
+    model = trained_model(arguments.run).to(pick_device(arguments.device))
     names = [None] if arguments.task is None else map(str.strip, arguments.task.split(","))
     asker = Asker(model, [model.task(name) for name in names], arguments.batch_size)
     if on_sample := [task.name for task in asker.tasks if task.name in model.sample_tasks]:

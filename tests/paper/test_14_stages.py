@@ -15,7 +15,7 @@ import torch
 from programs import edit_json, events, run, settings
 from test_10_training import SENTENCES, build
 
-from multitask import MultitaskBert, hand_in
+from multitask import MultitaskBert, export, hand_in, predict, serve
 from multitask.analysis.paper_results import PAPER_TABLE_1
 from multitask.data.examples import Example, load_dataset
 from multitask.data.multinli import load_multinli
@@ -191,7 +191,19 @@ def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
     assert not Path("other").exists()
 
 
-def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize(("command", "flags"), [
+    (predict, ["--task", "sst", "A film."]), (export, ["out", "--task", "sst"]), (serve, [])])
+def test_no_answers_of_untrained_heads(command, flags, small_data, tiny_checkpoint, tmp_path,
+                                       monkeypatch, capsys):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none",
+                "--max-steps", 1)
+    assert command.main([str(nli), *flags]) == 2
+    assert f"{nli} ended with MultiNLI: its heads are untrained\n" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always:.* is a baseline")
+def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path, capsys):
     """The baseline trains SST's head, and the other heads stay as they were."""
     base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
@@ -201,6 +213,9 @@ def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
     assert para[0] == para[1]
     assert sts[0] == sts[1]
     assert "surgery" not in metrics_of(base)
+    assert predict.main([str(base), "--task", "sst", "A film."]) == 0
+    assert (f"warning: {base} is a baseline, which trains the head of sst only: those of para, sts "
+            "are untrained\n") in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- a frozen encoder
