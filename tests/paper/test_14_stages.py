@@ -16,6 +16,7 @@ from programs import edit_json, events, run, settings
 from test_10_training import SENTENCES, build
 
 from multitask import MultitaskBert, export, hand_in, predict, serve
+from multitask.analysis.log import speed
 from multitask.analysis.paper_results import PAPER_TABLE_1
 from multitask.data.examples import Example, load_dataset
 from multitask.data.multinli import load_multinli
@@ -28,6 +29,7 @@ from multitask.runs.inputs import subsample
 from multitask.runs.plans import STAGES
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
+from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
@@ -90,6 +92,13 @@ def test_three_stages_report(whole):
                    key=lambda epoch: epoch["dev"]["average"])
         assert (stage["best_epoch"], stage["dev"]) == (best["epoch"], best["dev"])
     assert (whole / "stages" / "nli" / "model.safetensors").is_file()
+
+
+def test_speed_is_of_one_stage(small_data, tiny_checkpoint, tmp_path):
+    """Final layers, whose steps are much shorter, do not count."""
+    out = train(small_data, tiny_checkpoint, tmp_path / "sst", "--tasks", "sst", "--fl")
+    steps = [step for step in read_events(out, "step") if step["stage"] == "gs"]
+    assert metrics_of(out)["examples_per_second"] == speed(steps)
 
 
 def test_chain_equals_its_links(whole, small_data, tiny_checkpoint, tmp_path):
