@@ -187,6 +187,22 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 
+def test_resume_without_the_gpu(train, monkeypatch, capsys):
+    """The error's advice works, and the precision that the GPU had stays."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
+        assert train(Path("run"), "--precision", "bf16") == 130
+    config = Path("run/config.json")
+    programs.edit_json(config, lambda values: values.update(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert programs.run("--resume", "run") == 2
+    assert "--device cuda: torch sees no such device here; use --device cpu" in (
+        capsys.readouterr().err)
+    assert programs.run("--resume", "run", "--device", "cpu") == 0
+    values = json.loads(config.read_text())
+    assert (values["device"], values["precision"]) == ("cpu", "bf16")
+
+
 def test_killed_while_publishing(train, monkeypatch):
     """Killed between a checkpoint and its model: the model is written from the checkpoint."""
     publish = Stage._publish
