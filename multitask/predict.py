@@ -181,7 +181,7 @@ def build_parser() -> Parser:
                         help="a .tsv, .csv or .jsonl file for the rows with their answers; - is "
                              "the standard output (default: print the answers alone)")
     parser.add_argument("--batch-size", type=int, metavar="N",
-                        help="examples at once (default: 64, on a GPU 512)")
+                        help="examples at once, at most (default: 64, on a GPU 512)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     command.add_import_flag(parser)
     parser.add_argument("sentences", nargs="*", help="one sentence, or two for a task on pairs")
