@@ -25,12 +25,7 @@ from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import recipes
 from multitask.runs import run as main_job
-from multitask.runs.folder import (
-    MODE_NAMES,
-    REPORT_FILE,
-    load_settings,
-    load_starting_settings,
-)
+from multitask.runs.folder import MODE_NAMES, REPORT_FILE, load_settings, load_starting_settings
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import STAGES, Run
 from multitask.runs.settings import (
@@ -52,6 +47,7 @@ from multitask.system.device import PRECISION_HELP
 from multitask.system.distributed import on_sigterm
 from multitask.task_file import choose_tasks
 from multitask.tasks import BUILT_IN, TASKS, are_the_papers
+from optim import SurgeryError
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
@@ -298,10 +294,12 @@ def train(run: Run, imports: str = "") -> int:
         except KeyboardInterrupt:
             # in each process at another step, so they can no longer communicate
             return stopped("interrupted", 130) if ranks.writes else 130
-        except FloatingPointError as error:  # in all processes at the same step
+        except (FloatingPointError, SurgeryError) as error:  # in all processes at the same step
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
+            if isinstance(error, SurgeryError):
+                return stopped(f"--surgery {run.settings.surgery}: {error}", 1)
             if isinstance(error, DivergedError):
                 return command.failed(NAME, f"{error}; start a new run with a lower --lr", 1)
             return stopped(f"{error}; {NONFINITE_ADVICE}", 1, f" --on-nonfinite {SKIP}")

@@ -37,6 +37,7 @@ from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
+from optim import SURGERY
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
 
@@ -543,6 +544,30 @@ def test_step_taken_or_refused(scale, message, poisoned):
         with pytest.raises(FloatingPointError, match=message):
             trainer.step(batches)
         assert torch.equal(before, trainer.flat.vector)
+
+
+def singular():
+    raise ValueError("singular matrix")
+
+
+@pytest.mark.parametrize(("answer", "message", "resume"), [
+    (lambda: torch.full((3,), torch.nan), "gs, step 5: the surgery method own returned [nan, nan, "
+     "nan]: weights must be finite; its examples are", "run --on-nonfinite skip"),
+    (lambda: torch.ones(2), "--surgery own: the surgery method returned shape (2,), expected one "
+     "weight for each of 3 tasks; resume with", "run"),
+    (singular, "--surgery own: singular matrix; resume with", "run"),
+])
+def test_own_surgery_fails(answer, message, resume, train, monkeypatch, capsys):
+    """Not at the first look, when a wrong flag is refused, but in the second epoch."""
+    monkeypatch.setitem(SURGERY, "own",
+                        lambda gram, epoch: answer() if epoch == 2 else torch.ones(3))
+    assert train(Path("run"), "--surgery", "own") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"train_multitask.py: {message}")
+    assert said.endswith(f"resume with: python train_multitask.py --resume {resume}\n")
+    monkeypatch.setitem(SURGERY, "own", lambda gram: answer())
+    assert train(Path("other"), "--surgery", "own") == 2
+    assert capsys.readouterr().err.startswith("train_multitask.py: --surgery own: ")
 
 
 # ------------------------------------------------------------------------------- folders
