@@ -280,7 +280,9 @@ def train(run: Run, imports: str = "") -> int:
 
     def stopped(reason: object, status: int, flags: str = "") -> int:
         process = f"process {ranks.rank}: " if ranks.size > 1 else ""
-        program = f"{ranks.command} train_multitask.py" if ranks.size > 1 else command_line("train")
+        program = command_line("train")
+        if ranks.size > 1:
+            program = f"{ranks.command} {program.removeprefix('python ')}"
         resume = f"{program} --resume {quote(str(run.folder))}{imports}{flags}"
         return command.stopped(NAME, f"{process}{reason}", status, run.folder, resume)
 
