@@ -57,7 +57,6 @@ NOT_SETTINGS = ("out", "resume", "mode", "imports", "quiet")  # flags
 def build_parser() -> Parser:
     parser = Parser(NAME, __doc__)
     add = parser.add_argument
-    on_mini = recipes.ON_SAMPLE[EMBEDDED]
 
     add("--tasks", metavar="LIST_OR_TOML",
         help=f"built-in tasks ({', '.join(BUILT_IN)}) and .toml files that describe tasks of your "
@@ -103,11 +102,11 @@ def build_parser() -> Parser:
     add("--resume", type=expanduser, metavar="RUN",
         help="resume an interrupted run; needs no other flag (default: a new run)")
     add("--epochs", type=int, metavar="N",
-        help="epochs of each stage (default: 10; on the sample 5, "
-             f"with {EMBEDDED} {on_mini['epochs']})")
+        help="epochs of each stage (default: 10; on the sample 5; without a data folder, "
+             f"{EMBEDDED} takes 1 and scratch 5)")
     add("--lr", type=float, metavar="X",
-        help="learning rate (default: 1e-5; on the sample 5e-5, "
-             f"with {EMBEDDED} {on_mini['lr']:g}, from scratch 5e-4)")
+        help="learning rate (default: 1e-5; on the sample 5e-5; without a data folder, "
+             f"{EMBEDDED} takes 4e-4 and scratch 5e-4)")
     add("--head-lr", type=float, metavar="X",
         help="learning rate of the heads (default: that of --lr)")
     add("--batch-size", type=int, metavar="N",
@@ -316,8 +315,6 @@ def train(run: Run, imports: str = "") -> int:
                 return stopped(f"{reason}: in a new run, cut inputs with --max-length", 1)
             return stopped(f"{reason}: take a smaller --batch-size, or compute each batch in "
                            f"pieces (--accumulate {accumulate})", 1, f" --accumulate {accumulate}")
-        finally:
-            run.log.close()
 
         ranks.say(f"report: {run.folder / REPORT_FILE}\n{advice(run, imports)}")
         ranks.wait_for_writer()

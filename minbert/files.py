@@ -248,6 +248,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor],
                   metadata: dict[str, str] | None = None) -> None:
     """Replaces a safetensors file; see `replacing`."""
     with replacing(path) as partial:
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
         save_file(tensors, partial, metadata)
 
 

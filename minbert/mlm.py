@@ -92,18 +92,15 @@ class BertForMaskedLM(nn.Module):
             labels: (batch, seq) int64, the true piece where one is to be guessed, NO_LABEL
                 elsewhere. The loss is the mean over the former.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        states = self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
-        packing = Packing.from_mask(attention_mask)  # padding is not scored
-        logits = packing.pad(self.score(packing.unpad(states)))
+        logits = self.score(self.encoder(input_ids, attention_mask,
+                                         token_type_ids).last_hidden_state)
         if labels is None:
             return MaskedLMOutput(logits)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
         return MaskedLMOutput(logits, loss)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The encoder's outputs → logits: (n, hidden) → (n, vocab)."""
+        """The encoder's outputs → logits: (…, hidden) → (…, vocab)."""
         transformed = self.activation(self.transform_dense(hidden_states))
         transformed = self.transform_layer_norm(transformed)
         return F.linear(transformed, self.encoder.embeddings.word_embeddings.weight,
@@ -217,7 +214,7 @@ class BertForMaskedLM(nn.Module):
         tensors = {f"bert.{name}": value for name, value in tensors_of(self.encoder).items()}
         for name, file_name in HEAD_NAMES.items():
             tensors[file_name] = self.get_parameter(name).detach().cpu().clone()
-        tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
+        tensors = {name: value.to(dtype) for name, value in tensors.items()}
 
         config = {**config_of(self.encoder), "architectures": [type(self).__name__],
                   "tie_word_embeddings": True}

@@ -43,7 +43,7 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
 
-    device = model.pooler_dense.weight.device
+    device = next(model.parameters()).device
     if batch_size is None:
         batch_size = 64 if device.type == "cpu" else 512
     check_count("batch_size", batch_size)
@@ -52,7 +52,8 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
     max_length = positions if max_length is None else max_length
     encodings = tokenizer.encode(sentences, max_length=min(max_length, positions))
     longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
-    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32)
+    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32,
+                          device="cpu")
     progress = Progress(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
 
     with evaluating(model), progress:

@@ -44,7 +44,7 @@ COMMANDS = {
     "ensemble": Command("multitask.ensemble", "several runs as one: the mean of their outputs"),
     "hand-in": Command("multitask.hand_in", "write a run's prediction files for the course"),
     "analysis": Command("multitask.analysis.__main__",
-                        "where a run succeeds and fails, again or on other data"),
+                        "where a run succeeds and fails, once more"),
     "experiments": Command("multitask.experiments.__main__",
                            "the paper's tables; does gradient surgery help?"),
     "study": Command("minbert_study.__main__",

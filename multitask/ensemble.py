@@ -16,7 +16,7 @@ from minbert.files import user_path, write_json
 from multitask.analysis.dev_set import analyse
 from multitask.evaluation import describe
 from multitask.reports.ensemble_report import write_ensemble_report
-from multitask.runs.folder import REPORT_FILE
+from multitask.runs.folder import REPORT_FILE, check_run_folder
 from multitask.runs.hand_in import (
     logits_of,
     scores_by_split,
@@ -51,8 +51,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     runs: Sequence[Path] = arguments.runs
     if len(set(runs)) < max(2, len(runs)):
         raise ValueError("name at least two different runs")
-    if arguments.out.resolve() in {run.resolve() for run in runs}:
-        raise ValueError(f"--out {arguments.out} is one of the runs: name another folder")
+    check_run_folder(arguments.out)
     all_settings = [settings_of_run(run, arguments.data, arguments.tasks) for run in runs]
     check_alike(runs, all_settings)
     settings = dataclasses.replace(all_settings[0], batch_sizes={}, eval_limit=None)
@@ -84,17 +83,18 @@ def ensemble(arguments: argparse.Namespace) -> int:
 def check_alike(runs: Sequence[Path], all_settings: Sequence[Settings]) -> None:
     """Raises ValueError unless all runs answer the same tasks, and none trained on dev examples."""
     first = all_settings[0]
-    drawn = {task.name: task.dev_share for task in first.tasks if task.dev_share}
     for run, settings in zip(runs, all_settings, strict=True):
         if outputs_of(settings.tasks) != outputs_of(first.tasks):
             raise ValueError(f"{run} has other tasks than {runs[0]}, or other labels: "
                              f"{', '.join(outputs_of(settings.tasks))} against "
                              f"{', '.join(outputs_of(first.tasks))}")
-        shares = {task.name: task.dev_share for task in settings.tasks if task.name in drawn}
-        if drawn and (settings.seed, shares) != (first.seed, drawn):
-            raise ValueError(f"{run} and {runs[0]} have different seeds or dev_share, and so "
-                             "different dev examples: one may have trained on the other's; give "
-                             "the task a dev file of its own")
+        if dev_shares_of(settings.tasks) != dev_shares_of(first.tasks):
+            raise ValueError(f"{run} and {runs[0]} have different dev_share, and so different dev "
+                             "examples: one may have trained on the other's")
+
+
+def dev_shares_of(tasks: Sequence[Task]) -> dict[str, float | None]:
+    return {task.name: task.dev_share for task in tasks}
 
 
 def outputs_of(tasks: Sequence[Task]) -> dict[str, tuple]:

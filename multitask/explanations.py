@@ -117,9 +117,7 @@ def words_by_gradient(model: MultitaskBert, name: str, texts: Sequence[str],
         hook.remove()
 
     products = gradient * (kept[0] - table.weight[_mask_id(model)])
-    row = products.detach().sum(-1)
-    if row.dim() == 2:  # the plain form computes a padded batch
-        row = batch.packing.unpad(row)
+    row = batch.packing.unpad(products.detach().sum(-1))  # a hook meets the padded batch
     by_sequence = row.split([len(each.ids) for each in sequences])
     words = _words(sequences)
     weights = [sum(float(by_sequence[sequence][place]) for sequence, place in places)
@@ -221,7 +219,7 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
     for method in SURGERY if len(rows) > 1 else ():
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
         with suppress(ValueError, FloatingPointError):  # it needs an option, or has no answer
-            weights = Method(method)(gram, generator, torch.tensor(losses))
+            weights = Method(method)(gram, generator, gram.new_tensor(losses))
             surgery[method] = Surgery(weights.tolist(), norm_of_combination(gram, weights),
                                       (-gram @ weights).tolist())
     return Wishes(list(answers), losses, gram.diagonal().sqrt().tolist(), cosines(gram).tolist(),

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from shlex import quote
 
 from minbert.files import read_object, user_path
 from multitask.commands import command_line
@@ -65,13 +66,14 @@ def answer(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{len(arguments.runs)} runs, where one is expected; --course part1 takes "
                          "several")
     for run in arguments.runs:
-        hand_in_one(run_of(run), is_part_1, arguments)
+        data = hand_in_one(run_of(run), is_part_1, arguments)
     if is_part_1:
-        report_missing(arguments.out)
+        report_missing(arguments.out, data)
     return 0
 
 
-def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> None:
+def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> str | None:
+    """Writes the files of one run. Returns the folder of its data; None is the sample's."""
     settings = settings_of_run(run, arguments.data, arguments.tasks)
     wanted = settings.tasks
     if is_part_1:
@@ -93,17 +95,20 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> No
             path = file_of(settings.data, task, TEST_SPLIT)
             where = "its task file names none" if path is None else f"{path.name} is not in {data}"
             print(f"no test predictions of {task.name}: {where}")
+    return settings.data
 
 
-def report_missing(out: Path) -> None:
+def report_missing(out: Path, data: str | None) -> None:
     """Names the files of part 1 that are not there yet, and the command that makes them."""
+    folder = "" if data is None else f" --data {quote(data)}"
     for course_mode, mode in PART_1_MODES.items():
         for name in PART_1_TASKS:
             files = [part_1_file(course_mode, name, split) for split in SPLITS.values()]
             missing = [file for file in files if not (out / file).is_file()]
             if missing:
+                lr = " --lr 1e-3" if mode == "last-layer" else ""
                 print(f"still missing: {', '.join(missing)}; train with: "
-                      f"{command_line('train')} --tasks {name} --mode {mode}")
+                      f"{command_line('train')}{folder} --tasks {name} --mode {mode}{lr}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +55,7 @@ class MultitaskBert(nn.Module):
             max_position_embeddings and type_vocab_size, and `save_pretrained(folder)` writes it.
         tokenizer: the encoder's own.
         arch: a name from heads.ARCHITECTURES.
-        precision: "fp32", or "bf16" for the encoder's matrix products; heads always compute in
-            fp32.
+        precision: "fp32", or "bf16" for the encoder's matrix products; heads compute in fp32.
         tasks: one head each; by default those of the paper.
         max_length: tokens at which inputs are cut; by default the encoder's number of positions.
         data: what it is trained on, for tasks.json.
@@ -140,7 +139,7 @@ class MultitaskBert(nn.Module):
             out = self.encoder(**batch.padded())
             if with_mean:
                 return self.pool(batch.packing.unpad(out.last_hidden_state), batch)
-        return _side_by_side(out.pooler_output.float(), batch)
+        return self._side_by_side(out.pooler_output, batch)
 
     def pool(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Last hidden states → what `embed` returns.
@@ -155,7 +154,12 @@ class MultitaskBert(nn.Module):
                 pooled = batch.packing.mean_tokens(states)[:real]
             else:
                 pooled = self.encoder.pool(states[:real])
-        return _side_by_side(pooled.float(), batch)
+        return self._side_by_side(pooled, batch)
+
+    def _side_by_side(self, pooled: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """(sequences, hidden) → (examples, sequences of each · hidden), in the heads' dtype."""
+        dtype = next((value.dtype for value in self.heads.parameters()), torch.float32)
+        return pooled.to(dtype).reshape(len(pooled) // batch.sequences_each, -1)
 
     # --------------------------------------------------------------------------- saving and loading
 
@@ -183,8 +187,7 @@ class MultitaskBert(nn.Module):
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh)
         tasks = tuple(task for name, task in self.tasks.items() if name != NLI.name)
-        heads = {name: value.detach().cpu().contiguous()
-                 for name, value in self.heads.state_dict().items()
+        heads = {name: value.detach().cpu() for name, value in self.heads.state_dict().items()
                  if name.split(".")[0] != NLI.name}
         write_tensors(fresh / HEADS_FILE, heads)
         about = Description(self.arch, self.precision, tasks, self.max_length, self.data)
@@ -228,9 +231,7 @@ class MultitaskBert(nn.Module):
             raise ValueError(f"{path.parent / TASKS_FILE} does not fit the encoder beside it "
                              f"({one_line(error)})") from None
 
-        expected = {name: (value.shape, value.dtype)
-                    for name, value in model.heads.state_dict().items()}
-        if {name: (value.shape, value.dtype) for name, value in heads.items()} != expected:
+        if _kinds(heads) != _kinds(model.heads.state_dict()):
             raise ValueError(f"{path} does not fit the encoder and the {TASKS_FILE} beside it: its "
                              "tensors have other names, shapes or types")
         model.heads.load_state_dict(heads)
@@ -313,21 +314,23 @@ class MultitaskBert(nn.Module):
         on_device = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
         size = batch_size or on_device
         batches = ranks.share(examples.by_length(size))
-        logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32)
+        logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32,
+                             device="cpu")
         own_bar = Progress(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,
                            delay=1, disable=bar is not None or not ranks.writes)
 
         with evaluating(self), own_bar:
             for indices in batches:
-                logits[indices] = self(task, examples.batch(indices).to(self.device)).cpu()
+                batch = examples.batch(indices).to(self.device)
+                logits[indices] = self(task, batch).float().cpu()
                 (own_bar if bar is None else bar).update(len(indices))
         ranks.start_sum(logits)()  # each row is zeros in all processes but one
         return logits
 
 
-def _side_by_side(pooled: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """(sequences, hidden) → (examples, sequences of each · hidden)."""
-    return pooled.reshape(len(pooled) // batch.sequences_each, -1)
+def _kinds(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
+    """What must agree for the tensors to be loaded; a model may be saved in half precision."""
+    return {name: (value.shape, value.is_floating_point()) for name, value in tensors.items()}
 
 
 def _read_heads(path: Path) -> tuple[dict[str, torch.Tensor], Description]:

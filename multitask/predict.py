@@ -9,7 +9,7 @@ It prints a class's number, name and probability, or a number on the task's scal
 tab, comma or semicolon separated with a header, or has one JSON object per line; its columns are
 found by name, those of the task. The output has all columns of the input, row by row, and the
 prediction with its probability. A file is validated first, then processed in order, 4,096 rows at a
-time.
+time. A pipe is answered up to the first row that cannot be used.
 """
 
 import argparse
@@ -18,13 +18,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from minbert.files import check_count, rewriting, user_path
+from minbert.files import check_count, one_line, rewriting, user_path
 from minbert.progress import Progress
-from multitask.data.tables import JSON_ENDINGS, STDIN, name_of, read_rows
+from multitask.data.tables import JSON_ENDINGS, STDIN, header_of, name_of, read_rows
 from multitask.model import MultitaskBert, Predictions
 from multitask.runs.hand_in import trained_model
 from multitask.system import command
@@ -109,20 +109,50 @@ def added_columns(tasks: Sequence[Task], answers: Sequence[Answer]) -> Answer:
             for task, answer in zip(tasks, answers, strict=True) for key, value in answer.items()}
 
 
-def usable_rows(path: Path, asker: Asker) -> Iterator[Row]:
+def new_columns(tasks: Sequence[Task]) -> list[str]:
+    answers = [{"prediction": 0, **({"probability": 0} if task.classes else {})} for task in tasks]
+    return list(added_columns(tasks, answers))
+
+
+def usable_rows(path: Path, asker: Asker, alike: bool = False) -> Iterator[Row]:
     """The rows of a file.
+
+    Args:
+        alike: no row may have a column that the first one lacks.
 
     Raises:
         ValueError: a row cannot be used, or a column has the name of a new one; the message names
             file and line.
     """
-    new = added_columns(asker.tasks, [{"prediction": 0, "probability": 0}] * len(asker.tasks))
+    new, first = new_columns(asker.tasks), {}
     for line, row in read_rows(path, asker.columns):
+        where, first = f"{name_of(path)}, line {line}", first or row
         for name in new:
             if name in row:
-                raise ValueError(f"{name_of(path)}, line {line}: there is a column {name!r} "
-                                 "already; rename it, since the answers take that name")
+                raise ValueError(f"{where}: there is a column {name!r} already; rename it, since "
+                                 "the answers take that name")
+        if alike and not row.keys() <= first.keys():
+            name = next(name for name in row if name not in first)
+            raise ValueError(f"{where}: the first row has no {one_line(repr(name))}, and a table "
+                             "written from a pipe has the columns of that row; take an --output "
+                             "that ends in .jsonl, or read from a file")
         yield row
+
+
+def up_to_unusable(rows: Iterator[Row], errors: list[ValueError]) -> Iterator[Row]:
+    """The rows before one that cannot be used, whose error goes to `errors`.
+
+    The first row's error is raised: there is nothing to answer.
+    """
+    found = False
+    try:
+        for row in rows:
+            found = True
+            yield row
+    except ValueError as error:
+        if not found:
+            raise
+        errors.append(error)
 
 
 def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
@@ -132,7 +162,7 @@ def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
     for row in usable_rows(path, asker):
         count += 1
         columns |= dict.fromkeys(row)
-    return count, list(columns)
+    return count, list(columns) or header_of(path, asker.columns)
 
 
 def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
@@ -151,19 +181,13 @@ def write_answers(path: Path, asker: Asker, columns: Sequence[str] | None,
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
-            _write_delimited(file, DELIMITERS.get(path.suffix.lower(), "\t"), columns, rows)
-
-
-def _write_delimited(file: TextIO, delimiter: str, columns: Sequence[str] | None,
-                     rows: Iterator[Row]) -> None:
-    first = next(rows, None)
-    if first is None:
-        return
-    names = list(dict.fromkeys([*(columns or []), *first]))
-    writer = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerow(first)
-    writer.writerows(rows)
+            some = list(islice(rows, 1))
+            found = some[0] if some else [*asker.columns, *new_columns(asker.tasks)]
+            delimiter = DELIMITERS.get(path.suffix.lower(), "\t")
+            writer = csv.DictWriter(file, list(dict.fromkeys([*(columns or []), *found])),
+                                    delimiter=delimiter, lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows(chain(some, rows))
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -218,14 +242,17 @@ def predict(arguments: argparse.Namespace) -> int:
         print(f"note: {', '.join(on_sample)}: trained on the embedded sample, whose sentences are "
               "made up by rule; the answers say little about real ones", file=sys.stderr)
 
+    errors: list[ValueError] = []
     if arguments.input is None:
         rows, count, columns = [row_of(asker, arguments.sentences)], 1, asker.columns
-    else:
-        count, columns = None, None
-        if arguments.input.is_file():  # a pipe can be read only once
-            # so a bad last line is rejected before any answer
-            count, columns = check_rows(arguments.input, asker)
+    elif arguments.input.is_file():
+        count, columns = check_rows(arguments.input, asker)  # rejects a bad last line, too
         rows = usable_rows(arguments.input, asker)
+    else:  # a pipe can be read only once
+        count, columns = None, None
+        output = arguments.output
+        is_table = output is not None and output.suffix.lower() not in JSON_ENDINGS
+        rows = up_to_unusable(usable_rows(arguments.input, asker, is_table), errors)
 
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:
@@ -237,6 +264,8 @@ def predict(arguments: argparse.Namespace) -> int:
     if asker.cut:
         print(f"note: {asker.cut:,} inputs were longer than {model.max_length} tokens and were "
               "cut", file=sys.stderr)
+    if errors:
+        raise ValueError(f"{errors[0]}; the {asker.rows:,} rows before it are answered")
     return 0
 
 

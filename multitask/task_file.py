@@ -8,7 +8,7 @@
     train = "reviews-train.csv"
     dev_share = 0.1
 
-The keys are the attributes of tasks.Task; docs/how-to/own-tasks.md describes them. File names are
+The keys are attributes of tasks.Task; docs/how-to/own-tasks.md describes them. File names are
 relative to the TOML file.
 """
 
@@ -27,7 +27,11 @@ else:
 
 TOML_BYTES = 1 << 20
 FILES = ("train", "dev", "test")
-KEYS = tuple(field.name for field in fields(Task) if field.name != "name")
+BACKSLASHES = ("a backslash in double quotes begins an escape: put paths in single quotes, or "
+               "write them with /")
+# the predictions of a task with files of its own have fixed columns
+KEYS = tuple(field.name for field in fields(Task)
+             if field.name not in ("name", "prediction_column"))
 
 
 def choose_tasks(text: str) -> tuple[Task, ...]:
@@ -63,12 +67,14 @@ def read_task_file(path: Path) -> list[Task]:
     if path.stat().st_size > TOML_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes: is it another kind of file?")
     try:
-        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        tables = tomllib.loads(text)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
-        raise ValueError(f"{path} is not a TOML file ({one_line(error)}); are strings "
-                         "quoted, and are table names in brackets free of spaces?") from None
+        advice = ("are strings quoted, and are table names in brackets free of spaces?"
+                  if "\\" not in text else BACKSLASHES)
+        raise ValueError(f"{path} is not a TOML file ({one_line(error)}); {advice}") from None
 
     if not tables:
         raise ValueError(f"{path} describes no task: expected a table for each, such as [reviews]")
@@ -93,6 +99,8 @@ def _task(path: Path, name: str, table: object) -> Task:
                             for label in values["labels"]]
     for key in FILES:
         if isinstance(values.get(key), str) and values[key]:
+            if min(values[key]) < " ":  # C:\new has a line break
+                raise ValueError(f"{where}: {key} is {one_line(repr(values[key]))}; {BACKSLASHES}")
             values[key] = str((path.parent / user_path(values[key])).resolve())
     try:
         if name in (*BUILT_IN, NLI.name):

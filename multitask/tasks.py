@@ -37,7 +37,7 @@ class Task:
         metric: a name in the kind's metrics; "" is the first of them.
         weight: a factor of the loss.
         title: the name for reports; "" is `name`.
-        prediction_column: of the prediction file.
+        prediction_column: of the prediction file in the course's format; not in a task file.
 
     Raises:
         ValueError: a value is not allowed; the message names the key and says what is expected.

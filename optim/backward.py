@@ -116,7 +116,7 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
         raise ValueError("no loss reaches any of the shared parameters: are they those of the "
                          "model that made the losses?")
 
-    gram = torch.zeros(len(values), len(values), dtype=torch.float64)
+    gram = torch.zeros(len(values), len(values), dtype=torch.float64, device="cpu")
     for parameter in reached:
         for piece in _pieces(parameter, gradients[parameter]):
             gram += gram_matrix(piece)
@@ -124,7 +124,7 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     if group is not None:  # as the gradients: all processes must see the same
         dist.all_reduce(seen, group=group)
         seen /= dist.get_world_size(group)
-    weights = torch.ones(len(gram), dtype=torch.float64)
+    weights = gram.new_ones(len(gram))
     if torch.isfinite(gram).all():
         weights = surgery(gram / scale**2, generator, seen.cpu(), epoch)
 

@@ -47,7 +47,7 @@ def _difference(update: Update) -> float:
     for weight_decay, correct_bias in ((0.0, True), (0.2, True), (0.2, False)):
         options = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.05, "weight_decay": weight_decay,
                    "correct_bias": correct_bias}
-        theta, g, m = torch.linspace(-2, 2, 24, dtype=torch.float64).view(3, 8)
+        theta, g, m = torch.linspace(-2, 2, 24, dtype=torch.float64, device="cpu").view(3, 8)
         plain = [theta.clone(), g.clone(), m.clone(), m.square()]
         fast = [tensor.clone() for tensor in plain]
         for t in (1, 2):
@@ -103,7 +103,7 @@ def dense_blocks(gradient: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
     touched, values = gradient.indices()[0], gradient.values()
     block = values.new_zeros(rows, *values.shape[1:])
     starts = range(0, len(gradient), rows)
-    borders = torch.searchsorted(touched, torch.tensor([*starts, len(gradient)])).tolist()
+    borders = torch.searchsorted(touched, touched.new_tensor([*starts, len(gradient)])).tolist()
 
     for start, (first, last) in zip(starts, pairwise(borders), strict=True):
         here = touched[first:last] - start

@@ -125,7 +125,8 @@ class TaskGradients:
             does without autograd's hooks, set it to False.
 
     Raises:
-        ValueError: `table` is not flat's first parameter, or there is no task.
+        ValueError: `table` is not flat's first parameter, there is no task, or a parameter is
+            frozen.
 
     >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> gradients = TaskGradients(FlatParameters([("weight", weight)]), tasks=2)
@@ -157,6 +158,7 @@ class TaskGradients:
         self._filled: set[int] = set()
         self._reached: set[nn.Parameter] = set()
         if watched:
+            flat.check()
             for value in flat.parameters.values():
                 value.register_post_accumulate_grad_hook(self._reached.add)
 
@@ -246,7 +248,7 @@ class TaskGradients:
         table = None if self.table is None else gram_matrix(self._looked_up()[1].flatten(1))
         found = {}
         for name, group in groups.items():
-            gram = torch.zeros(tasks, tasks, dtype=torch.float64)
+            gram = torch.zeros(tasks, tasks, dtype=torch.float64, device="cpu")
             for columns in group.columns:
                 gram += gram_matrix(self._matrix[:, columns])
             found[name] = gram + table if group.has_table else gram
@@ -276,7 +278,8 @@ class TaskGradients:
                 touched, gradients = self._looked_up()
                 part = combine(gradients.flatten(1), weights[name]).view(gradients.shape[1:])
                 table = torch.sparse_coo_tensor(touched[None], part, self.table.shape,
-                                                is_coalesced=True, check_invariants=False)
+                                                device=part.device, is_coalesced=True,
+                                                check_invariants=False)
         return self._matrix[0], table
 
     def _looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,7 +297,8 @@ def _coalesced(table: nn.Parameter) -> torch.Tensor:
     if table.grad is None:
         indices = table.new_empty(1, 0, dtype=torch.int64)
         return torch.sparse_coo_tensor(indices, table.new_empty(0, *table.shape[1:]), table.shape,
-                                       is_coalesced=True, check_invariants=False)
+                                       device=table.device, is_coalesced=True,
+                                       check_invariants=False)
     if not table.grad.is_sparse:
         raise ValueError("TaskGradients: the table's gradient is dense; build the embedding with "
                          "sparse=True, or give no table")

@@ -26,7 +26,7 @@ PIECE_ON_CPU, PIECE = 1 << 18, 1 << 22
 
 def sum_weights(gram: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """w = 1: the plain sum of the gradients, which is the gradient of the paper's Eq. 1."""
-    return torch.ones(len(gram), dtype=torch.float64)
+    return gram.new_ones(len(gram), dtype=torch.float64)
 
 
 def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = None,
@@ -58,7 +58,7 @@ def pcgrad_weights(gram: torch.Tensor, order: Sequence[Sequence[int]] | None = N
     tasks = len(gram)
     order = random_order(tasks, generator) if order is None else _checked_order(order, tasks)
     K = gram.double()
-    mixture = torch.eye(tasks, dtype=torch.float64)
+    mixture = torch.eye(tasks, dtype=torch.float64, device=gram.device)
 
     for i, others in enumerate(order):
         for j in others:
@@ -109,7 +109,7 @@ def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
     >>> constant_weights([1.5, 1.0])(torch.eye(2)).tolist()
     [1.5, 1.0]
     """
-    weights = torch.tensor(list(values), dtype=torch.float64)
+    weights = torch.tensor(list(values), dtype=torch.float64, device="cpu")
     if weights.dim() != 1 or not len(weights) or not torch.isfinite(weights).all():
         raise ValueError(f"constant_weights takes one finite number per task, got {list(values)}")
 
@@ -240,7 +240,7 @@ def random_order(tasks: int, generator: torch.Generator | None = None) -> list[l
     generator = default_generator if generator is None else generator
     order = []
     for i in range(tasks):
-        shuffled = torch.randperm(tasks, generator=generator).tolist()
+        shuffled = torch.randperm(tasks, generator=generator, device=generator.device).tolist()
         order.append([j for j in shuffled if j != i])
     return order
 

@@ -65,11 +65,13 @@ def file_names(parameter: str) -> list[str]:
     >>> file_names("layers.3.output_dense.bias")
     ['encoder.layer.3.output.dense.bias']
     """
-    module, kind = parameter.rsplit(".", 1)
-    if kind not in ("weight", "bias"):
-        raise KeyError(parameter)
+    module, _, kind = parameter.rpartition(".")
     layer = re.findall(r"\.(\d+)\.", module)  # its number, if it is in a layer
-    names = RENAMES[re.sub(r"\.\d+\.", ".{}.", module)]
+    names = RENAMES.get(re.sub(r"\.\d+\.", ".{}.", module))
+    if names is None or kind not in ("weight", "bias"):
+        raise ValueError(f"{parameter} is not a parameter of BertModel, so a checkpoint has no "
+                         "name for it: remove it, or put it beside a BertModel in a module of "
+                         "your own")
     return [f"{name.format(*layer)}.{kind}" for name in names]
 
 

@@ -14,9 +14,8 @@
 MINBERT_PLAIN=1 (or --plain) switches all of it off. Imports nothing of the book.
 """
 
-from .encoder import applies, encode_packed, encode_padded, is_by_hand, is_plain
+from .encoder import applies, encode_packed, encode_padded, is_by_hand, is_plain, is_unhooked
 from .gradients import accumulate_into, sparse_embedding_gradients
-from .layer import is_unhooked
 from .linear import weights_cast_once
 from .packed import encode_layers
 from .packing import Packing, pack

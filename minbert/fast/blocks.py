@@ -67,11 +67,12 @@ class Blocks:
         self._counts = [len(group) * wide * num_heads
                         for group, wide in zip(self._groups, self._widths, strict=True)]
 
-        start, step, length = (torch.tensor(numbers, dtype=torch.int64)
+        start, step, length = (torch.tensor(numbers, dtype=torch.int64, device="cpu")
                                for numbers in (starts, steps, lengths))
-        column = torch.arange(sum(lengths)) - (length.cumsum(0) - length).repeat_interleave(length)
+        token = torch.arange(sum(lengths), device="cpu")
+        column = token - (length.cumsum(0) - length).repeat_interleave(length)
         first_head = start.repeat_interleave(length) + column
-        heads = step.repeat_interleave(length)[:, None] * torch.arange(num_heads)
+        heads = step.repeat_interleave(length)[:, None] * torch.arange(num_heads, device="cpu")
         self._slots = first_head[:, None] + heads  # (tokens, heads): the slot of each slice
         self._ways: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._biases: dict[torch.dtype, list[torch.Tensor]] = {}
@@ -122,19 +123,20 @@ class Blocks:
         return self._biases[dtype]
 
     def _bias(self, lengths: list[int], width: int, dtype: torch.dtype) -> torch.Tensor:
-        is_padding = torch.arange(width) >= torch.tensor(lengths)[:, None]
+        length = torch.tensor(lengths, device="cpu")
+        is_padding = torch.arange(width, device="cpu") >= length[:, None]
         if not is_padding.any():
-            return torch.zeros(1, 1, 1, dtype=dtype)
-        bias = torch.zeros(is_padding.shape, dtype=dtype)
+            return is_padding.new_zeros(1, 1, 1, dtype=dtype)
+        bias = torch.zeros_like(is_padding, dtype=dtype)
         bias.masked_fill_(is_padding, torch.finfo(dtype).min)
         return bias.repeat_interleave(self.num_heads, 0)[:, None]
 
     def _there_and_back(self, kinds: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which slice stands in each slot, 0 at padding; in which slot each slice stands."""
         if kinds not in self._ways:
-            offsets = torch.arange(kinds)[:, None] * self._total
+            offsets = torch.arange(kinds, device="cpu")[:, None] * self._total
             back = (self._slots[:, None] + offsets).flatten()  # by token, then kind, then head
             there = back.new_zeros(kinds * self._total)
-            there.index_copy_(0, back, torch.arange(len(back)))
+            there.index_copy_(0, back, torch.arange(len(back), device="cpu"))
             self._ways[kinds] = there, back
         return self._ways[kinds]

@@ -12,9 +12,12 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
+
+from minbert.files import one_line
 
 from .dropout import SameDraws
 from .packed import encode_layers
@@ -32,7 +35,14 @@ _state = threading.local()
 _lock = threading.RLock()
 
 
-Reference = tuple[type, type]  # the classes of layer and attention that the fast forms equalled
+class Reference(NamedTuple):
+    """The classes that the fast forms equalled."""
+
+    embeddings: type
+    layer: type
+    attention: type
+
+
 # What was compared → the book's functions, kept so that ids stay theirs; and the result.
 _references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
 
@@ -45,7 +55,7 @@ def is_running() -> bool:
 def reference_of(model: nn.Module) -> Reference | None:
     """The classes whose forward the fast forms equal on this model's device, or None."""
     functions = tuple(_functions_of_book(model))
-    device = model.pooler_dense.weight.device.type
+    device = next(model.parameters()).device.type
     key = (type(model), model.config.hidden_act, device, *map(id, functions))
     if key not in _references:
         with _lock:
@@ -82,14 +92,18 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
 def _compared(model: nn.Module, device: str) -> Reference | None:
     config = type(model.config)(**SHAPE, hidden_act=model.config.hidden_act)
     try:
+        # The caller's modes stay outside, such as a checkpoint that collects what backward needs.
         with (torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(),
-              torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False)):
+              torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False),
+              torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
+              torch.device("cpu")):
             tiny = type(model)(config)
             found = difference(tiny, device)
     except Exception as error:  # the plain form will raise it again, where it runs
-        found = f"{type(error).__name__}: {error}"
+        found = f"{type(error).__name__}: {one_line(error)}"
     if found is None:
-        return type(tiny.layers[0]), type(tiny.layers[0].self_attention)
+        layer = tiny.layers[0]
+        return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
     warnings.warn(f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
                   "now on, exactly as written and slower", stacklevel=2)
     return None
@@ -120,7 +134,7 @@ def difference(tiny: nn.Module, device: str) -> str | None:
 def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
                        first_only: bool = False) -> str | None:
     """Compare outputs and all gradients of a weighted sum of them."""
-    weight = tiny.pooler_dense.weight
+    weight = next(tiny.parameters())
     packing = Packing.from_lengths(lengths)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(SHAPE["vocab_size"], (sum(lengths),), generator=generator).to(weight.device)

@@ -20,7 +20,7 @@ def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
     """int16 in this shape: 0 with probability `share`, else -1, which is all bits set."""
     size = torch.Size(shape).numel()
     # four draws in each
-    bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    bits = torch.empty(-(-size // 4), dtype=torch.int64, device="cpu").random_(-(1 << 63), None)
     levels = bits.view(torch.int16)[:size].view(shape)  # -LEVELS/2 … LEVELS/2 - 1, equally likely
     below = _dropped(share) - LEVELS // 2 - 1           # the highest level that is dropped
     return levels.clamp(below, below + 1).neg_().add_(below)

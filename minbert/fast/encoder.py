@@ -19,25 +19,43 @@ def applies(model: nn.Module) -> bool:
     """Whether the fast forms may stand in for BertModel.forward.
 
     They may unless plain forms are asked for, they compute something else than the book (see
-    check.py), torch is tracing the model, or the way this model or its layers are called was
-    changed.
+    check.py), torch is tracing the model, a part has a hook or a method of its own, or the
+    embeddings, a layer or an attention are of another class.
     """
-    if is_plain() or check.is_running() or torch.compiler.is_compiling():
+    is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
+                 or torch._C._are_functorch_transforms_active())
+    if is_plain() or check.is_running() or is_traced or not _is_unhooked_throughout(model):
         return False
     reference = check.reference_of(model)
-    return reference is not None and layer.is_unhooked(model) and all(
-        _is_called_as_built(part, *reference) for part in model.layers)
+    return (reference is not None and type(model.embeddings) is reference.embeddings
+            and all(type(part) is reference.layer
+                    and type(part.self_attention) is reference.attention for part in model.layers))
 
 
-def _is_called_as_built(part: nn.Module, layer_class: type, attention_class: type) -> bool:
-    return (type(part) is layer_class and layer.is_unhooked(part)
-            and type(part.self_attention) is attention_class
-            and layer.is_unhooked(part.self_attention, "split_heads"))
+def is_unhooked(module: nn.Module, *methods: str) -> bool:
+    """Whether it has no hooks, and neither `forward` nor one of these methods was set on it."""
+    own = vars(module)
+    has_hooks = (own["_forward_pre_hooks"] or own["_forward_hooks"]
+                 or own["_backward_pre_hooks"] or own["_backward_hooks"])
+    return not has_hooks and own.keys().isdisjoint(("forward", *methods))
+
+
+def _is_unhooked_throughout(module: nn.Module) -> bool:
+    """Whether `is_unhooked` holds for every part.
+
+    The fast forms call some parts on a row of tokens, (tokens, hidden), and others not at all.
+    """
+    if not is_unhooked(module, "split_heads"):
+        return False
+    for part in module._modules.values():  # a loop: this runs at every call, for a hundred parts
+        if part is not None and not _is_unhooked_throughout(part):
+            return False
+    return True
 
 
 def is_by_hand(model: nn.Module) -> bool:
     """Whether every layer runs with its derivative by hand, and gradients can go into buffers."""
-    weight = model.pooler_dense.weight
+    weight = next(model.parameters())
     return applies(model) and all(
         layer.applies(part, weight) and not any(map(has_hook, part.parameters()))
         for part in model.layers)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from .attention import Heads, Mix, attend, attend_backward, mixes_of
@@ -33,29 +32,16 @@ MODULES = {"attention_dense": nn.Linear, "attention_layer_norm": nn.LayerNorm,
 PARAMETERS = [f"{part}.{name}" for part in (QUERY_KEY_VALUE, *MODULES)
               for name in ("weight", "bias")]
 
-# Hooks fire only when a module is called. This form calls none of the layer's parts.
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
-
-def is_unhooked(module: nn.Module, *methods: str) -> bool:
-    """Whether it has no hooks, and neither `forward` nor one of these methods was set on it."""
-    own = vars(module)
-    if any(own[hooks] for hooks in HOOKS):
-        return False
-    return not any(method in own for method in ("forward", *methods))
-
 
 def applies(layer: nn.Module, like: torch.Tensor) -> bool:
     """Whether this form computes what the layer's own parts do, as they are now.
 
-    It does on a CPU, in float32 or float64, while no part is replaced, pruned, parametrized or
-    hooked.
+    It does on a CPU, in float32 or float64, while no part is replaced, pruned or parametrized.
     """
     parts = layer._modules
-    kinds = {"dropout": nn.Dropout, **MODULES}
-    query_key_value = layer.self_attention._modules["query_key_value"]
-    is_as_built = type(query_key_value) is nn.Linear and is_unhooked(query_key_value) and all(
-        type(parts[name]) is kind and is_unhooked(parts[name]) for name, kind in kinds.items())
+    is_as_built = (type(layer.self_attention._modules["query_key_value"]) is nn.Linear
+                   and type(parts["dropout"]) is nn.Dropout
+                   and all(type(parts[name]) is kind for name, kind in MODULES.items()))
 
     return (is_as_built
             and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
@@ -65,10 +51,10 @@ def applies(layer: nn.Module, like: torch.Tensor) -> bool:
                     for parameter in _parameters_of(layer)))
 
 
-def _parameters_of(layer: nn.Module) -> list[nn.Parameter]:
-    """Those of PARAMETERS, in their order."""
+def _parameters_of(layer: nn.Module) -> list[nn.Parameter | None]:
+    """Those of PARAMETERS, in their order; None for one that is pruned or was never there."""
     parts = (layer.self_attention.query_key_value, *(layer._modules[name] for name in MODULES))
-    return [part._parameters[name] for part in parts for name in ("weight", "bias")]
+    return [part._parameters.get(name) for part in parts for name in ("weight", "bias")]
 
 
 def forward(layer: nn.Module, x: torch.Tensor, packing: Packing,
@@ -108,8 +94,10 @@ class _Layer(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_output: torch.Tensor):
+        if torch.is_grad_enabled():
+            raise RuntimeError("create_graph=True: the fast layers have no second derivative; run "
+                               "the forward pass with MINBERT_PLAIN=1 in the environment")
         saved = iter(ctx.saved_tensors)
         leaves = [next(saved) if other is None else other[0] for other in ctx.others]
         kept = pytree.tree_unflatten(leaves, ctx.structure)

@@ -1,7 +1,7 @@
 """The layers on a packed row: each by hand where that applies (layer.py), else by autograd.
 
 The form by autograd runs on a GPU, and where a part of the layer was changed: every part is called,
-so hooks, adapters and pruned weights keep working. Its equations are those of minbert/layer.py,
+so adapters and parametrized weights keep working. Its equations are those of minbert/layer.py,
 which it is compared with at first use (check.py).
 """
 

@@ -44,9 +44,10 @@ class Packing:
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int]) -> "Packing":
-        """Sequences of these lengths from column 0, in a grid as wide as the longest."""
-        length = torch.tensor(lengths, dtype=torch.int64)
-        return cls.from_mask(torch.arange(int(length.max())) < length[:, None])
+        """Sequences of these lengths from column 0, the grid as wide as the longest; on the CPU."""
+        length = torch.tensor(lengths, dtype=torch.int64, device="cpu")
+        columns = torch.arange(int(length.max()), device="cpu")
+        return cls.from_mask(columns < length[:, None])
 
     @property
     def is_full(self) -> bool:

@@ -35,11 +35,12 @@ def analyse_run(run: Path, data: Path | None = None, tasks: str | None = None) -
     model = trained_model(run)
     used = settings_of_run(run, data, tasks)
     dataset = load_data(used)
-    for name in model.tasks:
+    for name, task in model.tasks.items():
         own, found = metrics["examples"][name]["dev"], len(dataset[name]["dev"])
         if found != own:
+            flag = "--tasks" if task.has_own_files else "--data"
             raise ValueError(f"{used.data_title}: {found:,} dev examples of {name}, but the scores "
-                             f"of {run} are of {own:,}: name the run's own data with --data")
+                             f"of {run} are of {own:,}: name the run's own data with {flag}")
 
     logits = {name: model.predict_logits(name, model.tokenize(dataset[name]["dev"]))
               for name in model.tasks}

@@ -5,7 +5,6 @@ index column.
 """
 
 import hashlib
-import random
 import reprlib
 import warnings
 from collections.abc import Iterable
@@ -79,14 +78,12 @@ def missing_files(folder: Path, tasks: Iterable[Task] = tuple(TASKS.values())) -
     return [path for path in paths if path is not None and not path.is_file()]
 
 
-def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None,
-                 seed: int = 0) -> Dataset:
+def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None) -> Dataset:
     """Reads train and dev of every task, and test examples where there are any.
 
     Args:
         folder: of the built-in tasks' files; None if all tasks have files of their own.
         tasks: by default those of the paper.
-        seed: of the draw for a task with `dev_share`.
 
     Raises:
         FileNotFoundError, ValueError: The message names the file.
@@ -102,10 +99,10 @@ def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None,
             raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of "
                                     f"{2 * len(in_folder)} train and dev files are): --data takes "
                                     "a folder with the course's files")
-    return {task.name: _load_splits(folder, task, seed) for task in tasks}
+    return {task.name: _load_splits(folder, task) for task in tasks}
 
 
-def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[Example]]:
+def _load_splits(folder: Path | None, task: Task) -> dict[str, list[Example]]:
     files = {split: file_of(folder, task, split) for split in (*REQUIRED_SPLITS, TEST_SPLIT)}
     for split, path in files.items():
         if path is not None and task.has_own_files and not path.is_file():
@@ -115,7 +112,7 @@ def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[E
 
     splits: dict[str, list[Example]] = {"train": read_examples(files["train"], task)}
     if files["dev"] is None:
-        splits["train"], splits["dev"] = draw_dev(splits["train"], task, seed)
+        splits["train"], splits["dev"] = draw_dev(splits["train"], task)
     else:
         splits["dev"] = read_examples(files["dev"], task)
     if task.has_own_files:
@@ -127,17 +124,23 @@ def _load_splits(folder: Path | None, task: Task, seed: int) -> dict[str, list[E
     return splits
 
 
-def draw_dev(examples: Examples, task: Task, seed: int) -> tuple[Examples, Examples]:
-    """Training examples → (train, dev): `dev_share` of them is drawn, both in file order."""
-    count = round(task.dev_share * len(examples))
-    if not 0 < count < len(examples):
-        raise ValueError(f"[{task.name}] dev_share = {task.dev_share:g} of {len(examples)} "
-                         f"examples leaves {count} for dev and {len(examples) - count} for "
-                         "training: give another share, or more examples")
-    chosen = set(random.Random(seed).sample(range(len(examples)), count))
-    train = Examples(each for row, each in enumerate(examples) if row not in chosen)
+def draw_dev(examples: Examples, task: Task) -> tuple[Examples, Examples]:
+    """Training examples → (train, dev): about `dev_share` of them, both in file order.
+
+    An example is for dev if a hash of its texts, a number from 0 to 1, is below `dev_share`. So it
+    stays on its side when the file is sorted or grows, and copies of a text are on one side.
+    """
+    train, dev = Examples(), Examples()
     train.left_out = examples.left_out
-    return train, Examples(each for row, each in enumerate(examples) if row in chosen)
+    for example in examples:
+        digest = hashlib.sha256("\n".join(example.sentences).encode()).digest()
+        is_dev = int.from_bytes(digest[:6], "big") < task.dev_share * 2**48
+        (dev if is_dev else train).append(example)
+    if not train or not dev:
+        raise ValueError(f"[{task.name}] dev_share = {task.dev_share:g} of {len(examples)} "
+                         f"examples leaves {len(dev)} for dev and {len(train)} for training: give "
+                         "another share, or more examples")
+    return train, dev
 
 
 def _warn_of_absent_classes(task: Task, examples: list[Example], path: Path) -> None:

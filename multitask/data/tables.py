@@ -7,6 +7,7 @@ what to do.
 import csv
 import io
 import itertools
+import json
 import reprlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,12 @@ from minbert.files import bounded_lines, one_line, parse
 DELIMITERS = "\t,;"
 STDIN = Path("-")  # the name of the standard input
 JSON_ENDINGS = (".jsonl", ".ndjson")
+# first bytes → what the file is, and what to do
+OTHER_KINDS = {
+    b"PK\x03\x04": "an Excel workbook or another zip file: save the sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save the sheet as CSV",
+    b"\x1f\x8b": "compressed (gzip): unpack it",
+}
 
 
 def read_rows(path: Path, columns: Sequence[str],
@@ -49,12 +56,24 @@ def read_rows(path: Path, columns: Sequence[str],
             yield from _read_delimited(every, first, where, columns)
 
 
+def header_of(path: Path, columns: Sequence[str]) -> list[str]:
+    """The columns of a file that `read_rows` found to have no rows."""
+    with _opened(path) as file:
+        header = next(bounded_lines(file, name_of(path)), "")
+    return _unique(next(csv.reader([header], delimiter=delimiter_of(header, columns)), []))
+
+
 def name_of(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
 
 
 def _opened(path: Path) -> TextIO:
     file = sys.stdin.buffer if path == STDIN else path.open("rb")
+    begin = b"" if path == STDIN else file.peek(4)
+    for signature, kind in OTHER_KINDS.items():
+        if begin.startswith(signature):
+            file.close()
+            raise ValueError(f"{path} is {kind}")
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -195,6 +214,11 @@ def _as_text(row: object, column: str, place: str, is_scalar: bool) -> str:
     if is_scalar and isinstance(value, (bool, int, float)):
         return str(value).lower()  # true, as JSON writes it
     if not isinstance(value, str):
+        if value is not ...:
+            found = f"a {type(value).__name__}"
+            if not isinstance(value, (list, dict)):
+                found = json.dumps(value)
+            raise ValueError(f"{place}: {column!r} is {found}; expected a string, in quotes")
         keys = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{place}: expected a JSON object with a string {column!r}, found "
                          f"{one_line(keys)}")

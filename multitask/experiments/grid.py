@@ -194,10 +194,7 @@ def train_node(node: Node, grid: Grid, seed: int, shared: Dataset, tokens: Token
         job = run.start(settings, str(folder), lambda line: None, dataset, known)
     tokens |= job.tokens
 
-    try:
-        metrics = run.execute(job)
-    finally:
-        job.log.close()
+    metrics = run.execute(job)
     shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     return metrics
 

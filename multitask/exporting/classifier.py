@@ -17,6 +17,8 @@ from multitask.tasks import Task
 
 from .comparing import write_tokenizer, written_outputs
 
+IDENTITY = "torch.nn.modules.linear.Identity"
+
 
 def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (labels, hidden) and bias of the linear layer that gives a task's answers.
@@ -64,7 +66,8 @@ def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: 
         "label2id": {label: number for number, label in enumerate(labels)},
         "problem_type": "single_label_classification" if task.classes else "regression"}
     if not task.classes:  # else CrossEncoder would apply a sigmoid to a single output
-        config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+        config["sentence_transformers"] = {"activation_fn": IDENTITY}
+        config["sbert_ce_default_activation_function"] = IDENTITY  # before sentence-transformers 4
     write_tokenizer(model, folder)
     write_checkpoint(folder, tensors, config)
 

@@ -107,7 +107,7 @@ tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")
 tokenizer.enable_truncation({model.max_length})
 tokenizer.enable_padding()
 rows = tokenizer.encode_batch([{texts}])
-inputs = {{"input_ids": np.array([row.ids for row in rows]),
-          "attention_mask": np.array([row.attention_mask for row in rows]),
-          "token_type_ids": np.array([row.type_ids for row in rows])}}
+inputs = {{"input_ids": np.array([row.ids for row in rows], np.int64),
+          "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
+          "token_type_ids": np.array([row.type_ids for row in rows], np.int64)}}
 print(onnxruntime.InferenceSession("{folder}/{FLOAT}").run(None, inputs)[0])"""

@@ -14,7 +14,8 @@ from .page import bullets, figure, grid, heading, paragraph, table
 from .text import metric_of, metric_title, number, probability, span
 
 Tasks = Mapping[str, Task]
-LONGEST_NAME = 10   # of a class, beside a confusion matrix
+LONGEST_NAME = 10   # of a class, beside a confusion matrix of up to six
+LONGEST_OF_MANY = 4
 LONGEST_TEXT = 600  # characters of a worst error
 MOST_CLASSES = 50   # of a confusion matrix that can be read
 
@@ -99,13 +100,14 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
     for name, found in analysis["tasks"].items():
         task = tasks[name]
         if "confusion" in found and task.classes <= MOST_CLASSES:
+            names = _class_names(task)
+            legend = "" if names == list(task.labels) else f" ({task.meaning})"
             drawn.append(figure(
                 f"confusion-{name}",
-                figures.confusion_matrix(found["confusion"]["counts"], _class_names(task)),
+                figures.confusion_matrix(found["confusion"]["counts"], names),
                 f"{name}: confusion matrix of {found['n']:,} examples",
-                f"{task.title}, n = {found['n']:,}: a row holds the examples of one label "
-                f"({task.meaning}), its shares add up to 100 %. A good model is dark on the "
-                f"diagonal."))
+                f"{task.title}, n = {found['n']:,}: a row holds the examples of one label{legend}, "
+                f"its shares add up to 100 %. A good model is dark on the diagonal."))
         if "scatter" in found:
             points = {key: found["scatter"][key] for key in ("labels", "predictions", "line")}
             drawn.append(figure(
@@ -132,7 +134,8 @@ def predictions(tasks: Tasks, analysis: dict) -> list[str]:
 
 def _class_names(task: Task) -> list[object]:
     """The names of the classes where a figure has room for them, else their numbers."""
-    has_room = task.classes <= 6 and max(map(len, task.labels), default=0) <= LONGEST_NAME
+    longest = LONGEST_NAME if task.classes <= 6 else LONGEST_OF_MANY
+    has_room = max(map(len, task.labels)) <= longest
     return list(task.labels) if has_room else list(range(task.classes))
 
 
@@ -191,12 +194,11 @@ def worst_errors(tasks: Tasks, analysis: dict) -> list[str]:
         note=True)]
     for name, found in analysis["tasks"].items():
         task = tasks[name]
-        names = _class_names(task)
         rows = []
         for error in found["worst_errors"]:
             texts = "\n".join(_shortened(text) for text in error["sentences"])
             if task.classes:
-                rows.append([texts, names[int(error["label"])], names[int(error["answer"])],
+                rows.append([texts, *(task.labels[int(error[key])] for key in ("label", "answer")),
                              f"{1 - error['wrong']:.1%}"])
             else:
                 rows.append([texts, number(error["label"], 1), number(error["answer"], 1),
@@ -204,7 +206,8 @@ def worst_errors(tasks: Tasks, analysis: dict) -> list[str]:
         header = ["sentence" if len(task.text) == 1 else "sentences", "label", "answer",
                   "p(label)" if task.classes else "error"]
         if rows:
-            parts.append(table(header, rows, caption=f"{task.title}: {task.meaning}", text=True))
+            caption = task.title if task.classes else f"{task.title}: {task.meaning}"
+            parts.append(table(header, rows, caption=caption, text=True))
     return parts
 
 

@@ -26,6 +26,7 @@ POINTS = 300  # of a curve, at most
 FEWEST_POINTS = 5  # of a curve; with fewer a report leaves it out
 SCATTER_POINTS = 2000
 MOST_WRITTEN = 12  # classes of a confusion matrix whose cells have room for numbers
+LABELS_POINTS, MOST_CHARACTERS = 200, 40  # room beside a confusion matrix, and below it
 # log of the largest perplexity drawn; no axis can show those of a diverged run
 LARGEST_LOG = 50.0
 
@@ -229,7 +230,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
     """Shade and percentage: share of the row; below it the count."""
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = empty("answer", "label (n)", height=3.6)
+    figure, axes = empty("answer", "label (n)" if len(counts) <= MOST_WRITTEN else "label",
+                         height=3.6)
     # no bitmap
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
@@ -240,10 +242,13 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
                       ha="center", va="center", fontsize=9,
                       color="white" if share > 0.55 else "black")
     middles = np.arange(len(classes)) + 0.5
-    names = [plain(name) for name in classes]
-    axes.set_xticks(middles, names)
-    named = [f"{name}\n({n:,})" for name, n in zip(names, counts.sum(1).tolist(), strict=True)]
-    axes.set_yticks(middles, named, fontsize=9)
+    names = named = [plain(name) for name in classes]
+    if len(classes) <= MOST_WRITTEN:
+        named = [f"{name}\n({n:,})" for name, n in zip(names, counts.sum(1).tolist(), strict=True)]
+    size = min(9, LABELS_POINTS / len(classes))
+    axes.set_xticks(middles, names, fontsize=size,
+                    rotation=90 if sum(map(len, names)) > MOST_CHARACTERS else 0)
+    axes.set_yticks(middles, named, fontsize=size)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -8,6 +8,7 @@ import html
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
@@ -158,7 +159,9 @@ def svg(drawn: Figure, **settings: object) -> bytes:
     """
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "minbert", "svg.fonttype": "none",
-                                "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}):
+                                "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}), \
+            warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has others
         drawn.savefig(buffer, format="svg", metadata={"Date": None}, **settings)
     return buffer.getvalue()
 

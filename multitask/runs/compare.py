@@ -113,8 +113,9 @@ def answers_of(run: Path, data: Path | None, tasks: str | None) -> dict[str, Ans
         if path.is_file():
             predicted, predictions = read_predictions(path, task)
             if predicted != ids:
+                flag = "--tasks" if task.has_own_files else "--data"
                 raise ValueError(f"{path} is of other examples than the run's data have now: name "
-                                 "the data that it was trained on with --data")
+                                 f"the data that it was trained on with {flag}")
         labels = np.array([example.label for example in examples], dtype=np.float32)  # as in a run
         found[task.name] = Answers(task, ids, labels.astype(np.float64), predictions)
     return found

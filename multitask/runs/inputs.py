@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import torch
 
 from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.checkpoints.hub import EMBEDDED, HubError
+from minbert.files import one_line
 from multitask.data.batching import TokenizedExamples
 from multitask.data.examples import Dataset, Example, Examples, load_dataset, missing_files
 from multitask.data.multinli import load_multinli
 from multitask.data.sample import write_sample
 from multitask.description import SAMPLE
-from multitask.model import MultitaskBert
+from multitask.model import HEADS_FILE, MultitaskBert
 from multitask.task_file import choose_tasks
 from multitask.tasks import NLI, TASKS, Task
 
@@ -75,24 +77,45 @@ def load_data(settings: Settings) -> Dataset:
 
 
 def _read(folder: Path, settings: Settings) -> Dataset:
-    dataset = load_dataset(folder, settings.tasks, settings.seed)
+    dataset = load_dataset(folder, settings.tasks)
     if settings.nli:
         dataset[NLI.name] = load_multinli(folder)
     return dataset
 
 
+def check_data(settings: Settings) -> None:
+    """Raises ValueError if --data names a folder from which nothing is read."""
+    if settings.data is not None and not settings.nli and _have_own_files(settings.tasks):
+        raise ValueError(f"--data {settings.data}: no task reads from it, since all have files of "
+                         "their own; leave it out, and name the task file with --tasks if files "
+                         "have moved")
+
+
+def _have_own_files(tasks: Iterable[Task]) -> bool:
+    return all(task.has_own_files for task in tasks)
+
+
 def moved_tasks(settings: Settings, text: str) -> tuple[Task, ...]:
     """The tasks that --tasks names. Raises ValueError unless they are the run's but for files."""
     tasks = choose_tasks(text)
-    if _but_for_files(tasks) != _but_for_files(settings.tasks):
+    names, own_names = ([task.name for task in some] for some in (tasks, settings.tasks))
+    if names != own_names:
         raise ValueError(f"--tasks {text} describes other tasks than those of the run, which are "
-                         f"{', '.join(task.name for task in settings.tasks)}")
+                         f"{', '.join(own_names)}")
+    for task, own in zip(tasks, settings.tasks, strict=True):
+        before = _but_for_files(own)
+        for key, value in _but_for_files(task).items():
+            if value != before[key]:
+                found, expected = (one_line(repr(getattr(each, key)), 80) for each in (task, own))
+                raise ValueError(f"--tasks {text}: {key} of {task.name} is {found}, but it was "
+                                 f"{expected} when the run was trained")
     return tasks
 
 
-def _but_for_files(tasks: Iterable[Task]) -> list[Task]:
-    return [dataclasses.replace(task, train="-", dev=task.dev and "-", test=task.test and "-")
-            for task in tasks]
+def _but_for_files(task: Task) -> dict[str, object]:
+    # a test file may be new, and a task file no longer has the last of these
+    return dataclasses.asdict(dataclasses.replace(task, train="-", dev=task.dev and "-", test="",
+                                                  prediction_column=""))
 
 
 def settings_of_run(run: Path, data: str | Path | None = None,
@@ -100,7 +123,8 @@ def settings_of_run(run: Path, data: str | Path | None = None,
     """The settings with which to read a run's data again: all tasks' examples, without MultiNLI.
 
     Args:
-        run: a run's folder, or one that holds its model/ alone if `data` is given.
+        run: a run's folder, or one that holds its model/ alone if `data` is given or its tasks have
+            files of their own.
         data: a folder in place of the run's own.
         tasks: as --tasks names them, if their files have moved.
 
@@ -109,22 +133,25 @@ def settings_of_run(run: Path, data: str | Path | None = None,
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: there is no such folder")
+    if (run / HEADS_FILE).is_file():
+        raise ValueError(f"{run} holds only the model of a run: name the run's folder, "
+                         f"{run.parent}")
     if (run / CONFIG_FILE).is_file():
         settings = Settings.load(run / CONFIG_FILE)
-    elif data is None:
-        raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with --data")
     else:
         model = MultitaskBert.from_pretrained(run)
-        if drawn := [task.name for task in model.tasks.values() if task.dev_share]:
-            raise ValueError(f"{run} does not say with which seed the dev examples of "
-                             f"{', '.join(drawn)} were drawn: name the folder of the whole run")
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,
                             tasks=tuple(model.tasks.values()))
-    if data is not None:
-        settings = dataclasses.replace(settings, data=str(data))
+        if data is None and not _have_own_files(settings.tasks):
+            raise ValueError(f"{run} has no {CONFIG_FILE} that names its data: name them with "
+                             "--data")
+    if data is not None or _have_own_files(settings.tasks):
+        settings = dataclasses.replace(settings, data=None if data is None else str(data))
     if tasks is not None:
         settings = dataclasses.replace(settings, tasks=moved_tasks(settings, tasks))
-    return dataclasses.replace(settings, nli=False)
+    settings = dataclasses.replace(settings, nli=False)
+    check_data(settings)
+    return settings
 
 
 def subsample(examples: list[Example], limit: int | None) -> list[Example]:
@@ -153,7 +180,13 @@ def build_model(settings: Settings, dataset: Dataset) -> MultitaskBert:
         if model.arch != settings.arch:
             raise ValueError(f"--start {settings.start} was trained with --arch {model.arch}, not "
                              f"{settings.arch}")
-        return new_model(model.encoder, model.tokenizer, settings).take_heads(model)
+        new = new_model(model.encoder, model.tokenizer, settings).take_heads(model)
+        taken = list(model.heads.values())
+        if fresh := [name for name, head in new.heads.items() if head not in taken]:
+            warnings.warn(f"--start {settings.start}: the heads of {', '.join(fresh)} are new, "
+                          "since that run has no such task, or one with other labels",
+                          stacklevel=2)
+        return new
 
     if settings.model == SCRATCH:
         texts: list[str] = []
@@ -207,7 +240,7 @@ def describe_model(settings: Settings, model: MultitaskBert) -> str:
                 f"({parameters}); --model takes a larger one: {DEFAULT_MODEL} or a checkpoint's "
                 "folder")
     if settings.start is not None:
-        return f"{settings.start} ({parameters}), its encoder and its heads"
+        return f"{settings.start} ({parameters}), its encoder, and its heads for the same tasks"
     return f"{settings.model} ({parameters}); --model NAME_OR_FOLDER takes another"
 
 

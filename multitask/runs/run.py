@@ -37,6 +37,7 @@ from .hand_in import write_files
 from .inputs import (
     Tokens,
     build_model,
+    check_data,
     describe_data,
     describe_model,
     describe_truncated,
@@ -45,7 +46,7 @@ from .inputs import (
     tokenize,
 )
 from .plans import STAGES, Run
-from .recipes import RECIPES, describe_recipe
+from .recipes import RECIPES, default_model, describe_recipe
 from .settings import NO_SURGERY_STAGE, PLAIN_VARIABLE, Settings
 from .stages import Stage
 
@@ -66,6 +67,9 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         ValueError, OSError: settings, data, model or folder cannot be used.
     """
     settings = _choose_forms(settings, say)
+    if settings.model is None and settings.start is None:
+        model_name = default_model(settings.recipe, settings.uses_sample)
+        settings = dataclasses.replace(settings, model=model_name)
     out = None if out is None else str(user_path(out))
 
     def read() -> tuple[Dataset, MultitaskBert]:
@@ -76,6 +80,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
         if out is not None:
             check_run_folder(Path(out))
             check_free(Path(out))
+        check_data(settings)
         return _read_inputs(settings, dataset, lambda data: build_model(settings, data), say, ranks)
 
     dataset, model = ranks.run_on_all(read)
@@ -111,6 +116,8 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
         return None
 
     settings = _choose_forms(dataclasses.replace(started, **(changes or {})), say)
+    if settings.data != started.data:
+        ranks.run_on_all(lambda: check_data(settings))
 
     def save_changes() -> None:
         if ranks.writes and settings != started:
@@ -213,9 +220,19 @@ def _assemble(folder: Path, settings: Settings, dataset: Dataset, model: Multita
 def execute(run: Run) -> dict:
     """Trains the remaining stages and writes the predictions, metrics.json and report.html.
 
+    It gives up the folder at the end, also after an error: `resume` can then open it.
+
     Returns:
         The content of metrics.json; {} in processes that do not write.
     """
+    try:
+        return _conclude(run, _train(run))
+    finally:
+        run.log.close()
+
+
+def _train(run: Run) -> dict[str, torch.Tensor]:
+    """Trains the remaining stages. Returns task → logits of its dev set, by the last stage."""
     stages = run.settings.stages
     while run.stage is not None:
         name = run.stage.name
@@ -229,7 +246,7 @@ def execute(run: Run) -> dict:
             best = MultitaskBert.from_pretrained(run.model_folder(name))
             run.model = best.to(run.model.device)
             run.stage = Stage(run, stages[stages.index(name) + 1])
-    return _conclude(run, dev_logits)
+    return dev_logits
 
 
 def _conclude(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> dict:

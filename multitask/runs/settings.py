@@ -64,7 +64,7 @@ class Settings(Saved):
         model: None takes the default model of the data.
         start: the run whose model is started from, in place of `model`.
         tasks: those that are trained, in the order of the gradient matrix's rows.
-        data: folder of the built-in tasks' files; None takes the embedded sample.
+        data: folder of the built-in tasks' files; None takes those of the embedded sample.
         surgery: a name in optim.SURGERY, with options: "cagrad:c=0.4".
         surgery_by: see SurgeryTrainer.
         head_lr: of the heads, in every stage; None is `lr`.

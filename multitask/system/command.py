@@ -95,7 +95,7 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=user_path, metavar="FOLDER",
-                        help="the folder of the data (default: the run's own)")
+                        help="the folder of the built-in tasks' files (default: the run's own)")
     parser.add_argument("--tasks", metavar="LIST_OR_TOML",
                         help="the run's tasks again, if their files have moved (default: as they "
                              "were)")

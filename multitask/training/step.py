@@ -169,7 +169,7 @@ class SurgeryTrainer:
         losses = self._sum_over_ranks(heads, values)
         squares = self._check(heads, losses, gram)
         seen = {"generator": self.generator, "epoch": self.epoch,
-                "losses": torch.tensor(list(losses.values()), dtype=torch.float64)}
+                "losses": gram.new_tensor(list(losses.values()))}
         weights = {name: method(grams[name], **seen) for name, method in self.methods.items()}
 
         # Clipping: encoder and heads together.

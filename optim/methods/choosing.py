@@ -51,8 +51,10 @@ class Method:
         self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
         # SURGERY may hold an object: a copy, so that each Method has its own state
         self._weights = copy.deepcopy(_with_options(chosen)) if isinstance(chosen, str) else chosen
-        named = inspect.signature(self._weights).parameters
-        # **named, of a module say, gets what methods have always got
+        # calling a module takes anything, but its forward does not
+        called = getattr(self._weights, "forward", self._weights)
+        named = inspect.signature(called).parameters
+        # **named, of a wrapper say, gets what methods have always got
         takes_any = any(value.kind is value.VAR_KEYWORD for value in named.values())
         self._named = [name for name in GIVEN
                        if name in named or (takes_any and name == "generator")]
@@ -79,7 +81,7 @@ class Method:
             found = self._weights(gram, **{name: given[name] for name in self._named})
         except ValueError as error:
             raise SurgeryError(error) from error
-        weights = torch.as_tensor(found).to(gram)
+        weights = torch.as_tensor(found, dtype=gram.dtype, device=gram.device)
         if weights.shape != gram.shape[:1]:
             raise SurgeryError(f"the surgery method returned shape {tuple(weights.shape)}, "
                                f"expected one weight for each of {len(gram)} tasks")

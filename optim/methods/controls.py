@@ -15,7 +15,8 @@ def rgw_weights(gram: torch.Tensor, generator: torch.Generator | None = None) ->
     1.0
     """
     generator = default_generator if generator is None else generator
-    noise = torch.randn(len(gram), generator=generator, dtype=torch.float64)
+    noise = torch.randn(len(gram), generator=generator, dtype=torch.float64,
+                        device=generator.device)
     return noise.softmax(0)
 
 

@@ -57,7 +57,7 @@ def cagrad_weights(gram: torch.Tensor, c: float = 0.4) -> torch.Tensor:
     """
     if not 0 <= c < math.inf:
         raise ValueError(f"cagrad: c is {c}, expected a number of 0 or more")
-    mean = torch.full((len(gram),), 1 / len(gram), dtype=torch.float64)
+    mean = gram.new_full((len(gram),), 1 / len(gram), dtype=torch.float64)
     largest = gram.double().diagonal().max()
     if c == 0 or not largest > 0:
         return mean
@@ -109,7 +109,7 @@ def upgrad_weights(gram: torch.Tensor) -> torch.Tensor:
     >>> upgrad_weights(torch.tensor([[1.0, -0.5], [-0.5, 1.0]])).tolist()
     [0.75, 0.75]
     """
-    units = torch.eye(len(gram), dtype=torch.float64) / len(gram)
+    units = torch.eye(len(gram), dtype=torch.float64, device=gram.device) / len(gram)
     return torch.stack([_project(gram, unit) for unit in units]).sum(0)
 
 
@@ -120,7 +120,7 @@ def dualproj_weights(gram: torch.Tensor) -> torch.Tensor:
     >>> dualproj_weights(torch.tensor([[1.0, -2.0], [-2.0, 9.0]])).tolist()
     [1.0, 0.5]
     """
-    return _project(gram, torch.full((len(gram),), 1 / len(gram), dtype=torch.float64))
+    return _project(gram, gram.new_full((len(gram),), 1 / len(gram), dtype=torch.float64))
 
 
 def _project(gram: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,7 @@ def alignedmtl_weights(gram: torch.Tensor, scale: str = "min") -> torch.Tensor:
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     values, vectors = values[kept], vectors[:, kept]
     if not len(values):
-        return torch.zeros(len(gram), dtype=torch.float64)
+        return gram.new_zeros(len(gram), dtype=torch.float64)
     return scales[scale](values).sqrt() * (vectors / values.sqrt() @ vectors.sum(0))
 
 

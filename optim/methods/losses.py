@@ -22,7 +22,7 @@ def adam_(state: dict[str, torch.Tensor], value: torch.Tensor, gradient: torch.T
     """One step of Adam on a small vector, in place; m, v and the step count are in `state`."""
     m = state.setdefault("m", torch.zeros_like(value))
     v = state.setdefault("v", torch.zeros_like(value))
-    step = state.setdefault("step", torch.zeros((), dtype=torch.float64))
+    step = state.setdefault("step", value.new_zeros(()))
     step += 1
     m.lerp_(gradient, 1 - BETA1)
     v.lerp_(gradient**2, 1 - BETA2)
@@ -74,13 +74,13 @@ class DynamicWeightAverage:
 
     def __call__(self, gram: torch.Tensor, losses: torch.Tensor, epoch: int) -> torch.Tensor:
         losses, state = losses.double(), self.state
-        if int(state.get("epoch", torch.tensor(-1))) != epoch:  # a new one begins
+        if int(state.get("epoch", -1)) != epoch:  # a new one begins
             if "sum" in state:
                 if "last" in state:
                     state["before"] = state["last"]
                 state["last"] = state["sum"] / state["count"]
-            state |= {"epoch": torch.tensor(epoch), "sum": torch.zeros_like(losses),
-                      "count": torch.zeros((), dtype=torch.float64)}
+            state |= {"epoch": torch.tensor(epoch, device="cpu"), "sum": torch.zeros_like(losses),
+                      "count": losses.new_zeros(())}
         state["sum"] += losses
         state["count"] += 1
         if "before" not in state:

@@ -35,8 +35,8 @@ class GradVac:
                  generator: torch.Generator | None = None) -> torch.Tensor:
         tasks, K = len(gram), gram.double()
         norms = K.diagonal().clamp(min=0).sqrt()
-        targets = self.state.setdefault("targets", torch.zeros(tasks, tasks, dtype=torch.float64))
-        mixture = torch.eye(tasks, dtype=torch.float64)
+        targets = self.state.setdefault("targets", torch.zeros_like(K))
+        mixture = torch.eye(tasks, dtype=torch.float64, device=gram.device)
         for i, others in enumerate(random_order(tasks, generator)):
             for j in others:
                 n = (mixture[i] @ K @ mixture[i]).clamp(min=0).sqrt()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from oracle import gradients_by_their_name, reference
 from torch.testing import assert_close
 
-from minbert import BertConfig, BertModel
+from minbert import BertConfig, BertModel, BertTokenizer
 
 SENTENCES = ["A gorgeous, witty, seductive movie.", "No.",
              "It is , by conventional measures , rather less than that ."]
@@ -152,6 +152,14 @@ def test_encode_keeps_the_mode(real_tokenizer):
     assert model.encode([], real_tokenizer).shape == (0, 24)
     with pytest.raises(ValueError, match="max_length is 0"):
         model.encode(["a"], real_tokenizer, max_length=0)
+
+
+def test_encode_without_a_pooler(tiny_checkpoint):
+    """As after dynamic quantization, the pooler has no weight to ask for its device."""
+    model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (BertModel, BertTokenizer))
+    before = model.encode(["a film"], tokenizer)
+    model.pooler_dense = torch.nn.Identity()
+    assert torch.equal(model.encode(["a film"], tokenizer), before)
 
 
 @pytest.mark.parametrize(("sentences", "pooling", "changes", "message"), [

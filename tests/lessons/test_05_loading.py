@@ -54,6 +54,26 @@ def test_save_and_load(tiny_model, folder):
         assert torch.equal(ours, theirs), name
 
 
+def test_transposed_weights(tiny_model, tmp_path):
+    """A weight may lie in memory column by column."""
+    weight = tiny_model.pooler_dense.weight
+    weight.data = weight.data.T.contiguous().T
+    tiny_model.save_pretrained(tmp_path)
+    assert torch.equal(BertModel.from_pretrained(tmp_path).pooler_dense.weight, weight)
+
+
+def test_parameters_of_ones_own(tiny_config, folder):
+    """A subclass with more parameters can be neither filled from a checkpoint nor saved as one."""
+    class WithHead(BertModel):
+        def __init__(self, config: BertConfig) -> None:
+            super().__init__(config)
+            self.classifier = torch.nn.Linear(config.hidden_size, 2)
+
+    for use in (WithHead.from_pretrained, WithHead(tiny_config).save_pretrained):
+        with pytest.raises(ValueError, match=r"classifier\.weight is not a parameter of BertModel"):
+            use(folder)
+
+
 def test_a_layer_used_twice(tiny_model, tmp_path):
     """A layer that is used at two depths can be saved and loaded."""
     tiny_model.layers[0] = tiny_model.layers[1]

@@ -153,6 +153,13 @@ def test_table_is_first_and_sparse():
     assert model["table"].weight.grad is None
 
 
+def test_frozen_parameters():
+    model = network()
+    model[0].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"0\.bias is frozen: leave it out of FlatParameters"):
+        task_gradients(model, tasks=2)
+
+
 def test_row_after_an_error():
     """After a row no gradient is left in the model, not even if an error ended the row."""
     model = network()

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from heads import ARCHITECTURES, TwoLayerHead
 from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.embeddings import BertEmbeddings
 from minbert.fast.gradients import current_buffers
 from multitask import MultitaskBert
 from multitask.data import batching
@@ -372,6 +373,21 @@ def louder(encoder, given, out):
     out.last_hidden_state = 2 * out.last_hidden_state
 
 
+def centred(part, given, out):
+    """A hook that looks along the sequence, so a packed row would mislead it."""
+    return out - out[:, :1]
+
+
+def centred_by_itself(part):
+    ours = part.forward
+    part.forward = lambda *given: centred(part, given, ours(*given))
+
+
+class CentredEmbeddings(BertEmbeddings):
+    def forward(self, *ids):
+        return centred(self, ids, super().forward(*ids))
+
+
 def in_layer(number, name, part):
     """The change that puts `part(model)` into one of the layers."""
     return lambda model: setattr(model.encoder.layers[number], name, part(model))
@@ -392,8 +408,20 @@ LIBERTIES = {
     "a way to embed of its own": (lambda model: doubled(model, "embed"), 0),
     "a way to split heads of its own": (
         lambda model: doubled(model.encoder.layers[0].self_attention, "split_heads"), 0),
+    "no pooler": (
+        lambda model: setattr(model.encoder, "pooler_dense", torch.nn.Identity()), 1),
     "a hook on the pooler": (
-        lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 1),
+        lambda model: model.encoder.pooler_dense.register_forward_hook(lambda *io: 2 * io[-1]), 0),
+    "a hook on the embeddings": (
+        lambda model: model.encoder.embeddings.register_forward_hook(centred), 0),
+    "a hook on a part of the embeddings": (
+        lambda model: model.encoder.embeddings.word_embeddings.register_forward_hook(centred), 0),
+    "a hook on a part of a layer": (
+        lambda model: model.encoder.layers[0].intermediate_dense.register_forward_hook(centred), 0),
+    "a part with a forward of its own": (
+        lambda model: centred_by_itself(model.encoder.layers[0].intermediate_dense), 0),
+    "other embeddings": (
+        lambda model: setattr(model.encoder.embeddings, "__class__", CentredEmbeddings), 0),
     "a frozen weight": (
         lambda model: model.encoder.layers[1].output_dense.requires_grad_(False), 1),
     "frozen embeddings": (lambda model: model.encoder.embeddings.requires_grad_(False), 1),
@@ -554,6 +582,8 @@ def test_prediction_values():
     with torch.no_grad():
         model.heads["sts"][1].bias.fill_(9.0)
     assert model.predict_similarity(NEIGHBOURS).tolist() == [5.0] * 4
+    with torch.device("meta"):  # torch's default device: the answer is on the CPU
+        assert model.predict_similarity(NEIGHBOURS).tolist() == [5.0] * 4
 
 
 def test_a_saved_model(tmp_path):
@@ -574,6 +604,20 @@ def test_a_saved_model(tmp_path):
     for name, examples in EXAMPLES.items():
         items = [example.sentences for example in examples]
         assert torch.equal(again.logits(name, items), model.logits(name, items))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("arch", ["concatB", "concatB_mean"])
+def test_a_model_of_another_dtype(arch, dtype, tmp_path):
+    """A model that was cast predicts, and saves what opens in float32."""
+    model = build(arch).eval()
+    expected = model.logits("sts", NEIGHBOURS)
+    model.to(dtype).save_pretrained(tmp_path)
+    again = MultitaskBert.from_pretrained(tmp_path)
+    assert {value.dtype for value in again.parameters()} == {torch.float32}
+    for cast in (model, again):
+        # bfloat16 has 8 bits
+        torch.testing.assert_close(cast.logits("sts", NEIGHBOURS), expected, atol=0.05, rtol=0)
 
 
 def test_unusable_inputs(tmp_path):

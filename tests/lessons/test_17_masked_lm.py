@@ -85,6 +85,12 @@ def test_equals_transformers(model, padded, tmp_path):
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=0, msg=name)
 
 
+def test_one_graph(model, padded):
+    """torch.compile traces the whole model."""
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**padded).loss, model(**padded).loss)
+
+
 def test_opens_transformers_files(model, padded, tmp_path):
     """A folder that transformers wrote opens as the same model."""
     theirs = opened_by_transformers(model, tmp_path / "ours")

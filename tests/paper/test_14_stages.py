@@ -392,7 +392,7 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
 def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
     """The grid, two steps per stage, interrupted and resumed."""
     out = tmp_path_factory.mktemp("grid") / "grid"
-    execute = experiments.run.execute
+    train = experiments.run._train
     count = 0
 
     def interrupted(job):
@@ -400,10 +400,10 @@ def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
         count += 1
         if count == 7:
             raise KeyboardInterrupt
-        return execute(job)
+        return train(job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.run, "execute", interrupted)
+        patch.setattr(experiments.run, "_train", interrupted)
         assert asked(small_data, tiny_checkpoint, out) == 130
     assert len(list(out.glob("*/*/*/metrics.json"))) == 6
     assert asked(small_data, tiny_checkpoint, out) == 0

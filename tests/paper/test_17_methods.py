@@ -275,25 +275,36 @@ def test_own_method():
     assert seen["losses"].tolist() == pytest.approx(list(result.losses.values()))
 
 
+def test_own_module():
+    """A module names it in its forward."""
+    class Ones(torch.nn.Module):
+        def forward(self, gram: torch.Tensor) -> torch.Tensor:
+            return gram.new_ones(len(gram))
+
+    assert Method(Ones())(torch.eye(2)).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("name", SURGERY)
 def test_training(name):
     """Every method trains, draws from its own generator alone, and resumes bit for bit.
 
+    It stays on the CPU where torch's default device is another, as for half of the steps here.
     test_19_nothing_lost.py kills whole runs of the methods that keep state or draw numbers.
     """
     text = "constant:weights=1+2+1" if name == "constant" else name
 
-    def trained(steps: int, trainer=None) -> SurgeryTrainer:
+    def trained(steps: int, trainer=None, device="cpu") -> SurgeryTrainer:
         trainer = trainer or SurgeryTrainer(without_head_dropout(build()), text, lr=1e-3, seed=3)
         for _ in range(steps):
             trainer.epoch += 1
             before = torch.get_rng_state()
-            trainer.step(batches(trainer.model))
+            with torch.device(device):
+                trainer.step(batches(trainer.model))
             assert torch.equal(torch.get_rng_state(), before)
         return trainer
 
     whole = trained(5)
-    half = trained(3)
+    half = trained(3, device="meta")
     state = {key: value.clone() for key, value in half.state_dict().items()}
     resumed = SurgeryTrainer(half.model, text, lr=1e-3, seed=99)
     resumed.load_state_dict(state)

@@ -376,6 +376,15 @@ def test_flat_route(method, piece, model, x, monkeypatch):
         assert_close(one.grad, other.grad)
 
 
+@pytest.mark.parametrize("method", ["sum", "pcgrad", "nashmtl"])
+def test_default_device(method, model, x):
+    """The Gram matrix stays on the CPU where torch's default device is another."""
+    losses = model.losses(x)
+    with torch.device("meta"):
+        result = multitask_backward(losses, model.trunk.parameters(), method)
+    assert result.gram.device.type == result.weights.device.type == "cpu"
+
+
 # ---------------------------------------------------------------------------------------- processes
 
 

@@ -13,7 +13,7 @@ import torch
 from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
-from multitask.reports.dev_set_report import predictions, verdict
+from multitask.reports.dev_set_report import predictions, verdict, worst_errors
 from multitask.reports.figures import calibration_plot, confusion_matrix, loss_curves
 from multitask.reports.page import escape, svg
 from multitask.reports.run_report import headline, summary, write_report
@@ -193,6 +193,29 @@ def test_many_classes(classes, written, is_drawn):
     found = {"n": classes, "confusion": {"counts": counts}}
     page = "".join(predictions({"many": task}, {"tasks": {"many": found}}))
     assert ("<img" in page) == is_drawn
+
+
+@pytest.mark.parametrize(("names", "shown"), [
+    (tuple(map(str, range(1, 11))), True), (tuple("abcdefghij"), True),
+    (tuple(f"class {k}" for k in range(10)), False)])
+def test_names_of_classes(names, shown):
+    """Worst errors have names; a matrix has short ones, and else numbers with a legend."""
+    task = Task("stars", "classes", ("text",), "label", "x.csv", labels=names, dev_share=0.5)
+    error = {"id": "1", "sentences": ["x"], "label": 2.0, "answer": 9.0, "wrong": 0.75}
+    found = {"n": 10, "confusion": {"counts": np.eye(10, dtype=int).tolist()},
+             "worst_errors": [error]}
+    analysis = {"tasks": {"stars": found}}
+    page = "".join(worst_errors({"stars": task}, analysis))
+    assert f"<td>{names[2]}</td><td>{names[9]}</td><td>25.0%</td>" in page
+    page = "".join(predictions({"stars": task}, analysis))
+    drawn = base64.b64decode(re.search("base64,(.+?)\"", page)[1]).decode()
+    assert all(f">{name if shown else number}<" in drawn for number, name in enumerate(names))
+    assert (f"2 {names[2]}, 3 {names[3]}" in page) != shown
+
+
+def test_characters_that_the_font_lacks():
+    """The browser draws them: matplotlib's warning, which would be an error here, is not shown."""
+    assert ">负面<" in svg(confusion_matrix([[1, 0], [0, 1]], ["负面", "好"])).decode()
 
 
 def test_dollars_in_class_names():

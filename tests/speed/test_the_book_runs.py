@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 from programs import ROOT
+from torch.utils.checkpoint import checkpoint
 
 import minbert.attention
+import optim.fast
 from minbert import fast
 from minbert.fast import check
+from optim.adamw import adamw_update
 
 PACKAGES = ("minbert", "optim", "heads", "multitask")
 LESSON = ("test_10_training", "oracle", "plain_step")  # they import from the packages
@@ -228,3 +231,35 @@ def test_comparing_draws_nothing(tiny_model):
     check._references.clear()
     assert fast.applies(tiny_model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_first_use_in_a_checkpoint(tiny_model):
+    """What the comparison saves for its own backward is not the checkpoint's."""
+    check._references.clear()
+    ids = torch.randint(20, (2, 5))
+    out = checkpoint(lambda ids: tiny_model(ids).pooler_output, ids, use_reentrant=False)
+    out.sum().backward()
+    assert fast.applies(tiny_model)
+
+
+def test_default_device(tiny_model, monkeypatch):
+    """The fast forms are compared and run on the CPU where torch's default device is another."""
+    monkeypatch.setattr(check, "_references", {})
+    monkeypatch.setattr(optim.fast, "_checked", {})
+    ids, mask = torch.randint(20, (2, 5)), torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])
+    optimizer = optim.AdamW(tiny_model.train().parameters())
+    with torch.device("meta"):
+        tiny_model(ids, mask).pooler_output.sum().backward()
+        optimizer.step()
+        assert fast.applies(tiny_model)
+        assert optim.fast.fused_adamw_applies(adamw_update)
+
+
+def test_a_failed_comparison_is_one_line(tiny_model, monkeypatch):
+    def difference(tiny, device):
+        raise ValueError("one line\nand another")
+
+    monkeypatch.setattr(check, "_references", {})
+    monkeypatch.setattr(check, "difference", difference)
+    with pytest.warns(UserWarning, match="say: ValueError: one line and another. The plain form"):
+        tiny_model(torch.tensor([[1, 2]]))

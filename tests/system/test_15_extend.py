@@ -41,7 +41,7 @@ def test_own_kind(run, small_data, tmp_path):
     (tmp_path / "my.toml").write_text(
         f'[mine]\nkind = "robust"\ntext = ["sentence1"]\nlabel = "similarity"\n'
         f'train = "{small_data}/sts-train.csv"\ndev_share = 0.2\n')
-    run("robust.py", "--tasks", tmp_path / "my.toml", "--out", tmp_path / "own")
+    run("robust.py", "--tasks", f"sst,{tmp_path / 'my.toml'}", "--out", tmp_path / "own")
 
 
 def test_own_head(run, tmp_path):

@@ -132,6 +132,16 @@ def test_wrong_course_file(case, tmp_path):
     message_of(caught)
 
 
+@pytest.mark.parametrize(("begin", "message"), [
+    (b"PK\x03\x04", "is an Excel workbook or another zip file: save the sheet as CSV, or unpack"),
+    (b"\xd0\xcf\x11\xe0", "is an Excel workbook: save the sheet as CSV"),
+    (b"\x1f\x8b\x08", r"is compressed \(gzip\): unpack it")])
+def test_files_of_other_kinds(begin, message, tmp_path):
+    (tmp_path / "x.csv").write_bytes(begin + bytes(range(256)))
+    with pytest.raises(ValueError, match=rf"x\.csv {message}"):
+        list(read_rows(tmp_path / "x.csv", ["sentence"]))
+
+
 def test_not_utf8_from_a_pipe(monkeypatch):
     """The error is as exact as a file's, though a pipe cannot be read twice."""
     content = io.BytesIO(HEADER + "é\tcafé".encode() + b"\xe9\t4")
@@ -212,7 +222,9 @@ def test_multinli_labels(tmp_path):
      "not one JSON object per line, it is not valid JSON .*digits"),
     (b"[" * 100_000, "is not valid JSON .nested too deeply"),
     (b"[1]", "expected a JSON object with a string 'gold_label'"),
-    (GOOD.replace(b'"A dog runs."', b"3"), "expected a JSON object with a string 'sentence1'"),
+    (GOOD.replace(b'"A dog runs."', b"3"), "'sentence1' is 3; expected a string, in quotes"),
+    (GOOD.replace(b'"A dog runs."', b"null"), "'sentence1' is null; expected a string"),
+    (GOOD.replace(b"sentence1", b"text"), "a string 'sentence1', found 'gold_label', 'pairID'"),
     (GOOD.replace(b"dog runs", b"dog \\ud800 runs"), "sentence1 has an unpaired surrogate"),
     (GOOD.replace(b"neutral", b"Neutral"),
      "gold_label is 'Neutral', expected neutral; labels are case-sensitive"),

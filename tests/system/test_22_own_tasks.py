@@ -33,6 +33,7 @@ from multitask.data.tables import read_rows
 from multitask.evaluation import scores_of
 from multitask.explanations import explained
 from multitask.kinds import KINDS
+from multitask.runs import __main__ as runs
 from multitask.runs import run as main_job
 from multitask.system.runlog import read_events
 from multitask.task_file import choose_tasks, read_task_file
@@ -113,10 +114,14 @@ def test_relative_to_the_file(reviews, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("", "describes no task"),
     ("[reviews\n", "not a TOML file.*line 1"),
+    ('[reviews]\ntrain = "C:\\Users\\x.csv"\n', "not a TOML file.*put paths in single quotes"),
+    ('[reviews]\nkind = "scale"\ntext = "x"\nlabel = "y"\ntrain = "C:\\new.csv"\n',
+     r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
     ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
      r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
+    (table("reviews", "classes", "x.csv", prediction_column="a"), "unknown key prediction_column"),
     (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),
     (table("reviews", "classes", "x.csv", labels=["a", "a"]), "names that differ"),
     (table("reviews", "yes_no", "x.csv", labels=["a", "b", "c"]), "the words for no and for yes"),
@@ -241,15 +246,24 @@ def test_blank_and_repeated(tmp_path):
 
 
 def test_dev_share(tmp_path):
-    make_file(Path("all.csv"), "classes", count=40)
     task = Task("reviews", "classes", ("first",), "verdict", str(tmp_path / "all.csv"),
                 labels=WORDS, dev_share=0.25)
-    first, again, other = (load_dataset(None, [task], seed)["reviews"] for seed in (1, 1, 2))
-    assert first == again
-    assert first["dev"] != other["dev"]
-    assert (len(first["train"]), len(first["dev"])) == (30, 10)
-    ids = [example.id for split in first.values() for example in split]
-    assert sorted(ids, key=int) == [str(number) for number in range(1, 41)]
+    make_file(Path("all.csv"), "classes", count=400)
+    before = load_dataset(None, [task])["reviews"]
+    assert len(before["train"]) + len(before["dev"]) == 400
+    assert 80 < len(before["dev"]) < 120
+    for split in before.values():
+        assert [int(example.id) for example in split] == sorted(int(each.id) for each in split)
+
+    # sorted otherwise, with copies and new texts: each stays on its side
+    header, *rows = Path("all.csv").read_text().splitlines()
+    more = [row.replace("film", "book") for row in rows]
+    Path("all.csv").write_text("\n".join([header, *rows[::-1], *rows, *more]) + "\n")
+    after = load_dataset(None, [task])["reviews"]
+    for split, other in (("train", "dev"), ("dev", "train")):
+        texts = {example.sentences for example in before[split]}
+        assert texts <= {example.sentences for example in after[split]}
+        assert not texts & {example.sentences for example in after[other]}
     with pytest.raises(ValueError, match="leaves 0 for dev"):
         load_dataset(None, [Task("reviews", "classes", ("first",), "verdict", task.train,
                                  labels=WORDS, dev_share=0.001)])
@@ -394,14 +408,66 @@ def test_a_model_folder_alone(trained, small_data, capsys):
     assert "name them with --data" in capsys.readouterr().err
 
 
+def test_data_beside_own_files(one_task, refused, capsys):
+    """Nothing is read from --data, and the advice is --tasks."""
+    for main, words in ((hand_in.main, ["one"]), (analysis.main, ["one"]),
+                        (runs.main, ["compare", "one", "one/../one"]),
+                        (export.main, ["one", "to"])):
+        assert main([*words, "--data", "."]) == 2
+        assert "--data .: no task reads from it" in capsys.readouterr().err
+    assert "no task reads from it" in refused("--tasks", "reviews.toml", "--data", ".", *SCRATCH)
+
+    # what an earlier version recorded is not read either
+    edit_json(Path("one/config.json"), lambda config: config.update(data="/nowhere"))
+    assert hand_in.main(["one", "--out", "files"]) == 0
+    assert "one on the tasks' own files: dev" in capsys.readouterr().out
+
+    Path("reviews-dev.csv").write_text("\n".join(
+        Path("reviews-dev.csv").read_text().splitlines()[:-1]) + "\n")
+    shutil.copytree("one", "two")
+    for main, words in ((analysis.main, ["one"]), (runs.main, ["compare", "one", "two"])):
+        assert main([*words, "--tasks", "reviews.toml"]) == 2
+        assert "with --tasks\n" in capsys.readouterr().err
+
+
+def test_a_model_folder_of_own_files(one_task, capsys):
+    shutil.copytree("one/model", "given/model")
+    assert hand_in.main(["given", "--out", "files"]) == 0
+    assert "given on the tasks' own files: dev" in capsys.readouterr().out
+    for main, words in ((hand_in.main, ["one/model"]), (export.main, ["one/model", "to"])):
+        assert main(words) == 2
+        assert "one/model holds only the model of a run: name the run's folder, one" in (
+            capsys.readouterr().err)
+
+
+def test_tasks_named_again(one_task, capsys):
+    """A test file may be new; a key that differs is named."""
+    text = Path("reviews.toml").read_text()
+    shutil.copy("reviews-test.csv", "new.csv")
+    Path("reviews.toml").write_text(text.replace("reviews-test.csv", "new.csv"))
+    edit_json(Path("one/config.json"), lambda config: config["tasks"][0].update(
+        test="", prediction_column="mine"))
+    words = ["one", "--tasks", "reviews.toml", "--out", "files"]
+    assert hand_in.main(words) == 0
+    assert Path("files/reviews-test-output.csv").is_file()
+
+    Path("reviews.toml").write_text(text.replace('"dull", "fine"', '"fine", "dull"'))
+    capsys.readouterr()
+    assert hand_in.main(words) == 2
+    assert capsys.readouterr().err.endswith(
+        "labels of reviews is ('fine', 'dull', 'great'), but it was ('dull', 'fine', 'great') when "
+        "the run was trained\n")
+
+
 def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
-    """Another seed would score examples that the run was trained on."""
+    """It has the run's own dev examples, whatever the seed."""
     make_file(Path("all.csv"), "classes", count=40)
     Path("all.toml").write_text(table("reviews", "classes", "all.csv", dev_share=0.25))
     run(*SCRATCH, "--tasks", "all.toml", "--max-steps", 1, "--seed", 7, "--out", "drawn")
     shutil.copytree("drawn/model", "given/model")
-    assert hand_in.main(["given", "--data", ".", "--out", "files"]) == 2
-    assert "does not say with which seed the dev examples of reviews" in capsys.readouterr().err
+    assert hand_in.main(["given", "--out", "files"]) == 0
+    name = "reviews-dev-output.csv"
+    assert Path("files", name).read_text() == Path("drawn/predictions", name).read_text()
 
 
 def test_same_as_a_program(one_task):
@@ -439,6 +505,7 @@ def test_resume(reviews, interrupted, refused, no_report):
     assert "reviews-train.csv is missing" in refused("--resume", "stopped")
     assert "describes other tasks than those of the run, which are reviews" in refused(
         "--resume", "stopped", "--tasks", "sst")
+    assert "--data" in refused("--resume", "stopped", "--data", "elsewhere")
     assert run("--resume", "stopped", "--tasks", "elsewhere/reviews.toml") == 0
     for name in ("model/heads.safetensors", "model/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
@@ -447,6 +514,7 @@ def test_resume(reviews, interrupted, refused, no_report):
 # -------------------------------------------------------------------------------- several, of all
 
 
+@pytest.mark.filterwarnings("always:--start .*the heads of sst are new")
 def test_one_of_each_kind(capsys):
     """A pair task in JSON lines, a scale in tabs, classes in commas; one is the course's."""
     make_file(Path("c.csv"), "classes")
@@ -475,6 +543,9 @@ def test_one_of_each_kind(capsys):
     # from that run: the trained head of one task, a fresh one of another
     assert run("--start", "three", "--tasks", "my.toml,sst", "--mode", "last-layer", "--max-steps",
                1, "--out", "four") == 0
+    said = capsys.readouterr()
+    assert "three: the heads of sst are new, since that run has no such task" in said.err
+    assert "its encoder, and its heads for the same tasks" in said.out
     assert list(MultitaskBert.from_pretrained("four").tasks) == ["films", "same", "stars", "sst"]
 
 
@@ -557,7 +628,11 @@ def test_part_1_of_the_course(small_data, capsys, no_report):
 
     assert str(small_data) in capsys.readouterr().out
     assert hand_in.main(["--course", "part1", runs[0], "--out", "files"]) == 0
-    assert "still missing: last-linear-layer-sst-dev-out.csv" in capsys.readouterr().out
+    missing = capsys.readouterr().out
+    assert "still missing: last-linear-layer-sst-dev-out.csv" in missing
+    data = Path("data").resolve()
+    for flags in ("--tasks sst --mode last-layer --lr 1e-3", "--tasks cfimdb --mode full"):
+        assert f"train_multitask.py --data {data} {flags}\n" in missing
     assert hand_in.main(["--course", "part1", *runs, "--out", "files"]) == 0
     assert "missing" not in capsys.readouterr().out
     expected = {f"{mode}-{task}-{split}-out.csv" for mode in ("full-model", "last-linear-layer")
@@ -608,6 +683,32 @@ def test_rows_in_rows_out(one_task, ending, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
     assert ask(one_task, "--input", "-", "--output", f"piped.{ending}") == 0
     assert Path(f"piped.{ending}").read_bytes() == Path(f"out.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize(("lines", "output", "message"), [
+    ('{"first": "a"}\n{"first": "b"}\n{"first": "c", "more": 1}\n', "out.csv",
+     "input, line 3: the first row has no 'more', and a table written from a pipe"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "out.jsonl", "input, line 3: expected"),
+    ('{"first": "a"}\n{"first": "b"}\n{"none": "c"}\n', "", "input, line 3: expected")])
+def test_a_pipe_keeps_its_answers(lines, output, message, one_task, capsys, monkeypatch):
+    """A row that cannot be used comes late; those before it are answered."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    flags = ["--output", output] if output else []
+    capsys.readouterr()
+    assert ask(one_task, "--input", "-", *flags) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.endswith("; the 2 rows before it are answered\n")
+    written = Path(output).read_text() if output else said.out
+    assert len(written.splitlines()) == (3 if output == "out.csv" else 2)
+
+
+def test_no_rows(one_task):
+    for number, header in enumerate(("note,first,x\n", "first;x\n")):
+        Path("in.csv").write_text(header)
+        assert ask(one_task, "--input", "in.csv", "--output", f"{number}.csv") == 0
+        assert Path(f"{number}.csv").read_text() == (
+            header.strip().replace(";", ",") + ",prediction,probability\n")
 
 
 @pytest.mark.parametrize("source", ["in.csv", "-"])

@@ -17,6 +17,7 @@ from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
 from multitask.evaluation import read_predictions
 from multitask.metrics import pearson
+from multitask.runs import run as main_job
 from multitask.runs.folder import make_run_folder
 from multitask.runs.recipes import RECIPES
 from multitask.runs.settings import Settings, parse_batch_sizes
@@ -300,6 +301,15 @@ def test_recipe(small_data, tmp_path, capsys):
             in capsys.readouterr().out)
     saved = json.loads((out / "config.json").read_text())
     assert (saved["recipe"], saved["warmup"], saved["lr"]) == ("best", recipe["warmup"], 1e-3)
+
+
+def test_in_a_program():
+    """Settings without a model take the default; at the end the folder is free."""
+    job = main_job.start(Settings("concatB", "wrap", max_steps=1, eval_limit=8), "run",
+                         say=lambda line: None)
+    assert job.settings.model == "minbert-mini"
+    assert main_job.execute(job)["steps"] == 1
+    assert not [*Path("run").glob(".lock*")]
 
 
 # ---------------------------------------------------------------- the sample
