@@ -25,12 +25,7 @@ from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
 from multitask.runs import recipes
 from multitask.runs import run as main_job
-from multitask.runs.folder import (
-    MODE_NAMES,
-    REPORT_FILE,
-    load_settings,
-    load_starting_settings,
-)
+from multitask.runs.folder import MODE_NAMES, REPORT_FILE, load_settings, load_starting_settings
 from multitask.runs.inputs import DEFAULT_MODEL, default_data, moved_tasks
 from multitask.runs.plans import STAGES, Run
 from multitask.runs.settings import (
@@ -45,12 +40,14 @@ from multitask.runs.settings import (
     is_on_sample,
     parse_batch_sizes,
 )
+from multitask.runs.stages import DivergedError
 from multitask.system import command, console, distributed
 from multitask.system.command import Parser
 from multitask.system.device import PRECISION_HELP
 from multitask.system.distributed import on_sigterm
 from multitask.task_file import choose_tasks
 from multitask.tasks import BUILT_IN, TASKS, are_the_papers
+from optim import SurgeryError
 
 NAME = "train_multitask.py"
 MODES = {"full": {"gs": WRAP, "fl": False}, "last-layer": {"gs": NO_SURGERY_STAGE, "fl": True}}
@@ -89,12 +86,13 @@ def build_parser() -> Parser:
     add("--fl", action="store_true",
         help="finally, train only the heads on the frozen encoder (default: off)")
     add("--start", type=expanduser, metavar="RUN",
-        help="start from the model of a run, its encoder and heads (default: --model)")
+        help="start from the model of a run, its encoder and heads, on its data (default: --model)")
     add("--model", type=expanduser, metavar="NAME_OR_FOLDER",
         help=f"a checkpoint in HuggingFace's layout, or 'scratch' (default: {DEFAULT_MODEL} on "
              f"real data, {EMBEDDED} on the sample)")
     add("--data", type=expanduser, metavar="FOLDER",
-        help="the course's files (default: ./data if it holds them, else the sample)")
+        help="the course's files (default: those of --start; else ./data if it holds them, else "
+             "the sample)")
     add("--max-length", type=int, metavar="N",
         help="cut inputs at N tokens, for less time and memory (default: what the encoder takes, "
              "mostly 512)")
@@ -163,7 +161,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.tasks is not None:
         tasks = choose_tasks(arguments.tasks)
     recipes.check_tasks(arguments.recipe, tasks)
-    data = default_data(tasks) if arguments.data is None else str(Path(arguments.data).resolve())
+    data = (default_data(tasks, before) if arguments.data is None
+            else str(Path(arguments.data).resolve()))
     on_sample = is_on_sample(data, tasks)
     model = arguments.model or recipes.default_model(arguments.recipe, on_sample)
 
@@ -280,7 +279,9 @@ def train(run: Run, imports: str = "") -> int:
 
     def stopped(reason: object, status: int, flags: str = "") -> int:
         process = f"process {ranks.rank}: " if ranks.size > 1 else ""
-        program = f"{ranks.command} train_multitask.py" if ranks.size > 1 else command_line("train")
+        program = command_line("train")
+        if ranks.size > 1:
+            program = f"{ranks.command} {program.removeprefix('python ')}"
         resume = f"{program} --resume {quote(str(run.folder))}{imports}{flags}"
         return command.stopped(NAME, f"{process}{reason}", status, run.folder, resume)
 
@@ -294,10 +295,14 @@ def train(run: Run, imports: str = "") -> int:
         except KeyboardInterrupt:
             # in each process at another step, so they can no longer communicate
             return stopped("interrupted", 130) if ranks.writes else 130
-        except FloatingPointError as error:  # in all processes at the same step
+        except (FloatingPointError, SurgeryError) as error:  # in all processes at the same step
             if not ranks.writes:
                 ranks.wait_for_writer()
                 return 1
+            if isinstance(error, SurgeryError):
+                return stopped(f"--surgery {run.settings.surgery}: {error}", 1)
+            if isinstance(error, DivergedError):
+                return command.failed(NAME, f"{error}; start a new run with a lower --lr", 1)
             return stopped(f"{error}; {NONFINITE_ADVICE}", 1, f" --on-nonfinite {SKIP}")
         except OSError as error:
             return stopped(error, 1)

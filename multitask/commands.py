@@ -84,6 +84,9 @@ def command_line(name: str) -> str:
         return f"{CONSOLE} {name}"
     if typed().startswith("python -m multitask "):
         return f"python -m multitask {name}"
+    script = sys.argv[0] if sys.argv else ""
+    if name == "train" and Path(script).name == "train_multitask.py":
+        return f"python {shlex.quote(script)}"  # it may be in another folder
     return COMMANDS[name].python
 
 
@@ -97,7 +100,8 @@ def typed() -> str:
         before, word = sys.orig_argv[place - 1:place + 1]
         name = Path(word).name
         if name in programs and (before == "-m" or name.endswith(".py")):
-            return f"{programs[name]} {shlex.join(sys.orig_argv[place + 1:])}".strip()
+            program = programs[name] if before == "-m" else f"python {shlex.quote(word)}"
+            return f"{program} {shlex.join(sys.orig_argv[place + 1:])}".strip()
     return ""
 
 

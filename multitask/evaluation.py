@@ -28,7 +28,7 @@ def scores_of(tasks: Mapping[str, Task], predictions: Mapping[str, np.ndarray],
     """
     values = {}
     for name, task in tasks.items():
-        values[name] = (task.metric, task.measure(predictions[name], labels[name]))
+        values[name] = (task.metric, task.score(predictions[name], labels[name]))
 
     scores: dict = {name: {metric: value} for name, (metric, value) in values.items()}
     scores["average"] = metrics.average(values)

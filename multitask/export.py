@@ -25,6 +25,7 @@ from multitask.description import SAMPLE
 from multitask.exporting import FORMATS
 from multitask.model import MultitaskBert
 from multitask.runs.folder import CONFIG_FILE
+from multitask.runs.hand_in import trained_model
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system import command
@@ -59,7 +60,7 @@ def export(arguments: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{arguments.out} already exists and is not empty: name a new "
                          "folder")
-    model = MultitaskBert.from_pretrained(run)
+    model = trained_model(run)
     task = model.task(arguments.task)
     settings = settings_of_run(run, arguments.data, arguments.tasks)
     wanted = tuple(each for each in settings.tasks if each.name == task.name)
@@ -116,7 +117,7 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
 
 def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
     found = answers.argmax(1) if task.classes else answers[:, 0]
-    score = task.measure(found.numpy(), np.array([example.label for example in dev], np.float32))
+    score = task.score(found.numpy(), np.array([example.label for example in dev], np.float32))
     return "undefined" if score is None else f"{score:.3f}"
 
 

@@ -309,7 +309,7 @@ class MultitaskBert(nn.Module):
         Args:
             ranks: the processes that share the batches; each returns all outputs.
             bar: a progress bar to advance; without one, its own appears if it takes long.
-            batch_size: examples at once; by default what suits the device.
+            batch_size: examples at once, at most; by default what suits the device.
         """
         on_device = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
         size = batch_size or on_device

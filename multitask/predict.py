@@ -26,6 +26,7 @@ from minbert.files import check_count, one_line, rewriting, user_path
 from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, STDIN, header_of, name_of, read_rows
 from multitask.model import MultitaskBert, Predictions
+from multitask.runs.hand_in import trained_model
 from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
@@ -204,7 +205,7 @@ def build_parser() -> Parser:
                         help="a .tsv, .csv or .jsonl file for the rows with their answers; - is "
                              "the standard output (default: print the answers alone)")
     parser.add_argument("--batch-size", type=int, metavar="N",
-                        help="examples at once (default: 64, on a GPU 512)")
+                        help="examples at once, at most (default: 64, on a GPU 512)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     command.add_import_flag(parser)
     parser.add_argument("sentences", nargs="*", help="one sentence, or two for a task on pairs")
@@ -234,7 +235,7 @@ def check_usage(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> int:
     check_usage(arguments)
-    model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
+    model = trained_model(arguments.run).to(pick_device(arguments.device))
     names = [None] if arguments.task is None else map(str.strip, arguments.task.split(","))
     asker = Asker(model, [model.task(name) for name in names], arguments.batch_size)
     if on_sample := [task.name for task in asker.tasks if task.name in model.sample_tasks]:

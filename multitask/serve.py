@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 
 from minbert.files import user_path
-from multitask.model import MultitaskBert
+from multitask.runs.hand_in import trained_model
 from multitask.system import command
 from multitask.system.command import Parser
 from multitask.system.device import DEVICES, pick_device
@@ -49,7 +49,7 @@ def serve(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port {arguments.port}: expected a number from 0 to 65535")
     if not arguments.host:
         raise ValueError("--host is empty: name an address")
-    model = MultitaskBert.from_pretrained(arguments.run).to(pick_device(arguments.device))
+    model = trained_model(arguments.run).to(pick_device(arguments.device))
     for task in model.tasks.values():  # one-time costs are paid now, not by the first request
         model.predict(task.name, ["a"] if len(task.text) == 1 else [("a", "b")])
 

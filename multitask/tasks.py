@@ -3,6 +3,7 @@ describe itself (model/tasks.json), and a task can come from a file (task_file.p
 """
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath, PureWindowsPath
@@ -165,6 +166,15 @@ class Task:
     def measure(self) -> Metric:
         """The metric: (predictions, labels) → score, or None where it is undefined."""
         return KINDS[self.kind].metrics[self.metric]
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float | None:
+        """What the metric gives; None, with a warning, where that is not a finite number."""
+        value = self.measure(predictions, labels)
+        if value is not None and not np.isfinite(value):
+            warnings.warn(f"the {self.metric} of {self.name} is {value}; it counts as 0",
+                          stacklevel=2)
+            return None
+        return None if value is None else float(value)
 
     def format_prediction(self, value: float) -> str:
         """A prediction as the prediction file writes it."""

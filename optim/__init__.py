@@ -14,7 +14,7 @@
 from .adamw import AdamW
 from .backward import BackwardResult, average_gradients, multitask_backward
 from .flat import FlatParameters, TaskGradients, split_decayed
-from .methods import SURGERY, Method
+from .methods import SURGERY, Method, SurgeryError
 from .schedule import SCHEDULES, constant, linear_decay
 from .surgery import (
     combine,
@@ -30,7 +30,7 @@ from .surgery import (
 )
 
 __all__ = [
-    "SCHEDULES", "SURGERY", "AdamW", "BackwardResult", "FlatParameters", "Method",
+    "SCHEDULES", "SURGERY", "AdamW", "BackwardResult", "FlatParameters", "Method", "SurgeryError",
     "TaskGradients", "average_gradients", "combine", "constant", "constant_weights", "cosines",
     "gram_matrix", "linear_decay", "multitask_backward", "norm_of_combination", "paper_weights",
     "pcgrad_weights", "project_conflicting", "project_paper", "split_decayed", "sum_weights",

@@ -117,7 +117,7 @@ class DevPredictions:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may be undefined on a few of the examples
-            return self.task.measure(predictions, labels)
+            return self.task.score(predictions, labels)
 
     def draws(self, resamples: int, generator: np.random.Generator,
               where: np.ndarray | slice = slice(None)) -> np.ndarray:

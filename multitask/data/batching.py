@@ -15,6 +15,7 @@ from minbert import BertTokenizer, Packing, pack
 from .examples import Example
 
 TOKENIZE_AT_ONCE = 4096  # bounds the memory of the tokenizer's bulky results
+TOKENS_AT_ONCE = 64 * 512  # bounds the memory of a batch without gradients
 LEAST = 64  # tokens: the smallest step between two lengths on a GPU, and the longest dummy sequence
 LEAST_ON_CPU = 16  # the least step on a CPU, where tokens cost more and a new shape less
 
@@ -213,6 +214,15 @@ class TokenizedExamples:
         return MicroBatches(pieces, examples)
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """Indices in batches of similar length, longest first: lack of memory shows at once."""
+        """Indices in batches of similar length, longest first: lack of memory shows at once.
+
+        A batch has TOKENS_AT_ONCE tokens at most, unless it is a single example.
+        """
         order = np.argsort(-self.lengths, kind="stable").tolist()
-        return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
+        batches, start = [], 0
+        while start < len(order):
+            longest = int(self.lengths[order[start]])
+            end = start + max(1, min(batch_size, TOKENS_AT_ONCE // longest))
+            batches.append(order[start:end])
+            start = end
+        return batches

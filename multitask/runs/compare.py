@@ -139,7 +139,7 @@ def why_not(task: str, reference: Named, run: Named) -> str:
 
 def difference(task: str, reference: Named, run: Named) -> Difference:
     a, b = reference[1][task], run[1][task]
-    first, second = (each.task.measure(each.predictions, each.labels) for each in (a, b))
+    first, second = (each.task.score(each.predictions, each.labels) for each in (a, b))
     low, high, undefined = paired_bootstrap(a.task.measure, b.predictions, a.predictions, a.labels,
                                             RESAMPLES, SEED)
     gained = lost = None

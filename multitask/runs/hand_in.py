@@ -1,18 +1,20 @@
 """The prediction files of finished runs, over all of the data: the course's two hand-ins."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from minbert.files import read_object
 from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import prediction_file, scores_of, write_predictions
 from multitask.model import MultitaskBert
-from multitask.tasks import NLI, Task
+from multitask.tasks import Task
 
-from .folder import CONFIG_FILE, load_settings
-from .settings import Settings
+from .folder import CONFIG_FILE, is_run, load_settings
+from .settings import NO_SURGERY_STAGE
 
 SPLITS = {"dev": "dev", TEST_SPLIT: "test"}  # split → its name in a prediction file's name
 # The first part of the course: single tasks, in two ways of training.
@@ -50,10 +52,21 @@ def hand_in(run: Path, dataset: Dataset, out: Path, device: torch.device,
 
 
 def trained_model(run: Path) -> MultitaskBert:
-    """Of a run's folder. Raises ValueError if it ended with MultiNLI: its heads are untrained."""
-    if (run / CONFIG_FILE).is_file() and Settings.load(run / CONFIG_FILE).stages == (NLI.name,):
+    """Of a run's folder. Warns if it is a baseline, which trains the head of sst only.
+
+    Raises:
+        ValueError: the run ended with MultiNLI, so its heads are untrained.
+    """
+    about = read_object(run / CONFIG_FILE) if is_run(run) else {}  # a model/ folder is no run
+    trains_heads = about.get("fl") or about.get("gs") != NO_SURGERY_STAGE
+    if about.get("nli") and not trains_heads:
         raise ValueError(f"{run} ended with MultiNLI: its heads are untrained")
-    return MultitaskBert.from_pretrained(run)
+    model = MultitaskBert.from_pretrained(run)
+    others = [name for name in model.tasks if name != "sst"]
+    if others and not trains_heads and about.get("start") is None:
+        warnings.warn(f"{run} is a baseline, which trains the head of sst only: those of "
+                      f"{', '.join(others)} are untrained", stacklevel=2)
+    return model
 
 
 def logits_of(model: MultitaskBert, dataset: Dataset) -> dict[str, dict[str, torch.Tensor]]:

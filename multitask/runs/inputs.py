@@ -36,9 +36,19 @@ SCRATCH_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_head
 SCRATCH_VOCABULARY = 4096
 
 
-def default_data(tasks: Iterable[Task] = tuple(TASKS.values())) -> str | None:
-    """./data if it holds the built-in tasks' files, else None: the embedded sample."""
+def default_data(tasks: Iterable[Task] = tuple(TASKS.values()),
+                 before: Settings | None = None) -> str | None:
+    """./data if it holds the built-in tasks' files, else None: the embedded sample.
+
+    Args:
+        before: the run that --start names, whose data come first.
+    """
     built_in = [task for task in tasks if not task.has_own_files]
+    if built_in and before is not None and (before.data or before.uses_sample):
+        if before.data and not Path(before.data).is_dir():
+            raise FileNotFoundError(f"{before.data}, the data of the run that --start names, are "
+                                    "not there any more: name their folder with --data")
+        return before.data
     if not built_in or missing_files(Path("data"), built_in):
         return None
     return str(Path("data").resolve())

@@ -291,9 +291,11 @@ def _predict(run: Run, dev_logits: Mapping[str, torch.Tensor]) -> None:
 
 def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     """The content of metrics.json (docs/reference/run-folder.md)."""
-    last = run.finished[run.settings.stages[-1]]
+    stages = run.settings.stages
+    last, timed = run.finished[stages[-1]], "gs" if "gs" in stages else stages[-1]
+    timed_steps = [step for step in steps if step["stage"] == timed]
     # a single task's steps have no conflicts
-    surgery_steps = [step for step in steps if step["stage"] == "gs" and "cosines" in step]
+    surgery_steps = [step for step in timed_steps if "cosines" in step]
     surgery = {}
     if surgery_steps:
         surgery["surgery"] = {"method": run.settings.surgery, **conflict_statistics(surgery_steps)}
@@ -302,9 +304,9 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
     return {
         "dev": last["dev"],
         "best_epoch": last["best_epoch"],
-        "steps": len(steps),
+        "steps": sum(stage["steps"] for stage in run.finished.values()),
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
-        "examples_per_second": speed(surgery_steps or steps),
+        "examples_per_second": speed(timed_steps),
         **surgery,
         "skipped_steps": sum(1 for _ in run.log.events("skipped")),
         "stages": run.finished,

@@ -24,7 +24,7 @@ STOP, SKIP = "stop", "skip"  # what to do about a loss or a gradient that is not
 NONFINITE_ADVICE = f"--on-nonfinite {SKIP} skips such steps, a lower --lr may avoid them"
 LARGEST = 1e15  # of a learning rate, weight decay or clip norm: float32 holds the product of two
 # by --resume: what was computed stays valid. Data may have moved; their content is compared.
-CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard")
+CHANGEABLE = ("on_nonfinite", "checkpoint_every", "accumulate", "data", "tensorboard", "device")
 PLAIN_VARIABLE = "MINBERT_PLAIN"  # environment variable; 1 chooses the plain forms, as --plain does
 
 # setting → the values that it can take, which train_multitask.py offers
@@ -117,7 +117,7 @@ class Settings(Saved):
         check_values(self, CHOICES, RANGES)
         try:
             try_method(self.surgery, len(self.tasks))
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
             raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None
         layers_at_once(self.surgery_by)

@@ -28,6 +28,10 @@ from .plans import STAGES, Run
 from .settings import STOP
 
 
+class DivergedError(FloatingPointError):
+    """The model itself is spoilt: what led there happens again when the run is resumed."""
+
+
 class Stage:
     """One stage of a run. The epoch with the best dev average is kept.
 
@@ -164,6 +168,10 @@ class Stage:
     def _evaluate(self) -> None:
         run, tasks = self.run, {name: self.run.model.tasks[name] for name in self.plan.scored}
         logits = {name: self.plan.predict(name) for name in tasks}
+        for name, outputs in logits.items():
+            if not torch.isfinite(outputs).all():
+                raise DivergedError(f"{self.name}, epoch {self.epoch}: outputs of {name} on the "
+                                    "dev set are not finite")
         predictions = {name: task.decode(logits[name]).numpy() for name, task in tasks.items()}
         labels = {name: run.tokens[name]["dev"].labels for name in tasks}
         dev = scores_of(tasks, predictions, labels)
@@ -209,8 +217,8 @@ class Stage:
         run, plan, started = self.run, self.plan, time.monotonic()
         for name, value in run.model.state_dict().items():
             if not torch.isfinite(value).all():
-                raise FloatingPointError(f"{self.name}, step {self.steps}: the weights {name} are "
-                                         "no longer finite")
+                raise DivergedError(f"{self.name}, step {self.steps}: the weights {name} are "
+                                    "no longer finite")
 
         randoms = run.ranks.gather(random_state())
         if run.ranks.size > 1 and len(set(run.ranks.gather(checksum(run.model.parameters())))) > 1:

@@ -246,7 +246,8 @@ def on_sigterm(ranks: Ranks, speak: Callable[[], None]) -> Iterator[None]:
         return
 
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on
+        os.set_blocking(writing, False)
     before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(writing)
 
     def listen() -> None:

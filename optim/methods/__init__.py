@@ -12,6 +12,6 @@ docs/explanation/methods.md compares them. SDMGrad, MoDo, MoCo, DB-MTL and GradD
 functions of the Gram matrix and the losses, so they are left out.
 """
 
-from .choosing import SURGERY, Method
+from .choosing import SURGERY, Method, SurgeryError
 
-__all__ = ["SURGERY", "Method"]
+__all__ = ["SURGERY", "Method", "SurgeryError"]

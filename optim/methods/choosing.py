@@ -29,6 +29,10 @@ GIVEN = ("generator", "losses", "epoch")  # what a method may name
 NO_OPTIONS = ("gram", *GIVEN, "order")
 
 
+class SurgeryError(ValueError):
+    """A surgery method failed when it was called."""
+
+
 class Method:
     """A surgery method, ready to be called at every step.
 
@@ -69,17 +73,21 @@ class Method:
             (tasks,), of gram's type.
 
         Raises:
-            ValueError: the method returned another shape, or numbers that are not finite.
+            SurgeryError: the method raised ValueError, or returned another shape.
+            FloatingPointError: it returned numbers that are not finite.
         """
         given = {"generator": generator, "losses": losses, "epoch": epoch}
-        found = self._weights(gram, **{name: given[name] for name in self._named})
+        try:
+            found = self._weights(gram, **{name: given[name] for name in self._named})
+        except ValueError as error:
+            raise SurgeryError(error) from error
         weights = torch.as_tensor(found, dtype=gram.dtype, device=gram.device)
         if weights.shape != gram.shape[:1]:
-            raise ValueError(f"the surgery method returned shape {tuple(weights.shape)}, expected "
-                             f"one weight for each of {len(gram)} tasks")
+            raise SurgeryError(f"the surgery method returned shape {tuple(weights.shape)}, "
+                               f"expected one weight for each of {len(gram)} tasks")
         if not torch.isfinite(weights).all():
-            raise ValueError(f"the surgery method {self.name} returned {weights.tolist()}: weights "
-                             "must be finite")
+            raise FloatingPointError(f"the surgery method {self.name} returned "
+                                     f"{weights.tolist()}: weights must be finite")
         return weights
 
     @property

@@ -26,6 +26,7 @@ from minbert import BertConfig, BertModel, BertTokenizer
 from minbert.embeddings import BertEmbeddings
 from minbert.fast.gradients import current_buffers
 from multitask import MultitaskBert
+from multitask.data import batching
 from multitask.data.batching import MicroBatches
 from multitask.data.examples import Example
 from multitask.tasks import PARA, SST, STS, TASKS
@@ -547,6 +548,25 @@ def test_prediction_order():
     # float32 rounding: batches are padded to another length
     torch.testing.assert_close(found[:20], alone, atol=1e-5, rtol=0)
     assert model.training  # the mode is kept
+
+
+def test_prediction_batches(monkeypatch):
+    """Long examples make small batches, so that memory suffices; the outputs are the same."""
+    model = build()
+    items = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
+    tokens = model.tokenize(model.examples_of("sst", items))
+    expected = model.predict_logits("sst", tokens)
+    assert [len(batch) for batch in tokens.by_length(64)] == [64, 64, 22]  # they are short
+
+    longest = int(tokens.lengths.max())
+    monkeypatch.setattr(batching, "TOKENS_AT_ONCE", 3 * longest)
+    batches = tokens.by_length(64)
+    assert len(batches[0]) == 3
+    assert max(int(tokens.lengths[batch].sum()) for batch in batches) <= 3 * longest
+    assert len(batches[-1]) > 3
+    torch.testing.assert_close(model.predict_logits("sst", tokens), expected, atol=1e-5, rtol=0)
+    monkeypatch.setattr(batching, "TOKENS_AT_ONCE", 1)
+    assert len(tokens.by_length(64)) == 150
 
 
 def test_prediction_values():

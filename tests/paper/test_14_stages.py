@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import events, run
+from programs import edit_json, events, run, settings
 from test_10_training import SENTENCES, build
 
-from multitask import MultitaskBert, hand_in
+from multitask import MultitaskBert, export, hand_in, predict, serve
+from multitask.analysis.log import speed
 from multitask.analysis.paper_results import PAPER_TABLE_1
 from multitask.data.examples import Example, load_dataset
 from multitask.data.multinli import load_multinli
@@ -28,6 +29,7 @@ from multitask.runs.inputs import subsample
 from multitask.runs.plans import STAGES
 from multitask.runs.stages import Stage
 from multitask.system.checkpoint import numbered
+from multitask.system.runlog import read_events
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings, HeadTrainer
 from multitask.training.step import SurgeryTrainer
@@ -90,6 +92,13 @@ def test_three_stages_report(whole):
                    key=lambda epoch: epoch["dev"]["average"])
         assert (stage["best_epoch"], stage["dev"]) == (best["epoch"], best["dev"])
     assert (whole / "stages" / "nli" / "model.safetensors").is_file()
+
+
+def test_speed_is_of_one_stage(small_data, tiny_checkpoint, tmp_path):
+    """Final layers, whose steps are much shorter, do not count."""
+    out = train(small_data, tiny_checkpoint, tmp_path / "sst", "--tasks", "sst", "--fl")
+    steps = [step for step in read_events(out, "step") if step["stage"] == "gs"]
+    assert metrics_of(out)["examples_per_second"] == speed(steps)
 
 
 def test_chain_equals_its_links(whole, small_data, tiny_checkpoint, tmp_path):
@@ -169,13 +178,41 @@ def test_start_of_a_moved_run(whole, small_data, tmp_path):
               "--fl", "--max-steps", 1)
 
 
+def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, capsys):
+    """Not the sample, nor ./data; the model's learning rate then is that of real data."""
+    data = shutil.copytree(small_data, tmp_path / "mine")
+    nli = train(data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none", "--max-steps", 1)
+    shutil.copytree(small_data, "data")
+    found = settings("--start", nli)
+    assert (found.data, found.lr, found.epochs) == (str(data), 1e-5, 10)
+    edit_json(nli / "config.json", lambda values: values.update(data=None))
+    assert settings("--start", nli).data is None
+    edit_json(nli / "config.json", lambda values: values.update(data=str(tmp_path / "gone")))
+    assert settings("--start", nli, "--data", small_data).data == str(small_data)
+    assert run("--start", nli) == 2
+    assert (f"{tmp_path / 'gone'}, the data of the run that --start names, are not there any more: "
+            "name their folder with --data\n") in capsys.readouterr().err
+
+
 def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
     train(small_data, tiny_checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
     assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
     assert not Path("other").exists()
 
 
-def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize(("command", "flags"), [
+    (predict, ["--task", "sst", "A film."]), (export, ["out", "--task", "sst"]), (serve, [])])
+def test_no_answers_of_untrained_heads(command, flags, small_data, tiny_checkpoint, tmp_path,
+                                       monkeypatch, capsys):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none",
+                "--max-steps", 1)
+    assert command.main([str(nli), *flags]) == 2
+    assert f"{nli} ended with MultiNLI: its heads are untrained\n" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always:.* is a baseline")
+def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path, capsys):
     """The baseline trains SST's head, and the other heads stay as they were."""
     base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
@@ -185,6 +222,9 @@ def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path):
     assert para[0] == para[1]
     assert sts[0] == sts[1]
     assert "surgery" not in metrics_of(base)
+    assert predict.main([str(base), "--task", "sst", "A film."]) == 0
+    assert (f"warning: {base} is a baseline, which trains the head of sst only: those of para, sts "
+            "are untrained\n") in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- a frozen encoder

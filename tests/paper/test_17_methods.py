@@ -215,7 +215,7 @@ def test_options():
                           ("famo:decay=nan", "famo: decay is 'nan', expected a number")):
         with pytest.raises(ValueError, match=message):
             Method(text)
-    with pytest.raises(ValueError, match=r"returned \[inf, 1.0\]: weights must be finite"):
+    with pytest.raises(FloatingPointError, match=r"returned \[inf, 1.0\]: weights must be finite"):
         Method(lambda gram: torch.tensor([math.inf, 1.0]))(K)
     for text in ("constant", "constant:weights=1+x"):
         with pytest.raises(ValueError, match="expected numbers in the tasks' order"):

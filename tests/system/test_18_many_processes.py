@@ -7,8 +7,10 @@ when one of them dies.
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ import heads.layers
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data.batching import MicroBatches
 from multitask.system.checkpoint import numbered
-from multitask.system.distributed import ALONE, Ranks, checksum, start
+from multitask.system.distributed import ALONE, Ranks, checksum, on_sigterm, start
 from multitask.tasks import TASKS
 from multitask.training.final_layers import CachedEmbeddings
 from multitask.training.step import SurgeryTrainer
@@ -240,6 +242,14 @@ def test_sigterm_after_the_reader_has_gone():
                   "with on_sigterm(Ranks(0, 2), lambda: sys.stdout.missing):\n"
                   "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(5)")
     assert done.returncode == 1
+
+
+def test_sigterm_on_windows(monkeypatch):
+    """Before Python 3.12, Windows has no os.set_blocking; its set_wakeup_fd takes any pipe."""
+    monkeypatch.delattr(os, "set_blocking")
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda number: -1)
+    with on_sigterm(Ranks(0, 2), lambda: None):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
 # ---------------------------------------------------------------- torchrun

@@ -37,6 +37,7 @@ from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
+from optim import SURGERY
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
 
@@ -185,6 +186,22 @@ def test_flags_beside_resume(train, monkeypatch, capsys):
     assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "./run/", "--mode", "full",
                         "--checkpoint-every", 3, "--precision", "auto") == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
+
+
+def test_resume_without_the_gpu(train, monkeypatch, capsys):
+    """The error's advice works, and the precision that the GPU had stays."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
+        assert train(Path("run"), "--precision", "bf16") == 130
+    config = Path("run/config.json")
+    programs.edit_json(config, lambda values: values.update(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert programs.run("--resume", "run") == 2
+    assert "--device cuda: torch sees no such device here; use --device cpu" in (
+        capsys.readouterr().err)
+    assert programs.run("--resume", "run", "--device", "cpu") == 0
+    values = json.loads(config.read_text())
+    assert (values["device"], values["precision"]) == ("cpu", "bf16")
 
 
 def test_killed_while_publishing(train, monkeypatch):
@@ -461,7 +478,8 @@ def test_skip_bad_steps(poisoned):
     skipped = programs.events(Path("run"), "skipped")
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["skipped_steps"] == len(skipped) > 0
-    assert metrics["steps"] == len(programs.events(Path("run"), "step")) == 8 - len(skipped)
+    assert metrics["steps"] == metrics["stages"]["gs"]["steps"] == 8
+    assert len(programs.events(Path("run"), "step")) == 8 - len(skipped)
     assert all(event["reason"] == "the loss of sts is inf" for event in skipped)
     assert all(torch.isfinite(value).all()
                for value in checkpoint.load(Path("run")).part("model").values())
@@ -472,19 +490,28 @@ def test_skip_every_step(poisoned):
     run.tokens["sts"]["train"].labels[:] = float("inf")
     assert train_multitask.train(run) == 0
     metrics = json.loads(Path("run/metrics.json").read_text())
-    assert [metrics[key] for key in ("steps", "skipped_steps", "examples_per_second")] == [0, 8, 0]
+    assert [metrics[key] for key in ("steps", "skipped_steps", "examples_per_second")] == [8, 8, 0]
 
 
-def test_bad_weights_not_saved(train, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "row", "value", "message"), [
+    ("encoder.layers.0.output_dense.weight", slice(None), 3e38,
+     "gs, epoch 2: outputs of sst on the dev set are not"),
+    ("encoder.embeddings.position_embeddings.weight", -1, float("nan"),  # no text is that long
+     "gs, step 8: the weights encoder.embeddings.position_embeddings.weight are no longer"),
+])
+def test_bad_weights_not_saved(name, row, value, message, train, monkeypatch, capsys):
+    """The advice is not to resume, which would end the same way."""
     start = Stage._train_epoch
 
     def spoil(self):
         start(self)
-        self.run.model.heads["sts"][1].bias.data.fill_(float("nan" if self.epoch == 2 else 0))
+        if self.epoch == 2:
+            self.run.model.get_parameter(name).data[row] = value
 
     monkeypatch.setattr(Stage, "_train_epoch", spoil)
-    assert train(Path("run")) == 1
-    assert "the weights heads.sts.1.bias are no longer finite" in capsys.readouterr().err
+    assert train(Path("run"), "--on-nonfinite", "skip") == 1
+    assert capsys.readouterr().err.endswith(
+        f"{message} finite; start a new run with a lower --lr\n")
     assert [path.name for path in checkpoint.numbered(Path("run"))] == ["1"]
 
 
@@ -517,6 +544,30 @@ def test_step_taken_or_refused(scale, message, poisoned):
         with pytest.raises(FloatingPointError, match=message):
             trainer.step(batches)
         assert torch.equal(before, trainer.flat.vector)
+
+
+def singular():
+    raise ValueError("singular matrix")
+
+
+@pytest.mark.parametrize(("answer", "message", "resume"), [
+    (lambda: torch.full((3,), torch.nan), "gs, step 5: the surgery method own returned [nan, nan, "
+     "nan]: weights must be finite; its examples are", "run --on-nonfinite skip"),
+    (lambda: torch.ones(2), "--surgery own: the surgery method returned shape (2,), expected one "
+     "weight for each of 3 tasks; resume with", "run"),
+    (singular, "--surgery own: singular matrix; resume with", "run"),
+])
+def test_own_surgery_fails(answer, message, resume, train, monkeypatch, capsys):
+    """Not at the first look, when a wrong flag is refused, but in the second epoch."""
+    monkeypatch.setitem(SURGERY, "own",
+                        lambda gram, epoch: answer() if epoch == 2 else torch.ones(3))
+    assert train(Path("run"), "--surgery", "own") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"train_multitask.py: {message}")
+    assert said.endswith(f"resume with: python train_multitask.py --resume {resume}\n")
+    monkeypatch.setitem(SURGERY, "own", lambda gram: answer())
+    assert train(Path("other"), "--surgery", "own") == 2
+    assert capsys.readouterr().err.startswith("train_multitask.py: --surgery own: ")
 
 
 # ------------------------------------------------------------------------------- folders

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from minbert import BertModel, BertTokenizer
 from minbert.files import write_tensors
 from multitask import MultitaskBert, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
+from multitask.analysis.dev_set import DevPredictions
 from multitask.data import load_dataset, read_examples
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.data.tables import read_rows
+from multitask.evaluation import scores_of
 from multitask.explanations import explained
 from multitask.kinds import KINDS
 from multitask.runs import __main__ as runs
@@ -313,6 +316,24 @@ def test_f1_and_spearman_against_sklearn():
         scipy.stats.spearmanr(found, labels).statistic)
     with pytest.warns(UserWarning, match="undefined"):
         assert metrics.f1(np.zeros(3), np.zeros(3)) is None
+
+
+@pytest.mark.parametrize(("value", "score"), [
+    (np.float32(0.5), 0.5), (np.nan, None), (-np.inf, None), (None, None)])
+def test_own_metric(value, score, monkeypatch):
+    """Whatever type it returns, JSON holds it; what is not finite counts as undefined."""
+    own = dataclasses.replace(KINDS["scale"], metrics={"own": lambda *_: value})
+    monkeypatch.setitem(KINDS, "own", own)
+    task = Task("mine", "own", ("x",), "y", "f", dev_share=0.5)
+    ones = np.ones(2)
+    assert DevPredictions(task, ones, ones, None, ones, ones).score() == score
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = scores_of({"mine": task}, {"mine": ones}, {"mine": ones})
+    assert json.loads(json.dumps(scores, allow_nan=False)) == {
+        "mine": {"own": score}, "average": score or 0.0}
+    assert [str(warning.message) for warning in caught] == (
+        [] if score or value is None else [f"the own of mine is {value}; it counts as 0"])
 
 
 # -------------------------------------------------------------------------------------- one task

@@ -46,7 +46,7 @@ def test_every_command_has_a_main():
 
 @pytest.mark.parametrize(("argv", "expected"), [
     (["/usr/bin/python3", "-u", "/a/train_multitask.py", "--out", "a b"],
-     "python train_multitask.py --out 'a b'"),
+     "python /a/train_multitask.py --out 'a b'"),
     (["python", "-m", "multitask.experiments", "--seeds", "2"],
      "python -m multitask.experiments --seeds 2"),
     (["python", "-m", "multitask", "train"], "python -m multitask train"),
@@ -87,6 +87,14 @@ def test_advice_names_the_package(monkeypatch):
     assert command_line("hand-in") == "python -m multitask hand-in"
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "multitask.predict", "run"])
     assert command_line("hand-in") == "python -m multitask.hand_in"
+
+
+@pytest.mark.parametrize("script", ["train_multitask.py", "/a/train_multitask.py"])
+def test_advice_names_the_script(script, monkeypatch):
+    """Where it is: the run may have been started in another folder."""
+    monkeypatch.setattr(sys, "argv", [script])
+    assert command_line("train") == f"python {script}"
+    assert command_line("predict") == "python -m multitask.predict"
 
 
 def test_advice(installed, brief_run, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from minbert import BertModel, BertTokenizer
 from multitask import MultitaskBert, explanations
 from multitask.explanations import WORDS, attention, wishes, words_by_gradient, words_by_occlusion
-from optim import project_conflicting
+from optim import SURGERY, project_conflicting
 
 SINGLE = ["The ending is unbelievably dull, though."]
 PAIR = ["A dog runs unbelievably fast.", "Dogs ran."]
@@ -133,11 +133,14 @@ def test_attention(encoder):
             attention(model, "sst", SINGLE, layer, head)
 
 
-def test_wishes(encoder):
+def test_wishes(encoder, monkeypatch):
     """Gradients as loss.backward() leaves them; PCGrad on the vectors; losses move as foretold."""
     model = model_of(encoder, "concatB")
     answers = {"sst": 3.0, "para": 1.0, "sts": 4.5}
+    monkeypatch.setitem(SURGERY, "broken", lambda gram: gram[0] * torch.nan)
     found = wishes(model, PAIR, answers)
+    # one has no weights here, one needs an option
+    assert SURGERY.keys() - found.surgery.keys() == {"broken", "constant"}
 
     def losses(model) -> list[torch.Tensor]:
         some = []
