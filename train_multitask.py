@@ -182,14 +182,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     rates = recipes.defaults(model, on_sample or (data is None and model in recipes.ON_SAMPLE))
     settings = Settings(**{**rates, **inherited, **values})
     if before is not None:
-        drawn = {task.name: (before.seed, task.dev_share) for task in before.tasks}
-        others = [task.name for task in settings.tasks if task.dev_share and task.name in drawn
-                  and (settings.seed, task.dev_share) != drawn[task.name]]
-        if others:
-            warnings.warn(f"{', '.join(others)}: other dev examples are drawn (--seed, dev_share) "
-                          "than in the run that --start names, which may have trained on them; "
-                          f"--seed {before.seed} and that run's task file have the same ones",
-                          stacklevel=2)
+        shares = {task.name: task.dev_share for task in before.tasks}
+        larger = [task.name for task in settings.tasks
+                  if task.dev_share > shares.get(task.name, task.dev_share)]
+        if larger:
+            warnings.warn(f"{', '.join(larger)}: dev_share is larger than in the run that --start "
+                          "names, which was trained on some of these dev examples", stacklevel=2)
     return settings
 
 
