@@ -38,7 +38,7 @@ def build_parser() -> Parser:
 
     check = actions.add_parser("check", help="check a folder, or some of its exercises")
     check.add_argument("folder", type=user_path)
-    check.add_argument("exercises", nargs="*", metavar="exercise",
+    check.add_argument("exercises", nargs="*", default=[], metavar="exercise",
                        help="attention or ex02_attention.py, for example (default: all)")
     check.add_argument("--watch", action="store_true",
                        help="check each file again when it is saved, until Ctrl-C (default: once)")
@@ -76,8 +76,8 @@ def build_parser() -> Parser:
     grade = actions.add_parser("grade", help="for teachers: points and feedback for many folders")
     grade.add_argument("folders", type=user_path, nargs="+", metavar="folder")
     grade.add_argument("--out", type=user_path, default=Path("grades.csv"), metavar="FILE.csv",
-                       help="one row per folder; feedback pages go into a folder beside it "
-                            "(default: grades.csv)")
+                       help="one row per folder; rows of other folders are kept; feedback pages go "
+                            "into a folder beside it (default: grades.csv)")
     grade.add_argument("--points", type=user_path, metavar="FILE.csv",
                        help="lines EXERCISE,POINTS; other exercises are not graded (default: all, "
                             f"{grading.POINTS} points each)")
@@ -96,7 +96,7 @@ def answer_start(arguments: argparse.Namespace) -> int:
 def answer_check(arguments: argparse.Namespace) -> int:
     folder = arguments.folder
     available = checking.exercises_in(folder)
-    names = checking.pick(arguments.exercises, available) or available
+    names = checking.pick(arguments.exercises, folder) or available
 
     def say(verdict: checking.Verdict) -> None:
         print("\n".join(checking.lines_of(verdict)), flush=True)
@@ -111,7 +111,8 @@ def answer_check(arguments: argparse.Namespace) -> int:
 
 def answer_hint(arguments: argparse.Namespace) -> int:
     folder = arguments.folder
-    [name] = checking.pick([arguments.exercise], checking.exercises_in(folder))
+    checking.exercises_in(folder)  # raises for a folder without exercises
+    [name] = checking.pick([arguments.exercise], folder)
     exercise = load(name)
     if arguments.solution:
         print("\n".join(starting.solution(exercise)))
@@ -119,6 +120,8 @@ def answer_hint(arguments: argparse.Namespace) -> int:
     number = checking.Progress(folder).next_hint(name)
     for count, text in enumerate(exercise.hints[:number], start=1):
         print(f"hint {count} of {len(exercise.hints)}: {text}")
+    if number == len(exercise.hints):
+        print("These are all hints; --solution shows the library's code.")
     return 0
 
 
@@ -134,7 +137,7 @@ def answer_train(arguments: argparse.Namespace) -> int:
 
 
 def answer_skeleton(arguments: argparse.Namespace) -> int:
-    names = NAMES if arguments.only is None else checking.pick(arguments.only.split(","), NAMES)
+    names = NAMES if arguments.only is None else checking.pick(arguments.only.split(","))
     names = [name for name in NAMES if name in names]
     folder = arguments.folder.resolve()
     points = folder.with_name(f"{folder.name}-points.csv")
@@ -145,7 +148,7 @@ def answer_skeleton(arguments: argparse.Namespace) -> int:
         lacking = [name for name in names if name not in table]
     else:
         write_text(points, grading.points_table(names))
-    print(f"{folder}: {len(names)} exercises to hand out\n"
+    print(f"{folder}: exercises to hand out: {len(names)}\n"
           f"{points}: the points; grade with: {command_line('study')} grade SUBMISSIONS… --points "
           f"{quote(str(points))}")
     if lacking:
@@ -155,12 +158,16 @@ def answer_skeleton(arguments: argparse.Namespace) -> int:
 
 
 def answer_grade(arguments: argparse.Namespace) -> int:
+    if arguments.out.suffix.lower() != ".csv":
+        raise ValueError(f"--out {arguments.out}: expected FILE.csv, which spreadsheets open")
     points = grading.read_points(arguments.points)
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
     grading.grade(arguments.folders, arguments.out, points, seed,
                   lambda line: print(line, flush=True))
     print(f"{arguments.out}: points; {grading.pages_of(arguments.out)}: feedback pages")
+    if arguments.points is None:
+        print(f"all {len(points)} exercises were graded; --points FILE.csv names those that count")
     return 0
 
 

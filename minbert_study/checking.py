@@ -61,8 +61,12 @@ def exercises_in(folder: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no exercise.
+        ValueError: it has no exercise, or is one itself.
     """
+    if (name := _named(folder.name)) in NAMES and not folder.is_dir():
+        place = quote(str(folder.parent)) if folder.is_file() else "FOLDER"
+        raise ValueError(f"{folder} is an exercise; the folder comes first: "
+                         f"{command_line('study')} check {place} {name}")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; make one with: "
                                 f"{command_line('study')} start {quote(str(folder))}")
@@ -73,16 +77,30 @@ def exercises_in(folder: Path) -> list[str]:
     return found
 
 
-def pick(names: Iterable[str], available: Sequence[str]) -> list[str]:
-    """Exercises by name, with or without number and .py. ValueError if there is none such."""
+def pick(words: Iterable[str], folder: Path | None = None) -> list[str]:
+    """Exercises by name, with or without number and .py.
+
+    Raises:
+        ValueError: there is none such.
+        FileNotFoundError: its file is not in the folder.
+    """
     picked = []
-    for word in names:
-        name = Path(word).stem
-        name = name.partition("_")[2] if name.startswith("ex") and name[2:4].isdigit() else name
-        if name not in available:
-            raise ValueError(f"there is no exercise {word!r}; {choice_hint(name, available)}")
+    for word in words:
+        name = _named(word)
+        if name not in NAMES:
+            raise ValueError(f"there is no exercise {word!r}; {choice_hint(name, NAMES)}")
+        if folder is not None and not (folder / FILES[name]).is_file():
+            raise FileNotFoundError(f"{folder / FILES[name]} is missing; if yours has another "
+                                    "name, rename it; to write all missing files: "
+                                    f"{command_line('study')} start {quote(str(folder))}")
         picked.append(name)
     return picked
+
+
+def _named(word: str) -> str:
+    """attention, for attention and for ex02_attention.py."""
+    name = Path(word).stem
+    return name.partition("_")[2] if name.startswith("ex") and name[2:4].isdigit() else name
 
 
 def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED) -> Verdict:
@@ -226,4 +244,4 @@ def lines_of(verdict: Verdict) -> list[str]:
 
 def summary(verdicts: Sequence[Verdict]) -> str:
     done = sum(verdict.is_done for verdict in verdicts)
-    return f"{done} of {len(verdicts)} exercises done"
+    return f"exercises done: {done} of {len(verdicts)}"

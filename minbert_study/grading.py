@@ -8,15 +8,16 @@ import io
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minbert.files import choice_hint, one_line, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
-from .checking import LARGEST_FILE, Verdict, check_folder
+from .checking import LARGEST_FILE, PROGRESS_FILE, Verdict, check_folder
 from .exercise import FILES, NAMES, load
+from .starting import README
 
 POINTS = 10          # per exercise without a table
 
@@ -43,24 +44,29 @@ def read_points(path: Path | None) -> dict[str, float]:
     """A table exercise,points; without one, every exercise has POINTS.
 
     Raises:
-        ValueError: an exercise that does not exist, or points that are not a number from 0, with
-            file and line; or a table without an exercise.
+        FileNotFoundError: there is no such file.
+        ValueError: an exercise that does not exist or comes twice, or points that are not a number
+            from 0, with file and line; or a table without an exercise.
     """
     if path is None:
         return dict.fromkeys(NAMES, POINTS)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
     points: dict[str, float] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         for line, row in enumerate(csv.reader(file), start=1):
             row = [cell.strip() for cell in row]
             if not any(row) or [cell.casefold() for cell in row] == ["exercise", "points"]:
                 continue
+            if len(row) != 2 or not row[1].replace(".", "", 1).isdecimal():
+                raise ValueError(f"{path}, line {line}: expected EXERCISE,POINTS, found "
+                                 f"{one_line(','.join(row))!r}")
             name = row[0]
             if name not in NAMES:
                 raise ValueError(f"{path}, line {line}: there is no exercise {name!r}; "
                                  f"{choice_hint(name, NAMES)}")
-            if len(row) != 2 or not row[1].replace(".", "", 1).isdecimal():
-                raise ValueError(f"{path}, line {line}: expected EXERCISE,POINTS, found "
-                                 f"{one_line(','.join(row))!r}")
+            if name in points:
+                raise ValueError(f"{path}, line {line}: {name} has points already")
             points[name] = float(row[1])
     if not points:
         raise ValueError(f"{path} names no exercise: expected lines EXERCISE,POINTS")
@@ -76,23 +82,50 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
     """Grades folder after folder. The table and the pages are complete after each.
 
     Args:
-        out: the CSV; the pages go into a folder beside it.
+        out: the CSV; the pages go into a folder beside it. Rows of other folders are kept.
         points: exercise → points for all of its checks; each check counts alike.
         seed: of the random draws, other ones than a student saw.
+
+    Raises:
+        ValueError: no folder can be a student's, or `out` is another table; nothing is written.
     """
+    reasons = [why_not_graded(folder, points) for folder in folders]
+    if all(reasons):
+        raise ValueError(f"{folders[0]}: {reasons[0]}")
+    rows = rows_of(out, points)
+    cells = [_cell(str(folder)) for folder in folders]
+    if kept := rows.keys() - set(cells):
+        say(f"{out}: rows of other folders that are kept: {len(kept)}")
+
     pages = pages_of(out)
     pages.mkdir(parents=True, exist_ok=True)
     grades: list[Grade] = []
-    for folder in folders:
+    for folder, cell in zip(folders, cells, strict=True):
         verdicts, notes = check_copy(folder, list(points), seed)
         found = {name: round(points[name] * share_passed(verdicts.get(name)), 2)
                  for name in points}
         grades.append(Grade(str(folder), found, tuple(notes)))
-        write_text(pages / page_name(folders, folder), feedback(grades[-1], points, verdicts))
-        write_text(out, as_csv(grades, points))
+        rows[cell] = row_of(grades[-1])
+        write_text(pages / page_name(list(rows), cell), feedback(grades[-1], points, verdicts))
+        write_text(out, as_csv([*header_of(points), *rows.values()]))
         say(f"{folder}: {grades[-1].total:g} of {sum(points.values()):g} points"
             f"{''.join(f'; {note}' for note in notes)}")
     return grades
+
+
+def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
+    """Why a folder cannot be a student's: it is none, or the exercises are one level deeper."""
+    if folder.is_file():
+        return "this is a file; if it is an archive, unpack it and name the folder"
+    if not folder.is_dir():
+        return "there is no such folder"
+    found = {path.parent for name in names for place in ("", "*/")
+             for path in folder.glob(f"{place}{FILES[name]}")}
+    if not found or folder in found:
+        return None
+    deeper = sorted(path.name for path in found)
+    return (f"the exercises are one level deeper ({', '.join(deeper[:3])}"
+            f"{', …' if len(deeper) > 3 else ''}): grade {folder / '*'}")
 
 
 def pages_of(out: Path) -> Path:
@@ -111,9 +144,9 @@ def check_copy(folder: Path, names: Sequence[str],
     Returns:
         exercise → verdict, of those that are there; and notes.
     """
+    if reason := why_not_graded(folder, names):
+        return {}, [reason]
     notes = []
-    if not folder.is_dir():
-        return {}, ["there is no such folder"]
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as temporary:
         copy = Path(temporary)
         for name in names:
@@ -129,28 +162,74 @@ def check_copy(folder: Path, names: Sequence[str],
             except OSError as error:
                 notes.append(f"{path.name}: {error.strerror or error}")
         found = [name for name in names if (copy / FILES[name]).is_file()]
+        if len(found) < len(names) and (others := other_files(folder)):
+            notes.append(f"also there: {', '.join(others[:5])}")
         verdicts = {verdict.name: verdict
                     for verdict in check_folder(copy, found, lambda verdict: None, seed)}
-    notes += [f"{FILES[name]}: {verdict.end}"
-              for name, verdict in verdicts.items() if verdict.end]
+    notes += [one_line(why) for verdict in verdicts.values() if (why := why_no_points(verdict))]
     notes += [f"{FILES[name]}: {verdict.misfit[0]}"
               for name, verdict in verdicts.items() if verdict.misfit]
     return verdicts, notes
 
 
+def other_files(folder: Path) -> list[str]:
+    """What a folder holds besides exercises: perhaps one under another name."""
+    known = {*FILES.values(), README, PROGRESS_FILE}
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+    return [one_line(name, 60) for name in names if name not in known and name[0] not in "._"]
+
+
+def why_no_points(verdict: Verdict) -> str | None:
+    """Why the process ended early, or why no check passes; None if neither is so."""
+    file = FILES[verdict.name]
+    if verdict.end:
+        return f"{file}: {verdict.end}"
+    if verdict.passed:
+        return None
+    lines = [line for line in verdict.results[0].lines if not line.startswith(" ")]  # no table
+    return f"{'' if lines[0].startswith(file) else f'{file}: '}{'; '.join(lines[:2])}"
+
+
 # ---------------------------------------------------------------------------------------- written
 
 
-def as_csv(grades: Sequence[Grade], points: Mapping[str, float]) -> str:
-    """One row per student; the second row tells how many points there are."""
+def header_of(points: Mapping[str, float]) -> list[list[str]]:
+    """The first two rows; the second tells how many points there are."""
+    return [["folder", *points, "total", "notes"],
+            ["(points)", *(f"{value:g}" for value in points.values()),
+             f"{sum(points.values()):g}", ""]]
+
+
+def row_of(grade: Grade) -> list[str]:
+    return [_cell(grade.folder), *(f"{value:g}" for value in grade.points.values()),
+            f"{grade.total:g}", _cell("; ".join(grade.notes))]
+
+
+def rows_of(out: Path, points: Mapping[str, float]) -> dict[str, list[str]]:
+    """The students' rows of a table that exists, by folder.
+
+    Raises:
+        ValueError: the file is another table.
+    """
+    if not out.exists():
+        return {}
+    try:
+        with out.open(encoding="utf-8-sig", newline="") as file:
+            first, second, *rows = csv.reader(file)
+    except (ValueError, csv.Error):  # too few rows, not UTF-8, not a CSV
+        first = second = None
+    if [first, second] != header_of(points):
+        raise ValueError(f"{out} is not a table of these exercises and points; name another file "
+                         "with --out")
+    return {row[0]: row for row in rows if row}
+
+
+def as_csv(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["folder", *points, "total", "notes"])
-    writer.writerow(["(points)", *(f"{value:g}" for value in points.values()),
-                     f"{sum(points.values()):g}", ""])
-    for each in grades:
-        writer.writerow([_cell(each.folder), *(f"{value:g}" for value in each.points.values()),
-                         f"{each.total:g}", _cell("; ".join(each.notes))])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -159,13 +238,13 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def page_name(folders: Sequence[Path], folder: Path) -> str:
-    """A file name for a student's page, unique among the folders: all have numbers, or none."""
-    names = [re.sub(r"[^\w.-]", "_", each.name)[:100] or "student" for each in folders]
-    place = folders.index(folder)
-    is_unique = len({name.casefold() for name in names}) == len(names)  # on macOS, Ann is ann
-    number = "" if is_unique else f"-{place + 1}"
-    return f"{names[place]}{number}.html"
+def page_name(folders: Sequence[str], folder: str) -> str:
+    """A file name for a student's page; folders of one name are numbered from the second on."""
+    *before, name = (re.sub(r"[^\w.-]", "_", Path(each).name)[:100] or "student"
+                     for each in folders[:folders.index(folder) + 1])
+    # on macOS, Ann is ann
+    number = 1 + [each.casefold() for each in before].count(name.casefold())
+    return f"{name} ({number}).html" if number > 1 else f"{name}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:
@@ -177,8 +256,10 @@ def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, V
         if name not in verdicts:
             parts.append(paragraph(f"{FILES[name]} was not handed in."))
             continue
+        told = ()
         for result in verdicts[name].results:
             parts.append(paragraph(f"{result.mark} {result.claim}"))
-            if result.lines:
+            if result.lines not in ((), told):
                 parts.append(preformatted("\n".join(result.lines)))
+            told = result.lines
     return page(f"Feedback: {Path(grade.folder).name}", parts)

@@ -183,8 +183,8 @@ def _items_differ(name: str, yours: object, expected: list | dict, allowed: floa
 
 
 def _tensor_differs(name: str, yours: object, expected: torch.Tensor, allowed: float) -> list[str]:
-    if isinstance(yours, str):  # a check's own words, as NO_GRADIENT
-        return [f"{name}: {one_line(yours)}"]
+    if isinstance(yours, str):  # a check's own words, as NO_GRADIENT, or the student's
+        return [f"{name}: {one_line(yours)}", f"expected a tensor of shape {tuple(expected.shape)}"]
     if not isinstance(yours, torch.Tensor):
         return [f"{name} is {_short(yours)}, expected a tensor of shape {tuple(expected.shape)}"]
     if yours.shape != expected.shape:

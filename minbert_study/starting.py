@@ -69,6 +69,6 @@ def solution(exercise: Exercise) -> list[str]:
 
 def welcome(folder: Path, written: Sequence[Path]) -> list[str]:
     kept = "" if written else " (all files exist already)"
-    return [f"{folder}: {len(written)} files written{kept}",
+    return [f"{folder}: files written: {len(written)}{kept}",
             f"Begin with {folder / FILES[NAMES[0]]}, then: "
             f"{command_line('study')} check {quote(str(folder))} {NAMES[0]}"]

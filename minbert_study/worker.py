@@ -194,6 +194,9 @@ def guarded(function: Callable, is_in_place: bool, may_be_none: bool = False) ->
         result = function(*args, **named)
         if result is None and not may_be_none:
             raise Fault(f"{function.__name__} returned nothing: is a `return` missing at its end?")
+        if isinstance(result, torch.Tensor) and result.layout != torch.strided:
+            raise Fault(f"{function.__name__} returned a sparse tensor; make it dense with "
+                        "to_dense()")
         names = (*parameters[:len(args)], *named)
         for name, old, new in zip(names, before, (*args, *named.values()), strict=False):
             if isinstance(old, torch.Tensor) and not _is_same(old, new):
@@ -218,14 +221,14 @@ def _out_of_reach(place: str) -> Callable:
 def plain(value: object) -> object:
     """An observation in types that are safe to read back: tensors, text, numbers, lists, dicts."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu").clone().contiguous()
+        return value.detach().as_subclass(torch.Tensor).to("cpu").clone().contiguous()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype != object else "array"
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a very large whole number"
-    if isinstance(value, (int, float, str, type(None))):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]

@@ -35,9 +35,10 @@ def fused_adamw_applies(update: Update) -> bool:
         off = _difference(update)
         _checked[key] = off <= 1e-9
         if not _checked[key]:
-            warnings.warn("optim/fast.py does not compute what adamw_update in optim/adamw.py "
-                          f"says: results differ by {off:.2g}. The plain form runs from now on, "
-                          "exactly as written and slower", stacklevel=2)
+            warnings.warn("adamw_update in optim/adamw.py and optim/fast.py do not agree: results "
+                          f"differ by {off:.2g}. If you changed the equation, that is why. "
+                          "adamw_update runs from now on, as written and more slowly",
+                          stacklevel=2)
     return _checked[key]
 
 

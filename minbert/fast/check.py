@@ -104,8 +104,10 @@ def _compared(model: nn.Module, device: str) -> Reference | None:
     if found is None:
         layer = tiny.layers[0]
         return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
-    warnings.warn(f"{FAST} does not compute what {BOOK} say: {found}. The plain form runs from "
-                  "now on, exactly as written and slower", stacklevel=2)
+    warnings.warn(f"The book ({BOOK}) and {FAST} do not agree: {found}. If you changed an "
+                  "equation, that is why. The book runs from now on, as written and more slowly. "
+                  "It draws other dropout: to compare it with the original, run both with --plain "
+                  "(MINBERT_PLAIN=1)", stacklevel=2)
     return None
 
 

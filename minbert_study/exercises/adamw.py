@@ -20,7 +20,7 @@ def steps(part, theta, gradients, **settings) -> dict[str, torch.Tensor]:
 
 @check()
 def by_hand(part):
-    """The first step moves θ by lr against the gradient's sign, however large the gradient is."""
+    """The first step sets m and v, and moves θ by lr against the sign of g, however large g is."""
     # m = .1 g, v = .001 g², α = lr √.001 / .1: the step is lr · g/|g|, but for eps
     return steps(part, torch.tensor([2.0, -1.0, 3.0]), torch.tensor([[4.0, -0.5, 1e6]]), lr=0.1,
                  eps=0.0)
@@ -34,14 +34,14 @@ def without_gradient(part):
 
 @check()
 def moments(part):
-    """m and v are running means of the gradient and of its square."""
+    """After four steps all is right: m and v are running means of the gradient and its square."""
     theta, gradients = torch.randn(3, 5), torch.randn(4, 3, 5)
     return steps(part, theta, gradients, betas=(0.8, 0.95))
 
 
 @check()
 def correction(part):
-    """Bias correction counts the current step: t is 1 in the first step."""
+    """θ is right after one step and after three: bias correction counts from t = 1."""
     theta, gradients = torch.randn(4), torch.randn(3, 4)
     return {"theta after 1 step": steps(part, theta.clone(), gradients[:1], lr=0.5)["theta"],
             "theta after 3 steps": steps(part, theta.clone(), gradients, lr=0.5)["theta"]}
@@ -49,19 +49,19 @@ def correction(part):
 
 @check()
 def no_correction(part):
-    """With correct_bias=False the step size is lr itself."""
+    """With correct_bias=False, three steps are right: the step size is lr itself."""
     return steps(part, torch.randn(4), torch.randn(3, 4), lr=0.5, correct_bias=False)
 
 
 @check()
 def large_eps(part):
-    """eps is added to √v, outside the root, and v is not bias-corrected first."""
+    """With a large eps, three steps are right: it is added to √v, and v is not corrected first."""
     return steps(part, torch.randn(5), torch.randn(3, 5), lr=0.5, eps=0.1)
 
 
 @check()
 def decay(part):
-    """Weight decay comes after the step, is scaled by lr, and leaves the moments alone."""
+    """With weight decay, three steps are right: it comes last, times lr; m and v do not see it."""
     return steps(part, torch.randn(5), torch.randn(3, 5), lr=0.1, weight_decay=2.0)
 
 
@@ -127,6 +127,13 @@ EXERCISE = Exercise(
          "addcmul_(g, g, value=1 - beta2)", "add_(g.pow_(2), alpha=1 - beta2)"),
         ("when β1 and β2 are swapped.", "beta1, beta2 = betas", "beta2, beta1 = betas"),
         ("when the raw gradient is used instead of m.", "-alpha * m /", "-alpha * g /"),
+        *((f"when nothing is written into the caller's {names}: an assignment makes a new tensor. "
+           "Write into the old one, with mul_, add_ or copy_.", "beta1, beta2 = betas",
+           f"beta1, beta2 = betas\n    {new}")
+          for names, new in (("m", "m = m.clone()"), ("v", "v = v.clone()"),
+                             ("m and v", "m, v = m.clone(), v.clone()"),
+                             ("θ", "theta = theta.clone()"),
+                             ("m, v and θ", "theta, m, v = theta.clone(), m.clone(), v.clone()"))),
     ),
     hints=(
         "In which order must θ, m and v be updated, and why?",

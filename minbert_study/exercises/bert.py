@@ -91,20 +91,20 @@ def outputs(out: object, at_real) -> dict[str, object]:
 
 @check()
 def by_hand(part):
-    """Two sentences of 3 and 4 tokens: positions 0 1 2 3 in both, all types 0, mask as bool."""
+    """Every step is right for 3 and 4 tokens: positions 0 1 2 3 in both, types 0, mask as bool."""
     return encode(part, model_of(2), torch.tensor([[2, 7, 3, 0], [2, 5, 8, 3]]),
                   torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
 
 
 @check()
 def defaults(part):
-    """Without a mask every token is real, even one with id 0. Without types, all types are 0."""
+    """Every step is right without a mask (even id 0 is then real) and types (all 0)."""
     return encode(part, model_of(2), torch.tensor([[2, 0, 7, 0, 3], [2, 5, 0, 9, 3]]))
 
 
 @check()
 def pairs(part):
-    """Padding may stand between tokens: positions count all columns, every layer gets the mask."""
+    """Every step is right with padding between tokens: positions count all columns."""
     input_ids = torch.randint(12, (3, 5))
     types = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -113,7 +113,7 @@ def pairs(part):
 
 @check()
 def by_name(part):
-    """Each optional argument can be given alone, by name."""
+    """The output is right with each optional argument alone, given by name."""
     model, input_ids = model_of(1), torch.randint(12, (2, 3))
     types, mask = torch.tensor([[0, 1, 1], [0, 0, 1]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
     return {"pooler_output with token_type_ids alone":
@@ -124,7 +124,7 @@ def by_name(part):
 
 @check()
 def kinds_of_mask(part):
-    """The mask may be bool, int or float; nonzero means real."""
+    """The output is right with a mask of bool, int or float; nonzero means real."""
     model, input_ids = model_of(2), torch.randint(12, (2, 4))
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
     masks = {"bool": mask == 1, "int": mask, "float": mask.double()}
@@ -134,7 +134,7 @@ def kinds_of_mask(part):
 
 @check()
 def padding(part):
-    """A sentence gives the same result alone and padded in a batch."""
+    """A sentence gives the right result, the same alone and padded in a batch."""
     model, input_ids = model_of(2), torch.randint(12, (3, 6))
     lengths = (6, 2, 4)
     mask = (torch.arange(6) < torch.tensor(lengths)[:, None]).long()

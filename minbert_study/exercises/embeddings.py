@@ -56,13 +56,13 @@ def by_hand(part):
 
 @check()
 def own_tables(part):
-    """Each kind of id is looked up in its own table, and the given position_ids are used."""
+    """For random ids every step is right: each kind has its own table, position_ids are used."""
     return embed(tables_of_nine(part), *draw_ids(3, 5))
 
 
 @check()
 def any_shape(part):
-    """A batch of one, a row of (tokens,) and a grid of three dimensions are embedded alike."""
+    """The output is right for a batch of one, a row of (tokens,) and a grid of three dimensions."""
     module = tables_of_nine(part)
     return {f"output for ids of shape {shape}": module(*draw_ids(*shape))
             for shape in ((1, 4), (7,), (2, 3, 2))}
@@ -70,7 +70,7 @@ def any_shape(part):
 
 @check()
 def eps(part):
-    """LayerNorm is the module's own, with its eps, its weight and its bias."""
+    """With a large eps every step is right: LayerNorm is the module's own, with weight and bias."""
     return embed(tables_of_nine(part, eps=2.0), *draw_ids(2, 3))
 
 
@@ -87,7 +87,7 @@ def dropout(part):
 
 @check()
 def backward(part):
-    """Gradients flow back to every table and to LayerNorm."""
+    """The gradients of every table and of LayerNorm are right."""
     module = tables_of_nine(part)
     return gradients(module(*draw_ids(2, 4)), **dict(module.named_parameters()))
 

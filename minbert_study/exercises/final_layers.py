@@ -70,7 +70,7 @@ def how_they_run(part):
 
 @check(tolerance={"gradients of heads at the second step": FLOAT32})
 def second_step(part):
-    """A second step starts fresh, and each step calls optimizer.step once."""
+    """A second step's gradients are right, and each step calls optimizer.step once."""
     model = tiny_model()
     optimizer = Optimizer(model)
     for first in (0, 2):
@@ -89,7 +89,7 @@ def by_hand(part):
 
 @check(tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def dropout_in_heads(part):
-    """The heads use dropout, the encoder does not; losses are Python numbers."""
+    """The step is right with dropout in the heads alone; losses are Python numbers."""
     seen, _, losses = one_step(part, dropout=0.2, head_dropout=True)
     return {"forwards of each head": seen.forwards, "losses": losses,
             "moved": seen.moved("heads.")}
@@ -118,7 +118,7 @@ def encoder_rests(part):
 # Adam's step is lr · sign(g): where |g| is near eps = 1e-6, float32 noise shows in it
 @check(tolerance={"moved": 2 * FLOAT32})
 def other_heads_rest(part):
-    """A head without a batch does not move, even if the optimizer has moments for it."""
+    """Heads move as they should; one without a batch stays, even if the optimizer has moments."""
     model = tiny_model()
     optimizer = Optimizer(model, lr=1e-2, weight_decay=0.5)
     part.final_layer_step(model, batches_of(), optimizer)

@@ -21,11 +21,21 @@ def numpy_cosines(gram):
 
 @check()
 def by_hand(part):
-    """(3, 4) and (0, −10): the product is −40, the cosine −0.8."""
-    gram = part.gram_matrix(torch.tensor([[3.0, 4.0], [0.0, -10.0]]))
-    return {"gram": gram,
-            "cosines of [[25, −40], [−40, 100]]":
-                part.cosines(torch.tensor([[25.0, -40.0], [-40.0, 100.0]]))}
+    """(3, 4) and (0, −10): their product is −40; with themselves they give 25 and 100."""
+    return {"gram": part.gram_matrix(torch.tensor([[3.0, 4.0], [0.0, -10.0]]))}
+
+
+@check()
+def of_float32(part):
+    """float32 gradients are multiplied and added in float64."""
+    gradients = (torch.randn(3, 5000) + 3).float()  # float32 sums are off in the sixth digit
+    return {"gram": part.gram_matrix(gradients)}
+
+
+@check()
+def cosines_by_hand(part):
+    """Products of 25, −40 and 100 give the cosine −0.8."""
+    return {"cosines": part.cosines(torch.tensor([[25.0, -40.0], [-40.0, 100.0]]))}
 
 
 @check(against={"gram_matrix": numpy_gram, "cosines": numpy_cosines})
@@ -41,15 +51,8 @@ def every_pair(part):
 
 
 @check()
-def of_float32(part):
-    """float32 gradients are multiplied and added in float64."""
-    gradients = (torch.randn(3, 5000) + 3).float()  # float32 sums are off in the sixth digit
-    return {"gram": part.gram_matrix(gradients)}
-
-
-@check()
 def huge(part):
-    """Gradients near 1e30 do not overflow."""
+    """Products and cosines of gradients near 1e30 are right: nothing overflows."""
     gradients = torch.tensor([[3e30, 4e30], [0.0, -1e31]], dtype=torch.float32)
     return {"gram over 1e60": part.gram_matrix(gradients) / 1e60,
             "cosines": part.cosines(torch.tensor([[25e60, -40e60], [-40e60, 100e60]])),
@@ -60,7 +63,7 @@ def huge(part):
 
 @check()
 def tiny(part):
-    """Gradients near 1e-30 do not vanish, and their cosines stay exact."""
+    """Products and cosines of gradients near 1e-30 are right: nothing becomes 0."""
     gradients = torch.tensor([[3e-30, 4e-30], [0.0, -1e-29]], dtype=torch.float32)
     return {"gram times 1e60": part.gram_matrix(gradients) * 1e60,
             "cosines": part.cosines(torch.tensor([[25e-60, -40e-60], [-40e-60, 100e-60]])),
@@ -70,7 +73,7 @@ def tiny(part):
 
 @check()
 def zero(part):
-    """A zero gradient has cosine 0 with every gradient, even with itself."""
+    """With a zero gradient the cosines are right: its own are 0, even with itself."""
     gram = torch.tensor([[25.0, 0.0, -40.0], [0.0, 0.0, 0.0], [-40.0, 0.0, 100.0]])
     return {"cosines": part.cosines(gram),
             "cosines of nothing but zeros": part.cosines(torch.zeros(2, 2))}
@@ -78,7 +81,7 @@ def zero(part):
 
 @check()
 def scale(part):
-    """Cosines do not depend on lengths; reversing one of two gradients changes the sign."""
+    """Cosines are right for any lengths, and reversing one of two gradients changes the sign."""
     gradients = torch.randn(3, 6)
     factors = torch.tensor([100.0, 0.01, -7.0])
     return {f"cosines, {name}": part.cosines(numpy_gram(each))

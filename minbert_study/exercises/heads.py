@@ -109,7 +109,7 @@ def as_matrices(part):
 
 @check(against=MATRICES)
 def backward(part):
-    """Gradients flow back to the embeddings, even where LeakyReLU's input is negative."""
+    """The gradients of the embeddings are right, even where LeakyReLU's input is negative."""
     found = {}
     for name, sizes in (("OneLayerHead", (4, 3)), ("TwoLayerHead", (4, 6, 3))):
         head = build(part, name, (4, 6, 3), *layers(*sizes)).eval()

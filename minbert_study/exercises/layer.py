@@ -81,7 +81,7 @@ def equations(part):
 
 @check()
 def mask(part):
-    """The mask is passed on: numbers at padding do not affect real tokens."""
+    """With a mask, outputs at real tokens are right, and numbers at padding do not affect them."""
     module, real = layer_of(part), torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]]) == 1
     x = torch.randn(2, 4, 6)
     other = torch.where(real[..., None], x, torch.randn(2, 4, 6))
@@ -95,7 +95,7 @@ def mask(part):
 
 @check()
 def activation(part):
-    """The activation is self.activation, which the configuration chooses."""
+    """Outputs are right with each activation: use self.activation, which the configuration sets."""
     return {f"{name} with {kind}": value for kind in ("relu", "gelu_new", "gelu")
             for name, value in steps(layer_of(part, activation=kind), torch.randn(1, 2, 6)).items()
             if name.startswith(("act", "output"))}

@@ -35,7 +35,7 @@ def by_hand(part):
 
 @check()
 def moments(part):
-    """With weight 1 and bias 0, every output vector has mean 0 and variance 1."""
+    """With weight 1 and bias 0, every output vector is right, and has mean 0 and variance 1."""
     x = 5 * torch.randn(2, 3, 7) + 2
     output = part.layer_norm(x, torch.ones(7), torch.zeros(7), 1e-12)
     return {"mean of each vector, rounded": output.mean(-1).round(decimals=10) + 0.0,
@@ -54,7 +54,7 @@ def weight_and_bias(part):
 
 @check()
 def alone(part):
-    """Each token is normalised by itself: the rest of the batch does not matter."""
+    """Each token's output is right, and the rest of the batch does not affect it."""
     x, weight, bias = torch.randn(3, 4, 5), torch.randn(5), torch.randn(5)
     together = part.layer_norm(x, weight, bias, 1e-5)
     token = part.layer_norm(x[1:2, 2:3], weight, bias, 1e-5)
@@ -65,7 +65,7 @@ def alone(part):
 
 @check()
 def large_eps(part):
-    """eps is added to the variance, inside the root."""
+    """Outputs are right for three values of eps, added to the variance, inside the root."""
     x, weight, bias = torch.randn(2, 6), torch.randn(6), torch.randn(6)
     return {f"output with eps = {eps}": part.layer_norm(x, weight, bias, eps)
             for eps in (1e-5, 0.5, 10.0)}

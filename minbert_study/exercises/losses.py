@@ -136,7 +136,7 @@ def means(part):
 
 @check(against=INDEPENDENT, tolerance=FLOAT32)
 def backward(part):
-    """Gradients flow back to the outputs, even to those of ±1000."""
+    """The gradients of the outputs are right, even for those of ±1000."""
     found = {}
     for name, (logits, labels) in drawn(6, 4).items():
         logits[:2, 0] = torch.tensor([1000.0, -1000.0])
@@ -171,7 +171,7 @@ def f1_at_the_edges(part):
 
 @check()
 def pearson_at_the_edges(part):
-    """Pearson ignores offsets and positive factors, and is None where one side is constant."""
+    """Pearson is right with any offset and positive factor, and None where one side is constant."""
     x, y = torch.randn(2, 9).numpy()
     tenths = np.full(3, 0.1)
     return {"pearson": score(part, "pearson", x, y),

@@ -49,7 +49,7 @@ def split_by_hand(part):
 
 @check()
 def split_shapes(part):
-    """Any batch size, length, number of heads and width works, even one head or a batch of one."""
+    """The split is right for any size, even for one head and a batch of one."""
     found = {}
     for batch, seq, heads, width in ((2, 5, 3, 4), (1, 3, 1, 7), (3, 1, 4, 2), (2, 2, 2, 2)):
         module = draw_weights(part.BertSelfAttention(heads * width, heads, 0.0))
@@ -67,7 +67,7 @@ def average_by_hand(part):
 
 @check()
 def own_head(part):
-    """Each head uses its own attention weights, and its output fills its own columns."""
+    """The output is right: each head uses its own weights and fills its own columns."""
     module = copying(part, 6, 3, query=1.0, key=1.0, value=1.0)
     x = torch.randn(2, 4, 6)
     x[..., 2:4] = 0  # head 1: all scores are equal, all values 0
@@ -79,7 +79,7 @@ def own_head(part):
 
 @check()
 def mask(part):
-    """Padding gets no attention, wherever it is: its numbers do not affect real tokens."""
+    """With a mask, outputs at real tokens are right, and numbers at padding do not affect them."""
     module = draw_weights(part.BertSelfAttention(6, 2, 0.0))
     real = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1]]) == 1
     x = torch.randn(3, 5, 6)
@@ -93,7 +93,7 @@ def mask(part):
 
 @check()
 def batch(part):
-    """A sentence gives the same result in a batch and alone."""
+    """A sentence gives the right result, the same in a batch and alone."""
     module, x = draw_weights(part.BertSelfAttention(6, 3, 0.0)), torch.randn(4, 5, 6)
     apart = torch.cat([module(row[None]) for row in x])
     together = module(x)

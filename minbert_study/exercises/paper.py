@@ -56,7 +56,7 @@ def three_tasks(part):
 
 @check()
 def any_order(part):
-    """The order of the tasks does not matter."""
+    """The result is right, and the same with the tasks in reverse order."""
     gradients = related(4, 6)
     return {"result": part.project_paper(gradients),
             "result with the tasks in reverse": part.project_paper(gradients.flip(0))}
@@ -64,7 +64,7 @@ def any_order(part):
 
 @check()
 def zeros(part):
-    """A zero g_j is left out, so nothing is divided by 0."""
+    """The result is right beside a zero g_j, which is left out, so nothing is divided by 0."""
     gradients = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     return {"result": part.project_paper(gradients),
             "result of nothing but zeros": part.project_paper(torch.zeros(3, 4))}
@@ -72,7 +72,7 @@ def zeros(part):
 
 @check(against=LIBRARY)
 def many(part):
-    """Any number of tasks, from one to six."""
+    """The result is right for any number of tasks, from one to six."""
     return {f"result of {tasks} tasks": part.project_paper(related(tasks, 9))
             for tasks in range(1, 7)}
 
@@ -81,7 +81,7 @@ def many(part):
 # is 1e-24: with 1e-16 added, 1e-8 of the projection is left.
 @check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
-    """A short gradient does not count as zero, and float32 stays float32."""
+    """The result is right for short gradients, which do not count as zero, and for float32."""
     gradients = related(3, 20)
     return {"result for gradients of 1e-12, over 1e-12":
                 part.project_paper(1e-12 * gradients) / 1e-12,

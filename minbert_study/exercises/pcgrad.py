@@ -61,7 +61,7 @@ def three_tasks(part):
 
 @check(against=LIBRARY)
 def order_matters(part):
-    """Another order gives another result; every order is followed."""
+    """The result is right in each of three orders."""
     gradients = conflicting(4, 9)
     generator = torch.Generator().manual_seed(5)
     return {f"result in the order {order}": part.project_conflicting(gradients, order)
@@ -70,7 +70,7 @@ def order_matters(part):
 
 @check(against=LIBRARY)
 def some_conflict(part):
-    """Only pairs in conflict are projected, even if most pairs are not."""
+    """The result is right where most pairs agree: only those in conflict are projected."""
     gradients = torch.randn(5, 11) + 0.4
     order = surgery.random_order(5, torch.Generator().manual_seed(1))
     return {"result": part.project_conflicting(gradients, order)}
@@ -80,7 +80,7 @@ def some_conflict(part):
 # is 1e-24: with 1e-16 added, 1e-8 of the projection is left.
 @check(tolerance={"result for float32": 1e-4, "result for gradients of 1e-12, over 1e-12": 1e-8})
 def short(part):
-    """Short gradients are treated like long ones, and float32 stays float32."""
+    """The result is right for short gradients, and for float32 ones, in float32."""
     gradients, order = conflicting(3, 20), [[2, 1], [0, 2], [1, 0]]
     return {"result for gradients of 1e-12, over 1e-12":
                 part.project_conflicting(1e-12 * gradients, order) / 1e-12,

@@ -38,14 +38,14 @@ def zero(part):
 
 @check()
 def bounded(part):
-    """However large the hidden states are, the output stays between −1 and 1."""
+    """For large hidden states the output is right, and stays between −1 and 1."""
     output = part.pool(model_of(5), 1000 * torch.randn(4, 5))
     return {"largest size": output.abs().max().item(), "output": output}
 
 
 @check()
 def training(part):
-    """The pooler has no dropout: training mode gives the same result."""
+    """The output is right in training mode, too: the pooler has no dropout."""
     return {"output in training mode": part.pool(model_of(4).train(), torch.randn(3, 4))}
 
 
@@ -59,7 +59,7 @@ def in_model(part):
 
 @check()
 def backward(part):
-    """Gradients flow back to the hidden states, to W and to b."""
+    """The gradients of the hidden states, of W and of b are right."""
     model, states = model_of(3), torch.randn(4, 3, requires_grad=True)
     return gradients(part.pool(model, states), cls_states=states, W=model.pooler_dense.weight,
                      b=model.pooler_dense.bias)

@@ -99,7 +99,7 @@ def heads(part):
 
 @check(tolerance={"moved": FLOAT32, "gradients at the second step": FLOAT32})
 def second_step(part):
-    """A second step starts fresh: no gradient of the first is left over."""
+    """A second step is right: no gradient of the first is left over."""
     model = tiny_model()
     seen, optimizer = Seen(model), Optimizer(model)
     for first in (0, 2):
@@ -109,7 +109,7 @@ def second_step(part):
 
 @check(tolerance={"what project gets": FLOAT32, "losses": FLOAT32, "moved": FLOAT32})
 def other_tasks(part):
-    """The tasks are those of `batches`, in that order; the head of another task does not move."""
+    """With two of the tasks, in another order, the step is right; the third head does not move."""
     seen, _, losses = one_step(part, weighted, "sts", "sst")
     return {"what project gets": seen.matrices[0] if seen.matrices else None,
             "losses": losses, "moved": seen.moved()}
@@ -117,7 +117,7 @@ def other_tasks(part):
 
 @check(tolerance={"losses": FLOAT32, "moved": FLOAT32})
 def dropout(part):
-    """One forward per task, with dropout on, and losses that are Python numbers."""
+    """With dropout the step is right: one forward per task, and losses that are Python numbers."""
     seen, _, losses = one_step(part, weighted, dropout=0.2, head_dropout=True)
     return {"forwards": seen.forwards,
             "the model is in training mode afterwards":
@@ -134,7 +134,7 @@ def as_one_backward(part):
 
 @check(tolerance={AT_STEP: FLOAT32})
 def resting(part):
-    """A head whose task has no batch does not move, even if AdamW has moments for it."""
+    """Heads get the right gradients; one without a batch stays, even if AdamW has moments."""
     model = tiny_model()
     optimizer = Optimizer(model, lr=1e-3, weight_decay=0.0)
     part.train_step(model, batches_of(), optimizer, weighted)

@@ -22,6 +22,8 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one line, without the list of all flags."""
 
     def __init__(self, prog: str, description: str | None) -> None:
+        if description and prog.startswith("python -m "):  # its examples, too
+            description = description.replace(prog, shown(prog))
         super().__init__(prog=shown(prog), description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
         accept_any_text()

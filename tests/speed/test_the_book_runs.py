@@ -181,7 +181,7 @@ def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
     monkeypatch.setenv("MINBERT_PLAIN", "0")
     followed, [told] = two_steps_of(copy_of_source, {})
     torch.testing.assert_close(followed, unedited_steps(), atol=2e-5, rtol=0)
-    assert "minbert/fast/layer.py does not compute what minbert/" in told
+    assert "model.py) and minbert/fast/layer.py do not agree: " in told
     assert "the gradients of" in told
 
 
@@ -191,7 +191,7 @@ def test_a_function_replaced_in_a_notebook_is_noticed(tiny_model, monkeypatch):
     assert fast.applies(tiny_model)
 
     monkeypatch.setattr(minbert.attention, "attention", lambda query, key, value, *_: value)
-    with pytest.warns(UserWarning, match=r"does not compute what .* say: the outputs differ by"):
+    with pytest.warns(UserWarning, match=r"do not agree: the outputs differ by .* with --plain"):
         after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
 
@@ -209,12 +209,12 @@ def test_functions_that_share_their_code_are_told_apart(scaled, tiny_model, monk
     assert fast.applies(tiny_model)
 
     monkeypatch.setattr(minbert.attention, "attention", scaled(2.0, book))
-    with pytest.warns(UserWarning, match="does not compute what"):
+    with pytest.warns(UserWarning, match="do not agree"):
         after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
 
 
-@pytest.mark.filterwarnings("ignore:.*does not compute what")
+@pytest.mark.filterwarnings("ignore:.*do not agree")
 def test_replaced_code_is_kept(tiny_model, monkeypatch):
     """Else its id could become that of a later edit, which would not be compared."""
     monkeypatch.setattr(minbert.attention, "attention", eval("lambda query, *_: query"))
@@ -261,5 +261,5 @@ def test_a_failed_comparison_is_one_line(tiny_model, monkeypatch):
 
     monkeypatch.setattr(check, "_references", {})
     monkeypatch.setattr(check, "difference", difference)
-    with pytest.warns(UserWarning, match="say: ValueError: one line and another. The plain form"):
+    with pytest.warns(UserWarning, match="do not agree: ValueError: one line and another. If you"):
         tiny_model(torch.tensor([[1, 2]]))

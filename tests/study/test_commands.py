@@ -18,14 +18,6 @@ from minbert_study.exercise import FILES, NAMES, load
 SOLUTIONS = Path(__file__).parent / "solutions"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A student's folder with two exercises: attention is solved, adamw is not begun."""
-    main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,attention"])
-    shutil.copy(SOLUTIONS / FILES["attention"], tmp_path / "mine")
-    return tmp_path / "mine"
-
-
 def test_start(tmp_path, capsys):
     """All files are there; what a student has written stays at a second start."""
     assert main(["start", str(tmp_path / "a")]) == 0
@@ -39,7 +31,7 @@ def test_start(tmp_path, capsys):
     (tmp_path / "a" / FILES["adamw"]).unlink()
     capsys.readouterr()
     assert main(["start", str(tmp_path / "a")]) == 0
-    assert "1 files written" in capsys.readouterr().out
+    assert "files written: 1\n" in capsys.readouterr().out
     assert mine.read_text() == "mine"
 
 
@@ -48,7 +40,7 @@ def test_check(folder, capsys):
     out = capsys.readouterr().out
     assert "✓ ex02_attention.py: scaled dot-product attention with a mask: all 8 checks pass" in out
     assert "· ex11_adamw.py: AdamW: adamw_update is not written yet (ex11_adamw.py, line " in out
-    assert out.endswith("1 of 2 exercises done\n")
+    assert out.endswith("exercises done: 1 of 2\n")
     assert main(["check", str(folder), "ex02_attention.py"]) == 0
 
 
@@ -137,7 +129,9 @@ def test_hints(folder, capsys):
     capsys.readouterr()
     for number in (1, 2, 3, 3):
         assert main(["hint", str(folder), "attention"]) == 0
-        assert capsys.readouterr().out.count("hint ") == number
+        out = capsys.readouterr().out
+        assert out.count("hint ") == number
+        assert ("--solution" in out) == (number == 3)
     assert main(["hint", str(folder), "adamw", "--solution"]) == 0
     out = capsys.readouterr().out
     assert "adamw.py, line " in out
@@ -161,19 +155,40 @@ def test_solutions_are_shown(name, folder, capsys):
     (["check", "no folder"], "start 'no folder'"),
     (["check", "."], "holds no exercise"),
     (["check", "mine", "atention"], "is attention meant?"),
+    (["check", "mine", "gelu"], "mine/ex04_gelu.py is missing; if yours has another name"),
+    (["hint", "mine", "ex04_gelu.py"], "mine/ex04_gelu.py is missing"),
+    (["check", "attention"], "attention is an exercise; the folder comes first: python -m "
+     "minbert_study check FOLDER attention"),
+    (["check", "mine/ex02_attention.py"], "check mine attention"),
     (["hint", "mine", "gelus"], "there is no exercise 'gelus'"),
     (["skeleton", "x", "--only", "attention,what"], "there is no exercise 'what'"),
     (["start", "mine/README.md"], "is a file"),
-    (["grade", "mine", "--points", "none.csv"], "none.csv"),
+    (["grade", "mine", "--points", "none.csv"], "none.csv: there is no such file"),
     (["grade", "mine", "--points", "bad.csv"], "bad.csv, line 2: expected EXERCISE,POINTS"),
     (["grade", "mine", "--points", "other.csv"], "other.csv, line 1: there is no exercise 'x'"),
+    (["grade", "mine", "--points", "excel.csv"], "POINTS, found 'exercise;points'"),
+    (["grade", "mine", "--points", "twice.csv"], "twice.csv, line 2: adamw has points already"),
+    (["grade", "mine", "--out", "grades.xlsx"], "--out grades.xlsx: expected FILE.csv"),
+    (["grade", "mine", "--out", "twice.csv"], "twice.csv is not a table of these"),
+    (["grade", "subs/*", "none"], "subs/*: there is no such folder"),
+    (["grade", "."], "one level deeper (mine): grade *"),
+    (["grade", "mine/ex02_attention.py"], "this is a file; if it is an archive, unpack it"),
 ])
 def test_wrong_input(argv, says, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     Path("bad.csv").write_text("attention,5\nadamw,-3\n")
     Path("other.csv").write_text("x,5\n")
+    Path("excel.csv").write_text("exercise;points\nadamw;5\n")
+    Path("twice.csv").write_text("adamw,5\nadamw,6\n")
     assert main(argv) == 2
     assert says in capsys.readouterr().err
+    assert not Path("grades.csv").exists()
+
+
+def test_no_exercise_is_needed(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["check"])
+    assert "required: folder; " in capsys.readouterr().err
 
 
 def test_grade(tmp_path, capsys, monkeypatch):
@@ -192,6 +207,7 @@ def test_grade(tmp_path, capsys, monkeypatch):
     deletes = f"import shutil\nshutil.rmtree('{tmp_path}')\n{whole['adamw']}"
     Path("in/deletes", FILES["adamw"]).write_text(deletes)
     Path("in/right/ex13_pcgrad.py").symlink_to("/etc/hostname")
+    Path("in/=empty/adamw.py").write_text(whole["adamw"])
     Path("points.csv").write_text("Exercise, Points\nattention,8\n , \nadamw,4\npcgrad,1.5\n")
     before = {path: path.read_bytes() for path in Path("in").rglob("*.py")}
 
@@ -209,13 +225,16 @@ def test_grade(tmp_path, capsys, monkeypatch):
     assert table["in/loop"][1:4] == ["0", "4", "0"]
     assert "stopped after 3 seconds" in table["in/loop"][5]
     assert table["in/deletes"][1:4] == ["8", "0", "0"]
-    assert table["in/=empty"][4] == "0"
+    assert table["in/=empty"][4:] == [
+        "0", "ex02_attention.py is missing; ex11_adamw.py is missing; ex13_pcgrad.py is missing; "
+             "also there: adamw.py"]
     assert table["in/gone"][5] == "there is no such folder"
     assert {path: path.read_bytes() for path in Path("in").rglob("*.py")} == before
 
     page = Path("out/g-feedback/wrong.html").read_text()
     assert "over the queries" in page
     assert len(list(Path("out/g-feedback").iterdir())) == 6
+    assert Path("out/g-feedback/loop.html").read_text().count("<pre>stopped after 3 seconds") == 1
 
 
 def test_skeleton_here(tmp_path, monkeypatch):
@@ -262,19 +281,17 @@ def test_unreadable_folder(tmp_path, monkeypatch):
 
 def test_formulas_stay_text():
     grade = grading.Grade("=cmd()", {"attention": 1.0}, ("-2", "x"))
-    assert "'=cmd(),1,1,'-2; x" in grading.as_csv([grade], {"attention": 1.0})
+    assert grading.row_of(grade) == ["'=cmd()", "1", "1", "'-2; x"]
 
 
 @pytest.mark.parametrize(("folders", "pages"), [
     (["c d", "e f"], ["c_d", "e_f"]),
-    (["a/hw", "b/hw", "c d"], ["hw-1", "hw-2", "c_d-3"]),
-    (["e f", "e_f", "e_f-1"], ["e_f-1", "e_f-2", "e_f-1-3"]),
-    (["hw-2", "a/hw", "b/hw"], ["hw-2-1", "hw-2", "hw-3"]),
-    (["a/Ann", "b/ann"], ["Ann-1", "ann-2"]),
+    (["a/hw", "b/hw", "c d"], ["hw", "hw (2)", "c_d"]),
+    (["e f", "e_f", "e_f (2)"], ["e_f", "e_f (2)", "e_f__2_"]),
+    (["a/Ann", "b/ann"], ["Ann", "ann (2)"]),
 ])
 def test_same_names(folders, pages):
     """Two students whose folders have one name get two pages."""
-    folders = [Path(folder) for folder in folders]
     assert [grading.page_name(folders, folder) for folder in folders] == [
         f"{page}.html" for page in pages]
 
@@ -286,3 +303,8 @@ def test_console_command(folder, capsys, monkeypatch):
     capsys.readouterr()
     assert minbert(["study", "check", str(folder), "attention"]) == 0
     assert "all 8 checks pass" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        minbert(["study", "--help"])
+    help_text = capsys.readouterr().out
+    assert "    minbert study start my-bert\n" in help_text
+    assert "python" not in help_text

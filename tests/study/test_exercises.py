@@ -77,6 +77,17 @@ def test_untouched_fails(name, tmp_path):
     assert "is not written yet" in line
 
 
+@pytest.mark.parametrize(("name", "second"), [("attention", "attention"), ("gram", "cosines")])
+def test_first_function_alone(name, second, tmp_path):
+    """It is checked before the second one is written."""
+    first, _, _ = (SOLUTIONS / FILES[name]).read_text(encoding="utf-8").partition(f"def {second}(")
+    stub = f"{first}def {second}(*_, **__):\n    raise NotImplementedError\n"
+    (tmp_path / FILES[name]).write_text(stub, encoding="utf-8")
+    results = checking.check_exercise(tmp_path, name, []).results
+    assert [result.passed for result in results[:2]] == [True, True]
+    assert "is not written yet" in results[-1].lines[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_mistakes_are_told(name):
     """Every mistake's text is in the library's source, makes a check fail, and is recognised."""

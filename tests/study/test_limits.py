@@ -231,12 +231,24 @@ def test_hostile_results(tmp_path):
 
 @pytest.mark.parametrize(("value", "says"), [
     ("'\\ud800' + 'long ' * 10**6", "weights: ?long"), ("10**400", "a very large whole number"),
+    ("'hello'", "weights: hello\n        expected a tensor of shape (1, 1, 1, 2)"),
+    ("type('Text', (str,), {})('x')", "an object of type Text"),
+    ("query.to_sparse()", "attention_weights returned a sparse tensor"),
 ])
 def test_what_is_no_tensor(value, says, tmp_path):
     """It is told in one short line that can be written to a file."""
     _, text = check(tmp_path, BODIES.format(value, value))
     assert says in text
     assert len(text.encode()) < 3000
+
+
+def test_subclass_of_tensor(tmp_path, capfd):
+    """It counts as the tensor that it is."""
+    text = SOLUTION.replace("    return torch.softmax(scores, dim=-1)",
+                            "    class Own(torch.Tensor): pass\n"
+                            "    return torch.softmax(scores, dim=-1).as_subclass(Own)")
+    assert check(tmp_path, text)[0].is_done
+    assert capfd.readouterr().err == ""
 
 
 def test_very_large_number(tmp_path):

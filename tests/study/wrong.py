@@ -41,7 +41,8 @@ WRONG = {
         ("torch.softmax(scores, dim=-1)", "scores.detach().softmax(-1)", "is something detached"),
         ("torch.softmax(scores, dim=-1)", "scores.long().softmax(-1)", "NotImplementedError: "),
         ("torch.softmax(scores, dim=-1)", "torch.softmax(scores.float(), dim=-1)",
-         "float32 and float64 tensors are mixed"),
+         "weights has type float32, expected float64"),
+        (DROPPED, f"{DROPPED}.float()", "float32 and float64 tensors are mixed"),
         (DROPPED, "F.dropout2d(weights, dropout)", "share of keys that all queries lose"),
         (DROPPED, "weights * F.dropout(torch.ones_like(weights[:, :1]), dropout)",
          "share of heads that lose the same"),
@@ -125,8 +126,10 @@ WRONG = {
         ("(dice >= HIDDEN) & (dice < HIDDEN + RANDOM)", "dice > 1 - RANDOM", None),
     ],
     "adamw": [
-        ("m.copy_(beta1 * m + (1 - beta1) * g)", "m = beta1 * m + (1 - beta1) * g", "m: "),
-        ("theta -= alpha * m", "theta = theta - alpha * m", "theta"),
+        ("m.copy_(beta1 * m + (1 - beta1) * g)", "m = beta1 * m + (1 - beta1) * g",
+         "nothing is written into the caller's m: an assignment"),
+        ("theta -= alpha * m", "theta = theta - alpha * m",
+         "nothing is written into the caller's θ"),
         ("    m.copy_(", "    g = g.clamp(-10, 10)\n    m.copy_(", "m: 1 of 3 numbers differ"),
     ],
     "gram": [

@@ -95,7 +95,7 @@ def folder(small_data, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:minbert/fast/layer.py does not compute")
+@pytest.mark.filterwarnings("ignore:The book .* do not agree")
 @pytest.mark.parametrize("page", TO_RUN, ids=name_of)
 def test_python_runs(page, folder, monkeypatch, capsys):
     """The Python blocks of a page run one after another, as in a notebook."""

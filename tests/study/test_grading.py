@@ -1,0 +1,52 @@
+"""Grading many folders: what is kept, what is refused, and the reasons beside the points."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minbert_study import grading
+from minbert_study.__main__ import main
+from minbert_study.exercise import FILES
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+
+
+def test_grade_again(folder, monkeypatch, capsys):
+    """The rows of other folders are kept; a table of other points is refused."""
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree("mine", "ann")
+    Path("ann", FILES["attention"]).write_text("def f(:")
+    Path("points.csv").write_text("attention,8\nadamw,4\n")
+    assert main(["grade", "mine", "ann", "--points", "points.csv"]) == 0
+    shutil.copy(SOLUTIONS / FILES["attention"], "ann")
+    capsys.readouterr()
+    assert main(["grade", "ann/", "--points", "points.csv"]) == 0
+    assert "grades.csv: rows of other folders that are kept: 1\n" in capsys.readouterr().out
+    unwritten = "ex11_adamw.py: adamw_update is not written yet (ex11_adamw.py, line 33)"
+    table = ("folder,attention,adamw,total,notes\n(points),8,4,12,\n"
+             f'mine,8,0,8,"{unwritten}"\nann,8,0,8,"{unwritten}"\n')
+    assert Path("grades.csv").read_text() == table
+    assert main(["grade", "ann"]) == 2
+    assert Path("grades.csv").read_text() == table
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("def f(:", f"{FILES['adamw']}, line 1: Python cannot read this: "),
+    ("x = 1", f"{FILES['adamw']}, adamw_update is missing: "),
+    ("1 / 0\ndef adamw_update(): pass", f"{FILES['adamw']}, line 1: 1 / 0; ZeroDivisionError: "),
+    ("def adamw_update(theta, *_, **__): theta += 1",
+     f"{FILES['adamw']}: right so far: g, which is not to be changed; m: 3 of 3 numbers differ"),
+])
+def test_why_no_points(text, says, folder):
+    (folder / FILES["adamw"]).write_text(text)
+    _, [note] = grading.check_copy(folder, ["adamw"], 1)
+    assert note.startswith(says)
+
+
+def test_all_exercises(folder, monkeypatch, capsys):
+    """Without points all are graded; one line says how to name some."""
+    monkeypatch.chdir(folder.parent)
+    assert main(["grade", "mine"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "all 19 exercises were graded; --points FILE.csv names those that count\n")
