@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minbert.files import sha256_of
 from minbert.progress import Progress
 from multitask.analysis.log import conflict_statistics, cosines_by_pair
 from multitask.analysis.probe import conflict_probe, summarise
@@ -19,6 +21,7 @@ from multitask.data.sampling import ANNEAL, WRAP, RoundRobin
 from multitask.model import MultitaskBert
 from multitask.runs import run
 from multitask.runs.settings import HINT, Settings, try_method
+from multitask.system.command import IMPORTED
 from multitask.system.device import pick_device, pick_precision
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
@@ -122,6 +125,13 @@ def steps_of(question: Question, training: str) -> int:
 def training_of(arm: str, task: str) -> str:
     """The training that gives an arm's score on a task."""
     return f"{SINGLE}-{task}" if arm == SINGLE else arm
+
+
+def code_of(training: str) -> str | None:
+    """SHA-256 of the --import file that defines a training's method; None for minbert's own."""
+    method = SURGERY.get(training.partition(":")[0])
+    module = getattr(getattr(method, "func", method), "__module__", "")  # func: of a partial
+    return sha256_of(Path(sys.modules[module].__file__)) if module.startswith(IMPORTED) else None
 
 
 def trial_file(out: Path, seed: int, training: str) -> Path:

@@ -50,6 +50,7 @@ from .arms import (
     Arm,
     Question,
     check_arm,
+    code_of,
     is_control,
     steps_of,
     train_arm,
@@ -76,10 +77,12 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
             DEFAULT_ARMS.
 
     Raises:
-        ValueError: the folder holds results of another question, or there is no such arm.
+        ValueError: the folder holds results of another question, or of a method whose file has
+            changed since, or there is no such arm.
         FloatingPointError: an arm diverges; the message says how to go on without it.
     """
     arms = claim(question, out, arms)
+    codes = {arm: code_of(arm) for arm in arms}  # now: a file may change while it is used
     settings = question.settings(seeds[0])
     dataset = run.load_data(settings)
     model = run.build_model(settings, dataset)
@@ -104,7 +107,7 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
                                          f"{remedy(training, arms, out)}") from None
             with replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
                 np.savez(file, **predictions)
-            write_json(path, trial)
+            write_json(path, {**trial, "code": codes.get(training)})
             scores = ", ".join(f"{name} {score:.3f}"
                                for name, score in trial["scores"]["equal_steps"].items())
             say(f"  {scores}  ({trial['seconds']:.0f} s)")
@@ -129,11 +132,26 @@ def claim(question: Question, out: Path, arms: Sequence[str] | None) -> tuple[st
     asked = tuple(dict.fromkeys((*ALWAYS, *others)))
     for arm in asked:
         check_arm(arm)
+    check_codes(asked, out)
     claim_folder(path, dataclasses.asdict(question), has_results, arms=asked)
     if not has_results:
         (out / "times.json").unlink(missing_ok=True)  # it may be of another question
     (out / TRIALS).mkdir(exist_ok=True)
     return asked
+
+
+def check_codes(arms: Sequence[str], out: Path) -> None:
+    """Raises ValueError if an arm was trained with other code than its file holds now."""
+    changed: dict[str, list[str]] = {}
+    for path in sorted((out / TRIALS).glob("*.json")):
+        trial = read_object(path)
+        arm, code = trial.get("training"), trial.get("code")
+        if code is not None and arm in arms and code != code_of(arm):
+            changed.setdefault(arm, []).append(str(path))
+    for arm, files in changed.items():
+        raise ValueError(f"the code of {arm} has changed since it was trained: remove "
+                         f"{', '.join(files)} to train it again, or give the new method another "
+                         "name")
 
 
 def remedy(training: str, arms: Sequence[str], out: Path) -> str:

@@ -15,6 +15,7 @@ from .checkpoint import numbered
 from .console import accept_any_text, drop_output, one_line_warnings, say_error
 from .interruption import interruptible
 
+IMPORTED = "imported_"  # begins the names of the modules that --import makes
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words
 
 
@@ -118,7 +119,7 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
         path = user_path(file).resolve()
         if not path.is_file() or path.suffix != ".py":
             sys.exit(failed(name, f"--import {file}: expected a Python file, FILE.py", 2))
-        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+        spec = importlib.util.spec_from_file_location(IMPORTED + path.stem, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[module.__name__] = module  # where the fast forms look up its classes
         try:

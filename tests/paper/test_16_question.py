@@ -22,6 +22,7 @@ from multitask.experiments.__main__ import main
 from multitask.experiments.question import read_trial
 from multitask.experiments.question_report import write_question_report
 from multitask.experiments.question_tables import answer, control_rows, difference_rows
+from multitask.system import command
 from multitask.tasks import TASKS
 from optim import SURGERY
 
@@ -426,6 +427,25 @@ def test_all_arms_by_command(asked, tmp_path, monkeypatch, capsys):
         picture = base64.b64decode(image).decode()
         assert all(picture.count(f">{arm}<") == 1 for arm in expected - {"sum"})
     assert "Not answered yet. A trial run: 1 seed is too few" in capsys.readouterr().out
+
+
+def test_edited_method(asked, tmp_path, monkeypatch):
+    """Trials of a method's old code are not averaged with those of its new code."""
+    monkeypatch.setitem(SURGERY, "own_way", None)
+    out, file = shutil.copytree(asked[1], tmp_path / "surgery"), tmp_path / "own.py"
+
+    def ask(text: str) -> dict:
+        file.write_text(text)
+        command.run_imports("experiments", ["--import", str(file)])
+        return question.ask(asked[0], out, SEEDS[:1], ["own_way"], say=lambda line: None)
+
+    ask(OWN)
+    ask(OWN)
+    changed = OWN.replace("+ 1", "+ 2")
+    with pytest.raises(ValueError, match=r"own_way has changed .*: remove \S+11711-own_way.json to"):
+        ask(changed)
+    arms.trial_file(out, SEEDS[0], "own_way").unlink()
+    assert "own_way" in ask(changed)["scores"]["equal_steps"]
 
 
 def test_arms_flag_needs_the_question(capsys):
