@@ -6,13 +6,14 @@
 
 OUT is then what AutoModelForSequenceClassification, pipeline() and CrossEncoder open, or
 SentenceTransformer, or two graphs for onnxruntime, in float32 and int8. What was written is
-compared with the run on dev examples, and OUT/README.md is a model card.
+compared with the run on dev examples, if its data are there. OUT/README.md is a model card.
 """
 
 import argparse
 import dataclasses
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from multitask.data.examples import Example
 from multitask.description import SAMPLE
 from multitask.exporting import FORMATS
 from multitask.model import MultitaskBert
-from multitask.runs.folder import CONFIG_FILE
+from multitask.runs.folder import is_run
 from multitask.runs.hand_in import trained_model
 from multitask.runs.inputs import load_data, settings_of_run
 from multitask.runs.settings import Settings
@@ -62,10 +63,16 @@ def export(arguments: argparse.Namespace) -> int:
                          "folder")
     model = trained_model(run)
     task = model.task(arguments.task)
-    settings = settings_of_run(run, arguments.data, arguments.tasks)
-    wanted = tuple(each for each in settings.tasks if each.name == task.name)
-    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
-    dev = load_data(settings)[task.name]["dev"]
+    settings, dev = None, []
+    try:
+        settings = settings_of_run(run, arguments.data, arguments.tasks)
+        wanted = tuple(each for each in settings.tasks if each.name == task.name)
+        settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
+        dev = load_data(settings)[task.name]["dev"]
+    except (ValueError, OSError) as error:
+        if arguments.data or arguments.tasks:
+            raise
+        warnings.warn(f"not compared with the run: {error}", stacklevel=2)
 
     # Written and compared under another name: a failed export leaves nothing behind.
     fresh = out.with_name(f".{out.name}.new")
@@ -88,7 +95,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[Example],
                       arguments: argparse.Namespace) -> list[str]:
-    """Facts about the written files on dev examples.
+    """Facts about the written files on dev examples; without examples, nothing is compared.
 
     Raises:
         ValueError: what was written gives other numbers than the run.
@@ -96,6 +103,8 @@ def write_and_compare(folder: Path, model: MultitaskBert, task: Task, dev: list[
     form = FORMATS[arguments.to]
     pooling = arguments.pooling or ("mean" if model.architecture.mean_pooling else "pooler")
     form.write(model, task, folder, pooling)
+    if not dev:
+        return ["not compared with the run: its data were missing"]
     model.precision = "fp32"  # as the written files are computed
     ours = form.ours(model, task, dev, pooling)
     facts = [f"{len(dev):,} dev examples"]
@@ -121,8 +130,8 @@ def score_of(task: Task, answers: torch.Tensor, dev: list[Example]) -> str:
     return "undefined" if score is None else f"{score:.3f}"
 
 
-def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settings: Settings,
-         facts: list[str]) -> str:
+def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task,
+         settings: Settings | None, facts: list[str]) -> str:
     """The model card: what it is, how to use it, data, settings, scores, limits."""
     form = FORMATS[arguments.to]
     files = [Path(name).name for name in (task.train, task.dev) if name]
@@ -134,7 +143,7 @@ def card(arguments: argparse.Namespace, model: MultitaskBert, task: Task, settin
         limits.append("- It was trained on sentences made up by rule: its answers say little about "
                       "real ones.")
     about = f"A BERT encoder fine-tuned with minbert ({', '.join(model.tasks)})"
-    if (arguments.run / CONFIG_FILE).is_file():
+    if settings is not None and is_run(arguments.run):
         base = settings.model or settings.start
         limit = f", at most {settings.max_steps:,} steps" if settings.max_steps else ""
         about += (f", from {Path(base).name}: --arch {settings.arch}, --gs {settings.gs}, "

@@ -1,6 +1,7 @@
 """A trained run in other hands: transformers' pipeline, CrossEncoder, SentenceTransformer."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -163,6 +164,27 @@ def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
     assert export.main([str(runs / "concatB"), str(out), "--task", "sst"]) == 2
     assert "model.safetensors differs from the run by" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("always:not compared with the run")
+def test_data_are_missing(runs, tmp_path, capsys):
+    """A run in other hands is exported all the same, from its model/ folder too."""
+    run = shutil.copytree(runs / "wide", tmp_path / "run")
+    config = run / "config.json"
+    config.write_text(config.read_text().replace("wide.tsv", "gone.tsv"))
+    unknown = shutil.copytree(runs / "wide", tmp_path / "unknown")
+    config = unknown / "config.json"
+    config.write_text(config.read_text().replace('"pcgrad"', '"own"'))
+    compared = exported(runs, tmp_path / "compared", "wide")
+    for number, (folder, reason) in enumerate(((run, "gone.tsv is missing"),
+                                               (run / "model", "model"), (unknown, "--import"))):
+        out = exported(folder, tmp_path / f"out{number}", "")
+        assert re.search(f"warning: not compared with the run: .*{reason}", capsys.readouterr().err)
+        assert "- not compared with the run" in (out / "README.md").read_text()
+        for name in ("model.safetensors", "config.json"):
+            assert (out / name).read_bytes() == (compared / name).read_bytes()
+    assert export.main([str(run), str(tmp_path / "out"), "--data", str(tmp_path)]) == 2
+    assert f"--data {tmp_path}" in capsys.readouterr().err
 
 
 def test_onnx_is_missing(runs, tmp_path, monkeypatch, capsys):
