@@ -119,7 +119,8 @@ def trend(x: np.ndarray, quality: np.ndarray, resamples: int,
           generator: np.random.Generator) -> dict:
     """Spearman's rank correlation of x with quality; positive means: larger x, better.
 
-    Its bootstrap interval takes Pearson's correlation of resampled ranks, ranked once.
+    Its bootstrap interval takes Pearson's correlation of resampled ranks, ranked once. A resample
+    without any difference, say one that drew no error, has no trend: 0.
     """
     result = {"n": len(x), "spearman": None, "interval": None, "p": None}
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(quality) == 0:
@@ -129,4 +130,4 @@ def trend(x: np.ndarray, quality: np.ndarray, resamples: int,
     ranks = scipy.stats.rankdata(x), scipy.stats.rankdata(quality)
     draws = bootstrap(correlations, ranks, resamples, generator)
     return {**result, "spearman": float(spearman.statistic), "p": float(spearman.pvalue),
-            "interval": percentiles(draws)}
+            "interval": percentiles(np.nan_to_num(draws))}

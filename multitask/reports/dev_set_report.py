@@ -6,6 +6,7 @@ Every section takes the result of `multitask.analysis.dev_set.analyse`.
 import itertools
 from collections.abc import Mapping
 
+from multitask.analysis.intervals import LEVEL
 from multitask.analysis.paper_results import PAPER_TRENDS
 from multitask.tasks import Task, are_the_papers
 
@@ -26,11 +27,11 @@ PREDICTOR_AXES = {"length": ("words in the sentence", "words per sentence, mean 
 
 
 def verdict(trend: dict, expected: int | None) -> str:
-    """Whether an interval lies on the paper's side of 0, on the other, or holds 0."""
+    """Whether a trend is shown, by its interval and its p value, and as the paper says or not."""
     if trend["interval"] is None:
         return "undefined"
     low, high = trend["interval"]
-    if low <= 0 <= high:
+    if low <= 0 <= high or trend["p"] > 1 - LEVEL:
         return "undecided"
     if expected is None:
         return "better" if low > 0 else "worse"
@@ -52,8 +53,8 @@ def where_it_succeeds(tasks: Tasks, analysis: dict) -> list[str]:
               "this run", "Spearman", "95 % interval", "p", "n"]
     note = (f"Spearman's rank correlation, over all dev examples, of length or commonality with "
             f"being right (on a scale: with minus the absolute error). Above 0, the model does "
-            f"better where there is more of it. Undecided: the interval holds 0. These are "
-            f"{len(rows)} tests, and one in twenty shows something by chance alone.")
+            f"better where there is more of it. Undecided: the interval holds 0, or p is above "
+            f"0.05. These are {len(rows)} tests; one in twenty shows something by chance alone.")
     if has_paper:
         note += " The paper shows trends without a test."
     parts = [

@@ -88,6 +88,10 @@ def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
     assert found["interval"][0] > 0  # more is better, as made
     # every answer is right, so there is no trend
     assert intervals.trend(x, np.ones(400), 500, random)["spearman"] is None
+    # one wrong answer shows none, though every resample that has it does
+    quality = (np.arange(400) != x.argmax()).astype(float)
+    low, high = intervals.trend(x, quality, 500, random)["interval"]
+    assert low < 0 == high
 
 
 # ------------------------------------------------------------------------------- sentences and bins

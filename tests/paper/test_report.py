@@ -359,12 +359,12 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize(("interval", "expected", "said"), [
-    ([0.01, 0.2], +1, "as the paper says"), ([0.01, 0.2], -1, "the opposite"),
-    ([-0.2, -0.1], -1, "as the paper says"),
-    ([-0.2, 0.1], +1, "undecided"), (None, +1, "undefined")])
-def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, expected, said):
-    assert verdict({"interval": interval}, expected) == said
+@pytest.mark.parametrize(("interval", "p", "expected", "said"), [
+    ([0.01, 0.2], .01, +1, "as the paper says"), ([0.01, 0.2], .01, -1, "the opposite"),
+    ([-0.2, -0.1], .01, -1, "as the paper says"), ([0.01, 0.2], .06, None, "undecided"),
+    ([-0.2, 0.1], .04, +1, "undecided"), (None, None, +1, "undefined")])
+def test_a_verdict_needs_an_interval_that_leaves_zero_out(interval, p, expected, said):
+    assert verdict({"interval": interval, "p": p}, expected) == said
 
 
 # -------------------------------------------------------------------------------------- the command
