@@ -199,7 +199,7 @@ def draw_panel(panel: Axes, axis: Axis, results: Sequence[dict]) -> None:
     panel.set(xlabel=axis.column, ylabel=f"{axis.what}, ms")
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.3, linewidth=0.6)
-    legend(panel, 2)
+    legend(panel)
 
 
 def draw(measured: Sequence[tuple[Axis, list[dict]]], caption: str) -> Figure:

@@ -69,5 +69,5 @@ def cells_plot(results: dict, name: str) -> Figure:
     baseline = results["baseline"][name]["mean"]
     if baseline is not None:
         axes.axhline(baseline, color=figures.GREY, linewidth=1, linestyle="--")
-    figures.legend(axes, len(table.ARCH_TITLES))
+    figures.legend(axes)
     return drawn

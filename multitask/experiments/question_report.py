@@ -136,5 +136,5 @@ def layers_plot(probe: Mapping) -> Figure:
     axes.axhline(0, color=figures.GREY, linewidth=1)
     axes.set_xticks(places, [part.replace("layer ", "") for part in parts], rotation=45, ha="right",
                     fontsize=figures.SMALL)
-    figures.legend(axes, 2)
+    figures.legend(axes)
     return drawn

@@ -4,6 +4,8 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; lines differ by
 too, for grey print. Nothing here writes a file: every function returns a matplotlib Figure.
 """
 
+import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +24,7 @@ PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "
 # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
+LEGEND_CHARACTERS = 44  # of a line of the legend
 POINTS = 300  # of a curve, at most
 FEWEST_POINTS = 5  # of a curve; with fewer a report leaves it out
 SCATTER_POINTS = 2000
@@ -55,10 +58,17 @@ def empty(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axe
     return figure, axes
 
 
-def legend(axes: Axes, entries: int) -> None:
-    """Above the plot, where it covers nothing."""
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(3, entries),
-                fontsize=9, handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
+def legend(axes: Axes) -> None:
+    """Above the plot, where it covers nothing. Long names make fewer columns and a taller figure.
+    """
+    handles, names = axes.get_legend_handles_labels()
+    names = [textwrap.fill(name, LEGEND_CHARACTERS) for name in names]
+    longest = max((len(line) for name in names for line in name.splitlines()), default=0)
+    columns = max(1, min(3, len(names), LEGEND_CHARACTERS // (longest + 3)))
+    lines = math.ceil(len(names) / columns) + sum(name.count("\n") for name in names)
+    axes.figure.set_figheight(axes.figure.get_figheight() + 0.2 * max(0, lines - 2))
+    axes.legend(handles, names, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0),
+                ncols=columns, fontsize=9, handlelength=2.4, columnspacing=1.2, borderaxespad=0.1)
 
 
 # --------------------------------------------------------------------------------------- of the log
@@ -83,7 +93,7 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
     if log_scale:
         _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    legend(axes, len(series))
+    legend(axes)
     return figure
 
 
@@ -125,7 +135,7 @@ def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[in
                       textcoords="offset points", va="top", fontsize=SMALL, color="#444")
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.set_xticks(sorted(set(epochs))[::1 + len(epochs) // 12])
-    legend(axes, len(scores))
+    legend(axes)
     return figure
 
 
@@ -174,7 +184,7 @@ def pretraining_curves(steps: Sequence[dict], evaluations: Sequence[dict]) -> Fi
               label=f"training (mean of {window})")
     axes.plot(seen[before], held_out, color=BLUE, marker="o", markersize=5, label="held out")
     _log_scale(axes)
-    legend(axes, 2)
+    legend(axes)
     return figure
 
 
@@ -274,7 +284,7 @@ def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: di
     margin = 0.03 * (ends[1] - ends[0])
     limits = (ends[0] - margin, ends[1] + margin)
     axes.set(xlim=limits, ylim=limits)
-    legend(axes, 2)
+    legend(axes)
     return figure
 
 

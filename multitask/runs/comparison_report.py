@@ -143,5 +143,5 @@ def dev_plot(courses: Mapping[str, Course], task: str,
                 axes.plot(course.kept, known[course.kept], color=colour, marker=marker,
                           markersize=6)
     axes.xaxis.set_major_locator(figures.MaxNLocator(12, integer=True))
-    figures.legend(axes, len(courses))
+    figures.legend(axes)
     return drawn

@@ -14,7 +14,12 @@ from multitask.analysis import __main__ as analysis_command
 from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
 from multitask.reports.dev_set_report import predictions, verdict, worst_errors
-from multitask.reports.figures import calibration_plot, confusion_matrix, loss_curves
+from multitask.reports.figures import (
+    calibration_plot,
+    confusion_matrix,
+    cosine_curves,
+    loss_curves,
+)
 from multitask.reports.page import escape, svg
 from multitask.reports.run_report import headline, summary, write_report
 from multitask.tasks import TASKS, Task
@@ -245,6 +250,17 @@ def test_log_axes_are_labelled(low, high):
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert 2 <= len(set(labels)) == len(labels) <= 9
     assert all(bottom <= float(label) <= top for label in labels)
+
+
+@pytest.mark.parametrize("names", [
+    [f"support_tickets-customer_reviews_{number}" for number in range(6)],
+    ["a_task_with_a_very_long_name_that_goes_on-another_task_with_a_long_name", "sst-para"]])
+def test_long_names_fit_above_the_plot(names):
+    figure = cosine_curves(range(5), {name: [0.1] * 5 for name in names})
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert axes.get_legend().get_window_extent().x1 < figure.bbox.x1
+    assert (axes.bbox.width > 0.7 * figure.bbox.width, axes.bbox.height > 200) == (True, True)
 
 
 def test_losses_of_a_task_a_step():
