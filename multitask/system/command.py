@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None) -> None:
         if description and prog.startswith("python -m "):  # its examples, too
             description = description.replace(prog, shown(prog))
-        super().__init__(prog=shown(prog), description=description,
+        super().__init__(prog=shown(prog), description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
         accept_any_text()
 
@@ -113,7 +113,7 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
         name: of the command; the reason begins with it.
         argv: None is the command line.
     """
-    early = argparse.ArgumentParser(add_help=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
     for file in filter(None, early.parse_known_args(argv)[0].imports):
         path = user_path(file).resolve()

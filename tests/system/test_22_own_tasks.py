@@ -871,7 +871,7 @@ def test_import_fails_in_one_line(text, message, capsys):
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run("--imp", "nowhere.py")  # argparse takes the beginning of a flag too
+        run("--import", "nowhere.py")
     assert "expected a Python file" in capsys.readouterr().err
 
 

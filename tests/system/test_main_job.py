@@ -217,6 +217,7 @@ def test_plain_is_recorded(flags, variable, small_data, tmp_path, interrupted, m
     ("--recipe best --tasks sts,sst,para", "--recipe best is for --tasks sst,para,sts, not for"),
     ("--mode full --recipe best", "--mode and --recipe best both choose the stages"),
     ("--gs none --tasks sts --model scratch", "a head for sst, and this run has no such task"),
+    ("--weight 0.1", "unrecognized arguments: --weight 0.1"),  # not --weight-decay
     ("--gs bd --batch-size 4", "--batch-size is for --gs wrap and anneal, --nli"),
 ])
 def test_unusable_flags(flags, message, refused):
