@@ -8,8 +8,8 @@ claims           the paper's claims as differences between cells of Table 1
 grid_report      report.html of a grid
 question         does surgery help? control arms paired by seed
 arms             their table, and one arm of one seed, step by step
-question_tables  question.md
-question_report  report.html of the question
+question_tables  the question's tables, and question.md
+question_report  its report.html
 
 table <- grid_report <- grid; arms <- question_tables <- question_report <- question. grid also
 imports presets and claims; grid and question import request.

@@ -62,7 +62,7 @@ from .question_report import write_question_report
 from .question_tables import AVERAGE, question_markdown
 from .request import claim_folder
 
-QUESTION_FILE = "question.json"
+QUESTION_FILE, TIMES_FILE = "question.json", "times.json"
 TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 
@@ -135,7 +135,7 @@ def claim(question: Question, out: Path, arms: Sequence[str] | None) -> tuple[st
     check_codes(asked, out)
     claim_folder(path, dataclasses.asdict(question), has_results, arms=asked)
     if not has_results:
-        (out / "times.json").unlink(missing_ok=True)  # it may be of another question
+        (out / TIMES_FILE).unlink(missing_ok=True)  # it may be of another question
     (out / TRIALS).mkdir(exist_ok=True)
     return asked
 
@@ -201,7 +201,7 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
     singles = trainings_of([SINGLE])
     others = [arm for arm in arms
               if arm == ANNEAL or (arm not in CONTROLS and Method(arm).observe)]
-    path = out / "times.json"
+    path = out / TIMES_FILE
     seconds = read_object(path) if path.is_file() else {}
     missing = [name for name in (PCGRAD, *singles, *others) if name not in seconds]
     if missing:
@@ -273,7 +273,8 @@ def compare(question: Question, arms: Sequence[str], out: Path, seeds: list[int]
         "conflicts": {str(seed): trials[seed, PCGRAD]["conflicts"] for seed in seeds},
         "grid": grid_averages(out) if BEST in arms else {},
         "probes": first["probes"],
-        "cosines": first["cosines"],
+        "cosines": {pair: values[:question.steps] for pair, values in first["cosines"].items()},
+        "seconds": read_object(out / TIMES_FILE),
     }
 
 

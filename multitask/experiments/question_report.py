@@ -14,18 +14,7 @@ from multitask.reports.page import figure, grid, heading, origin, page, paragrap
 from multitask.tasks import TASKS
 
 from .arms import MOMENTS, PLAIN_SUM, is_control
-from .question_tables import (
-    CONTROL_HEADER,
-    DIFFERENCE_HEADER,
-    PLANNED,
-    RANKS,
-    SCORE_HEADER,
-    about,
-    answer,
-    control_rows,
-    difference_rows,
-    score_rows,
-)
+from .question_tables import CONFLICTS, answer, sections
 
 COLOURS = {"better": figures.BLUE, "worse": figures.VERMILION}  # a verdict; else grey
 
@@ -62,15 +51,13 @@ def write_question_report(path: Path, results: Mapping) -> None:
                     "(worse): shown after Holm's correction. Squares: controls. The best average "
                     "at equal steps comes first.")
              for moment, family in families.items()),
-        heading("Scores and ranks"), paragraph(RANKS, note=True),
-        table(SCORE_HEADER, score_rows(results, MOMENTS[0]), caption="At equal steps"),
-        heading("Every arm against the plain sum"), paragraph(PLANNED, note=True),
-        table(DIFFERENCE_HEADER, difference_rows(families[MOMENTS[0]]), caption="At equal steps"),
-        *([heading("Conflicts"), grid(conflicts)] if conflicts else []),
-        heading("What was run"), paragraph(about(results)),
-        table(CONTROL_HEADER, control_rows(results), text=True),
-        origin(results.get("environment", {})),
     ]
+    for title, blocks in sections(results).items():
+        parts += [heading(title), *([grid(conflicts)] if title == CONFLICTS else []),
+                  *(paragraph(block, note=True) if isinstance(block, str) else
+                    table(block.header, block.rows, caption=block.caption, text=block.text)
+                    for block in blocks)]
+    parts.append(origin(results.get("environment", {})))
     write_text(path, page("Does gradient surgery help?", parts))
 
 

@@ -1,4 +1,6 @@
-"""question.md: scores, ranks, differences with their intervals, conflicts."""
+"""What question.md and report.html say: scores, ranks, differences with intervals, conflicts."""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -6,7 +8,18 @@ from multitask.analysis.comparisons import mean_interval
 from multitask.reports.text import markdown_table, number, probability, span
 from multitask.tasks import TASKS
 
-from .arms import BEST, CONTROLS, GRID_SEEDS, MOMENTS, PLAIN_SUM, is_control, training_of
+from .arms import (
+    BEST,
+    CONTROLS,
+    GRID_SEEDS,
+    MOMENTS,
+    PCGRAD,
+    PLAIN_SUM,
+    SINGLE,
+    is_control,
+    training_of,
+    trainings_of,
+)
 
 AVERAGE = "average"  # of the tasks' scores: compared as if it were a task, in a family of its own
 ENOUGH_SEEDS = 5
@@ -22,8 +35,9 @@ def about(results: dict) -> str:
     return (f"{asked['arch']}, wrap, {asked['model']} on {asked['data'] or 'the embedded sample'}; "
             f"{asked['steps']} steps of 3 × {asked['batch_size']} examples, learning rate "
             f"{asked['lr']:g}, of the heads {asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, "
-            f"no clipping (it would scale each arm's heads otherwise); {len(seeds)} "
-            f"seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}); dev items: {dev}.")
+            "no clipping, because a clip over all weights would scale the heads differently in "
+            f"each arm; {len(seeds)} seed{'s' * (len(seeds) > 1)} "
+            f"({', '.join(map(str, seeds))}); dev items: {dev}.")
 
 
 def trial_note(results: dict) -> str:
@@ -66,30 +80,69 @@ def answer(results: dict) -> str:
     return f"{opening}: over {seeds} seeds, {found}"
 
 
-def question_markdown(results: dict) -> str:
-    parts = ["# Does gradient surgery help?", f"**{answer(results)}**", about(results),
-             markdown_table(CONTROL_HEADER, control_rows(results)), PLANNED]
+class Table(NamedTuple):
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    text: bool = False  # left-aligned on the page
 
-    for moment in MOMENTS:
-        parts += [f"## At {moment.replace('_', ' ')}", RANKS,
-                  markdown_table(SCORE_HEADER, score_rows(results, moment))]
-        for control, family in results["comparisons"][moment].items():
-            parts += [f"### Against {control}",
-                      markdown_table(DIFFERENCE_HEADER, difference_rows(family))]
-    parts += ["## Within a seed: other dev items, the same models",
-              "Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the "
-              "trained models as given, "
-              "so it does not describe another seed.", within_table(results["within_seed"]),
-              "## Conflicts", conflict_table(results)]
+
+def question_markdown(results: dict) -> str:
+    parts = ["# Does gradient surgery help?", f"**{answer(results)}**"]
+    for title, blocks in sections(results).items():
+        parts.append(f"## {title}")
+        for block in blocks:
+            parts += ([block] if isinstance(block, str) else
+                      [f"### {block.caption}", markdown_table(block.header, block.rows)])
     return "\n\n".join(parts) + "\n"
 
 
+def sections(results: dict) -> dict[str, list[str | Table]]:
+    """Title → paragraphs and tables, of both question.md and report.html."""
+    found: dict[str, list[str | Table]] = {}
+    for moment, notes in zip(MOMENTS, ((RANKS, PLANNED), (equal_time(results),)), strict=True):
+        families = results["comparisons"][moment].items()
+        found[f"At {moment.replace('_', ' ')}"] = [
+            *notes, Table("Scores and ranks", SCORE_HEADER, score_rows(results, moment)),
+            *(Table(f"Against {control}", DIFFERENCE_HEADER, difference_rows(family))
+              for control, family in families)]
+    return {
+        **found,
+        "Within a seed: other dev items, the same models": [
+            WITHIN, Table("95 % intervals", ["seed", *TASKS], within_rows(results["within_seed"]))],
+        CONFLICTS: [
+            Table("PCGrad's steps", ["pair", "steps in conflict", "mean cosine"],
+                  conflict_rows(results)),
+            FLOOR, Table("The noise floor", FLOOR_HEADER, floor_rows(results))],
+        "What was run": [about(results),
+                         Table("Controls", ["control", "what it is"], control_rows(results),
+                               text=True)],
+    }
+
+
 RANKS = ("Mean and half of a 95 % t interval over seeds. Ranks are by the average of the tasks' "
-         "scores within a seed, 1 for the best arm; the mean over seeds, with a t interval.")
-CONTROL_HEADER = ["control", "what it is"]
+         "scores within a seed, 1 for the best arm; the mean over seeds, with a t interval. "
+         "A score without ± and \"undefined\" have no interval: there is one seed, or all seeds "
+         "gave the same (no spread).")
 PLANNED = ("The comparison with the plain sum at equal steps was planned to answer the question. "
            "Its p values on tasks are corrected together, over arms × tasks; those on the average, "
            "over arms. The other comparisons help to explain it; each is corrected within itself.")
+WITHIN = ("Paired bootstrap over dev items of pcgrad − sum at equal steps. It takes the trained "
+          "models as given, so it does not describe another seed.")
+CONFLICTS = "Conflicts"
+FLOOR = ("The noise floor is the cosine of two batches of one task. Without sampling noise, it "
+         "would be 1. The pairs' cosines stand beside it.")
+
+
+def equal_time(results: dict) -> str:
+    """What equal time is, and the seconds per step that were measured."""
+    seconds, steps = results["seconds"], results["asked"]["steps"]
+    singles = sum(seconds[training] for training in trainings_of([SINGLE]))
+    budget = steps * max(seconds[PCGRAD], singles)
+    measured = ", ".join(f"{training} {value:.3f} s" for training, value in seconds.items())
+    return (f"Every arm is trained for {budget:.1f} s, the time that {steps} steps of all "
+            f"single-task models take, or of one multi-task model if that is longer. Per step: "
+            f"{measured}; other arms as {PCGRAD}.")
 
 
 def control_rows(results: dict) -> list[list[str]]:
@@ -137,22 +190,28 @@ def difference_rows(family: dict) -> list[list[str]]:
     return rows
 
 
-def within_table(within: dict) -> str:
-    rows = [[seed, *(span([by_task[name]["low"], by_task[name]["high"]], sign="+")
+def within_rows(within: dict) -> list[list[str]]:
+    return [[seed, *(span([by_task[name]["low"], by_task[name]["high"]], sign="+")
                      for name in TASKS)]
             for seed, by_task in within.items()]
-    return markdown_table(["seed", *TASKS], rows)
 
 
-def conflict_table(results: dict) -> str:
-    """Conflicts over the steps of all seeds, and the probe between and within tasks."""
+def conflict_rows(results: dict) -> list[list[str]]:
+    """Conflicts over the steps of all seeds."""
     rows, by_seed = [], list(results["conflicts"].values())
     for pair in by_seed[0]["conflict_rate"]:
         rate = np.mean([seed["conflict_rate"][pair] for seed in by_seed])
         cosine = np.mean([seed["mean_cosine"][pair] for seed in by_seed])
         rows.append([pair, f"{rate:.1%}", number(cosine, 4, "+")])
-    rates = markdown_table(["pair", "steps in conflict", "mean cosine"], rows)
+    return rows
 
+
+FLOOR_HEADER = ["moment", "pair, or one task twice", "mean cosine", "draws in conflict",
+                "95 % interval"]
+
+
+def floor_rows(results: dict) -> list[list[str]]:
+    """The probe between and within tasks."""
     rows = []
     for step, probe in results["probes"].items():
         for kind in ("pairs", "same_task"):
@@ -160,8 +219,4 @@ def conflict_table(results: dict) -> str:
                 rate = f"{values['conflict_rate']:.0%}" if kind == "pairs" else ""
                 rows.append([f"after {step} steps", key, number(values["mean_cosine"], 4, "+"),
                              rate, span([values["low"], values["high"]], sign="+")])
-    floor = markdown_table(["moment", "pair, or one task twice", "mean cosine", "draws in conflict",
-                            "95 % interval"], rows)
-    return (f"{rates}\n\nThe noise floor: without sampling noise, the cosine of two batches of one "
-            f"task would be 1. "
-            f"The pairs' cosines stand beside it.\n\n{floor}")
+    return rows
