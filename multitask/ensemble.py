@@ -15,6 +15,7 @@ from pathlib import Path
 from minbert.files import user_path, write_json
 from multitask.analysis.dev_set import analyse
 from multitask.evaluation import describe
+from multitask.model import ENSEMBLE_FILE
 from multitask.reports.ensemble_report import write_ensemble_report
 from multitask.runs.folder import REPORT_FILE, check_run_folder
 from multitask.runs.hand_in import (
@@ -32,7 +33,7 @@ from multitask.system.device import DEVICES, pick_device
 from multitask.system.environment import invocation
 from multitask.tasks import Task
 
-ENSEMBLE_FILE, DEV = "ensemble.json", "dev"
+DEV = "dev"
 
 
 def build_parser() -> Parser:

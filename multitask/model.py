@@ -25,7 +25,7 @@ from multitask.system.distributed import ALONE, Ranks
 from .description import SAMPLE, TASKS_FILE, Description
 from .tasks import NLI, TASKS, Task
 
-HEADS_FILE = "heads.safetensors"
+HEADS_FILE, ENSEMBLE_FILE = "heads.safetensors", "ensemble.json"
 MODEL_FOLDER = "model"
 # examples per batch without gradients; a GPU takes almost as long for either
 EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU = 64, 512
@@ -217,6 +217,8 @@ class MultitaskBert(nn.Module):
         path = folder / HEADS_FILE
         if not folder.is_dir():
             raise FileNotFoundError(f"{run}: there is no such folder")
+        if (folder / ENSEMBLE_FILE).is_file():
+            raise FileNotFoundError(f"{run} is an ensemble, without a model: name one of its runs")
         if not path.is_file():
             raise FileNotFoundError(f"{run} holds no trained multi-task model: expected "
                                     f"{MODEL_FOLDER}/{HEADS_FILE}, which train_multitask.py writes "

@@ -8,7 +8,7 @@ import numpy as np
 import programs
 import pytest
 
-from multitask import MultitaskBert, ensemble
+from multitask import MultitaskBert, ensemble, predict
 from multitask.data import load_dataset
 from multitask.evaluation import read_predictions
 from multitask.tasks import TASKS
@@ -62,6 +62,11 @@ def test_scores(runs, together, small_data):
     assert found["dev"]["sst"]["accuracy"] == np.mean(predictions == labels)
     assert list(found["runs"]) == list(map(str, runs))
     assert all(set(TASKS) < set(scores) for scores in found["runs"].values())
+
+
+def test_an_ensemble_is_not_asked(together, capsys):
+    assert predict.main([str(together), "--task", "sst", "a film"]) == 2
+    assert "is an ensemble, without a model: name one of its runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "message"), [
