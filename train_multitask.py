@@ -332,9 +332,7 @@ def advice(run: Run, imports: str) -> str:
         where = (f"predictions: {run.folder / PREDICTIONS_FOLDER}, cut by --eval-limit; for whole "
                  f"ones: {command_line('hand-in')} {folder}")
     task = run.settings.tasks[0]
-    examples = '"A film worth seeing twice."'
-    if len(task.text) > 1:
-        examples = '"A dog runs." "A dog is running."'
+    examples = " ".join(f'"{text}"' for text in task.example)
     return (f"{where}\ntry it: {command_line('predict')} {folder} --task {task.name} "
             f"{examples}")
 

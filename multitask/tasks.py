@@ -147,6 +147,15 @@ class Task:
         return " to ".join(" ".join(words) for words in zip(ends, self.labels, strict=True)
                            ) if self.labels else " to ".join(ends)
 
+    @property
+    def example(self) -> tuple[str, ...]:
+        """A text, or a pair, to try the task with."""
+        if self.name not in BUILT_IN:
+            return ("Your text.",) if len(self.text) == 1 else ("One text.", "Another text.")
+        if len(self.text) == 1:
+            return ("A film worth seeing twice.",)
+        return "A dog runs.", "A dog is running."
+
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """logits (batch, outputs), labels (batch,) → mean loss of the batch, times `weight`."""
         loss = KINDS[self.kind].loss(self, logits, labels)

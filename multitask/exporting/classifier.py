@@ -86,10 +86,8 @@ def transformers_answers(folder: Path, model: MultitaskBert, task: Task,
 
 def transformers_use(model: MultitaskBert, task: Task, folder: str) -> str:
     """Python that opens the folder."""
-    example = '"A film worth seeing twice."'
-    if len(task.text) > 1:
-        example = '{"text": "A dog runs.", "text_pair": "A dog is running."}'
+    example = '"{}"' if len(task.text) == 1 else '{{"text": "{}", "text_pair": "{}"}}'
     return f"""from transformers import pipeline
 
 classify = pipeline("text-classification", "{folder}")
-print(classify({example}, truncation=True))"""
+print(classify({example.format(*task.example)}, truncation=True))"""

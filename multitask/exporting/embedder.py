@@ -74,4 +74,4 @@ def sentence_transformers_use(model: MultitaskBert, task: Task, folder: str) -> 
     return f"""from sentence_transformers import SentenceTransformer
 
 embed = SentenceTransformer("{folder}")
-print(embed.encode(["A film worth seeing twice."]).shape)"""
+print(embed.encode(["{task.example[0]}"]).shape)"""

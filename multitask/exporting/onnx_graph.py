@@ -95,10 +95,9 @@ def onnx_answers(folder: Path, model: MultitaskBert, task: Task, examples: Seque
 
 def onnx_use(model: MultitaskBert, task: Task, folder: str) -> str:
     """Python that opens the folder without torch."""
-    texts = '"A film worth seeing twice."'
-    if len(task.text) > 1:
-        texts = '"A dog runs.", "A dog is running."'
-        texts = f"({texts})" if model.architecture.pairs_joined else texts
+    texts = ", ".join(f'"{text}"' for text in task.example)
+    if len(task.text) > 1 and model.architecture.pairs_joined:
+        texts = f"({texts})"
     return f"""import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer

@@ -82,19 +82,22 @@ class AttentionMap(BaseModel):
 
 
 class Gradients(Body):
-    """`answers`: task → the right answer, as a file would write it."""
+    """`answers`: task → the right answer, as a file would write it, or as a number."""
 
     texts: Texts
-    answers: Annotated[dict[Name, Name], Field(min_length=1, max_length=10)]
+    answers: Annotated[dict[Name, Name | float], Field(min_length=1, max_length=10)]
 
 
 class TaskInfo(BaseModel):
+    """`range` is that of a scale; null for classes. `example`: a text or a pair to try."""
+
     name: str
     title: str
     classes: int
     labels: list[str]
-    range: list[float]
+    range: list[float] | None
     sentences: int
+    example: list[str]
 
 
 class RunInfo(BaseModel):
@@ -143,8 +146,10 @@ def build_app(model: MultitaskBert, name: str, hosts: list[str]) -> FastAPI:
     @app.get("/api/run")
     async def run() -> RunInfo:
         tasks = [TaskInfo(name=task.name, title=task.title, classes=task.classes,
-                          labels=list(task.labels), range=list(task.range),
-                          sentences=len(task.text)) for task in model.tasks.values()]
+                          labels=list(task.labels),
+                          range=None if task.classes else list(task.range),
+                          sentences=len(task.text), example=list(task.example))
+                 for task in model.tasks.values()]
         config = model.encoder.config
         return RunInfo(name=name, version=minbert.__version__, arch=model.arch, tasks=tasks,
                        layers=getattr(config, "num_hidden_layers", 0),
@@ -216,6 +221,6 @@ def attention_maps(model: MultitaskBert, body: Attention) -> list[AttentionMap]:
 
 
 def task_wishes(model: MultitaskBert, body: Gradients) -> explanations.Wishes:
-    answers = {name: model.task(name).parse_label(answer)
+    answers = {name: model.task(name).parse_label(str(answer))
                for name, answer in body.answers.items()}
     return explanations.wishes(model, body.texts, answers)

@@ -79,6 +79,7 @@ def test_own_scale(runs, tmp_path):
         found = model(**tokenizer(TEXTS[:2], padding=True, return_tensors="pt")).logits[:, 0]
     expected = MultitaskBert.from_pretrained(runs / "wide").predict("wide", TEXTS[:2]).labels
     np.testing.assert_allclose(found.clamp(-10, 90), expected, atol=1e-3)
+    assert 'classify("Your text.", truncation=True)' in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("run", "pooling", "flags"), [

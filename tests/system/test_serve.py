@@ -94,7 +94,7 @@ def test_inside(ask, model):
     assert [sum(row) for row in attention["weights"]] == pytest.approx(
         [1] * len(attention["pieces"]), abs=.01)
     wishes = ask("gradients", texts=PAIR,
-                 answers={"sst": "positive", "para": "1", "sts": "4.5"}).json()
+                 answers={"sst": "positive", "para": 1, "sts": 4.5}).json()
     assert wishes["tasks"] == ["sst", "para", "sts"]
     assert wishes["surgery"]["sum"]["weights"] == [1, 1, 1]
 
@@ -107,6 +107,8 @@ def test_schema(address):
     run = requests.get(f"{address}/api/run", timeout=60).json()
     assert run["tasks"][0]["labels"][2] == "neutral"
     assert [task["classes"] for task in run["tasks"]] == [5, 2, 0]
+    assert [task["range"] for task in run["tasks"]] == [None, None, [0, 5]]
+    assert run["tasks"][0]["example"] == ["A film worth seeing twice."]
     assert run["sample_tasks"] == []  # trained on files
 
 

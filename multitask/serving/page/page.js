@@ -212,6 +212,7 @@ async function start() {
   $("about").textContent = `${run.tasks.map((task) => task.title).join(", ")}; --arch ${run.arch}, minbert ${run.version}`;
   $("sample").hidden = !run.sample_tasks.length;
   $("sample_tasks").textContent = run.sample_tasks.map((name) => taskOf(name).title).join(", ");
+  $("first").value ||= run.tasks[0].example[0];
   $("pair").hidden = run.tasks.every((task) => task.sentences === 1);
   for (const select of document.querySelectorAll("select[name=task]")) {
     select.append(...run.tasks.map((task) => make("option", {value: task.name}, task.title)));
