@@ -147,6 +147,15 @@ def one_line(text: object, limit: int = 300) -> str:
     return f"{words[:limit // 2]} … {words[-limit // 2:]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and a regular noun.
+
+    >>> counted(1, "row"), counted(1000, "row")
+    ('1 row', '1,000 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
-from minbert.files import items_of, one_line, sync, user_path, write_tensors
+from minbert.files import counted, items_of, one_line, sync, user_path, write_tensors
 from minbert.progress import Progress
 from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
@@ -298,7 +298,7 @@ class MultitaskBert(nn.Module):
             parts = (item,) if width == 1 and isinstance(item, str) else item
             is_right = isinstance(parts, (tuple, list)) and len(parts) == width
             if not is_right or not all(isinstance(text, str) for text in parts):
-                raise ValueError(f"{task} takes {width} sentence{'s' * (width > 1)} per example; "
+                raise ValueError(f"{task} takes {counted(width, 'sentence')} per example; "
                                  f"item {number} is {one_line(repr(item))}")
             examples.append(Example("", tuple(parts), None))
         return examples

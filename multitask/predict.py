@@ -22,7 +22,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from minbert.files import check_count, one_line, rewriting, user_path
+from minbert.files import check_count, counted, one_line, rewriting, user_path
 from minbert.progress import Progress
 from multitask.data.tables import JSON_ENDINGS, STDIN, header_of, name_of, read_rows
 from multitask.model import MultitaskBert, Predictions
@@ -40,7 +40,7 @@ Answer = dict[str, Any]  # "prediction", and with classes "probability"
 
 
 class Asker:
-    """A model, the tasks it is asked for, and how many inputs it had to cut.
+    """A model, the tasks it is asked for, and how many inputs were cut or had no text.
 
     Args:
         batch_size: examples at once; None is what suits the device.
@@ -49,16 +49,21 @@ class Asker:
     def __init__(self, model: MultitaskBert, tasks: Sequence[Task],
                  batch_size: int | None = None) -> None:
         self.model, self.tasks, self.batch_size = model, tasks, batch_size
-        self.rows = self.cut = 0
+        self.rows = self.cut = self.blank = 0
+        self.first_blank = ""  # its file and line
 
     @property
     def columns(self) -> list[str]:
         """The input's columns that the tasks read."""
         return list(dict.fromkeys(column for task in self.tasks for column in task.text))
 
+    def is_blank(self, row: Row) -> bool:
+        return not any(row[column].strip() for column in self.columns)
+
     def ask(self, rows: Sequence[Row], bar: Progress) -> list[list[Answer]]:
         """For each row, an answer of each task."""
         self.rows += len(rows)
+        self.blank += sum(map(self.is_blank, rows))
         by_task, cut = [], {}  # tasks on the same columns cut the same inputs
         for task in self.tasks:
             texts = [tuple(row[column] for column in task.text) for row in rows]
@@ -127,6 +132,8 @@ def usable_rows(path: Path, asker: Asker, alike: bool = False) -> Iterator[Row]:
     new, first = new_columns(asker.tasks), {}
     for line, row in read_rows(path, asker.columns):
         where, first = f"{name_of(path)}, line {line}", first or row
+        if asker.is_blank(row):
+            asker.first_blank = asker.first_blank or f", the first in {where}"
         for name in new:
             if name in row:
                 raise ValueError(f"{where}: there is a column {name!r} already; rename it, since "
@@ -257,15 +264,18 @@ def predict(arguments: argparse.Namespace) -> int:
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:
         write_answers(arguments.output, asker, columns, answered)
-        print(f"wrote {asker.rows:,} rows to {arguments.output}", file=sys.stderr)
+        print(f"wrote {counted(asker.rows, 'row')} to {arguments.output}", file=sys.stderr)
     else:
         for _, answers in answered:
             print_answers(asker.tasks, answers)
     if asker.cut:
-        print(f"note: {asker.cut:,} inputs were longer than {model.max_length} tokens and were "
-              "cut", file=sys.stderr)
+        print(f"note: cut {counted(asker.cut, 'input')} longer than {model.max_length} tokens",
+              file=sys.stderr)
+    if asker.blank:
+        print(f"warning: {counted(asker.blank, 'input')} without text{asker.first_blank}; such an "
+              "answer means nothing", file=sys.stderr)
     if errors:
-        raise ValueError(f"{errors[0]}; the {asker.rows:,} rows before it are answered")
+        raise ValueError(f"{errors[0]}; answered before it: {counted(asker.rows, 'row')}")
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minbert.files import user_path
+from minbert.files import counted, user_path
 from multitask.tasks import TASKS, Task
 
 from .tables import read_rows
@@ -201,13 +201,13 @@ def read_examples(path: str | Path, task: Task, labelled: bool = True) -> Exampl
     if task.has_own_files:
         empty = sum(1 for example in examples if not any(map(str.strip, example.sentences)))
         if empty:
-            warnings.warn(f"{path}: {empty} rows have no text; they are kept", stacklevel=2)
+            warnings.warn(f"{path}: kept {counted(empty, 'row')} without text", stacklevel=2)
     if examples.left_out:
-        warnings.warn(f"{path}: left out {examples.left_out} rows with a blank {task.label}",
-                      stacklevel=2)
+        warnings.warn(f"{path}: left out {counted(examples.left_out, 'row')} with a blank "
+                      f"{task.label}", stacklevel=2)
     if repeated:
         name, line = next(iter(repeated.items()))
-        warnings.warn(f"{path}: {len(repeated)} ids occur more than once, among them "
+        warnings.warn(f"{path}: {counted(len(repeated), 'id')} more than once, among them "
                       f"{reprlib.repr(name)} in lines {first_lines[name]} and {line}; all rows are "
                       "kept", stacklevel=2)
     if not examples:

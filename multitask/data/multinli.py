@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from minbert.files import bounded_lines, one_line, user_path
+from minbert.files import bounded_lines, counted, one_line, user_path
 from multitask.commands import command_line
 from multitask.tasks import NLI
 
@@ -57,7 +57,7 @@ def read_multinli(data: Path, name: str) -> Examples:
             examples.append(Example(one_line(row.get(NLI.id, line)), sentences, label))
 
     if blank:
-        warnings.warn(f"{where}: left out {blank} pairs with a blank {NLI.label}",
+        warnings.warn(f"{where}: left out {counted(blank, 'pair')} with a blank {NLI.label}",
                       stacklevel=2)
     if not examples:
         raise ValueError(f"{where} holds no pair with a label: expected one JSON object per line")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minbert.files import counted
 from multitask.analysis.comparisons import mean_interval
 from multitask.reports.text import markdown_table, number, probability, span
 from multitask.tasks import TASKS
@@ -36,8 +37,8 @@ def about(results: dict) -> str:
             f"{asked['steps']} steps of 3 × {asked['batch_size']} examples, learning rate "
             f"{asked['lr']:g}, of the heads {asked['head_lr']:g}, {asked['warmup']:.0%} warm-up, "
             "no clipping, because a clip over all weights would scale the heads differently in "
-            f"each arm; {len(seeds)} seed{'s' * (len(seeds) > 1)} "
-            f"({', '.join(map(str, seeds))}); dev items: {dev}.")
+            f"each arm; {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}); "
+            f"dev items: {dev}.")
 
 
 def trial_note(results: dict) -> str:
@@ -71,7 +72,7 @@ def answer(results: dict) -> str:
     if not shown:
         shown.append(f"none of {others} arms is shown to differ")
     elif others:
-        shown.append(f"not shown to differ: {others} other arm{'s' * (others > 1)}")
+        shown.append(f"not shown to differ: {counted(others, 'other arm')}")
     found = (f"against the plain sum of gradients and after Holm's correction, "
              f"{'; '.join(shown)}.")
     seeds = len(results["seeds"])

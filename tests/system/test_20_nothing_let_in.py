@@ -162,7 +162,7 @@ def test_error_beats_warning(tmp_path):
 def test_repeated_ids(tmp_path):
     """They are counted, and their rows kept."""
     (tmp_path / "x.csv").write_bytes(HEADER + b"x\tgood\t4\ny\tbad\t0\nx\tso\t2\nx\tso so\t2\n")
-    message = r"x\.csv: 1 ids occur more than once, among them 'x' in lines 2 and 4; all"
+    message = r"x\.csv: 1 id more than once, among them 'x' in lines 2 and 4; all"
     with pytest.warns(UserWarning, match=message):
         assert len(read_examples(tmp_path / "x.csv", SST)) == 4
 
@@ -209,7 +209,7 @@ def test_multinli_labels(tmp_path):
         multinli.load_multinli(tmp_path)
     blank, none, *others = (json.dumps({**PAIR, "gold_label": label}).encode()
                             for label in (" ", "-", "entailment", "contradiction"))
-    with pytest.warns(UserWarning, match=r"x\.jsonl: left out 1 pairs with a blank gold_label"):
+    with pytest.warns(UserWarning, match=r"x\.jsonl: left out 1 pair with a blank gold_label"):
         found = read_multinli(tmp_path, b"\xef\xbb\xbf" + GOOD + b"\r", b"", blank, none, *others)
     assert [example.label for example in found] == [1, 0, 2]
     assert found[0] == Example("p", ("A dog runs.", "A dog is tired."), 1)
@@ -461,8 +461,8 @@ def test_run_reports_left_out(small_data, brief_run, tmp_path, capsys):
 
     run = brief_run(tmp_path / "run", "--data", data, "--max-steps", 1, "--nli", "--eval-limit", 4)
     metrics, printed = json.loads((run / "metrics.json").read_text()), capsys.readouterr().err
-    for words in ("quora-dev.csv: left out 2 rows", "ids-sst-train.csv: left out 1 rows",
-                  "left out 1 pairs"):
+    for words in ("quora-dev.csv: left out 2 rows", "ids-sst-train.csv: left out 1 row",
+                  "left out 1 pair"):
         assert words in printed
     assert metrics["examples"]["para"]["dev"] == 4
     left_out = metrics["left_out"]

@@ -215,7 +215,7 @@ def test_a_kind_like_yes_no(monkeypatch):
         task.probabilities(logits)[0, 0].item())
 
 
-@pytest.mark.filterwarnings("ignore:.*left out 1 rows")
+@pytest.mark.filterwarnings("ignore:.*left out 1 row")
 @pytest.mark.parametrize(("content", "message"), [
     ("review,verdict\ngood,great\nbad,awful\n",
      "line 3: verdict is 'awful', expected one of dull, fine, great, or a whole number from 0 to 2"),
@@ -239,7 +239,7 @@ def test_blank_and_repeated(tmp_path):
     with pytest.warns(UserWarning, match="odd.csv") as caught:
         dataset = load_dataset(None, [task])
     said = "\n".join(str(warning.message) for warning in caught)
-    assert "left out 1 rows with a blank verdict" in said
+    assert "left out 1 row with a blank verdict" in said
     assert "'a' in lines 2 and 3" in said
     assert "no training example of reviews has the label 'fine', 'great'" in said
     assert [example.sentences for example in dataset["reviews"]["train"]] == [("x",), ("z",)]
@@ -696,7 +696,7 @@ def test_a_pipe_keeps_its_answers(lines, output, message, one_task, capsys, monk
     assert ask(one_task, "--input", "-", *flags) == 2
     said = capsys.readouterr()
     assert message in said.err
-    assert said.err.endswith("; the 2 rows before it are answered\n")
+    assert said.err.endswith("; answered before it: 2 rows\n")
     written = Path(output).read_text() if output else said.out
     assert len(written.splitlines()) == (3 if output == "out.csv" else 2)
 
@@ -710,6 +710,18 @@ def test_no_rows(one_task):
 
 
 @pytest.mark.parametrize("source", ["in.csv", "-"])
+def test_without_text(source, one_task, capsys, monkeypatch):
+    Path("in.csv").write_text('first,x\na great film,1\n"",2\n  ,3\n')
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
+    assert ask(one_task, "--input", source) == 0
+    place = source.replace("-", "standard input")
+    assert (f"warning: 2 inputs without text, the first in {place}, line 3; such an answer means "
+            "nothing\n") in capsys.readouterr().err
+    assert ask(one_task, " ") == 0
+    assert "warning: 1 input without text; such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["in.csv", "-"])
 def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     Path("in.csv").write_text("first\na great film\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("in.csv").read_bytes())))
@@ -718,7 +730,7 @@ def test_to_the_standard_output(source, one_task, capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.out.splitlines()[0] == "first\tprediction\tprobability"
     assert len(said.out.splitlines()) == 2
-    assert "wrote 1 rows to -" in said.err
+    assert "wrote 1 row to -" in said.err
     assert not Path("-").exists()
 
 
@@ -751,7 +763,7 @@ def test_several_tasks_at_once(trained, capsys):
     assert Path("out.csv").read_text().splitlines()[0] == (
         "sentence1,sentence2,para_prediction,para_probability,sts_prediction")
     assert ask(trained, "--task", "para,sts", "a " * 600, "b") == 0
-    assert "note: 1 inputs were longer than" in capsys.readouterr().err  # one for both tasks
+    assert "note: cut 1 input longer than" in capsys.readouterr().err  # one for both tasks
 
 
 def failed(capsys, *arguments: object) -> str:
@@ -789,7 +801,7 @@ def test_sample_and_cut_inputs_are_said(reviews, capsys, no_report):
     assert ask("run", "--task", "sst", "a film " * 20) == 0
     said = capsys.readouterr().err
     assert "note: sst: trained on the embedded sample" in said
-    assert "1 inputs were longer than 16 tokens and were cut" in said
+    assert "cut 1 input longer than 16 tokens" in said
 
     assert ask("run", "--task", "reviews", "a film") == 0
     assert "sample" not in capsys.readouterr().err
