@@ -70,7 +70,7 @@ class Task:
                              "use: choose another")
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(KINDS)}, or name "
-                             "the file that defines it with --import")
+                             "the file that defines it with --import FILE.py")
         if self.kind == "yes_no" and not self.labels:
             self._set("labels", ("no", "yes"))
         self._check_labels()

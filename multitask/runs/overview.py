@@ -1,9 +1,9 @@
 """What runs there are in a folder, and how much of the disk their checkpoints take."""
 
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from minbert.files import one_line, read_object
@@ -21,7 +21,7 @@ class Summary:
 
     Attributes:
         run: its folder.
-        date: of its last change, local time.
+        date: when it finished, or of its last change, local time.
         tasks: their names.
         model: what its encoder started from.
         method: stages and, with several tasks, the surgery method.
@@ -69,10 +69,11 @@ def summarise(run: Path) -> Summary:
         metrics = read_object(run / METRICS_FILE)
 
     surgery = f" {settings.surgery}" if settings.has_surgery else ""
-    changed = max(path.stat().st_mtime for path in run.iterdir())
+    changed = datetime.fromtimestamp(max(path.stat().st_mtime for path in run.iterdir()))
+    ended = metrics.get("environment", {}).get("date")  # copies of a run keep it
     dev = metrics.get("dev", {})
     return Summary(
-        run=str(run), date=time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+        run=str(run), date=(ended or str(changed))[:len("2026-12-31 23:59")],
         tasks=tuple(task.name for task in settings.tasks),
         model=Path(settings.model or settings.start or "").name,
         method=f"{settings.arch} {settings.chain}{surgery}", seed=settings.seed,

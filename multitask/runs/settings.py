@@ -32,7 +32,7 @@ CHOICES = {
     "arch": ARCHITECTURES, "gs": (*ROUND_ROBINS, ANNEAL, NO_SURGERY_STAGE), "schedule": SCHEDULES,
     "device": DEVICES, "precision": PRECISIONS, "on_nonfinite": (STOP, SKIP),
 }
-HINT = ", or name the file that defines it with --import"
+HINT = ", or name the file that defines it with --import FILE.py"
 # settings, what they may be, and what an error says of other values
 RANGES = (
     (("epochs", "batch_size", "accumulate", "max_steps", "eval_limit", "checkpoint_every"),

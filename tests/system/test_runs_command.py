@@ -52,6 +52,16 @@ def test_json_is_sorted(folder, capsys):
         assert (one["average"], one["steps"]) == (metrics["dev"]["average"], metrics["steps"])
 
 
+def test_a_copy_keeps_its_date(folder, capsys):
+    path = folder / "a" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["environment"]["date"] = "2020-12-31 23:59+01:00"
+    path.write_text(json.dumps(metrics))
+    capsys.readouterr()
+    assert runs.main([str(folder)]) == 0
+    assert "  2020-12-31 23:59  sst" in capsys.readouterr().out
+
+
 def test_prune(folder, capsys, monkeypatch):
     assert runs.main(["prune", str(folder)]) == 2
     assert "run it in a terminal, or add --yes" in capsys.readouterr().err
