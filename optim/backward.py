@@ -182,6 +182,8 @@ def _surgery(method: str | Callable[..., torch.Tensor] | Method) -> Method:
 
 def _parameters(shared: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Each once."""
+    if isinstance(shared, torch.nn.Module):
+        raise ValueError(f"shared is a {type(shared).__name__}: give its parameters()")
     parameters = list(shared)
     for each in parameters:
         if not isinstance(each, torch.Tensor) or not each.is_leaf:

@@ -172,6 +172,9 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     Returns:
         (tasks, tasks) float64.
     """
+    if not isinstance(gradients, torch.Tensor):
+        raise ValueError(f"gradients must be a (tasks, params) tensor, got a "
+                         f"{type(gradients).__name__}: make one with torch.as_tensor")
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
@@ -246,7 +249,8 @@ def random_order(tasks: int, generator: torch.Generator | None = None) -> list[l
 
 
 def _checked_order(order: Sequence[Sequence[int]], tasks: int) -> Sequence[Sequence[int]]:
-    order = [list(others) for others in order]  # once: a generator would be empty afterwards
+    # once: a generator would be empty afterwards
+    order = [list(others) if hasattr(others, "__iter__") else [others] for others in order]
     expected = [[j for j in range(tasks) if j != i] for i in range(tasks)]
     if [sorted(others) for others in order] != expected:
         raise ValueError(f"order must name, for each of {tasks} tasks, every other task once, "

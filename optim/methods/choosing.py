@@ -48,6 +48,9 @@ class Method:
     """
 
     def __init__(self, chosen: str | Callable) -> None:
+        if isinstance(chosen, type):
+            name = chosen.__name__
+            raise ValueError(f"the surgery method {name} is a class: give an instance, {name}()")
         self.name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "own")
         # SURGERY may hold an object: a copy, so that each Method has its own state
         self._weights = copy.deepcopy(_with_options(chosen)) if isinstance(chosen, str) else chosen

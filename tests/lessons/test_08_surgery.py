@@ -104,8 +104,11 @@ def test_never_against_itself():
     for task, others in enumerate(random_order(6, seeded(0))):
         assert task not in others
 
-    with pytest.raises(ValueError, match="every other task once"):
-        project_conflicting(gradients([[1, 0], [0, 1]]), order=[[0], [1]])
+    for order in ([[0], [1]], [0, 1]):
+        with pytest.raises(ValueError, match="every other task once"):
+            project_conflicting(gradients([[1, 0], [0, 1]]), order=order)
+    with pytest.raises(ValueError, match=r"got a list: make one with torch.as_tensor"):
+        project_conflicting([[1.0, 0.0], [0.0, 1.0]])
 
 
 def test_eq_2_to_5_by_hand():

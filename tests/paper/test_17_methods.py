@@ -215,6 +215,8 @@ def test_options():
                           ("famo:decay=nan", "famo: decay is 'nan', expected a number")):
         with pytest.raises(ValueError, match=message):
             Method(text)
+    with pytest.raises(ValueError, match=r"GradVac is a class: give an instance, GradVac\(\)"):
+        Method(SURGERY["gradvac"])
     with pytest.raises(FloatingPointError, match=r"returned \[inf, 1.0\]: weights must be finite"):
         Method(lambda gram: torch.tensor([math.inf, 1.0]))(K)
     for text in ("constant", "constant:weights=1+x"):

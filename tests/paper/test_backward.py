@@ -440,6 +440,7 @@ def test_two_processes(model, x, tmp_path):
     (lambda model, losses, shared: ([losses[0], losses[1].to("meta")], shared),
      r"losses\[1\] is on meta, the first on cpu: move it with .to\('cpu'\)"),
     (lambda model, losses, shared: (losses, []), "shared is empty"),
+    (lambda model, losses, shared: (losses, model), r"is a Network: give its parameters\(\)"),
     (lambda model, losses, shared: (losses, ["trunk.0.weight"]), "must hold parameters.*got str"),
     (lambda model, losses, shared: (losses, model.trunk.named_parameters()), "got tuple"),
     (lambda model, losses, shared: (losses, [shared[0] * 1]), "got a computed tensor"),
