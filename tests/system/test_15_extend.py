@@ -29,8 +29,8 @@ def run(brief_run, tmp_path):
         yield start
 
 
-def test_three_short_files():
-    assert set(FILES) == {"robust.py", "wide_head.py", "equal_say.py"}
+def test_short_files():
+    assert set(FILES) == {"robust.py", "wide_head.py", "equal_say.py", "steady_say.py"}
     for name, text in FILES.items():
         assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
@@ -55,3 +55,11 @@ def test_own_surgery(run, tmp_path):
     for step in read_events(tmp_path / "run", "step"):
         for name, norm in step["gradient_norms"].items():
             assert abs(step["weights"][name] * norm - 1) < 1e-5
+
+
+def test_own_surgery_with_a_state(run, tmp_path):
+    run("steady_say.py", "--surgery", "steady_say:beta=0.5")
+    first, second = read_events(tmp_path / "run", "step")
+    for name, norm in first["gradient_norms"].items():
+        mean = (norm + second["gradient_norms"][name]) / 2
+        assert abs(second["weights"][name] * mean - 1) < 1e-5
