@@ -20,6 +20,7 @@ from shlex import quote
 
 import multitask  # noqa: F401 - first: it sets OpenMP's variables before torch is loaded
 from minbert.checkpoints.hub import EMBEDDED
+from minbert.files import one_line
 from multitask.commands import command_line
 from multitask.data.sampling import BATCH_DIFFERENT, ROUND_ROBINS, WRAP
 from multitask.evaluation import PREDICTIONS_FOLDER
@@ -298,7 +299,7 @@ def train(run: Run, imports: str = "") -> int:
                 ranks.wait_for_writer()
                 return 1
             if isinstance(error, SurgeryError):
-                return stopped(f"--surgery {run.settings.surgery}: {error}", 1)
+                return stopped(one_line(f"--surgery {run.settings.surgery}: {error}"), 1)
             if isinstance(error, DivergedError):
                 return command.failed(NAME, f"{error}; start a new run with a lower --lr", 1)
             return stopped(f"{error}; {NONFINITE_ADVICE}", 1, f" --on-nonfinite {SKIP}")

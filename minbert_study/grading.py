@@ -114,7 +114,7 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
 
 
 def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
-    """Why a folder cannot be a student's: it is none, or the exercises are one level deeper."""
+    """Why this cannot be a student's folder; None if it can."""
     if folder.is_file():
         return "this is a file; if it is an archive, unpack it and name the folder"
     if not folder.is_dir():

@@ -84,18 +84,15 @@ def ensemble(arguments: argparse.Namespace) -> int:
 def check_alike(runs: Sequence[Path], all_settings: Sequence[Settings]) -> None:
     """Raises ValueError unless all runs answer the same tasks, and none trained on dev examples."""
     first = all_settings[0]
+    shares = {task.name: task.dev_share for task in first.tasks}
     for run, settings in zip(runs, all_settings, strict=True):
         if outputs_of(settings.tasks) != outputs_of(first.tasks):
             raise ValueError(f"{run} has other tasks than {runs[0]}, or other labels: "
                              f"{', '.join(outputs_of(settings.tasks))} against "
                              f"{', '.join(outputs_of(first.tasks))}")
-        if dev_shares_of(settings.tasks) != dev_shares_of(first.tasks):
+        if any(task.dev_share != shares[task.name] for task in settings.tasks):
             raise ValueError(f"{run} and {runs[0]} have different dev_share, and so different dev "
                              "examples: one may have trained on the other's")
-
-
-def dev_shares_of(tasks: Sequence[Task]) -> dict[str, float | None]:
-    return {task.name: task.dev_share for task in tasks}
 
 
 def outputs_of(tasks: Sequence[Task]) -> dict[str, tuple]:

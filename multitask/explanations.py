@@ -218,7 +218,7 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
     surgery = {}
     for method in SURGERY if len(rows) > 1 else ():
         generator = torch.Generator().manual_seed(0)  # of PCGrad's order
-        with suppress(ValueError, FloatingPointError):  # it needs an option, or has no answer
+        with suppress(ValueError):  # it needs an option, or has no answer
             weights = Method(method)(gram, generator, gram.new_tensor(losses))
             surgery[method] = Surgery(weights.tolist(), norm_of_combination(gram, weights),
                                       (-gram @ weights).tolist())

@@ -72,8 +72,9 @@ def read_task_file(path: Path) -> list[Task]:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
-        advice = ("are strings quoted, and are table names in brackets free of spaces?"
-                  if "\\" not in text else BACKSLASHES)
+        is_escape = "\\" in str(error) or "hex value" in str(error)
+        advice = BACKSLASHES if is_escape else (
+            "are strings quoted, and are table names in brackets free of spaces?")
         raise ValueError(f"{path} is not a TOML file ({one_line(error)}); {advice}") from None
 
     if not tables:

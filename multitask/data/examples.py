@@ -127,20 +127,26 @@ def _load_splits(folder: Path | None, task: Task) -> dict[str, list[Example]]:
 def draw_dev(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     """Training examples → (train, dev): about `dev_share` of them, both in file order.
 
-    An example is for dev if a hash of its texts, a number from 0 to 1, is below `dev_share`. So it
-    stays on its side when the file is sorted or grows, and copies of a text are on one side.
+    An example is for dev if a hash of its texts, a number from 0 to 1, is at most `dev_share`, or
+    the smallest of all. So it stays on its side when the file is sorted or grows, and copies of a
+    text are on one side.
     """
+    hashes = [_hash(example) for example in examples]
+    border = max(task.dev_share, min(hashes))
     train, dev = Examples(), Examples()
     train.left_out = examples.left_out
-    for example in examples:
-        digest = hashlib.sha256("\n".join(example.sentences).encode()).digest()
-        is_dev = int.from_bytes(digest[:6], "big") < task.dev_share * 2**48
-        (dev if is_dev else train).append(example)
-    if not train or not dev:
+    for example, value in zip(examples, hashes, strict=True):
+        (dev if value <= border else train).append(example)
+    if not train:
         raise ValueError(f"[{task.name}] dev_share = {task.dev_share:g} of {len(examples)} "
-                         f"examples leaves {len(dev)} for dev and {len(train)} for training: give "
-                         "another share, or more examples")
+                         "examples leaves none for training: give a smaller share, or more "
+                         "examples")
     return train, dev
+
+
+def _hash(example: Example) -> float:
+    digest = hashlib.sha256("\n".join(example.sentences).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _warn_of_absent_classes(task: Task, examples: list[Example], path: Path) -> None:

@@ -235,7 +235,7 @@ def train_arm(question: Question, training: str, seed: int, dataset: Dataset, to
             for moment in MOMENTS:
                 if steps[moment] == number:  # an undefined correlation counts 0
                     scores[moment] = {
-                        name: TASKS[name].measure(values, tokens[name]["dev"].labels) or 0.0
+                        name: TASKS[name].score(values, tokens[name]["dev"].labels) or 0.0
                         for name, values in predictions.items()}
 
     pairs = list(arm.log[0]["cosines"])  # none of a single task

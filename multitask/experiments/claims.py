@@ -126,7 +126,7 @@ def judge(predictions: Sequence[Mapping[Cell, Mapping[str, np.ndarray]]],
     scores = []
     for seed in predictions:
         # an undefined correlation counts 0, as in the average
-        scores.append({name: {cell: task.measure(by_task[name], labels[name]) or 0.0
+        scores.append({name: {cell: task.score(by_task[name], labels[name]) or 0.0
                               for cell, by_task in seed.items()}
                        for name, task in TASKS.items()})
     draws = None

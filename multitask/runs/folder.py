@@ -17,6 +17,7 @@ from .settings import DEFAULT_ARCH, Settings
 
 CONFIG_FILE, METRICS_FILE, REPORT_FILE = "config.json", "metrics.json", "report.html"
 STAGES_FOLDER = "stages"  # best epochs of the stages before the last one
+DRAWN_BY = "dev_share_by"  # key of metrics.json
 
 MODE_NAMES = {"wrap": "full", "fl": "last-layer"}  # stages → what --mode calls them
 MOST_NAMED = 3  # tasks in the name of a run
@@ -51,15 +52,27 @@ def load_settings(folder: Path, flag: str = "--resume") -> Settings:
     return Settings.load(folder / CONFIG_FILE)
 
 
+def check_drawn(folder: Path, settings: Settings) -> None:
+    """Refuses, with ValueError, a run that was trained on some of today's dev examples.
+
+    `dev_share` drew others until November 2026; DRAWN_BY tells these runs from later ones.
+    """
+    drawn = [task.name for task in settings.tasks if task.dev_share]
+    if drawn and is_finished(folder) and DRAWN_BY not in read_object(folder / METRICS_FILE):
+        raise ValueError(f"{folder} is of an earlier minbert, which drew other dev examples of "
+                         f"{', '.join(drawn)}: today's were trained on in part; train it again")
+
+
 def load_starting_settings(folder: Path) -> Settings:
     """The settings of the run that --start names, with the model of the first run in its chain.
 
     Warns if that run is not finished.
 
     Raises:
-        FileNotFoundError, ValueError: see load_settings.
+        FileNotFoundError, ValueError: see load_settings and check_drawn.
     """
     settings = load_settings(folder, "--start")
+    check_drawn(folder, settings)
     if not is_finished(folder):
         warnings.warn(f"--start {folder}: that run is not finished; its best epoch so far is used",
                       stacklevel=2)

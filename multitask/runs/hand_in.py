@@ -57,7 +57,7 @@ def trained_model(run: Path) -> MultitaskBert:
     Raises:
         ValueError: the run ended with MultiNLI, so its heads are untrained.
     """
-    about = read_object(run / CONFIG_FILE) if is_run(run) else {}  # a model/ folder is no run
+    about = read_object(run / CONFIG_FILE) if is_run(run) else {}  # model/ is not a run
     trains_heads = about.get("fl") or about.get("gs") != NO_SURGERY_STAGE
     if about.get("nli") and not trains_heads:
         raise ValueError(f"{run} ended with MultiNLI: its heads are untrained")

@@ -21,7 +21,7 @@ from multitask.model import HEADS_FILE, MultitaskBert
 from multitask.task_file import choose_tasks
 from multitask.tasks import NLI, TASKS, Task
 
-from .folder import CONFIG_FILE
+from .folder import CONFIG_FILE, check_drawn
 from .settings import NO_SURGERY_STAGE, Settings
 
 Tokens = dict[str, dict[str, TokenizedExamples]]  # task → split → examples
@@ -138,6 +138,7 @@ def settings_of_run(run: Path, data: str | Path | None = None,
                          f"{run.parent}")
     if (run / CONFIG_FILE).is_file():
         settings = Settings.load(run / CONFIG_FILE)
+        check_drawn(run, settings)
     else:
         model = MultitaskBert.from_pretrained(run)
         settings = Settings(model.arch, NO_SURGERY_STAGE, fl=True,

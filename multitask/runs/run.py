@@ -25,6 +25,7 @@ from multitask.tasks import NLI
 
 from .folder import (
     CONFIG_FILE,
+    DRAWN_BY,
     METRICS_FILE,
     REPORT_FILE,
     check_run_folder,
@@ -313,6 +314,7 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
         "left_out": left_out(run.dataset),
+        DRAWN_BY: "text",
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},
         "environment": {**about, "processes": run.ranks.size},

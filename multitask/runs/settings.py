@@ -117,7 +117,7 @@ class Settings(Saved):
         check_values(self, CHOICES, RANGES)
         try:
             try_method(self.surgery, len(self.tasks))
-        except (ValueError, FloatingPointError) as error:
+        except ValueError as error:
             hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
             raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None
         layers_at_once(self.surgery_by)

@@ -29,7 +29,7 @@ from .settings import STOP
 
 
 class DivergedError(FloatingPointError):
-    """The model itself is spoilt: what led there happens again when the run is resumed."""
+    """The model itself is unusable. A resumed run would come to the same point."""
 
 
 class Stage:
@@ -255,7 +255,7 @@ class Stage:
         """
         if saved.value("data") != self.run.fingerprint:
             raise ValueError(f"{saved.folder} was made with other training examples: the data have "
-                             "changed since")
+                             "changed since, or an earlier minbert drew the dev examples")
         if saved.value("threads") != torch.get_num_threads():
             warnings.warn(
                 f"{saved.folder} was made with {saved.value('threads')} threads, now there are "

@@ -144,8 +144,8 @@ class SurgeryTrainer:
             lr_scale: factor of the learning rates, from the schedule.
 
         Raises:
-            FloatingPointError: a loss or gradient is not finite, or a weight of the surgery method;
-                the error names the task or the method, and nothing is updated.
+            FloatingPointError: a loss or gradient is not finite; the error names the task, and
+                nothing is updated.
             SurgeryError: a surgery method of one's own failed.
             ValueError: parameters were frozen or released since the trainer was made, or the
                 batches are of more or fewer tasks.

@@ -76,21 +76,21 @@ class Method:
             (tasks,), of gram's type.
 
         Raises:
-            SurgeryError: the method raised ValueError, or returned another shape.
-            FloatingPointError: it returned numbers that are not finite.
+            SurgeryError: the method raised ValueError or LinAlgError, or returned another shape or
+                numbers that are not finite.
         """
         given = {"generator": generator, "losses": losses, "epoch": epoch}
         try:
             found = self._weights(gram, **{name: given[name] for name in self._named})
-        except ValueError as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:
             raise SurgeryError(error) from error
         weights = torch.as_tensor(found, dtype=gram.dtype, device=gram.device)
         if weights.shape != gram.shape[:1]:
             raise SurgeryError(f"the surgery method returned shape {tuple(weights.shape)}, "
                                f"expected one weight for each of {len(gram)} tasks")
         if not torch.isfinite(weights).all():
-            raise FloatingPointError(f"the surgery method {self.name} returned "
-                                     f"{weights.tolist()}: weights must be finite")
+            raise SurgeryError(f"the surgery method {self.name} returned {weights.tolist()}: "
+                               "weights must be finite")
         return weights
 
     @property

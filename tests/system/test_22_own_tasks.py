@@ -28,6 +28,7 @@ from multitask import MultitaskBert, export, hand_in, metrics, predict
 from multitask.analysis import __main__ as analysis
 from multitask.analysis.dev_set import DevPredictions
 from multitask.data import load_dataset, read_examples
+from multitask.data.examples import Example, Examples, draw_dev
 from multitask.data.sampling import WRAP, RoundRobin
 from multitask.data.tables import read_rows
 from multitask.evaluation import scores_of
@@ -113,7 +114,7 @@ def test_relative_to_the_file(reviews, tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("", "describes no task"),
-    ("[reviews\n", "not a TOML file.*line 1"),
+    ("# C:\\x\n[reviews\n", "not a TOML file.*line 2.*are strings quoted"),
     ('[reviews]\ntrain = "C:\\Users\\x.csv"\n', "not a TOML file.*put paths in single quotes"),
     ('[reviews]\nkind = "scale"\ntext = "x"\nlabel = "y"\ntrain = "C:\\new.csv"\n',
      r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
@@ -264,9 +265,11 @@ def test_dev_share(tmp_path):
         texts = {example.sentences for example in before[split]}
         assert texts <= {example.sentences for example in after[split]}
         assert not texts & {example.sentences for example in after[other]}
-    with pytest.raises(ValueError, match="leaves 0 for dev"):
-        load_dataset(None, [Task("reviews", "classes", ("first",), "verdict", task.train,
-                                 labels=WORDS, dev_share=0.001)])
+    examples = Examples(Example(str(number), (f"text {number}",), 0.0) for number in range(2))
+    task = dataclasses.replace(task, dev_share=1e-9)  # a small file has a dev example, too
+    assert [len(split) for split in draw_dev(examples, task)] == [1, 1]
+    with pytest.raises(ValueError, match="1 examples leaves none for training"):
+        draw_dev(Examples(examples[:1]), task)
 
 
 def test_names_that_are_numbers():
@@ -469,6 +472,21 @@ def test_a_model_folder_of_drawn_dev_examples(capsys, no_report):
     assert Path("files", name).read_text() == Path("drawn/predictions", name).read_text()
 
 
+def test_a_run_that_drew_others(capsys, no_report):
+    """A run of an earlier minbert, without the key, is not scored; it predicts as ever."""
+    make_file(Path("all.csv"), "classes", count=40)
+    Path("all.toml").write_text(table("reviews", "classes", "all.csv", dev_share=0.25))
+    run(*SCRATCH, "--tasks", "all.toml", "--max-steps", 1, "--out", "old")
+    edit_json(Path("old/metrics.json"), lambda metrics: metrics.pop("dev_share_by"))
+    capsys.readouterr()
+    assert hand_in.main(["old", "--out", "files"]) == 2
+    assert run("--start", "old") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("dev examples of reviews")[1] for line in said] == (
+        2 * [": today's were trained on in part; train it again"])
+    assert predict.main(["old", "a film"]) == 0
+
+
 def test_same_as_a_program(one_task):
     """The run's losses are those of a loop over MultitaskBert with a Task made by hand."""
     logged = [step["losses"]["reviews"] for step in read_events(one_task, "step")]
@@ -594,7 +612,7 @@ def test_start_with_other_dev_examples():
         Path(f"{name}.toml").write_text(table(task, "classes", "all.csv", dev_share=share))
     Path("first").mkdir()
     programs.settings("--tasks", "quarter.toml").save(Path("first/config.json"))
-    Path("first/metrics.json").write_text("{}")  # it is finished
+    Path("first/metrics.json").write_text('{"dev_share_by": "text"}')  # it is finished
     with pytest.warns(UserWarning, match="reviews: dev_share is larger than in the run that"):
         programs.settings("--start", "first", "--tasks", "half.toml")
     # without a warning, which would be an error here
