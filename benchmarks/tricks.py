@@ -15,7 +15,7 @@ import torch
 from step import build, data_folder, training_batches
 from turns import in_turn, over
 
-from minbert.fast import attention, blocks, layer
+from minbert.fast import attention, blocks, layer, linear
 from multitask.training import all_at_once
 from multitask.training.step import SurgeryTrainer
 from optim import TaskGradients
@@ -39,6 +39,7 @@ WITHOUT = {
     "dropout from cheap bits": [(layer, "keep_mask", bernoulli_mask),
                                 (attention, "keep_mask", bernoulli_mask)],
     "fused AdamW": [(optim_fast, "fused_adamw_applies", lambda *_: False)],
+    "fp32 products by oneDNN": [(linear, "HAS_ONEDNN", False)],
     "layer by hand": [(layer, "applies", lambda *_: False)],
     "all tasks at once": [(all_at_once, "MOST_TOKENS", 0)],
     "[CLS] alone in the last layer": [(layer, "forward", whole_last_layer)],
