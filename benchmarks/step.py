@@ -44,7 +44,7 @@ BATCH, LR = 16, 5e-5
 WARM_UP = 3  # steps that are not counted
 PEAK_STEPS = 3  # after which memory is read
 # a step of bf16 in software takes minutes
-PRECISIONS = ("fp32", "bf16") if linear.MULTIPLIES_BF16 else ("fp32",)
+PRECISIONS = ("fp32", "bf16") if linear.BY_ONEDNN else ("fp32",)
 
 
 def checkpoint() -> str:

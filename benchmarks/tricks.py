@@ -39,7 +39,7 @@ WITHOUT = {
     "dropout from cheap bits": [(layer, "keep_mask", bernoulli_mask),
                                 (attention, "keep_mask", bernoulli_mask)],
     "fused AdamW": [(optim_fast, "fused_adamw_applies", lambda *_: False)],
-    "fp32 products by oneDNN": [(linear, "HAS_ONEDNN", False)],
+    "products by oneDNN": [(linear, "BY_ONEDNN", False)],
     "layer by hand": [(layer, "applies", lambda *_: False)],
     "all tasks at once": [(all_at_once, "MOST_TOKENS", 0)],
     "[CLS] alone in the last layer": [(layer, "forward", whole_last_layer)],

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Whether oneDNN has bf16 products for this processor (AVX-512 and newer); elsewhere it refuses.
-MULTIPLIES_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+# Whether oneDNN's products suit this processor (AVX-512 and newer). Elsewhere it has none in bf16,
+# and torch's own, MKL's, are faster in float32. MKL does not use AVX-512 on AMD's processors.
+BY_ONEDNN = (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+             and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 ALL_ROWS = slice(None)
 
 
@@ -70,12 +71,18 @@ def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
 
 def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:
     """place += gᵀ x, a weight's gradient: (tokens, out), (tokens, in) → (out, in)."""
-    place.add_(_product(grad.T, x.T).to(place.dtype))  # cast first: adding across dtypes is slower
+    if BY_ONEDNN or grad.dtype != place.dtype:
+        # cast first: adding across dtypes is slower
+        place.add_(_product(grad.T, x.T).to(place.dtype))
+    elif grad.shape[1] < x.shape[1]:
+        place.T.addmm_(x.T, grad)  # measured: BLAS prefers a tall result to a wide one
+    else:
+        place.addmm_(grad.T, x)
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor,
              bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x Wᵀ + b. By oneDNN: on AMD's processors MKL, torch's default, takes twice the time."""
-    if (HAS_ONEDNN and x.dtype == torch.float32) or (MULTIPLIES_BF16 and x.dtype == torch.bfloat16):
+    """x Wᵀ + b."""
+    if BY_ONEDNN and x.dtype in (torch.float32, torch.bfloat16):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

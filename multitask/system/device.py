@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from minbert.fast.linear import MULTIPLIES_BF16
+from minbert.fast.linear import BY_ONEDNN
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -49,7 +49,7 @@ def cpu_has_bf16() -> bool:
     """Whether this processor multiplies bf16 itself."""
     # torch's own answer has a private name, which older releases lack
     has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return MULTIPLIES_BF16 and has_instructions()
+    return BY_ONEDNN and has_instructions()
 
 
 def precision_note(precision: str, device: torch.device) -> str:

@@ -211,7 +211,7 @@ def test_automatic_precision(device, has, hidden_size, expected, monkeypatch):
 def test_bf16_needs_onednn(multiplies, monkeypatch):
     """A processor's instructions are not enough: torch must use them."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    monkeypatch.setattr(devices, "MULTIPLIES_BF16", multiplies)
+    monkeypatch.setattr(devices, "BY_ONEDNN", multiplies)
     assert devices.cpu_has_bf16() == multiplies
 
 
@@ -225,14 +225,15 @@ def test_precision_note(monkeypatch):
         assert expected in precision_note("bf16", torch.device("cpu"))
 
 
-def test_product_without_bf16(monkeypatch):
-    """Without bf16 in the processor, a bf16 product is left to torch.
-
-    oneDNN would refuse it with an error of its own.
-    """
-    layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
-    monkeypatch.setattr(linear, "MULTIPLIES_BF16", False)
+@pytest.mark.parametrize("width", [2, 5])
+def test_products_without_onednn(width, monkeypatch):
+    """Without AVX-512, products are left to torch: oneDNN would refuse those in bf16."""
+    layer, x, grad = torch.nn.Linear(3, width), torch.randn(4, 3), torch.randn(4, width)
+    monkeypatch.setattr(linear, "BY_ONEDNN", False)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    place = torch.ones(width, 3)
+    linear.add_weight_gradient(place, grad, x)
+    assert torch.allclose(place, 1 + grad.T @ x, atol=1e-6)
 
     found = product(layer, x.bfloat16())
     expected = x.bfloat16() @ layer.weight.bfloat16().T + layer.bias.bfloat16()
