@@ -156,7 +156,8 @@ def test_encode_keeps_the_mode(real_tokenizer):
 
 def test_encode_without_a_pooler(tiny_checkpoint):
     """As after dynamic quantization, the pooler has no weight to ask for its device."""
-    model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (BertModel, BertTokenizer))
+    model = BertModel.from_pretrained(tiny_checkpoint)
+    tokenizer = BertTokenizer.from_pretrained(tiny_checkpoint)
     before = model.encode(["a film"], tokenizer)
     model.pooler_dense = torch.nn.Identity()
     assert torch.equal(model.encode(["a film"], tokenizer), before)
