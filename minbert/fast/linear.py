@@ -71,9 +71,10 @@ def input_gradient(linear: nn.Linear, grad: torch.Tensor, weight: torch.Tensor,
 
 def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor) -> None:
     """place += gᵀ x, a weight's gradient: (tokens, out), (tokens, in) → (out, in)."""
-    if BY_ONEDNN or grad.dtype != place.dtype:
-        # cast first: adding across dtypes is slower
-        place.add_(_product(grad.T, x.T).to(place.dtype))
+    if grad.dtype != place.dtype:
+        place.add_((grad.T @ x).to(place.dtype))  # cast first: adding across dtypes is slower
+    elif BY_ONEDNN:
+        place.add_(_product(grad.T, x.T))
     elif grad.shape[1] < x.shape[1]:
         place.T.addmm_(x.T, grad)  # measured: BLAS prefers a tall result to a wide one
     else:
