@@ -51,6 +51,7 @@ class Asker:
         self.model, self.tasks, self.batch_size = model, tasks, batch_size
         self.rows = self.cut = self.blank = 0
         self.first_blank = ""  # its file and line
+        self.stopped_by: ValueError | None = None  # of a pipe's row that cannot be used
 
     @property
     def columns(self) -> list[str]:
@@ -146,8 +147,8 @@ def usable_rows(path: Path, asker: Asker, alike: bool = False) -> Iterator[Row]:
         yield row
 
 
-def up_to_unusable(rows: Iterator[Row], errors: list[ValueError]) -> Iterator[Row]:
-    """The rows before one that cannot be used, whose error goes to `errors`.
+def up_to_unusable(rows: Iterator[Row], asker: Asker) -> Iterator[Row]:
+    """The rows before one that cannot be used, whose error is kept as `asker.stopped_by`.
 
     The first row's error is raised: there is nothing to answer.
     """
@@ -159,7 +160,7 @@ def up_to_unusable(rows: Iterator[Row], errors: list[ValueError]) -> Iterator[Ro
     except ValueError as error:
         if not found:
             raise
-        errors.append(error)
+        asker.stopped_by = error
 
 
 def check_rows(path: Path, asker: Asker) -> tuple[int, list[str]]:
@@ -249,7 +250,6 @@ def predict(arguments: argparse.Namespace) -> int:
         print(f"note: {', '.join(on_sample)}: trained on the embedded sample, whose sentences are "
               "made up by rule; the answers say little about real ones", file=sys.stderr)
 
-    errors: list[ValueError] = []
     if arguments.input is None:
         rows, count, columns = [row_of(asker, arguments.sentences)], 1, asker.columns
     elif arguments.input.is_file():
@@ -259,7 +259,7 @@ def predict(arguments: argparse.Namespace) -> int:
         count, columns = None, None
         output = arguments.output
         is_table = output is not None and output.suffix.lower() not in JSON_ENDINGS
-        rows = up_to_unusable(usable_rows(arguments.input, asker, is_table), errors)
+        rows = up_to_unusable(usable_rows(arguments.input, asker, is_table), asker)
 
     answered = asker.ask_all(rows, count)
     if arguments.output is not None:
@@ -274,8 +274,8 @@ def predict(arguments: argparse.Namespace) -> int:
     if asker.blank:
         print(f"warning: {counted(asker.blank, 'input')} without text{asker.first_blank}; such an "
               "answer means nothing", file=sys.stderr)
-    if errors:
-        raise ValueError(f"{errors[0]}; answered before it: {counted(asker.rows, 'row')}")
+    if asker.stopped_by:
+        raise ValueError(f"{asker.stopped_by}; answered before it: {counted(asker.rows, 'row')}")
     return 0
 
 

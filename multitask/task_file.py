@@ -67,8 +67,7 @@ def read_task_file(path: Path) -> list[Task]:
     if path.stat().st_size > TOML_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes: is it another kind of file?")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        tables = tomllib.loads(text)
+        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits

@@ -15,7 +15,8 @@ INTRODUCTION = """\
 
 A command has two names: that of the installed program, which works in any folder, and that of its Python file or module.
 `--help` prints its section. A command exits with status 0 when it is done, 2 for wrong usage or input, 130 when it is
-interrupted, and 1 otherwise. `serve` is ended by Ctrl-C, with status 0. Errors are one line on stderr.
+interrupted, and 1 otherwise. `serve` is ended by Ctrl-C, with status 0. Errors are one line on
+stderr.
 
 This page is written by `python tools/commands_page.py`."""
 
