@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Whether oneDNN's products suit this processor (AVX-512 and newer). Elsewhere it has none in bf16,
-# and torch's own, MKL's, are faster in float32. MKL does not use AVX-512 on AMD's processors.
+# Whether oneDNN's products suit this processor (AVX-512 and newer). In float32, torch takes MKL,
+# which does not use AVX-512 on AMD's processors; with AVX2, MKL is faster. In bf16, torch itself
+# takes oneDNN.
 BY_ONEDNN = (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
              and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 ALL_ROWS = slice(None)
@@ -84,6 +85,6 @@ def add_weight_gradient(place: torch.Tensor, grad: torch.Tensor, x: torch.Tensor
 def _product(x: torch.Tensor, weight: torch.Tensor,
              bias: torch.Tensor | None = None) -> torch.Tensor:
     """x Wᵀ + b."""
-    if BY_ONEDNN and x.dtype in (torch.float32, torch.bfloat16):
+    if BY_ONEDNN and x.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
