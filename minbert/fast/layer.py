@@ -220,12 +220,10 @@ class _Gradients:
                 name: part[parameter] for name, parameter in self._parameters.items()
                 if parameter in part and parameter.requires_grad and not has_hook(parameter)})
 
-        self._parts = None  # tokens of each part, and sequences, or None where one buffer takes all
-        if sequences is not None:
-            tokens = [int(lengths.sum()) for lengths in packing.lengths.split(list(sequences))]
-            self._parts = {False: tokens, True: list(sequences)}
-        assert len(self._buffers) == (1 if self._parts is None else len(self._parts[True])), (
-            "one mapping of buffers per part")
+        firsts = [packing.batch] if sequences is None else list(sequences)
+        tokens = [int(lengths.sum()) for lengths in packing.lengths.split(firsts)]
+        self._rows = {False: tokens, True: firsts}  # first_only → the number of rows in each part
+        assert len(self._buffers) == len(firsts), "one mapping of buffers per part"
         self._left: dict[str, torch.Tensor] = {}
 
     def for_autograd(self) -> list[torch.Tensor | None]:
@@ -256,9 +254,7 @@ class _Gradients:
 
     def _split(self, first_only: bool, *rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Rows of all tokens → those of each part."""
-        if self._parts is None:
-            return iter([rows])
-        return zip(*(row.split(self._parts[first_only]) for row in rows), strict=True)
+        return zip(*(row.split(self._rows[first_only]) for row in rows), strict=True)
 
     def _place(self, name: str, part: int) -> torch.Tensor:
         """What a gradient is added to."""
