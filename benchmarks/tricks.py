@@ -26,7 +26,7 @@ by_hand_forward = layer.forward
 
 def bernoulli_mask(shape, share):
     """`keep_mask` by torch's own draws."""
-    return -torch.empty(shape).bernoulli_(1 - share).to(torch.int16)
+    return -torch.empty(shape).bernoulli_(1 - share).to(torch.int16) if share else None
 
 
 def whole_last_layer(part, x, packing, first_only=False):

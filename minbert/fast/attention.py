@@ -80,7 +80,7 @@ def attend(attention: nn.Module, mixes: list[Mix],
     for q, k, v, bias, out in blocks:
         scores = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).to(wide), alpha=scale)
         weights = scores.softmax(-1).to(q.dtype)
-        mask = keep_mask(weights.shape, share) if share else None
+        mask = keep_mask(weights.shape, share)
         _scaled_product(dropped(weights, mask), v, rescale(share), out)
         kept.append(Heads(q, k, v, weights, mask))
     return query_blocks.join(context[None]), kept

@@ -16,8 +16,10 @@ LEVELS = 1 << 16  # of sixteen random bits
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor:
-    """int16 in this shape: 0 with probability `share`, else -1, which is all bits set."""
+def keep_mask(shape: Sequence[int], share: float) -> torch.Tensor | None:
+    """int16 in this shape: 0 with probability `share`, else -1, all bits set. None for share 0."""
+    if not share:
+        return None
     size = torch.Size(shape).numel()
     # four draws in each
     bits = torch.empty(-(-size // 4), dtype=torch.int64, device="cpu").random_(-(1 << 63), None)

@@ -268,8 +268,6 @@ class _Gradients:
 def _add_dropped(residual: torch.Tensor, x: torch.Tensor,
                  share: float) -> tuple[torch.Tensor, torch.Tensor | None]:
     """residual + dropout(x), and dropout's mask; x is used up."""
-    if not share:
-        return residual + x.to(residual.dtype), None
     mask = keep_mask(x.shape, share)
     return torch.add(residual, drop_(x, mask).to(residual.dtype), alpha=rescale(share)), mask
 
