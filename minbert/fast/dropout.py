@@ -62,14 +62,14 @@ class SameDraws(TorchFunctionMode):
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not F.dropout:
-            return function(*args, **kwargs)
+        if function is F.dropout:
+            function = _by_keep_mask
+        return function(*args, **(kwargs or {}))
 
-        def masked(x: torch.Tensor, p: float = 0.5, training: bool = True,
-                   inplace: bool = False) -> torch.Tensor:
-            if not training or not p:
-                return x
-            return x * (-keep_mask(x.shape, p)).to(x.dtype) * rescale(p)
 
-        return masked(*args, **kwargs)
+def _by_keep_mask(x: torch.Tensor, p: float = 0.5, training: bool = True,
+                  inplace: bool = False) -> torch.Tensor:
+    """F.dropout."""
+    if not training or not p:
+        return x
+    return x * (-keep_mask(x.shape, p)).to(x.dtype) * rescale(p)
