@@ -4,7 +4,6 @@ Every folder's exercises are copied first, so that no student's code runs where 
 """
 
 import csv
-import io
 import re
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minbert.files import choice_hint, one_line, write_text
+from minbert.files import choice_hint, one_line, rewriting, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
 from .checking import LARGEST_FILE, PROGRESS_FILE, Verdict, check_folder
@@ -107,7 +106,8 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
         grades.append(Grade(str(folder), found, tuple(notes)))
         rows[cell] = row_of(grades[-1])
         write_text(pages / page_name(list(rows), cell), feedback(grades[-1], points, verdicts))
-        write_text(out, as_csv([*header_of(points), *rows.values()]))
+        with rewriting(out) as file:
+            csv.writer(file, lineterminator="\n").writerows([*header_of(points), *rows.values()])
         say(f"{folder}: {grades[-1].total:g} of {sum(points.values()):g} points"
             f"{''.join(f'; {note}' for note in notes)}")
     return grades
@@ -225,12 +225,6 @@ def rows_of(out: Path, points: Mapping[str, float]) -> dict[str, list[str]]:
         raise ValueError(f"{out} is not a table of these exercises and points; name another file "
                          "with --out")
     return {row[0]: row for row in rows if row}
-
-
-def as_csv(rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _cell(text: str) -> str:
