@@ -77,7 +77,7 @@ def points_table(names: Sequence[str]) -> str:
 
 
 def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed: int,
-          say: Callable[[str], None]) -> list[Grade]:
+          say: Callable[[str], None]) -> None:
     """Grades folder after folder. The table and the pages are complete after each.
 
     Args:
@@ -98,19 +98,18 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
 
     pages = pages_of(out)
     pages.mkdir(parents=True, exist_ok=True)
-    grades: list[Grade] = []
     for folder, cell in zip(folders, cells, strict=True):
         verdicts, notes = check_copy(folder, list(points), seed)
-        found = {name: round(points[name] * share_passed(verdicts.get(name)), 2)
-                 for name in points}
-        grades.append(Grade(str(folder), found, tuple(notes)))
-        rows[cell] = row_of(grades[-1])
-        write_text(pages / page_name(list(rows), cell), feedback(grades[-1], points, verdicts))
+        found = dict.fromkeys(points, 0.0)
+        for name, verdict in verdicts.items():
+            found[name] = round(points[name] * (verdict.passed / len(verdict.results)), 2)
+        student = Grade(str(folder), found, tuple(notes))
+        rows[cell] = row_of(student)
+        write_text(pages / page_name(list(rows), cell), feedback(student, points, verdicts))
         with rewriting(out) as file:
             csv.writer(file, lineterminator="\n").writerows([*header_of(points), *rows.values()])
-        say(f"{folder}: {grades[-1].total:g} of {sum(points.values()):g} points"
+        say(f"{folder}: {student.total:g} of {sum(points.values()):g} points"
             f"{''.join(f'; {note}' for note in notes)}")
-    return grades
 
 
 def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
@@ -131,10 +130,6 @@ def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
 def pages_of(out: Path) -> Path:
     """The folder of the pages of feedback, beside the table."""
     return out.with_name(f"{out.stem}-feedback")
-
-
-def share_passed(verdict: Verdict | None) -> float:
-    return verdict.passed / len(verdict.results) if verdict else 0.0
 
 
 def check_copy(folder: Path, names: Sequence[str],
