@@ -78,15 +78,13 @@ def encode(part, model, input_ids, mask=None, *types) -> dict[str, object]:
         if attended is None or (mask is None and isinstance(attended, str)):
             attended = torch.ones_like(real)  # no mask: all are real
         found[f"mask into layer {number}"] = attended
-    return found | outputs(out, at_real)
 
-
-def outputs(out: object, at_real) -> dict[str, object]:
-    found = {"type of what comes back": type(out).__name__}
-    if found["type of what comes back"] != "BertOutput":
-        return found
-    return found | {"last_hidden_state (real tokens)": at_real(out.last_hidden_state),
-                    "pooler_output": out.pooler_output}
+    kind = type(out).__name__
+    found["type of what comes back"] = kind
+    if kind == "BertOutput":
+        found["last_hidden_state (real tokens)"] = at_real(out.last_hidden_state)
+        found["pooler_output"] = out.pooler_output
+    return found
 
 
 @check()

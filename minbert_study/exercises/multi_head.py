@@ -8,6 +8,8 @@ from minbert_study.exercise import Exercise, check, draw_weights, gradients
 
 from .attention import DROPPED, dropped
 
+THREE = "queries [0, …], keys [1, …] and values [2, …]"
+
 
 class TorchSelfAttention(BertSelfAttention):
     """torch's own, with the identity for the projection that it adds."""
@@ -33,18 +35,16 @@ def copying(part, width: int, heads: int, query: float, key: float, value: float
     return module.eval()
 
 
-def split(module, hidden_states) -> dict[str, object]:
+def split(module, hidden_states) -> torch.Tensor:
     parts = module.split_heads(hidden_states)
-    if isinstance(parts, (tuple, list)):  # as good as one tensor
-        parts = torch.stack(parts)
-    return {"queries [0, …], keys [1, …] and values [2, …]": parts}
+    return torch.stack(parts) if isinstance(parts, (tuple, list)) else parts  # as good as one
 
 
 @check()
 def split_by_hand(part):
     """Tokens (1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12): head 0 gets (1, 2), (5, 6), (9, 10)."""
     module = copying(part, 4, 2, query=1.0, key=10.0, value=100.0)
-    return split(module, torch.arange(1.0, 13.0).view(1, 3, 4))
+    return {THREE: split(module, torch.arange(1.0, 13.0).view(1, 3, 4))}
 
 
 @check()
@@ -53,8 +53,8 @@ def split_shapes(part):
     found = {}
     for batch, seq, heads, width in ((2, 5, 3, 4), (1, 3, 1, 7), (3, 1, 4, 2), (2, 2, 2, 2)):
         module = draw_weights(part.BertSelfAttention(heads * width, heads, 0.0))
-        for name, value in split(module, torch.randn(batch, seq, heads * width)).items():
-            found[f"{name} (batch {batch}, seq {seq}, {heads} heads of {width})"] = value
+        found[f"{THREE} (batch {batch}, seq {seq}, {heads} heads of {width})"] = split(
+            module, torch.randn(batch, seq, heads * width))
     return found
 
 
