@@ -13,7 +13,7 @@ from minbert.files import choice_hint, read_object, sha256_of, write_json
 from multitask.commands import command_line
 
 from . import rules
-from .exercise import FILES, NAMES, Exercise, load
+from .exercise import FILES, NAMES, load
 from .judging import Result, judge
 from .worker import observe
 
@@ -130,22 +130,22 @@ def check_exercise(folder: Path, name: str, own: Sequence[str], seed: int = SEED
 
 def _check(folder: Path, name: str, own: Sequence[str], seed: int) -> Verdict:
     exercise, path = load(name), folder / FILES[name]
-    if path.stat().st_size > LARGEST_FILE:
-        return _refused(name, exercise, [f"{path.name} is larger than {LARGEST_FILE:,} bytes"])
-    try:
-        source = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        return _refused(name, exercise, [f"{path.name} is not UTF-8 text: {error}"])
-    if found := rules.faults(source, name, exercise):
-        return _refused(name, exercise, [f"{path.name}, {line}" for line in found])
+    if reasons := _why_not_run(path, name):
+        return Verdict(name, tuple(Result(check.claim, reasons) for check in exercise.checks))
 
     digest = sha256_of(path)
     observed, end, printed = observe(folder, name, own, seed)
     return Verdict(name, tuple(judge(exercise, observed, end, seed)), printed, end, digest)
 
 
-def _refused(name: str, exercise: Exercise, lines: list[str]) -> Verdict:
-    return Verdict(name, tuple(Result(check.claim, tuple(lines)) for check in exercise.checks))
+def _why_not_run(path: Path, name: str) -> tuple[str, ...]:
+    if path.stat().st_size > LARGEST_FILE:
+        return (f"{path.name} is larger than {LARGEST_FILE:,} bytes",)
+    try:
+        source = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return (f"{path.name} is not UTF-8 text: {error}",)
+    return tuple(f"{path.name}, {line}" for line in rules.faults(source, name))
 
 
 def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],

@@ -8,7 +8,7 @@ import ast
 from collections.abc import Sequence, Set
 from functools import cache
 
-from .exercise import FILES, PACKAGES, TEMPLATES, Exercise
+from .exercise import FILES, PACKAGES, TEMPLATES, load
 
 LIBRARIES = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "numpy",
              "operator", "torch", "typing"}
@@ -23,8 +23,9 @@ BEHIND_A_DOT = OUT_OF_REACH | MODULES_OF_TORCH
 DUNDERS = {"__init__", "__name__", "__len__", "__iter__", "__call__", "__getitem__"}
 
 
-def faults(source: str, name: str, exercise: Exercise) -> list[str]:
+def faults(source: str, name: str) -> list[str]:
     """What is wrong with a file before it is run, in lines for the student; empty if nothing."""
+    exercise = load(name)
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -35,7 +36,7 @@ def faults(source: str, name: str, exercise: Exercise) -> list[str]:
 
     found = []
     for node in ast.walk(tree):
-        if (reason := _reason(node, name, exercise)) is not None:
+        if (reason := _reason(node, name, exercise.forbidden)) is not None:
             found.append((node.lineno, reason))
     defined = {node.name for node in tree.body
                if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
@@ -47,7 +48,7 @@ def faults(source: str, name: str, exercise: Exercise) -> list[str]:
     return lines
 
 
-def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
+def _reason(node: ast.AST, name: str, forbidden: Sequence[str]) -> str | None:
     """Why this piece of code is refused; None if it is not."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         is_from = isinstance(node, ast.ImportFrom)
@@ -59,7 +60,7 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
                 return f"imports {whole}; name what you import"
             if first not in LIBRARIES and whole not in given_imports(name):
                 return _about_import(whole)
-            reasons = (_about(word, exercise.forbidden, BEHIND_A_DOT) for word in words)
+            reasons = (_about(word, forbidden, BEHIND_A_DOT) for word in words)
             if (reason := next(filter(None, reasons), None)) is not None:
                 return reason
     elif isinstance(node, ast.Name):  # a library's function has a bare name only if it is imported
@@ -67,7 +68,7 @@ def _reason(node: ast.AST, name: str, exercise: Exercise) -> str | None:
     elif isinstance(node, ast.Attribute) and node.attr != "eval":  # eval() is a module's mode
         before = getattr(node.value, "attr", getattr(node.value, "id", None))
         if (before, node.attr) != ("nn", "utils"):
-            return _about(node.attr, exercise.forbidden, BEHIND_A_DOT)
+            return _about(node.attr, forbidden, BEHIND_A_DOT)
     return None
 
 

@@ -105,13 +105,12 @@ def test_mistakes_are_told(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hints_and_lesson(name):
-    exercise = load(name)
-    assert len(exercise.hints) == 3
+    assert len(load(name).hints) == 3
     template = (starting.TEMPLATES / FILES[name]).read_text(encoding="utf-8")
     [file] = re.findall(r"tests/lessons/(test_\w+\.py)", template)
     lesson = (HERE.parent / "lessons" / file).read_text(encoding="utf-8")
     assert f"minbert study, {FILES[name]}" in " ".join(ast.get_docstring(ast.parse(lesson)).split())
-    assert rules.faults((SOLUTIONS / FILES[name]).read_text(encoding="utf-8"), name, exercise) == []
+    assert rules.faults((SOLUTIONS / FILES[name]).read_text(encoding="utf-8"), name) == []
 
 
 @pytest.mark.parametrize(("name", "find", "replace", "says"), CASES)
