@@ -98,14 +98,14 @@ def answer_check(arguments: argparse.Namespace) -> int:
     available = checking.exercises_in(folder)
     names = checking.pick(arguments.exercises, folder) or available
 
-    def say(verdict: checking.Verdict) -> None:
+    before, verdicts = checking.saved(folder, names), []
+    for verdict in checking.check_folder(folder, names):
         print("\n".join(checking.lines_of(verdict)), flush=True)
-
-    before = checking.saved(folder, names)
-    verdicts = checking.check_folder(folder, names, say)
+        verdicts.append(verdict)
     print(checking.summary(verdicts))
     if arguments.watch:
-        checking.watch(folder, names, say, before)
+        for verdict in checking.watch(folder, names, before):
+            print("\n".join(checking.lines_of(verdict)), flush=True)
     return 0 if all(verdict.is_done for verdict in verdicts) else 1
 
 

@@ -3,11 +3,10 @@
 import time
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import NoReturn
 
 from minbert.files import choice_hint, read_object, sha256_of, write_json
 from multitask.commands import command_line
@@ -148,18 +147,14 @@ def _why_not_run(path: Path, name: str) -> tuple[str, ...]:
     return tuple(f"{path.name}, {line}" for line in rules.faults(source, name))
 
 
-def check_folder(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
-                 seed: int = SEED) -> list[Verdict]:
+def check_folder(folder: Path, names: Sequence[str], seed: int = SEED) -> Iterator[Verdict]:
     """Checks exercises in their order. What is done stands in for the library's from then on."""
     progress = Progress(folder)
-    verdicts = []
     for name in names:
         own = [other for other in progress.done() if other != name]
         verdict = check_exercise(folder, name, own, seed)
         progress.note(verdict)
-        say(verdict)
-        verdicts.append(verdict)
-    return verdicts
+        yield verdict
 
 
 def saved(folder: Path, names: Sequence[str]) -> dict[str, float]:
@@ -168,15 +163,14 @@ def saved(folder: Path, names: Sequence[str]) -> dict[str, float]:
             if (path := folder / FILES[name]).is_file()}
 
 
-def watch(folder: Path, names: Sequence[str], say: Callable[[Verdict], None],
-          before: dict[str, float]) -> NoReturn:
-    """Checks each file again when it is saved after `before`, until it is interrupted."""
+def watch(folder: Path, names: Sequence[str], before: dict[str, float]) -> Iterator[Verdict]:
+    """Checks each file again when it is saved after `before`, without end."""
     while True:
         time.sleep(WATCHED_EVERY)
         now = saved(folder, names)
         changed = [name for name in now if now[name] != before.get(name)]
         before = now
-        check_folder(folder, changed, say)
+        yield from check_folder(folder, changed)
 
 
 class Progress:

@@ -159,8 +159,7 @@ def check_copy(folder: Path, names: Sequence[str],
         found = [name for name in names if (copy / FILES[name]).is_file()]
         if len(found) < len(names) and (others := other_files(folder)):
             notes.append(f"also there: {', '.join(others[:5])}")
-        verdicts = {verdict.name: verdict
-                    for verdict in check_folder(copy, found, lambda verdict: None, seed)}
+        verdicts = {verdict.name: verdict for verdict in check_folder(copy, found, seed)}
     notes += [one_line(why) for verdict in verdicts.values() if (why := why_no_points(verdict))]
     notes += [f"{FILES[name]}: {verdict.misfit[0]}"
               for name, verdict in verdicts.items() if verdict.misfit]
