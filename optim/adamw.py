@@ -86,7 +86,7 @@ class AdamW(Optimizer):
 
         moments = state["exp_avg"], state["exp_avg_sq"]
         if not fast.fused_adamw_applies(adamw_update):
-            gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            gradient = parameter.grad.to_dense()
             adamw_update(parameter, gradient, *moments, state["step"], **hyperparameters)
             return
 

@@ -82,13 +82,12 @@ def fused_adamw(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.
 def blocks(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor,
            weight_decay: float) -> Iterable[tuple[torch.Tensor, ...]]:
     """θ, g, m and v in pieces of the same place and size; g is dense in each."""
-    tensors = (theta, g, m, v)
     if g.is_sparse and g.device.type == "cpu" and g.sparse_dim() == 1:
         rows = max(1, BLOCK // math.prod(theta.shape[1:]))
         return zip(theta.split(rows), dense_blocks(g, rows), m.split(rows), v.split(rows),
                    strict=True)
-    if g.is_sparse:
-        return [(theta, g.to_dense(), m, v)]
+
+    tensors = (theta, g.to_dense(), m, v)
     if weight_decay and all(tensor.device.type == "cpu" and tensor.is_contiguous()
                             for tensor in tensors):
         return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
