@@ -88,7 +88,7 @@ def paper_weights(gram: torch.Tensor, generator: torch.Generator | None = None) 
     K = gram.double()
     squares = K.diagonal()
     crossed = K.sum(0) - squares  # Σ_{i≠j} K_ij
-    return 1 - torch.where(squares > 0, crossed / squares, torch.zeros_like(crossed))
+    return 1 - torch.where(squares > 0, crossed / squares, 0.0)
 
 
 def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
@@ -230,7 +230,7 @@ def cosines(gram: torch.Tensor) -> torch.Tensor:
     """cos(g_i, g_j) = K_ij / √(K_ii K_jj), (tasks, tasks); 0 where a gradient is zero."""
     norms = gram.diagonal().clamp(min=0).sqrt()
     scale = norms[:, None] * norms[None, :]
-    return torch.where(scale > 0, gram / scale, torch.zeros_like(gram))
+    return torch.where(scale > 0, gram / scale, 0.0)
 
 
 def norm_of_combination(gram: torch.Tensor, weights: torch.Tensor) -> float:

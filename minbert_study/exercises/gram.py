@@ -106,7 +106,7 @@ EXERCISE = Exercise(
          "cosines.", "piece = piece.double()\n",
          "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
         ("when a zero gradient is divided by its length: 0/0 is NaN. The cosine must be 0 there.",
-         "torch.where(scale > 0, gram / scale, torch.zeros_like(gram))", "gram / scale"),
+         "torch.where(scale > 0, gram / scale, 0.0)", "gram / scale"),
         ("when the root is taken of the product K_ii K_jj, which can overflow or become 0. Take "
          "the roots first, then multiply.", "scale = norms[:, None] * norms[None, :]",
          "scale = (gram.diagonal()[:, None] * gram.diagonal()[None, :]).sqrt()"),
@@ -123,7 +123,7 @@ EXERCISE = Exercise(
            f"scale = norms[:, None] * norms[None, :] + {small}")
           for small in (1e-8, 1e-12)),
         ("when the sign is lost, so conflicts look like agreement.",
-         "gram / scale, torch", "gram.abs() / scale, torch"),
+         "gram / scale, 0.0", "gram.abs() / scale, 0.0"),
     ),
     hints=(
         "Which operation gives the product of every row with every row? Which dtype does it need?",
