@@ -24,7 +24,7 @@ def applies(model: nn.Module) -> bool:
     """
     is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
                  or torch._C._are_functorch_transforms_active())
-    if is_plain() or check.is_running() or is_traced or not _is_unhooked_throughout(model):
+    if is_plain() or is_traced or not _is_unhooked_throughout(model):
         return False
     reference = check.reference_of(model)
     return (reference is not None and type(model.embeddings) is reference.embeddings
