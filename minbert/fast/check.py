@@ -164,11 +164,10 @@ def _value_and_gradients(forward: Callable[[], torch.Tensor],
     out = forward()
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     named = dict(tiny.named_parameters())
-    gradients = torch.autograd.grad((out * weights).sum(), list(named.values()), allow_unused=True)
+    gradients = torch.autograd.grad((out * weights).sum(), list(named.values()),
+                                    materialize_grads=True)
 
     values = {"the outputs": out.detach()}
-    for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
-        if gradient is None:
-            gradient = torch.zeros_like(parameter)
+    for name, gradient in zip(named, gradients, strict=True):
         values[f"the gradients of {name}"] = gradient
     return values
