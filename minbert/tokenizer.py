@@ -127,8 +127,9 @@ class BertTokenizer:
             raise ValueError(f"{path} is not UTF-8 ({error})") from None
 
         vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
+        normalizer = _normalizer(lowercase, strip_accents, split_chinese)
         try:
-            return cls(_word_piece(vocabulary, lowercase, strip_accents, split_chinese))
+            return cls(_word_piece(vocabulary, normalizer))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -142,14 +143,15 @@ class BertTokenizer:
         """
         check_count("vocab_size", vocab_size)
         texts = items_of(texts, "texts")
-        tokenizer = _word_piece({}, lowercase)
+        normalizer = BertNormalizer(lowercase=lowercase)
+        tokenizer = _word_piece({}, normalizer)
 
         # The trainer numbers the pieces ##a, ##b, … in the order of a hash table, which changes
         # from run to run, and breaks ties by number. So they are given in order, as if they were
         # special tokens.
         characters = set()
         for text in texts:
-            normal = tokenizer.normalizer.normalize_str(text)
+            normal = normalizer.normalize_str(text)
             for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
                 characters.update(word[1:])
         continuations = [f"##{character}" for character in sorted(characters)]
@@ -157,7 +159,7 @@ class BertTokenizer:
         trainer = WordPieceTrainer(vocab_size=vocab_size, show_progress=False,
                                    special_tokens=[*SPECIAL_TOKENS, *continuations])
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(_word_piece(tokenizer.get_vocab(), lowercase))
+        return cls(_word_piece(tokenizer.get_vocab(), normalizer))
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -331,11 +333,10 @@ def _normalizer(lowercase: bool, strip_accents: bool | None, split_chinese: bool
                           handle_chinese_chars=split_chinese)
 
 
-def _word_piece(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None,
-                split_chinese: bool = True) -> Tokenizer:
+def _word_piece(vocabulary: dict[str, int], normalizer: BertNormalizer) -> Tokenizer:
     """BERT's pipeline: clean, split at spaces and punctuation, match the longest piece first."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = _normalizer(lowercase, strip_accents, split_chinese)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
