@@ -84,15 +84,13 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     # A generator makes each loss on demand. Other losses exist already: check all of them first,
     # and keep the graph they may share until the last backward.
     is_lazy = not hasattr(losses, "__len__")
+    losses = _checked(losses)
     if not is_lazy:
         losses = list(losses)
-        for number, loss in enumerate(losses):
-            _check(number, loss, losses[0])
 
     values: list[torch.Tensor] = []
     try:
         for number, loss in enumerate(losses):
-            _check(number, loss, values[0] if values else loss)
             for parameter in parameters:
                 parameter.grad = None
             is_last = is_lazy or number == len(losses) - 1
@@ -196,19 +194,24 @@ def _parameters(shared: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return list(dict.fromkeys(parameters))
 
 
-def _check(number: int, loss: torch.Tensor, first: torch.Tensor) -> None:
-    if not isinstance(loss, torch.Tensor):
-        raise ValueError(f"losses[{number}] is of type {type(loss).__name__}, expected a scalar "
-                         "tensor; of a dictionary, give its values()")
-    if loss.numel() != 1:
-        raise ValueError(f"losses[{number}] has shape {tuple(loss.shape)}, expected a scalar: take "
-                         "its mean() or sum()")
-    if not loss.requires_grad:
-        raise ValueError(f"losses[{number}] has no graph: it was detached, computed under "
-                         "no_grad, or depends on no parameter that requires a gradient")
-    if loss.device != first.device:
-        raise ValueError(f"losses[{number}] is on {loss.device}, the first on {first.device}: "
-                         f"move it with .to({str(first.device)!r})")
+def _checked(losses: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The losses, each checked before it is passed on."""
+    device = None
+    for number, loss in enumerate(losses):
+        if not isinstance(loss, torch.Tensor):
+            raise ValueError(f"losses[{number}] is of type {type(loss).__name__}, expected a "
+                             "scalar tensor; of a dictionary, give its values()")
+        if loss.numel() != 1:
+            raise ValueError(f"losses[{number}] has shape {tuple(loss.shape)}, expected a scalar: "
+                             "take its mean() or sum()")
+        if not loss.requires_grad:
+            raise ValueError(f"losses[{number}] has no graph: it was detached, computed under "
+                             "no_grad, or depends on no parameter that requires a gradient")
+        device = device or loss.device
+        if loss.device != device:
+            raise ValueError(f"losses[{number}] is on {loss.device}, the first on {device}: "
+                             f"move it with .to({str(device)!r})")
+        yield loss
 
 
 def _check_dense(parameter: torch.Tensor) -> None:
