@@ -80,8 +80,7 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> st
         wanted = tuple(task for task in wanted if task.name in PART_1_TASKS)
         if not wanted:
             raise ValueError(f"{run} has none of the tasks of part 1, {', '.join(PART_1_TASKS)}")
-    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, surgery="sum",
-                                   eval_limit=None)
+    settings = dataclasses.replace(settings, tasks=wanted, surgery="sum", eval_limit=None)
 
     dataset = load_data(settings)
     name = part_1_files(run) if is_part_1 else prediction_file
