@@ -43,15 +43,6 @@ class Examples(list[Example]):
 Dataset = dict[str, dict[str, list[Example]]]
 
 
-def left_out(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Returns task → split → number of rows without a label; 0 for a list not read from a file."""
-    counts: dict[str, dict[str, int]] = {}
-    for name, splits in dataset.items():
-        counts[name] = {split: getattr(examples, "left_out", 0)
-                        for split, examples in splits.items()}
-    return counts
-
-
 def fingerprint(dataset: Dataset) -> str:
     """Returns a SHA-256 over ids, sentences and labels of the train and dev examples, in order.
 
