@@ -32,13 +32,7 @@ FIRST_SECONDS = 60.0  # before the first one is timed
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory.
-
-    Args:
-        tensors: name → tensor.
-        values: the content of state.json.
-        folder: where it was read from.
-    """
+    """A checkpoint in memory; `values` is the content of state.json."""
 
     tensors: dict[str, torch.Tensor]
     values: dict
