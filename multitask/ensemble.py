@@ -55,7 +55,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     check_run_folder(arguments.out)
     all_settings = [settings_of_run(run, arguments.data, arguments.tasks) for run in runs]
     check_alike(runs, all_settings)
-    settings = dataclasses.replace(all_settings[0], batch_sizes={}, eval_limit=None)
+    settings = dataclasses.replace(all_settings[0], eval_limit=None)
     tasks = {task.name: task for task in settings.tasks}
     dataset, device = load_data(settings), pick_device(arguments.device)
 

@@ -209,10 +209,8 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
             batch = _batch(model, sequences, [_ids(sequences)])
             loss = task.loss(model(name, batch), torch.tensor([answer], device=model.device))
             losses.append(loss.item())
-            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-            rows.append(torch.cat([
-                torch.zeros_like(value).flatten() if part is None else part.flatten()
-                for value, part in zip(parameters, parts, strict=True)]))
+            parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            rows.append(torch.cat([part.flatten() for part in parts]))
 
     gram = gram_matrix(torch.stack(rows))
     surgery = {}

@@ -67,7 +67,7 @@ def export(arguments: argparse.Namespace) -> int:
     try:
         settings = settings_of_run(run, arguments.data, arguments.tasks)
         wanted = tuple(each for each in settings.tasks if each.name == task.name)
-        settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, eval_limit=COMPARED)
+        settings = dataclasses.replace(settings, tasks=wanted, eval_limit=COMPARED)
         dev = load_data(settings)[task.name]["dev"]
     except (ValueError, OSError) as error:
         if arguments.data or arguments.tasks:

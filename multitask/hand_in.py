@@ -17,7 +17,7 @@ from shlex import quote
 
 from minbert.files import read_object, user_path
 from multitask.commands import command_line
-from multitask.data.examples import TEST_SPLIT, file_of
+from multitask.data.examples import TEST_SPLIT
 from multitask.evaluation import describe, prediction_file
 from multitask.experiments.table import TABLE_FILE
 from multitask.runs.hand_in import (
@@ -80,8 +80,7 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> st
         wanted = tuple(task for task in wanted if task.name in PART_1_TASKS)
         if not wanted:
             raise ValueError(f"{run} has none of the tasks of part 1, {', '.join(PART_1_TASKS)}")
-    settings = dataclasses.replace(settings, tasks=wanted, batch_sizes={}, surgery="sum",
-                                   eval_limit=None)
+    settings = dataclasses.replace(settings, tasks=wanted, surgery="sum", eval_limit=None)
 
     dataset = load_data(settings)
     name = part_1_files(run) if is_part_1 else prediction_file
@@ -92,8 +91,8 @@ def hand_in_one(run: Path, is_part_1: bool, arguments: argparse.Namespace) -> st
         print(path)
     for task in wanted:
         if TEST_SPLIT not in dataset[task.name]:
-            path = file_of(settings.data, task, TEST_SPLIT)
-            where = "its task file names none" if path is None else f"{path.name} is not in {data}"
+            file = Path(task.test).name
+            where = f"{file} is not in {data}" if file else "its task file names none"
             print(f"no test predictions of {task.name}: {where}")
     return settings.data
 

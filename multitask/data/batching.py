@@ -136,8 +136,9 @@ def encodings_of(examples: Sequence[Example], tokenizer: BertTokenizer, architec
                  max_length: int) -> list[Encoding]:
     """The encoder's inputs for examples of one task: one each, or two for pairs encoded apart."""
     sentences = [example.sentences for example in examples]
+    width = len(sentences[0])
     # Single sentences, or concatA: [CLS] a [SEP] and [CLS] b [SEP] apart.
-    if len(sentences[0]) == 1 or architecture.sequences(len(sentences[0])) > 1:
+    if architecture.sequences(width) == width:
         texts = [text for example in sentences for text in example]
         return tokenizer.encode(texts, max_length=max_length)
     # concatB: one sequence per pair, [CLS] a [SEP] b [SEP].

@@ -43,15 +43,6 @@ class Examples(list[Example]):
 Dataset = dict[str, dict[str, list[Example]]]
 
 
-def left_out(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Returns task → split → number of rows without a label; 0 for a list not read from a file."""
-    counts: dict[str, dict[str, int]] = {}
-    for name, splits in dataset.items():
-        counts[name] = {split: getattr(examples, "left_out", 0)
-                        for split, examples in splits.items()}
-    return counts
-
-
 def fingerprint(dataset: Dataset) -> str:
     """Returns a SHA-256 over ids, sentences and labels of the train and dev examples, in order.
 
@@ -66,10 +57,10 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def file_of(folder: str | Path | None, task: Task, split: str) -> Path | None:
+def file_of(folder: Path, task: Task, split: str) -> Path | None:
     """Where a split of a task lies; None if the task names no file for it."""
     name = {"train": task.train, "dev": task.dev, TEST_SPLIT: task.test}[split]
-    return user_path(folder or ".") / name if name else None
+    return folder / name if name else None
 
 
 def missing_files(folder: Path, tasks: Iterable[Task] = tuple(TASKS.values())) -> list[Path]:
@@ -88,10 +79,10 @@ def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None)
     Raises:
         FileNotFoundError, ValueError: The message names the file.
     """
+    folder = user_path(folder or ".")
     tasks = tuple(TASKS.values() if tasks is None else tasks)
     in_folder = [task for task in tasks if not task.has_own_files]
     if in_folder:
-        folder = user_path(folder or ".")
         if not folder.is_dir():
             raise FileNotFoundError(f"--data {folder}: there is no such folder")
         missing = missing_files(folder, in_folder)
@@ -102,7 +93,7 @@ def load_dataset(folder: str | Path | None, tasks: Iterable[Task] | None = None)
     return {task.name: _load_splits(folder, task) for task in tasks}
 
 
-def _load_splits(folder: Path | None, task: Task) -> dict[str, list[Example]]:
+def _load_splits(folder: Path, task: Task) -> dict[str, list[Example]]:
     files = {split: file_of(folder, task, split) for split in (*REQUIRED_SPLITS, TEST_SPLIT)}
     for split, path in files.items():
         if path is not None and task.has_own_files and not path.is_file():

@@ -96,8 +96,6 @@ def keep_or_fetch(source: Source, folder: Path, base_url: str | None = None,
     """Fetches a file unless the folder has it, and says what became of it; never overwrites.
 
     Args:
-        source: The file.
-        folder: The data folder.
         base_url: A mirror that serves all files side by side.
         skip: Why the server is not asked, if it has failed before.
 
@@ -168,7 +166,6 @@ def download(url: str, partial: Path, sha256: str | None = None, size: int | Non
     It resumes only if the sha256 is known, which proves that both pieces are of one version.
 
     Args:
-        url: An http:// or https:// address.
         partial: Where to write. What has arrived stays there if the connection breaks off.
         sha256, size: What the file must be, where it is known.
 

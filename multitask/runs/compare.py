@@ -4,7 +4,7 @@ The intervals are those of other dev examples, for the models as they are traine
 about another seed: for that, train several and ask multitask.experiments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -27,13 +27,11 @@ MUST_AGREE = ("kind", "labels", "range", "metric")  # of two tasks of one name
 class Answers:
     """What a run predicted for one task's dev set, in its order; None if it predicted nothing."""
 
+    run: str
     task: Task
     ids: list[str]
     labels: np.ndarray
     predictions: np.ndarray | None
-
-
-Named = tuple[str, Mapping[str, Answers]]  # a run's folder, and task → answers
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,23 @@ def compare(runs: Sequence[Path], data: Path | None = None,
         ValueError, OSError: a folder is not a finished run, its data cannot be read, or it has no
             task that can be compared.
     """
-    reference, *others = [(str(run), answers_of(run, data, tasks)) for run in runs]
+    reference, *others = [answers_of(run, data, tasks) for run in runs]
     found, left_out = [], []
-    for other in others:
-        shared = [task for task in reference[1] if task in other[1]]
+    for run, answers in zip(runs[1:], others, strict=True):
+        shared = [task for task in reference if task in answers]
         if not shared:
-            tasks = " and ".join(f"{run} has {', '.join(answers)}"
-                                 for run, answers in (reference, other))
-            raise ValueError(f"there is no task in common: {tasks}")
+            raise ValueError(f"there is no task in common: {runs[0]} has {', '.join(reference)} "
+                             f"and {run} has {', '.join(answers)}")
 
-        reasons = {task: why_not(task, reference, other) for task in shared}
-        found += [difference(task, reference, other) for task in shared if not reasons[task]]
-        left_out += filter(None, reasons.values())
+        for task in shared:
+            reason = why_not(reference[task], answers[task])
+            if reason:
+                left_out.append(reason)
+            else:
+                found.append(difference(reference[task], answers[task]))
     if not found:
         raise ValueError(f"nothing can be compared: {'; '.join(left_out)}")
-    order = list(reference[1])
+    order = list(reference)
     return sorted(found, key=lambda one: order.index(one.task)), left_out
 
 
@@ -117,28 +117,27 @@ def answers_of(run: Path, data: Path | None, tasks: str | None) -> dict[str, Ans
                 raise ValueError(f"{path} is of other examples than the run's data have now: name "
                                  f"the data that it was trained on with {flag}")
         labels = np.array([example.label for example in examples], dtype=np.float32)  # as in a run
-        found[task.name] = Answers(task, ids, labels.astype(np.float64), predictions)
+        found[task.name] = Answers(str(run), task, ids, labels.astype(np.float64), predictions)
     return found
 
 
-def why_not(task: str, reference: Named, run: Named) -> str:
+def why_not(reference: Answers, other: Answers) -> str:
     """Why two runs cannot be compared on a task, in one line; "" if they can."""
-    first, second = reference[1][task], run[1][task]
-    where = f"{task} is left out for {run[0]}"
+    where = f"{reference.task.name} is left out for {other.run}"
     for key in MUST_AGREE:
-        if getattr(first.task, key) != getattr(second.task, key):
-            return f"{where}: {reference[0]} and {run[0]} disagree on its {key}"
-    for name, answers in ((reference[0], first), (run[0], second)):
+        if getattr(reference.task, key) != getattr(other.task, key):
+            return f"{where}: {reference.run} and {other.run} disagree on its {key}"
+    for answers in (reference, other):
         if answers.predictions is None:
-            return f"{where}: {name} has no dev predictions of it"
-    if first.ids != second.ids or not np.array_equal(first.labels, second.labels):
-        return (f"{where}: its {len(second.ids):,} dev examples are not the {len(first.ids):,} of "
-                f"{reference[0]} (other ids or labels)")
+            return f"{where}: {answers.run} has no dev predictions of it"
+    if reference.ids != other.ids or not np.array_equal(reference.labels, other.labels):
+        return (f"{where}: its {len(other.ids):,} dev examples are not the {len(reference.ids):,} "
+                f"of {reference.run} (other ids or labels)")
     return ""
 
 
-def difference(task: str, reference: Named, run: Named) -> Difference:
-    a, b = reference[1][task], run[1][task]
+def difference(a: Answers, b: Answers) -> Difference:
+    """b's score minus that of a, the reference."""
     first, second = (each.task.score(each.predictions, each.labels) for each in (a, b))
     low, high, undefined = paired_bootstrap(a.task.measure, b.predictions, a.predictions, a.labels,
                                             RESAMPLES, SEED)
@@ -147,7 +146,7 @@ def difference(task: str, reference: Named, run: Named) -> Difference:
         was_right, is_right = a.predictions == a.labels, b.predictions == a.labels
         gained, lost = int((is_right & ~was_right).sum()), int((was_right & ~is_right).sum())
     return Difference(
-        task=task, metric=a.task.metric, reference=reference[0], run=run[0], n=len(a.ids),
+        task=a.task.name, metric=a.task.metric, reference=a.run, run=b.run, n=len(a.ids),
         reference_score=first, score=second,
         difference=None if first is None or second is None else second - first,
         low=low, high=high, undefined=undefined, gained=gained, lost=lost)

@@ -150,7 +150,7 @@ def settings_of_run(run: Path, data: str | Path | None = None,
         settings = dataclasses.replace(settings, data=None if data is None else str(data))
     if tasks is not None:
         settings = dataclasses.replace(settings, tasks=moved_tasks(settings, tasks))
-    settings = dataclasses.replace(settings, nli=False)
+    settings = dataclasses.replace(settings, nli=False, batch_sizes={})  # tasks may be left out
     check_data(settings)
     return settings
 

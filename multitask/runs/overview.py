@@ -64,10 +64,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
 def summarise(run: Path) -> Summary:
     """Raises ValueError or OSError for files that are not those of a run."""
     settings = Settings.load(run / CONFIG_FILE)
-    metrics: dict = {}
-    if is_finished(run):
-        metrics = read_object(run / METRICS_FILE)
-
+    metrics = read_object(run / METRICS_FILE) if is_finished(run) else {}
     surgery = f" {settings.surgery}" if settings.has_surgery else ""
     changed = datetime.fromtimestamp(max(path.stat().st_mtime for path in run.iterdir()))
     ended = metrics.get("environment", {}).get("date")  # copies of a run keep it
@@ -77,7 +74,7 @@ def summarise(run: Path) -> Summary:
         tasks=tuple(task.name for task in settings.tasks),
         model=Path(settings.model or settings.start or "").name,
         method=f"{settings.arch} {settings.chain}{surgery}", seed=settings.seed,
-        steps=metrics.get("steps"), dev=describe(dev) if dev else "", average=dev.get("average"),
+        steps=metrics.get("steps"), dev=describe(dev), average=dev.get("average"),
         size=size_of(run), state=state_of(run))
 
 

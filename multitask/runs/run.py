@@ -11,7 +11,7 @@ from minbert import BertModel, fast
 from minbert.files import one_line, user_path, write_json
 from multitask.analysis.dev_set import ANALYSIS_FILE, analyse
 from multitask.analysis.log import conflict_statistics, speed
-from multitask.data.examples import TEST_SPLIT, Dataset, left_out
+from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe
 from multitask.model import MultitaskBert
 from multitask.reports.run_report import write_report
@@ -313,7 +313,9 @@ def collect_metrics(run: Run, steps: list[dict], epochs: list[dict]) -> dict:
         "stages": run.finished,
         "examples": {name: {split: len(examples) for split, examples in splits.items()}
                      for name, splits in run.dataset.items()},
-        "left_out": left_out(run.dataset),
+        "left_out": {name: {split: getattr(examples, "left_out", 0)  # of a plain list
+                            for split, examples in splits.items()}
+                     for name, splits in run.dataset.items()},
         DRAWN_BY: "text",
         "truncated": {name: {split: tokens.truncated for split, tokens in splits.items()}
                       for name, splits in run.tokens.items()},

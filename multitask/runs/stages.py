@@ -283,10 +283,6 @@ class Stage:
         plan.sampler.load_state_dict(saved.part("sampler"))
 
         self.logits = {name: value.clone() for name, value in saved.part("logits").items()}
-        if self.best is not None:
-            check_like(self.logits, {name: torch.zeros(len(run.dataset[name]["dev"]),
-                                                       run.model.tasks[name].outputs)
-                                     for name in plan.scored})
         restore_random_state(saved.part(random_part(run.ranks.rank)))
 
     def _recover_best(self, folder: Path) -> None:

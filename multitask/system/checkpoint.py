@@ -32,13 +32,7 @@ FIRST_SECONDS = 60.0  # before the first one is timed
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory.
-
-    Args:
-        tensors: name → tensor.
-        values: the content of state.json.
-        folder: where it was read from.
-    """
+    """A checkpoint in memory; `values` is the content of state.json."""
 
     tensors: dict[str, torch.Tensor]
     values: dict
@@ -76,7 +70,7 @@ def _ours(run: Path) -> list[Path]:
 
 
 def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: BertConfig,
-         tokenizer: BertTokenizer) -> Path:
+         tokenizer: BertTokenizer) -> None:
     """Writes the next checkpoint, verifies it, names it, and keeps the one before it.
 
     Raises:
@@ -89,7 +83,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
     partial = target.with_name(target.name + ".partial")
     try:
         partial.mkdir(parents=True)
-        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        tensors = {name: value.cpu() for name, value in tensors.items()}
         _write_tensors(partial / TENSORS_FILE, tensors)
         write_json(partial / VALUES_FILE, values, indent=None)
         write_json(partial / "config.json", config.to_dict())
@@ -105,9 +99,7 @@ def save(run: Path, tensors: dict[str, torch.Tensor], values: dict, config: Bert
         good = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier one"
         raise OSError(f"the checkpoint {target} could not be written ({error}); {good}") from None
 
-    for path in set(_ours(run)) - {target, *older[-1:]}:
-        shutil.rmtree(path)
-    return target
+    drop_older(run, keep=2)
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -179,7 +171,7 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(tensors, values, folder)
 
 
-def drop_older(run: Path) -> None:
-    """Removes all checkpoints but the newest: a finished run does not resume."""
-    for path in set(_ours(run)) - set(numbered(run)[-1:]):
+def drop_older(run: Path, keep: int = 1) -> None:
+    """Removes all checkpoints but the newest `keep`: one for a finished run."""
+    for path in set(_ours(run)) - set(numbered(run)[-keep:]):
         shutil.rmtree(path)

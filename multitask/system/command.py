@@ -108,10 +108,6 @@ def run_imports(name: str, argv: Sequence[str] | None) -> None:
     """Runs the files that --import names, before other flags are read: they may add to choices.
 
     Exits with status 2, and the reason in one line, if one fails.
-
-    Args:
-        name: of the command; the reason begins with it.
-        argv: None is the command line.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--import", dest="imports", action="append", nargs="?", default=[])

@@ -169,8 +169,8 @@ def test_flags_of_compare(trained, monkeypatch, capsys):
     ({"task": replace(SST, labels=SST.labels[::-1])}, "a and b disagree on its labels"),
 ])
 def test_what_must_agree(changes, message):
-    a = Answers(SST, ["1"], np.array([2.0]), np.array([2.0]))
-    reason = why_not("sst", ("a", {"sst": a}), ("b", {"sst": replace(a, **changes)}))
+    a = Answers("a", SST, ["1"], np.array([2.0]), np.array([2.0]))
+    reason = why_not(a, replace(a, run="b", **changes))
     assert message in reason
     assert bool(message) == bool(reason)
 
