@@ -7,7 +7,7 @@ the baseline.
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from multitask.analysis.paper_results import (
 from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, read_predictions
 from multitask.runs import run
+from multitask.runs.folder import is_finished
 from multitask.runs.hand_in import hand_in
 from multitask.runs.inputs import Tokens, settings_of_run
 from multitask.runs.settings import Settings
-from multitask.system import console
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
+from multitask.system.console import say
 from multitask.system.device import pick_device
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
@@ -118,7 +119,7 @@ class Grid:
         return Settings(arch=node.arch, seed=seed, **values)
 
 
-def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.say) -> dict:
+def run_grid(grid: Grid, seeds: list[int]) -> dict:
     """Trains what is missing and writes the table after each training; returns its content."""
     grid.check()
     dataset: Dataset | None = None
@@ -128,7 +129,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
     for seed in seeds:
         for number, node in enumerate(nodes, start=1):
             folder = grid.folder(node, seed)
-            if (folder / run.METRICS_FILE).is_file():
+            if is_finished(folder):
                 continue
 
             say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
@@ -164,7 +165,7 @@ def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
         return f"it failed before ({failed} holds the reason; remove that file to try again)"
 
     parent = node.parent
-    if parent is not None and not (grid.folder(parent, seed) / run.METRICS_FILE).is_file():
+    if parent is not None and not is_finished(grid.folder(parent, seed)):
         return f"{parent.name}, which it starts from, was not trained"
     return None
 
@@ -229,7 +230,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
     found = {}
     for seed in seeds:
         folder = grid.folder(node, seed)
-        if (folder / run.METRICS_FILE).is_file():
+        if is_finished(folder):
             found[folder] = read_object(folder / run.METRICS_FILE)
     return found
 

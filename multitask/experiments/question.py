@@ -8,10 +8,9 @@ task.
 """
 
 import dataclasses
-import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from multitask.analysis.comparisons import (
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL
 from multitask.runs import run
-from multitask.system import console
+from multitask.system.console import say
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
 from optim import Method
@@ -67,8 +66,8 @@ TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 
 
-def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | None = None,
-        say: Callable[[str], None] = console.say) -> dict:
+def ask(question: Question, out: Path, seeds: list[int],
+        arms: Sequence[str] | None = None) -> dict:
     """Trains what is missing, then compares; after each seed writes the three result files.
 
     Args:
@@ -164,7 +163,7 @@ def remedy(training: str, arms: Sequence[str], out: Path) -> str:
 
 
 def read_trial(out: Path, seed: int, training: str) -> dict:
-    return json.loads(trial_file(out, seed, training).read_text(encoding="utf-8"))
+    return read_object(trial_file(out, seed, training))
 
 
 def constant_of(training: str, seed: int, out: Path) -> list[float] | None:

@@ -66,7 +66,7 @@ def asked(small_data, tiny_checkpoint, tmp_path_factory):
         met["now"] = "timing"
         patch.setattr(arms.SurgeryTrainer, "step", watched_step)
         patch.setattr(question, "train_arm", watched_train)
-        question.ask(ask, out, SEEDS, say=lambda line: None)
+        question.ask(ask, out, SEEDS)
     return ask, out, met
 
 
@@ -221,8 +221,8 @@ def grown(asked, before, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "train_arm", watched)
         with pytest.raises(KeyboardInterrupt):
-            question.ask(asked[0], out, SEEDS, ADDED, say=lambda line: None)
-        question.ask(asked[0], out, SEEDS, say=lambda line: None)
+            question.ask(asked[0], out, SEEDS, ADDED)
+        question.ask(asked[0], out, SEEDS)
     return out, trained
 
 
@@ -256,11 +256,11 @@ def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
     message = (r"mgda, seed 11711: the loss of sst is nan; to continue without mgda, delete it "
                r"from .*asked\.json and from --arms")
     with pytest.raises(FloatingPointError, match=message):
-        question.ask(asked[0], out, SEEDS, ["mgda"], say=lambda line: None)
+        question.ask(asked[0], out, SEEDS, ["mgda"])
     request = json.loads((out / "asked.json").read_text())
     request["arms"].remove("mgda")
     (out / "asked.json").write_text(json.dumps(request))
-    results = question.ask(asked[0], out, SEEDS, say=lambda line: None)
+    results = question.ask(asked[0], out, SEEDS)
     assert list(results["scores"]["equal_steps"]) == list(DEFAULT)
 
     assert "continue without single," in question.remedy("single-sst", DEFAULT, out)
@@ -446,7 +446,7 @@ def test_edited_method(asked, tmp_path, monkeypatch):
     def ask(text: str) -> dict:
         file.write_text(text)
         command.run_imports("experiments", ["--import", str(file)])
-        return question.ask(asked[0], out, SEEDS[:1], ["own_way"], say=lambda line: None)
+        return question.ask(asked[0], out, SEEDS[:1], ["own_way"])
 
     ask(OWN)
     ask(OWN)
