@@ -44,7 +44,7 @@ from .arms import (
     MOMENTS,
     PCGRAD,
     PLAIN_SUM,
-    SINGLE,
+    SINGLES,
     TRIALS,
     Arm,
     Question,
@@ -197,12 +197,11 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
     of one multi-task model, in proportion to the cost of their steps. The grid runs for half the
     steps.
     """
-    singles = trainings_of([SINGLE])
     others = [arm for arm in arms
               if arm == ANNEAL or (arm not in CONTROLS and Method(arm).observe)]
     path = out / TIMES_FILE
     seconds = read_object(path) if path.is_file() else {}
-    missing = [name for name in (PCGRAD, *singles, *others) if name not in seconds]
+    missing = [name for name in (PCGRAD, *SINGLES, *others) if name not in seconds]
     if missing:
         new = {}
         for training in Progress(dict.fromkeys((PCGRAD, *missing)), desc="timing the arms",
@@ -216,12 +215,12 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
         write_json(path, seconds)
 
     multitask_cost = seconds[PCGRAD]
-    single_cost = sum(seconds[training] for training in singles)
+    single_cost = sum(seconds[training] for training in SINGLES)
     budget = question.steps * max(multitask_cost, single_cost)
 
     steps = dict.fromkeys(GRID, dict.fromkeys(MOMENTS, math.ceil(question.steps / 2)))
     for training in trainings_of(arms):
-        cost = single_cost if training in singles else seconds.get(training, multitask_cost)
+        cost = single_cost if training in SINGLES else seconds.get(training, multitask_cost)
         steps[training] = {
             "equal_steps": steps_of(question, training),
             # 1e-9: so that the slowest arm loses no step to rounding
