@@ -75,7 +75,7 @@ def legend(axes: Axes) -> None:
 
 
 def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
-           styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False,
+           styles: Mapping[str, Style], log_scale: bool = False,
            windows: int = 40) -> Figure:
     """Moving averages over 1/windows of the steps, one line per name, thinned to a few hundred."""
     window = max(1, len(steps) // windows)
@@ -125,7 +125,7 @@ def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[in
                best: int | None) -> Figure:
     """One line per score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
-    for name, (colour, dashes, marker) in styles_of(list(scores)).items():
+    for name, (colour, dashes, marker) in styles_of(scores).items():
         values = np.array(scores[name], dtype=float)  # NaN where a score is undefined
         axes.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=5,
                   label=name)
