@@ -64,7 +64,7 @@ class Question:
 
     model: str
     data: str | None
-    steps: int
+    steps: int = 160
     arch: str = "concatB"
     lr: float = 1e-4
     head_lr: float = 3e-3
