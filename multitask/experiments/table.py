@@ -22,9 +22,9 @@ def title_of(method: str) -> str:
 
 def cell(values: list[float | None], paper: float) -> dict:
     """One figure of the table. values: one score per seed; an undefined score counts 0."""
-    if not values:
-        return {"values": [], "mean": None, "low": None, "high": None, "paper": paper}
-    mean, low, high = mean_interval([value or 0.0 for value in values])
+    mean = low = high = None
+    if values:
+        mean, low, high = mean_interval([value or 0.0 for value in values])
     return {"values": values, "mean": mean, "low": low, "high": high, "paper": paper}
 
 
