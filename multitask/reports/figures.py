@@ -84,12 +84,12 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
     first = 0 if log_scale else window - 1
     for name, values in series.items():
         colour, dashes, _ = styles[name]
-        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True)
-                         if value is not None),
-                       strict=True)  # a task may sit out
+        known = [(step, value) for step, value in zip(steps, values, strict=True)
+                 if value is not None]  # a task may sit out
+        x, y = np.array(known).T
         shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
-        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour,
-                  linestyle=dashes, linewidth=1.6, label=name)
+        axes.plot(x[shown], moving_average(y, window)[shown], color=colour, linestyle=dashes,
+                  linewidth=1.6, label=name)
     if log_scale:
         _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
