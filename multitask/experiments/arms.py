@@ -18,8 +18,7 @@ from multitask.analysis.log import conflict_statistics, cosines_by_pair
 from multitask.analysis.probe import conflict_probe, summarise
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL, WRAP, RoundRobin
-from multitask.model import MultitaskBert
-from multitask.runs import run
+from multitask.runs.inputs import build_model
 from multitask.runs.settings import HINT, Settings, try_method
 from multitask.system.command import IMPORTED
 from multitask.system.device import pick_device, pick_precision
@@ -144,8 +143,7 @@ class Arm:
         self.question, self.tokens = question, tokens
         self.tasks = SINGLES.get(training, tuple(TASKS))
         self.steps, is_annealed = steps_of(question, training), training == ANNEAL
-        self.model: MultitaskBert = run.build_model(settings,
-                                                    dataset).to(pick_device(settings.device))
+        self.model = build_model(settings, dataset).to(pick_device(settings.device))
         self.model.precision = pick_precision(settings.precision, self.model.device,
                                               self.model.encoder.config.hidden_size)
 

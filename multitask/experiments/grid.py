@@ -24,9 +24,9 @@ from multitask.analysis.paper_results import (
 from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, read_predictions
 from multitask.runs import run
-from multitask.runs.folder import is_finished
+from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE, is_finished
 from multitask.runs.hand_in import hand_in
-from multitask.runs.inputs import Tokens, settings_of_run
+from multitask.runs.inputs import Tokens, load_data, settings_of_run
 from multitask.runs.settings import Settings
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
 from multitask.system.console import say
@@ -96,7 +96,7 @@ class Grid:
     def check(self) -> None:
         """Raises ValueError if the folder holds trainings of another grid, finished or not."""
         path = self.out / GRID_FILE
-        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.CONFIG_FILE}"))
+        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{CONFIG_FILE}"))
         preset = PRESETS[self.preset]
         settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)
@@ -172,7 +172,7 @@ def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
 
 def load_shared(settings: Settings) -> Dataset:
     """The data of all trainings, MultiNLI included, test sets excluded; read once."""
-    dataset = run.load_data(dataclasses.replace(settings, nli=True))
+    dataset = load_data(dataclasses.replace(settings, nli=True))
     return {name: {split: examples for split, examples in splits.items() if split != TEST_SPLIT}
             for name, splits in dataset.items()}
 
@@ -231,7 +231,7 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
     for seed in seeds:
         folder = grid.folder(node, seed)
         if is_finished(folder):
-            found[folder] = read_object(folder / run.METRICS_FILE)
+            found[folder] = read_object(folder / METRICS_FILE)
     return found
 
 
@@ -244,7 +244,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
     if not complete:
         return []
 
-    dataset = run.load_data(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
+    dataset = load_data(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
     labels = {name: np.array([example.label for example in dataset[name]["dev"]]) for name in TASKS}
     predictions = []
     for seed in complete:
@@ -279,7 +279,7 @@ def about(grid: Grid, seeds: list[int]) -> str:
 def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
     """Writes the best model's hand-in and, on labelled test examples, the paper's Table 2."""
     settings = settings_of_run(grid.out / results["best"]["run"])
-    dataset = run.load_data(dataclasses.replace(settings, eval_limit=None))
+    dataset = load_data(dataclasses.replace(settings, eval_limit=None))
     for name, examples in labelled.items():
         dataset[name][TEST_SPLIT] = examples
     scores, files = hand_in(grid.out / results["best"]["run"], dataset, grid.out / "hand-in",
@@ -287,10 +287,10 @@ def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
     results["claims"] = judge_claims(grid, results["seeds"])
     results["test"] = scores.get(TEST_SPLIT, results["test"])
     table.write(grid.out, results)
-    write_grid_report(grid.out / run.REPORT_FILE, results)
+    write_grid_report(grid.out / REPORT_FILE, results)
     for split, called in scores.items():
         paper = ", ".join(f"{name} {table.number(value)}" for name, value in PAPER_TABLE_2.items())
         beside = f"  (the paper's Table 2: {paper})" if split == TEST_SPLIT else ""
         print(f"best model, {split}: {describe(called)}{beside}")
-    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / run.REPORT_FILE}\nhand in: "
+    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / REPORT_FILE}\nhand in: "
           f"{files[0].parent}")

@@ -27,7 +27,8 @@ from multitask.analysis.comparisons import (
 )
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL
-from multitask.runs import run
+from multitask.runs.folder import REPORT_FILE
+from multitask.runs.inputs import build_model, load_data
 from multitask.system.console import say
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
@@ -83,8 +84,8 @@ def ask(question: Question, out: Path, seeds: list[int],
     arms = claim(question, out, arms)
     codes = {arm: code_of(arm) for arm in arms}  # now: a file may change while it is used
     settings = question.settings(seeds[0])
-    dataset = run.load_data(settings)
-    model = run.build_model(settings, dataset)
+    dataset = load_data(settings)
+    model = build_model(settings, dataset)
     tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
               for name, splits in dataset.items()}
     labels = {name: splits["dev"].labels for name, splits in tokens.items()}
@@ -119,7 +120,7 @@ def ask(question: Question, out: Path, seeds: list[int],
         results = compare(question, arms, out, seeds[:count], labels)
         write_json(out / QUESTION_FILE, results)
         write_text(out / "question.md", question_markdown(results))
-        write_question_report(out / run.REPORT_FILE, results)
+        write_question_report(out / REPORT_FILE, results)
     return results
 
 

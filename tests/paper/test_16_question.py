@@ -98,8 +98,8 @@ def test_constant_arm_weights(asked):
 def test_weights_of_one_are_the_sum(asked):
     """Two arms with equal weights end with the same parameters: arms differ in weights alone."""
     ask, _, _ = asked
-    dataset = question.run.load_data(ask.settings(1))
-    model = question.run.build_model(ask.settings(1), dataset)
+    dataset = question.load_data(ask.settings(1))
+    model = question.build_model(ask.settings(1), dataset)
     tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
               for name, splits in dataset.items()}
     vectors = []
@@ -368,8 +368,8 @@ def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
 def test_epochs_are_counted(asked):
     """dwa asks for the epoch: without it, its weights would stay those of the sum."""
     ask = dataclasses.replace(asked[0], batch_size=64)
-    dataset = question.run.load_data(ask.settings(1))
-    model = question.run.build_model(ask.settings(1), dataset)
+    dataset = question.load_data(ask.settings(1))
+    model = question.build_model(ask.settings(1), dataset)
     tokens = {name: {"train": model.tokenize(splits["train"])} for name, splits in dataset.items()}
     arm = arms.Arm(ask, "dwa", 1, dataset, tokens)
     for _ in range(3):
