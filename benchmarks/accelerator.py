@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 import transformers
-from step import Usual, data_folder, sentences, training_batches
+from step import Usual, data_folder, encode, sentences, training_batches
 from torch import nn
 from torchjd.aggregation import PCGrad
 
@@ -27,7 +27,6 @@ from minbert import BertConfig, BertModel, BertTokenizer
 from multitask import MultitaskBert
 from multitask.data.batching import Batch
 from multitask.data.examples import file_of, read_examples
-from multitask.system.device import autocast
 from multitask.tasks import TASKS
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW, FlatParameters, TaskGradients, pcgrad_weights, project_conflicting
@@ -39,12 +38,12 @@ SHAPES = {  # name → layers, hidden, heads
 }
 
 
-def usual_stack(model: MultitaskBert, precision: str) -> Usual:
+def usual_stack(model: MultitaskBert) -> Usual:
     """With random weights, on the GPU."""
     config = {name: value for name, value in model.encoder.config.to_dict().items()
               if name != "model_type"}
     config = transformers.BertConfig(**config, attn_implementation="sdpa")
-    return Usual(model, precision, transformers.BertModel(config))
+    return Usual(model, transformers.BertModel(config))
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -132,7 +131,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
     for precision in ("bf16", "fp32"):
         model = build(shape, tokenizer, precision)
         batches = training_batches(model, folder, BATCHES)
-        usual, ours = usual_stack(model, precision), SurgeryTrainer(model, "pcgrad", LR)
+        usual, ours = usual_stack(model), SurgeryTrainer(model, "pcgrad", LR)
         by_hand = SurgeryTrainer(copy.deepcopy(model), "pcgrad", LR)
         by_hand._graphs = None
         ways = [lambda step=step: [step(batch) for batch in batches]  # noqa: B023
@@ -147,7 +146,7 @@ def steps(shape: str, arguments: argparse.Namespace, tokenizer: BertTokenizer, p
         del model, usual, ours, by_hand, ways
         peaks = [peak_memory(make, batches) for make in (
             lambda: SurgeryTrainer(build(shape, tokenizer, precision), "pcgrad", LR).step,  # noqa: B023
-            lambda: usual_stack(build(shape, tokenizer, precision), precision).step)]  # noqa: B023
+            lambda: usual_stack(build(shape, tokenizer, precision)).step)]  # noqa: B023
         print(f"  peak memory of {BATCHES} steps, MB: ours {peaks[0]:,.0f}, usual {peaks[1]:,.0f}",
               flush=True)
 
@@ -163,12 +162,8 @@ def evaluate(shape: str, precision: str, model: MultitaskBert, usual: Usual, fol
             lambda: [usual.evaluate(name, items) for name, items in dev.items()], 2)
     texts = sentences(folder, 10_000)
 
-    def ours() -> None:
-        with autocast(precision, CUDA):
-            model.encoder.encode(texts, model.tokenizer)
-
-    compare(f"encode, {len(texts):,} sentences, {shape}, {precision}", ours,
-            lambda: usual.encode(texts, model.tokenizer), 2)
+    compare(f"encode, {len(texts):,} sentences, {shape}, {precision}",
+            lambda: encode(model, texts), lambda: usual.encode(texts, model.tokenizer), 2)
 
 
 def surgery(params: int, repeat: int) -> None:

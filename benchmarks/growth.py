@@ -1,7 +1,6 @@
 """How a step's cost grows with tokens, length, tasks and size, each beside its floor.
 
-    python benchmarks/growth.py [--threads 2] [--repeat 5] [--precision fp32] [--plot FILE] [--json
-    FILE]
+    python benchmarks/growth.py [--threads 2] [--repeat 5] [--precision fp32] [--plot FILE]
 
 The floor of a training step is its matrix products, forward and backward, at the rate of a large
 square product; that of surgery on T tasks is its traffic, (2 T + 1) · params · 4 bytes (read T rows
@@ -12,7 +11,6 @@ those of the course's sentences; surgery is PCGrad, dropout is on. Takes 5 GB.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -218,8 +216,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=list(PRODUCT_DTYPES), default="fp32")
     parser.add_argument("--plot", type=Path, metavar="FILE",
                         help="a figure of four panels, as SVG")
-    parser.add_argument("--json", type=Path, metavar="FILE",
-                        help="the numbers of tables and figure")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     about = (f"{arguments.precision}, {arguments.threads} threads, torch {torch.__version__}, "
@@ -231,10 +227,6 @@ def main() -> None:
         print_table(*measured[-1])
     if arguments.plot:
         arguments.plot.write_bytes(svg(draw(measured, about)))
-    if arguments.json:
-        figures = {axis.name: results for axis, results in measured}
-        arguments.json.write_text(json.dumps({"about": about, "axes": figures}, indent=1) + "\n",
-                                  encoding="utf-8")
 
 
 if __name__ == "__main__":

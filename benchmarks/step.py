@@ -56,13 +56,13 @@ def checkpoint() -> str:
 class Usual:
     """What one would write with the well-known libraries, on the device of the model's heads."""
 
-    def __init__(self, model: MultitaskBert, precision: str,
+    def __init__(self, model: MultitaskBert,
                  encoder: "transformers.BertModel | None" = None) -> None:
         """encoder: with the checkpoint's weights by default."""
         import transformers  # both here: what they take of memory is not ours
         from torchjd.aggregation import PCGrad
 
-        self.heads, self.precision = copy.deepcopy(model.heads), precision
+        self.heads, self.precision = copy.deepcopy(model.heads), model.precision
         self.device = next(self.heads.parameters()).device
         if encoder is None:
             encoder = transformers.BertModel.from_pretrained(checkpoint(),
@@ -152,15 +152,14 @@ def sentences(folder: Path, count: int) -> list[str]:
 
 
 def encode(model: MultitaskBert, texts: list[str]) -> torch.Tensor:
-    with autocast(model.precision, torch.device("cpu")):
+    with autocast(model.precision, model.device):
         return model.encoder.encode(texts, model.tokenizer)
 
 
-def stepper(side: str, precision: str,
-            model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
+def stepper(side: str, model: MultitaskBert) -> Callable[[dict[str, Batch]], object]:
     if side == "ours":
         return SurgeryTrainer(model, "pcgrad", LR).step
-    return Usual(model, precision).step
+    return Usual(model).step
 
 
 def compare(title: str, ours: Callable[[], object], usual: Callable[[], object], rounds: int,
@@ -203,7 +202,7 @@ def main() -> None:
         batches = training_batches(model, folder, PEAK_STEPS)
         if side == "usual":
             del model.encoder  # it has one of its own
-        step = stepper(side, precision, model)
+        step = stepper(side, model)
         for batch in batches:
             step(batch)
         print(peak_megabytes())
@@ -219,10 +218,10 @@ def main() -> None:
     for precision in PRECISIONS:
         model = build(precision)
         batches = training_batches(model, folder, WARM_UP + arguments.steps)
-        sides = [stepper(side, precision, model) for side in ("ours", "usual")]
+        sides = [stepper(side, model) for side in ("ours", "usual")]
         compare(f"training step, {precision}", *(over(step, batches) for step in sides),
                 arguments.steps, WARM_UP)
-        usual = Usual(model, precision)
+        usual = Usual(model)
         model.eval()
         usual.eval()
         dev = {name: model.tokenize(read_examples(file_of(folder, task, "dev"),

@@ -23,7 +23,6 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.parser import Parser
 from pathlib import Path
 from typing import NamedTuple
@@ -85,20 +84,13 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-@dataclass(frozen=True)
 class Environment:
     """A virtual environment, new and empty."""
 
-    folder: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> "Environment":
+    def __init__(self, folder: Path) -> None:
         run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
-        return cls(folder)
-
-    @property
-    def interpreter(self) -> Path:
-        return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        self.folder = folder
+        self.interpreter = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     def python(self, *arguments: object, cwd: Path | None = None, **variables: str) -> str:
         return run(self.interpreter, *arguments, cwd=cwd or self.folder, **variables)
@@ -159,18 +151,20 @@ def unpack(sdist: Path, target: Path) -> Path:
     return source
 
 
-def names_in(package: Path) -> set[str]:
+def files_in(package: Path) -> dict[str, bytes]:
     """The files of a wheel, or of an sdist without the folder that they are in."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as archive:
-            return {name for name in archive.namelist() if not name.endswith("/")}
+            return {name: archive.read(name) for name in archive.namelist()
+                    if not name.endswith("/")}
     with tarfile.open(package) as archive:
-        return {member.name.split("/", 1)[1] for member in archive if member.isfile()}
+        return {member.name.split("/", 1)[1]: archive.extractfile(member).read()
+                for member in archive if member.isfile()}
 
 
 def check_content(package: Path) -> str:
     """Raises Failed naming what is missing or too much."""
-    found = names_in(package)
+    found = files_in(package).keys()
     expected = shipped() | (set() if package.suffix == ".whl" else SDIST_FILES)
     made = {name for name in found if MADE_BY_SETUPTOOLS.fullmatch(name)}
     missing, strange = sorted(expected - found), sorted(found - expected - made)
@@ -186,19 +180,14 @@ def check_content(package: Path) -> str:
 
 def metadata(package: Path):
     """The headers, and the README below them."""
-    if package.suffix == ".whl":
-        with zipfile.ZipFile(package) as archive:
-            [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-            return Parser().parsestr(archive.read(name).decode("utf-8"))
-    with tarfile.open(package) as archive:
-        [member] = [member for member in archive if member.name.count("/") == 1
-                    and member.name.endswith("PKG-INFO")]
-        return Parser().parsestr(archive.extractfile(member).read().decode("utf-8"))
+    [content] = [content for name, content in files_in(package).items()
+                 if name == "PKG-INFO" or name.endswith(".dist-info/METADATA")]
+    return Parser().parsestr(content.decode("utf-8"))
 
 
 def build_all(folder: Path, setuptools: str) -> tuple[list[Row], dict[str, Path]]:
     """Rows, and the packages by kind. setuptools: a requirement."""
-    builder = Environment.make(folder / "builder")
+    builder = Environment(folder / "builder")
     # wheel: setuptools before 70.1 needs it for wheels
     builder.install("--upgrade", setuptools, "wheel")
     version = f"setuptools {builder.version('setuptools')}"
@@ -212,7 +201,7 @@ def build_all(folder: Path, setuptools: str) -> tuple[list[Row], dict[str, Path]
         folder / "direct", source, cwd=folder)
     [direct] = (folder / "direct").iterdir()
     rows.append(attempt("wheel of the source, by pip wheel", "", lambda: check_content(direct)))
-    differ = {name for name in names_in(direct) ^ names_in(made["wheel"])
+    differ = {name for name in files_in(direct).keys() ^ files_in(made["wheel"]).keys()
               if not MADE_BY_SETUPTOOLS.fullmatch(name)}
     rows.append(Row("both wheels hold the same files", "",
                     f"FAILED: {sorted(differ)[:5]}" if differ else "yes"))
@@ -302,7 +291,7 @@ def check_low(wheel: Path, torch: tuple[str, str | None], folder: Path) -> Itera
     low = {requirement.name: lowest(requirement)
            for requirement in requirements if lowest(requirement)}
     tested = {**low, "torch": torch[1] or torch[0]}
-    environment = Environment.make(folder / "lower")
+    environment = Environment(folder / "lower")
     lines = [f"{name}=={version}" for name, version in tested.items()]
     environment.install(*constraints(folder / "lower.txt", *lines), f"{wheel}[test]")
     for name, version in low.items():
@@ -329,13 +318,13 @@ def check(folder: Path, parts: list[str]) -> Iterator[Row]:
                                folder)
     newest = constraints(folder / "newest.txt", f"torch=={torch[0]}")
     if "sdist" in parts:
-        environment = Environment.make(folder / "sdist")
+        environment = Environment(folder / "sdist")
         # the sdist is what is built here, so it alone need not be a wheel
         environment.install(*newest, "--no-binary", "minbert", made["sdist"])
         yield from use(environment, folder / "use-sdist", "sdist installed")
         shutil.rmtree(environment.folder)
     if "wheel" in parts:
-        environment = Environment.make(folder / "wheel")
+        environment = Environment(folder / "wheel")
         environment.install(*newest, made["wheel"])
         yield from use(environment, folder / "use-wheel", "wheel installed")
         environment.install(*newest, f"{made['wheel']}[test]")

@@ -181,18 +181,28 @@ class Target:
 
     share: of all inputs, relative to the others'.
     file: the mutated file's place in the folder.
-    make: returns the sound files: those beside it, and the contents that are mutated.
-    mutate: changes one of these contents.
+    mutate: changes a sound content of that file.
     use: reads the folder and uses what it found.
+    files: returns the folder's sound files; by default there are none beside `file`.
+    without: names among these that are left out.
+    contents: returns the sound contents of `file`; by default the one that `files` has.
     writes: whether `use` changes the folder, which is then made again for each input.
     """
 
     share: int
     file: str
-    make: Callable[[], tuple[dict[str, bytes], list[bytes]]]
     mutate: Callable[[random.Random, bytes], bytes]
     use: Callable[[Path], None]
+    files: Callable[[], dict[str, bytes]] = dict
+    without: tuple[str, ...] = ()
+    contents: Callable[[], list[bytes]] | None = None
     writes: bool = False
+
+    def make(self) -> tuple[dict[str, bytes], list[bytes]]:
+        """The sound files beside `file`, and the contents that are mutated."""
+        files = self.files()
+        around = {name: content for name, content in files.items() if name not in self.without}
+        return around, [files[self.file]] if self.contents is None else self.contents()
 
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -200,55 +210,38 @@ TEXT_FILES = (*WEIGHTS, "tokenizer.json")
 PART_NAMES = ["../x.safetensors", "model-1.safetensors", "model-2.safetensors", "config.json",
               "a\\b.bin", ".."]
 
-
-def model_file(name: str, without: tuple[str, ...] = WEIGHTS) -> Callable[[], tuple]:
-    """One file of a model's folder, the others beside it."""
-    return partial(sound.one_of, sound.model_files, name, without)
-
-
-def alone(contents: Callable[[], list[bytes]]) -> Callable[[], tuple]:
-    """A file with nothing beside it."""
-    return lambda: ({}, contents())
-
-
 TARGETS = {
-    "safetensors": Target(50, "model.safetensors", model_file("model.safetensors"),
-                          mutate_safetensors, use_model),
-    "index": Target(8, "model.safetensors.index.json", model_file("model.safetensors.index.json"),
-                    partial(mutate_json, pool=PART_NAMES), use_model),
-    "pickle": Target(25, "pytorch_model.bin", partial(sound.pickles_beside, WEIGHTS), mutate_pickle,
-                     use_model),
-    "config": Target(70, "config.json",
-                     model_file("config.json", ("model.safetensors.index.json",)), mutate_json,
-                     use_model),
-    "tokenizer": Target(70, "tokenizer.json", model_file("tokenizer.json"),
-                        partial(mutate_json, pool=sound.TOKENIZER_PARTS), use_tokenizer),
-    "vocabulary": Target(70, "vocab.txt", model_file("vocab.txt", TEXT_FILES), mutate_lines,
-                         use_tokenizer),
-    "tokenizer_config": Target(22, "tokenizer_config.json",
-                               model_file("tokenizer_config.json", TEXT_FILES),
-                               mutate_json, use_tokenizer),
-    "special_tokens_map": Target(10, "special_tokens_map.json",
-                                 model_file("special_tokens_map.json", TEXT_FILES), mutate_json,
-                                 use_tokenizer),
-    "added_tokens": Target(10, "added_tokens.json", model_file("added_tokens.json", TEXT_FILES),
-                           mutate_json, use_tokenizer),
-    "collection": Target(10, "items.json", alone(sound.collections), mutate_json, use_collection),
-    "heads": Target(8, "model/heads.safetensors",
-                    partial(sound.one_of, sound.run_files, "model/heads.safetensors"),
-                    mutate_safetensors, use_heads),
-    "run_config": Target(14, "config.json", partial(sound.one_of, sound.run_files, "config.json"),
-                         mutate_json, use_run, writes=True),
-    "tasks_json": Target(10, "model/tasks.json",
-                         partial(sound.one_of, sound.run_files, "model/tasks.json"), mutate_json,
-                         use_description),
-    "task_file": Target(20, "my.toml", alone(sound.task_files), mutate_lines, use_task_file),
-    "course": Target(290, "course.csv", alone(sound.course_files), mutate_table, use_course),
-    "test_file": Target(120, "course.csv", alone(sound.test_files), mutate_table, use_test_file),
-    "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", alone(sound.multinli_files),
-                       mutate_jsonl, use_multinli),
-    "multinli_zip": Target(13, "multinli_1.0.zip", alone(sound.multinli_zips), mutate_zip,
-                           use_multinli),
+    "safetensors": Target(50, "model.safetensors", mutate_safetensors, use_model,
+                          sound.model_files, WEIGHTS),
+    "index": Target(8, "model.safetensors.index.json", partial(mutate_json, pool=PART_NAMES),
+                    use_model, sound.model_files, WEIGHTS),
+    "pickle": Target(25, "pytorch_model.bin", mutate_pickle, use_model, sound.model_files, WEIGHTS,
+                     sound.pickles),
+    "config": Target(70, "config.json", mutate_json, use_model, sound.model_files,
+                     ("model.safetensors.index.json",)),
+    "tokenizer": Target(70, "tokenizer.json", partial(mutate_json, pool=sound.TOKENIZER_PARTS),
+                        use_tokenizer, sound.model_files, WEIGHTS),
+    "vocabulary": Target(70, "vocab.txt", mutate_lines, use_tokenizer, sound.model_files,
+                         TEXT_FILES),
+    "tokenizer_config": Target(22, "tokenizer_config.json", mutate_json, use_tokenizer,
+                               sound.model_files, TEXT_FILES),
+    "special_tokens_map": Target(10, "special_tokens_map.json", mutate_json, use_tokenizer,
+                                 sound.model_files, TEXT_FILES),
+    "added_tokens": Target(10, "added_tokens.json", mutate_json, use_tokenizer, sound.model_files,
+                           TEXT_FILES),
+    "collection": Target(10, "items.json", mutate_json, use_collection,
+                         contents=sound.collections),
+    "heads": Target(8, "model/heads.safetensors", mutate_safetensors, use_heads, sound.run_files),
+    "run_config": Target(14, "config.json", mutate_json, use_run, sound.run_files, writes=True),
+    "tasks_json": Target(10, "model/tasks.json", mutate_json, use_description, sound.run_files),
+    "task_file": Target(20, "my.toml", mutate_lines, use_task_file, contents=sound.task_files),
+    "course": Target(290, "course.csv", mutate_table, use_course, contents=sound.course_files),
+    "test_file": Target(120, "course.csv", mutate_table, use_test_file,
+                        contents=sound.test_files),
+    "multinli": Target(200, "multinli/multinli_1.0_train.jsonl", mutate_jsonl, use_multinli,
+                       contents=sound.multinli_files),
+    "multinli_zip": Target(13, "multinli_1.0.zip", mutate_zip, use_multinli,
+                           contents=sound.multinli_zips),
 }
 
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,13 +62,6 @@ def read(folder: Path) -> dict[str, bytes]:
     """The files in the folder, by their place in it."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def one_of(files: Callable[[], dict[str, bytes]], name: str,
-           without: tuple[str, ...] = ()) -> tuple[dict, list[bytes]]:
-    """(the files beside it, its content). without: names that are left out."""
-    around = {other: content for other, content in files().items() if other not in without}
-    return around, [files()[name]]
 
 
 # ------------------------------------------------------------------------------------------- models
@@ -149,11 +141,6 @@ def pickles() -> list[bytes]:
                 continue
             made.append(buffer.getvalue())
     return [*made, pickle.dumps(Hostile()), pickle.dumps({first: [1.0]})]
-
-
-def pickles_beside(without: tuple[str, ...]) -> tuple[dict, list[bytes]]:
-    """(a model's files without its weights, the pickles)."""
-    return one_of(model_files, "pytorch_model.bin", without)[0], pickles()
 
 
 # --------------------------------------------------------------------------------------------- runs

@@ -163,30 +163,18 @@ def summarise(probe: Mapping) -> dict:
     "low", "high", "noise_share", "layers"}, …}}. low, high: 95 % interval of the mean over draws,
     None for one. conflict_rate: the share of the n draws with a negative cosine.
     """
-    same = {name: {part: _mean(draws) for part, draws in _whole_and_parts(values)}
-            for name, values in probe["same_task"].items()}
-    for means in same.values():
-        for mean in means.values():
-            mean["noise_share"] = 1 - mean["mean_cosine"]
+    same_task = {}
+    for name, series in probe["same_task"].items():
+        layers = {part: _within(draws) for part, draws in series["layers"].items()}
+        same_task[name] = {**_within(series["cosine"]), "layers": layers}
+
     pairs = {}
-    for pair, values in probe["pairs"].items():
-        first, second = (same[name] for name in pair.split("-"))
-        pairs[pair] = {part: {**_mean(draws), "conflict_rate": float(np.mean(np.array(draws) < 0)),
-                              "ratio_to_same_task": _ratio(draws, first[part], second[part])}
-                       for part, draws in _whole_and_parts(values)}
-    return {"pairs": {key: _nested(parts) for key, parts in pairs.items()},
-            "same_task": {key: _nested(parts) for key, parts in same.items()}}
-
-
-def _whole_and_parts(values: Mapping) -> Iterator[tuple[str | None, list[float]]]:
-    """The whole encoder under the name None, then each part."""
-    yield None, values["cosine"]
-    yield from values["layers"].items()
-
-
-def _nested(parts: Mapping[str | None, dict]) -> dict:
-    return {**parts[None], "layers": {part: values for part, values in parts.items()
-                                      if part is not None}}
+    for pair, series in probe["pairs"].items():
+        first, second = (same_task[name] for name in pair.split("-"))
+        layers = {part: _between(draws, first["layers"][part], second["layers"][part])
+                  for part, draws in series["layers"].items()}
+        pairs[pair] = {**_between(series["cosine"], first, second), "layers": layers}
+    return {"pairs": pairs, "same_task": same_task}
 
 
 def _mean(draws: Sequence[float]) -> dict:
@@ -194,7 +182,16 @@ def _mean(draws: Sequence[float]) -> dict:
     return {"n": len(draws), "mean_cosine": mean, "low": low, "high": high}
 
 
-def _ratio(draws: Sequence[float], first: Mapping, second: Mapping) -> float | None:
-    if min(first["mean_cosine"], second["mean_cosine"]) <= 0:
-        return None
-    return float(np.mean(draws)) / math.sqrt(first["mean_cosine"] * second["mean_cosine"])
+def _within(draws: Sequence[float]) -> dict:
+    """The summary of two batches of one task."""
+    found = _mean(draws)
+    return {**found, "noise_share": 1 - found["mean_cosine"]}
+
+
+def _between(draws: Sequence[float], first: Mapping, second: Mapping) -> dict:
+    """The summary of two tasks; first, second: those within each of them."""
+    found, ratio = _mean(draws), None
+    if min(first["mean_cosine"], second["mean_cosine"]) > 0:
+        ratio = found["mean_cosine"] / math.sqrt(first["mean_cosine"] * second["mean_cosine"])
+    return {**found, "conflict_rate": float(np.mean(np.array(draws) < 0)),
+            "ratio_to_same_task": ratio}

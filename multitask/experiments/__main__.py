@@ -29,7 +29,6 @@ from .presets import PRESETS
 from .question import Question, ask
 
 FIRST_SEED = 11711
-QUESTION_STEPS = 160
 
 
 def build_parser() -> Parser:
@@ -52,7 +51,7 @@ def build_parser() -> Parser:
         help="(default: experiments/PRESET or experiments/surgery)")
     add("--max-steps", type=int, metavar="N",
         help="end each stage after N steps (default: the preset's; "
-             f"{QUESTION_STEPS} for --question)")
+             f"{Question.steps} for --question)")
     add("--batch-size", type=int, metavar="N",
         help=f"for --question: examples of each task per step (default: {Question.batch_size})")
     add("--eval-limit", type=int, metavar="N",
@@ -83,14 +82,12 @@ def run_question(arguments: argparse.Namespace) -> int:
     if arguments.test_labels or arguments.preset:
         raise ValueError("--question takes neither --preset nor --test-labels")
 
-    values = common_values(arguments)
-    for name in ("batch_size", "eval_limit"):
-        if getattr(arguments, name) is not None:
-            values[name] = getattr(arguments, name)
-    steps = QUESTION_STEPS if arguments.max_steps is None else arguments.max_steps
+    values = {"steps": arguments.max_steps, "batch_size": arguments.batch_size,
+              "eval_limit": arguments.eval_limit}
+    given = {name: value for name, value in values.items() if value is not None}
     out = arguments.out or Path("experiments") / arguments.question
     arms = None if arguments.arms is None else arms_from(arguments.arms)
-    ask(Question(steps=steps, **values), out, seeds_of(arguments, 5), arms)
+    ask(Question(**given, **common_values(arguments)), out, seeds_of(arguments, 5), arms)
     print((out / "question.md").read_text(encoding="utf-8"))
     return 0
 

@@ -18,8 +18,7 @@ from multitask.analysis.log import conflict_statistics, cosines_by_pair
 from multitask.analysis.probe import conflict_probe, summarise
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL, WRAP, RoundRobin
-from multitask.model import MultitaskBert
-from multitask.runs import run
+from multitask.runs.inputs import build_model
 from multitask.runs.settings import HINT, Settings, try_method
 from multitask.system.command import IMPORTED
 from multitask.system.device import pick_device, pick_precision
@@ -42,6 +41,7 @@ CONTROLS = {
             "steps where the others take one",
 }
 DEFAULT_ARMS = ("paper", CONSTANT, SINGLE)
+SINGLES = {f"{SINGLE}-{name}": (name,) for name in TASKS}  # the trainings of `single`: their tasks
 MOMENTS = ("equal_steps", "equal_time")
 PROBE_DRAWS = 8
 # The weights that best-constant chooses from; only their ratios matter to AdamW, and the paper's
@@ -63,7 +63,7 @@ class Question:
 
     model: str
     data: str | None
-    steps: int
+    steps: int = 160
     arch: str = "concatB"
     lr: float = 1e-4
     head_lr: float = 3e-3
@@ -107,14 +107,7 @@ def check_arm(arm: str) -> None:
 
 def trainings_of(arms: Sequence[str]) -> tuple[str, ...]:
     """What is trained for each seed, in this order: `constant` needs PCGrad's weights."""
-    several = {SINGLE: [f"{SINGLE}-{name}" for name in TASKS]}
-    return tuple(training for arm in arms for training in several.get(arm, [arm]))
-
-
-def tasks_of(training: str) -> tuple[str, ...]:
-    """single-sst → ("sst",); all tasks for the other arms."""
-    alone = tuple(name for name in TASKS if training == f"{SINGLE}-{name}")
-    return alone or tuple(TASKS)
+    return tuple(training for arm in arms for training in (SINGLES if arm == SINGLE else [arm]))
 
 
 def steps_of(question: Question, training: str) -> int:
@@ -147,10 +140,10 @@ class Arm:
                  weights: Sequence[float] | None = None) -> None:
         """weights: one per task, constant; None leaves them to the method `training`."""
         settings = question.settings(seed)
-        self.question, self.tokens, self.tasks = question, tokens, tasks_of(training)
+        self.question, self.tokens = question, tokens
+        self.tasks = SINGLES.get(training, tuple(TASKS))
         self.steps, is_annealed = steps_of(question, training), training == ANNEAL
-        self.model: MultitaskBert = run.build_model(settings,
-                                                    dataset).to(pick_device(settings.device))
+        self.model = build_model(settings, dataset).to(pick_device(settings.device))
         self.model.precision = pick_precision(settings.precision, self.model.device,
                                               self.model.encoder.config.hidden_size)
 
@@ -181,7 +174,6 @@ class Arm:
         result = self.trainer.step(batches, scale)
         self.log.append({
             "seconds": time.perf_counter() - started,
-            "losses": result.losses,
             "cosines": cosines_by_pair(batches, result.gram),
             "weights": dict(zip(batches, result.weights.tolist(), strict=True)),
         })

@@ -7,7 +7,7 @@ the baseline.
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from multitask.analysis.paper_results import (
 from multitask.data.examples import TEST_SPLIT, Dataset
 from multitask.evaluation import PREDICTIONS_FOLDER, describe, prediction_file, read_predictions
 from multitask.runs import run
+from multitask.runs.folder import CONFIG_FILE, METRICS_FILE, REPORT_FILE, is_finished
 from multitask.runs.hand_in import hand_in
-from multitask.runs.inputs import Tokens, settings_of_run
+from multitask.runs.inputs import Tokens, load_data, settings_of_run
 from multitask.runs.settings import Settings
-from multitask.system import console
 from multitask.system.checkpoint import CHECKPOINT_FOLDER, numbered
+from multitask.system.console import say
 from multitask.system.device import pick_device
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
@@ -95,7 +96,7 @@ class Grid:
     def check(self) -> None:
         """Raises ValueError if the folder holds trainings of another grid, finished or not."""
         path = self.out / GRID_FILE
-        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{run.CONFIG_FILE}"))
+        has_results = path.is_file() and any(self.out.glob(f"seed-*/*/*/{CONFIG_FILE}"))
         preset = PRESETS[self.preset]
         settings = {"every": preset.every, "stage": preset.stage}
         claim_folder(path, {**self.asked(), "settings": settings}, has_results)
@@ -118,7 +119,7 @@ class Grid:
         return Settings(arch=node.arch, seed=seed, **values)
 
 
-def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.say) -> dict:
+def run_grid(grid: Grid, seeds: list[int]) -> dict:
     """Trains what is missing and writes the table after each training; returns its content."""
     grid.check()
     dataset: Dataset | None = None
@@ -128,7 +129,7 @@ def run_grid(grid: Grid, seeds: list[int], say: Callable[[str], None] = console.
     for seed in seeds:
         for number, node in enumerate(nodes, start=1):
             folder = grid.folder(node, seed)
-            if (folder / run.METRICS_FILE).is_file():
+            if is_finished(folder):
                 continue
 
             say(f"seed {seed}, {number} of {len(nodes)}: {node.arch} {node.name}")
@@ -164,14 +165,14 @@ def hindrance(node: Node, grid: Grid, seed: int) -> str | None:
         return f"it failed before ({failed} holds the reason; remove that file to try again)"
 
     parent = node.parent
-    if parent is not None and not (grid.folder(parent, seed) / run.METRICS_FILE).is_file():
+    if parent is not None and not is_finished(grid.folder(parent, seed)):
         return f"{parent.name}, which it starts from, was not trained"
     return None
 
 
 def load_shared(settings: Settings) -> Dataset:
     """The data of all trainings, MultiNLI included, test sets excluded; read once."""
-    dataset = run.load_data(dataclasses.replace(settings, nli=True))
+    dataset = load_data(dataclasses.replace(settings, nli=True))
     return {name: {split: examples for split, examples in splits.items() if split != TEST_SPLIT}
             for name, splits in dataset.items()}
 
@@ -229,8 +230,8 @@ def _finished(grid: Grid, node: Node, seeds: list[int]) -> dict[Path, dict]:
     found = {}
     for seed in seeds:
         folder = grid.folder(node, seed)
-        if (folder / run.METRICS_FILE).is_file():
-            found[folder] = read_object(folder / run.METRICS_FILE)
+        if is_finished(folder):
+            found[folder] = read_object(folder / METRICS_FILE)
     return found
 
 
@@ -243,7 +244,7 @@ def judge_claims(grid: Grid, seeds: list[int]) -> list[dict]:
     if not complete:
         return []
 
-    dataset = run.load_data(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
+    dataset = load_data(grid.node_settings(Node("concatB", ("gs_wrap",)), seeds[0]))
     labels = {name: np.array([example.label for example in dataset[name]["dev"]]) for name in TASKS}
     predictions = []
     for seed in complete:
@@ -278,7 +279,7 @@ def about(grid: Grid, seeds: list[int]) -> str:
 def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
     """Writes the best model's hand-in and, on labelled test examples, the paper's Table 2."""
     settings = settings_of_run(grid.out / results["best"]["run"])
-    dataset = run.load_data(dataclasses.replace(settings, eval_limit=None))
+    dataset = load_data(dataclasses.replace(settings, eval_limit=None))
     for name, examples in labelled.items():
         dataset[name][TEST_SPLIT] = examples
     scores, files = hand_in(grid.out / results["best"]["run"], dataset, grid.out / "hand-in",
@@ -286,10 +287,10 @@ def conclude(grid: Grid, results: dict, labelled: Dataset) -> None:
     results["claims"] = judge_claims(grid, results["seeds"])
     results["test"] = scores.get(TEST_SPLIT, results["test"])
     table.write(grid.out, results)
-    write_grid_report(grid.out / run.REPORT_FILE, results)
+    write_grid_report(grid.out / REPORT_FILE, results)
     for split, called in scores.items():
         paper = ", ".join(f"{name} {table.number(value)}" for name, value in PAPER_TABLE_2.items())
         beside = f"  (the paper's Table 2: {paper})" if split == TEST_SPLIT else ""
         print(f"best model, {split}: {describe(called)}{beside}")
-    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / run.REPORT_FILE}\nhand in: "
+    print(f"table: {grid.out / 'table.md'}\nreport: {grid.out / REPORT_FILE}\nhand in: "
           f"{files[0].parent}")

@@ -21,10 +21,8 @@ def write_grid_report(path: Path, results: dict) -> None:
         paragraph(results["about"]), origin(results.get("environment", {})),
         paragraph(f"{table.best_sentence(results)} {table.test_sentence(results)}"),
         heading("Table 1"), *(score_table(results, arch, best) for arch in table.ARCH_TITLES),
-        paragraph("In brackets the paper's; ▸ marks the best of a column. Baseline, a head for SST "
-                  "on the frozen encoder, the other two heads untrained: " + ", ".join(
-                      f"{name.upper()} {table.shown(results['baseline'][name])}"
-                      for name in TASKS) + ".", note=True),
+        paragraph("In brackets the paper's; ▸ marks the best of a column. "
+                  f"{table.baseline_sentence(results)}", note=True),
         heading("At a glance"),
         grid([figure(f"cells-{name}", cells_plot(results, name),
                      f"{name}: ours against the paper, 30 experiments",

@@ -8,10 +8,9 @@ task.
 """
 
 import dataclasses
-import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,9 @@ from multitask.analysis.comparisons import (
 )
 from multitask.data.examples import Dataset
 from multitask.data.sampling import ANNEAL
-from multitask.runs import run
-from multitask.system import console
+from multitask.runs.folder import REPORT_FILE
+from multitask.runs.inputs import build_model, load_data
+from multitask.system.console import say
 from multitask.system.environment import invocation
 from multitask.tasks import TASKS
 from optim import Method
@@ -45,7 +45,7 @@ from .arms import (
     MOMENTS,
     PCGRAD,
     PLAIN_SUM,
-    SINGLE,
+    SINGLES,
     TRIALS,
     Arm,
     Question,
@@ -67,8 +67,8 @@ TIMED_STEPS, UNTIMED_STEPS = 15, 3
 RESAMPLES = 1000
 
 
-def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | None = None,
-        say: Callable[[str], None] = console.say) -> dict:
+def ask(question: Question, out: Path, seeds: list[int],
+        arms: Sequence[str] | None = None) -> dict:
     """Trains what is missing, then compares; after each seed writes the three result files.
 
     Args:
@@ -84,8 +84,8 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
     arms = claim(question, out, arms)
     codes = {arm: code_of(arm) for arm in arms}  # now: a file may change while it is used
     settings = question.settings(seeds[0])
-    dataset = run.load_data(settings)
-    model = run.build_model(settings, dataset)
+    dataset = load_data(settings)
+    model = build_model(settings, dataset)
     tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
               for name, splits in dataset.items()}
     labels = {name: splits["dev"].labels for name, splits in tokens.items()}
@@ -120,7 +120,7 @@ def ask(question: Question, out: Path, seeds: list[int], arms: Sequence[str] | N
         results = compare(question, arms, out, seeds[:count], labels)
         write_json(out / QUESTION_FILE, results)
         write_text(out / "question.md", question_markdown(results))
-        write_question_report(out / run.REPORT_FILE, results)
+        write_question_report(out / REPORT_FILE, results)
     return results
 
 
@@ -164,7 +164,7 @@ def remedy(training: str, arms: Sequence[str], out: Path) -> str:
 
 
 def read_trial(out: Path, seed: int, training: str) -> dict:
-    return json.loads(trial_file(out, seed, training).read_text(encoding="utf-8"))
+    return read_object(trial_file(out, seed, training))
 
 
 def constant_of(training: str, seed: int, out: Path) -> list[float] | None:
@@ -198,12 +198,11 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
     of one multi-task model, in proportion to the cost of their steps. The grid runs for half the
     steps.
     """
-    singles = trainings_of([SINGLE])
     others = [arm for arm in arms
               if arm == ANNEAL or (arm not in CONTROLS and Method(arm).observe)]
     path = out / TIMES_FILE
     seconds = read_object(path) if path.is_file() else {}
-    missing = [name for name in (PCGRAD, *singles, *others) if name not in seconds]
+    missing = [name for name in (PCGRAD, *SINGLES, *others) if name not in seconds]
     if missing:
         new = {}
         for training in Progress(dict.fromkeys((PCGRAD, *missing)), desc="timing the arms",
@@ -217,12 +216,12 @@ def steps_at_equal_time(question: Question, arms: Sequence[str], out: Path, data
         write_json(path, seconds)
 
     multitask_cost = seconds[PCGRAD]
-    single_cost = sum(seconds[training] for training in singles)
+    single_cost = sum(seconds[training] for training in SINGLES)
     budget = question.steps * max(multitask_cost, single_cost)
 
     steps = dict.fromkeys(GRID, dict.fromkeys(MOMENTS, math.ceil(question.steps / 2)))
     for training in trainings_of(arms):
-        cost = single_cost if training in singles else seconds.get(training, multitask_cost)
+        cost = single_cost if training in SINGLES else seconds.get(training, multitask_cost)
         steps[training] = {
             "equal_steps": steps_of(question, training),
             # 1e-9: so that the slowest arm loses no step to rounding

@@ -16,10 +16,9 @@ from .arms import (
     MOMENTS,
     PCGRAD,
     PLAIN_SUM,
-    SINGLE,
+    SINGLES,
     is_control,
     training_of,
-    trainings_of,
 )
 
 AVERAGE = "average"  # of the tasks' scores: compared as if it were a task, in a family of its own
@@ -138,7 +137,7 @@ FLOOR = ("The noise floor is the cosine of two batches of one task. Without samp
 def equal_time(results: dict) -> str:
     """What equal time is, and the seconds per step that were measured."""
     seconds, steps = results["seconds"], results["asked"]["steps"]
-    singles = sum(seconds[training] for training in trainings_of([SINGLE]))
+    singles = sum(seconds[training] for training in SINGLES)
     budget = steps * max(seconds[PCGRAD], singles)
     measured = ", ".join(f"{training} {value:.3f} s" for training, value in seconds.items())
     return (f"Every arm is trained for {budget:.1f} s, the time that {steps} steps of all "

@@ -22,9 +22,9 @@ def title_of(method: str) -> str:
 
 def cell(values: list[float | None], paper: float) -> dict:
     """One figure of the table. values: one score per seed; an undefined score counts 0."""
-    if not values:
-        return {"values": [], "mean": None, "low": None, "high": None, "paper": paper}
-    mean, low, high = mean_interval([value or 0.0 for value in values])
+    mean = low = high = None
+    if values:
+        mean, low, high = mean_interval([value or 0.0 for value in values])
     return {"values": values, "mean": mean, "low": low, "high": high, "paper": paper}
 
 
@@ -74,15 +74,18 @@ def markdown(results: dict) -> str:
             cells.append(f"**{shown(figure)}**" if is_best else shown(figure))
         lines.append([title_of(method), *cells])
 
-    baseline = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
-    parts = [results["about"], markdown_table(header, lines),
-             f"Baseline, a head for SST on the frozen encoder, the other two heads untrained: "
-             f"{baseline}.",
+    parts = [results["about"], markdown_table(header, lines), baseline_sentence(results),
              f"{best_sentence(results)} {test_sentence(results)}"]
     if results.get("claims"):
         parts += [markdown_table(CLAIM_HEADER, claim_rows(results["claims"])),
                   claim_note(results["claims"])]
     return "\n\n".join(parts) + "\n"
+
+
+def baseline_sentence(results: dict) -> str:
+    scores = ", ".join(f"{task.upper()} {shown(results['baseline'][task])}" for task in TASKS)
+    return ("Baseline, a head for SST on the frozen encoder, the other two heads untrained: "
+            f"{scores}.")
 
 
 def test_sentence(results: dict) -> str:

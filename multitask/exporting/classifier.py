@@ -49,7 +49,7 @@ def classifier_of(model: MultitaskBert, task: Task) -> tuple[torch.Tensor, torch
         low, high = task.range
         unit = (high - low) / SCALE_TOP
         return weight * unit, bias * unit + low
-    return weight.clone(), bias.clone()
+    return weight, bias
 
 
 def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> None:

@@ -38,8 +38,8 @@ def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
             "activation_function": "torch.nn.modules.activation.Tanh"})
         dense = model.encoder.pooler_dense
         write_tensors(folder / "2_Dense" / SINGLE_FILE,
-                      {"linear.weight": dense.weight.detach().cpu().clone(),
-                       "linear.bias": dense.bias.detach().cpu().clone()}, FORMAT)
+                      {"linear.weight": dense.weight.detach().cpu(),
+                       "linear.bias": dense.bias.detach().cpu()}, FORMAT)
     write_json(folder / "modules.json", [
         {"idx": number, "name": str(number), "path": f"{number}_{name}" if number else "",
          "type": f"sentence_transformers.models.{name}"} for number, name in enumerate(modules)])

@@ -1,5 +1,6 @@
 """Which sequences and which masks make up each step, and the held-out batches."""
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -45,7 +46,7 @@ class TrainingBatches:
         self.size, self.seed = settings.batch_size, settings.seed
         self.steps_per_epoch = max(1, len(text.sequences) // self.size)
         self._masking = Masking.of(tokenizer, settings.whole_words, settings.mask_share)
-        self._last = -1, np.empty(0)  # the epoch asked for last, and its order
+        self._order = functools.lru_cache(maxsize=1)(self._order_of)
 
     def batch(self, step: int) -> MaskedBatch:
         """Sequences and masks of a step."""
@@ -54,14 +55,13 @@ class TrainingBatches:
         return MaskedBatch(self._masking(row, generator_of(MASKS, self.seed, step)), packing, types)
 
     def sequences_of(self, step: int) -> np.ndarray:
-        """(sequences,) int64, the numbers of a step's sequences; each epoch has its own order."""
+        """(sequences,) int64, the numbers of a step's sequences."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        known, order = self._last  # read once: another thread may ask for the next epoch
-        if epoch != known:
-            generator = generator_of(ORDER, self.seed, epoch)
-            order = torch.randperm(len(self.text.sequences), generator=generator).numpy()
-            self._last = epoch, order
-        return order[place * self.size:(place + 1) * self.size]
+        return self._order(epoch)[place * self.size:(place + 1) * self.size]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        generator = generator_of(ORDER, self.seed, epoch)
+        return torch.randperm(len(self.text.sequences), generator=generator).numpy()
 
     def most_frequent(self) -> int:
         """The id of the most frequent piece. Special ones do not count: they are never hidden."""

@@ -29,7 +29,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     """
     check_run_folder(folder)
     check_free(folder)
-    device = pick_device(settings.device)
+    pick_device(settings.device)  # refused before the text is read
     passages = read_passages(user_path(settings.text))
     say(f"text:  {settings.text} ({len(passages):,} passages, {sum(map(len, passages)):,} lines)")
 
@@ -39,9 +39,6 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     else:
         model, tokenizer = pretrained_model(settings)
 
-    # saved with the run, so that --resume takes the same precision
-    precision = pick_precision(settings.precision, device, model.config.hidden_size)
-    settings = dataclasses.replace(settings, precision=precision)
     corpus = Corpus.tokenize(passages, tokenizer)
     run = _assemble(folder, settings, model, tokenizer, corpus)
 
@@ -49,7 +46,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     with closed_on_failure(RunLog(folder)) as log:
         check_run_folder(folder)  # again: another run may have started and ended meanwhile
         log.rewind(0)  # drops what a run without a checkpoint left
-        settings.save(folder / SETTINGS_FILE)
+        run.settings.save(folder / SETTINGS_FILE)
         tokenizer.save_pretrained(folder)
         corpus.save(folder / CORPUS_FILE)
     run.log = log
@@ -93,6 +90,8 @@ def _assemble(folder: Path, settings: PretrainingSettings, model: BertForMaskedL
     """The run of these parts, at step 0."""
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device, model.config.hidden_size)
+    # saved with the run, so that --resume takes the same precision
+    settings = dataclasses.replace(settings, precision=precision)
     set_dropout(model, settings.dropout)
     trainer = MaskedTrainer(model.to(device), settings.lr, settings.weight_decay, settings.clip,
                             precision)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from minbert import BertForMaskedLM
 from minbert.attention import BertSelfAttention
 from multitask.system.device import autocast
-from multitask.training.optimizing import check_gradient, finite_loss, scaled_step
-from optim import AdamW, FlatParameters, TaskGradients, split_decayed
+from multitask.training.optimizing import check_gradient, clip_scale, finite_loss, scaled_step
+from optim import AdamW, FlatParameters, split_decayed
 
 from .batches import MaskedBatch
 
@@ -35,7 +35,7 @@ def draw_attentive(model: BertForMaskedLM) -> None:
     Measurements: docs/log/2026-11-24.md, 19 and 22.
     """
     hidden = model.config.hidden_size
-    identity = torch.eye(hidden, device=model.decoder_bias.device)
+    identity = torch.eye(hidden)
 
     for layer in model.encoder.layers:
         weight = layer.self_attention.query_key_value.weight
@@ -58,13 +58,12 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     of tokens p and p' is a sum of cos ω(p + s - p'), greatest at p' = p + s. One copy alone also
     holds a part of each word: every token would match itself best, and [MASK] every other [MASK].
     """
-    config, embeddings, device = model.config, model.encoder.embeddings, model.decoder_bias.device
+    config, embeddings = model.config, model.encoder.embeddings
 
     # radians per position
-    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4,
-                                 device=device)
+    frequencies = torch.logspace(math.log10(2), math.log10(0.02), config.hidden_size // 4)
     count = len(frequencies)
-    angles = torch.arange(config.max_position_embeddings, device=device).unsqueeze(1) * frequencies
+    angles = torch.arange(config.max_position_embeddings).unsqueeze(1) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1).repeat(1, 2)
 
     # 1.5 times the deviation of the words, so that neither hides the other
@@ -119,14 +118,17 @@ class MaskedTrainer:
             {name: value for name, value in group.items() if "pooler" not in name}
             for group in split_decayed(model)]
         self.flat = FlatParameters([*decayed.items(), *undecayed.items()])
-        self.gradients = TaskGradients(self.flat, tasks=1, watched=False)
+        self.gradient = torch.zeros_like(self.flat.vector)
+        views = self.flat.views(self.gradient)
+        for parameter, view in zip(self.flat.parameters.values(), views, strict=True):
+            parameter.grad = view  # backward adds to it
         self.device = self.flat.vector.device
 
         border = sum(value.numel() for value in decayed.values())
         groups = []
         for part, decay in ((slice(0, border), weight_decay), (slice(border, None), 0.0)):
             vector = nn.Parameter(self.flat.vector[part])
-            vector.grad = self.gradients.matrix[0][part]
+            vector.grad = self.gradient[part]
             groups.append({"params": [vector], "weight_decay": decay, "base_lr": lr})
         self.optimizer = AdamW(groups, betas=BETAS, eps=EPS)
 
@@ -137,16 +139,15 @@ class MaskedTrainer:
             FloatingPointError: the loss or the gradient is not finite; nothing is updated then.
         """
         self.model.train()
-        with self.gradients.row(0) as gradient:
-            with autocast(self.precision, self.device):
-                loss = loss_of(self.model, batch)
-            loss.backward()
+        self.gradient.zero_()
+        with autocast(self.precision, self.device):
+            loss = loss_of(self.model, batch)
+        loss.backward()
 
         value = finite_loss("masked tokens", loss.item())
-        norm = gradient.norm().item()
+        norm = self.gradient.norm().item()
         check_gradient("masked tokens", value, norm)
-        if self.clip and norm > self.clip:
-            gradient.mul_(self.clip / norm)
+        self.gradient.mul_(clip_scale(self.clip, norm))
         scaled_step(self.optimizer, lr_scale)
         return value
 

@@ -75,7 +75,7 @@ def legend(axes: Axes) -> None:
 
 
 def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str,
-           styles: Mapping[str, tuple[str, str, str]], log_scale: bool = False,
+           styles: Mapping[str, Style], log_scale: bool = False,
            windows: int = 40) -> Figure:
     """Moving averages over 1/windows of the steps, one line per name, thinned to a few hundred."""
     window = max(1, len(steps) // windows)
@@ -84,12 +84,12 @@ def curves(steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: 
     first = 0 if log_scale else window - 1
     for name, values in series.items():
         colour, dashes, _ = styles[name]
-        x, known = zip(*((step, value) for step, value in zip(steps, values, strict=True)
-                         if value is not None),
-                       strict=True)  # a task may sit out
+        known = [(step, value) for step, value in zip(steps, values, strict=True)
+                 if value is not None]  # a task may sit out
+        x, y = np.array(known).T
         shown = np.unique(np.linspace(min(first, len(x) - 1), len(x) - 1, POINTS).astype(int))
-        axes.plot(np.asarray(x)[shown], moving_average(known, window)[shown], color=colour,
-                  linestyle=dashes, linewidth=1.6, label=name)
+        axes.plot(x[shown], moving_average(y, window)[shown], color=colour, linestyle=dashes,
+                  linewidth=1.6, label=name)
     if log_scale:
         _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -125,7 +125,7 @@ def dev_scores(scores: Mapping[str, Sequence[float | None]], epochs: Sequence[in
                best: int | None) -> Figure:
     """One line per score over epochs; the epoch that was kept is marked."""
     figure, axes = empty("epoch", "dev score")
-    for name, (colour, dashes, marker) in styles_of(list(scores)).items():
+    for name, (colour, dashes, marker) in styles_of(scores).items():
         values = np.array(scores[name], dtype=float)  # NaN where a score is undefined
         axes.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=5,
                   label=name)

@@ -201,13 +201,14 @@ def predictions(model: MultitaskBert, body: Predict) -> Predictions:
 
 def word_weights(model: MultitaskBert, body: Words) -> WordWeights:
     task = model.task(body.task)
-    label = None if body.label is None or not task.classes else task.parse_label(body.label)
-    if label is None:
-        predicted = model.predict(task.name, [tuple(body.texts)]).labels[0].item()
-        label = task.parse_label(predicted) if task.classes else None
-    weigh = explanations.WORDS[body.method]
-    words = weigh(model, task.name, body.texts, label)
-    return WordWeights(label=task.labels[int(label)] if task.classes else predicted, words=words)
+    shown, label = body.label, None
+    if shown is None or not task.classes:
+        shown = model.predict(task.name, [tuple(body.texts)]).labels[0].item()
+    if task.classes:
+        label = task.parse_label(shown)
+        shown = task.labels[int(label)]
+    words = explanations.WORDS[body.method](model, task.name, body.texts, label)
+    return WordWeights(label=shown, words=words)
 
 
 def attention_maps(model: MultitaskBert, body: Attention) -> list[AttentionMap]:

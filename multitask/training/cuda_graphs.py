@@ -19,11 +19,9 @@ from multitask.data.batching import Batch, MicroBatches, rounded
 
 LIMIT = 64  # graphs kept; a batch of yet another shape is launched by hand
 
-Work = Callable[[], torch.Tensor]
-Replay = Callable[[], None]
 
-
-def captured(work: Work, pool: object) -> tuple[torch.Tensor, Replay]:
+def captured(work: Callable[[], torch.Tensor],
+             pool: object) -> tuple[torch.Tensor, Callable[[], None]]:
     """What `work` returns on the GPU, and a function that does it again, to the same tensors.
 
     Random numbers are drawn as if the work had not been done before. Raises RuntimeError for work
@@ -54,7 +52,7 @@ class _Captured:
     """
 
     batch: Batch
-    replay: Replay
+    replay: Callable[[], None]
     loss: torch.Tensor
     gradients: list[torch.Tensor | None]
 
@@ -67,13 +65,11 @@ class BackwardGraphs:
     Args:
         backward: (row of the gradient matrix, task, micro-batches) → loss, on the GPU, without
             waiting for it. It adds to the gradients of `heads`, which have none before it.
-        capture: `captured`, or what stands for it in a test.
     """
 
     def __init__(self, backward: Callable[[int, str, MicroBatches], torch.Tensor],
-                 heads: nn.ModuleDict,
-                 capture: Callable[[Work, object], tuple[torch.Tensor, Replay]] = captured) -> None:
-        self._backward, self._heads, self._capture = backward, heads, capture
+                 heads: nn.ModuleDict) -> None:
+        self._backward, self._heads = backward, heads
         self._device = next(heads.parameters()).device
         is_cuda = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if is_cuda else None  # one graph runs at a time
@@ -113,5 +109,5 @@ class BackwardGraphs:
             head.zero_grad(set_to_none=True)  # so that backward makes its own tensors, which stay
             return self._backward(row, name, share)
 
-        loss, replay = self._capture(work, self._pool)
+        loss, replay = captured(work, self._pool)
         return _Captured(batch, replay, loss, [parameter.grad for parameter in head.parameters()])

@@ -200,7 +200,7 @@ def test_masked_places_suffice(model):
     set_dropout(model, 0.0)  # as pretraining does, and a step is in training mode
     trainer = MaskedTrainer(model, lr=0.0, weight_decay=0.0, clip=0.0, precision="fp32")
     trainer.step(batch)
-    gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradients.matrix[0]),
+    gradients = dict(zip(trainer.flat.parameters, trainer.flat.views(trainer.gradient),
                          strict=True))
     assert set(names) == set(gradients)
     for name, gradient in zip(names, expected, strict=True):
@@ -225,7 +225,7 @@ def test_nothing_to_hide(model):
     for precision in ("fp32", "bf16"):
         trainer = MaskedTrainer(model, 0.0, 0.0, 1.0, precision)
         assert trainer.step(batch) == 0
-        assert not trainer.gradients.matrix.any()
+        assert not trainer.gradient.any()
 
 
 def test_clipping(model):
@@ -237,7 +237,7 @@ def test_clipping(model):
     for clip in (0.0, 1e-3, 1e3):
         trainer = MaskedTrainer(model, 0.0, 0.0, clip, "fp32")
         trainer.step(running(masked, packing))
-        norms.append(float(trainer.gradients.matrix.norm()))
+        norms.append(float(trainer.gradient.norm()))
     assert norms[0] > 1e-2
     assert norms[1:] == pytest.approx([1e-3, norms[0]])  # relative 1e-6, float32 rounding of a norm
 

@@ -365,7 +365,7 @@ def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
                      "cpu").check()
 
 
-def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
+def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     """A training that diverges is left out of the table, and is not tried again."""
     def diverge(node, *_):
         raise FloatingPointError("the loss of sst is nan")
@@ -373,17 +373,17 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "train_node", diverge)
     grid = experiments.Grid(tmp_path / "grid", "quick", str(small_data), str(tiny_checkpoint),
                             "fp32", "cpu", 2, 8)
-    lines = []
-    results = experiments.run_grid(grid, [1], lines.append)
+    results = experiments.run_grid(grid, [1])
+    lines = capsys.readouterr().out.splitlines()
     assert results["best"] is None
     assert experiments.judge_claims(grid, [1]) == []  # no seed is complete
     assert "  failed: the loss of sst is nan" in lines
     # nli failed, and nli+gs_bd was itself left out
     for parent in ("nli", "nli+gs_bd"):
         assert f"  left out: {parent}, which it starts from, was not trained" in lines
-    again = []
     # the reason is remembered, nothing is tried twice
-    experiments.run_grid(grid, [1], again.append)
+    experiments.run_grid(grid, [1])
+    again = capsys.readouterr().out.splitlines()
     assert any("it failed before" in line for line in again)
     assert not any("  failed:" in line for line in again)
 

@@ -66,7 +66,7 @@ def asked(small_data, tiny_checkpoint, tmp_path_factory):
         met["now"] = "timing"
         patch.setattr(arms.SurgeryTrainer, "step", watched_step)
         patch.setattr(question, "train_arm", watched_train)
-        question.ask(ask, out, SEEDS, say=lambda line: None)
+        question.ask(ask, out, SEEDS)
     return ask, out, met
 
 
@@ -80,7 +80,7 @@ def test_arms_start_alike(asked):
             assert all(torch.equal(value, reference["heads"][name])
                        for name, value in arm["heads"].items())
             for ours, theirs in zip(arm["batches"][:3], reference["batches"][:3], strict=True):
-                assert set(ours) == set(arms.tasks_of(training))
+                assert set(ours) == set(arms.SINGLES.get(training, TASKS))
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     first, second = (met["pcgrad", seed]["batches"] for seed in SEEDS)
     assert not all(torch.equal(a["sst"], b["sst"]) for a, b in zip(first, second, strict=False))
@@ -98,8 +98,8 @@ def test_constant_arm_weights(asked):
 def test_weights_of_one_are_the_sum(asked):
     """Two arms with equal weights end with the same parameters: arms differ in weights alone."""
     ask, _, _ = asked
-    dataset = question.run.load_data(ask.settings(1))
-    model = question.run.build_model(ask.settings(1), dataset)
+    dataset = question.load_data(ask.settings(1))
+    model = question.build_model(ask.settings(1), dataset)
     tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
               for name, splits in dataset.items()}
     vectors = []
@@ -221,8 +221,8 @@ def grown(asked, before, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(question, "train_arm", watched)
         with pytest.raises(KeyboardInterrupt):
-            question.ask(asked[0], out, SEEDS, ADDED, say=lambda line: None)
-        question.ask(asked[0], out, SEEDS, say=lambda line: None)
+            question.ask(asked[0], out, SEEDS, ADDED)
+        question.ask(asked[0], out, SEEDS)
     return out, trained
 
 
@@ -256,11 +256,11 @@ def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
     message = (r"mgda, seed 11711: the loss of sst is nan; to continue without mgda, delete it "
                r"from .*asked\.json and from --arms")
     with pytest.raises(FloatingPointError, match=message):
-        question.ask(asked[0], out, SEEDS, ["mgda"], say=lambda line: None)
+        question.ask(asked[0], out, SEEDS, ["mgda"])
     request = json.loads((out / "asked.json").read_text())
     request["arms"].remove("mgda")
     (out / "asked.json").write_text(json.dumps(request))
-    results = question.ask(asked[0], out, SEEDS, say=lambda line: None)
+    results = question.ask(asked[0], out, SEEDS)
     assert list(results["scores"]["equal_steps"]) == list(DEFAULT)
 
     assert "continue without single," in question.remedy("single-sst", DEFAULT, out)
@@ -368,8 +368,8 @@ def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
 def test_epochs_are_counted(asked):
     """dwa asks for the epoch: without it, its weights would stay those of the sum."""
     ask = dataclasses.replace(asked[0], batch_size=64)
-    dataset = question.run.load_data(ask.settings(1))
-    model = question.run.build_model(ask.settings(1), dataset)
+    dataset = question.load_data(ask.settings(1))
+    model = question.build_model(ask.settings(1), dataset)
     tokens = {name: {"train": model.tokenize(splits["train"])} for name, splits in dataset.items()}
     arm = arms.Arm(ask, "dwa", 1, dataset, tokens)
     for _ in range(3):
@@ -446,7 +446,7 @@ def test_edited_method(asked, tmp_path, monkeypatch):
     def ask(text: str) -> dict:
         file.write_text(text)
         command.run_imports("experiments", ["--import", str(file)])
-        return question.ask(asked[0], out, SEEDS[:1], ["own_way"], say=lambda line: None)
+        return question.ask(asked[0], out, SEEDS[:1], ["own_way"])
 
     ask(OWN)
     ask(OWN)

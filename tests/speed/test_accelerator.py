@@ -28,6 +28,7 @@ from multitask.pretraining.step import MaskedTrainer, loss_of
 from multitask.system import device as devices
 from multitask.system.device import pick_precision, precision_note
 from multitask.training import all_at_once as together
+from multitask.training import cuda_graphs
 from multitask.training.cuda_graphs import BackwardGraphs
 from multitask.training.step import SurgeryTrainer
 from optim import AdamW, combine, gram_matrix
@@ -107,15 +108,15 @@ def trained(change=lambda trainer: None):
     return trainer, steps_of_changing_shape(trainer, model), flat(model.parameters()).detach()
 
 
-def test_steps_with_graphs():
+def test_steps_with_graphs(monkeypatch):
     """Steps with graphs are the steps without; a head may have a parameter without a gradient."""
     def add_unused(trainer):
         trainer.heads["para"].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
 
     def make_graphs(trainer):
         add_unused(trainer)
-        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads,
-                                         replay_by_hand(trainer.heads))
+        monkeypatch.setattr(cuda_graphs, "captured", replay_by_hand(trainer.heads))
+        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads)
 
     trainer, losses, weights = trained(make_graphs)
     _, expected_losses, expected = trained(add_unused)
@@ -166,7 +167,8 @@ def test_when_no_graph_can_be_made(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     def make_graphs(trainer):
-        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads, refuse)
+        monkeypatch.setattr(cuda_graphs, "captured", refuse)
+        trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads)
 
     with pytest.warns(UserWarning, match="no CUDA graph"):
         _, losses, _ = trained(make_graphs)
