@@ -54,18 +54,19 @@ def answer(folder: Path, rows: int) -> int:
         for k, line in enumerate(file):
             turn = (k - 1) % 7
             sentence = " ".join(WORDS[turn:] + WORDS[:turn])
-            assert k == 0 or line.startswith(f"{sentence} {k - 1}\t")
+            assert k == 0 or line.startswith(f"q{k - 1}\t{sentence} {k - 1}\t")
     assert k == rows
     return path.stat().st_size
 
 
-def _measured(job: Callable[[Path, int], int], folder: Path, rows: int,
-              result: multiprocessing.Queue) -> None:
+def _measured(job: Callable[[Path, int], int], folder: Path,
+              rows: int) -> tuple[int, int, float]:
+    """Bytes of memory above the start, bytes of the file, seconds of processor time."""
     torch.set_num_threads(1)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     size = job(folder, rows)
-    result.put(((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, size,
-                time.process_time() - started))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return grown * 1024, size, time.process_time() - started
 
 
 def main() -> None:
@@ -86,11 +87,8 @@ def main() -> None:
                                    ("answer", answer, arguments.pairs)):
             peaks = []
             for rows in counts:
-                result = context.Queue()
-                process = context.Process(target=_measured, args=(job, folder, rows, result))
-                process.start()
-                peak, size, seconds = result.get()
-                process.join()
+                with context.Pool(1) as process:
+                    peak, size, seconds = process.apply(_measured, (job, folder, rows))
                 peaks.append(peak)
                 print(f"{title}: {rows:,} pairs, a file of {size / 2**20:.1f} MiB: peak "
                       f"{peak / 2**20:.0f} MiB above "

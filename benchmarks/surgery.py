@@ -30,6 +30,7 @@ TASKS, LR = 3, 1e-5
 # of 16 sentences of a task, and pairs as often as not
 VOCABULARY, HIDDEN, LOOKED_UP = 30_522, 768, 700
 
+
 def print_table(title: str, times: Times, units: Mapping[str, tuple[float, float]]) -> None:
     """One line per way. Each unit gives a column of ratios, wall and processor."""
     print(f"\n| {title} | ms | {' | '.join(f'× {unit}' for unit in units)} |")
@@ -83,7 +84,7 @@ def compact(params: int, repeat: int) -> None:
     table = nn.Embedding(VOCABULARY, HIDDEN, sparse=True)
     rest = nn.Parameter(torch.randn(params - table.weight.numel()) * 0.05)
     flat = FlatParameters({"table": table.weight, "rest": rest}.items())
-    gradients = TaskGradients(flat, TASKS, "table")
+    gradients = TaskGradients(flat, TASKS, "table", watched=False)
     generator = torch.Generator().manual_seed(0)
     gradients.matrix.normal_(std=1e-3, generator=generator)
     for task, row in enumerate(gradients.matrix):
