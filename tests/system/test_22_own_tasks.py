@@ -734,11 +734,12 @@ def test_to_the_standard_output(source, one_task, capsys):
     assert not Path("-").exists()
 
 
-def test_the_standard_output_is_utf_8(one_task):
+def test_the_standard_output_is_utf_8(one_task, monkeypatch):
     Path("in.csv").write_text("first,note\na great film,映画\n", encoding="utf-8")
-    found = programs.python("-m", "multitask.predict", one_task, "--input", "in.csv", "--output",
-                            "-", folder=Path.cwd(), text=False, PYTHONIOENCODING="latin-1")
-    assert "\t映画\t" in found.stdout.decode()
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert ask(one_task, "--input", "in.csv", "--output", "-") == 0
+    assert "\t映画\t" in terminal.buffer.getvalue().decode()
 
 
 def test_json_lines_keep_their_values(one_task):
