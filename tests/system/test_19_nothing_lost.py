@@ -622,12 +622,11 @@ def test_release_where_open_files_stay(tmp_path, monkeypatch):
 
 def test_lock_of_the_dead(tmp_path):
     """It is taken over, with a warning."""
-    child = subprocess.Popen(
-        [sys.executable, "-c",
-         f"import sys, time; from pathlib import Path; from multitask.system.lock import "
-         f"FolderLock\n"
-         f"lock = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    program = ("import pathlib, sys, time; from multitask.system.lock import FolderLock\n"
+               "lock = FolderLock(pathlib.Path(sys.argv[1])); print('held', flush=True)\n"
+               "time.sleep(60)")
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=programs.ROOT,
+                             stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"held\n"
     for take in (check_free, FolderLock):
         with pytest.raises(ValueError, match=f"in use by process {child.pid} on "):

@@ -375,44 +375,24 @@ def test_reader_that_has_gone(trained):
 # ------------------------------------------------------------------------ 13: moved data
 
 
-def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys, no_report):
+def test_moved_run_and_data(small_data, interrupted, refused, empty_folder, no_report):
     """A run and its data may move; other data are refused, and config.json stays."""
-    shutil.copytree(small_data, tmp_path / "data")
+    shutil.copytree(small_data, "data")
     with interrupted(SurgeryTrainer, 6):
-        assert programs.run("--data", tmp_path / "data", "--model", "scratch", "--epochs", 2,
-                            "--out", tmp_path / "run") == 130
-    (tmp_path / "run").rename(tmp_path / "moved")
-    (tmp_path / "data").rename(tmp_path / "elsewhere")
-    capsys.readouterr()
+        assert programs.run("--data", "data", "--model", "scratch", "--epochs", 2, "--out",
+                            "run") == 130
+    Path("run").rename("moved")
+    Path("data").rename("elsewhere")
 
-    shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
-    path = tmp_path / "other" / "ids-sst-train.csv"
+    shutil.copytree("elsewhere", "other")
+    path = Path("other/ids-sst-train.csv")
     header, first, second, *rest = path.read_text().splitlines()
     path.write_text("\n".join([header, second, first, *rest]) + "\n")
-    config = (tmp_path / "moved" / "config.json").read_bytes()
-    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "other") == 2
-    assert "other training examples" in capsys.readouterr().err
-    assert (tmp_path / "moved" / "config.json").read_bytes() == config
-    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "elsewhere") == 0
-    assert main_job.is_finished(tmp_path / "moved")
-
-
-# --------------------------------------------------------------- 14: one answer for each row
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    ("sentence\nA.\n\nB.\n", "line 3: a blank line"),
-    ("sentence\nA.\rB.\n", "line 2: a carriage return")])
-def test_one_column(content, message, trained, tmp_path, capsys):
-    (tmp_path / "in.tsv").write_bytes(content.encode())
-    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_blank_lines_at_the_end(trained, tmp_path, capsys):
-    (tmp_path / "in.tsv").write_text('sentence\nA.\n""\nB.\n\n\n')
-    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    config = Path("moved/config.json").read_bytes()
+    assert "other training examples" in refused("--resume", "moved", "--data", "other")
+    assert Path("moved/config.json").read_bytes() == config
+    assert programs.run("--resume", "moved", "--data", "elsewhere") == 0
+    assert main_job.is_finished(Path("moved"))
 
 
 # ------------------------------------------------------------------------- 15: no memory
@@ -709,6 +689,8 @@ def test_tokenizer_settings(name, form, saved_mini, tmp_path):
 @pytest.mark.parametrize(("edit", "message"), [
     (edited("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), "RobertaTokenizer"),
     (edited("tokenizer_config.json", cls_token="<s>"), "cls_token is '<s>'"),
+    (edited("tokenizer_config.json", do_lower_case="false"),
+     r"tokenizer_config\.json: do_lower_case must be true or false, got 'false'"),
     (edited("special_tokens_map.json", mask_token={"content": "<mask>"}), "mask_token is '<mask>'"),
     (edited("added_tokens.json", NEWTOK=9000), "'NEWTOK' has the id 9000"),
     (edited("added_tokens.json", NEWTOK="8192"), "expected a whole number"),

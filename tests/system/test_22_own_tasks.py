@@ -234,16 +234,16 @@ def test_unusable_examples(content, message):
 
 
 def test_blank_and_repeated(tmp_path):
-    Path("odd.csv").write_text("key,review,verdict\na,x,dull\na,y, \nb,z,dull\n")
+    Path("odd.csv").write_text("key,review,verdict\na,x,dull\nb,y, \na,z,dull\na,z,dull\n")
     task = Task("reviews", "classes", ("review",), "verdict", str(tmp_path / "odd.csv"),
                 labels=WORDS, dev="odd.csv", id="key")
     with pytest.warns(UserWarning, match="odd.csv") as caught:
         dataset = load_dataset(None, [task])
     said = "\n".join(str(warning.message) for warning in caught)
     assert "left out 1 row with a blank verdict" in said
-    assert "'a' in lines 2 and 3" in said
+    assert "1 id more than once, among them 'a' in lines 2 and 4; all rows are kept" in said
     assert "no training example of reviews has the label 'fine', 'great'" in said
-    assert [example.sentences for example in dataset["reviews"]["train"]] == [("x",), ("z",)]
+    assert [example.sentences[0] for example in dataset["reviews"]["train"]] == ["x", "z", "z"]
 
 
 def test_dev_share(tmp_path):
