@@ -258,34 +258,30 @@ def saved(save, tmp_path) -> Path:
 def test_damaged_files(saved):
     """A flipped bit, a cut or lost file is named, and the checkpoint before it is taken."""
     rng = random.Random(0)
-    newest = checkpoint.numbered(saved)[-1]
-    intact = {path.name: path.read_bytes() for path in newest.iterdir()}
-    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
-                           "vocab.txt", "tokenizer_config.json", "sha256.json"}
+    names = {path.name for path in checkpoint.numbered(saved)[-1].iterdir()}
+    assert names == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
+                     "vocab.txt", "tokenizer_config.json", "sha256.json"}
     assert checkpoint.load(saved).values == {"number": 2.0}
 
-    for name, kind in itertools.product(intact, ["flip"] * 8 + ["cut"] * 3 + ["gone"]):
-        path, size = newest / name, len(intact[name])
+    damages = itertools.product(sorted(names), ["flip"] * 8 + ["cut"] * 3 + ["gone"])
+    for number, (name, kind) in enumerate(damages):
+        run = Path(shutil.copytree(saved, f"copy{number}"))
+        path = run / "checkpoint" / "2" / name
+        content = path.read_bytes()
         if kind == "flip":
-            flip(path, rng.randrange(8 * size))
+            flip(path, rng.randrange(8 * len(content)))
         elif kind == "cut":
-            path.write_bytes(intact[name][:rng.randrange(size)])
+            path.write_bytes(content[:rng.randrange(len(content))])
         else:
             path.unlink()
 
         named = ".*" if name == "sha256.json" else name  # which may name any file then
         with pytest.warns(UserWarning,
                           match=rf"2/{named} is damaged .*the checkpoint before it, .*1$"):
-            loaded = checkpoint.load(saved)
+            loaded = checkpoint.load(run)
         assert loaded.values == {"number": 1.0}
         assert loaded.tensors["x"].eq(1).all()
-
-        aside = newest.with_name("2.damaged")
-        assert aside.is_dir()
-        shutil.rmtree(aside)
-        newest.mkdir()
-        for intact_name, content in intact.items():
-            (newest / intact_name).write_bytes(content)
+        assert path.parent.with_name("2.damaged").is_dir()
 
 
 def test_all_damaged(saved):
