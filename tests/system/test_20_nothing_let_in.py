@@ -35,7 +35,7 @@ from multitask.pretraining.corpus import Corpus
 from multitask.pretraining.settings import PretrainingSettings
 from multitask.runs.inputs import describe_truncated
 from multitask.runs.settings import Settings
-from multitask.tasks import PARA, SST, STS
+from multitask.tasks import SST, STS
 
 
 def message_of(caught: pytest.ExceptionInfo) -> str:
@@ -71,6 +71,8 @@ READ_RIGHT = {
     "a quotation mark inside": (HEADER + b'x\tgood 7" disc\t4\n', [("x", 'good 7" disc', 4)]),
     "a quoted tab": (HEADER + b'x\t"a\tb"\t4\n', [("x", "a\tb", 4)]),
     "a quoted line end": (HEADER + b'x\t"a\nb"\t4\ny\tc\t3\n', [("x", "a\nb", 4), ("y", "c", 3)]),
+    "both, between commas": (HEADER.replace(b"\t", b",") + b'x,"a\tb\nc",4\n',
+                             [("x", "a\tb\nc", 4)]),
     "other column order": (b"sentiment\t\tsentence\tid\n4\t0\tgood\tx\n", [("x", "good", 4)]),
 }
 
@@ -117,6 +119,8 @@ REFUSED = {
     "another encoding": ((HEADER + b"x\tgood\t4").decode().encode("utf-16"),
                          r", line 1: not UTF-8, it looks like UTF-16"),
     "a carriage return": (HEADER + b"x\tgo\rod\t4", ", line 2: a carriage return"),
+    # no warning of the blank one, which would be an error here
+    "a blank label and a wrong one": (HEADER + b"x\tgood\t\ny\tbad\t7", ", line 3: sentiment is '7'"),
     "zip": (b"PK\x03\x04\xff",
             " is an Excel workbook or another zip file: save the sheet as CSV, or unpack it"),
     "xls": (b"\xd0\xcf\x11\xe0", " is an Excel workbook: save the sheet as CSV"),
@@ -154,14 +158,6 @@ def test_not_utf8_from_a_pipe(monkeypatch):
     message = r"^standard input, line 2: not UTF-8 \(byte 0xe9 at 9 of "
     with pytest.raises(ValueError, match=message):
         list(read_rows(Path("-"), ["sentence"]))
-
-
-def test_error_beats_warning(tmp_path):
-    """Of a blank label and a wrong one in one file, the wrong one is reported."""
-    rows = "1\ta\tb\t\n2\ta\tb\t7\n"
-    (tmp_path / "q.csv").write_text("id\tsentence1\tsentence2\tis_duplicate\n" + rows)
-    with pytest.raises(ValueError, match="line 3: is_duplicate is '7'"):
-        read_examples(tmp_path / "q.csv", PARA)
 
 
 def test_memory_of_a_reader(tmp_path):
