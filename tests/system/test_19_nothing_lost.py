@@ -37,6 +37,7 @@ from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
 from multitask.system.state import check_like
+from multitask.training.step import SurgeryTrainer
 from optim import SURGERY
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
@@ -172,33 +173,28 @@ def test_deferred_signals():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_flags_beside_resume(train, monkeypatch, capsys):
+def test_flags_beside_resume(train, interrupted, refused):
     """Those that would change the run are named."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
+    with interrupted(SurgeryTrainer, 5):
         assert train(Path("run")) == 130
-    capsys.readouterr()
-    assert programs.run("--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs",
-                        "bd") == 2
-    assert "--gs bd, --epochs 3 would change the run: run resumes" in capsys.readouterr().err
-    assert programs.run("--resume", "run", "--mode", "last-layer") == 2
-    assert "--mode last-layer would change the run" in capsys.readouterr().err
+    assert "--gs bd, --epochs 3 would change the run: run resumes" in refused(
+        "--resume", "run", "--lr", 1e-3, "--epochs", 3, "--seed", 11711, "--gs", "bd")
+    assert "--mode last-layer would change the run" in refused(
+        "--resume", "run", "--mode", "last-layer")
     assert programs.run("--resume", "run", "--lr", 1e-3, "--out", "./run/", "--mode", "full",
                         "--checkpoint-every", 3, "--precision", "auto") == 0
     assert json.loads(Path("run/config.json").read_text())["checkpoint_every"] == 3
 
 
-def test_resume_without_the_gpu(train, monkeypatch, capsys):
+def test_resume_without_the_gpu(train, interrupted, refused, monkeypatch):
     """The error's advice works, and the precision that the GPU had stays."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
+    with interrupted(SurgeryTrainer, 5):
         assert train(Path("run"), "--precision", "bf16") == 130
     config = Path("run/config.json")
     programs.edit_json(config, lambda values: values.update(device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert programs.run("--resume", "run") == 2
-    assert "--device cuda: torch sees no such device here; use --device cpu" in (
-        capsys.readouterr().err)
+    assert "--device cuda: torch sees no such device here; use --device cpu" in refused(
+        "--resume", "run")
     assert programs.run("--resume", "run", "--device", "cpu") == 0
     values = json.loads(config.read_text())
     assert (values["device"], values["precision"]) == ("cpu", "bf16")
@@ -262,34 +258,30 @@ def saved(save, tmp_path) -> Path:
 def test_damaged_files(saved):
     """A flipped bit, a cut or lost file is named, and the checkpoint before it is taken."""
     rng = random.Random(0)
-    newest = checkpoint.numbered(saved)[-1]
-    intact = {path.name: path.read_bytes() for path in newest.iterdir()}
-    assert set(intact) == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
-                           "vocab.txt", "tokenizer_config.json", "sha256.json"}
+    names = {path.name for path in checkpoint.numbered(saved)[-1].iterdir()}
+    assert names == {"state.safetensors", "state.json", "config.json", "tokenizer.json",
+                     "vocab.txt", "tokenizer_config.json", "sha256.json"}
     assert checkpoint.load(saved).values == {"number": 2.0}
 
-    for name, kind in itertools.product(intact, ["flip"] * 8 + ["cut"] * 3 + ["gone"]):
-        path, size = newest / name, len(intact[name])
+    damages = itertools.product(sorted(names), ["flip"] * 8 + ["cut"] * 3 + ["gone"])
+    for number, (name, kind) in enumerate(damages):
+        run = Path(shutil.copytree(saved, f"copy{number}"))
+        path = run / "checkpoint" / "2" / name
+        content = path.read_bytes()
         if kind == "flip":
-            flip(path, rng.randrange(8 * size))
+            flip(path, rng.randrange(8 * len(content)))
         elif kind == "cut":
-            path.write_bytes(intact[name][:rng.randrange(size)])
+            path.write_bytes(content[:rng.randrange(len(content))])
         else:
             path.unlink()
 
         named = ".*" if name == "sha256.json" else name  # which may name any file then
         with pytest.warns(UserWarning,
                           match=rf"2/{named} is damaged .*the checkpoint before it, .*1$"):
-            loaded = checkpoint.load(saved)
+            loaded = checkpoint.load(run)
         assert loaded.values == {"number": 1.0}
         assert loaded.tensors["x"].eq(1).all()
-
-        aside = newest.with_name("2.damaged")
-        assert aside.is_dir()
-        shutil.rmtree(aside)
-        newest.mkdir()
-        for intact_name, content in intact.items():
-            (newest / intact_name).write_bytes(content)
+        assert path.parent.with_name("2.damaged").is_dir()
 
 
 def test_all_damaged(saved):
@@ -575,17 +567,16 @@ def test_own_surgery_fails(answer, message, train, monkeypatch, capsys):
 # ------------------------------------------------------------------------------- folders
 
 
-def test_folder_in_use(train, tmp_path, capsys):
+def test_folder_in_use(refused):
     """Refused under any of its names, with the process that uses it."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "run")
-    lock = FolderLock(tmp_path / "run")
+    Path("run").mkdir()
+    Path("link").symlink_to("run")
+    lock = FolderLock(Path("run"))
     for name in ("run", "link"):
-        assert train(Path(name)) == 2
-        assert f"{name} is in use by process {os.getpid()} on " in capsys.readouterr().err
+        assert f"{name} is in use by process {os.getpid()} on " in refused("--out", name)
     lock.release()
-    assert not list((tmp_path / "run").iterdir())
-    check_free(tmp_path / "run")
+    assert not list(Path("run").iterdir())
+    check_free(Path("run"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
@@ -627,12 +618,11 @@ def test_release_where_open_files_stay(tmp_path, monkeypatch):
 
 def test_lock_of_the_dead(tmp_path):
     """It is taken over, with a warning."""
-    child = subprocess.Popen(
-        [sys.executable, "-c",
-         f"import sys, time; from pathlib import Path; from multitask.system.lock import "
-         f"FolderLock\n"
-         f"lock = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    program = ("import pathlib, sys, time; from multitask.system.lock import FolderLock\n"
+               "lock = FolderLock(pathlib.Path(sys.argv[1])); print('held', flush=True)\n"
+               "time.sleep(60)")
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=programs.ROOT,
+                             stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"held\n"
     for take in (check_free, FolderLock):
         with pytest.raises(ValueError, match=f"in use by process {child.pid} on "):
@@ -654,10 +644,10 @@ def test_linked_folders(train, alone, tmp_path):
     assert kill_points.left_by(tmp_path / "real") == alone
 
 
-def test_closed_folder(train, tmp_path, capsys):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    if os.access(tmp_path / "closed", os.W_OK):
+def test_closed_folder(refused, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.access(closed, os.W_OK):
         pytest.skip("permissions do not bind the superuser")
-    assert train(tmp_path / "closed") == 2
-    assert f"Permission denied: '{tmp_path / 'closed'}" in capsys.readouterr().err
-    assert train(tmp_path / "closed" / "run") == 2
+    for out in (closed, closed / "run"):
+        assert f"Permission denied: '{closed}" in refused("--out", out)

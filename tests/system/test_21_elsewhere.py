@@ -4,6 +4,7 @@ Each test names the public report that it comes from, if there is one.
 """
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -13,8 +14,11 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import commands_page
 import numpy as np
@@ -30,7 +34,7 @@ from torch import nn
 from minbert import BertForMaskedLM, BertModel, BertTokenizer
 from minbert.files import replacing, write_text
 from multitask import TASKS, MultitaskBert, hand_in, predict, pretrain
-from multitask.commands import COMMANDS, SHORT_SPIN
+from multitask.commands import COMMANDS, SHORT_SPIN, spin_briefly_in_commands
 from multitask.data.examples import load_dataset
 from multitask.runs import run as main_job
 from multitask.system import command
@@ -111,6 +115,8 @@ def test_collections_are_read_once(model, tok):
     assert torch.equal(tok((text for text in firsts), (text for text in seconds))["input_ids"],
                        ids)
     assert torch.equal(tok(pairs)["input_ids"], ids)
+    with pytest.raises(ValueError, match="max_length is 2"):
+        tok(pairs, max_length=2)
 
 
 def test_order_is_read_once():
@@ -138,11 +144,6 @@ def test_item_number(tok, model, items):
                  lambda given: model.encoder.encode(given, tok)):
         with pytest.raises(ValueError, match="item 1 is"):
             call(items)
-
-
-def test_pair_tuples_have_a_limit(tok):
-    with pytest.raises(ValueError, match="max_length is 2"):
-        tok([("a", "b")], max_length=2)
 
 
 # ------------------------------------------------------------------------------ 3: threads
@@ -346,23 +347,19 @@ def test_modes_are_kept(model, tok):
 # ------------------------------------------------------------------- 11, 12: terminals, bytes
 
 
-def test_any_terminal(small_data, tmp_path):
+def test_any_terminal(brief_run, tmp_path, monkeypatch):
     """Neither --help nor a Greek folder ends the main job on a terminal that lacks the letters."""
-    done = python("-m", "train_multitask", "--help", text=False, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "δοκιμή"
-    done = python("-m", "train_multitask", "--data", small_data, "--model", "scratch",
-                  "--max-steps", "1", "--out", out, text=False, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    assert (out / "metrics.json").is_file()
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit, match="0"):
+        programs.run("--help")
+    brief_run(tmp_path / "δοκιμή", "--max-steps", 1)
+    assert b"/??????/report.html" in terminal.buffer.getvalue()
 
 
-def test_bytes_that_are_not_text(trained):
-    done = subprocess.run([sys.executable, "-m", "multitask.predict", trained, "--task", "sst",
-                           b"bad \xff byte"], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count(b"\n") == 1
-    assert b"not text" in done.stderr
+def test_bytes_that_are_not_text(trained, refused, empty_folder):
+    given = b"bad \xff byte".decode("utf-8", "surrogateescape")  # as in sys.argv
+    assert "not text" in refused(trained, "--task", "sst", given, main=predict.main)
 
 
 def test_reader_that_has_gone(trained):
@@ -378,56 +375,33 @@ def test_reader_that_has_gone(trained):
 # ------------------------------------------------------------------------ 13: moved data
 
 
-def test_moved_run_and_data(small_data, tmp_path, interrupted, capsys, no_report):
+def test_moved_run_and_data(small_data, interrupted, refused, empty_folder, no_report):
     """A run and its data may move; other data are refused, and config.json stays."""
-    shutil.copytree(small_data, tmp_path / "data")
+    shutil.copytree(small_data, "data")
     with interrupted(SurgeryTrainer, 6):
-        assert programs.run("--data", tmp_path / "data", "--model", "scratch", "--epochs", 2,
-                            "--out", tmp_path / "run") == 130
-    (tmp_path / "run").rename(tmp_path / "moved")
-    (tmp_path / "data").rename(tmp_path / "elsewhere")
-    capsys.readouterr()
+        assert programs.run("--data", "data", "--model", "scratch", "--epochs", 2, "--out",
+                            "run") == 130
+    Path("run").rename("moved")
+    Path("data").rename("elsewhere")
 
-    shutil.copytree(tmp_path / "elsewhere", tmp_path / "other")
-    path = tmp_path / "other" / "ids-sst-train.csv"
+    shutil.copytree("elsewhere", "other")
+    path = Path("other/ids-sst-train.csv")
     header, first, second, *rest = path.read_text().splitlines()
     path.write_text("\n".join([header, second, first, *rest]) + "\n")
-    config = (tmp_path / "moved" / "config.json").read_bytes()
-    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "other") == 2
-    assert "other training examples" in capsys.readouterr().err
-    assert (tmp_path / "moved" / "config.json").read_bytes() == config
-    assert programs.run("--resume", tmp_path / "moved", "--data", tmp_path / "elsewhere") == 0
-    assert main_job.is_finished(tmp_path / "moved")
-
-
-# --------------------------------------------------------------- 14: one answer for each row
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    ("sentence\nA.\n\nB.\n", "line 3: a blank line"),
-    ("sentence\nA.\rB.\n", "line 2: a carriage return")])
-def test_one_column(content, message, trained, tmp_path, capsys):
-    (tmp_path / "in.tsv").write_bytes(content.encode())
-    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_blank_lines_at_the_end(trained, tmp_path, capsys):
-    (tmp_path / "in.tsv").write_text('sentence\nA.\n""\nB.\n\n\n')
-    assert predict.main([str(trained), "--task", "sst", "--input", str(tmp_path / "in.tsv")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    config = Path("moved/config.json").read_bytes()
+    assert "other training examples" in refused("--resume", "moved", "--data", "other")
+    assert Path("moved/config.json").read_bytes() == config
+    assert programs.run("--resume", "moved", "--data", "elsewhere") == 0
+    assert main_job.is_finished(Path("moved"))
 
 
 # ------------------------------------------------------------------------- 15: no memory
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
-    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
-def test_out_of_memory(error, small_data, tmp_path, interrupted, capsys, no_report):
+def test_out_of_memory(small_data, tmp_path, interrupted, capsys, no_report):
     """One line with --accumulate, --batch-size and how to resume, which that flag may join."""
     run = tmp_path / "run"
-    with interrupted(SurgeryTrainer, 2, error):
+    with interrupted(SurgeryTrainer, 2, torch.cuda.OutOfMemoryError("CUDA out of memory.")):
         assert programs.run("--data", small_data, "--model", "scratch", "--max-steps", 3,
                             "--checkpoint-every", 1, "--out", run) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -450,15 +424,21 @@ def test_out_of_memory_with_a_frozen_encoder(flags, small_data, tmp_path, interr
     assert line.endswith(f"--resume {run}")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
+def test_memory_errors(error, capsys):
+    """Not every command has --batch-size."""
+    assert command.answer("x", Mock(side_effect=error)) == 1
+    assert capsys.readouterr().err == "x: out of memory\n"
+
+
 def test_other_errors_are_raised(trained, monkeypatch, capsys):
-    assert command.answer("x", lambda: (_ for _ in ()).throw(MemoryError)) == 1
-    assert capsys.readouterr().err == "x: out of memory\n"  # not every command has --batch-size
-    monkeypatch.setattr(MultitaskBert, "predict_logits",
-                        lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(MultitaskBert, "predict_logits", Mock(side_effect=MemoryError))
     assert predict.main([str(trained), "--task", "sst", "A film."]) == 1
     assert "out of memory: take a smaller --batch-size\n" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="a bug"):
-        command.answer("x", lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+        command.answer("x", Mock(side_effect=RuntimeError("a bug")))
 
 
 def test_a_bug_while_training(small_data, tmp_path, interrupted):
@@ -470,13 +450,19 @@ def test_a_bug_while_training(small_data, tmp_path, interrupted):
 # ------------------------------------------------------------------------ 16, 17: the rest
 
 
-def test_default_dtype(model, tok):
-    expected = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+@contextmanager
+def double_by_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     try:
-        found = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+        yield
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_default_dtype(model, tok):
+    expected = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
+    with double_by_default():
+        found = model.encoder.encode(TEXTS, tok), model.predict_sentiment(TEXTS)
     torch.testing.assert_close(found[0], expected[0])
     assert (found[1] == expected[1]).all()
 
@@ -489,15 +475,12 @@ def test_loading_under_another_default_dtype(model, tok, tmp_path):
     save_file({name: tensors[name] for name in tensors if "pooler" not in name}, file)
 
     model.save_pretrained(tmp_path / "run")
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_by_default():
         several = MultitaskBert.from_pretrained(tmp_path / "run")
         with pytest.warns(UserWarning, match="has no pooler"):
             encoder = BertModel.from_pretrained(tmp_path)
         masked = BertForMaskedLM.from_pretrained(tmp_path)
         outputs = [encoder(**tok(TEXTS)).pooler_output, masked(**tok(TEXTS)).logits]
-    finally:
-        torch.set_default_dtype(torch.float32)
     found = [*outputs, *encoder.parameters(), *masked.parameters(), *several.parameters()]
     assert {tensor.dtype for tensor in found} == {torch.float32}
 
@@ -592,22 +575,24 @@ def test_pretrain_into_a_name_of_ours(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------- 20: a machine that does something else
 
 
-def test_openmp(tmp_path):
+def test_openmp(monkeypatch):
     """Commands set how long threads spin, unless the user did; the library's import does not."""
-    show = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    clean = {name: value for name, value in os.environ.items()
-             if name not in (*SHORT_SPIN, "OMP_WAIT_POLICY")}
+    for argv, given, expected in (
+            ("-m", {}, "1500"), ("/some/where/train_multitask.py", {}, "1500"),
+            ("my_program.py", {}, None), ("-m", {"GOMP_SPINCOUNT": "9"}, "9"),
+            ("-m", {"OMP_WAIT_POLICY": "PASSIVE"}, None)):
+        variables = dict(given)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [argv])
+            patch.setattr(os, "environ", variables)
+            spin_briefly_in_commands()
+        assert variables.get("GOMP_SPINCOUNT") == expected
 
-    def spin(argv: str, **variables: str) -> str:
-        code = f"import sys; sys.argv = [{argv!r}]; import multitask; {show}"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, text=True,
-                              capture_output=True, env={**clean, **variables})
-        return done.stdout.strip()
-
-    assert spin("-m") == spin("/some/where/train_multitask.py") == "1500"
-    assert spin("my_program.py") == "None"
-    assert spin("-m", GOMP_SPINCOUNT="9") == "9"
-    assert spin("-m", OMP_WAIT_POLICY="PASSIVE") == "None"
+    for name in (*SHORT_SPIN, "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    found = python("-c", "import os, sys; sys.argv = ['-m']; import multitask; "
+                         "print(os.environ['GOMP_SPINCOUNT'])")
+    assert found.stdout == "1500\n"
 
 
 # ------------------------------------------------------------------------------ 19: claims
@@ -704,6 +689,8 @@ def test_tokenizer_settings(name, form, saved_mini, tmp_path):
 @pytest.mark.parametrize(("edit", "message"), [
     (edited("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), "RobertaTokenizer"),
     (edited("tokenizer_config.json", cls_token="<s>"), "cls_token is '<s>'"),
+    (edited("tokenizer_config.json", do_lower_case="false"),
+     r"tokenizer_config\.json: do_lower_case must be true or false, got 'false'"),
     (edited("special_tokens_map.json", mask_token={"content": "<mask>"}), "mask_token is '<mask>'"),
     (edited("added_tokens.json", NEWTOK=9000), "'NEWTOK' has the id 9000"),
     (edited("added_tokens.json", NEWTOK="8192"), "expected a whole number"),

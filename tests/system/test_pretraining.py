@@ -13,6 +13,7 @@ import signal
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import events
+from programs import edit_json, events
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
@@ -37,8 +38,9 @@ from multitask.pretraining.step import MaskedTrainer
 from multitask.reports.figures import pretraining_curves
 from multitask.runs.run import build_model
 from multitask.runs.settings import Settings
-from multitask.system.command import refuse_other_settings
 from multitask.tasks import STS, TASKS
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 PIECES = BertTokenizer.train([". ! ? a"], 20)
 FIRST = 100  # ids of the corpora below are this plus the place in the corpus
@@ -286,64 +288,66 @@ def test_learning_rate(finished):
     assert rates[3:] == pytest.approx([1e-2 * (60 - step) / 57 for step in range(3, 60)])
 
 
-def test_resume_is_bit_for_bit(finished, text, tmp_path, interrupted):
-    """Stopped in step 40, resumed from step 30: the straight run's weights and losses."""
-    with interrupted(MaskedTrainer, 40):
-        assert train(text, tmp_path / "run") == 130
-    assert train(text, tmp_path / "run") == 2  # what is there is not overwritten
-    assert pretrain.main(["--resume", f"{tmp_path}/run/", "--out", str(tmp_path / "run")]) == 0
+@pytest.fixture
+def stopped(text, interrupted):
+    """(flags …) → a run that was stopped in step 40 and has a checkpoint of step 30."""
+    def start(*flags: str) -> Path:
+        with interrupted(MaskedTrainer, 40):
+            assert train(text, "run", *flags) == 130
+        return Path("run")
+
+    return start
+
+
+def test_resume_is_bit_for_bit(finished, text, stopped):
+    """The straight run's weights and losses."""
+    run = stopped()
+    assert train(text, run) == 2  # what is there is not overwritten
+    same = ["--out", "./run", "--precision", "auto"]  # in other words
+    assert pretrain.main(["--resume", "run/", *same]) == 0
     for name in ("model.safetensors", "vocab.txt", "config.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
     for kind, key in (("step", "loss"), ("evaluation", "perplexity")):
-        assert [event[key] for event in events(tmp_path / "run", kind)] == [
+        assert [event[key] for event in events(run, kind)] == [
             event[key] for event in events(finished, kind)]
 
 
-def test_other_corpus_is_refused(text, tmp_path, interrupted, capsys):
-    """One piece of the corpus changed, and --resume says which file it is."""
-    with interrupted(MaskedTrainer, 2):
-        assert train(text, tmp_path / "run") == 130
-    path = tmp_path / "run" / "corpus.safetensors"
-    tensors = load_file(path)
+def test_files_changed_before_resume(stopped, refused):
+    """A run that would end before its checkpoint, and one piece of the corpus."""
+    run = stopped()
+    edit_json(run / "pretraining.json", lambda values: values.update(steps=20))
+    assert "after step 30, but pretraining.json ends the run at step 20" in refused(
+        "--resume", run, main=pretrain.main)
+
+    tensors = load_file(run / "corpus.safetensors")
     tensors["ids"].view(torch.int16)[3] += 1
-    save_file(tensors, path)
-    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 2
-    assert f"{path} is not the text that" in capsys.readouterr().err
+    save_file(tensors, run / "corpus.safetensors")
+    assert "run/corpus.safetensors is not the text that" in refused(
+        "--resume", run, main=pretrain.main)
 
 
-def test_settings_that_end_before_the_checkpoint(text, tmp_path, interrupted, capsys):
-    with interrupted(MaskedTrainer, 40):
-        assert train(text, tmp_path / "run") == 130
-    settings = tmp_path / "run" / "pretraining.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"steps": 20}))
-    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 2
-    assert "after step 30, but pretraining.json ends the run at step 20" in capsys.readouterr().err
-
-
-def test_run_on_text_twice(text, tmp_path, interrupted):
+def test_run_on_text_twice(text, stopped):
     """An interrupted run of it ends with the same bytes."""
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert train(text, straight, "--second-segment", "again") == 0
-    with interrupted(MaskedTrainer, 40):
-        assert train(text, stopped, "--second-segment", "again") == 130
-    assert pretrain.main(["--resume", str(stopped)]) == 0
-    weights = [(run / "model.safetensors").read_bytes() for run in (straight, stopped)]
+    again = ["--second-segment", "again"]
+    assert train(text, "straight", *again) == 0
+    assert pretrain.main(["--resume", str(stopped(*again))]) == 0
+    weights = [Path(run, "model.safetensors").read_bytes() for run in ("straight", "run")]
     assert weights[0] == weights[1]
-    scores = events(straight, "evaluation")
+    scores = events(Path("straight"), "evaluation")
     assert scores[-1]["perplexity"] < scores[0]["perplexity"] / 3
-    model = BertForMaskedLM.from_pretrained(straight)
+    model = BertForMaskedLM.from_pretrained("straight")
     types = model.encoder.embeddings.token_type_embeddings.weight
     assert not torch.equal(types[0], types[1])
     assert not model.encoder.pooler_dense.bias.any()  # as drawn
 
 
-def test_interrupted_before_first_score(text, tmp_path, monkeypatch):
+def test_interrupted_before_first_score(text, monkeypatch):
     """The checkpoint of an interruption says that nothing has been evaluated yet."""
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
-        assert train(text, tmp_path / "run", "--steps", "1") == 130
-    assert pretrain.main(["--resume", str(tmp_path / "run")]) == 0
-    assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0, 1]
+        assert train(text, "run", "--steps", "1") == 130
+    assert pretrain.main(["--resume", "run"]) == 0
+    assert [event["step"] for event in events(Path("run"), "evaluation")] == [0, 1]
 
 
 def started(text, folder, *flags: str) -> pretraining.Pretraining:
@@ -356,11 +360,11 @@ def started(text, folder, *flags: str) -> pretraining.Pretraining:
 
 
 @pytest.mark.parametrize("flags", [["--steps", "1"], ["--steps", "3", "--on-nonfinite", "skip"]])
-def test_diverged_at_the_end(flags, text, tmp_path, capsys):
+def test_diverged_at_the_end(flags, text, capsys):
     """The weights are finite and no step has failed, but the held-out loss is NaN."""
-    assert train(text, tmp_path / "run", "--lr", "1e10", *flags) == 1
+    assert train(text, "run", "--lr", "1e10", *flags) == 1
     assert f"step {flags[1]}: the loss of held-out tokens is nan" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert not Path("run/metrics.json").exists()
 
 
 def test_epochs_and_held_out_text(text, tmp_path):
@@ -431,85 +435,66 @@ def test_unseen_token_type(finished):
     assert BertConfig.from_file(finished / "config.json").hidden_dropout_prob == 0.1
 
 
-def test_continues_from_checkpoint(finished, text, tmp_path):
-    assert pretrain.main(["--text", str(text), "--out", str(tmp_path / "more"), "--from",
-                          str(finished), "--steps", "2", "--length", "24", "--held-out", "0.1",
-                          "--save-dtype", "fp16"]) == 0
-    assert (tmp_path / "more" / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
-    tensors = load_file(tmp_path / "more" / "model.safetensors")
+def test_continues_from_checkpoint(finished, text):
+    more = Path("more")
+    assert pretrain.main(["--text", str(text), "--out", "more", "--from", str(finished), "--steps",
+                          "2", "--length", "24", "--held-out", "0.1", "--save-dtype", "fp16"]) == 0
+    assert (more / "vocab.txt").read_bytes() == (finished / "vocab.txt").read_bytes()
+    tensors = load_file(more / "model.safetensors")
     assert tensors["cls.predictions.bias"].dtype == torch.float16
-    first, last = events(tmp_path / "more", "evaluation")[0], events(finished, "evaluation")[-1]
+    first, last = events(more, "evaluation")[0], events(finished, "evaluation")[-1]
     # float32 rounding; the masks are fixed
     assert first["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)
     before, after = (BertModel.from_pretrained(folder).pooler_dense.weight
-                     for folder in (finished, tmp_path / "more"))
+                     for folder in (finished, more))
     assert torch.equal(before.half(), after.half())  # neither trained nor decayed
 
     # the report lists the settings that were used
-    pages = [(folder / "report.html").read_text() for folder in (finished, tmp_path / "more")]
+    pages = [(folder / "report.html").read_text() for folder in (finished, more)]
     for name, is_listed in (("steps", [True, True]), ("epochs", [False, False]),
                             ("hidden", [True, False]), ("vocab_size", [True, False])):
         assert [f"<td>{name}</td>" in page for page in pages] == is_listed, name
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    ([], "--text is missing"),
-    (["--text", "no.txt"], "--text no.txt: no such file"),
-    (["--text", "{one}"], "holds 1 passages, but at least 2"),
-    (["--text", "{latin}"], "is not UTF-8"),
-    (["--text", "{broken}"], "cannot be read"),
-    (["--text", "{cut}"], "cannot be read"),
-    (["--text", "{damaged}"], "cannot be read"),
-    (["--text", "{text}", "--heads", "3"], "--hidden 256 is not divisible by --heads 3"),
-    (["--text", "{text}", "--from", "x", "--layers", "2"], "--layers is for a model from scratch"),
-    (["--text", "{text}", "--steps", "2", "--epochs", "2"], "give one of them"),
-    (["--text", "{text}", "--from", "{finished}"], "--length 128, but"),
-    (["--text", "{text}", "--held-out", "1"], "--held-out 1.0: a share"),
-    (["--text", "{kana}", "--from", "minbert-mini"], "knows no piece of the held-out text"),
-    (["--text", "{text}", "--from", "{typeless}", "--length", "24", "--second-segment", "again"],
+    ("", "--text is missing"),
+    ("--text no.txt", "--text no.txt: no such file"),
+    ("--text one", "holds 1 passages, but at least 2"),
+    ("--text latin", "is not UTF-8"),
+    ("--text broken.gz", "cannot be read"),
+    ("--text cut.xz", "cannot be read"),
+    ("--text damaged.gz", "cannot be read"),
+    ("--text {text} --heads 3", "--hidden 256 is not divisible by --heads 3"),
+    ("--text {text} --from x --layers 2", "--layers is for a model from scratch"),
+    ("--text {text} --steps 2 --epochs 2", "give one of them"),
+    ("--text {text} --from {finished}", "--length 128, but"),
+    ("--text {text} --held-out 1", "--held-out 1.0: a share"),
+    ("--text kana --from minbert-mini", "knows no piece of the held-out text"),
+    ("--text {text} --from typeless --length 24 --second-segment again",
      "has one token type, but two segments need two"),
 ])
-def test_errors_in_one_line(text, finished, tmp_path, capsys, flags, message):
-    files = {name: tmp_path / name for name in ("one", "latin", "kana", "broken.gz", "cut.xz",
-                                               "damaged.gz")}
-    files["one"].write_text("a single passage\nof two lines\n")
-    files["kana"].write_text("ねこ がなく\n\nいぬ がほえる\n")
-    files["latin"].write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
-    files["broken.gz"].write_bytes(b"not compressed")
-    files["cut.xz"].write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
-    files["damaged.gz"].write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # after the header
+def test_errors_in_one_line(flags, message, text, finished, refused):
+    Path("one").write_text("a single passage\nof two lines\n")
+    Path("kana").write_text("ねこ がなく\n\nいぬ がほえる\n")
+    Path("latin").write_bytes("ein Mädchen\n\nzwei".encode("latin-1"))
+    Path("broken.gz").write_bytes(b"not compressed")
+    Path("cut.xz").write_bytes(lzma.compress(b"a\n\nb" * 1000)[:-20])
+    Path("damaged.gz").write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # after the header
     config = BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=64, type_vocab_size=1)
-    BertForMaskedLM(config).save_pretrained(tmp_path / "typeless")
-    shutil.copy(finished / "vocab.txt", tmp_path / "typeless")
-    places = {"text": text, "finished": finished, "typeless": tmp_path / "typeless",
-              **{name.split(".")[0]: path for name, path in files.items()}}
-    out = tmp_path / "out"
-    assert pretrain.main([flag.format(**places) for flag in flags] + ["--out", str(out)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not out.exists()
+    BertForMaskedLM(config).save_pretrained("typeless")
+    shutil.copy(finished / "vocab.txt", "typeless")
+    words = [word.format(text=text, finished=finished) for word in flags.split()]
+    assert message in refused(*words, "--out", "out", main=pretrain.main)
 
 
-def test_another_start(finished, capsys):
-    """--resume refuses it under the name of its flag."""
-    assert pretrain.main(["--resume", str(finished), "--from", "minbert-mini"]) == 2
-    assert "--from minbert-mini would change the run" in capsys.readouterr().err
-
-
-def test_own_flags_beside_resume():
-    """The text may be named in another way, and auto is what it was when the run was started."""
-    refuse_other_settings({"resume": "run", "text": "./t.txt", "precision": "auto"},
-                          {"text": "t.txt", "precision": "fp32"})
-
-
-def test_used_folder_is_refused(finished, text, tiny_model, tmp_path, capsys):
-    tiny_model.save_pretrained(tmp_path)
-    for folder, reason in ((finished, "holds a finished run"), (tmp_path, "holds a model"),
+def test_used_folder_is_refused(finished, text, tiny_model, refused):
+    tiny_model.save_pretrained("model")
+    for folder, reason in ((finished, "holds a finished run"), ("model", "holds a model"),
                            (text, "is a file")):
-        assert pretrain.main(["--text", str(text), "--out", str(folder)]) == 2
-        assert reason in capsys.readouterr().err
+        assert reason in refused("--text", text, "--out", folder, main=pretrain.main)
+    assert "--from minbert-mini would change the run" in refused(
+        "--resume", finished, "--from", "minbert-mini", main=pretrain.main)
 
 
 def test_help_states_the_defaults():

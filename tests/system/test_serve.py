@@ -16,6 +16,7 @@ import anyio
 import pytest
 import requests
 import uvicorn
+from programs import ROOT
 
 from multitask import MultitaskBert, serve
 from multitask.serving import app as api
@@ -295,10 +296,10 @@ def test_failure(model, monkeypatch):
         assert answer.json() == {"detail": "internal error; the server's terminal has the reason"}
 
 
-def test_command(trained, capsys, monkeypatch):
+def test_command(trained, refused, empty_folder, monkeypatch):
     """The command prints its address, answers there, and Ctrl-C is its usual end."""
     command = [sys.executable, "-m", "multitask.serve", str(trained), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[0]
             assert requests.get(f"{address}/api/run", timeout=60).json()["name"] == "run"
@@ -307,20 +308,18 @@ def test_command(trained, capsys, monkeypatch):
         assert process.wait(60) == 0
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert serve.main([str(trained), "--port", port]) == 2
-    assert f"--port {port}: Address already in use; --port 0" in capsys.readouterr().err
+        port = taken.getsockname()[1]
+        assert f"--port {port}: Address already in use; --port 0" in refused(
+            trained, "--port", port, main=serve.main)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert serve.main([str(trained)]) == 2
-    assert "uvicorn is missing: pip install 'minbert[serve]'" in capsys.readouterr().err
+    assert "uvicorn is missing: pip install 'minbert[serve]'" in refused(trained, main=serve.main)
 
 
 @pytest.mark.parametrize(("host", "message"), [
     ("::", "--host :: --port 8000: Address family"), ("", "--host is empty")])
-def test_addresses(trained, host, message, capsys):
+def test_addresses(trained, host, message, refused, empty_folder):
     """Only a port that is taken gets the advice to take a free one."""
-    assert serve.main([str(trained), "--host", host]) == 2
-    error = capsys.readouterr().err
+    error = refused(trained, "--host", host, main=serve.main)
     assert message in error
     assert "--port 0" not in error
 
