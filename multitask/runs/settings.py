@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from heads import ARCHITECTURES
-from minbert.files import Saved
+from minbert.files import Saved, one_line
 from multitask.data.sampling import ANNEAL, ROUND_ROBINS
 from multitask.description import SAMPLE, tasks_from
 from multitask.system.command import flag_of
@@ -119,7 +119,7 @@ class Settings(Saved):
             try_method(self.surgery, len(self.tasks))
         except ValueError as error:
             hint = "" if self.surgery.split(":")[0] in SURGERY else HINT
-            raise ValueError(f"--surgery {self.surgery}: {error}{hint}") from None
+            raise ValueError(f"--surgery {self.surgery}: {one_line(error)}{hint}") from None
         layers_at_once(self.surgery_by)
         sizes, names = self.batch_sizes, [task.name for task in self.tasks]
         if sizes and (set(sizes) != set(names) or min(sizes.values()) < 1):
