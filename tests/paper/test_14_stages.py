@@ -94,17 +94,21 @@ def test_three_stages_report(whole):
     assert (whole / "stages" / "nli" / "model.safetensors").is_file()
 
 
-def test_speed_is_of_one_stage(small_data, tiny_checkpoint, tmp_path):
-    """Final layers, whose steps are much shorter, do not count."""
-    out = train(small_data, tiny_checkpoint, tmp_path / "sst", "--tasks", "sst", "--fl")
-    steps = [step for step in read_events(out, "step") if step["stage"] == "gs"]
-    assert metrics_of(out)["examples_per_second"] == speed(steps)
+def test_speed_is_of_one_stage(whole):
+    """Final layers, whose steps are much shorter, do not count; neither does MultiNLI."""
+    steps = [step for step in read_events(whole, "step") if step["stage"] == "gs"]
+    assert metrics_of(whole)["examples_per_second"] == speed(steps)
 
 
-def test_chain_equals_its_links(whole, small_data, tiny_checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def nli(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+    """The first stage alone. Read only."""
+    return train(small_data, tiny_checkpoint, tmp_path_factory.mktemp("runs") / "nli", "--arch",
+                 "concatB_al", "--nli", "--gs", "none")
+
+
+def test_chain_equals_its_links(whole, nli, small_data, tiny_checkpoint, tmp_path):
     """Stages in one run give the same bytes as one run per stage."""
-    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli",
-                "--gs", "none")
     surgery = train(small_data, tiny_checkpoint, tmp_path / "gs", "--start", nli)
     heads = train(small_data, tiny_checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none",
                   "--fl")
@@ -202,11 +206,8 @@ def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
 
 @pytest.mark.parametrize(("command", "flags"), [
     (predict, ["--task", "sst", "A film."]), (export, ["out", "--task", "sst"]), (serve, [])])
-def test_no_answers_of_untrained_heads(command, flags, small_data, tiny_checkpoint, tmp_path,
-                                       monkeypatch, capsys):
+def test_no_answers_of_untrained_heads(command, flags, nli, monkeypatch, capsys):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none",
-                "--max-steps", 1)
     assert command.main([str(nli), *flags]) == 2
     assert f"{nli} ended with MultiNLI: its heads are untrained\n" in capsys.readouterr().err
 
@@ -239,6 +240,12 @@ def pairs(count: int) -> list[Example]:
     return [Example(str(n), (SENTENCES[n % 5], SENTENCES[n * n % 3]), n % 2) for n in range(count)]
 
 
+@pytest.fixture
+def batch(frozen):
+    """Six pairs of the frozen encoder's embeddings, for PARA's head."""
+    return CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+
+
 def test_embeddings_computed_once(frozen, monkeypatch):
     """Each embedding is computed once, and is the one that the encoder gives in eval mode."""
     tokens = frozen.tokenize(pairs(9))
@@ -259,11 +266,10 @@ def test_embeddings_computed_once(frozen, monkeypatch):
     assert batch.labels.tolist() == [1, 0, 1]
 
 
-def test_head_without_a_batch(frozen):
+def test_head_without_a_batch(frozen, batch):
     """A head without a batch does not change, and neither does the encoder."""
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
-    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(2):
         trainer.step({"para": batch})
     moved = {name for name, value in frozen.state_dict().items()
@@ -271,14 +277,13 @@ def test_head_without_a_batch(frozen):
     assert moved == {"heads.para.1.weight", "heads.para.1.bias"}
 
 
-def test_head_step_by_hand(frozen):
+def test_head_step_by_hand(frozen, batch):
     """HeadTrainer's steps equal those of a head that is written out here, without dropout."""
     frozen.heads["para"][0].p = 0.0
     weight, bias = (value.detach().clone().requires_grad_()
                     for value in frozen.heads["para"].parameters())
     theirs = AdamW([weight, bias], lr=1e-2)
     ours = HeadTrainer(frozen, ["para"], lr=1e-2)
-    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(3):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             batch.embeddings @ weight[0] + bias, batch.labels)
@@ -289,14 +294,12 @@ def test_head_step_by_hand(frozen):
     torch.testing.assert_close(frozen.heads["para"][1].weight, weight, atol=1e-6, rtol=1e-5)
 
 
-def test_head_parameter_without_a_gradient(frozen):
+def test_head_parameter_without_a_gradient(frozen, batch):
     """A parameter that the loss does not depend on stays as it is; the others are trained."""
     head = frozen.heads["para"]
     head.register_parameter("unused", torch.nn.Parameter(torch.ones(2, 2)))
     before = head[1].weight.detach().clone()
-    trainer = HeadTrainer(frozen, ["para"], lr=0.1, weight_decay=0.1, clip=1.0)
-    trainer.step({"para": CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(
-        range(6))})
+    HeadTrainer(frozen, ["para"], lr=0.1, weight_decay=0.1, clip=1.0).step({"para": batch})
     assert torch.equal(head.unused, torch.ones(2, 2))
     assert not torch.equal(head[1].weight, before)
 
@@ -446,25 +449,8 @@ def test_grid_of_other_settings(grid, small_data, tiny_checkpoint, capsys):
     assert "holds trainings with another precision" in capsys.readouterr().err
 
 
-def test_note_of_a_preset(tmp_path):
-    """A preset's note is not a setting: a folder with another note can be resumed."""
-    grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
-    grid.check()
-    request = json.loads((tmp_path / "grid.json").read_text())
-    request["settings"]["note"] = "other words"
-    (tmp_path / "grid.json").write_text(json.dumps(request))
-    folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    grid.check()
-    request["settings"]["every"]["lr"] = 1.0
-    (tmp_path / "grid.json").write_text(json.dumps(request))
-    with pytest.raises(ValueError, match="another settings"):
-        grid.check()
-
-
 def test_begun_grid(tmp_path):
-    """A training that was begun keeps other grids out of the folder."""
+    """A training that was begun keeps other grids out of the folder; a preset's note may change."""
     grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
     grid.check()
     folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
@@ -473,6 +459,12 @@ def test_begun_grid(tmp_path):
     grid.check()
     with pytest.raises(ValueError, match="another model"):
         dataclasses.replace(grid, model="minbert-mini").check()
+
+    edit_json(tmp_path / "grid.json", lambda saved: saved["settings"].update(note="other words"))
+    grid.check()
+    edit_json(tmp_path / "grid.json", lambda saved: saved["settings"]["every"].update(lr=1.0))
+    with pytest.raises(ValueError, match="another settings"):
+        grid.check()
 
 
 def test_seeds_give_intervals():
