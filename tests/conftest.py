@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny encoder, the real checkpoint, the course's data, an interruption."""
 
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import programs
 import pytest
 import torch
 
+import train_multitask
 from minbert import BertConfig, BertModel, BertTokenizer
 from multitask.data.examples import missing_files
 from multitask.data.sample import write_sample
@@ -120,12 +122,15 @@ def no_report(monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """(flags …) → the one line on stderr of a main job that ends with status 2, writing nothing."""
-    def call(*flags: object) -> str:
+    """(flags …) → the one line on stderr of a command that ends with status 2, writing nothing.
+
+    The command is the main job if no other `main` is given.
+    """
+    def call(*flags: object, main: Callable = train_multitask.main) -> str:
         before = sorted(Path.cwd().rglob("*"))
         capsys.readouterr()
         try:
-            status = programs.run(*flags)
+            status = main([str(flag) for flag in flags])
         except SystemExit as error:  # argparse
             status = error.code
         assert status == 2

@@ -141,18 +141,13 @@ def test_long_inputs(brief_run, tmp_path):
 
 
 def test_this_folder(runs, tmp_path, monkeypatch):
+    """An empty folder is filled, and stays the same one: it may be a disk of its own."""
     monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
     exported(runs, Path(), "wide")
+    assert tmp_path.stat().st_ino == before
     assert Path("model.safetensors").is_file()
     assert f'"{tmp_path.name}"' in Path("README.md").read_text()
-
-
-def test_an_empty_folder_stays(runs, tmp_path):
-    """It may be a disk of its own."""
-    before = tmp_path.stat().st_ino
-    exported(runs, tmp_path, "wide")
-    assert tmp_path.stat().st_ino == before
-    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
