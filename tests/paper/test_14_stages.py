@@ -40,12 +40,16 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
 
 
-def train(data, encoder, out, *flags, status=0) -> Path:
-    """A run of two epochs per stage, from the encoder or from the run that --start names."""
-    start = [] if "--start" in flags else ["--model", encoder]
-    assert run("--data", data, *start, "--out", out, "--lr", 1e-3, "--epochs", 2,
-               *flags) == status
-    return Path(out)
+@pytest.fixture(scope="module")
+def train(small_data, tiny_checkpoint):
+    """(folder, flags …) → a run of two epochs per stage, from the tiny encoder or --start's run."""
+    def start(out, *flags, status=0) -> Path:
+        encoder = [] if "--start" in flags else ["--model", tiny_checkpoint]
+        assert run("--data", small_data, *encoder, "--out", out, "--lr", 1e-3, "--epochs", 2,
+                   *flags) == status
+        return Path(out)
+
+    return start
 
 
 def metrics_of(run) -> dict:
@@ -71,10 +75,9 @@ def test_real_multinli_counts(course_data):
 
 
 @pytest.fixture(scope="module")
-def whole(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+def whole(train, tmp_path_factory) -> Path:
     """All three stages in one run."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    return train(small_data, tiny_checkpoint, out, *THREE_STAGES)
+    return train(tmp_path_factory.mktemp("runs") / "whole", *THREE_STAGES)
 
 
 def test_three_stages_report(whole):
@@ -101,17 +104,16 @@ def test_speed_is_of_one_stage(whole):
 
 
 @pytest.fixture(scope="module")
-def nli(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+def nli(train, tmp_path_factory) -> Path:
     """The first stage alone. Read only."""
-    return train(small_data, tiny_checkpoint, tmp_path_factory.mktemp("runs") / "nli", "--arch",
-                 "concatB_al", "--nli", "--gs", "none")
+    return train(tmp_path_factory.mktemp("runs") / "nli", "--arch", "concatB_al", "--nli", "--gs",
+                 "none")
 
 
-def test_chain_equals_its_links(whole, nli, small_data, tiny_checkpoint, tmp_path):
+def test_chain_equals_its_links(whole, nli, train):
     """Stages in one run give the same bytes as one run per stage."""
-    surgery = train(small_data, tiny_checkpoint, tmp_path / "gs", "--start", nli)
-    heads = train(small_data, tiny_checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none",
-                  "--fl")
+    surgery = train("gs", "--start", nli)
+    heads = train("fl", "--start", surgery, "--gs", "none", "--fl")
     assert weights_of(heads) == weights_of(whole)
     assert weights_of(heads) != weights_of(surgery) != weights_of(nli)
 
@@ -124,12 +126,10 @@ def test_fl_keeps_the_encoder(whole):
 
 @pytest.mark.parametrize(("stage", "trainer", "number"), [
     ("nli", SurgeryTrainer, 4), ("gs", SurgeryTrainer, 6 + 5), ("fl", HeadTrainer, 9)])
-def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_checkpoint, tmp_path,
-                             monkeypatch, interrupted):
+def test_resume_in_any_stage(stage, trainer, number, whole, train, monkeypatch, interrupted):
     """A run stopped in a stage's second epoch resumes there; no earlier stage is trained again."""
     with interrupted(trainer, number):
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
-                        status=130)
+        stopped = train("stopped", *THREE_STAGES, status=130)
 
     trained, train_step = [], Stage._train_step
     monkeypatch.setattr(Stage, "_train_step",
@@ -141,7 +141,7 @@ def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_che
     assert events(stopped, "epoch") == events(whole, "epoch")
 
 
-def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch, interrupted):
+def test_resume_in_a_cut_epoch(train, monkeypatch, interrupted):
     """A resumed epoch encodes its sentences in the same batches as before.
 
     Other batches would round differently, in this test by much.
@@ -150,42 +150,40 @@ def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatc
     monkeypatch.setattr(MultitaskBert, "embed",
                         lambda self, batch: (found := embed(self, batch)) + len(found))
     flags = ("--arch", "concatB", "--gs", "none", "--fl", "--max-steps", 13)  # 8 are an epoch
-    whole = train(small_data, tiny_checkpoint, tmp_path / "whole", *flags)
+    whole = train("whole", *flags)
     with interrupted(HeadTrainer, 11):
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *flags, status=130)
+        stopped = train("stopped", *flags, status=130)
     assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
-def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, monkeypatch):
+def test_resume_between_stages(whole, train, monkeypatch):
     def stop(run):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setitem(STAGES, "gs", STAGES["gs"].__class__(STAGES["gs"].title, stop))
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
-                        status=130)
+        stopped = train("stopped", *THREE_STAGES, status=130)
     # after each epoch of the first stage
     assert [path.name for path in numbered(stopped)] == ["1", "2"]
     assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
-def test_start_of_a_moved_run(whole, small_data, tmp_path):
+def test_start_of_a_moved_run(whole, train):
     """Only the run that --start names is needed, and not the run which that one started from."""
-    first = shutil.copytree(whole, tmp_path / "first")
-    second = train(small_data, None, tmp_path / "second", "--start", first, "--arch", "concatB_al",
-                   "--gs", "none", "--fl", "--max-steps", 1)
-    first.rename(tmp_path / "moved")
-    for out, start in ((first, second), (tmp_path / "third", first)):  # now each starts the other
-        train(small_data, None, out, "--start", start, "--arch", "concatB_al", "--gs", "none",
-              "--fl", "--max-steps", 1)
+    flags = ("--arch", "concatB_al", "--gs", "none", "--fl", "--max-steps", 1)
+    shutil.copytree(whole, "first")
+    train("second", "--start", "first", *flags)
+    Path("first").rename("moved")
+    for out, start in (("first", "second"), ("third", "first")):  # now each starts the other
+        train(out, "--start", start, *flags)
 
 
-def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, refused):
+def test_start_takes_the_runs_data(train, small_data, tmp_path, refused):
     """Not the sample, nor ./data; the model's learning rate then is that of real data."""
     data = shutil.copytree(small_data, tmp_path / "mine")
-    nli = train(data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none", "--max-steps", 1)
+    nli = train("nli", "--data", data, "--nli", "--gs", "none", "--max-steps", 1)
     shutil.copytree(small_data, "data")
     found = settings("--start", nli)
     assert (found.data, found.lr, found.epochs) == (str(data), 1e-5, 10)
@@ -197,10 +195,9 @@ def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, refuse
             "name their folder with --data\n") in refused("--start", nli)
 
 
-def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
-    train(small_data, tiny_checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
-    assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
-    assert not Path("other").exists()
+def test_start_of_other_arch(whole, small_data, refused):
+    said = refused("--start", whole, "--arch", "concatA", "--data", small_data)
+    assert "was trained with --arch concatB_al, not concatA" in said
 
 
 @pytest.mark.parametrize(("command", "flags"), [
@@ -212,9 +209,9 @@ def test_no_answers_of_untrained_heads(command, flags, nli, refused, monkeypatch
 
 
 @pytest.mark.filterwarnings("always:.* is a baseline")
-def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path, capsys):
+def test_baseline_trains_sst(train, capsys):
     """The baseline trains SST's head, and the other heads stay as they were."""
-    base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
+    base = train("base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
     assert list(metrics_of(base)["stages"]) == ["baseline"]
     para, sts = ([epoch["dev"][name] for epoch in events(base, "epoch")]
@@ -356,10 +353,18 @@ def test_grid_from_scratch(small_data, tmp_path):
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def ask(small_data, tiny_checkpoint):
+    """(folder, flags …) → the exit status of a grid of two steps per stage."""
+    return lambda out, *more: experiments_command.main([str(word) for word in (
+        "--data", small_data, "--model", tiny_checkpoint, "--max-steps", 2, "--eval-limit", 20,
+        "--out", out, *more)])
+
+
+def test_mistyped_grid(ask, small_data, tiny_checkpoint, tmp_path, capsys):
     """After a mistyped command, the folder can still be used."""
-    assert asked(tmp_path / "nowhere", tiny_checkpoint, tmp_path / "grid") == 2
-    assert asked(small_data, tiny_checkpoint, tmp_path / "grid", "--seeds", "0") == 2
+    assert ask("grid", "--data", "nowhere") == 2
+    assert ask("grid", "--seeds", "0") == 2
     said = capsys.readouterr().err
     assert "there is no such folder" in said
     assert "--seeds 0: must be at least 1" in said
@@ -391,7 +396,7 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+def grid(ask, tmp_path_factory) -> Path:
     """The grid, two steps per stage, interrupted and resumed."""
     out = tmp_path_factory.mktemp("grid") / "grid"
     train = experiments.run._train
@@ -406,16 +411,10 @@ def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments.run, "_train", interrupted)
-        assert asked(small_data, tiny_checkpoint, out) == 130
+        assert ask(out) == 130
     assert len(list(out.glob("*/*/*/metrics.json"))) == 6
-    assert asked(small_data, tiny_checkpoint, out) == 0
+    assert ask(out) == 0
     return out
-
-
-def asked(data, encoder, out, *more) -> int:
-    return experiments_command.main([str(value) for value in (
-        "--data", data, "--model", encoder, "--max-steps", 2, "--eval-limit", 20, "--out", out,
-        *more)])
 
 
 def test_whole_grid(grid):
@@ -442,9 +441,9 @@ def test_whole_grid(grid):
     assert not list(grid.glob("*/*/*/checkpoint"))
 
 
-def test_grid_of_other_settings(grid, small_data, tiny_checkpoint, capsys):
+def test_grid_of_other_settings(grid, ask, capsys):
     """A grid with other settings does not resume in the same folder."""
-    assert asked(small_data, tiny_checkpoint, grid, "--precision", "bf16") == 2
+    assert ask(grid, "--precision", "bf16") == 2
     assert "holds trainings with another precision" in capsys.readouterr().err
 
 
@@ -488,21 +487,21 @@ def test_hand_in(grid, small_data, tmp_path, capsys):
             assert str(path) in printed
 
 
-def test_test_labels(grid, small_data, tiny_checkpoint, tmp_path, capsys):
+def test_test_labels(grid, ask, small_data, tmp_path, capsys):
     """With test labels, the grid's best model is scored as in the paper's Table 2."""
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():
         # any labelled file
         shutil.copy(small_data / task.dev, labels / task.dev.replace("-dev", "-test"))
-    assert asked(small_data, tiny_checkpoint, grid, "--test-labels", labels) == 0
+    assert ask(grid, "--test-labels", labels) == 0
     lines = [line.split("(the")[0].split(": ", 1)[1].strip()
              for line in capsys.readouterr().out.splitlines()
              if line.startswith("best model")]
     assert len(lines) == 2
     assert lines[0] == lines[1]  # the same examples, so the same scores
     # without labels, the scores stay
-    assert asked(small_data, tiny_checkpoint, grid) == 0
+    assert ask(grid) == 0
     assert "On the test set" in (grid / "table.md").read_text()
 
 

@@ -199,9 +199,8 @@ def before(asked, tmp_path_factory):
     PCGrad has taken more steps at equal time than the page shows.
     """
     out = shutil.copytree(asked[1], tmp_path_factory.mktemp("before") / "surgery")
-    request = json.loads((out / "asked.json").read_text())
-    assert tuple(request.pop("arms")) == DEFAULT
-    (out / "asked.json").write_text(json.dumps(request))
+    assert tuple(json.loads((out / "asked.json").read_text())["arms"]) == DEFAULT
+    edit_json(out / "asked.json", lambda saved: saved.pop("arms"))
     trial = read_trial(out, SEEDS[0], "pcgrad")
     trial["cosines"] = {pair: [*values[:3], *[.5] * 9] for pair, values in trial["cosines"].items()}
     arms.trial_file(out, SEEDS[0], "pcgrad").write_text(json.dumps(trial))
