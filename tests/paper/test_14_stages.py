@@ -448,7 +448,7 @@ def test_grid_of_other_settings(grid, ask, capsys):
 
 
 def test_begun_grid(tmp_path):
-    """A training that was begun keeps other grids out of the folder; a preset's note may change."""
+    """A training that was begun keeps other grids out; a preset's note is no part of a grid."""
     grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
     grid.check()
     folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
