@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.nn import functional as F
 
 from multitask.analysis import dev_set as analysis
 from multitask.analysis import intervals, paper_results
@@ -29,6 +30,7 @@ from multitask.analysis.dev_set import (
 from multitask.analysis.log import conflict_statistics, moving_average, speed
 from multitask.data.examples import Example, load_dataset
 from multitask.data.sample import write_sample
+from multitask.evaluation import scores_of
 from multitask.tasks import PARA, SST, STS, TASKS
 
 
@@ -44,10 +46,12 @@ def example(*sentences, label=None):
 
 
 def test_what_cannot_be_said_is_none():
-    assert intervals.wilson(0, 0) is None
+    constant = np.full(7, 0.1)  # its mean is not exactly 0.1
+    assert np.isnan(intervals.correlations(constant, np.arange(7.0)))
+    assert intervals.of_correlation(constant, np.arange(7.0)) is None
     assert intervals.of_correlation(np.array([1.0, 2.0, 4.0]), np.arange(3.0)) is None
     assert intervals.of_correlation(np.arange(50.0), np.arange(50.0)) is None
-    assert intervals.of_correlation(np.ones(5), np.arange(5.0)) is None
+    assert intervals.wilson(0, 0) is None
     assert intervals.of_mean(np.array([1.0])) is None
     assert intervals.trend(np.ones(5), np.arange(5.0), 10, generator())["spearman"] is None
     assert intervals.percentiles(np.full(5, np.nan)) is None
@@ -69,11 +73,6 @@ def test_correlations_are_scipys():
     plain = [stats.pearsonr(*rows).statistic for rows in zip(x, y, strict=True)]
     # a million leaves ten digits
     np.testing.assert_allclose(intervals.correlations(x, y), plain, atol=1e-8)
-
-
-def test_a_sample_of_one_value_has_no_correlation():
-    constant = np.full(7, 0.1)  # its mean is not exactly 0.1
-    assert np.isnan(intervals.correlations(constant, np.arange(7.0)))
 
 
 def test_the_trend_is_spearmans_and_its_interval_lies_around_it():
@@ -132,17 +131,17 @@ def test_without_ties_bins_are_equally_full(n):
 # --------------------------------------------------------------------------------- one task by hand
 
 
-def sst_answers():
-    """Labels 0 0 1 2; answers 0 1 1 4, each with nearly all probability."""
-    logits = torch.full((4, 5), -10.0)
-    logits[range(4), [0, 1, 1, 4]] = 0.0
-    examples = [example(text, label=label)
-                for text, label in zip("abcd", (0.0, 0.0, 1.0, 2.0), strict=True)]
-    return DevPredictions.of(SST, examples, logits), examples
+def answers_of(task, labels, logits):
+    """The answers of a head to sentences with these labels."""
+    examples = [example(*["a"] * len(task.text), label=label) for label in labels]
+    return DevPredictions.of(task, examples, logits)
 
 
 def test_a_confusion_matrix_by_hand():
-    answers, _ = sst_answers()
+    """Labels 0 0 1 2; answers 0 1 1 4, each with nearly all probability."""
+    logits = torch.full((4, 5), -10.0)
+    logits[range(4), [0, 1, 1, 4]] = 0.0
+    answers = answers_of(SST, [0.0, 0.0, 1.0, 2.0], logits)
     found = analysis.confusion(answers)["counts"]
     assert found[0] == [1, 1, 0, 0, 0]
     assert found[1] == [0, 1, 0, 0, 0]
@@ -164,21 +163,18 @@ def test_the_worst_errors_are_wrong_and_the_surest_come_first():
 
 def test_calibration_by_hand():
     """At 0.25 one of two pairs is a duplicate, at 0.75 both are: each bin is off by 0.25."""
-    given_probability = torch.tensor([0.25, 0.25, 0.75, 0.75])
-    examples = [example("a", "b", label=label) for label in (0.0, 1.0, 1.0, 1.0)]
-    answers = DevPredictions.of(PARA, examples, torch.logit(given_probability)[:, None])
-    found = analysis.calibration(answers)
+    labels, given_probability = [0.0, 1.0, 1.0, 1.0], torch.tensor([0.25, 0.25, 0.75, 0.75])
+    found = analysis.calibration(answers_of(PARA, labels, torch.logit(given_probability)[:, None]))
     assert [(row["n"], row["share"]) for row in found["bins"]] == [(2, 0.5), (2, 1.0)]
     assert found["expected_error"] == pytest.approx(0.25, abs=1e-6)  # float32 logits
     # a probability of 1 has a bin too
-    certain = analysis.calibration(DevPredictions.of(PARA, examples, torch.full((4, 1), 100.0)))
+    certain = analysis.calibration(answers_of(PARA, labels, torch.full((4, 1), 100.0)))
     assert [row["n"] for row in certain["bins"]] == [4]
 
 
 def test_undershooting_by_hand():
     labels, answers = [0.0, 1.0, 2.5, 5.0], [0.5, 1.0, 2.0, 4.0]
-    examples = [example("a", "b", label=label) for label in labels]
-    predictions = DevPredictions.of(STS, examples, torch.tensor(answers)[:, None])
+    predictions = answers_of(STS, labels, torch.tensor(answers)[:, None])
     assert predictions.wrong.tolist() == pytest.approx([0.5, 0, 0.5, 1])
     found = analysis.scatter(predictions)
     errors = found["signed_error"]
@@ -233,8 +229,7 @@ def sample(tmp_path_factory):
     for name, task in TASKS.items():
         labels = torch.tensor([row.label for row in dataset[name]["dev"]])
         noise = torch.randn(len(labels), task.outputs)
-        known = torch.nn.functional.one_hot(labels.long(),
-                                            5) * 2.0 if task.outputs > 1 else labels[:, None] - 0.5
+        known = F.one_hot(labels.long(), 5) * 2.0 if task.outputs > 1 else labels[:, None] - 0.5
         logits[name] = known + noise
     return dataset, logits
 
@@ -247,14 +242,11 @@ def test_an_analysis_is_json_and_the_same_each_time(sample):
 
 
 def test_an_analysis_agrees_with_the_scores_of_the_main_job(sample):
-    from multitask.evaluation import scores_of
-
     dataset, logits = sample
     found = analyse(TASKS, dataset, logits, resamples=200)
-    scores = scores_of(TASKS, {name: task.decode(logits[name]).numpy()
-                               for name, task in TASKS.items()},
-                       {name: np.array([row.label for row in dataset[name]["dev"]])
-                        for name in TASKS})
+    answers = {name: task.decode(logits[name]).numpy() for name, task in TASKS.items()}
+    labels = {name: np.array([row.label for row in dataset[name]["dev"]]) for name in TASKS}
+    scores = scores_of(TASKS, answers, labels)
     for name, task in TASKS.items():
         one = found["tasks"][name]
         # float32 against float64

@@ -144,9 +144,14 @@ def test_after_a_failure_too(model, tokens):
 
 
 def test_only_the_seed_matters(model, tokens):
-    """A probe depends on its seed, and never on dropout, not even in training mode."""
+    """A probe depends on its seed.
+
+    Dropout in training mode does not matter, nor that gradients are switched off around it.
+    """
     plain = conflict_probe(model, tokens, 2, draws=2, seed=0)
     assert conflict_probe(model.train(), tokens, 2, draws=2, seed=0) == plain
+    with torch.no_grad():
+        assert conflict_probe(model, tokens, 2, draws=2, seed=0) == plain
     assert conflict_probe(model, tokens, 2, draws=2, seed=1) != plain
 
 
@@ -154,13 +159,6 @@ def test_too_few_examples(model, tokens):
     message = "sst: 6 examples, but two batches of 4 without a common example take 8"
     with pytest.raises(ValueError, match=message):
         conflict_probe(model, tokens, 4, draws=1, seed=0)
-
-
-def test_a_probe_under_no_grad(model, tokens):
-    """A probe works where gradients are switched off."""
-    with torch.no_grad():
-        probe = conflict_probe(model, tokens, 2, draws=1, seed=0)
-    assert probe["pairs"]["sst-para"]["cosine"] != [0.0]
 
 
 # -------------------------------------------------------------------------------------- its summary

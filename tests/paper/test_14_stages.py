@@ -40,12 +40,16 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 THREE_STAGES = ("--arch", "concatB_al", "--nli", "--gs", "wrap", "--fl")
 
 
-def train(data, encoder, out, *flags, status=0) -> Path:
-    """A run of two epochs per stage, from the encoder or from the run that --start names."""
-    start = [] if "--start" in flags else ["--model", encoder]
-    assert run("--data", data, *start, "--out", out, "--lr", 1e-3, "--epochs", 2,
-               *flags) == status
-    return Path(out)
+@pytest.fixture(scope="module")
+def train(small_data, tiny_checkpoint):
+    """(folder, flags …) → a run of two epochs per stage, from the tiny encoder or --start's run."""
+    def start(out, *flags, status=0) -> Path:
+        encoder = [] if "--start" in flags else ["--model", tiny_checkpoint]
+        assert run("--data", small_data, *encoder, "--out", out, "--lr", 1e-3, "--epochs", 2,
+                   *flags) == status
+        return Path(out)
+
+    return start
 
 
 def metrics_of(run) -> dict:
@@ -71,10 +75,9 @@ def test_real_multinli_counts(course_data):
 
 
 @pytest.fixture(scope="module")
-def whole(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+def whole(train, tmp_path_factory) -> Path:
     """All three stages in one run."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    return train(small_data, tiny_checkpoint, out, *THREE_STAGES)
+    return train(tmp_path_factory.mktemp("runs") / "whole", *THREE_STAGES)
 
 
 def test_three_stages_report(whole):
@@ -94,20 +97,23 @@ def test_three_stages_report(whole):
     assert (whole / "stages" / "nli" / "model.safetensors").is_file()
 
 
-def test_speed_is_of_one_stage(small_data, tiny_checkpoint, tmp_path):
-    """Final layers, whose steps are much shorter, do not count."""
-    out = train(small_data, tiny_checkpoint, tmp_path / "sst", "--tasks", "sst", "--fl")
-    steps = [step for step in read_events(out, "step") if step["stage"] == "gs"]
-    assert metrics_of(out)["examples_per_second"] == speed(steps)
+def test_speed_is_of_one_stage(whole):
+    """Final layers, whose steps are much shorter, do not count; neither does MultiNLI."""
+    steps = [step for step in read_events(whole, "step") if step["stage"] == "gs"]
+    assert metrics_of(whole)["examples_per_second"] == speed(steps)
 
 
-def test_chain_equals_its_links(whole, small_data, tiny_checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def nli(train, tmp_path_factory) -> Path:
+    """The first stage alone. Read only."""
+    return train(tmp_path_factory.mktemp("runs") / "nli", "--arch", "concatB_al", "--nli", "--gs",
+                 "none")
+
+
+def test_chain_equals_its_links(whole, nli, train):
     """Stages in one run give the same bytes as one run per stage."""
-    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--arch", "concatB_al", "--nli",
-                "--gs", "none")
-    surgery = train(small_data, tiny_checkpoint, tmp_path / "gs", "--start", nli)
-    heads = train(small_data, tiny_checkpoint, tmp_path / "fl", "--start", surgery, "--gs", "none",
-                  "--fl")
+    surgery = train("gs", "--start", nli)
+    heads = train("fl", "--start", surgery, "--gs", "none", "--fl")
     assert weights_of(heads) == weights_of(whole)
     assert weights_of(heads) != weights_of(surgery) != weights_of(nli)
 
@@ -120,12 +126,10 @@ def test_fl_keeps_the_encoder(whole):
 
 @pytest.mark.parametrize(("stage", "trainer", "number"), [
     ("nli", SurgeryTrainer, 4), ("gs", SurgeryTrainer, 6 + 5), ("fl", HeadTrainer, 9)])
-def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_checkpoint, tmp_path,
-                             monkeypatch, interrupted):
+def test_resume_in_any_stage(stage, trainer, number, whole, train, monkeypatch, interrupted):
     """A run stopped in a stage's second epoch resumes there; no earlier stage is trained again."""
     with interrupted(trainer, number):
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
-                        status=130)
+        stopped = train("stopped", *THREE_STAGES, status=130)
 
     trained, train_step = [], Stage._train_step
     monkeypatch.setattr(Stage, "_train_step",
@@ -137,7 +141,7 @@ def test_resume_in_any_stage(stage, trainer, number, whole, small_data, tiny_che
     assert events(stopped, "epoch") == events(whole, "epoch")
 
 
-def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatch, interrupted):
+def test_resume_in_a_cut_epoch(train, monkeypatch, interrupted):
     """A resumed epoch encodes its sentences in the same batches as before.
 
     Other batches would round differently, in this test by much.
@@ -146,42 +150,40 @@ def test_resume_in_a_cut_epoch(small_data, tiny_checkpoint, tmp_path, monkeypatc
     monkeypatch.setattr(MultitaskBert, "embed",
                         lambda self, batch: (found := embed(self, batch)) + len(found))
     flags = ("--arch", "concatB", "--gs", "none", "--fl", "--max-steps", 13)  # 8 are an epoch
-    whole = train(small_data, tiny_checkpoint, tmp_path / "whole", *flags)
+    whole = train("whole", *flags)
     with interrupted(HeadTrainer, 11):
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *flags, status=130)
+        stopped = train("stopped", *flags, status=130)
     assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
-def test_resume_between_stages(whole, small_data, tiny_checkpoint, tmp_path, monkeypatch):
+def test_resume_between_stages(whole, train, monkeypatch):
     def stop(run):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setitem(STAGES, "gs", STAGES["gs"].__class__(STAGES["gs"].title, stop))
-        stopped = train(small_data, tiny_checkpoint, tmp_path / "stopped", *THREE_STAGES,
-                        status=130)
+        stopped = train("stopped", *THREE_STAGES, status=130)
     # after each epoch of the first stage
     assert [path.name for path in numbered(stopped)] == ["1", "2"]
     assert run("--resume", stopped) == 0
     assert weights_of(stopped) == weights_of(whole)
 
 
-def test_start_of_a_moved_run(whole, small_data, tmp_path):
+def test_start_of_a_moved_run(whole, train):
     """Only the run that --start names is needed, and not the run which that one started from."""
-    first = shutil.copytree(whole, tmp_path / "first")
-    second = train(small_data, None, tmp_path / "second", "--start", first, "--arch", "concatB_al",
-                   "--gs", "none", "--fl", "--max-steps", 1)
-    first.rename(tmp_path / "moved")
-    for out, start in ((first, second), (tmp_path / "third", first)):  # now each starts the other
-        train(small_data, None, out, "--start", start, "--arch", "concatB_al", "--gs", "none",
-              "--fl", "--max-steps", 1)
+    flags = ("--arch", "concatB_al", "--gs", "none", "--fl", "--max-steps", 1)
+    shutil.copytree(whole, "first")
+    train("second", "--start", "first", *flags)
+    Path("first").rename("moved")
+    for out, start in (("first", "second"), ("third", "first")):  # now each starts the other
+        train(out, "--start", start, *flags)
 
 
-def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, capsys):
+def test_start_takes_the_runs_data(train, small_data, tmp_path, refused):
     """Not the sample, nor ./data; the model's learning rate then is that of real data."""
     data = shutil.copytree(small_data, tmp_path / "mine")
-    nli = train(data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none", "--max-steps", 1)
+    nli = train("nli", "--data", data, "--nli", "--gs", "none", "--max-steps", 1)
     shutil.copytree(small_data, "data")
     found = settings("--start", nli)
     assert (found.data, found.lr, found.epochs) == (str(data), 1e-5, 10)
@@ -189,32 +191,27 @@ def test_start_takes_the_runs_data(small_data, tiny_checkpoint, tmp_path, capsys
     assert settings("--start", nli).data is None
     edit_json(nli / "config.json", lambda values: values.update(data=str(tmp_path / "gone")))
     assert settings("--start", nli, "--data", small_data).data == str(small_data)
-    assert run("--start", nli) == 2
     assert (f"{tmp_path / 'gone'}, the data of the run that --start names, are not there any more: "
-            "name their folder with --data\n") in capsys.readouterr().err
+            "name their folder with --data\n") in refused("--start", nli)
 
 
-def test_start_of_other_arch(whole, small_data, tiny_checkpoint, capsys):
-    train(small_data, tiny_checkpoint, "other", "--start", whole, "--arch", "concatA", status=2)
-    assert "was trained with --arch concatB_al, not concatA" in capsys.readouterr().err
-    assert not Path("other").exists()
+def test_start_of_other_arch(whole, small_data, refused):
+    said = refused("--start", whole, "--arch", "concatA", "--data", small_data)
+    assert "was trained with --arch concatB_al, not concatA" in said
 
 
 @pytest.mark.parametrize(("command", "flags"), [
     (predict, ["--task", "sst", "A film."]), (export, ["out", "--task", "sst"]), (serve, [])])
-def test_no_answers_of_untrained_heads(command, flags, small_data, tiny_checkpoint, tmp_path,
-                                       monkeypatch, capsys):
+def test_no_answers_of_untrained_heads(command, flags, nli, refused, monkeypatch):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    nli = train(small_data, tiny_checkpoint, tmp_path / "nli", "--nli", "--gs", "none",
-                "--max-steps", 1)
-    assert command.main([str(nli), *flags]) == 2
-    assert f"{nli} ended with MultiNLI: its heads are untrained\n" in capsys.readouterr().err
+    said = refused(nli, *flags, main=command.main)
+    assert f"{nli} ended with MultiNLI: its heads are untrained\n" in said
 
 
 @pytest.mark.filterwarnings("always:.* is a baseline")
-def test_baseline_trains_sst(small_data, tiny_checkpoint, tmp_path, capsys):
+def test_baseline_trains_sst(train, capsys):
     """The baseline trains SST's head, and the other heads stay as they were."""
-    base = train(small_data, tiny_checkpoint, tmp_path / "base", "--gs", "none")
+    base = train("base", "--gs", "none")
     assert json.loads((base / "config.json").read_text())["arch"] == "concatA"
     assert list(metrics_of(base)["stages"]) == ["baseline"]
     para, sts = ([epoch["dev"][name] for epoch in events(base, "epoch")]
@@ -239,6 +236,12 @@ def pairs(count: int) -> list[Example]:
     return [Example(str(n), (SENTENCES[n % 5], SENTENCES[n * n % 3]), n % 2) for n in range(count)]
 
 
+@pytest.fixture
+def batch(frozen):
+    """Six pairs of the frozen encoder's embeddings, for PARA's head."""
+    return CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
+
+
 def test_embeddings_computed_once(frozen, monkeypatch):
     """Each embedding is computed once, and is the one that the encoder gives in eval mode."""
     tokens = frozen.tokenize(pairs(9))
@@ -259,11 +262,10 @@ def test_embeddings_computed_once(frozen, monkeypatch):
     assert batch.labels.tolist() == [1, 0, 1]
 
 
-def test_head_without_a_batch(frozen):
+def test_head_without_a_batch(frozen, batch):
     """A head without a batch does not change, and neither does the encoder."""
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     trainer = HeadTrainer(frozen, list(TASKS), lr=0.1, weight_decay=0.1)
-    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(2):
         trainer.step({"para": batch})
     moved = {name for name, value in frozen.state_dict().items()
@@ -271,14 +273,13 @@ def test_head_without_a_batch(frozen):
     assert moved == {"heads.para.1.weight", "heads.para.1.bias"}
 
 
-def test_head_step_by_hand(frozen):
+def test_head_step_by_hand(frozen, batch):
     """HeadTrainer's steps equal those of a head that is written out here, without dropout."""
     frozen.heads["para"][0].p = 0.0
     weight, bias = (value.detach().clone().requires_grad_()
                     for value in frozen.heads["para"].parameters())
     theirs = AdamW([weight, bias], lr=1e-2)
     ours = HeadTrainer(frozen, ["para"], lr=1e-2)
-    batch = CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(range(6))
     for _ in range(3):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             batch.embeddings @ weight[0] + bias, batch.labels)
@@ -289,14 +290,12 @@ def test_head_step_by_hand(frozen):
     torch.testing.assert_close(frozen.heads["para"][1].weight, weight, atol=1e-6, rtol=1e-5)
 
 
-def test_head_parameter_without_a_gradient(frozen):
+def test_head_parameter_without_a_gradient(frozen, batch):
     """A parameter that the loss does not depend on stays as it is; the others are trained."""
     head = frozen.heads["para"]
     head.register_parameter("unused", torch.nn.Parameter(torch.ones(2, 2)))
     before = head[1].weight.detach().clone()
-    trainer = HeadTrainer(frozen, ["para"], lr=0.1, weight_decay=0.1, clip=1.0)
-    trainer.step({"para": CachedEmbeddings(frozen, frozen.tokenize(pairs(6)), "para").batch(
-        range(6))})
+    HeadTrainer(frozen, ["para"], lr=0.1, weight_decay=0.1, clip=1.0).step({"para": batch})
     assert torch.equal(head.unused, torch.ones(2, 2))
     assert not torch.equal(head[1].weight, before)
 
@@ -354,10 +353,18 @@ def test_grid_from_scratch(small_data, tmp_path):
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_mistyped_grid(small_data, tiny_checkpoint, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def ask(small_data, tiny_checkpoint):
+    """(folder, flags …) → the exit status of a grid of two steps per stage."""
+    return lambda out, *more: experiments_command.main([str(word) for word in (
+        "--data", small_data, "--model", tiny_checkpoint, "--max-steps", 2, "--eval-limit", 20,
+        "--out", out, *more)])
+
+
+def test_mistyped_grid(ask, small_data, tiny_checkpoint, tmp_path, capsys):
     """After a mistyped command, the folder can still be used."""
-    assert asked(tmp_path / "nowhere", tiny_checkpoint, tmp_path / "grid") == 2
-    assert asked(small_data, tiny_checkpoint, tmp_path / "grid", "--seeds", "0") == 2
+    assert ask("grid", "--data", "nowhere") == 2
+    assert ask("grid", "--seeds", "0") == 2
     said = capsys.readouterr().err
     assert "there is no such folder" in said
     assert "--seeds 0: must be at least 1" in said
@@ -389,7 +396,7 @@ def test_diverged_training(small_data, tiny_checkpoint, tmp_path, monkeypatch, c
 
 
 @pytest.fixture(scope="module")
-def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
+def grid(ask, tmp_path_factory) -> Path:
     """The grid, two steps per stage, interrupted and resumed."""
     out = tmp_path_factory.mktemp("grid") / "grid"
     train = experiments.run._train
@@ -404,16 +411,10 @@ def grid(small_data, tiny_checkpoint, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments.run, "_train", interrupted)
-        assert asked(small_data, tiny_checkpoint, out) == 130
+        assert ask(out) == 130
     assert len(list(out.glob("*/*/*/metrics.json"))) == 6
-    assert asked(small_data, tiny_checkpoint, out) == 0
+    assert ask(out) == 0
     return out
-
-
-def asked(data, encoder, out, *more) -> int:
-    return experiments_command.main([str(value) for value in (
-        "--data", data, "--model", encoder, "--max-steps", 2, "--eval-limit", 20, "--out", out,
-        *more)])
 
 
 def test_whole_grid(grid):
@@ -440,31 +441,14 @@ def test_whole_grid(grid):
     assert not list(grid.glob("*/*/*/checkpoint"))
 
 
-def test_grid_of_other_settings(grid, small_data, tiny_checkpoint, capsys):
+def test_grid_of_other_settings(grid, ask, capsys):
     """A grid with other settings does not resume in the same folder."""
-    assert asked(small_data, tiny_checkpoint, grid, "--precision", "bf16") == 2
+    assert ask(grid, "--precision", "bf16") == 2
     assert "holds trainings with another precision" in capsys.readouterr().err
 
 
-def test_note_of_a_preset(tmp_path):
-    """A preset's note is not a setting: a folder with another note can be resumed."""
-    grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
-    grid.check()
-    request = json.loads((tmp_path / "grid.json").read_text())
-    request["settings"]["note"] = "other words"
-    (tmp_path / "grid.json").write_text(json.dumps(request))
-    folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    grid.check()
-    request["settings"]["every"]["lr"] = 1.0
-    (tmp_path / "grid.json").write_text(json.dumps(request))
-    with pytest.raises(ValueError, match="another settings"):
-        grid.check()
-
-
 def test_begun_grid(tmp_path):
-    """A training that was begun keeps other grids out of the folder."""
+    """A training that was begun keeps other grids out; a preset's note is no part of a grid."""
     grid = experiments.Grid(tmp_path, "quick", None, "scratch", "fp32", "cpu")
     grid.check()
     folder = grid.folder(experiments.Node("concatB", ("nli",)), 1)
@@ -473,6 +457,12 @@ def test_begun_grid(tmp_path):
     grid.check()
     with pytest.raises(ValueError, match="another model"):
         dataclasses.replace(grid, model="minbert-mini").check()
+
+    edit_json(tmp_path / "grid.json", lambda saved: saved["settings"].update(note="other words"))
+    grid.check()
+    edit_json(tmp_path / "grid.json", lambda saved: saved["settings"]["every"].update(lr=1.0))
+    with pytest.raises(ValueError, match="another settings"):
+        grid.check()
 
 
 def test_seeds_give_intervals():
@@ -497,25 +487,24 @@ def test_hand_in(grid, small_data, tmp_path, capsys):
             assert str(path) in printed
 
 
-def test_test_labels(grid, small_data, tiny_checkpoint, tmp_path, capsys):
+def test_test_labels(grid, ask, small_data, tmp_path, capsys):
     """With test labels, the grid's best model is scored as in the paper's Table 2."""
     labels = tmp_path / "labels"
     labels.mkdir()
     for task in TASKS.values():
         # any labelled file
         shutil.copy(small_data / task.dev, labels / task.dev.replace("-dev", "-test"))
-    assert asked(small_data, tiny_checkpoint, grid, "--test-labels", labels) == 0
+    assert ask(grid, "--test-labels", labels) == 0
     lines = [line.split("(the")[0].split(": ", 1)[1].strip()
              for line in capsys.readouterr().out.splitlines()
              if line.startswith("best model")]
     assert len(lines) == 2
     assert lines[0] == lines[1]  # the same examples, so the same scores
     # without labels, the scores stay
-    assert asked(small_data, tiny_checkpoint, grid) == 0
+    assert ask(grid) == 0
     assert "On the test set" in (grid / "table.md").read_text()
 
 
-def test_hand_in_of_nothing(capsys, small_data):
-    assert hand_in.main(["nowhere", "--data", str(small_data)]) == 2
-    assert "nowhere: there is no such folder" in capsys.readouterr().err
-    assert not Path("hand-in").exists()
+def test_hand_in_of_nothing(refused, small_data):
+    said = refused("nowhere", "--data", small_data, main=hand_in.main)
+    assert "nowhere: there is no such folder" in said

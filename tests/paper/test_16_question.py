@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from programs import edit_json
 from scipy import stats
 
 from multitask.analysis.comparisons import holm
@@ -70,11 +71,15 @@ def asked(small_data, tiny_checkpoint, tmp_path_factory):
     return ask, out, met
 
 
+def results_of(out) -> dict:
+    return json.loads((out / "question.json").read_text())
+
+
 def test_arms_start_alike(asked):
     _, _, met = asked
     for seed in SEEDS:
         reference = met["pcgrad", seed]
-        for training in arms.trainings_of((*arms.ALWAYS, *arms.DEFAULT_ARMS)):
+        for training in arms.trainings_of(DEFAULT):
             arm = met[training, seed]
             assert torch.equal(arm["start"], reference["start"])
             assert all(torch.equal(value, reference["heads"][name])
@@ -95,25 +100,26 @@ def test_constant_arm_weights(asked):
         assert plain_sum == dict.fromkeys(TASKS, 1.0)
 
 
-def test_weights_of_one_are_the_sum(asked):
-    """Two arms with equal weights end with the same parameters: arms differ in weights alone."""
-    ask, _, _ = asked
+def stepped(ask, training: str, steps: int, weights=None) -> arms.Arm:
+    """An arm of seed 1 after some steps."""
     dataset = question.load_data(ask.settings(1))
     model = question.build_model(ask.settings(1), dataset)
-    tokens = {name: {split: model.tokenize(splits[split]) for split in ("train", "dev")}
-              for name, splits in dataset.items()}
-    vectors = []
-    for training, weights in (("sum", None), ("constant", [1.0, 1.0, 1.0])):
-        arm = arms.Arm(ask, training, 1, dataset, tokens, weights)
-        for _ in range(2):
-            arm.step()
-        vectors.append(arm.trainer.flat.vector)
-    assert torch.equal(*vectors)
+    tokens = {name: {"train": model.tokenize(splits["train"])} for name, splits in dataset.items()}
+    arm = arms.Arm(ask, training, 1, dataset, tokens, weights)
+    for _ in range(steps):
+        arm.step()
+    return arm
+
+
+def test_weights_of_one_are_the_sum(asked):
+    """Two arms with equal weights end with the same parameters: arms differ in weights alone."""
+    plain, ones = stepped(asked[0], "sum", 2), stepped(asked[0], "constant", 2, [1.0, 1.0, 1.0])
+    assert torch.equal(plain.trainer.flat.vector, ones.trainer.flat.vector)
 
 
 def test_paired_and_corrected(asked):
     _, out, _ = asked
-    results = json.loads((out / "question.json").read_text())
+    results = results_of(out)
     family = results["comparisons"]["equal_steps"]["sum"]["differences"]
     assert {(row["arm"], row["task"]) for row in family} == {
         (arm, task) for arm in ("pcgrad", "paper", "constant", "single") for task in TASKS}
@@ -165,9 +171,7 @@ def test_question_pages(asked):
 
 def test_question_opens_with_its_answer(asked, tmp_path):
     """A sentence and a picture of the paired differences come first, the method last."""
-    _, out, _ = asked
-    results = json.loads((out / "question.json").read_text())
-    results |= {"seeds": list(range(5)), "cosines": {"sst-para": [0.1] * 5}}
+    results = results_of(asked[1]) | {"seeds": list(range(5)), "cosines": {"sst-para": [0.1] * 5}}
     rows = results["comparisons"]["equal_steps"]["sum"]["differences"]
     for verdicts, opening in ((("better", "worse", "not shown"), "It depends on the method"),
                               (("better", "no spread", "better"), "Yes, it can help"),
@@ -195,9 +199,8 @@ def before(asked, tmp_path_factory):
     PCGrad has taken more steps at equal time than the page shows.
     """
     out = shutil.copytree(asked[1], tmp_path_factory.mktemp("before") / "surgery")
-    request = json.loads((out / "asked.json").read_text())
-    assert tuple(request.pop("arms")) == DEFAULT
-    (out / "asked.json").write_text(json.dumps(request))
+    assert tuple(json.loads((out / "asked.json").read_text())["arms"]) == DEFAULT
+    edit_json(out / "asked.json", lambda saved: saved.pop("arms"))
     trial = read_trial(out, SEEDS[0], "pcgrad")
     trial["cosines"] = {pair: [*values[:3], *[.5] * 9] for pair, values in trial["cosines"].items()}
     arms.trial_file(out, SEEDS[0], "pcgrad").write_text(json.dumps(trial))
@@ -224,10 +227,6 @@ def grown(asked, before, tmp_path_factory):
             question.ask(asked[0], out, SEEDS, ADDED)
         question.ask(asked[0], out, SEEDS)
     return out, trained
-
-
-def results_of(out) -> dict:
-    return json.loads((out / "question.json").read_text())
 
 
 def test_arms_are_added(before, grown):
@@ -257,9 +256,7 @@ def test_arm_that_diverges(asked, before, tmp_path, monkeypatch):
                r"from .*asked\.json and from --arms")
     with pytest.raises(FloatingPointError, match=message):
         question.ask(asked[0], out, SEEDS, ["mgda"])
-    request = json.loads((out / "asked.json").read_text())
-    request["arms"].remove("mgda")
-    (out / "asked.json").write_text(json.dumps(request))
+    edit_json(out / "asked.json", lambda saved: saved["arms"].remove("mgda"))
     results = question.ask(asked[0], out, SEEDS)
     assert list(results["scores"]["equal_steps"]) == list(DEFAULT)
 
@@ -367,13 +364,7 @@ def test_second_forward_has_its_own_time(asked, monkeypatch, tmp_path):
 
 def test_epochs_are_counted(asked):
     """dwa asks for the epoch: without it, its weights would stay those of the sum."""
-    ask = dataclasses.replace(asked[0], batch_size=64)
-    dataset = question.load_data(ask.settings(1))
-    model = question.build_model(ask.settings(1), dataset)
-    tokens = {name: {"train": model.tokenize(splits["train"])} for name, splits in dataset.items()}
-    arm = arms.Arm(ask, "dwa", 1, dataset, tokens)
-    for _ in range(3):
-        arm.step()
+    arm = stepped(dataclasses.replace(asked[0], batch_size=64), "dwa", 3)
     assert arm.trainer.epoch == 2
     assert [set(step["weights"].values()) == {1.0} for step in arm.log] == [True, True, False]
 

@@ -296,9 +296,8 @@ def test_the_paper_is_beside_its_three_tasks_only(tmp_path):
     steps = [step(number, losses={"sst": 1, "sts": 1}, cosines={"sst-sts": 0.1},
                   weights=dict.fromkeys(two, 1.0), gradient_norms=dict.fromkeys(two, 1.0))
              for number in range(1, 10)]
-    write_report(tmp_path / "two.html", {**SETTINGS, "tasks": tuple(two.values())},
-                 {**METRICS, "dev": dev}, steps, [epoch(1, dev=dev)], found)
-    text = Reader((tmp_path / "two.html").read_text(encoding="utf-8")).text
+    text = Reader(written(tmp_path, {**SETTINGS, "tasks": tuple(two.values())},
+                          {**METRICS, "dev": dev}, steps, [epoch(1, dev=dev)], found)).text
     assert "does it undershoot?" in text
     assert "paper" not in text
 

@@ -24,7 +24,10 @@ OWN_SCALE = Task("points", "scale", ("text",), "label", str(Path("/own.csv").abs
 
 @pytest.fixture(scope="module")
 def trained(small_data, brief_run, tmp_path_factory) -> Path:
-    """Runs a and b; other has other labels for SST's dev set, single has SST alone, film CFIMDB."""
+    """Runs a and b; other has other labels for SST's dev set, single has SST alone, film CFIMDB.
+
+    begun is b without its end.
+    """
     folder = tmp_path_factory.mktemp("runs")
     data = shutil.copytree(small_data, folder / "data")
     dev = data / "ids-sst-dev.csv"
@@ -38,6 +41,8 @@ def trained(small_data, brief_run, tmp_path_factory) -> Path:
             ("film", data, ["--tasks", "cfimdb"])):
         brief_run(folder / name, "--data", source, "--epochs", 2, "--max-steps", 8, "--lr", 1e-2,
                   *more)
+    shutil.copytree(folder / "b", folder / "begun")
+    (folder / "begun" / "metrics.json").unlink()
     return folder
 
 
@@ -45,7 +50,6 @@ def trained(small_data, brief_run, tmp_path_factory) -> Path:
 def compare(trained, monkeypatch, capsys):
     """(names and flags) → status, standard output, standard error."""
     monkeypatch.chdir(trained)
-    capsys.readouterr()
 
     def call(*words: str) -> tuple[int, str, str]:
         status = runs.main(["compare", *words])
@@ -143,9 +147,7 @@ def test_unequal_examples(compare):
     ("a b --data nowhere", "nowhere: there is no such folder"),
     ("a b --tasks sst", "--tasks sst describes other tasks than those of the run"),
 ])
-def test_refusals(names, message, trained, compare):
-    shutil.copytree(trained / "b", trained / "begun", dirs_exist_ok=True)
-    (trained / "begun" / "metrics.json").unlink()
+def test_refusals(names, message, compare):
     status, out, err = compare(*names.split())
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -176,13 +178,9 @@ def test_what_must_agree(changes, message):
 
 
 def test_changed_data(trained, compare):
-    path = trained / "a" / "predictions" / "sst-dev-output.csv"
-    before = path.read_text()
-    path.write_text("\n".join(before.splitlines()[:-1]) + "\n")
-    try:
-        status, _, err = compare("b", "a")
-    finally:
-        path.write_text(before)
+    path = shutil.copytree(trained / "a", trained / "cut") / "predictions" / "sst-dev-output.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    status, _, err = compare("b", "cut")
     assert status == 2
     assert "is of other examples than the run's data have now" in err
 

@@ -55,7 +55,12 @@ def server():
 
 
 @pytest.fixture
-def fetch(monkeypatch, server, tmp_path, capsys):
+def data(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def fetch(monkeypatch, server, data, capsys):
     """The command, pointed at the server: (*flags) → exit status, lines on stdout, lines on stderr.
 
     Its table is the real one with the checksums of the server's files, or of those in `promised`;
@@ -72,17 +77,11 @@ def fetch(monkeypatch, server, tmp_path, capsys):
                 size=len(content) if row.size and known else None))
         monkeypatch.setattr(command, "SOURCES", tuple(table))
 
-        arguments = ["--download", str(tmp_path / "data"), "--base-url", server.url, *flags]
-        code = command.main(arguments)
+        code = command.main(["--download", str(data), "--base-url", server.url, *flags])
         printed = capsys.readouterr()
         return code, printed.out.splitlines(), printed.err.splitlines()
 
     return run
-
-
-@pytest.fixture
-def data(tmp_path):
-    return tmp_path / "data"
 
 
 def visible(folder):
@@ -125,10 +124,7 @@ def test_a_second_run(fetch, server, data):
     (["course"], COURSE), (["multinli"], MULTINLI), (["sts-dev.csv"], ["sts-dev.csv"]),
     (["sts-dev.csv", MULTINLI[0]], ["sts-dev.csv", MULTINLI[0]])])
 def test_only(fetch, data, only, expected):
-    flags = []
-    for name in only:
-        flags += ["--only", name]
-    code, out, _ = fetch(*flags)
+    code, out, _ = fetch(*[word for name in only for word in ("--only", name)])
     assert (code, len(out)) == (0, len(expected))
     assert visible(data) == sorted(expected)
 
@@ -213,14 +209,13 @@ def test_what_claims_to_be_a_web_page(fetch, server, data):
     assert visible(data) == []
 
 
-def test_no_network(server, tmp_path, capsys):
+def test_no_network(fetch, server, data):
     """One line says what was asked, what came, and what to do."""
-    url, data = server.url, tmp_path / "data"
     server.__exit__()  # nobody listens there any more
-    assert command.main(["--download", str(data), "--base-url", url]) == 1
-    [line] = capsys.readouterr().err.splitlines()
-    expected = f"could not download {url}/ids-sst-train.csv (Connection refused): check the network"
-    assert expected in line
+    code, _, [line] = fetch()
+    assert code == 1
+    asked = f"could not download {server.url}/ids-sst-train.csv"
+    assert f"{asked} (Connection refused): check the network" in line
     assert f"put into {data} by hand (docs/how-to/data.md): {', '.join(COURSE + MULTINLI)}" in line
     assert visible(data) == []
 
@@ -330,17 +325,9 @@ def test_the_docs():
      "--base-url mirror/data: expected an http"),
     (["--download", __file__], "this is a file, where a folder was expected"),
 ])
-def test_wrong_usage(monkeypatch, tmp_path, capsys, flags, expected):
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = command.main(flags)
-    except SystemExit as stop:
-        code = stop.code
-    printed = capsys.readouterr()
-    assert (code, printed.out) == (2, "")
-    assert expected in printed.err
-    assert len(printed.err.splitlines()) == 1
-    assert not (tmp_path / "x").exists()
+@pytest.mark.usefixtures("empty_folder")
+def test_wrong_usage(refused, flags, expected):
+    assert expected in refused(*flags, main=command.main)
 
 
 def test_the_command():

@@ -77,16 +77,13 @@ def test_an_ensemble_is_not_asked(together, capsys):
     (["a", "b", "--out", "c"], "--out c holds a model; name another folder"),
     (["a", "other"], "other has other tasks than a, or other labels: sst against para, sst, sts"),
 ])
-def test_refused(flags, message, runs, small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("empty_folder")
+def test_refused(flags, message, runs, small_data, tiny_checkpoint, refused):
     shutil.copytree(runs[0], "a")
     shutil.copytree(runs[0] / "model", "c/model")
     if "other" in flags:
         train("other", "--data", small_data, "--model", tiny_checkpoint, "--tasks", "sst")
-    capsys.readouterr()
-    assert ensemble.main(flags) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "ensemble").exists()
+    assert message in refused(*flags, main=ensemble.main)
 
 
 OWN = """
@@ -100,9 +97,9 @@ dev_share = 0.25
 """
 
 
-def test_other_dev_examples(small_data, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("empty_folder")
+def test_other_dev_examples(small_data, tiny_checkpoint, refused):
     """Runs that drew different dev examples may have trained on one another's."""
-    monkeypatch.chdir(tmp_path)
     share, file = "dev_share = 0.25", f'dev = "{small_data}/ids-sst-dev.csv"'
     for name, dev in (("own", share), ("half", "dev_share = 0.5"), ("file", file)):
         Path(f"{name}.toml").write_text(OWN.format(small_data).replace(share, dev))
@@ -111,6 +108,5 @@ def test_other_dev_examples(small_data, tiny_checkpoint, tmp_path, monkeypatch, 
     train("again", "--tasks", "own.toml", "--model", tiny_checkpoint, "--seed", 3)
     assert ensemble.main(["own", "again"]) == 0
     for name in ("half", "file"):
-        capsys.readouterr()
-        assert ensemble.main(["own", name]) == 2
-        assert f"{name} and own have different dev_share" in capsys.readouterr().err
+        said = refused("own", name, main=ensemble.main)
+        assert f"{name} and own have different dev_share" in said

@@ -15,8 +15,8 @@ from optim import SURGERY, project_conflicting
 
 SINGLE = ["The ending is unbelievably dull, though."]
 PAIR = ["A dog runs unbelievably fast.", "Dogs ran."]
-CASES = [("concatA", "sst", SINGLE), ("concatA", "para", PAIR), ("concatB", "para", PAIR),
-         ("concatB_al", "sts", PAIR)]
+CASES = [("concatA", "sst", SINGLE, 1), ("concatA", "para", PAIR, 1), ("concatB", "para", PAIR, 1),
+         ("concatB_al", "sts", PAIR, None)]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,10 @@ def value_of(model: MultitaskBert, task: str, texts, label) -> float:
     return float(model.tasks[task].probabilities(logits)[0, int(label)].log())
 
 
-@pytest.mark.parametrize(("arch", "task", "texts"), CASES)
-def test_occlusion(encoder, arch, task, texts):
+@pytest.mark.parametrize(("arch", "task", "texts", "label"), CASES)
+def test_occlusion(encoder, arch, task, texts, label):
     """The weight of a word is what is lost when [MASK] pieces are typed in its place."""
     model = model_of(encoder, arch)
-    label = None if task == "sts" else 1
     whole = value_of(model, task, texts, label)
     words = words_by_occlusion(model, task, texts, label)
     assert " ".join(word.text for word in words if word.sentence == len(texts) - 1) in (
@@ -60,12 +59,11 @@ def test_occlusion(encoder, arch, task, texts):
 
 
 @pytest.mark.parametrize("plain", ["0", "1"])
-@pytest.mark.parametrize(("arch", "task", "texts"), CASES)
-def test_gradient(encoder, arch, task, texts, plain, monkeypatch):
+@pytest.mark.parametrize(("arch", "task", "texts", "label"), CASES)
+def test_gradient(encoder, arch, task, texts, label, plain, monkeypatch):
     """The weight of a word is the slope as its embeddings move towards [MASK]'s."""
     monkeypatch.setenv("MINBERT_PLAIN", plain)
     model = model_of(encoder, arch)
-    label = None if task == "sts" else 1
     words = words_by_gradient(model, task, texts, label)
     assert max(abs(word.weight) for word in words) > 1e-3
 

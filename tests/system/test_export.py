@@ -141,18 +141,13 @@ def test_long_inputs(brief_run, tmp_path):
 
 
 def test_this_folder(runs, tmp_path, monkeypatch):
+    """An empty folder is filled, and stays the same one: it may be a disk of its own."""
     monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
     exported(runs, Path(), "wide")
+    assert tmp_path.stat().st_ino == before
     assert Path("model.safetensors").is_file()
     assert f'"{tmp_path.name}"' in Path("README.md").read_text()
-
-
-def test_an_empty_folder_stays(runs, tmp_path):
-    """It may be a disk of its own."""
-    before = tmp_path.stat().st_ino
-    exported(runs, tmp_path, "wide")
-    assert tmp_path.stat().st_ino == before
-    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_other_numbers(runs, tmp_path, monkeypatch, capsys):
@@ -188,11 +183,11 @@ def test_data_are_missing(runs, tmp_path, capsys):
     assert f"--data {tmp_path}" in capsys.readouterr().err
 
 
-def test_onnx_is_missing(runs, tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("empty_folder")
+def test_onnx_is_missing(runs, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert export.main([str(runs / "wide"), str(tmp_path / "out"), "--to", "onnx"]) == 2
-    assert "pip install 'minbert[onnx]'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    said = refused(runs / "wide", "out", "--to", "onnx", main=export.main)
+    assert "pip install 'minbert[onnx]'" in said
 
 
 def test_torch_traces_the_encoder():
@@ -206,19 +201,22 @@ def test_torch_traces_the_encoder():
                                    encoder(**inputs).pooler_output)
 
 
-def test_what_does_not_fit(runs, tmp_path, capsys):
-    for arch, flags, message in (
-            ("concatA", "--task para", "encodes the two sentences of a pair apart"),
-            ("concatB_al", "--task sst", "has more than one layer"),
-            ("concatB_mean", "--task sst", "read the mean of all tokens"),
-            ("concatB", "--task none", "the model has no task 'none'"),
-            ("concatB", "--pooling pooler",
-             "--pooling is for --to sentence-transformers, not for --to transformers"),
-            ("concatB", "--pooling pooler --to onnx", "not for --to onnx")):
-        assert export.main([str(runs / arch), str(tmp_path / "out"), *flags.split()]) == 2
-        assert message in capsys.readouterr().err
-        assert not list(tmp_path.iterdir())
-    # a single sentence is one input with concatA too
-    exported(runs, tmp_path / "single", "concatA", "--task", "sst")
-    assert export.main([str(runs / "concatA"), str(tmp_path / "single"), "--task", "sst"]) == 2
-    assert "already exists and is not empty" in capsys.readouterr().err
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(("arch", "flags", "message"), [
+    ("concatA", "--task para", "encodes the two sentences of a pair apart"),
+    ("concatB_al", "--task sst", "has more than one layer"),
+    ("concatB_mean", "--task sst", "read the mean of all tokens"),
+    ("concatB", "--task none", "the model has no task 'none'"),
+    ("concatB", "--pooling pooler",
+     "--pooling is for --to sentence-transformers, not for --to transformers"),
+    ("concatB", "--pooling pooler --to onnx", "not for --to onnx"),
+])
+def test_what_does_not_fit(runs, refused, arch, flags, message):
+    assert message in refused(runs / arch, "out", *flags.split(), main=export.main)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_a_full_folder(runs, refused):
+    """Nothing is written over. (With concatA, a single sentence can be exported.)"""
+    given = runs / "concatA", exported(runs, Path("single"), "concatA", "--task", "sst")
+    assert "already exists and is not empty" in refused(*given, "--task", "sst", main=export.main)

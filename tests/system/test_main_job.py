@@ -56,23 +56,18 @@ def test_files_of_a_run(finished, capsys):
     assert dev["average"] == pytest.approx(
         (dev["sst"]["accuracy"] + dev["para"]["accuracy"] + (dev["sts"]["pearson"] or 0)) / 3)
     assert metrics["steps"] == 8  # 64 question pairs in batches of 16, twice
-    assert metrics["best_epoch"] in (1, 2)
-    assert metrics["stages"]["gs"]["dev"] == dev
     assert metrics["examples_per_second"] > 0
     assert set(metrics["surgery"]["conflict_rate"]) == {"sst-para", "sst-sts", "para-sts"}
     assert all(weight >= 1 for weight in metrics["surgery"]["mean_weights"].values())
     page = (finished / "report.html").read_text()
-    for text in ("Gradient conflicts", "sst-para"):
-        assert text in page
+    assert "Gradient conflicts" in page
     assert run("--resume", finished) == 0
     assert "is finished" in capsys.readouterr().out
 
 
-def test_best_epoch_is_kept(finished, small_data):
+def test_scores_of_the_files(finished, small_data):
     """Scores recomputed from the handed-in files alone."""
-    metrics = json.loads((finished / "metrics.json").read_text())
-    best = max(read_events(finished, "epoch"), key=lambda epoch: epoch["dev"]["average"])
-    assert (metrics["best_epoch"], metrics["dev"]) == (best["epoch"], best["dev"])
+    dev = json.loads((finished / "metrics.json").read_text())["dev"]
     for name, task in TASKS.items():
         examples = load_dataset(small_data)[name]["dev"]
         ids, values = read_predictions(finished / "predictions" / f"{name}-dev-output.csv", task)
@@ -80,7 +75,7 @@ def test_best_epoch_is_kept(finished, small_data):
         labels = np.array([example.label for example in examples])
         score = pearson(values, labels) if name == "sts" else (values == labels).mean()
         # the files hold float32 to the last digit; labels are float32 in training
-        assert score == pytest.approx(metrics["dev"][name][task.metric], abs=1e-5)
+        assert score == pytest.approx(dev[name][task.metric], abs=1e-5)
 
 
 def test_log_of_conflicts(finished):

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from programs import edit_json
 
 from multitask.runs import __main__ as runs
 from multitask.runs.overview import find_runs
@@ -30,7 +31,6 @@ def folder(runs_once, tmp_path) -> Path:
 
 
 def test_table(folder, capsys):
-    capsys.readouterr()
     assert runs.main([str(folder)]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == list(runs.COLUMNS)
@@ -42,7 +42,6 @@ def test_table(folder, capsys):
 
 
 def test_json_is_sorted(folder, capsys):
-    capsys.readouterr()
     assert runs.main([str(folder), "--json", "--sort", "average"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found[0]["average"] is None
@@ -53,11 +52,8 @@ def test_json_is_sorted(folder, capsys):
 
 
 def test_a_copy_keeps_its_date(folder, capsys):
-    path = folder / "a" / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["environment"]["date"] = "2020-12-31 23:59+01:00"
-    path.write_text(json.dumps(metrics))
-    capsys.readouterr()
+    edit_json(folder / "a" / "metrics.json",
+              lambda metrics: metrics["environment"].update(date="2020-12-31 23:59+01:00"))
     assert runs.main([str(folder)]) == 0
     assert "  2020-12-31 23:59  sst" in capsys.readouterr().out
 
@@ -104,8 +100,8 @@ def test_unreadable_folder(folder, monkeypatch):
 
 def test_unusable_folders(folder, tmp_path, capsys):
     assert runs.main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: there is no such folder" in capsys.readouterr().err
     (folder / "a" / "config.json").write_text('{"arch": "none", "gs": "wrap", "seed": 1}')
-    capsys.readouterr()
     assert runs.main([str(folder)]) == 0
     said = capsys.readouterr()
     assert "is left out" in said.err
