@@ -74,7 +74,7 @@ EDITS = {
         ("crossed = K.sum(0) - squares", "crossed = K.clamp(max=0).sum(0)")], {"surgery": "paper"}),
     "head dropout": ("heads/layers.py", [("FIRST_DROPOUT = 0.3", "FIRST_DROPOUT = 0.6")], {}),
 }
-# What the fast forms replace, and would not follow unless they were compared with the book.
+# What the fast forms replace. They would not follow, so a warning says that they do not agree.
 REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum",
             "gelu is silu", "no root of d", "mask ignored", "dropout on values", "layers twice",
             "no bias correction", "decay before the step", "eps inside the root"}
@@ -160,17 +160,6 @@ def test_an_edit_takes_effect(name, copy_of_source, monkeypatch):
     torch.testing.assert_close(followed, plain, atol=2e-5, rtol=0)
     assert (followed - unedited).abs().max() > 1e-4
     assert len(told) == (name in REPLACED), told
-    if name not in REPLACED:
-        return
-
-    # if nothing is compared, the edit is lost in whole, or in the gradients
-    check = copy_of_source / "minbert/fast/check.py"
-    check.write_text(check.read_text().replace("found = difference(tiny, device)", "found = None"))
-    adamw = copy_of_source / "optim/fast.py"
-    adamw.write_text(adamw.read_text().replace("off = _difference(update)", "off = 0.0"))
-    monkeypatch.setenv("MINBERT_PLAIN", "0")
-    unchecked, _ = two_steps_of(copy_of_source, settings)
-    assert (unchecked - plain).abs().max() > 2e-5
 
 
 def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
