@@ -212,15 +212,6 @@ def test_padding_anywhere(tiny_model):
     assert torch.isfinite(out.pooler_output).all()
 
 
-def test_plain_forms(tiny_model, monkeypatch):
-    """The plain forms give the same outputs as the fast ones."""
-    ids, mask = torch.randint(5, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    fused = tiny_model(ids, mask)
-    monkeypatch.setenv("MINBERT_PLAIN", "1")
-    plain = tiny_model(ids, mask)
-    assert_close(plain.pooler_output, fused.pooler_output, atol=1e-6, rtol=0)
-
-
 def test_output_keys(tiny_model):
     """The output is read by key or attribute, is written by key, and holds more on request."""
     ids = torch.randint(5, 50, (2, 3))

@@ -264,18 +264,15 @@ def test_incomplete_shard(folder):
         BertModel.from_pretrained(folder)
 
 
-def test_foreign_weights(folder):
-    """Weights of another framework are refused by file name."""
-    (folder / "model.safetensors").rename(folder / "tf_model.h5")
-    with pytest.raises(FileNotFoundError, match=r"tf_model\.h5 only, weights of another framework"):
-        BertModel.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_incomplete_folder(folder, missing):
-    """A folder that lacks a file is refused, and the error names the file."""
-    (folder / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=missing):
+@pytest.mark.parametrize(("file", "renamed", "message"), [
+    ("config.json", "elsewhere", r"config\.json"),
+    ("model.safetensors", "elsewhere", r"model\.safetensors"),
+    ("model.safetensors", "tf_model.h5", r"tf_model\.h5 only, weights of another framework"),
+])
+def test_incomplete_folder(folder, file, renamed, message):
+    """A folder that lacks a file, or has another framework's, is refused by that file's name."""
+    (folder / file).rename(folder / renamed)
+    with pytest.raises(FileNotFoundError, match=message):
         BertModel.from_pretrained(folder)
 
 

@@ -23,6 +23,11 @@ def epoch(sampler):
     return [sampler.next_step() for _ in range(sampler.steps_per_epoch)]
 
 
+def drawn(steps, name):
+    """A task's examples in these steps, in order."""
+    return [index for step in steps for index in step[name]]
+
+
 def wrap(seed=0):
     return RoundRobin(LENGTHS, dict.fromkeys(LENGTHS, 4), "wrap", seed)
 
@@ -33,14 +38,14 @@ def test_wrap_epoch():
     for _ in range(3):
         steps = epoch(sampler)
         assert len(steps) == 10  # ⌈37 / 4⌉
-        assert sorted(index for step in steps for index in step["para"]) == list(range(37))
+        assert sorted(drawn(steps, "para")) == list(range(37))
         assert [len(step["para"]) for step in steps] == [4] * 9 + [1]
         assert all(len(step[name]) == 4 for step in steps for name in ("sst", "sts"))
 
 
 def test_wrap_uses_up_first():
     """With `wrap`, a smaller dataset repeats an example only after using all of them."""
-    indices = [index for step in epoch(wrap()) for index in step["sst"]]
+    indices = drawn(epoch(wrap()), "sst")
     for start in range(0, 40, 10):
         assert sorted(indices[start:start + 10]) == list(range(10))
 
@@ -51,11 +56,10 @@ def test_wrap_reshuffles():
     itertools.cycle(loader) would repeat the first pass for ever.
     """
     sampler = wrap()
-    indices = [index for _ in range(2) for step in epoch(sampler) for index in step["sst"]]
+    indices = drawn(epoch(sampler) + epoch(sampler), "sst")
     passes = [tuple(indices[start:start + 10]) for start in range(0, 80, 10)]
     assert len(set(passes)) == 8
-    firsts = [tuple(index for step in epoch(sampler) for index in step["para"]) for _ in range(3)]
-    assert len(set(firsts)) == 3
+    assert len({tuple(drawn(epoch(sampler), "para")) for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize(("lengths", "sizes", "steps"), [
@@ -76,11 +80,11 @@ def test_bd_ends_together():
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
     for _ in range(2):
         steps = epoch(sampler)
-        sst = [index for step in steps for index in step["sst"]]
-        assert len(sst) == len(set(sst)) == 40  # 4 per step, none twice
-        assert sorted(i for step in steps for i in step["para"]) == list(range(240))
         assert len(steps) == 10
-        counts = Counter(i for step in steps for i in step["sts"])  # a set smaller than n wraps
+        sst = drawn(steps, "sst")
+        assert len(sst) == len(set(sst)) == 40  # 4 per step, none twice
+        assert sorted(drawn(steps, "para")) == list(range(240))
+        counts = Counter(drawn(steps, "sts"))  # a set smaller than n wraps
         assert sorted(counts.values()) == [3, 3, 4]
 
 
@@ -88,9 +92,8 @@ def test_bd_reshuffles():
     """With `bd`, every epoch has a new order of every dataset."""
     lengths = {"sst": 48, "para": 240, "sts": 30}
     sampler = RoundRobin(lengths, batch_different_sizes(lengths), "bd", 0)
-    orders = [[tuple(i for step in epoch(sampler) for i in step[name]) for name in lengths]
-              for _ in range(2)]
-    assert all(first != second for first, second in zip(*orders, strict=True))
+    first, second = epoch(sampler), epoch(sampler)
+    assert all(drawn(first, name) != drawn(second, name) for name in lengths)
 
 
 def test_mean_losses_are_eq_7():

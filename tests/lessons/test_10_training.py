@@ -536,14 +536,15 @@ def test_bf16_keeps_fp32_weights():
 
 # --------------------------------------------------------------------------------------- prediction
 
+ITEMS = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
+
 
 def test_prediction_order():
     """Predictions come in input order, whatever the batches."""
     model = build()
-    items = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
 
-    found = model.logits("sst", items)
-    alone = torch.cat([model.logits("sst", [item]) for item in items[:20]])
+    found = model.logits("sst", ITEMS)
+    alone = torch.cat([model.logits("sst", [item]) for item in ITEMS[:20]])
 
     # float32 rounding: batches are padded to another length
     torch.testing.assert_close(found[:20], alone, atol=1e-5, rtol=0)
@@ -553,8 +554,7 @@ def test_prediction_order():
 def test_prediction_batches(monkeypatch):
     """Long examples make small batches, so that memory suffices; the outputs are the same."""
     model = build()
-    items = [(" ".join(SENTENCES[:n % 5 + 1]),) for n in range(150)]
-    tokens = model.tokenize(model.examples_of("sst", items))
+    tokens = model.tokenize(model.examples_of("sst", ITEMS))
     expected = model.predict_logits("sst", tokens)
     assert [len(batch) for batch in tokens.by_length(64)] == [64, 64, 22]  # they are short
 

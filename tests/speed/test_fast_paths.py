@@ -69,11 +69,6 @@ def value_and_gradients(run, layer: BertLayer, x: torch.Tensor, packing: Packing
     return [out.detach(), *torch.autograd.grad(uneven_sum(out), [x, *layer.parameters()])]
 
 
-def own_grads(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
-    """Tells `accumulate_into` to use the parameters' own `.grad`."""
-    return {parameter: parameter.grad for parameter in module.parameters()}
-
-
 def named_grads(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
 
@@ -165,7 +160,8 @@ def test_cast_once_and_in_place():
 
     plain = gradients()
     layer.zero_grad(set_to_none=False)
-    with weights_cast_once(layer, torch.bfloat16), accumulate_into([own_grads(layer)]):
+    waiting = {parameter: parameter.grad for parameter in layer.parameters()}
+    with weights_cast_once(layer, torch.bfloat16), accumulate_into([waiting]):
         once = gradients()
         twice = gradients()  # the second backward adds
 
@@ -238,17 +234,14 @@ def test_no_bias_to_cast():
 # ------------------------------------------------------------------------- what people do to layers
 
 
-def without_a_bias(layer: BertLayer) -> None:
-    layer.output_layer_norm = nn.LayerNorm(HIDDEN, bias=False, dtype=torch.float64)
-
-
 CHANGES = {
     "pruned": lambda layer: prune.l1_unstructured(layer.output_dense, "weight", 0.5),
     "parametrized": lambda layer: parametrizations.weight_norm(layer.attention_dense),
     "replaced": lambda layer: setattr(layer, "output_dense",
                                       nn.Linear(20, HIDDEN, dtype=torch.float64)),
     "no dropout module": lambda layer: setattr(layer, "dropout", nn.Identity()),
-    "no bias": without_a_bias,
+    "no bias": lambda layer: setattr(layer, "output_layer_norm",
+                                     nn.LayerNorm(HIDDEN, bias=False, dtype=torch.float64)),
     "all dropped": lambda layer: setattr(layer.dropout, "p", 1.0),
     "an activation of theirs": lambda layer: setattr(layer, "activation", F.silu),
     "dropout switched off": lambda layer: (setattr(layer.dropout, "p", 0.5), layer.dropout.eval()),

@@ -5,28 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+from handed_in import SOLUTIONS, hand_in, solution
 from wrong import WRONG
 
 from minbert_study import checking, grading, rules, starting
 from minbert_study.exercise import FILES, NAMES, load
 from minbert_study.judging import judge, run_check
 
-HERE = Path(__file__).parent
-SOLUTIONS = HERE / "solutions"
-
-
 CASES = [pytest.param(name, *case, id=f"{name}-{number}")
          for name, cases in WRONG.items() for number, case in enumerate(cases)]
-
-
-def hand_in(folder: Path, name: str, *edits: tuple[str, str]) -> Path:
-    """A folder with the right solution of one exercise, edited."""
-    text = (SOLUTIONS / FILES[name]).read_text(encoding="utf-8")
-    for find, replace in edits:
-        assert find in text, f"the solution of {name} has no {find!r}"
-        text = text.replace(find, replace)
-    (folder / FILES[name]).write_text(text, encoding="utf-8")
-    return folder
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,17 +25,14 @@ def test_library_passes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", [checking.SEED, 2024])
-def test_solution_passes(name, seed, tmp_path):
-    verdict = checking.check_exercise(hand_in(tmp_path, name), name, [], seed)
-    assert verdict.is_done, "\n".join(checking.lines_of(verdict))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_solution_passes_beside_others(name):
+@pytest.mark.parametrize(("done", "seed"), [([], checking.SEED), (NAMES, 2024)],
+                         ids=["alone", "beside others"])
+def test_solution_passes(name, done, seed):
     """Also where all other exercises are done, and stand in for the library's parts."""
-    verdict = checking.check_exercise(SOLUTIONS, name, [other for other in NAMES if other != name])
+    own = [other for other in done if other != name]
+    verdict = checking.check_exercise(SOLUTIONS, name, own, seed)
     assert verdict.is_done, "\n".join(checking.lines_of(verdict))
+    assert not verdict.misfit
 
 
 def test_parts_that_do_not_fit(tmp_path):
@@ -80,7 +64,7 @@ def test_untouched_fails(name, tmp_path):
 @pytest.mark.parametrize(("name", "second"), [("attention", "attention"), ("gram", "cosines")])
 def test_first_function_alone(name, second, tmp_path):
     """It is checked before the second one is written."""
-    first, _, _ = (SOLUTIONS / FILES[name]).read_text(encoding="utf-8").partition(f"def {second}(")
+    first, _, _ = solution(name).partition(f"def {second}(")
     stub = f"{first}def {second}(*_, **__):\n    raise NotImplementedError\n"
     (tmp_path / FILES[name]).write_text(stub, encoding="utf-8")
     results = checking.check_exercise(tmp_path, name, []).results
@@ -108,9 +92,9 @@ def test_hints_and_lesson(name):
     assert len(load(name).hints) == 3
     template = (starting.TEMPLATES / FILES[name]).read_text(encoding="utf-8")
     [file] = re.findall(r"tests/lessons/(test_\w+\.py)", template)
-    lesson = (HERE.parent / "lessons" / file).read_text(encoding="utf-8")
+    lesson = (Path(__file__).parents[1] / "lessons" / file).read_text(encoding="utf-8")
     assert f"minbert study, {FILES[name]}" in " ".join(ast.get_docstring(ast.parse(lesson)).split())
-    assert rules.faults((SOLUTIONS / FILES[name]).read_text(encoding="utf-8"), name) == []
+    assert rules.faults(solution(name), name) == []
 
 
 @pytest.mark.parametrize(("name", "find", "replace", "says"), CASES)

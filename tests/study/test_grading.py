@@ -4,12 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from handed_in import hand_in
 
 from minbert_study import grading
 from minbert_study.__main__ import main
 from minbert_study.exercise import FILES
-
-SOLUTIONS = Path(__file__).parent / "solutions"
 
 
 def test_grade_again(folder, monkeypatch, capsys):
@@ -19,7 +18,7 @@ def test_grade_again(folder, monkeypatch, capsys):
     Path("ann", FILES["attention"]).write_text("def f(:")
     Path("points.csv").write_text("attention,8\nadamw,4\n")
     assert main(["grade", "mine", "ann", "--points", "points.csv"]) == 0
-    shutil.copy(SOLUTIONS / FILES["attention"], "ann")
+    hand_in(Path("ann"), "attention")
     capsys.readouterr()
     assert main(["grade", "ann/", "--points", "points.csv"]) == 0
     assert "grades.csv: rows of other folders that are kept: 1\n" in capsys.readouterr().out

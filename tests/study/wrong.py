@@ -200,6 +200,8 @@ WRONG = {
         ("((z - labels) ** 2)", "((z.clamp(0, 5) - labels) ** 2)", "mean_squared_error, "),
         ("(predictions == labels).mean()", "((predictions == 1) == (labels == 1)).mean()",
          "accuracy, n = "),
+        ("return float((predictions == labels).mean())", "return 10**400",
+         "yours 'a very large whole number'"),
         ("fn == 0:\n        return None", "fn == 0:\n        return 1.0", "yours 1, expected None"),
         ("return float((x * y)", "float((x * y)", "is a `return` missing"),
         ("float | None", "'Optional[float]'", None),
