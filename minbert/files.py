@@ -141,10 +141,9 @@ def one_line(text: object, limit: int = 300) -> str:
     'a b ?[31m'
     """
     words = " ".join(str(text).split())
-    words = "".join(character if character.isprintable() else "?" for character in words)
-    if len(words) <= limit:
-        return words
-    return f"{words[:limit // 2]} … {words[-limit // 2:]}"
+    if len(words) > limit:
+        words = f"{words[:limit // 2]} … {words[-limit // 2:]}"
+    return "".join(character if character.isprintable() else "?" for character in words)
 
 
 def counted(count: int, noun: str) -> str:
