@@ -39,7 +39,8 @@ class PairedDifference:
 # ---------------------------------------------------------------------------- over seeds
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+def mean_interval(values: Sequence[float],
+                  level: float = LEVEL) -> tuple[float, float | None, float | None]:
     """The mean and its interval x̄ ± t s/√n with n − 1 degrees of freedom (Student 1908).
 
     >>> [round(value, 3) for value in mean_interval([0.50, 0.52, 0.54])]
@@ -60,7 +61,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     if not _has_spread(scores, np.abs(scores).max()):
         return mean, None, None
 
-    return mean, *of_mean(scores)
+    return mean, *of_mean(scores, level)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:

@@ -209,7 +209,7 @@ def fitted_line(labels: np.ndarray, predictions: np.ndarray) -> dict | None:
         return None
     line = scipy.stats.linregress(labels, predictions)
     # not t.interval: it has no value for the error of 0 of a perfect fit
-    half = float(scipy.stats.t.ppf(intervals.QUANTILES[1], len(labels) - 2) * line.stderr)
+    half = float(scipy.stats.t.ppf((1 + intervals.LEVEL) / 2, len(labels) - 2) * line.stderr)
     return {"slope": float(line.slope), "intercept": float(line.intercept),
             "slope_interval": [float(line.slope) - half, float(line.slope) + half]}
 

@@ -13,7 +13,6 @@ import scipy  # scipy.stats loads at its first use, which keeps `--help` fast
 from multitask import metrics
 
 LEVEL = 0.95
-QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 DRAWS_AT_ONCE = 2**21  # resampled examples in memory at once: 16 MB per array
 
 Interval = list[float] | None  # [low, high]; None where it is undefined
@@ -33,13 +32,13 @@ def wilson(successes: int, n: int) -> Interval:
     return [float(interval.low), float(interval.high)]
 
 
-def of_mean(values: np.ndarray) -> Interval:
+def of_mean(values: np.ndarray, level: float = LEVEL) -> Interval:
     """Student's interval of a mean, x̄ ± t s/√n; None for fewer than two different values."""
     if len(values) < 2 or np.ptp(values) == 0:
         return None
 
     error = scipy.stats.sem(values)
-    low, high = scipy.stats.t.interval(LEVEL, len(values) - 1, values.mean(), error)
+    low, high = scipy.stats.t.interval(level, len(values) - 1, values.mean(), error)
     return [float(low), float(high)]
 
 
@@ -109,10 +108,11 @@ def correlations(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.where(constant, np.nan, (x * y).sum(axis) / np.where(constant, 1.0, lengths))
 
 
-def percentiles(draws: np.ndarray) -> Interval:
+def percentiles(draws: np.ndarray, level: float = LEVEL) -> Interval:
     """The 2.5 % and 97.5 % quantiles of the draws that are defined; None if there are none."""
     defined = draws[~np.isnan(draws)]
-    return np.quantile(defined, QUANTILES).tolist() if len(defined) else None
+    ends = (1 - level) / 2, (1 + level) / 2
+    return np.quantile(defined, ends).tolist() if len(defined) else None
 
 
 def trend(x: np.ndarray, quality: np.ndarray, resamples: int,

@@ -103,7 +103,7 @@ CLAIM_HEADER = ["section", "the paper's claim", "task", "the paper's difference"
 
 
 def claim_rows(claims: list[dict]) -> list[list[str]]:
-    """One row per claim; differences are averages over its pairs of cells."""
+    """One row per claim."""
     found = []
     for claim in claims:
         interval = text.span([claim["low"], claim["high"]], sign="+", zero=False)
@@ -115,11 +115,13 @@ def claim_rows(claims: list[dict]) -> list[list[str]]:
 
 def claim_note(claims: list[dict]) -> str:
     """What the intervals and the verdict refer to."""
+    of_every = ("A claim about every experiment shows the difference that is least favourable to "
+                "it; what speaks against it is corrected for their number (Bonferroni). ")
     if claims[0]["interval"] == "seeds":
-        return "Intervals: Student's t over seeds. The verdict is on the sign alone."
-    return ("Intervals: bootstrap over dev items, the same items for every cell; one seed does not "
-            "show how another would differ. The verdict is on the sign alone, not corrected for "
-            "the number of claims.")
+        return of_every + "Intervals: Student's t over seeds. The verdict is on the sign alone."
+    return of_every + ("Intervals: bootstrap over dev items, the same items for every cell; one "
+                       "seed does not show how another would differ. The verdict is on the sign "
+                       "alone, not corrected for the number of claims.")
 
 
 def signed(value: float) -> str:
