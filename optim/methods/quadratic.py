@@ -129,7 +129,7 @@ def balanced(C: torch.Tensor, k: torch.Tensor, p: float) -> torch.Tensor | None:
             return None
 
         shrinking = step < 0
-        size = min(1.0, float((0.9 * y / -step)[shrinking].min())) if shrinking.any() else 1.0
+        size = min(1.0, float((0.99999 * y / -step)[shrinking].min())) if shrinking.any() else 1.0
         before = value(y)
         if decrease > 1e-6 * (1 + abs(before)):  # else the full step is right, and f too coarse
             while value(y + size * step) > before - size * decrease / 4:

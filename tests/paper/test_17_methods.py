@@ -80,6 +80,17 @@ def test_torchjd(name, theirs, tolerance):
             assert (found - expected).norm() <= tolerance * G.norm(dim=1).max()
 
 
+@pytest.mark.parametrize("alpha", [0.2, 20.0, 100.0])
+def test_fairgrad(alpha):
+    """K w = w^(−1/α) for lengths that differ by 1e2; with a large α a weight may be 1e-150."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        lengths = 10 ** (-2 * torch.rand(3, 1, dtype=torch.float64, generator=generator))
+        G = lengths * torch.randn(3, 50, dtype=torch.float64, generator=generator)
+        w = Method(f"fairgrad:alpha={alpha}")(G @ G.T)
+        assert (G @ G.T @ w * w ** (1 / alpha) - 1).abs().max() < 1e-9
+
+
 def test_cagrad():
     """No direction within c‖g_0‖ of the mean serves the worst task better; c = 0 is the mean."""
     random = torch.Generator().manual_seed(0)
