@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import gradients_by_their_name, reference
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from minbert import BertConfig, BertModel, BertTokenizer
 
@@ -229,6 +230,9 @@ def test_output_keys(tiny_model):
     assert out["pooler_output"] is out.pooler_output
     more = tiny_model(ids, output_hidden_states=True, output_attentions=True)
     assert more.keys() == [*out.keys(), "hidden_states", "attentions"]
+    assert "attentions" in more
+    assert "attentions" not in out
+    assert all(map(torch.is_tensor, tree_leaves(more)))  # as DistributedDataParallel looks for them
 
     # the course's sanity_check.py assigns by key
     out["last_hidden_state"] = out["last_hidden_state"] * 0

@@ -204,6 +204,9 @@ def test_torch_traces_the_encoder():
         inputs = tokenizer(texts)
         torch.testing.assert_close(compiled(**inputs).pooler_output,
                                    encoder(**inputs).pooler_output)
+    program = torch.export.export(encoder, (), inputs)
+    torch.testing.assert_close(program.module()(**inputs).pooler_output,
+                               encoder(**inputs).pooler_output)
 
 
 def test_what_does_not_fit(runs, tmp_path, capsys):
