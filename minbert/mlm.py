@@ -52,7 +52,7 @@ class MaskedLMOutput(Output):
     logits: torch.Tensor
 
 
-torch.export.register_dataclass(MaskedLMOutput)
+torch.export.register_dataclass(MaskedLMOutput, serialized_type_name="minbert.MaskedLMOutput")
 
 
 class BertForMaskedLM(nn.Module):

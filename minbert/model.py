@@ -38,7 +38,7 @@ class BertOutput(Output):
 
 
 # DistributedDataParallel and torch.export find its tensors only if it is registered.
-torch.export.register_dataclass(BertOutput)
+torch.export.register_dataclass(BertOutput, serialized_type_name="minbert.BertOutput")
 
 
 class BertModel(nn.Module):

@@ -195,7 +195,7 @@ def test_onnx_is_missing(runs, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_torch_traces_the_encoder():
+def test_torch_traces_the_encoder(tmp_path):
     """One graph for any batch: torch.compile needs no second form of the model."""
     encoder = BertModel.from_pretrained("minbert-mini")
     tokenizer = BertTokenizer.from_pretrained("minbert-mini")
@@ -204,7 +204,8 @@ def test_torch_traces_the_encoder():
         inputs = tokenizer(texts)
         torch.testing.assert_close(compiled(**inputs).pooler_output,
                                    encoder(**inputs).pooler_output)
-    program = torch.export.export(encoder, (), inputs)
+    torch.export.save(torch.export.export(encoder, (), inputs), tmp_path / "encoder.pt2")
+    program = torch.export.load(tmp_path / "encoder.pt2")
     torch.testing.assert_close(program.module()(**inputs).pooler_output,
                                encoder(**inputs).pooler_output)
 
