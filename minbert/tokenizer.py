@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
-from .files import check_count, items_of, one_line, user_path, write_json, write_text
+from .files import check_count, check_texts, items_of, one_line, user_path, write_json, write_text
 from .tokenizer_settings import GENERIC_CLASSES, SPECIAL_TOKENS, AddedToken, read_settings
 
 # The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
@@ -195,7 +195,7 @@ class BertTokenizer:
         if max_length is not None and max_length < special:
             raise ValueError(f"max_length is {max_length}, "
                              f"but [CLS] and [SEP] alone take {special}")
-        _check_texts(inputs)
+        check_texts(inputs)
 
         with _lock:
             self._tokenizer.no_truncation()
@@ -298,19 +298,6 @@ def _pair(item: object, number: int) -> tuple[str, str]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ValueError(f"item {number} is {one_line(repr(item))}, expected a pair of sentences")
     return tuple(item)
-
-
-def _check_texts(inputs: Sequence[tuple]) -> None:
-    """Raises ValueError, with the item's number, for what is not text."""
-    for number, texts in enumerate(inputs):
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"item {number} is {one_line(repr(text))}, expected a sentence")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"item {number} is {one_line(ascii(text))}: it holds bytes that "
-                                 "are not text; decode it as UTF-8, or as what it is") from None
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:

@@ -135,6 +135,15 @@ def test_encode(real_model, real_tokenizer, pooling):
         assert_close(vector, by_hand, atol=1e-5, rtol=0)
 
 
+def test_encode_in_parts(real_model, real_tokenizer, monkeypatch):
+    """Some sentences at a time are tokenized; an error counts them from the first."""
+    expected = real_model.encode(SENTENCES, real_tokenizer)
+    monkeypatch.setattr("minbert.sentences.TOKENIZE_AT_ONCE", 2)
+    assert torch.equal(real_model.encode(SENTENCES, real_tokenizer), expected)
+    with pytest.raises(ValueError, match="item 3 is None"):
+        real_model.encode(["a", "b", "c", None], real_tokenizer)
+
+
 def encoder(**changes) -> BertModel:
     return BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
                                 intermediate_size=8, max_position_embeddings=20, **changes))
