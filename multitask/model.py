@@ -185,7 +185,7 @@ class MultitaskBert(nn.Module):
             shutil.rmtree(leftover, ignore_errors=True)
 
         self.encoder.save_pretrained(fresh)
-        self.tokenizer.save_pretrained(fresh)
+        self.tokenizer.save_pretrained(fresh, self.max_length)
         tasks = tuple(task for name, task in self.tasks.items() if name != NLI.name)
         heads = {name: value.detach().cpu() for name, value in self.heads.state_dict().items()
                  if name.split(".")[0] != NLI.name}
