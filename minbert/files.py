@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -45,6 +45,19 @@ def items_of(collection: Iterable, what: str) -> list:
         kind = "one string" if isinstance(collection, str) else type(collection).__name__
         raise ValueError(f"expected a list of {what}, got {kind}: put it in a list")
     return list(collection)
+
+
+def check_texts(inputs: Sequence[tuple]) -> None:
+    """Raises ValueError, with the item's number, for what is not text."""
+    for number, texts in enumerate(inputs):
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"item {number} is {one_line(repr(text))}, expected a sentence")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"item {number} is {one_line(ascii(text))}: it holds bytes that "
+                                 "are not text; decode it as UTF-8, or as what it is") from None
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:

@@ -20,6 +20,7 @@ from .fast import Packing
 from .files import check_count, items_of
 from .masking import Masked
 from .model import BertModel
+from .output import Output
 from .tokenizer import BertTokenizer
 
 # Our parameters of the head → the file's tensors.
@@ -39,21 +40,19 @@ NO_LABEL = -100  # in `labels`: a position that is not to be guessed, as in tran
 
 
 @dataclass
-class MaskedLMOutput:
-    """What BertForMaskedLM returns, by attribute or by key.
+class MaskedLMOutput(Output):
+    """What BertForMaskedLM returns, by attribute, by key, or by index as in transformers.
 
     Attributes:
-        logits: (batch, seq, vocab). Values at padding positions are unspecified.
         loss: a number; None without labels.
+        logits: (batch, seq, vocab). Values at padding positions are unspecified.
     """
 
+    loss: torch.Tensor | None
     logits: torch.Tensor
-    loss: torch.Tensor | None = None
 
-    def __getitem__(self, key: str) -> torch.Tensor | None:
-        if key not in vars(self):
-            raise KeyError(f"{key!r}: MaskedLMOutput has {', '.join(vars(self))}")
-        return getattr(self, key)
+
+torch.export.register_dataclass(MaskedLMOutput, serialized_type_name="minbert.MaskedLMOutput")
 
 
 class BertForMaskedLM(nn.Module):
@@ -94,10 +93,10 @@ class BertForMaskedLM(nn.Module):
         """
         logits = self.score(self.encoder(input_ids, attention_mask,
                                          token_type_ids).last_hidden_state)
-        if labels is None:
-            return MaskedLMOutput(logits)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
-        return MaskedLMOutput(logits, loss)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+        return MaskedLMOutput(loss, logits)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The encoder's outputs → logits: (…, hidden) → (…, vocab)."""

@@ -1,7 +1,7 @@
 """BertModel: embeddings, a stack of layers, and the pooler on [CLS]."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,12 +12,13 @@ from .checkpoints import pretrained
 from .config import BertConfig
 from .embeddings import BertEmbeddings
 from .layer import BertLayer
+from .output import Output
 from .sentences import encode
 from .tokenizer import BertTokenizer
 
 
 @dataclass
-class BertOutput:
+class BertOutput(Output):
     """What BertModel returns, by attribute or by key: out.pooler_output is out["pooler_output"].
 
     By index too, and unpacked: last, pooled = bert(input_ids).
@@ -35,26 +36,9 @@ class BertOutput:
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
-    def keys(self) -> list[str]:
-        """The names of the tensors that are present."""
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (getattr(self, key) for key in self.keys())
-
-    def __getitem__(self, key: str | int) -> torch.Tensor:
-        if isinstance(key, int):
-            return tuple(self)[key]
-        self._check(key)
-        return getattr(self, key)
-
-    def __setitem__(self, key: str, value: torch.Tensor) -> None:
-        self._check(key)
-        setattr(self, key, value)
-
-    def _check(self, key: str) -> None:
-        if key not in self.keys():
-            raise KeyError(f"{key!r}: BertOutput has {', '.join(self.keys())}")
+# DistributedDataParallel and torch.export find its tensors only if it is registered.
+torch.export.register_dataclass(BertOutput, serialized_type_name="minbert.BertOutput")
 
 
 class BertModel(nn.Module):

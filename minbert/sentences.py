@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
 from . import fast
-from .files import check_count
+from .files import check_count, check_texts, items_of
 from .progress import Progress
 from .tokenizer import BertTokenizer
 
+TOKENIZE_AT_ONCE = 4096
 # pooling → function (model, row of token vectors, packing) → (batch, hidden). All but the mean
 # get the first tokens alone, (batch, hidden), for a row.
 POOLINGS = {
@@ -50,18 +52,25 @@ def encode(model: nn.Module, sentences: Iterable[str], tokenizer: BertTokenizer,
 
     positions = model.config.max_position_embeddings
     max_length = positions if max_length is None else max_length
-    encodings = tokenizer.encode(sentences, max_length=min(max_length, positions))
-    longest_first = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
-    vectors = torch.empty(len(encodings), model.config.hidden_size, dtype=torch.float32,
+    sentences = items_of(sentences, "sentences")
+    check_texts([text if isinstance(text, (tuple, list)) else (text,) for text in sentences])
+    ids, types = [], []  # kept as arrays, since an Encoding takes some kilobytes
+    for start in range(0, len(sentences), TOKENIZE_AT_ONCE):
+        for encoding in tokenizer.encode(sentences[start:start + TOKENIZE_AT_ONCE],
+                                         max_length=min(max_length, positions)):
+            ids.append(np.array(encoding.ids, np.int32))
+            types.append(np.array(encoding.type_ids, np.int8))
+
+    longest_first = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    vectors = torch.empty(len(sentences), model.config.hidden_size, dtype=torch.float32,
                           device="cpu")
-    progress = Progress(total=len(encodings), desc="encode", unit="sentence", delay=1, leave=False)
+    progress = Progress(total=len(sentences), desc="encode", unit="sentence", delay=1, leave=False)
 
     with evaluating(model), progress:
-        for start in range(0, len(encodings), batch_size):
+        for start in range(0, len(sentences), batch_size):
             indices = longest_first[start:start + batch_size]
-            input_ids, token_type_ids, packing = fast.pack(
-                [encodings[index].ids for index in indices],
-                [encodings[index].type_ids for index in indices])
+            input_ids, token_type_ids, packing = fast.pack([ids[index] for index in indices],
+                                                           [types[index] for index in indices])
 
             packing = packing.to(device)
             row = fast.encode_packed(model, input_ids.to(device), token_type_ids.to(device),

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from .checkpoints import hub
-from .files import check_count, items_of, one_line, user_path, write_json, write_text
+from .files import check_count, check_texts, items_of, one_line, user_path, write_json, write_text
 from .tokenizer_settings import GENERIC_CLASSES, SPECIAL_TOKENS, AddedToken, read_settings
 
 # The package keeps the length to cut at in the tokenizer itself, so one thread at a time encodes.
@@ -51,6 +51,7 @@ class BertTokenizer:
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         self.pad_token_id: int = tokenizer.token_to_id("[PAD]")
         self.lowercase = bool(getattr(tokenizer.normalizer, "lowercase", False))
+        self._saved_max_length = None
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, revision: str = "main") -> "BertTokenizer":
@@ -67,7 +68,7 @@ class BertTokenizer:
             ValueError: A setting is not one of BERT's; the message names file and setting.
         """
         folder = hub.resolve(name_or_folder, revision)
-        options, added, class_name = read_settings(folder)
+        options, added, class_name, max_length = read_settings(folder)
         if (folder / "tokenizer.json").is_file():
             tokenizer = cls._from_json(folder / "tokenizer.json")
             if class_name not in GENERIC_CLASSES:
@@ -79,6 +80,7 @@ class BertTokenizer:
             raise FileNotFoundError(f"{folder} has no vocabulary: "
                                     "expected tokenizer.json or vocab.txt")
         tokenizer._add(added)
+        tokenizer._saved_max_length = max_length
         return tokenizer
 
     def _add(self, added: Iterable[AddedToken]) -> None:
@@ -195,7 +197,7 @@ class BertTokenizer:
         if max_length is not None and max_length < special:
             raise ValueError(f"max_length is {max_length}, "
                              f"but [CLS] and [SEP] alone take {special}")
-        _check_texts(inputs)
+        check_texts(inputs)
 
         with _lock:
             self._tokenizer.no_truncation()
@@ -263,10 +265,13 @@ class BertTokenizer:
             ids = ids.tolist()
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, max_length: int | None = None) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which transformers opens.
 
         vocab.txt is left out if the ids have gaps, since a line's number is its id.
+
+        Args:
+            max_length: Where transformers truncates; by default as in the folder it came from.
         """
         folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -289,7 +294,8 @@ class BertTokenizer:
         config = {"tokenizer_class": "BertTokenizer" if is_bert else GENERIC_CLASSES[0],
                   "do_lower_case": self.lowercase,
                   "strip_accents": getattr(normalizer, "strip_accents", None),
-                  "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True)}
+                  "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True),
+                  "model_max_length": max_length or self._saved_max_length}
         config |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
         write_json(folder / "tokenizer_config.json", config)
 
@@ -298,19 +304,6 @@ def _pair(item: object, number: int) -> tuple[str, str]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ValueError(f"item {number} is {one_line(repr(item))}, expected a pair of sentences")
     return tuple(item)
-
-
-def _check_texts(inputs: Sequence[tuple]) -> None:
-    """Raises ValueError, with the item's number, for what is not text."""
-    for number, texts in enumerate(inputs):
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"item {number} is {one_line(repr(text))}, expected a sentence")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"item {number} is {one_line(ascii(text))}: it holds bytes that "
-                                 "are not text; decode it as UTF-8, or as what it is") from None
 
 
 def _check_layout(tokenizer: Tokenizer) -> None:

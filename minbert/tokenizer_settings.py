@@ -39,11 +39,12 @@ class AddedToken:
             raise ValueError(f"{self.file}: the token {self.text!a} is not text") from None
 
 
-def read_settings(folder: Path) -> tuple[tuple, list[AddedToken], str]:
+def read_settings(folder: Path) -> tuple[tuple, list[AddedToken], str, object]:
     """Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, where they exist.
 
     Returns:
-        The values of OPTIONS; the tokens beyond the vocabulary, by id; tokenizer_class.
+        The values of OPTIONS; the tokens beyond the vocabulary, by id; tokenizer_class;
+        model_max_length, None if it is missing.
 
     Raises:
         ValueError: A value is of another type, the tokenizer is of another kind, or a special
@@ -67,7 +68,7 @@ def read_settings(folder: Path) -> tuple[tuple, list[AddedToken], str]:
         _refuse_renamed(file, values)
         added += _special(file, values)
     added.sort(key=lambda token: (token.number is None, token.number or 0))
-    return tuple(options.values()), added, class_name
+    return tuple(options.values()), added, class_name, config.get("model_max_length")
 
 
 def _read(folder: Path, name: str) -> tuple[Path, dict]:

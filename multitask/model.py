@@ -172,20 +172,20 @@ class MultitaskBert(nn.Module):
             aside: where the older model goes, in place of what is there. By default it is removed.
 
         Raises:
-            ValueError: the folder holds something else, such as a whole run.
+            ValueError: the folder holds something else, such as a whole run, or is the current one.
         """
         folder = user_path(folder)
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-        if not is_free and not (folder / HEADS_FILE).is_file():
-            raise ValueError(f"{folder} is there and holds no model that may be replaced: name a "
-                             "new folder")
+        if folder.resolve() == Path.cwd() or not (is_free or (folder / HEADS_FILE).is_file()):
+            raise ValueError(f"{folder} holds no model that may be replaced, or is the current "
+                             "folder: name a new folder")
         fresh = folder.with_name(f".{folder.name}.new")
         stale = aside or folder.with_name(f".{folder.name}.old")
         for leftover in (fresh, stale):
             shutil.rmtree(leftover, ignore_errors=True)
 
         self.encoder.save_pretrained(fresh)
-        self.tokenizer.save_pretrained(fresh)
+        self.tokenizer.save_pretrained(fresh, self.max_length)
         tasks = tuple(task for name, task in self.tasks.items() if name != NLI.name)
         heads = {name: value.detach().cpu() for name, value in self.heads.state_dict().items()
                  if name.split(".")[0] != NLI.name}

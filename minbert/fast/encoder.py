@@ -4,6 +4,7 @@ import os
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from . import check, layer, packed
 from .gradients import has_hook
@@ -19,12 +20,12 @@ def applies(model: nn.Module) -> bool:
     """Whether the fast forms may stand in for BertModel.forward.
 
     They may unless plain forms are asked for, they compute something else than the book (see
-    check.py), torch is tracing the model, a part has a hook or a method of its own, or the
-    embeddings, a layer or an attention are of another class.
+    check.py), torch is tracing the model, a part has a hook or a method of its own, all modules
+    have a hook, or the embeddings, a layer or an attention are of another class.
     """
     is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
                  or torch._C._are_functorch_transforms_active())
-    if is_plain() or is_traced or not _is_unhooked_throughout(model):
+    if is_plain() or is_traced or _has_any_global_hook() or not _is_unhooked_throughout(model):
         return False
     reference = check.reference_of(model)
     return (reference is not None and type(model.embeddings) is reference.embeddings

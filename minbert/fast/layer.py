@@ -95,8 +95,11 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_output: torch.Tensor):
-        if torch.is_grad_enabled():
-            raise RuntimeError("create_graph=True: the fast layers have no second derivative; run "
+        functorch = torch._C._functorch
+        if (torch.is_grad_enabled() or functorch.is_batchedtensor(d_output)
+                or functorch.is_legacy_batchedtensor(d_output)):  # of is_grads_batched=True
+            raise RuntimeError("the fast layers have no second derivative (create_graph=True) and "
+                               "take one gradient at a time (no vmap, no is_grads_batched); run "
                                "the forward pass with MINBERT_PLAIN=1 in the environment")
         saved = iter(ctx.saved_tensors)
         leaves = [next(saved) if other is None else other[0] for other in ctx.others]

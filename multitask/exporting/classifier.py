@@ -15,7 +15,7 @@ from multitask.kinds import SCALE_TOP
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import write_tokenizer, written_outputs
+from .comparing import written_outputs
 
 IDENTITY = "torch.nn.modules.linear.Identity"
 
@@ -68,7 +68,7 @@ def write_transformers(model: MultitaskBert, task: Task, folder: Path, pooling: 
     if not task.classes:  # else CrossEncoder would apply a sigmoid to a single output
         config["sentence_transformers"] = {"activation_fn": IDENTITY}
         config["sbert_ce_default_activation_function"] = IDENTITY  # before sentence-transformers 4
-    write_tokenizer(model, folder)
+    model.tokenizer.save_pretrained(folder, model.max_length)
     write_checkpoint(folder, tensors, config)
 
 

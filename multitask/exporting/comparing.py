@@ -6,19 +6,11 @@ from pathlib import Path
 import torch
 
 from minbert import BertModel, BertOutput
-from minbert.files import read_object, write_json
 from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
 AT_ONCE = 32  # examples per padded batch of a comparison
-
-
-def write_tokenizer(model: MultitaskBert, folder: Path) -> None:
-    """The tokenizer, with the length at which the run cuts its inputs."""
-    model.tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    write_json(path, {**read_object(path), "model_max_length": model.max_length})
 
 
 def padded_batches(model: MultitaskBert,

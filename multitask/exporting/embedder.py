@@ -13,7 +13,7 @@ from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import mean_of, write_tokenizer, written_outputs
+from .comparing import mean_of, written_outputs
 
 
 def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
@@ -21,7 +21,7 @@ def write_sentence_transformers(model: MultitaskBert, task: Task, folder: Path,
     """A folder for SentenceTransformer: the encoder, and a pooling; "pooler" is what was trained.
     """
     model.encoder.save_pretrained(folder)
-    write_tokenizer(model, folder)
+    model.tokenizer.save_pretrained(folder, model.max_length)
     hidden = model.encoder.config.hidden_size
     modules = ["Transformer", "Pooling"]
     write_json(folder / "sentence_bert_config.json",

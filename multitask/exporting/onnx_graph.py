@@ -15,7 +15,7 @@ from multitask.data.examples import Example
 from multitask.model import MultitaskBert
 from multitask.tasks import Task
 
-from .comparing import answers, mean_of, padded_batches, write_tokenizer
+from .comparing import answers, mean_of, padded_batches
 
 OPSET = 18
 FLOAT, INT8 = "model.onnx", "model-int8.onnx"
@@ -57,7 +57,7 @@ def write_onnx(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> 
              1: Dim("seq", min=2, max=model.encoder.config.max_position_embeddings)}
     # traced, not computed; three tensors, since one given twice would be one input of the graph
     sample = tuple(torch.ones(2 * answerer.rows_each, 8, dtype=torch.int64) for _ in INPUTS)
-    write_tokenizer(model, folder)
+    model.tokenizer.save_pretrained(folder, model.max_length)
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             answerer, sample, folder / FLOAT, input_names=INPUTS,

@@ -47,7 +47,7 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
         check_run_folder(folder)  # again: another run may have started and ended meanwhile
         log.rewind(0)  # drops what a run without a checkpoint left
         run.settings.save(folder / SETTINGS_FILE)
-        tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder, model.config.max_position_embeddings)
         corpus.save(folder / CORPUS_FILE)
     run.log = log
     return run

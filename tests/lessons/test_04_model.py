@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import gradients_by_their_name, reference
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from minbert import BertConfig, BertModel, BertTokenizer
 
@@ -134,6 +135,15 @@ def test_encode(real_model, real_tokenizer, pooling):
         assert_close(vector, by_hand, atol=1e-5, rtol=0)
 
 
+def test_encode_in_parts(real_model, real_tokenizer, monkeypatch):
+    """Some sentences at a time are tokenized; an error counts them from the first."""
+    expected = real_model.encode(SENTENCES, real_tokenizer)
+    monkeypatch.setattr("minbert.sentences.TOKENIZE_AT_ONCE", 2)
+    assert torch.equal(real_model.encode(SENTENCES, real_tokenizer), expected)
+    with pytest.raises(ValueError, match="item 3 is None"):
+        real_model.encode(["a", "b", "c", None], real_tokenizer)
+
+
 def encoder(**changes) -> BertModel:
     return BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
                                 intermediate_size=8, max_position_embeddings=20, **changes))
@@ -220,6 +230,9 @@ def test_output_keys(tiny_model):
     assert out["pooler_output"] is out.pooler_output
     more = tiny_model(ids, output_hidden_states=True, output_attentions=True)
     assert more.keys() == [*out.keys(), "hidden_states", "attentions"]
+    assert "attentions" in more
+    assert "attentions" not in out
+    assert all(map(torch.is_tensor, tree_leaves(more)))  # as DistributedDataParallel looks for them
 
     # the course's sanity_check.py assigns by key
     out["last_hidden_state"] = out["last_hidden_state"] * 0

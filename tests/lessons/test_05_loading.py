@@ -321,7 +321,8 @@ def test_tokenizer_options(tmp_path):
     """tokenizer_config.json decides about case, accents and Chinese characters."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schön", "schon", "日本", "日", "本"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    options = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False}
+    options = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False,
+               "model_max_length": 77}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
     tokenizer = BertTokenizer.from_pretrained(tmp_path)
     assert tokenizer(["Schön 日本"])["input_ids"].tolist() == [[2, 5, 7, 3]]

@@ -586,7 +586,7 @@ def test_prediction_values():
         assert model.predict_similarity(NEIGHBOURS).tolist() == [5.0] * 4
 
 
-def test_a_saved_model(tmp_path):
+def test_a_saved_model(tmp_path, monkeypatch):
     """A saved model, loaded again, predicts the same, bit for bit."""
     model = build("concatB_al").eval()
     model.save_pretrained(tmp_path / "model")
@@ -599,6 +599,10 @@ def test_a_saved_model(tmp_path):
     assert kept.exists()
     with pytest.raises(ValueError, match="holds no model that may be replaced"):
         model.save_pretrained(tmp_path)  # as from_pretrained takes it
+    monkeypatch.chdir(tmp_path / "model")
+    for here in (".", tmp_path / "model"):
+        with pytest.raises(ValueError, match="is the current folder: name"):
+            model.save_pretrained(here)
 
     assert again.arch == "concatB_al"
     for name, examples in EXAMPLES.items():

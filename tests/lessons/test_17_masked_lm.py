@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import gradients_by_their_name
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_leaves
 
 import minbert
 from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, Masked, Masking, Packing
@@ -83,6 +84,20 @@ def test_equals_transformers(model, padded, tmp_path):
     assert found.keys() == expected.keys()  # the pooler has no gradient
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_output(model, padded):
+    """The output is read by key and by place, in transformers' order; torch finds its tensors."""
+    out = model(**padded)
+    loss, logits = out
+    assert out[0] is out["loss"] is loss
+    assert out[1:] == (logits,)
+    assert tree_leaves(out)[0] is loss
+    without = model(padded["input_ids"])
+    assert "loss" not in without
+    assert without[0] is without.logits
+    with pytest.raises(KeyError, match="MaskedLMOutput has logits"):
+        without["loss"]
 
 
 def test_one_graph(model, padded):

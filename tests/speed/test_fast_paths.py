@@ -193,12 +193,17 @@ def test_backward_frees_its_tensors():
         loss.grad_fn.next_functions[0][0].saved_tensors  # noqa: B018
 
 
-def test_no_second_derivative():
-    """A second derivative is refused rather than wrong."""
+@pytest.mark.parametrize("ask", [
+    lambda loss, x: torch.autograd.grad(loss, x, create_graph=True),
+    lambda loss, x: torch.autograd.grad(loss, x, torch.ones(2), is_grads_batched=True),
+    lambda loss, x: torch.vmap(lambda given: torch.autograd.grad(loss, x, given))(torch.ones(2)),
+])
+def test_one_derivative(ask):
+    """A second derivative, or several at once as TorchJD asks, is refused rather than wrong."""
     layer, (x, packing) = layer_of(), row_of([3])
     x.requires_grad_()
-    with pytest.raises(RuntimeError, match=r"no second derivative; .* MINBERT_PLAIN=1"):
-        torch.autograd.grad(loss_of(layer, x, packing), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"no second derivative .* MINBERT_PLAIN=1"):
+        ask(loss_of(layer, x, packing), x)
 
 
 def test_weights_changed_since():
@@ -324,6 +329,14 @@ def test_functional_transforms(tiny_model: BertModel):
     found = grad(loss)({name: value.detach() for name, value in named.items()})
     loss(named).backward()
     torch.testing.assert_close(found, named_grads(tiny_model))
+
+
+def test_a_hook_on_all_modules(tiny_model: BertModel):
+    """It sees every part of a layer, though the fast form calls none."""
+    seen = set()
+    with nn.modules.module.register_module_forward_hook(lambda module, *_: seen.add(module)):
+        tiny_model(torch.randint(50, (2, 5)))
+    assert set(tiny_model.layers[0].children()) <= seen
 
 
 # ----------------------------------------------------------------------------- products and dropout

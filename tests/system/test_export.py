@@ -133,6 +133,8 @@ def test_long_inputs(brief_run, tmp_path):
     out = exported(tmp_path, tmp_path / "out", "short", "--task", "sst")
     classify = transformers.pipeline("text-classification", str(out), top_k=None)
     text = "so dull " * 300
+    ids = transformers.AutoTokenizer.from_pretrained(run / "model")(text, truncation=True)["input_ids"]
+    assert len(ids) == 8
     found = {each["label"]: each["score"] for each in classify([text], truncation=True)[0]}
     model = MultitaskBert.from_pretrained(run)
     _, probabilities = model.predict("sst", [text])
@@ -190,7 +192,7 @@ def test_onnx_is_missing(runs, refused, monkeypatch):
     assert "pip install 'minbert[onnx]'" in said
 
 
-def test_torch_traces_the_encoder():
+def test_torch_traces_the_encoder(tmp_path):
     """One graph for any batch: torch.compile needs no second form of the model."""
     encoder = BertModel.from_pretrained("minbert-mini")
     tokenizer = BertTokenizer.from_pretrained("minbert-mini")
@@ -199,6 +201,10 @@ def test_torch_traces_the_encoder():
         inputs = tokenizer(texts)
         torch.testing.assert_close(compiled(**inputs).pooler_output,
                                    encoder(**inputs).pooler_output)
+    torch.export.save(torch.export.export(encoder, (), inputs), tmp_path / "encoder.pt2")
+    program = torch.export.load(tmp_path / "encoder.pt2")
+    torch.testing.assert_close(program.module()(**inputs).pooler_output,
+                               encoder(**inputs).pooler_output)
 
 
 @pytest.mark.usefixtures("empty_folder")

@@ -420,6 +420,7 @@ def test_folder_serves_the_main_job(finished):
 def test_folder_opens_in_transformers(finished):
     tokenizer = transformers.AutoTokenizer.from_pretrained(finished)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(finished).eval()
+    assert tokenizer.model_max_length == theirs.config.max_position_embeddings
     inputs = tokenizer("in the [MASK] a cow always moos", return_tensors="pt")
     model = BertForMaskedLM.from_pretrained(finished)
     ours = model(inputs["input_ids"], inputs["attention_mask"]).logits
