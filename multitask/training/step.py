@@ -103,7 +103,9 @@ class SurgeryTrainer:
                              "weight_decay=0")
         # Only a CPU leaves the table's gradient sparse, and a sum over processes needs whole rows.
         has_fast_forms = isinstance(model.encoder, BertModel) and not fast.is_plain()
-        is_sparse = has_fast_forms and model.device.type == "cpu" and ranks.size == 1
+        is_sparse = (has_fast_forms and ranks.size == 1
+                     and next(iter(self.flat.parameters)) == TABLE
+                     and fast.can_be_sparse(model.encoder.embeddings.word_embeddings))
         self.at_once = at_once or len(self.tasks)
         self.gradients = TaskGradients(self.flat, self.at_once, TABLE if is_sparse else None,
                                        watched=False)

@@ -31,7 +31,7 @@ from multitask.data.batching import MicroBatches
 from multitask.data.examples import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import all_at_once as together
-from multitask.training.step import TABLE, SurgeryTrainer
+from multitask.training.step import SurgeryTrainer
 from optim import AdamW, gram_matrix, split_decayed
 from optim.surgery import random_order
 
@@ -271,7 +271,7 @@ def table_gradients(trainer):
     gradients = trainer.gradients
     if gradients.table is not None:
         return torch.stack([gradient.to_dense() for gradient in gradients._table_gradients])
-    table = trainer.model.encoder.get_parameter(TABLE)
+    table = next(iter(trainer.flat.parameters.values()))
     return gradients.matrix[:, :table.numel()].reshape(-1, *table.shape)
 
 
@@ -289,7 +289,7 @@ def gradients_of_a_step(model, at_once: bool, monkeypatch) -> tuple[int, dict[st
         patch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
         losses = trainer._backward(whole)
 
-    dense = trainer.flat.vector.numel() - model.encoder.get_parameter(TABLE).numel()
+    dense = trainer.flat.vector.numel() - next(iter(trainer.flat.parameters.values())).numel()
     return len(calls), {"losses": torch.stack(losses),
                         "rows": trainer.gradients.matrix[:, -dense:],
                         "table": table_gradients(trainer),
@@ -388,6 +388,30 @@ class CentredEmbeddings(BertEmbeddings):
         return centred(self, ids, super().forward(*ids))
 
 
+def few_learn(gradient):
+    """A hook on the word embeddings: it takes a dense gradient."""
+    gradient = gradient.clone()
+    gradient[:9] = 0
+    return gradient
+
+
+class LouderTable(torch.nn.Embedding):
+    def forward(self, ids):
+        return 2 * F.embedding(ids, self.weight)
+
+
+def tied(model):
+    """Scores of word pieces, as in a masked language model."""
+    table = model.encoder.embeddings.word_embeddings.weight
+    model.heads["sst"].register_forward_hook(lambda head, given, out: out + given[0] @ table[:5].T)
+
+
+def with_table(change):
+    """The change that puts `change(table)` in place of the word embeddings."""
+    return lambda model: setattr(model.encoder.embeddings, "word_embeddings",
+                                 change(model.encoder.embeddings.word_embeddings))
+
+
 def in_layer(number, name, part):
     """The change that puts `part(model)` into one of the layers."""
     return lambda model: setattr(model.encoder.layers[number], name, part(model))
@@ -431,6 +455,20 @@ LIBERTIES = {
     "a loss that looks at weights": (penalised, 1),
     "a head that learns alone": (detached, 1),
     "factorised embeddings": (factorised, 1),
+    "a hook on the word embeddings' weight": (
+        lambda model: model.encoder.embeddings.word_embeddings.weight.register_hook(few_learn), 1),
+    "word embeddings of another class": (
+        lambda model: setattr(model.encoder.embeddings.word_embeddings, "__class__", LouderTable),
+        1),
+    "an adapter behind the word embeddings": (
+        with_table(lambda table: torch.nn.Sequential(table, torch.nn.Linear(16, 16))), 1),
+    "word embeddings weighed by frequency": (
+        lambda model: setattr(model.encoder.embeddings.word_embeddings, "scale_grad_by_freq", True),
+        1),
+    "a head that shares the word embeddings": (tied, 1),
+    "a parameter before the word embeddings": (
+        lambda model: model.encoder.register_parameter(
+            "prompt", torch.nn.Parameter(torch.ones(2, 2))), 1),
 }
 
 
