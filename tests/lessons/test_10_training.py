@@ -532,6 +532,31 @@ def test_when_task_by_task(monkeypatch):
     torch.testing.assert_close(losses(1), 2 * losses(2), atol=0, rtol=1e-6)  # float32 rounding
 
 
+STALE = {
+    "cast": lambda trainer: trainer.model.half().float(),
+    "moved": lambda trainer: trainer.flat.release(),
+    "loaded into other tensors": lambda trainer: trainer.model.load_state_dict(
+        trainer.model.state_dict(), assign=True),
+    "another head": lambda trainer: trainer.model.take_heads(build(seed=1)),
+    "another encoder": lambda trainer: setattr(trainer.model, "encoder", build().encoder),
+    "another layer": lambda trainer: trainer.model.encoder.layers.__setitem__(
+        0, build().encoder.layers[0]),
+    "a copy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_trainer_without_its_model(what):
+    """A trainer that no longer holds the model's parameters says so instead of training nothing."""
+    trainer = SurgeryTrainer(build(), "pcgrad", lr=1e-3)
+    trainer.step(batches(trainer.model))
+    changed = STALE[what](trainer)
+    if what == "a copy":
+        trainer = changed
+    with pytest.raises(ValueError, match=r"since the trainer was made.*: make a new trainer"):
+        trainer.step(batches(trainer.model))
+
+
 def test_learns_by_heart():
     """Training fits a handful of examples."""
     model = without_head_dropout(build())
