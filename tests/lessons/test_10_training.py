@@ -93,6 +93,22 @@ def test_how_a_pair_enters(arch, joined, apart):
     assert batch.token_type_ids.max() == joined
 
 
+def test_batches_of_any_place():
+    """A negative index counts from the end, and a batch moves to any device, named by a string."""
+    tokens = build("concatA").tokenize(EXAMPLES["para"])
+    last, same = tokens.batch([-1]), tokens.batch([len(tokens) - 1])
+    assert torch.equal(last.input_ids, same.input_ids)
+    assert torch.equal(last.labels, same.labels)
+    with pytest.raises(IndexError):
+        tokens.sequences([len(tokens)])
+
+    assert last.to("cpu") is last
+    elsewhere = last.to("meta")
+    assert elsewhere.input_ids.device.type == elsewhere.packing.mask.device.type == "meta"
+    with pytest.raises(NotImplementedError):  # torch's: a meta tensor has no numbers to copy
+        elsewhere.to(torch.device("cpu"))
+
+
 def test_concat_b_mean():
     """With concatB_mean, a head reads the mean of all last states, [CLS] and [SEP] included."""
     class Other(torch.nn.Module):  # an encoder that is not minbert's own
