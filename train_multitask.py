@@ -35,7 +35,6 @@ from multitask.runs.settings import (
     DEFAULT_ARCH,
     NO_SURGERY_STAGE,
     NONFINITE_ADVICE,
-    PLAIN_VARIABLE,
     SKIP,
     Settings,
     is_on_sample,
@@ -261,7 +260,7 @@ def changes_of(folder: Path, arguments: argparse.Namespace) -> dict[str, object]
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 usage or input, 130 interrupted, 1 otherwise."""
-    with console.variables_kept(console.QUIET_VARIABLE, console.PROGRESS_VARIABLE, PLAIN_VARIABLE):
+    with console.variables_kept(console.QUIET_VARIABLE, console.PROGRESS_VARIABLE):
         try:
             return command.run(build_parser(), work, argv, "interrupted before training began")
         finally:

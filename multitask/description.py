@@ -40,7 +40,8 @@ class Description(Saved):
         object.__setattr__(self, "tasks", tasks_from(self.tasks))
         if self.arch not in tuple(ARCHITECTURES):
             raise ValueError(f"arch is {self.arch!r}; choose from {', '.join(ARCHITECTURES)}, or "
-                             "name the file that defines it with --import FILE.py")
+                             "name the file that defines it with --import FILE.py; in Python, "
+                             "import it first")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; expected fp32 or bf16")
         if self.max_length is not None:

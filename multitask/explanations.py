@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from tokenizers import Encoding
+from torch import nn
 from torch.nn import functional as F
 
 from minbert import BertModel, pack
@@ -105,7 +106,12 @@ def words_by_gradient(model: MultitaskBert, name: str, texts: Sequence[str],
     batch = _batch(model, sequences, [_ids(sequences)])
     table = model.encoder.embeddings.word_embeddings
     kept: list[torch.Tensor] = []
-    hook = table.register_forward_hook(lambda module, inputs, output: kept.append(output))
+
+    def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        kept.append(output.detach().requires_grad_())  # the table itself may be frozen
+        return kept[-1]
+
+    hook = table.register_forward_hook(keep)
     try:
         with evaluating(model), torch.enable_grad():
             logits = model(name, batch)
@@ -199,8 +205,14 @@ def wishes(model: MultitaskBert, texts: Sequence[str], answers: Mapping[str, flo
     Args:
         texts: one sentence, or two; a task on single sentences reads the first.
         answers: task → the right answer, as Task.parse_label returns it.
+
+    Raises:
+        ValueError: the encoder is frozen.
     """
     parameters = [value for value in model.encoder.parameters() if value.requires_grad]
+    if not parameters:
+        raise ValueError("the encoder is frozen, so it has no gradients: unfreeze it with "
+                         "model.encoder.requires_grad_(True)")
     rows, losses = [], []
     with evaluating(model), torch.enable_grad():
         for name, answer in answers.items():

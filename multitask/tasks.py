@@ -70,7 +70,8 @@ class Task:
                              "use: choose another")
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(KINDS)}, or name "
-                             "the file that defines it with --import FILE.py")
+                             "the file that defines it with --import FILE.py; in Python, import "
+                             "it first")
         if self.kind == "yes_no" and not self.labels:
             self._set("labels", ("no", "yes"))
         self._check_labels()

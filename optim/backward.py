@@ -77,7 +77,10 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     (torch.Size([2]), torch.Size([1, 2]), [1.0, 1.0])
     """
     surgery = _surgery(method)
-    parameters = _parameters(shared)
+    parameters = _parameters("shared", shared)
+    if not parameters:
+        raise ValueError("shared is empty: give the parameters that the tasks share; a generator "
+                         "such as encoder.parameters() is empty after its first use")
     kept = {parameter: parameter.grad for parameter in parameters}
     gradients: dict[torch.Tensor, list[torch.Tensor | None]] = {each: [] for each in parameters}
 
@@ -143,8 +146,11 @@ def average_gradients(parameters: Iterable[torch.Tensor],
 
     Args:
         group: the processes; all of them if None.
+
+    Raises:
+        ValueError: `parameters` holds what is not a parameter, or one has a sparse gradient.
     """
-    parameters = list(parameters)
+    parameters = _parameters("parameters", parameters)
     if not parameters:
         return
     has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters],
@@ -178,19 +184,16 @@ def _surgery(method: str | Callable[..., torch.Tensor] | Method) -> Method:
     return made
 
 
-def _parameters(shared: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+def _parameters(name: str, given: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Each once."""
-    if isinstance(shared, torch.nn.Module):
-        raise ValueError(f"shared is a {type(shared).__name__}: give its parameters()")
-    parameters = list(shared)
+    if isinstance(given, torch.nn.Module):
+        raise ValueError(f"{name} is a {type(given).__name__}: give its parameters()")
+    parameters = list(given)
     for each in parameters:
         if not isinstance(each, torch.Tensor) or not each.is_leaf:
             kind = "a computed tensor" if isinstance(each, torch.Tensor) else type(each).__name__
-            raise ValueError(f"shared must hold parameters, as encoder.parameters() gives them, "
+            raise ValueError(f"{name} must hold parameters, as encoder.parameters() gives them, "
                              f"got {kind}")
-    if not parameters:
-        raise ValueError("shared is empty: give the parameters that the tasks share; a generator "
-                         "such as encoder.parameters() is empty after its first use")
     return list(dict.fromkeys(parameters))
 
 

@@ -11,6 +11,7 @@ hundred of its rows, so its gradient can be kept as those rows alone.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -68,22 +69,27 @@ class FlatParameters:
         self.vector = torch.cat([value.detach().flatten() for value in values])
         for value, view in zip(values, self.views(self.vector), strict=True):
             value.data = view
+        ends = accumulate(value.numel() * value.element_size() for value in values)
+        self._starts = dict(zip(self.parameters, [0, *ends], strict=False))  # in bytes
 
     def check(self) -> None:
         """Raises ValueError if a parameter is no longer part of the vector, or was frozen."""
         if self.frozen():
             raise ValueError(f"{self.frozen()[0]} is frozen: leave it out of FlatParameters, or "
                              "weight decay and old moments would move it")
-        start = self.vector.data_ptr()
-        for name, value in self.parameters.items():
-            if value.numel() and value.data_ptr() != start:
-                raise ValueError(f"{name} is no longer a part of FlatParameters.vector: it was "
-                                 "moved, cast or replaced afterwards; make FlatParameters last")
-            start += value.numel() * value.element_size()
+        if self.moved():
+            raise ValueError(f"{self.moved()[0]} is no longer a part of FlatParameters.vector: it "
+                             "was moved, cast or replaced afterwards; make FlatParameters last")
 
     def frozen(self) -> list[str]:
         """The names of parameters that do not require a gradient."""
         return [name for name, value in self.parameters.items() if not value.requires_grad]
+
+    def moved(self) -> list[str]:
+        """The names of parameters that are no longer part of the vector."""
+        start = self.vector.data_ptr()
+        return [name for name, value in self.parameters.items()
+                if value.data_ptr() - start != self._starts[name] and value.numel()]
 
     def release(self) -> None:
         """Gives every parameter its own memory again; they then no longer share the vector."""
@@ -299,7 +305,4 @@ def _coalesced(table: nn.Parameter) -> torch.Tensor:
         return torch.sparse_coo_tensor(indices, table.new_empty(0, *table.shape[1:]), table.shape,
                                        device=table.device, is_coalesced=True,
                                        check_invariants=False)
-    if not table.grad.is_sparse:
-        raise ValueError("TaskGradients: the table's gradient is dense; build the embedding with "
-                         "sparse=True, or give no table")
-    return table.grad.coalesce()
+    return table.grad.to_sparse(1).coalesce()  # it is dense where a head uses the table, too

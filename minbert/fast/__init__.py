@@ -15,13 +15,13 @@ MINBERT_PLAIN=1 (or --plain) switches all of it off. Imports nothing of the book
 """
 
 from .encoder import applies, encode_packed, encode_padded, is_by_hand, is_plain, is_unhooked
-from .gradients import accumulate_into, sparse_embedding_gradients
+from .gradients import accumulate_into, can_be_sparse, sparse_embedding_gradients
 from .linear import weights_cast_once
 from .packed import encode_layers
 from .packing import Packing, pack
 
 __all__ = [
-    "Packing", "accumulate_into", "applies", "encode_layers", "encode_packed", "encode_padded",
-    "is_by_hand", "is_plain", "is_unhooked", "pack", "sparse_embedding_gradients",
+    "Packing", "accumulate_into", "applies", "can_be_sparse", "encode_layers", "encode_packed",
+    "encode_padded", "is_by_hand", "is_plain", "is_unhooked", "pack", "sparse_embedding_gradients",
     "weights_cast_once",
 ]

@@ -35,14 +35,19 @@ def has_hook(parameter: nn.Parameter) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
+def can_be_sparse(part: nn.Module) -> bool:
+    """Whether it is an embedding whose gradient may be just the rows that were looked up."""
+    return (type(part) is nn.Embedding and part.weight.device.type == "cpu"
+            and not part.scale_grad_by_freq and not has_hook(part.weight))
+
+
 @contextmanager
 def sparse_embedding_gradients(module: nn.Module) -> Iterator[None]:
     """For lookups made inside, on a CPU, backward gives only the rows that were looked up.
 
     They are added to a dense gradient where there is one, and form a sparse gradient elsewhere.
     """
-    tables = [part for part in module.modules()
-              if isinstance(part, nn.Embedding) and part.weight.device.type == "cpu"]
+    tables = [part for part in module.modules() if can_be_sparse(part)]
     before = [table.sparse for table in tables]
     for table in tables:
         table.sparse = True

@@ -55,8 +55,8 @@ class Batch:
     labels: torch.Tensor | None
     dummy_sequences: int = 0
 
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
+    def to(self, device: torch.device | str) -> "Batch":
+        if self.input_ids.device == torch.device(device):
             return self
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, input_ids=self.input_ids.to(device), labels=labels,
@@ -188,7 +188,7 @@ class TokenizedExamples:
     def sequences(self, indices: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The ids and token types of each sequence, (tokens,), of the examples at these indices."""
         ids, types = [], []
-        for index in indices:
+        for index in map(range(len(self)).__getitem__, indices):  # -1 is the last
             for row in range(index * self.sequences_each, (index + 1) * self.sequences_each):
                 span = slice(self._ends[row], self._ends[row + 1])
                 ids.append(self._ids[span])

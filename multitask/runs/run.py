@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -93,7 +94,7 @@ def start(settings: Settings, out: str | None, say: Callable[[str], None] = cons
 
     folder = ranks.broadcast_from_writer(lambda: make_run_folder(settings, out))
     log = ranks.run_on_all(lambda: open_new_log(folder, settings, ranks))
-    with closed_on_failure(log):
+    with closed_on_failure(log), _forms_of(settings):
         run = _assemble(folder, settings, dataset, model, log, say, tokens, ranks)
         run.stage = Stage(run, settings.stages[0])
         ranks.check_same("weights", lambda: checksum(run.model.parameters()))
@@ -125,7 +126,7 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
             settings.save(folder / CONFIG_FILE)
 
     log = ranks.run_on_all(lambda: RunLog(folder, ranks.writes, settings.tensorboard))
-    with closed_on_failure(log):
+    with closed_on_failure(log), _forms_of(settings):
         saved = _load_checkpoint(folder, ranks)
 
         def read_model(data: Dataset) -> MultitaskBert:
@@ -152,13 +153,21 @@ def resume(folder: Path, say: Callable[[str], None] = console.say, dataset: Data
 
 
 def _choose_forms(settings: Settings, say: Callable[[str], None]) -> Settings:
-    """Switches to the plain forms if settings or environment ask for them; the settings say so."""
+    """The settings, plain if they or the environment ask for it."""
     if not settings.plain and not fast.is_plain():
         return settings
 
-    os.environ[PLAIN_VARIABLE] = "1"
     say("note:  plain forms only (--plain)")
     return dataclasses.replace(settings, plain=True)
+
+
+@contextmanager
+def _forms_of(settings: Settings) -> Iterator[None]:
+    """Inside, only the plain forms run if the settings ask for them."""
+    with console.variables_kept(PLAIN_VARIABLE):
+        if settings.plain:
+            os.environ[PLAIN_VARIABLE] = "1"
+        yield
 
 
 def _read_inputs(settings: Settings, dataset: Dataset | None,
@@ -227,7 +236,8 @@ def execute(run: Run) -> dict:
         The content of metrics.json; {} in processes that do not write.
     """
     try:
-        return _conclude(run, _train(run))
+        with _forms_of(run.settings):
+            return _conclude(run, _train(run))
     finally:
         run.log.close()
 

@@ -66,6 +66,10 @@ class SurgeryTrainer:
     (and, for the word embeddings, the few rows that were looked up). The losses are never added:
     these gradients are, after surgery. Each head keeps the gradient of its own task.
 
+    A schedule goes through `lr_scale` of `step`, not through torch's schedulers: each step sets the
+    optimizer's learning rates. Before you pickle the model, call `flat.release()`: pickle would
+    write the whole vector once per parameter. It ends the training; torch.save needs no release.
+
     Args:
         surgery: a name from optim.SURGERY, with options if need be, or a function of the Gram
             matrix like those. With one task the gradient stays as it is.
@@ -103,7 +107,9 @@ class SurgeryTrainer:
                              "weight_decay=0")
         # Only a CPU leaves the table's gradient sparse, and a sum over processes needs whole rows.
         has_fast_forms = isinstance(model.encoder, BertModel) and not fast.is_plain()
-        is_sparse = has_fast_forms and model.device.type == "cpu" and ranks.size == 1
+        is_sparse = (has_fast_forms and ranks.size == 1
+                     and next(iter(self.flat.parameters)) == TABLE
+                     and fast.can_be_sparse(model.encoder.embeddings.word_embeddings))
         self.at_once = at_once or len(self.tasks)
         self.gradients = TaskGradients(self.flat, self.at_once, TABLE if is_sparse else None,
                                        watched=False)
@@ -134,6 +140,11 @@ class SurgeryTrainer:
         if fills and model.device.type == "cuda":
             self._graphs = BackwardGraphs(self._backward_task, self.heads)
 
+        # What the model is made of: `step` looks whether it still is.
+        self._made_of = [(held, name, value) for part in model.modules()
+                         for held in (part._parameters, part._modules)
+                         for name, value in held.items()]
+
     def step(self, batches: Mapping[str, Batch | MicroBatches],
              lr_scale: float = 1.0) -> StepResult:
         """A gradient for each task, surgery, one update; the same update in every process.
@@ -147,14 +158,18 @@ class SurgeryTrainer:
             FloatingPointError: a loss or gradient is not finite; the error names the task, and
                 nothing is updated.
             SurgeryError: a surgery method of one's own failed.
-            ValueError: parameters were frozen or released since the trainer was made, or the
-                batches are of more or fewer tasks.
+            ValueError: since the trainer was made, parameters were frozen, released, moved, cast or
+                replaced; or the batches are of other, more or fewer tasks.
         """
         if self.flat.frozen() != self._frozen:
             raise ValueError("parameters were frozen or released since the trainer was made, and "
                              "their moments would move them: make a new trainer")
+        if self.flat.moved() or any(held.get(name) is not value
+                                    for held, name, value in self._made_of):
+            raise ValueError("parts of the model were moved, cast, copied or replaced since the "
+                             "trainer was made, and it would not train them: make a new trainer")
         shares = {name: MicroBatches.of(batches[name]) for name in self.tasks if name in batches}
-        if len(shares) != self.at_once:
+        if not len(batches) == len(shares) == self.at_once:
             raise ValueError(f"batches of {', '.join(batches)}; a step takes {self.at_once} of "
                              f"{', '.join(self.tasks)}")
         # An earlier step may have stopped half-way. Without a gradient AdamW leaves a head alone.

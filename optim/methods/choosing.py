@@ -144,10 +144,11 @@ def _parsed(where: str, text: str, default: object) -> object:
         return text == "true"
     if default is None or isinstance(default, str):
         return text
+    made, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
-        number = float(text)
+        number = made(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where} is {text!r}, expected a number")
+    if not abs(number) < math.inf:
+        raise ValueError(f"{where} is {text!r}, expected {expected}")
     return number

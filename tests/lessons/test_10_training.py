@@ -31,7 +31,7 @@ from multitask.data.batching import MicroBatches
 from multitask.data.examples import Example
 from multitask.tasks import PARA, SST, STS, TASKS
 from multitask.training import all_at_once as together
-from multitask.training.step import TABLE, SurgeryTrainer
+from multitask.training.step import SurgeryTrainer
 from optim import AdamW, gram_matrix, split_decayed
 from optim.surgery import random_order
 
@@ -91,6 +91,22 @@ def test_how_a_pair_enters(arch, joined, apart):
     assert model.tokenizer.pad_token_id not in found  # no padding inside a pair
     assert batch.packing.batch == joined + apart
     assert batch.token_type_ids.max() == joined
+
+
+def test_batches_of_any_place():
+    """A negative index counts from the end, and a batch moves to any device, named by a string."""
+    tokens = build("concatA").tokenize(EXAMPLES["para"])
+    last, same = tokens.batch([-1]), tokens.batch([len(tokens) - 1])
+    assert torch.equal(last.input_ids, same.input_ids)
+    assert torch.equal(last.labels, same.labels)
+    with pytest.raises(IndexError):
+        tokens.sequences([len(tokens)])
+
+    assert last.to("cpu") is last
+    elsewhere = last.to("meta")
+    assert elsewhere.input_ids.device.type == elsewhere.packing.mask.device.type == "meta"
+    with pytest.raises(NotImplementedError):  # torch's: a meta tensor has no numbers to copy
+        elsewhere.to(torch.device("cpu"))
 
 
 def test_concat_b_mean():
@@ -271,7 +287,7 @@ def table_gradients(trainer):
     gradients = trainer.gradients
     if gradients.table is not None:
         return torch.stack([gradient.to_dense() for gradient in gradients._table_gradients])
-    table = trainer.model.encoder.get_parameter(TABLE)
+    table = next(iter(trainer.flat.parameters.values()))
     return gradients.matrix[:, :table.numel()].reshape(-1, *table.shape)
 
 
@@ -289,7 +305,7 @@ def gradients_of_a_step(model, at_once: bool, monkeypatch) -> tuple[int, dict[st
         patch.setattr(together, "backward", lambda *given: calls.append(1) or backward(*given))
         losses = trainer._backward(whole)
 
-    dense = trainer.flat.vector.numel() - model.encoder.get_parameter(TABLE).numel()
+    dense = trainer.flat.vector.numel() - next(iter(trainer.flat.parameters.values())).numel()
     return len(calls), {"losses": torch.stack(losses),
                         "rows": trainer.gradients.matrix[:, -dense:],
                         "table": table_gradients(trainer),
@@ -388,6 +404,30 @@ class CentredEmbeddings(BertEmbeddings):
         return centred(self, ids, super().forward(*ids))
 
 
+def few_learn(gradient):
+    """A hook on the word embeddings: it takes a dense gradient."""
+    gradient = gradient.clone()
+    gradient[:9] = 0
+    return gradient
+
+
+class LouderTable(torch.nn.Embedding):
+    def forward(self, ids):
+        return 2 * F.embedding(ids, self.weight)
+
+
+def tied(model):
+    """Scores of word pieces, as in a masked language model."""
+    table = model.encoder.embeddings.word_embeddings.weight
+    model.heads["sst"].register_forward_hook(lambda head, given, out: out + given[0] @ table[:5].T)
+
+
+def with_table(change):
+    """The change that puts `change(table)` in place of the word embeddings."""
+    return lambda model: setattr(model.encoder.embeddings, "word_embeddings",
+                                 change(model.encoder.embeddings.word_embeddings))
+
+
 def in_layer(number, name, part):
     """The change that puts `part(model)` into one of the layers."""
     return lambda model: setattr(model.encoder.layers[number], name, part(model))
@@ -431,6 +471,20 @@ LIBERTIES = {
     "a loss that looks at weights": (penalised, 1),
     "a head that learns alone": (detached, 1),
     "factorised embeddings": (factorised, 1),
+    "a hook on the word embeddings' weight": (
+        lambda model: model.encoder.embeddings.word_embeddings.weight.register_hook(few_learn), 1),
+    "word embeddings of another class": (
+        lambda model: setattr(model.encoder.embeddings.word_embeddings, "__class__", LouderTable),
+        1),
+    "an adapter behind the word embeddings": (
+        with_table(lambda table: torch.nn.Sequential(table, torch.nn.Linear(16, 16))), 1),
+    "word embeddings weighed by frequency": (
+        lambda model: setattr(model.encoder.embeddings.word_embeddings, "scale_grad_by_freq", True),
+        1),
+    "a head that shares the word embeddings": (tied, 1),
+    "a parameter before the word embeddings": (
+        lambda model: model.encoder.register_parameter(
+            "prompt", torch.nn.Parameter(torch.ones(2, 2))), 1),
 }
 
 
@@ -492,6 +546,31 @@ def test_when_task_by_task(monkeypatch):
         return torch.stack(trainer._backward(pieces))
 
     torch.testing.assert_close(losses(1), 2 * losses(2), atol=0, rtol=1e-6)  # float32 rounding
+
+
+STALE = {
+    "cast": lambda trainer: trainer.model.half().float(),
+    "moved": lambda trainer: trainer.flat.release(),
+    "loaded into other tensors": lambda trainer: trainer.model.load_state_dict(
+        trainer.model.state_dict(), assign=True),
+    "another head": lambda trainer: trainer.model.take_heads(build(seed=1)),
+    "another encoder": lambda trainer: setattr(trainer.model, "encoder", build().encoder),
+    "another layer": lambda trainer: trainer.model.encoder.layers.__setitem__(
+        0, build().encoder.layers[0]),
+    "a copy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_trainer_without_its_model(what):
+    """A trainer that no longer holds the model's parameters says so instead of training nothing."""
+    trainer = SurgeryTrainer(build(), "pcgrad", lr=1e-3)
+    trainer.step(batches(trainer.model))
+    changed = STALE[what](trainer)
+    if what == "a copy":
+        trainer = changed
+    with pytest.raises(ValueError, match=r"since the trainer was made.*: make a new trainer"):
+        trainer.step(batches(trainer.model))
 
 
 def test_learns_by_heart():

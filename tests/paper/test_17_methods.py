@@ -218,14 +218,17 @@ def test_dwa():
 # ----------------------------------------------------------------------------- names and the trainer
 
 
-def test_options():
+def test_options(monkeypatch):
+    monkeypatch.setitem(SURGERY, "mine", lambda gram, rounds=3: [1.0] * len(range(rounds)))
     K = torch.tensor([[1.0, -0.5], [-0.5, 2.0]], dtype=torch.float64)
     assert_close(Method("cagrad:c=0.2")(K), cagrad_weights(K, c=0.2))
     assert Method("constant:weights=1.5+2")(K).tolist() == [1.5, 2]
+    assert Method("mine:rounds=2")(K).tolist() == [1, 1]
     assert Method("alignedmtl:scale=mean")(K).tolist() != Method("alignedmtl")(K).tolist()
     for text, message in (("nosuch", "there is no surgery method 'nosuch'; choose from pcgrad"),
                           ("cagrad:d=1", "cagrad has no option 'd'; its options are c"),
                           ("cagrad:c=much", "cagrad: c is 'much', expected a number"),
+                          ("mine:rounds=2.5", "mine: rounds is '2.5', expected a whole number"),
                           ("sum:c=1", "sum has no option 'c'; it has none"),
                           ("mgda:normalise=1", "normalise is '1', expected true or false"),
                           ("gradvac:beta=2", "beta is 2.0, expected a number from 0 to 1"),
@@ -355,7 +358,7 @@ def test_one_task(name):
     models = []
     for surgery in (name, "sum"):
         model = without_head_dropout(build())
-        SurgeryTrainer(model, surgery, lr=1e-3, tasks=["sst"]).step(batches(model))
+        SurgeryTrainer(model, surgery, lr=1e-3, tasks=["sst"]).step({"sst": batches(model)["sst"]})
         models.append(model.state_dict())
     assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
 

@@ -96,6 +96,8 @@ def test_wrong_batches(model):
     together = SurgeryTrainer(model, "sum", lr=1e-3)
     with pytest.raises(ValueError, match="batches of sst; a step takes 3 of"):
         together.step({"sst": batches(model)["sst"]})
+    with pytest.raises(ValueError, match="batches of sst, para, sts, nli; a step takes 3 of"):
+        together.step({**batches(model), "nli": batches(model)["sst"]})
 
 
 # ------------------------------------------------------------------------------------- the main job

@@ -456,6 +456,15 @@ def test_errors(model, x, given, message):
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("given", "message"), [
+    (lambda trunk: trunk, r"parameters is a Sequential: give its parameters\(\)"),
+    (lambda trunk: trunk.named_parameters(), "parameters must hold parameters.*got tuple"),
+])
+def test_average_of_what(model, given, message):
+    with pytest.raises(ValueError, match=message):
+        average_gradients(given(model.trunk))
+
+
 def test_unknown_method(model, x):
     with pytest.raises(ValueError, match="no surgery method 'pcgrd'; choose from pcgrad, paper"):
         multitask_backward(model.losses(x), model.trunk.parameters(), "pcgrd")

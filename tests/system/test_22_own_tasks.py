@@ -119,7 +119,7 @@ def test_relative_to_the_file(reviews, tmp_path):
      r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
     ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
-     r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import"),
+     r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import .* in Python, import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
     (table("reviews", "classes", "x.csv", prediction_column="a"), "unknown key prediction_column"),
     (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),

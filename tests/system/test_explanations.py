@@ -83,6 +83,9 @@ def test_gradient(encoder, arch, task, texts, label, plain, monkeypatch):
     # float32 leaves three digits of such a difference
     assert word.weight == pytest.approx((values[1] - values[0]) / 2e-2, rel=1e-2, abs=1e-4)
 
+    model.encoder.requires_grad_(False)
+    assert words_by_gradient(model, task, texts, label) == words
+
 
 def test_sure_answers(encoder):
     """A probability that rounds to 1 has finite weights for either label."""
@@ -170,3 +173,7 @@ def test_wishes(encoder, monkeypatch):
     start, step = nn.utils.parameters_to_vector(model.encoder.parameters()).detach(), 1e-5
     moved = (losses_at(step) - losses_at(-step)) / (2 * step)
     np.testing.assert_allclose(found.surgery["pcgrad"].changes, moved, rtol=2e-3)
+
+    model.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="the encoder is frozen, so it has no gradients"):
+        wishes(model, PAIR, answers)

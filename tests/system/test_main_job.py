@@ -12,6 +12,7 @@ import programs
 import pytest
 from programs import ROOT, run
 
+from minbert import fast
 from multitask import MultitaskBert
 from multitask.data.examples import load_dataset
 from multitask.data.sample import write_sample
@@ -300,11 +301,15 @@ def test_recipe(small_data, tmp_path, capsys):
 
 
 def test_in_a_program():
-    """Settings without a model take the default; at the end the folder is free."""
-    job = main_job.start(Settings("concatB", "wrap", max_steps=1, eval_limit=8), "run",
+    """Settings without a model take the default; at the end the folder is free.
+
+    Plain forms end with the run.
+    """
+    job = main_job.start(Settings("concatB", "wrap", max_steps=1, eval_limit=8, plain=True), "run",
                          say=lambda line: None)
     assert job.settings.model == "minbert-mini"
     assert main_job.execute(job)["steps"] == 1
+    assert not fast.is_plain()
     assert not [*Path("run").glob(".lock*")]
 
 
