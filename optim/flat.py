@@ -127,8 +127,8 @@ class TaskGradients:
             columns, and a task's gradient of it is as many rows as were looked up; `gram` and
             `combine_` give the same. Leave it out where several processes sum their rows.
         watched: raise ValueError, when the matrix is read, for a parameter that no loss reached or
-            that was replaced after FlatParameters. The library's own trainers, whose backward pass
-            does without autograd's hooks, set it to False.
+            that was replaced after FlatParameters. The library's own trainer, whose backward pass
+            does without autograd's hooks, sets it to False.
 
     Raises:
         ValueError: `table` is not flat's first parameter, there is no task, or a parameter is

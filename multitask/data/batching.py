@@ -185,19 +185,15 @@ class TokenizedExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def sequences(self, indices: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The ids and token types of each sequence, (tokens,), of the examples at these indices."""
-        ids, types = [], []
-        for index in map(range(len(self)).__getitem__, indices):  # -1 is the last
-            for row in range(index * self.sequences_each, (index + 1) * self.sequences_each):
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples at these indices, in this order; -1 is the last."""
+        ids, types, places = [], [], range(len(self))
+        for index in indices:
+            first = places[index] * self.sequences_each
+            for row in range(first, first + self.sequences_each):
                 span = slice(self._ends[row], self._ends[row + 1])
                 ids.append(self._ids[span])
                 types.append(self._types[span])
-        return ids, types
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The examples at these indices, in this order."""
-        ids, types = self.sequences(indices)
         input_ids, token_type_ids, packing = pack(ids, types)
         labels = self.labels[list(indices)]
         return Batch(input_ids, token_type_ids, packing, self.sequences_each,

@@ -100,7 +100,7 @@ def test_batches_of_any_place():
     assert torch.equal(last.input_ids, same.input_ids)
     assert torch.equal(last.labels, same.labels)
     with pytest.raises(IndexError):
-        tokens.sequences([len(tokens)])
+        tokens.batch([len(tokens)])
 
     assert last.to("cpu") is last
     elsewhere = last.to("meta")
