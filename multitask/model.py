@@ -132,7 +132,7 @@ class MultitaskBert(nn.Module):
         """A batch → (examples, hidden · sequences of each)."""
         with_mean = self.architecture.mean_pooling
         with autocast(self.precision, self.device):
-            if isinstance(self.encoder, BertModel):
+            if isinstance(self.encoder, BertModel) and fast.applies(self.encoder):
                 states = fast.encode_packed(self.encoder, batch.input_ids, batch.token_type_ids,
                                             batch.packing, first_only=not with_mean)
                 return self.pool(states, batch)
@@ -148,17 +148,17 @@ class MultitaskBert(nn.Module):
             states: of all tokens, (tokens, hidden), for mean pooling; else of [CLS] alone,
                 (sequences, hidden).
         """
-        real = batch.packing.batch - batch.dummy_sequences
         with autocast(self.precision, self.device):
             if self.architecture.mean_pooling:
-                pooled = batch.packing.mean_tokens(states)[:real]
+                pooled = batch.packing.mean_tokens(states)
             else:
-                pooled = self.encoder.pool(states[:real])
+                pooled = self.encoder.pool(states)
         return self._side_by_side(pooled, batch)
 
     def _side_by_side(self, pooled: torch.Tensor, batch: Batch) -> torch.Tensor:
         """(sequences, hidden) → (examples, sequences of each · hidden), in the heads' dtype."""
         dtype = next((value.dtype for value in self.heads.parameters()), torch.float32)
+        pooled = pooled[:batch.packing.batch - batch.dummy_sequences]
         return pooled.to(dtype).reshape(len(pooled) // batch.sequences_each, -1)
 
     # --------------------------------------------------------------------------- saving and loading

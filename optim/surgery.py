@@ -123,6 +123,8 @@ def constant_weights(values: Sequence[float]) -> Callable[..., torch.Tensor]:
 
 
 # ---------------------------------------------------------------------- on a matrix of gradients
+# Training calls the three steps one by one: gram_matrix, a method, combine. These functions join
+# them for a matrix of yours.
 
 
 def project_conflicting(gradients: torch.Tensor, order: Sequence[Sequence[int]] | None = None,

@@ -1,17 +1,22 @@
 """The comparison at first use: edit an equation in the book, and the program follows.
 
 A tiny model of the same class, with random weights in float64, goes through the book's forward and
-through the fast forms, values and gradients, without dropout and with it. Where the results differ,
-the plain form runs from then on, and one warning says what differed. A function of the book that
-is replaced later, as in a notebook, is noticed and compared again.
+through the fast forms, values and gradients, without dropout and with it. Then the model itself
+does, values only and without dropout, since it has more layers and positions, and other settings.
+Where the results differ, the plain form runs from then on, and one warning says what differed. A
+function of the book, a part or a setting that is replaced later, as in a notebook, is noticed and
+compared again.
 """
 
 import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from bdb import BdbQuit
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,6 +35,8 @@ SHAPE = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
          "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2,
          "layer_norm_eps": 0.1}  # large enough to be seen
 
+LONGEST = 128  # tokens, in the comparison of the model itself
+
 _lock = threading.RLock()
 
 
@@ -43,6 +50,8 @@ class Reference(NamedTuple):
 
 # What was compared → the book's functions, kept so that ids stay theirs; and the result.
 _references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
+# A model → what it was made of when it was compared itself, and whether both forms agreed.
+_models: WeakKeyDictionary[nn.Module, tuple[list, bool]] = WeakKeyDictionary()
 
 
 def reference_of(model: nn.Module) -> Reference | None:
@@ -55,6 +64,15 @@ def reference_of(model: nn.Module) -> Reference | None:
             if key not in _references:
                 _references[key] = functions, _compared(model, device)
     return _references[key][1]
+
+
+def agree_on(model: nn.Module, parts: Sequence[nn.Module], reference: Reference) -> bool:
+    """Whether book and fast forms give the same on this very model; parts: all its modules."""
+    made_of = [model.config, id(reference), *parts]  # one reference for each state of the book
+    if _models.get(model, ([], False))[0] != made_of:
+        with _lock:
+            _models[model] = made_of, _compared_itself(model, parts)
+    return _models[model][1]
 
 
 def _functions_of_book(model: nn.Module) -> Iterator[object]:
@@ -70,7 +88,7 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
         for name in ("self_attention", "activation"):
             parts.append(getattr(layer, name, layer))  # a user's own layer may lack them
     names = dict.fromkeys(type(part).__module__ for part in parts)
-    for name in names:
+    for name in names.keys() & sys.modules.keys():  # a class of a file may have no module
         for value in vars(sys.modules[name]).values():
             is_own_class = isinstance(value, type) and value.__module__ == name
             for item in vars(value).values() if is_own_class else [value]:
@@ -83,25 +101,38 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
 
 
 def _compared(model: nn.Module, device: str) -> Reference | None:
-    config = type(model.config)(**SHAPE, hidden_act=model.config.hidden_act)
+    tiny = None
+
+    def compare() -> str | None:
+        nonlocal tiny
+        tiny = type(model)(type(model.config)(**SHAPE, hidden_act=model.config.hidden_act))
+        return difference(tiny, device)
+
+    if not _agree(compare, device):
+        return None
+    layer = tiny.layers[0]
+    return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
+
+
+def _agree(compare: Callable[[], str | None], device: str) -> bool:
+    """Whether `compare` finds no difference; else one warning says what it found."""
     try:
         # The caller's modes stay outside, such as a checkpoint that collects what backward needs.
         with (torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(),
               torch.autocast("cpu", enabled=False), torch.autocast(device, enabled=False),
               torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
               torch.device("cpu")):
-            tiny = type(model)(config)
-            found = difference(tiny, device)
+            found = compare()
+    except BdbQuit:  # a debugger inside the comparison
+        raise
     except Exception as error:  # the plain form will raise it again, where it runs
         found = f"{type(error).__name__}: {one_line(error)}"
-    if found is None:
-        layer = tiny.layers[0]
-        return Reference(type(tiny.embeddings), type(layer), type(layer.self_attention))
-    warnings.warn(f"The book ({BOOK}) and {FAST} do not agree: {found}. If you changed an "
-                  "equation, that is why. The book runs from now on, as written and more slowly. "
-                  "It draws other dropout: to compare it with the original, run both with --plain "
-                  "(MINBERT_PLAIN=1)", stacklevel=2)
-    return None
+    if found is not None:
+        warnings.warn(f"The book ({BOOK}) and {FAST} do not agree: {found}. If you changed an "
+                      "equation, that is why. The book runs from now on, as written and more "
+                      "slowly. It draws other dropout: to compare it with the original, run both "
+                      "with --plain (MINBERT_PLAIN=1)", stacklevel=2)
+    return found is None
 
 
 def difference(tiny: nn.Module, device: str) -> str | None:
@@ -126,6 +157,49 @@ def difference(tiny: nn.Module, device: str) -> str | None:
     return found
 
 
+def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
+    config, weight = model.config, next(model.parameters())
+
+    @torch.no_grad()
+    def compare() -> str | None:
+        longest = min(LONGEST, config.max_position_embeddings)
+        packing = Packing.from_lengths((longest, longest // 2, 1)).to(weight.device)
+        tokens = torch.arange(int(packing.lengths.sum()), device=weight.device)
+        ids, token_types = tokens % config.vocab_size, tokens // 3 % config.type_vocab_size
+        with _the_book_alone(model):
+            out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
+        row = model.embeddings(ids, token_types, packing.position_ids)
+        row = encode_layers(model, row, packing)
+        pairs = {"the outputs": (packing.unpad(out.last_hidden_state), row),
+                 "the pooler's outputs": (out.pooler_output, model.pool(packing.first_tokens(row)))}
+
+        tolerance = 2e-3 if weight.dtype in (torch.float32, torch.float64) else 0.1
+        for name, (expected, found) in pairs.items():
+            off = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+            if off > tolerance:  # not so if a weight is not finite
+                return f"{name} of this model differ by {off:.2g}"
+        return None
+
+    training = [part for part in parts if part.training]
+    for part in training:
+        part.training = False
+    try:
+        return _agree(compare, weight.device.type)
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _the_book_alone(model: nn.Module) -> Iterator[None]:
+    """Inside, the model runs the book, as every model with a hook does."""
+    hook = model.register_forward_pre_hook(lambda *_: None)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
                        first_only: bool = False) -> str | None:
     """Compare outputs and all gradients of a weighted sum of them."""
@@ -144,9 +218,8 @@ def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
         embedded = tiny.embeddings(ids, token_types, packing.position_ids)
         return encode_layers(tiny, embedded, packing, first_only)
 
-    hook = tiny.register_forward_pre_hook(lambda *_: None)  # a model with a hook runs the book
-    expected = _value_and_gradients(plain, tiny)
-    hook.remove()
+    with _the_book_alone(tiny):
+        expected = _value_and_gradients(plain, tiny)
     found = _value_and_gradients(fast, tiny)
 
     tolerance = 1e-9 if weight.dtype == torch.float64 else 1e-3

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 from programs import ROOT
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import minbert.attention
 import optim.fast
-from minbert import fast
+from minbert import BertConfig, BertModel, fast
 from minbert.fast import check
 from optim.adamw import adamw_update
 
@@ -55,6 +56,9 @@ EDITS = {
     "no token types": ("minbert/embeddings.py", [
         ("\n                  + self.token_type_embeddings(token_type_ids))",
          " + 0 * self.token_type_embeddings(token_type_ids))")], {}),
+    "pooler of the mean": ("minbert/model.py", [
+        ("out = BertOutput(hidden_states, self.pool(hidden_states[:, 0]))",
+         "out = BertOutput(hidden_states, self.pool(hidden_states.mean(1)))")], {}),
     "pooler without tanh": ("minbert/model.py", [
         ("torch.tanh(self.pooler_dense(cls_states))", "self.pooler_dense(cls_states)")], {}),
     "layers twice": ("minbert/model.py", [
@@ -77,7 +81,8 @@ EDITS = {
 # What the fast forms replace. They would not follow, so a warning says that they do not agree.
 REPLACED = {"no residual", "pre-norm", "no attention_dense", "dropout after the sum",
             "gelu is silu", "no root of d", "mask ignored", "dropout on values", "layers twice",
-            "no bias correction", "decay before the step", "eps inside the root"}
+            "pooler of the mean", "no bias correction", "decay before the step",
+            "eps inside the root"}
 
 
 @contextmanager
@@ -196,6 +201,41 @@ def test_a_function_replaced_in_a_notebook_is_noticed(right, wrong, tiny_model, 
     with pytest.warns(UserWarning, match=r"do not agree: the outputs differ by .* with --plain"):
         after = tiny_model(ids).pooler_output
     assert (after - before).abs().max() > 1e-4
+
+
+def test_the_model_itself_is_compared(monkeypatch):
+    """The tiny model has eight positions, so a window of nine tokens changes nothing there."""
+    def windowed(query, key, mask):
+        scores = query @ key.transpose(-1, -2) / query.shape[-1]**0.5
+        near = torch.ones(key.shape[-2], key.shape[-2]).tril(8).triu(-8).bool()
+        return scores.masked_fill(~(near & mask[:, None, None]), -1e30).softmax(-1)
+
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(50, 24, 3, 2, 32, max_position_embeddings=40)).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.5)
+    ids = torch.randint(50, (2, 40))
+    before = model(ids).last_hidden_state
+    monkeypatch.setattr(minbert.attention, "attention_weights", windowed)
+    with pytest.warns(UserWarning, match="do not agree: the outputs of this model differ by"):
+        after = model(ids).last_hidden_state
+    assert (after - before).abs().max() > 0.01
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
+    torch.testing.assert_close(model(ids).last_hidden_state, after)
+
+
+def test_a_part_replaced_later(tiny_model):
+    """One that looks beyond its token needs the padded batch."""
+    class WithMean(nn.Linear):
+        def forward(self, x):
+            return super().forward(x + x.mean(-2, keepdim=True))
+
+    assert fast.applies(tiny_model)
+    dense = tiny_model.layers[0].intermediate_dense
+    tiny_model.layers[0].intermediate_dense = WithMean(dense.in_features, dense.out_features)
+    tiny_model.layers[0].intermediate_dense.weight.data.normal_()
+    with pytest.warns(UserWarning, match="do not agree: the outputs of this model differ by"):
+        assert not fast.applies(tiny_model)
 
 
 @pytest.mark.filterwarnings("ignore:.*do not agree")
