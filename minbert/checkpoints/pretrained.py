@@ -6,6 +6,7 @@ A checkpoint is a folder with config.json (the shape) and named tensors in a for
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,17 +63,26 @@ OPTIONAL = ("pooler_dense.weight", "pooler_dense.bias")
 def file_names(parameter: str) -> list[str]:
     """The file's tensors that make up one of our parameters, from top to bottom.
 
+    A parameter that somebody added to the encoder keeps its name.
+
     >>> file_names("layers.3.output_dense.bias")
     ['encoder.layer.3.output.dense.bias']
     """
     module, _, kind = parameter.rpartition(".")
     layer = re.findall(r"\.(\d+)\.", module)  # its number, if it is in a layer
-    names = RENAMES.get(re.sub(r"\.\d+\.", ".{}.", module))
-    if names is None or kind not in ("weight", "bias"):
-        raise ValueError(f"{parameter} is not a parameter of BertModel, so a checkpoint has no "
-                         "name for it: remove it, or put it beside a BertModel in a module of "
-                         "your own")
-    return [f"{name.format(*layer)}.{kind}" for name in names]
+    if _is_added(parameter):
+        return [parameter]
+    return [f"{name.format(*layer)}.{kind}" for name in RENAMES[_place(module)]]
+
+
+def _is_added(parameter: str) -> bool:
+    module, _, kind = parameter.rpartition(".")
+    return _place(module) not in RENAMES or kind not in ("weight", "bias")
+
+
+def _place(module: str) -> str:
+    """A module's key in RENAMES: its name without the number of its layer."""
+    return re.sub(r"\.\d+\.", ".{}.", module)
 
 
 def load(model_class: type[Model], name_or_folder: str | Path, revision: str) -> Model:
@@ -92,21 +102,41 @@ def load(model_class: type[Model], name_or_folder: str | Path, revision: str) ->
     config = BertConfig.from_file(folder / CONFIG_FILE)
     path = find_weights(folder)
 
-    with torch.device("meta"):  # shapes only: no memory, and no random weights drawn first
-        model = model_class(config)
+    model = _without_memory(model_class, config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     tensors = read_parameters(path, shapes)
 
-    has_pooler = OPTIONAL[0] in tensors
-    if not has_pooler:
-        tensors.update({name: torch.empty(shapes[name], dtype=torch.float32, device="cpu")
-                        for name in OPTIONAL})
-    model.load_state_dict(tensors, assign=True)
-    if not has_pooler:
-        model.init_weights(model.pooler_dense)
+    lacking = [name for name in shapes if name not in tensors]
+    if lacking:
+        model = _with_weights(model_class, config)
+    if OPTIONAL[0] in lacking:
         warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until "
                       "they are trained; last_hidden_state is the checkpoint's own", stacklevel=3)
+    if added := [name for name in lacking if name not in OPTIONAL]:
+        warnings.warn(f"{path} does not have {one_line(', '.join(added))}: they start as the code "
+                      "makes them", stacklevel=3)
+    model.load_state_dict(tensors, strict=False, assign=True)
     return model
+
+
+def _without_memory(model_class: type[Model], config: BertConfig) -> Model:
+    """The model on torch's meta device, where no random weights are drawn, if that is possible.
+
+    It is not for an edited model that computes something when it is made, such as angles.
+    """
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+        model = model_class(config)
+        computed = [value for part in model.modules()
+                    for value in (*part._buffers.values(), *vars(part).values())
+                    if isinstance(value, torch.Tensor)]
+        if not computed:
+            return model
+    return _with_weights(model_class, config)
+
+
+def _with_weights(model_class: type[Model], config: BertConfig) -> Model:
+    with torch.device("cpu"):
+        return model_class(config).float()
 
 
 def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
@@ -117,29 +147,33 @@ def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torc
         shapes: Parameter → its shape.
 
     Returns:
-        Parameter → its values. Those of OPTIONAL are left out if the file has none of them.
+        Parameter → its values. Those of OPTIONAL are left out if the file has none of them, and
+        each added one that it does not have.
 
     Raises:
         ValueError: A tensor is missing, unknown, or of another shape or kind; the message names it.
     """
     with open_weights(path) as readers:
         wanted = {parameter: file_names(parameter) for parameter in shapes}
-        optional = [name for parameter in OPTIONAL for name in wanted[parameter]]
-        if not readers.keys() & set(optional):
-            for parameter in OPTIONAL:
-                del wanted[parameter]
+        for group in (OPTIONAL, *([parameter] for parameter in shapes if _is_added(parameter))):
+            if readers.keys().isdisjoint(name for each in group for name in wanted[each]):
+                for parameter in group:
+                    del wanted[parameter]
         _check_names(set(readers), [name for names in wanted.values() for name in names], path)
 
         parts = {}
         for parameter, names in wanted.items():
-            rows, *rest = shapes[parameter]
-            shape = torch.Size([rows // len(names), *rest])
+            shape = shapes[parameter]
+            if len(names) > 1:
+                shape = torch.Size([shape[0] // len(names), *shape[1:]])
             parts[parameter] = [read_tensor(readers[name], name, shape, path) for name in names]
         refuse_claims_beyond([tensor for tensors in parts.values() for tensor in tensors], path)
 
         # Memory is taken only here, after all names and shapes were found right. torch.cat copies
         # from the mapped file; fp16 and bf16 become fp32.
-        return {parameter: torch.cat(tensors).float() for parameter, tensors in parts.items()}
+        return {parameter: torch.cat([tensor.flatten() for tensor in tensors]).float().view(
+                    shapes[parameter])
+                for parameter, tensors in parts.items()}
 
 
 def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size,
@@ -176,7 +210,7 @@ def _check_names(present: set[str], wanted: list[str], path: Path) -> None:
     if unknown:
         raise ValueError(f"{path} holds {len(unknown)} tensors that this encoder does not know, "
                          f"among them {one_line(unknown[0])}: is {CONFIG_FILE} the one that "
-                         "belongs to it?")
+                         "belongs to it, or did you take parameters out of the encoder?")
 
 
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], config: dict) -> None:
@@ -192,7 +226,8 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {}
     for parameter, value in model.named_parameters(remove_duplicate=False):
         names = file_names(parameter)
-        rows = value.detach().cpu().chunk(len(names))
+        value = value.detach().cpu()
+        rows = value.chunk(len(names)) if len(names) > 1 else [value]
         for name, row in zip(names, rows, strict=True):
             tensors[name] = row.clone()
     return tensors

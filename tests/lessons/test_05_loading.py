@@ -62,16 +62,29 @@ def test_transposed_weights(tiny_model, tmp_path):
     assert torch.equal(BertModel.from_pretrained(tmp_path).pooler_dense.weight, weight)
 
 
-def test_parameters_of_ones_own(tiny_config, folder):
-    """A subclass with more parameters can be neither filled from a checkpoint nor saved as one."""
-    class WithHead(BertModel):
+def test_parameters_of_ones_own(folder, tmp_path):
+    """One that is added to the encoder keeps its name; a checkpoint without it fills the rest."""
+    class Added(BertModel):
         def __init__(self, config: BertConfig) -> None:
             super().__init__(config)
             self.classifier = torch.nn.Linear(config.hidden_size, 2)
+            self.temperature = torch.nn.Parameter(torch.tensor(4.0))
+            self.register_buffer("angles", torch.arange(3.0), persistent=False)
 
-    for use in (WithHead.from_pretrained, WithHead(tiny_config).save_pretrained):
-        with pytest.raises(ValueError, match=r"classifier\.weight is not a parameter of BertModel"):
-            use(folder)
+    with pytest.warns(UserWarning, match=r"does not have temperature, classifier\.weight, .*bias"):
+        model = Added.from_pretrained(folder)
+    assert model.temperature == 4
+    assert torch.equal(model.angles, torch.arange(3.0))
+    assert torch.equal(model.layers[0].output_dense.weight,
+                       BertModel.from_pretrained(folder).layers[0].output_dense.weight)
+
+    model.temperature.data.fill_(5)
+    model.save_pretrained(tmp_path)
+    again = Added.from_pretrained(tmp_path)
+    assert again.temperature == 5
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    with pytest.raises(ValueError, match=r"among them temperature: .* take parameters"):
+        BertModel.from_pretrained(tmp_path)
 
 
 def test_a_layer_used_twice(tiny_model, tmp_path):
