@@ -93,6 +93,7 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
         raise ValueError(f"{folders[0]}: {reasons[0]}")
     rows = rows_of(out, points)
     cells = [_cell(str(folder)) for folder in folders]
+    students = {*rows, *cells}
     if kept := rows.keys() - set(cells):
         say(f"{out}: rows of other folders that are kept: {len(kept)}")
 
@@ -105,7 +106,7 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
             found[name] = round(points[name] * (verdict.passed / len(verdict.results)), 2)
         student = Grade(str(folder), found, tuple(notes))
         rows[cell] = row_of(student)
-        write_text(pages / page_name(list(rows), cell), feedback(student, points, verdicts))
+        write_text(pages / page_name(students, cell), feedback(student, points, verdicts))
         with rewriting(out) as file:
             csv.writer(file, lineterminator="\n").writerows([*header_of(points), *rows.values()])
         say(f"{folder}: {student.total:g} of {sum(points.values()):g} points"
@@ -226,13 +227,12 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def page_name(folders: Sequence[str], folder: str) -> str:
-    """A file name for a student's page; folders of one name are numbered from the second on."""
-    *before, name = (re.sub(r"[^\w.-]", "_", Path(each).name)[:100] or "student"
-                     for each in folders[:folders.index(folder) + 1])
-    # on macOS, Ann is ann
-    number = 1 + [each.casefold() for each in before].count(name.casefold())
-    return f"{name} ({number}).html" if number > 1 else f"{name}.html"
+def page_name(folders: Iterable[str], folder: str) -> str:
+    """A file name for a student's page: the folder's name, or its path if another has this name."""
+    names = [Path(each).name.casefold() for each in folders]  # on macOS, Ann is ann
+    name = Path(folder).name
+    text = re.sub(r"[^\w .()-]", "_", folder if names.count(name.casefold()) > 1 else name)
+    return f"{text.lstrip('.')[-80:] or 'student'}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:
@@ -250,4 +250,4 @@ def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, V
             if result.lines not in ((), told):
                 parts.append(preformatted("\n".join(result.lines)))
             told = result.lines
-    return page(f"Feedback: {Path(grade.folder).name}", parts)
+    return page(f"Feedback: {grade.folder}", parts)

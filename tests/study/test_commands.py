@@ -267,15 +267,32 @@ def test_formulas_stay_text():
 
 
 @pytest.mark.parametrize(("folders", "pages"), [
-    (["c d", "e f"], ["c_d", "e_f"]),
-    (["a/hw", "b/hw", "c d"], ["hw", "hw (2)", "c_d"]),
-    (["e f", "e_f", "e_f (2)"], ["e_f", "e_f (2)", "e_f__2_"]),
-    (["a/Ann", "b/ann"], ["Ann", "ann (2)"]),
+    (["c/a", "./d e"], ["a", "d e"]),
+    (["a/hw", "../b=/hw", "c d"], ["a_hw", "_b__hw", "c d"]),
+    (["e f", "e_f", "x/e_f (2)"], ["e f", "e_f", "e_f (2)"]),
+    (["a/Ann", "b/ann"], ["a_Ann", "b_ann"]),
+    (["."], ["student"]),
 ])
 def test_same_names(folders, pages):
-    """Two students whose folders have one name get two pages."""
-    assert [grading.page_name(folders, folder) for folder in folders] == [
-        f"{page}.html" for page in pages]
+    """Two students whose folders have one name get two pages, in whatever order the rows are."""
+    for rows in (folders, folders[::-1]):
+        assert [grading.page_name(rows, folder) for folder in folders] == [
+            f"{page}.html" for page in pages]
+
+
+def test_pages_of_one_name(folder, monkeypatch):
+    """A page keeps its name if the table is sorted, or only one student is graded again."""
+    monkeypatch.chdir(folder.parent)
+    for student in ("a", "b"):
+        Path(student, "hw").mkdir(parents=True)
+    Path("points.csv").write_text("adamw,4\n")
+    assert main(["grade", "b/hw", "a/hw", "--points", "points.csv"]) == 0
+    header, points, *rows = Path("grades.csv").read_text().splitlines()
+    Path("grades.csv").write_text("\n".join([header, points, *sorted(rows)]))
+    assert main(["grade", "b/hw", "--points", "points.csv"]) == 0
+    assert {path.name for path in Path("grades-feedback").iterdir()} == {"a_hw.html", "b_hw.html"}
+    for student in ("a", "b"):
+        assert f"Feedback: {student}/hw<" in Path(f"grades-feedback/{student}_hw.html").read_text()
 
 
 def test_console_command(folder, capsys, monkeypatch):
