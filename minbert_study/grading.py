@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from minbert.files import choice_hint, one_line, rewriting, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
@@ -99,7 +100,10 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
 
     pages = pages_of(out)
     pages.mkdir(parents=True, exist_ok=True)
-    for folder, cell in zip(folders, cells, strict=True):
+    for folder, cell, reason in zip(folders, cells, reasons, strict=True):
+        if reason and folder.is_dir():
+            say(f"{folder} is not graded: {reason}")
+            continue
         verdicts, notes = check_copy(folder, list(points), seed)
         found = dict.fromkeys(points, 0.0)
         for name, verdict in verdicts.items():
@@ -119,13 +123,20 @@ def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
         return "this is a file; if it is an archive, unpack it and name the folder"
     if not folder.is_dir():
         return "there is no such folder"
+    deeper = [path.name for path in places_of(folder, names)]
+    if len(deeper) == 1:
+        return None
+    return (f"exercises are in {len(deeper)} of its subfolders ({', '.join(deeper[:3])}"
+            f"{', …' if len(deeper) > 3 else ''}): grade one of them, or each as a student's with "
+            f"{quote(str(folder))}/*")
+
+
+def places_of(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Where the exercises are: the folder, or those of its subfolders that have any."""
     found = {path.parent for name in names for place in ("", "*/")
              for path in folder.glob(f"{place}{FILES[name]}")}
-    if not found or folder in found:
-        return None
-    deeper = sorted(path.name for path in found)
-    return (f"the exercises are one level deeper ({', '.join(deeper[:3])}"
-            f"{', …' if len(deeper) > 3 else ''}): grade {folder / '*'}")
+    deeper = sorted(path for path in found if not path.is_symlink())
+    return [folder] if folder in found or not deeper else deeper
 
 
 def pages_of(out: Path) -> Path:
@@ -142,6 +153,7 @@ def check_copy(folder: Path, names: Sequence[str],
     """
     if reason := why_not_graded(folder, names):
         return {}, [reason]
+    [folder] = places_of(folder, names)
     notes = []
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as temporary:
         copy = Path(temporary)

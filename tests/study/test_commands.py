@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -161,11 +162,16 @@ def test_solutions_are_shown(name, folder, capsys):
     (["grade", "mine", "--out", "grades.xlsx"], "--out grades.xlsx: expected FILE.csv"),
     (["grade", "mine", "--out", "twice.csv"], "twice.csv is not a table of these"),
     (["grade", "subs/*", "none"], "subs/*: there is no such folder"),
-    (["grade", "."], "one level deeper (mine): grade *"),
+    (["grade", "."], "in 2 of its subfolders (a b, mine): grade one of them, or each as a student's "
+     "with ./*"),
+    (["grade", "../my class"], "with '../my class'/*"),
     (["grade", "mine/ex02_attention.py"], "this is a file; if it is an archive, unpack it"),
 ])
 def test_wrong_input(argv, says, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder.parent)
+    inside = folder.parent / "my class"
+    shutil.copytree(folder, inside / "mine")
+    shutil.copytree(folder, inside / "a b")
+    monkeypatch.chdir(inside)
     Path("bad.csv").write_text("attention,5\nadamw,-3\n")
     Path("other.csv").write_text("x,5\n")
     Path("excel.csv").write_text("exercise;points\nadamw;5\n")
