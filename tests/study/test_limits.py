@@ -183,12 +183,15 @@ def test_a_file_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "passed"), [
     (with_lines("while query.shape[0] == 3: pass"), [True, True, False]),
     (f"while True: pass\n{SOLUTION}", [False, False, False]),
-], ids=["in a call", "at import"])
-def test_endless_loop(text, passed, tmp_path, monkeypatch):
+    (with_lines("while query.shape[0] == 3: print('x' * 10**6)"), [True, True, False]),
+], ids=["in a call", "at import", "that prints"])
+def test_endless_loop(text, passed, tmp_path, monkeypatch, capfd):
     """It costs the checks that it is in; those before it keep their result."""
     monkeypatch.setattr(worker, "SECONDS", 3)
     verdict, lines = check(tmp_path, text)
     assert "stopped after 3 seconds" in lines
+    assert capfd.readouterr().err == ""
+    assert len(verdict.printed) == (worker.PRINTED if "print(" in text else 0)
     assert [result.passed for result in verdict.results[:3]] == passed
 
 
