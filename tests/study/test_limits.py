@@ -45,6 +45,8 @@ def with_lines(*lines: str) -> str:
     ("def f(): return torch.utils.cpp_extension", "utils is not needed"),
     ("from torch.nn.utils import os", "os is not needed"),
     ("def f(): return eval('1')", "eval is not needed"),
+    ("vars = 1", "vars is not needed in this exercise and may not be used; if you chose this name, "
+     "choose another"),
     ("def f(): return math.os", "os is not needed"),
     ("def f(): return attention.__globals__", "__globals__ is not needed"),
     ("def f(e): return e.tb_frame", "tb_frame is not needed"),
