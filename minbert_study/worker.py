@@ -109,6 +109,7 @@ def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> N
     torch.set_num_threads(1)
     exercises.load(name)  # before anything is refused or replaced
     _limit_memory()
+    tempfile.gettempdir()  # finds it by writing there, which torch.optim needs
     _refuse_mischief(out)
     printed = Printed(Path(out, "printed"))
     with redirect_stdout(printed), redirect_stderr(printed):

@@ -176,6 +176,11 @@ def test_mischief(code, says, tmp_path, monkeypatch):
     assert (tmp_path / FILE).is_file()
 
 
+def test_an_optimizer_is_made(tmp_path):
+    """torch then looks for a folder of temporary files."""
+    assert check(tmp_path, with_lines("torch.optim.SGD([query], lr=0.1)"))[0].is_done
+
+
 def test_a_file_is_read(tmp_path, monkeypatch):
     """Reading is allowed: torch itself reads files when it is used."""
     monkeypatch.setattr(rules, "faults", lambda *_: [])
