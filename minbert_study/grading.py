@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from minbert.files import choice_hint, one_line, rewriting, write_text
+from minbert.files import bounded_lines, choice_hint, one_line, rewriting, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
 from .checking import LARGEST_FILE, PROGRESS_FILE, Verdict, check_folder
@@ -45,16 +45,16 @@ def read_points(path: Path | None) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an exercise that does not exist or comes twice, or points that are not a number
-            from 0, with file and line; or a table without an exercise.
+        ValueError: an exercise that does not exist or comes twice, points that are not a number
+            from 0, or a line that is not UTF-8, with file and line; or a table without an exercise.
     """
     if path is None:
         return dict.fromkeys(NAMES, POINTS)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     points: dict[str, float] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line, row in enumerate(csv.reader(file), start=1):
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for line, row in enumerate(csv.reader(bounded_lines(file, str(path))), start=1):
             row = [cell.strip() for cell in row]
             if not any(row) or [cell.casefold() for cell in row] == ["exercise", "points"]:
                 continue

@@ -158,6 +158,7 @@ def test_solutions_are_shown(name, folder, capsys):
     (["grade", "mine", "--points", "bad.csv"], "bad.csv, line 2: expected EXERCISE,POINTS"),
     (["grade", "mine", "--points", "other.csv"], "other.csv, line 1: there is no exercise 'x'"),
     (["grade", "mine", "--points", "excel.csv"], "POINTS, found 'exercise;points'"),
+    (["grade", "mine", "--points", "utf16.csv"], "utf16.csv, line 1: not UTF-8, it looks like UTF-16"),
     (["grade", "mine", "--points", "twice.csv"], "twice.csv, line 2: adamw has points already"),
     (["grade", "mine", "--out", "grades.xlsx"], "--out grades.xlsx: expected FILE.csv"),
     (["grade", "mine", "--out", "twice.csv"], "twice.csv is not a table of these"),
@@ -175,6 +176,7 @@ def test_wrong_input(argv, says, folder, monkeypatch, capsys):
     Path("bad.csv").write_text("attention,5\nadamw,-3\n")
     Path("other.csv").write_text("x,5\n")
     Path("excel.csv").write_text("exercise;points\nadamw;5\n")
+    Path("utf16.csv").write_text("adamw,5\n", encoding="utf-16")
     Path("twice.csv").write_text("adamw,5\nadamw,6\n")
     assert main(argv) == 2
     assert says in capsys.readouterr().err
