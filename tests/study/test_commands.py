@@ -239,7 +239,7 @@ def test_skeleton_again(tmp_path, capsys):
     """The teacher's points are kept; what they lack is named."""
     main(["skeleton", str(tmp_path / "mine"), "--only", "adamw"])
     assert "is kept" not in capsys.readouterr().out
-    assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,gelu"]) == 0
+    assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw, gelu"]) == 0
     assert "mine-points.csv is kept as it is and lacks gelu: " in capsys.readouterr().out
     assert (tmp_path / "mine-points.csv").read_text() == "exercise,points\nadamw,10\n"
 
