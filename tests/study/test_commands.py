@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -242,6 +243,17 @@ def test_skeleton_again(tmp_path, capsys):
     assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw, gelu"]) == 0
     assert "mine-points.csv is kept as it is and lacks gelu: " in capsys.readouterr().out
     assert (tmp_path / "mine-points.csv").read_text() == "exercise,points\nadamw,10\n"
+
+
+def test_readme_lists_the_exercises(tmp_path):
+    """Also those that a second call adds, unless somebody changed the file."""
+    path = tmp_path / "mine/README.md"
+    main(["skeleton", str(tmp_path / "mine"), "--only", "adamw"])
+    main(["skeleton", str(tmp_path / "mine"), "--only", "gelu"])
+    assert re.findall(r"^\| ex.._(\w+)", path.read_text(), re.MULTILINE) == ["gelu", "adamw"]
+    path.write_text("changed")
+    main(["start", str(tmp_path / "mine")])
+    assert path.read_text() == "changed"
 
 
 def test_printed_commands(tmp_path, capsys):
