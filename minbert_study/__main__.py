@@ -137,8 +137,9 @@ def answer_train(arguments: argparse.Namespace) -> int:
 
 
 def answer_skeleton(arguments: argparse.Namespace) -> int:
-    names = NAMES if arguments.only is None else checking.pick(arguments.only.split(","))
-    names = [name for name in NAMES if name in names]
+    words = NAMES if arguments.only is None else arguments.only.split(",")
+    picked = checking.pick(word.strip() for word in words)
+    names = [name for name in NAMES if name in picked]
     folder = arguments.folder.resolve()
     points = folder.with_name(f"{folder.name}-points.csv")
     starting.start(folder, names)

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from minbert.files import choice_hint, one_line, rewriting, write_text
+from minbert.files import bounded_lines, choice_hint, one_line, rewriting, write_text
 from multitask.reports.page import heading, page, paragraph, preformatted
 
 from .checking import LARGEST_FILE, PROGRESS_FILE, Verdict, check_folder
@@ -44,16 +45,16 @@ def read_points(path: Path | None) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an exercise that does not exist or comes twice, or points that are not a number
-            from 0, with file and line; or a table without an exercise.
+        ValueError: an exercise that does not exist or comes twice, points that are not a number
+            from 0, or a line that is not UTF-8, with file and line; or a table without an exercise.
     """
     if path is None:
         return dict.fromkeys(NAMES, POINTS)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     points: dict[str, float] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line, row in enumerate(csv.reader(file), start=1):
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for line, row in enumerate(csv.reader(bounded_lines(file, str(path))), start=1):
             row = [cell.strip() for cell in row]
             if not any(row) or [cell.casefold() for cell in row] == ["exercise", "points"]:
                 continue
@@ -93,19 +94,23 @@ def grade(folders: Sequence[Path], out: Path, points: Mapping[str, float], seed:
         raise ValueError(f"{folders[0]}: {reasons[0]}")
     rows = rows_of(out, points)
     cells = [_cell(str(folder)) for folder in folders]
+    students = {*rows, *cells}
     if kept := rows.keys() - set(cells):
         say(f"{out}: rows of other folders that are kept: {len(kept)}")
 
     pages = pages_of(out)
     pages.mkdir(parents=True, exist_ok=True)
-    for folder, cell in zip(folders, cells, strict=True):
+    for folder, cell, reason in zip(folders, cells, reasons, strict=True):
+        if reason and folder.is_dir():
+            say(f"{folder} is not graded: {reason}")
+            continue
         verdicts, notes = check_copy(folder, list(points), seed)
         found = dict.fromkeys(points, 0.0)
         for name, verdict in verdicts.items():
             found[name] = round(points[name] * (verdict.passed / len(verdict.results)), 2)
         student = Grade(str(folder), found, tuple(notes))
         rows[cell] = row_of(student)
-        write_text(pages / page_name(list(rows), cell), feedback(student, points, verdicts))
+        write_text(pages / page_name(students, cell), feedback(student, points, verdicts))
         with rewriting(out) as file:
             csv.writer(file, lineterminator="\n").writerows([*header_of(points), *rows.values()])
         say(f"{folder}: {student.total:g} of {sum(points.values()):g} points"
@@ -118,13 +123,20 @@ def why_not_graded(folder: Path, names: Iterable[str]) -> str | None:
         return "this is a file; if it is an archive, unpack it and name the folder"
     if not folder.is_dir():
         return "there is no such folder"
+    deeper = [path.name for path in places_of(folder, names)]
+    if len(deeper) == 1:
+        return None
+    return (f"exercises are in {len(deeper)} of its subfolders ({', '.join(deeper[:3])}"
+            f"{', …' if len(deeper) > 3 else ''}): grade one of them, or each as a student's with "
+            f"{quote(str(folder))}/*")
+
+
+def places_of(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Where the exercises are: the folder, or those of its subfolders that have any."""
     found = {path.parent for name in names for place in ("", "*/")
              for path in folder.glob(f"{place}{FILES[name]}")}
-    if not found or folder in found:
-        return None
-    deeper = sorted(path.name for path in found)
-    return (f"the exercises are one level deeper ({', '.join(deeper[:3])}"
-            f"{', …' if len(deeper) > 3 else ''}): grade {folder / '*'}")
+    deeper = sorted(path for path in found if not path.is_symlink())
+    return [folder] if folder in found or not deeper else deeper
 
 
 def pages_of(out: Path) -> Path:
@@ -141,6 +153,7 @@ def check_copy(folder: Path, names: Sequence[str],
     """
     if reason := why_not_graded(folder, names):
         return {}, [reason]
+    [folder] = places_of(folder, names)
     notes = []
     with tempfile.TemporaryDirectory(prefix="minbert-study-") as temporary:
         copy = Path(temporary)
@@ -226,13 +239,12 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def page_name(folders: Sequence[str], folder: str) -> str:
-    """A file name for a student's page; folders of one name are numbered from the second on."""
-    *before, name = (re.sub(r"[^\w.-]", "_", Path(each).name)[:100] or "student"
-                     for each in folders[:folders.index(folder) + 1])
-    # on macOS, Ann is ann
-    number = 1 + [each.casefold() for each in before].count(name.casefold())
-    return f"{name} ({number}).html" if number > 1 else f"{name}.html"
+def page_name(folders: Iterable[str], folder: str) -> str:
+    """A file name for a student's page: the folder's name, or its path if another has this name."""
+    names = [Path(each).name.casefold() for each in folders]  # on macOS, Ann is ann
+    name = Path(folder).name
+    text = re.sub(r"[^\w .()-]", "_", folder if names.count(name.casefold()) > 1 else name)
+    return f"{text.lstrip('.')[-80:] or 'student'}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:
@@ -250,4 +262,4 @@ def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, V
             if result.lines not in ((), told):
                 parts.append(preformatted("\n".join(result.lines)))
             told = result.lines
-    return page(f"Feedback: {Path(grade.folder).name}", parts)
+    return page(f"Feedback: {grade.folder}", parts)

@@ -64,7 +64,8 @@ def _reason(node: ast.AST, name: str, forbidden: Sequence[str]) -> str | None:
             if (reason := next(filter(None, reasons), None)) is not None:
                 return reason
     elif isinstance(node, ast.Name):  # a library's function has a bare name only if it is imported
-        return _about(node.id, (), OUT_OF_REACH)
+        reason = _about(node.id, (), OUT_OF_REACH)
+        return reason and f"{reason}; if you chose this name, choose another"
     elif isinstance(node, ast.Attribute) and node.attr != "eval":  # eval() is a module's mode
         before = getattr(node.value, "attr", getattr(node.value, "id", None))
         if (before, node.attr) != ("nn", "utils"):

@@ -17,6 +17,9 @@ README = "README.md"
 def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
     """Writes the exercises' files. Files that exist stay as they are.
 
+    README.md lists the folder's exercises. When some are added, it is written again, unless
+    somebody changed it.
+
     Returns:
         The files that were written.
 
@@ -28,8 +31,12 @@ def start(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {FILES[name]: (TEMPLATES / FILES[name]).read_text(encoding="utf-8")
              for name in names}
-    texts[README] = readme(names)
     missing = {name: text for name, text in texts.items() if not (folder / name).exists()}
+    before = [name for name in NAMES if (folder / FILES[name]).exists()]
+    path = folder / README
+    if not path.exists() or (missing and before and
+                             path.read_text("utf-8", errors="replace") == readme(before)):
+        missing[README] = readme([name for name in NAMES if name in {*before, *names}])
     for name, text in missing.items():
         write_text(folder / name, text)
     return [folder / name for name in missing]

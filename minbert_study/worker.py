@@ -109,17 +109,31 @@ def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> N
     torch.set_num_threads(1)
     exercises.load(name)  # before anything is refused or replaced
     _limit_memory()
+    tempfile.gettempdir()  # finds it by writing there, which torch.optim needs
     _refuse_mischief(out)
-    with (Path(out, "printed").open("w", encoding="utf-8", errors="replace") as printed,
-          redirect_stdout(printed), redirect_stderr(printed)):
+    printed = Printed(Path(out, "printed"))
+    with redirect_stdout(printed), redirect_stderr(printed):
         for number, result in enumerate(_results_of(folder, name, own, seed)):
             written = _written(result)
             if len(written) > WRITTEN:
                 written = _written({"is_begun": True, "fault": [
                     f"{len(written):,} bytes came back, far too many: check the shapes"]})
             Path(out, f"{number}.pt").write_bytes(written)
-            printed.flush()
     os._exit(0)  # no code of the student's runs after this
+
+
+class Printed(io.TextIOBase):
+    """Writes the first PRINTED characters to a file, at once, and drops the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.left = path.open("w", encoding="utf-8", errors="replace"), PRINTED
+
+    def write(self, text: str) -> int:
+        if self.left > 0:
+            self.file.write(text[:self.left])
+            self.file.flush()
+            self.left -= len(text)
+        return len(text)
 
 
 def _written(result: dict) -> bytes:

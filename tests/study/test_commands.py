@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -157,18 +159,25 @@ def test_solutions_are_shown(name, folder, capsys):
     (["grade", "mine", "--points", "bad.csv"], "bad.csv, line 2: expected EXERCISE,POINTS"),
     (["grade", "mine", "--points", "other.csv"], "other.csv, line 1: there is no exercise 'x'"),
     (["grade", "mine", "--points", "excel.csv"], "POINTS, found 'exercise;points'"),
+    (["grade", "mine", "--points", "utf16.csv"], "utf16.csv, line 1: not UTF-8, it looks like UTF-16"),
     (["grade", "mine", "--points", "twice.csv"], "twice.csv, line 2: adamw has points already"),
     (["grade", "mine", "--out", "grades.xlsx"], "--out grades.xlsx: expected FILE.csv"),
     (["grade", "mine", "--out", "twice.csv"], "twice.csv is not a table of these"),
     (["grade", "subs/*", "none"], "subs/*: there is no such folder"),
-    (["grade", "."], "one level deeper (mine): grade *"),
+    (["grade", "."], "in 2 of its subfolders (a b, mine): grade one of them, or each as a student's "
+     "with ./*"),
+    (["grade", "../my class"], "with '../my class'/*"),
     (["grade", "mine/ex02_attention.py"], "this is a file; if it is an archive, unpack it"),
 ])
 def test_wrong_input(argv, says, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder.parent)
+    inside = folder.parent / "my class"
+    shutil.copytree(folder, inside / "mine")
+    shutil.copytree(folder, inside / "a b")
+    monkeypatch.chdir(inside)
     Path("bad.csv").write_text("attention,5\nadamw,-3\n")
     Path("other.csv").write_text("x,5\n")
     Path("excel.csv").write_text("exercise;points\nadamw;5\n")
+    Path("utf16.csv").write_text("adamw,5\n", encoding="utf-16")
     Path("twice.csv").write_text("adamw,5\nadamw,6\n")
     assert main(argv) == 2
     assert says in capsys.readouterr().err
@@ -231,9 +240,20 @@ def test_skeleton_again(tmp_path, capsys):
     """The teacher's points are kept; what they lack is named."""
     main(["skeleton", str(tmp_path / "mine"), "--only", "adamw"])
     assert "is kept" not in capsys.readouterr().out
-    assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw,gelu"]) == 0
+    assert main(["skeleton", str(tmp_path / "mine"), "--only", "adamw, gelu"]) == 0
     assert "mine-points.csv is kept as it is and lacks gelu: " in capsys.readouterr().out
     assert (tmp_path / "mine-points.csv").read_text() == "exercise,points\nadamw,10\n"
+
+
+def test_readme_lists_the_exercises(tmp_path):
+    """Also those that a second call adds, unless somebody changed the file."""
+    path = tmp_path / "mine/README.md"
+    main(["skeleton", str(tmp_path / "mine"), "--only", "adamw"])
+    main(["skeleton", str(tmp_path / "mine"), "--only", "gelu"])
+    assert re.findall(r"^\| ex.._(\w+)", path.read_text(), re.MULTILINE) == ["gelu", "adamw"]
+    path.write_text("changed")
+    main(["start", str(tmp_path / "mine")])
+    assert path.read_text() == "changed"
 
 
 def test_printed_commands(tmp_path, capsys):
@@ -267,15 +287,32 @@ def test_formulas_stay_text():
 
 
 @pytest.mark.parametrize(("folders", "pages"), [
-    (["c d", "e f"], ["c_d", "e_f"]),
-    (["a/hw", "b/hw", "c d"], ["hw", "hw (2)", "c_d"]),
-    (["e f", "e_f", "e_f (2)"], ["e_f", "e_f (2)", "e_f__2_"]),
-    (["a/Ann", "b/ann"], ["Ann", "ann (2)"]),
+    (["c/a", "./d e"], ["a", "d e"]),
+    (["a/hw", "../b=/hw", "c d"], ["a_hw", "_b__hw", "c d"]),
+    (["e f", "e_f", "x/e_f (2)"], ["e f", "e_f", "e_f (2)"]),
+    (["a/Ann", "b/ann"], ["a_Ann", "b_ann"]),
+    (["."], ["student"]),
 ])
 def test_same_names(folders, pages):
-    """Two students whose folders have one name get two pages."""
-    assert [grading.page_name(folders, folder) for folder in folders] == [
-        f"{page}.html" for page in pages]
+    """Two students whose folders have one name get two pages, in whatever order the rows are."""
+    for rows in (folders, folders[::-1]):
+        assert [grading.page_name(rows, folder) for folder in folders] == [
+            f"{page}.html" for page in pages]
+
+
+def test_pages_of_one_name(folder, monkeypatch):
+    """A page keeps its name if the table is sorted, or only one student is graded again."""
+    monkeypatch.chdir(folder.parent)
+    for student in ("a", "b"):
+        Path(student, "hw").mkdir(parents=True)
+    Path("points.csv").write_text("adamw,4\n")
+    assert main(["grade", "b/hw", "a/hw", "--points", "points.csv"]) == 0
+    header, points, *rows = Path("grades.csv").read_text().splitlines()
+    Path("grades.csv").write_text("\n".join([header, points, *sorted(rows)]))
+    assert main(["grade", "b/hw", "--points", "points.csv"]) == 0
+    assert {path.name for path in Path("grades-feedback").iterdir()} == {"a_hw.html", "b_hw.html"}
+    for student in ("a", "b"):
+        assert f"Feedback: {student}/hw<" in Path(f"grades-feedback/{student}_hw.html").read_text()
 
 
 def test_console_command(folder, capsys, monkeypatch):

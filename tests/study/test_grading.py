@@ -30,6 +30,25 @@ def test_grade_again(folder, monkeypatch, capsys):
     assert Path("grades.csv").read_text() == table
 
 
+def test_one_level_deeper(folder, monkeypatch, capsys):
+    """The only subfolder with exercises is graded in the student's row; of several, none is.
+
+    A link to another student's folder does not count.
+    """
+    monkeypatch.chdir(folder.parent)
+    for place in ("ann/hw", "bob/hw", "bob/old"):
+        shutil.copytree("mine", place)
+    Path("ann/link").symlink_to(folder)
+    Path("eve").mkdir()
+    Path("eve/hw").symlink_to(folder)
+    Path("points.csv").write_text("attention,8\n")
+    assert main(["grade", "ann", "bob", "eve", "--points", "points.csv"]) == 0
+    assert [row.split(",")[:2] for row in Path("grades.csv").read_text().splitlines()[2:]] == [
+        ["ann", "8"], ["eve", "0"]]
+    assert "bob is not graded: exercises are in 2 of its subfolders (hw, old): grade " in (
+        capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(("text", "says"), [
     ("def f(:", f"{FILES['adamw']}, line 1: Python cannot read this: "),
     ("x = 1", f"{FILES['adamw']}, adamw_update is missing: "),

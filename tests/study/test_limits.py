@@ -45,6 +45,8 @@ def with_lines(*lines: str) -> str:
     ("def f(): return torch.utils.cpp_extension", "utils is not needed"),
     ("from torch.nn.utils import os", "os is not needed"),
     ("def f(): return eval('1')", "eval is not needed"),
+    ("vars = 1", "vars is not needed in this exercise and may not be used; if you chose this name, "
+     "choose another"),
     ("def f(): return math.os", "os is not needed"),
     ("def f(): return attention.__globals__", "__globals__ is not needed"),
     ("def f(e): return e.tb_frame", "tb_frame is not needed"),
@@ -174,6 +176,11 @@ def test_mischief(code, says, tmp_path, monkeypatch):
     assert (tmp_path / FILE).is_file()
 
 
+def test_an_optimizer_is_made(tmp_path):
+    """torch then looks for a folder of temporary files."""
+    assert check(tmp_path, with_lines("torch.optim.SGD([query], lr=0.1)"))[0].is_done
+
+
 def test_a_file_is_read(tmp_path, monkeypatch):
     """Reading is allowed: torch itself reads files when it is used."""
     monkeypatch.setattr(rules, "faults", lambda *_: [])
@@ -183,12 +190,15 @@ def test_a_file_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "passed"), [
     (with_lines("while query.shape[0] == 3: pass"), [True, True, False]),
     (f"while True: pass\n{SOLUTION}", [False, False, False]),
-], ids=["in a call", "at import"])
-def test_endless_loop(text, passed, tmp_path, monkeypatch):
+    (with_lines("while query.shape[0] == 3: print('x' * 10**6)"), [True, True, False]),
+], ids=["in a call", "at import", "that prints"])
+def test_endless_loop(text, passed, tmp_path, monkeypatch, capfd):
     """It costs the checks that it is in; those before it keep their result."""
     monkeypatch.setattr(worker, "SECONDS", 3)
     verdict, lines = check(tmp_path, text)
     assert "stopped after 3 seconds" in lines
+    assert capfd.readouterr().err == ""
+    assert len(verdict.printed) == (worker.PRINTED if "print(" in text else 0)
     assert [result.passed for result in verdict.results[:3]] == passed
 
 
