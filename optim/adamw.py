@@ -102,7 +102,8 @@ def adamw_update(theta: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch
     """The equations of AdamW's docstring, in place on θ, m and v.
 
     Args:
-        theta, g, m, v: parameter, gradient, first and second moment, of one shape.
+        theta, g, m, v: parameter, gradient, first and second moment, of one shape. In training,
+            these are long parts of the encoder's one vector, not a layer's matrices.
         t: the number of this step, from 1.
     """
     beta1, beta2 = betas

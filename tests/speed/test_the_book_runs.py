@@ -279,6 +279,20 @@ def test_default_device(tiny_model, monkeypatch):
         assert optim.fast.fused_adamw_applies(adamw_update)
 
 
+@pytest.mark.parametrize("change", [
+    lambda g, t: g.clamp(-1, 1),
+    lambda g, t: g - g.mean(1, keepdim=True) if g.dim() > 1 else g,
+    lambda g, t: g if t < 3 else 0 * g,
+])
+def test_updates_that_differ_rarely(change):
+    """For large gradients, for matrices, or after some steps."""
+    def update(theta, g, m, v, t, **options):
+        adamw_update(theta, change(g, t), m, v, t, **options)
+
+    with pytest.warns(UserWarning, match="optim/fast.py do not agree"):
+        assert not optim.fast.fused_adamw_applies(update)
+
+
 def test_a_failed_comparison_is_one_line(tiny_model, monkeypatch):
     def difference(tiny, device):
         raise ValueError("one line\nand another")
