@@ -104,7 +104,7 @@ def dropped(output: torch.Tensor) -> dict[str, object]:
         "a weight that is kept": kept.mean() if kept.numel() else output.mean()}
 
 
-# 32,000 draws; 3,200 if they fall on the values, as in a mistake: the difference of two such shares
+# 40,000 draws; 3,200 if they fall on the values, as in a mistake: the difference of two such shares
 # of 0.3 has a standard deviation of 0.0115. In right code all shares but the first are 0.
 DROPPED = dict.fromkeys(("share of weights that are dropped",
                          "share of values of which one half alone is dropped",
@@ -116,10 +116,11 @@ DROPPED = dict.fromkeys(("share of weights that are dropped",
 
 @check(tolerance=DROPPED)
 def dropout(part):
-    """Dropout applies to the weights, and those that are kept are scaled up by 1/(1 − p)."""
-    query = key = torch.zeros(20, 4, 20, 2)  # all weights are 1/20
-    value = torch.eye(20).repeat(1, 2).expand(20, 4, 20, 40)
-    return dropped(part.attention(query, key, value, dropout=0.3))
+    """Dropout applies to the weights, also with a mask; what is kept is scaled by 1/(1 − p)."""
+    query = key = torch.zeros(20, 4, 25, 2)  # all weights of the 20 real keys are 1/20
+    value = torch.eye(25, 20).repeat(1, 2).expand(20, 4, 25, 40)
+    mask = (torch.arange(25) < 20).expand(20, 25)
+    return dropped(part.attention(query, key, value, mask, dropout=0.3))
 
 
 EXERCISE = Exercise(

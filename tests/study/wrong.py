@@ -48,11 +48,18 @@ WRONG = {
          "share of heads that lose the same"),
         (DROPPED, "weights * F.dropout(torch.ones_like(weights[:1]), dropout)",
          "share of sentences that lose the same"),
+        ("return F.dropout", "if dropout > 0:\n        weights = attention_weights(query, key)\n"
+         "    return F.dropout", "a weight that is kept"),
     ],
     "multi_head": [
         ("torch.stack(parts)", "parts", None),
         ("torch.stack(parts)", "torch.stack(parts, dim=1)", "dimensions are in the order"),
         ("out.reshape(batch, seq, hidden)", "out", "only the shape is wrong"),
+        ("value, mask, p)", "value, None if self.training else mask, p)",
+         "output at real tokens in training mode"),
+        ("value, mask, p)\n", "value, mask if mask is None else mask[:, None, None], p)\n"
+         "        if mask is not None:\n            return out.transpose(1, 2).flatten(2)\n",
+         "shape of the output: yours"),
     ],
     "gelu": [
         ("return x * phi", "return torch.nn.functional.gelu(x)", "gelu is what you are to write"),
