@@ -116,11 +116,15 @@ def check(against: Mapping[str, object] | None = None,
 
 
 def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]:
-    """An observation for a check: what flows back from a random weighting of the output."""
+    """An observation for a check: what flows back from a random weighting of the output.
+
+    The weighting has a generator of its own: the student's code may have drawn random numbers.
+    """
     found = [None] * len(leaves)
     if output.requires_grad:
         # not randn_like: it draws in the order of memory, which is another one after a transpose
-        found = torch.autograd.grad((output * torch.randn(output.shape)).sum(), leaves.values(),
+        weighting = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        found = torch.autograd.grad((output * weighting).sum(), leaves.values(),
                                     allow_unused=True)
     return {f"gradient of {name}": NO_GRADIENT if gradient is None else gradient
             for name, gradient in zip(leaves, found, strict=True)}

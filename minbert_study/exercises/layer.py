@@ -96,9 +96,10 @@ def mask(part):
 @check()
 def activation(part):
     """Outputs are right with each activation: use self.activation, which the configuration sets."""
-    return {f"{name} with {kind}": value for kind in ("relu", "gelu_new", "gelu")
-            for name, value in steps(layer_of(part, activation=kind), torch.randn(1, 2, 6)).items()
-            if name.startswith(("act", "output"))}
+    drawn = {kind: (layer_of(part, activation=kind), torch.randn(1, 2, 6))
+             for kind in ("relu", "gelu_new", "gelu")}
+    return {f"{name} with {kind}": value for kind, given in drawn.items()
+            for name, value in steps(*given).items() if name.startswith(("act", "output"))}
 
 
 @check()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from handed_in import SOLUTIONS, hand_in, solution
-from wrong import WRONG
+from wrong import HAND_DROPOUT, WRONG
 
 from minbert_study import checking, grading, rules, starting
 from minbert_study.exercise import FILES, NAMES, load
@@ -49,6 +49,16 @@ def test_parts_that_do_not_fit(tmp_path):
     assert checking.lines_of(verdicts["bert"])[1:3] == [
         f"    {says}",
         "    ex01_embeddings.py, line 20: total = torch.stack([words, positions, types]).sum(0)"]
+
+
+@pytest.mark.parametrize("name", ["multi_head", "layer", "bert"])
+def test_beside_drawing_dropout(name, tmp_path):
+    """Dropout by hand draws random numbers for a rate of 0, too; later exercises still fit it."""
+    hand_in(tmp_path, "attention", ("F.dropout(weights, dropout)", HAND_DROPOUT))
+    hand_in(tmp_path, name)
+    verdict = checking.check_exercise(tmp_path, name, ["attention"])
+    assert verdict.is_done
+    assert not verdict.misfit
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,6 +22,7 @@ BY_BACKWARD = '''    optimizer.zero_grad()
 SHARED = "    shared = list(model.encoder.parameters())\n"
 POSITIONS = "torch.arange(seq).unsqueeze(0).repeat(batch, 1)"
 DROPPED = "F.dropout(weights, dropout)"
+HAND_DROPOUT = "(weights * (torch.rand_like(weights) >= dropout) / (1 - dropout))"
 COSINES = "(gram / products.masked_fill(is_zero, 1)).masked_fill(is_zero, 0)"
 BINARY = "    yes, no = F.logsigmoid(z), F.logsigmoid(-z)\n"
 PEARSON = "float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))"
@@ -50,6 +51,7 @@ WRONG = {
          "share of sentences that lose the same"),
         ("return F.dropout", "if dropout > 0:\n        weights = attention_weights(query, key)\n"
          "    return F.dropout", "a weight that is kept"),
+        (DROPPED, HAND_DROPOUT, None),
     ],
     "multi_head": [
         ("torch.stack(parts)", "parts", None),
