@@ -97,6 +97,19 @@ def test_mistakes_are_told(name):
         assert f"This is what comes out {says}" in told, told
 
 
+@pytest.mark.parametrize(("name", "find", "replace"), [
+    pytest.param("multi_head", "out.transpose(1, 2)", "out.transpose(1, 3)", id="explains a later"),
+    pytest.param("layer", "x + self.dropout(a)", "x + 0", id="explains one of many"),
+    pytest.param("embeddings", "self.dropout(total)",
+                 "nn.functional.dropout(total, self.dropout.p, self.training)", id="not called"),
+])
+def test_other_causes_are_not_told(name, find, replace, tmp_path):
+    """A mistake is not named for what has another cause."""
+    verdict = checking.check_exercise(hand_in(tmp_path, name, (find, replace)), name, [])
+    assert not verdict.is_done
+    assert "This is what comes out" not in "\n".join(checking.lines_of(verdict))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_hints_and_lesson(name):
     assert len(load(name).hints) == 3
