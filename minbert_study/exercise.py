@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import attrgetter
@@ -160,31 +160,27 @@ def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
     With the part "layer_norm": "layer_norm gets" is its first argument, "layer_norm gives" its
     output, and "layer_norm gets NAME" its argument of that name.
     """
-    notes, handles = Notes(), []
+    notes = Notes()
 
-    def watch(path: str) -> None:
-        part = module.get_submodule(path)
-        names = inspect.signature(part.forward)
+    def watched(path: str, forward: Callable) -> Callable:
+        names = inspect.signature(forward)
 
-        def before(_: nn.Module, args: tuple, named: dict) -> None:
+        def noting(*args: object, **named: object) -> object:
             given = names.bind(*args, **named).arguments
             notes.setdefault(f"{path} gets", copy_of(next(iter(given.values()), None)))
             for name, value in given.items():
                 notes.setdefault(f"{path} gets {name}", copy_of(value))
-
-        def after(_: nn.Module, args: tuple, output: object) -> None:
+            output = forward(*args, **named)
             notes.setdefault(f"{path} gives", copy_of(output))
+            return output
+        return noting
 
-        handles.extend([part.register_forward_pre_hook(before, with_kwargs=True),
-                        part.register_forward_hook(after)])
-
-    for path in parts:
-        watch(path)
-    try:
+    with ExitStack() as stack:
+        for path in parts:
+            part = module.get_submodule(path)
+            # not a hook: right code may call part.forward itself
+            stack.enter_context(patch.object(part, "forward", watched(path, part.forward)))
         yield notes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

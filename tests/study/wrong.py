@@ -34,6 +34,7 @@ WRONG = {
         ("self.layer_norm = ", "self.LayerNorm = ", "has no attribute `layer_norm`"),
         ("self.word_embeddings(input_ids)", "self.word_embeddings.weight[input_ids]", None),
         ("total", "input", None),
+        ("self.layer_norm(total)", "self.layer_norm.forward(total)", None),
     ],
     "attention": [
         (" / math.sqrt(query.shape[-1])", "", "without the division by √d"),
@@ -98,6 +99,7 @@ WRONG = {
         (POSITIONS, "torch.arange(batch).unsqueeze(0)", "shapes there: input_ids"),
         (POSITIONS, "torch.arange(batch * seq).view(batch, seq)", "position_ids into embeddings"),
         (POSITIONS, "torch.arange(seq)", None),
+        ("layer(hidden, mask)", "layer.forward(hidden, mask)", None),
         ("attention_mask.bool()", "token_type_ids.bool()", "mask into layer 0"),
         ("attention_mask.bool()", "(1 - attention_mask) * -10000.0",
          "hidden = layer(hidden, mask)"),
