@@ -154,24 +154,33 @@ class Notes(dict):
 
 
 @contextmanager
-def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
+def notes_of(module: nn.Module, *parts: str,
+             tokens: torch.Size | None = None) -> Iterator[Notes]:
     """Inside, what these parts of a module get and give at their first call is noted.
 
     With the part "layer_norm": "layer_norm gets" is its first argument, "layer_norm gives" its
-    output, and "layer_norm gets NAME" its argument of that name.
+    output, and "layer_norm gets NAME" its argument of that name. Vectors in one long row are noted
+    in the shape of `tokens`.
     """
     notes = Notes()
+
+    def note(key: str, value: object) -> None:
+        value = copy_of(value)
+        if (tokens is not None and isinstance(value, torch.Tensor) and value.is_floating_point()
+                and value.dim() == 2 and len(value) == tokens.numel()):
+            value = value.reshape(*tokens, -1)
+        notes.setdefault(key, value)
 
     def watched(path: str, forward: Callable) -> Callable:
         names = inspect.signature(forward)
 
         def noting(*args: object, **named: object) -> object:
             given = names.bind(*args, **named).arguments
-            notes.setdefault(f"{path} gets", copy_of(next(iter(given.values()), None)))
+            note(f"{path} gets", next(iter(given.values()), None))
             for name, value in given.items():
-                notes.setdefault(f"{path} gets {name}", copy_of(value))
+                note(f"{path} gets {name}", value)
             output = forward(*args, **named)
-            notes.setdefault(f"{path} gives", copy_of(output))
+            note(f"{path} gives", output)
             return output
         return noting
 

@@ -35,6 +35,9 @@ WRONG = {
         ("self.word_embeddings(input_ids)", "self.word_embeddings.weight[input_ids]", None),
         ("total", "input", None),
         ("self.layer_norm(total)", "self.layer_norm.forward(total)", None),
+        ("self.layer_norm(total)\n        return self.dropout(total)",
+         "self.layer_norm(total.flatten(0, -2))\n"
+         "        return self.dropout(total).view(*input_ids.shape, -1)", None),
     ],
     "attention": [
         (" / math.sqrt(query.shape[-1])", "", "without the division by √d"),
@@ -89,6 +92,7 @@ WRONG = {
         ("attention_dropout)\n", "dropout)\n", "dropout of self_attention: yours 0.5"),
         ("self.self_attention(x, mask)", "self.self_attention(x, None if self.training else mask)",
          "output at real tokens in training mode"),
+        ("self.output_dense(f)", "self.output_dense(f.flatten(0, 1)).view_as(x)", None),
     ],
     "pooler": [
         ("(cls_states)\n", "(cls_states.mean(0, keepdim=True))\n", "output"),
