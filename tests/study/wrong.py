@@ -134,11 +134,13 @@ WRONG = {
          "    keys = ", "the next call hides other tokens"),
         ("torch.randint(0, vocab_size, (int(swap.sum()),), generator=generator)",
          "int(torch.randint(0, vocab_size, (1,), generator=generator))",
-         "among the random ones: yours 1,"),
+         "among the random ones: yours 98,"),
         ("    keys[~allowed] = 2.0\n", "    keys[~allowed] = 2.0\n    keys[:2] += 2.0\n",
          "how often each of 6 words is chosen"),
         ("mask_id\n", "103\n", "share shown as [MASK]"),
         ("(dice >= HIDDEN) & (dice < HIDDEN + RANDOM)", "dice > 1 - RANDOM", None),
+        ("keys.argsort()[:k]", "torch.stack([key.lt(keys).sum() for key in keys]).argsort("
+         "descending=True)[:k]", None),  # compares each with each
     ],
     "adamw": [
         ("m.copy_(beta1 * m + (1 - beta1) * g)", "m = beta1 * m + (1 - beta1) * g",
