@@ -114,6 +114,8 @@ WRONG = {
         ("    cls = ", "    hidden = hidden * mask[:, :, None]\n    cls = ", None),
     ],
     "wordpiece": [
+        ("prefix + rest[:length] not in vocabulary", "not vocabulary.get(prefix + rest[:length])",
+         "pieces of unaffable"),
         ("        if length == 0:\n            return [UNKNOWN]\n", "", "does a loop run forever"),
         ("len(word) > MOST_CHARACTERS", "len(word) > MOST_CHARACTERS and word not in vocabulary",
          "of 101 times b"),
