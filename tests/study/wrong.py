@@ -253,6 +253,7 @@ WRONG = {
          "optimizer.zero_grad()\n        loss.backward()\n", "heads.sst.1.weight: .grad is None"),
         ("loss.item() for", "loss for", "yours a tensor of shape (), expected "),
         ("model.heads[name](embedded[name])", "model(name, batch)", "how they ran"),
+        ("model.heads[name](", "model.heads[name].forward(", None),
         (STEP, STEP + "    for p in model.encoder.parameters():\n"
          "        p.grad = torch.zeros_like(p)\n", "that have a .grad afterwards"),
         ("    model.heads.train()\n", "", "where the heads were in eval mode"),
