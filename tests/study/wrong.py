@@ -55,6 +55,8 @@ WRONG = {
          "share of sentences that lose the same"),
         ("return F.dropout", "if dropout > 0:\n        weights = attention_weights(query, key)\n"
          "    return F.dropout", "a weight that is kept"),
+        ("return F.dropout", "if dropout == 0:\n        return weights @ value\n"
+         "    return F.dropout", None),
         (DROPPED, HAND_DROPOUT, None),
     ],
     "multi_head": [
@@ -63,6 +65,8 @@ WRONG = {
         ("out.reshape(batch, seq, hidden)", "out", "only the shape is wrong"),
         ("value, mask, p)", "value, None if self.training else mask, p)",
          "output at real tokens in training mode"),
+        ("value, mask, p)", "value, mask, p) if self.training else attention(query, key, value, "
+         "mask)", None),
         ("value, mask, p)\n", "value, mask if mask is None else mask[:, None, None], p)\n"
          "        if mask is not None:\n            return out.transpose(1, 2).flatten(2)\n",
          "shape of the output: yours"),
