@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import attrgetter
@@ -116,11 +116,15 @@ def check(against: Mapping[str, object] | None = None,
 
 
 def gradients(output: torch.Tensor, **leaves: torch.Tensor) -> dict[str, object]:
-    """An observation for a check: what flows back from a random weighting of the output."""
+    """An observation for a check: what flows back from a random weighting of the output.
+
+    The weighting has a generator of its own: the student's code may have drawn random numbers.
+    """
     found = [None] * len(leaves)
     if output.requires_grad:
         # not randn_like: it draws in the order of memory, which is another one after a transpose
-        found = torch.autograd.grad((output * torch.randn(output.shape)).sum(), leaves.values(),
+        weighting = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        found = torch.autograd.grad((output * weighting).sum(), leaves.values(),
                                     allow_unused=True)
     return {f"gradient of {name}": NO_GRADIENT if gradient is None else gradient
             for name, gradient in zip(leaves, found, strict=True)}
@@ -150,37 +154,42 @@ class Notes(dict):
 
 
 @contextmanager
-def notes_of(module: nn.Module, *parts: str) -> Iterator[Notes]:
+def notes_of(module: nn.Module, *parts: str,
+             tokens: torch.Size | None = None) -> Iterator[Notes]:
     """Inside, what these parts of a module get and give at their first call is noted.
 
     With the part "layer_norm": "layer_norm gets" is its first argument, "layer_norm gives" its
-    output, and "layer_norm gets NAME" its argument of that name.
+    output, and "layer_norm gets NAME" its argument of that name. Vectors in one long row are noted
+    in the shape of `tokens`.
     """
-    notes, handles = Notes(), []
+    notes = Notes()
 
-    def watch(path: str) -> None:
-        part = module.get_submodule(path)
-        names = inspect.signature(part.forward)
+    def note(key: str, value: object) -> None:
+        value = copy_of(value)
+        if (tokens is not None and isinstance(value, torch.Tensor) and value.is_floating_point()
+                and value.dim() == 2 and len(value) == tokens.numel()):
+            value = value.reshape(*tokens, -1)
+        notes.setdefault(key, value)
 
-        def before(_: nn.Module, args: tuple, named: dict) -> None:
+    def watched(path: str, forward: Callable) -> Callable:
+        names = inspect.signature(forward)
+
+        def noting(*args: object, **named: object) -> object:
             given = names.bind(*args, **named).arguments
-            notes.setdefault(f"{path} gets", copy_of(next(iter(given.values()), None)))
+            note(f"{path} gets", next(iter(given.values()), None))
             for name, value in given.items():
-                notes.setdefault(f"{path} gets {name}", copy_of(value))
+                note(f"{path} gets {name}", value)
+            output = forward(*args, **named)
+            note(f"{path} gives", output)
+            return output
+        return noting
 
-        def after(_: nn.Module, args: tuple, output: object) -> None:
-            notes.setdefault(f"{path} gives", copy_of(output))
-
-        handles.extend([part.register_forward_pre_hook(before, with_kwargs=True),
-                        part.register_forward_hook(after)])
-
-    for path in parts:
-        watch(path)
-    try:
+    with ExitStack() as stack:
+        for path in parts:
+            part = module.get_submodule(path)
+            # not a hook: right code may call part.forward itself
+            stack.enter_context(patch.object(part, "forward", watched(path, part.forward)))
         yield notes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

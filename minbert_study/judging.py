@@ -87,31 +87,37 @@ def recognise(exercise: Exercise, observed: list[dict], failed: list[int],
               seed: int) -> str | None:
     """The classic mistake that gives what the student's code gives, in as many checks as it can.
 
+    It explains the first failing check, under which it is told, and at least half of all that fail.
     Among equals it is the one that also passes most of what the student's code passes. One that
-    fails more than half of that is not what the student did.
+    fails more than half of that is not what the student did. Where all that differs is that parts
+    were not called, which has many causes, it has to explain all.
     """
     passed = [number for number, found in enumerate(observed)
               if "observed" in found and number not in failed]
 
-    def gives_yours(number: int, find: str, replacement: str) -> bool:
-        gives = _mistaken(exercise, find, replacement, exercise.checks[number], seed)
+    def is_telling(number: int) -> bool:
+        """Whether something differs besides parts that were not called, see exercise.Notes."""
+        check, yours = exercise.checks[number], observed[number]["observed"]
+        others = {name: wanted for name, wanted in expectation(exercise, check, seed).items()
+                  if not str(yours.get(name)).startswith("self.")}
+        return bool(difference(yours, others, check.tolerance))
+
+    def gives_yours(number: int, edit: list[str]) -> bool:
+        gives = _mistaken(exercise, *edit, exercise.checks[number], seed)
         return gives is not None and not difference(observed[number]["observed"], gives,
                                                     exercise.checks[number].tolerance)
 
-    best, told = (0, len(passed)), None
-    for says, find, replacement in exercise.mistakes:
-        explained = 0
-        for done, number in enumerate(failed):
-            if (explained + len(failed) - done, len(passed)) <= best:
-                break  # it cannot be better than the best so far
-            explained += gives_yours(number, find, replacement)
-        else:
-            if (explained, len(passed)) > best:
-                score = explained, sum(gives_yours(number, find, replacement) for number in passed)
-                if score > best and 2 * score[1] >= len(passed):
-                    best, told = score, f"This is what comes out {says}"
-        if best == (len(failed), len(passed)):
-            break  # no other can explain more
+    telling = set(filter(is_telling, failed))
+    best, told = (0, 0), None
+    for says, *edit in exercise.mistakes:
+        if not gives_yours(failed[0], edit):
+            continue
+        explained = {number for number in failed if gives_yours(number, edit)}
+        score = len(explained), sum(gives_yours(number, edit) for number in passed)
+        is_enough = 2 * score[0] >= len(failed) and 2 * score[1] >= len(passed)
+        if (score > best and is_enough
+                and (telling & explained or score == (len(failed), len(passed)))):
+            best, told = score, f"This is what comes out {says}"
     return told
 
 

@@ -111,9 +111,19 @@ class Seen:
         self.model, self.matrices, self.embeddings, self.modes = model, [], {}, []
         self.forwards = dict.fromkeys(model.tasks, 0)
         self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
-        model.encoder.register_forward_hook(self._at_encoder)
+        self._watch(model.encoder, self._at_encoder)
         for name, head in model.heads.items():
-            head.register_forward_hook(partial(self._at_head, name))
+            self._watch(head, partial(self._at_head, name))
+
+    def _watch(self, module: torch.nn.Module, see: Callable) -> None:
+        # not a hook: right code may call module.forward itself
+        forward = module.forward
+
+        def watched(*args: object, **named: object) -> object:
+            output = forward(*args, **named)
+            see(module, next(iter((*args, *named.values()))), output)
+            return output
+        module.forward = watched
 
     def spy(self, project: Callable) -> Callable:
         """The same function; what it is given is remembered."""
@@ -127,13 +137,14 @@ class Seen:
         return {name: value.detach() - self.before[name]
                 for name, value in self.model.named_parameters() if name.startswith(start)}
 
-    def _at_encoder(self, encoder: torch.nn.Module, given: tuple, output: BertOutput) -> None:
+    def _at_encoder(self, encoder: torch.nn.Module, _: torch.Tensor, output: BertOutput) -> None:
         graph = "a" if output.pooler_output.requires_grad else "no"
         self.modes.append(f"encoder in {mode_of(encoder)} mode, with {graph} graph through it")
 
-    def _at_head(self, name: str, head: torch.nn.Module, given: tuple, _: torch.Tensor) -> None:
+    def _at_head(self, name: str, head: torch.nn.Module, given: torch.Tensor,
+                 _: torch.Tensor) -> None:
         self.forwards[name] += 1
-        self.embeddings[name] = given[0].detach().clone()
+        self.embeddings[name] = given.detach().clone()
         self.modes.append(f"head of {name} in {mode_of(head)} mode")
 
 

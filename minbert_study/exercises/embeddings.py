@@ -23,7 +23,7 @@ class OneHotEmbeddings(BertEmbeddings):
 
 def embed(module, *ids) -> dict[str, object]:
     """The steps of the equation, in order."""
-    with notes_of(module, "layer_norm", "dropout") as notes:
+    with notes_of(module, "layer_norm", "dropout", tokens=ids[0].shape) as notes:
         output = module(*ids)
     return {"sum of the three rows into layer_norm": notes["layer_norm gets"],
             "normalised vector into dropout": notes["dropout gets"],

@@ -50,7 +50,7 @@ def layer_of(part, width: int = 6, heads: int = 2, activation: str = "gelu", eps
 
 
 def steps(module, x, mask=None) -> dict[str, object]:
-    with notes_of(module, *PARTS) as notes:
+    with notes_of(module, *PARTS, tokens=x.shape[:-1]) as notes:
         output = module(x, mask)
     return {name: notes[note] for name, note in STEPS.items()} | {"output": output}
 
@@ -96,9 +96,10 @@ def mask(part):
 @check()
 def activation(part):
     """Outputs are right with each activation: use self.activation, which the configuration sets."""
-    return {f"{name} with {kind}": value for kind in ("relu", "gelu_new", "gelu")
-            for name, value in steps(layer_of(part, activation=kind), torch.randn(1, 2, 6)).items()
-            if name.startswith(("act", "output"))}
+    drawn = {kind: (layer_of(part, activation=kind), torch.randn(1, 2, 6))
+             for kind in ("relu", "gelu_new", "gelu")}
+    return {f"{name} with {kind}": value for kind, given in drawn.items()
+            for name, value in steps(*given).items() if name.startswith(("act", "output"))}
 
 
 @check()
@@ -124,7 +125,7 @@ DROPPED = {"x into self_attention": 0.05, "attention(x) into attention_dense": 0
 def dropout(part):
     """In training, dropout (0.25) applies to what is added to the residual, in both equations."""
     module, x = layer_of(part, dropout=0.25).train(), torch.randn(30, 20, 6)
-    with notes_of(module, *PARTS) as notes:
+    with notes_of(module, *PARTS, tokens=x.shape[:-1]) as notes:
         output = module(x)
     h = notes["attention_layer_norm gives"]
     to_x, to_h = notes["attention_layer_norm gets"] - x, notes["output_layer_norm gets"] - h

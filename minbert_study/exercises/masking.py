@@ -169,13 +169,19 @@ def places(part):
     "with 8 pieces, the share of each random one": 0.0066})
 def shares(part):
     """Of the chosen tokens, 0.8 are shown as [MASK], 0.1 as a random piece, 0.1 unchanged."""
-    row = torch.randint(WORD, 1000, (100_000,))
-    shown, positions, _ = masked(part, row, generator())
-    seen, is_early = shown[positions], positions < 50_000
-    is_mask, is_kept = (seen == MASK).double(), (seen == row[positions]).double()
-    changed = seen[(seen != MASK) & (seen != row[positions])]
-    few, places, _ = masked(part, torch.full((100_000,), WORD), generator(), vocab_size=8)
-    share = few[places].bincount(minlength=8) / max(1, len(places))
+    def chosen(words: int, vocab_size: int) -> list[torch.Tensor]:
+        """What stood and what is shown there, and the positions, for 100 rows of 1,000 words."""
+        rows, drawn = torch.randint(WORD, words, (100, 1000)), generator()
+        calls = [masked(part, row, drawn, vocab_size) for row in rows]
+        return [torch.cat(each) for each in zip(*(
+            (row[positions], shown[positions], positions)
+            for row, (shown, positions, _) in zip(rows, calls, strict=True)), strict=True)]
+
+    stood, seen, positions = chosen(1000, 1000)
+    is_mask, is_kept, is_early = (seen == MASK).double(), (seen == stood).double(), positions < 500
+    changed = seen[(seen != MASK) & (seen != stood)]
+    _, few, _ = chosen(WORD + 1, 8)
+    share = few.bincount(minlength=8) / max(1, len(few))
     return {"share shown as [MASK]": is_mask.mean().item(),
             "share shown as another piece": 1 - (is_mask + is_kept).mean().item(),
             "share shown as it is": is_kept.mean().item(),

@@ -84,11 +84,17 @@ def mask(part):
     real = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1]]) == 1
     x = torch.randn(3, 5, 6)
     other = torch.where(real[..., None], x, torch.randn(3, 5, 6))
+
+    def at_real(output):
+        return output[real] if output.shape == x.shape else output
+
     output = module(x, real)
-    return {"largest change of a real token": (
-                output - module(other, real))[real].abs().max().item(),
-            "output at real tokens": output[real],
-            "output without a mask": module(x)}
+    return {"shape of the output": str(tuple(output.shape)),
+            "largest change of a real token": (
+                at_real(output) - at_real(module(other, real))).abs().max().item(),
+            "output at real tokens": at_real(output),
+            "output without a mask": module(x),
+            "output at real tokens in training mode": at_real(module.train()(x, real))}
 
 
 @check()

@@ -35,10 +35,13 @@ def by_package(word, vocabulary):
 
 
 class Vocabulary(dict):
-    """Piece → id. Raises Fault after MOST_QUESTIONS look-ups: then a loop is endless."""
+    """Piece → id; a real piece has id 0. Raises Fault after MOST_QUESTIONS look-ups.
+
+    Then a loop is endless.
+    """
 
     def __init__(self, *pieces: str) -> None:
-        super().__init__({piece: number for number, piece in enumerate((UNKNOWN, *pieces))})
+        super().__init__({piece: number for number, piece in enumerate((*pieces, UNKNOWN))})
         self.asked = 0
 
     def __contains__(self, piece: object) -> bool:

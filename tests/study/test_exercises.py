@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from handed_in import SOLUTIONS, hand_in, solution
-from wrong import WRONG
+from wrong import HAND_DROPOUT, WRONG
 
 from minbert_study import checking, grading, rules, starting
 from minbert_study.exercise import FILES, NAMES, load
@@ -51,6 +51,16 @@ def test_parts_that_do_not_fit(tmp_path):
         "    ex01_embeddings.py, line 20: total = torch.stack([words, positions, types]).sum(0)"]
 
 
+@pytest.mark.parametrize("name", ["multi_head", "layer", "bert"])
+def test_beside_drawing_dropout(name, tmp_path):
+    """Dropout by hand draws random numbers for a rate of 0, too; later exercises still fit it."""
+    hand_in(tmp_path, "attention", ("F.dropout(weights, dropout)", HAND_DROPOUT))
+    hand_in(tmp_path, name)
+    verdict = checking.check_exercise(tmp_path, name, ["attention"])
+    assert verdict.is_done
+    assert not verdict.misfit
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_fails(name, tmp_path):
     """Every check fails, and one line says what is not written."""
@@ -85,6 +95,19 @@ def test_mistakes_are_told(name):
                 observed.append({"fault": [repr(error)], "is_begun": True})
         told = [line for result in judge(exercise, observed, None, seed) for line in result.lines]
         assert f"This is what comes out {says}" in told, told
+
+
+@pytest.mark.parametrize(("name", "find", "replace"), [
+    pytest.param("multi_head", "out.transpose(1, 2)", "out.transpose(1, 3)", id="explains a later"),
+    pytest.param("layer", "x + self.dropout(a)", "x + 0", id="explains one of many"),
+    pytest.param("embeddings", "self.dropout(total)",
+                 "nn.functional.dropout(total, self.dropout.p, self.training)", id="not called"),
+])
+def test_other_causes_are_not_told(name, find, replace, tmp_path):
+    """A mistake is not named for what has another cause."""
+    verdict = checking.check_exercise(hand_in(tmp_path, name, (find, replace)), name, [])
+    assert not verdict.is_done
+    assert "This is what comes out" not in "\n".join(checking.lines_of(verdict))
 
 
 @pytest.mark.parametrize("name", NAMES)

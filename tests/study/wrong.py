@@ -22,6 +22,7 @@ BY_BACKWARD = '''    optimizer.zero_grad()
 SHARED = "    shared = list(model.encoder.parameters())\n"
 POSITIONS = "torch.arange(seq).unsqueeze(0).repeat(batch, 1)"
 DROPPED = "F.dropout(weights, dropout)"
+HAND_DROPOUT = "(weights * (torch.rand_like(weights) >= dropout) / (1 - dropout))"
 COSINES = "(gram / products.masked_fill(is_zero, 1)).masked_fill(is_zero, 0)"
 BINARY = "    yes, no = F.logsigmoid(z), F.logsigmoid(-z)\n"
 PEARSON = "float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))"
@@ -33,6 +34,10 @@ WRONG = {
         ("self.layer_norm = ", "self.LayerNorm = ", "has no attribute `layer_norm`"),
         ("self.word_embeddings(input_ids)", "self.word_embeddings.weight[input_ids]", None),
         ("total", "input", None),
+        ("self.layer_norm(total)", "self.layer_norm.forward(total)", None),
+        ("self.layer_norm(total)\n        return self.dropout(total)",
+         "self.layer_norm(total.flatten(0, -2))\n"
+         "        return self.dropout(total).view(*input_ids.shape, -1)", None),
     ],
     "attention": [
         (" / math.sqrt(query.shape[-1])", "", "without the division by √d"),
@@ -48,11 +53,24 @@ WRONG = {
          "share of heads that lose the same"),
         (DROPPED, "weights * F.dropout(torch.ones_like(weights[:1]), dropout)",
          "share of sentences that lose the same"),
+        ("return F.dropout", "if dropout > 0:\n        weights = attention_weights(query, key)\n"
+         "    return F.dropout", "a weight that is kept"),
+        ("return F.dropout", "if dropout == 0:\n        return weights @ value\n"
+         "    return F.dropout", None),
+        (DROPPED, HAND_DROPOUT, None),
+        ("    weights = ", "    torch.manual_seed(0)\n    weights = ", "a second call drops the same"),
     ],
     "multi_head": [
         ("torch.stack(parts)", "parts", None),
         ("torch.stack(parts)", "torch.stack(parts, dim=1)", "dimensions are in the order"),
         ("out.reshape(batch, seq, hidden)", "out", "only the shape is wrong"),
+        ("value, mask, p)", "value, None if self.training else mask, p)",
+         "output at real tokens in training mode"),
+        ("value, mask, p)", "value, mask, p) if self.training else attention(query, key, value, "
+         "mask)", None),
+        ("value, mask, p)\n", "value, mask if mask is None else mask[:, None, None], p)\n"
+         "        if mask is not None:\n            return out.transpose(1, 2).flatten(2)\n",
+         "shape of the output: yours"),
     ],
     "gelu": [
         ("return x * phi", "return torch.nn.functional.gelu(x)", "gelu is what you are to write"),
@@ -79,6 +97,7 @@ WRONG = {
         ("attention_dropout)\n", "dropout)\n", "dropout of self_attention: yours 0.5"),
         ("self.self_attention(x, mask)", "self.self_attention(x, None if self.training else mask)",
          "output at real tokens in training mode"),
+        ("self.output_dense(f)", "self.output_dense(f.flatten(0, 1)).view_as(x)", None),
     ],
     "pooler": [
         ("(cls_states)\n", "(cls_states.mean(0, keepdim=True))\n", "output"),
@@ -89,6 +108,7 @@ WRONG = {
         (POSITIONS, "torch.arange(batch).unsqueeze(0)", "shapes there: input_ids"),
         (POSITIONS, "torch.arange(batch * seq).view(batch, seq)", "position_ids into embeddings"),
         (POSITIONS, "torch.arange(seq)", None),
+        ("layer(hidden, mask)", "layer.forward(hidden, mask)", None),
         ("attention_mask.bool()", "token_type_ids.bool()", "mask into layer 0"),
         ("attention_mask.bool()", "(1 - attention_mask) * -10000.0",
          "hidden = layer(hidden, mask)"),
@@ -99,6 +119,8 @@ WRONG = {
         ("    cls = ", "    hidden = hidden * mask[:, :, None]\n    cls = ", None),
     ],
     "wordpiece": [
+        ("prefix + rest[:length] not in vocabulary", "not vocabulary.get(prefix + rest[:length])",
+         "pieces of unaffable"),
         ("        if length == 0:\n            return [UNKNOWN]\n", "", "does a loop run forever"),
         ("len(word) > MOST_CHARACTERS", "len(word) > MOST_CHARACTERS and word not in vocabulary",
          "of 101 times b"),
@@ -119,11 +141,13 @@ WRONG = {
          "    keys = ", "the next call hides other tokens"),
         ("torch.randint(0, vocab_size, (int(swap.sum()),), generator=generator)",
          "int(torch.randint(0, vocab_size, (1,), generator=generator))",
-         "among the random ones: yours 1,"),
+         "among the random ones: yours 98,"),
         ("    keys[~allowed] = 2.0\n", "    keys[~allowed] = 2.0\n    keys[:2] += 2.0\n",
          "how often each of 6 words is chosen"),
         ("mask_id\n", "103\n", "share shown as [MASK]"),
         ("(dice >= HIDDEN) & (dice < HIDDEN + RANDOM)", "dice > 1 - RANDOM", None),
+        ("keys.argsort()[:k]", "torch.stack([key.lt(keys).sum() for key in keys]).argsort("
+         "descending=True)[:k]", None),  # compares each with each
     ],
     "adamw": [
         ("m.copy_(beta1 * m + (1 - beta1) * g)", "m = beta1 * m + (1 - beta1) * g",
@@ -234,6 +258,7 @@ WRONG = {
          "optimizer.zero_grad()\n        loss.backward()\n", "heads.sst.1.weight: .grad is None"),
         ("loss.item() for", "loss for", "yours a tensor of shape (), expected "),
         ("model.heads[name](embedded[name])", "model(name, batch)", "how they ran"),
+        ("model.heads[name](", "model.heads[name].forward(", None),
         (STEP, STEP + "    for p in model.encoder.parameters():\n"
          "        p.grad = torch.zeros_like(p)\n", "that have a .grad afterwards"),
         ("    model.heads.train()\n", "", "where the heads were in eval mode"),
