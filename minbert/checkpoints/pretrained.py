@@ -103,19 +103,23 @@ def load(model_class: type[Model], name_or_folder: str | Path, revision: str) ->
     path = find_weights(folder)
 
     model = _without_memory(model_class, config)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
     tensors = read_parameters(path, shapes)
 
     lacking = [name for name in shapes if name not in tensors]
-    if lacking:
-        model = _with_weights(model_class, config)
-    if OPTIONAL[0] in lacking:
-        warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until "
-                      "they are trained; last_hidden_state is the checkpoint's own", stacklevel=3)
+    has_pooler = OPTIONAL[0] not in lacking
     if added := [name for name in lacking if name not in OPTIONAL]:
+        model = _with_weights(model_class, config)
         warnings.warn(f"{path} does not have {one_line(', '.join(added))}: they start as the code "
                       "makes them", stacklevel=3)
+    if not has_pooler:
+        tensors.update({name: torch.empty(shapes[name], dtype=torch.float32, device="cpu")
+                        for name in OPTIONAL})
     model.load_state_dict(tensors, strict=False, assign=True)
+    if not has_pooler:
+        model.init_weights(model.pooler_dense)
+        warnings.warn(f"{path} has no pooler: pooler_output comes from fresh random weights until "
+                      "they are trained; last_hidden_state is the checkpoint's own", stacklevel=3)
     return model
 
 
@@ -156,9 +160,9 @@ def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torc
     with open_weights(path) as readers:
         wanted = {parameter: file_names(parameter) for parameter in shapes}
         for group in (OPTIONAL, *([parameter] for parameter in shapes if _is_added(parameter))):
-            if readers.keys().isdisjoint(name for each in group for name in wanted[each]):
+            if readers.keys().isdisjoint(name for each in group for name in wanted.get(each, [])):
                 for parameter in group:
-                    del wanted[parameter]
+                    wanted.pop(parameter, None)
         _check_names(set(readers), [name for names in wanted.values() for name in names], path)
 
         parts = {}
@@ -166,19 +170,25 @@ def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torc
             shape = shapes[parameter]
             if len(names) > 1:
                 shape = torch.Size([shape[0] // len(names), *shape[1:]])
-            parts[parameter] = [read_tensor(readers[name], name, shape, path) for name in names]
+            parts[parameter] = [read_tensor(readers[name], name, shape, path, _is_added(parameter))
+                                for name in names]
         refuse_claims_beyond([tensor for tensors in parts.values() for tensor in tensors], path)
 
         # Memory is taken only here, after all names and shapes were found right. torch.cat copies
         # from the mapped file; fp16 and bf16 become fp32.
-        return {parameter: torch.cat([tensor.flatten() for tensor in tensors]).float().view(
-                    shapes[parameter])
-                for parameter, tensors in parts.items()}
+        found = {}
+        for parameter, tensors in parts.items():
+            value = torch.cat([tensor.flatten() for tensor in tensors]).view(shapes[parameter])
+            found[parameter] = value.float() if value.is_floating_point() else value
+        return found
 
 
 def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size,
-                path: Path) -> torch.Tensor:
+                path: Path, may_be_whole: bool = False) -> torch.Tensor:
     """Reads one tensor.
+
+    Args:
+        may_be_whole: Whether it may hold whole numbers, as a counter does.
 
     Raises:
         ValueError: It is of another shape, or not plain floating-point numbers; the message names
@@ -191,7 +201,7 @@ def read_tensor(reader: Callable[[], torch.Tensor], name: str, shape: torch.Size
     if tensor.shape != shape:
         raise ValueError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, "
                          f"but {CONFIG_FILE} asks for {tuple(shape)}")
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() and not may_be_whole:
         raise ValueError(f"{path}: tensor {name} holds {tensor.dtype}, "
                          "expected floating-point weights")
     return tensor
@@ -222,9 +232,12 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], confi
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the model's parameters, on the CPU, by the file's names."""
+    """Copies of the model's parameters and saved buffers, on the CPU, by the file's names."""
     tensors = {}
-    for parameter, value in model.named_parameters(remove_duplicate=False):
+    for parameter, value in model.state_dict().items():
+        if "parametrizations." in parameter or parameter.endswith(("_orig", "_mask")):
+            raise ValueError(f"{parameter} is a part of a weight, which a checkpoint cannot hold: "
+                             "call remove_parametrizations, or prune.remove, first")
         names = file_names(parameter)
         value = value.detach().cpu()
         rows = value.chunk(len(names)) if len(names) > 1 else [value]

@@ -52,6 +52,7 @@ class Reference(NamedTuple):
 _references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
 # A model → what it was made of when it was compared itself, and whether both forms agreed.
 _models: WeakKeyDictionary[nn.Module, tuple[list, bool]] = WeakKeyDictionary()
+NOT_COMPARED: tuple[list, bool] = [], False
 
 
 def reference_of(model: nn.Module) -> Reference | None:
@@ -68,10 +69,12 @@ def reference_of(model: nn.Module) -> Reference | None:
 
 def agree_on(model: nn.Module, parts: Sequence[nn.Module], reference: Reference) -> bool:
     """Whether book and fast forms give the same on this very model; parts: all its modules."""
-    made_of = [model.config, id(reference), *parts]  # one reference for each state of the book
-    if _models.get(model, ([], False))[0] != made_of:
+    # There is one reference for each state of the book. The model itself would stay in memory.
+    made_of = [model.config, id(reference), *parts[1:]]
+    if _models.get(model, NOT_COMPARED)[0] != made_of:
         with _lock:
-            _models[model] = made_of, _compared_itself(model, parts)
+            if _models.get(model, NOT_COMPARED)[0] != made_of:
+                _models[model] = made_of, _compared_itself(model, parts)
     return _models[model][1]
 
 
@@ -160,12 +163,18 @@ def difference(tiny: nn.Module, device: str) -> str | None:
 def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
     config, weight = model.config, next(model.parameters())
 
+    def rows(name: str, configured: int) -> int:
+        """Of a table, which may have been cut."""
+        table = getattr(model.embeddings, name, None)
+        return min(configured, len(table.weight)) if isinstance(table, nn.Embedding) else configured
+
     @torch.no_grad()
     def compare() -> str | None:
-        longest = min(LONGEST, config.max_position_embeddings)
-        packing = Packing.from_lengths((longest, longest // 2, 1)).to(weight.device)
+        longest = min(LONGEST, rows("position_embeddings", config.max_position_embeddings))
+        packing = Packing.from_lengths((longest, max(1, longest // 2), 1)).to(weight.device)
         tokens = torch.arange(int(packing.lengths.sum()), device=weight.device)
-        ids, token_types = tokens % config.vocab_size, tokens // 3 % config.type_vocab_size
+        ids = tokens % rows("word_embeddings", config.vocab_size)
+        token_types = tokens // 3 % rows("token_type_embeddings", config.type_vocab_size)
         with _the_book_alone(model):
             out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
         row = model.embeddings(ids, token_types, packing.position_ids)

@@ -122,11 +122,15 @@ def interval_of(claim: Claim, samples: np.ndarray,
         return ends(samples.mean(0), LEVEL)
 
     strict = 1 - (1 - LEVEL) / len(samples)
-    lows = [ends(claim.sign * row, LEVEL)[0] for row in samples]
-    highs = [ends(claim.sign * row, strict)[1] for row in samples]
-    if None in lows:
+    lows, highs, spreads = [], [], False
+    for row in claim.sign * samples:
+        (low, _), (_, high) = ends(row, LEVEL), ends(row, strict)
+        spreads = spreads or low is not None
+        lows.append(row.mean() if low is None else low)  # two seeds may agree on a single pair
+        highs.append(row.mean() if high is None else high)
+    if not spreads:
         return None, None
-    low, high = sorted((claim.sign * min(lows), claim.sign * min(highs)))
+    low, high = sorted((claim.sign * float(min(lows)), claim.sign * float(min(highs))))
     return low, high
 
 

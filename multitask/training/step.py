@@ -59,6 +59,13 @@ class StepResult:
     weights: torch.Tensor | None = None
 
 
+def _is_trained(part: nn.Parameter | nn.Module | None) -> bool:
+    """Whether it is a parameter, or a module that has some."""
+    if isinstance(part, nn.Module):
+        return next(part.parameters(), None) is not None
+    return part is not None
+
+
 class SurgeryTrainer:
     """Batches of all tasks in, one AdamW step out.
 
@@ -141,9 +148,12 @@ class SurgeryTrainer:
             self._graphs = BackwardGraphs(self._backward_task, self.heads)
 
         # What the model is made of: `step` looks whether it still is.
-        self._made_of = [(held, name, value) for part in model.modules()
-                         for held in (part._parameters, part._modules)
-                         for name, value in held.items()]
+        self._made_of = [(model._modules, "encoder", model.encoder)]
+        self._made_of += [(model.heads._modules, name, head) for name, head in self.heads.items()]
+        for part in (*model.encoder.modules(), *self.heads.modules()):
+            for held in (part._parameters, part._modules):
+                self._made_of += [(held, name, value) for name, value in held.items()
+                                  if _is_trained(value)]
 
     def step(self, batches: Mapping[str, Batch | MicroBatches],
              lr_scale: float = 1.0) -> StepResult:

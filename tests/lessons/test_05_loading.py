@@ -70,8 +70,9 @@ def test_parameters_of_ones_own(folder, tmp_path):
             self.classifier = torch.nn.Linear(config.hidden_size, 2)
             self.temperature = torch.nn.Parameter(torch.tensor(4.0))
             self.register_buffer("angles", torch.arange(3.0), persistent=False)
+            self.register_buffer("seen", torch.tensor(0))
 
-    with pytest.warns(UserWarning, match=r"does not have temperature, classifier\.weight, .*bias"):
+    with pytest.warns(UserWarning, match=r"does not have temperature, seen, classifier\.weight, .*bias"):
         model = Added.from_pretrained(folder)
     assert model.temperature == 4
     assert torch.equal(model.angles, torch.arange(3.0))
@@ -79,12 +80,19 @@ def test_parameters_of_ones_own(folder, tmp_path):
                        BertModel.from_pretrained(folder).layers[0].output_dense.weight)
 
     model.temperature.data.fill_(5)
+    model.seen.fill_(7)
     model.save_pretrained(tmp_path)
     again = Added.from_pretrained(tmp_path)
-    assert again.temperature == 5
+    assert (again.temperature, again.seen) == (5, 7)
     assert torch.equal(again.classifier.weight, model.classifier.weight)
-    with pytest.raises(ValueError, match=r"among them temperature: .* take parameters"):
+    with pytest.raises(ValueError, match=r"among them seen: .* take parameters"):
         BertModel.from_pretrained(tmp_path)
+
+
+def test_a_parametrized_weight(tiny_model, tmp_path):
+    torch.nn.utils.parametrizations.weight_norm(tiny_model.layers[0].output_dense)
+    with pytest.raises(ValueError, match=r"original0 is a part of a weight, .* remove_parametriza"):
+        tiny_model.save_pretrained(tmp_path)
 
 
 def test_a_layer_used_twice(tiny_model, tmp_path):

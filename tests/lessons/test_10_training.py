@@ -573,6 +573,15 @@ def test_a_trainer_without_its_model(what):
         trainer.step(batches(trainer.model))
 
 
+def test_a_trainer_beside_other_parts():
+    """Parts without parameters, and heads that it does not train, are not the trainer's."""
+    trainer = SurgeryTrainer(build(), "pcgrad", lr=1e-3, tasks=["para", "sts"])
+    trainer.model.encoder.layers[0].dropout = torch.nn.Dropout(0.3)
+    del trainer.model.heads["sst"]
+    given = batches(trainer.model)
+    trainer.step({name: given[name] for name in trainer.tasks})
+
+
 def test_learns_by_heart():
     """Training fits a handful of examples."""
     model = without_head_dropout(build())

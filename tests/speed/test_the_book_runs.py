@@ -224,6 +224,22 @@ def test_the_model_itself_is_compared(monkeypatch):
     torch.testing.assert_close(model(ids).last_hidden_state, after)
 
 
+def test_a_compared_model_is_freed(tiny_config):
+    model = BertModel(tiny_config)
+    assert fast.applies(model)
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None
+
+
+def test_cut_tables(tiny_model):
+    """A vocabulary may be cut without a change of the configuration."""
+    tiny_model.embeddings.word_embeddings = nn.Embedding(20, tiny_model.config.hidden_size)
+    tiny_model.embeddings.position_embeddings = nn.Embedding(4, tiny_model.config.hidden_size)
+    assert fast.applies(tiny_model)
+
+
 def test_a_part_replaced_later(tiny_model):
     """One that looks beyond its token needs the padded batch."""
     class WithMean(nn.Linear):
