@@ -64,6 +64,8 @@ class SameDraws(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.dropout:
             function = _by_keep_mask
+        elif function is F.scaled_dot_product_attention:
+            function = _attention_by_keep_mask
         return function(*args, **(kwargs or {}))
 
 
@@ -73,3 +75,13 @@ def _by_keep_mask(x: torch.Tensor, p: float = 0.5, training: bool = True,
     if not training or not p:
         return x
     return x * (-keep_mask(x.shape, p)).to(x.dtype) * rescale(p)
+
+
+def _attention_by_keep_mask(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                            attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
+                            **options: object) -> torch.Tensor:
+    """F.scaled_dot_product_attention, whose output for the identity is the weights."""
+    identity = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+    weights = F.scaled_dot_product_attention(query, key, identity.expand(*key.shape[:-1], -1),
+                                             attn_mask, **options)
+    return _by_keep_mask(weights, dropout_p) @ value

@@ -167,6 +167,17 @@ def test_an_edit_takes_effect(name, copy_of_source, monkeypatch):
     assert len(told) == (name in REPLACED), told
 
 
+def test_an_edit_that_both_forms_follow(copy_of_source, monkeypatch):
+    """RMSNorm in place of LayerNorm: no warning, since every part is called."""
+    path = copy_of_source / "minbert/layer.py"
+    path.write_text(path.read_text().replace("nn.LayerNorm(", "nn.RMSNorm("))
+    monkeypatch.setenv("MINBERT_PLAIN", "0")
+    followed, told = two_steps_of(copy_of_source, {})
+    assert told == []
+    monkeypatch.setenv("MINBERT_PLAIN", "1")
+    torch.testing.assert_close(followed, two_steps_of(copy_of_source, {})[0], atol=2e-5, rtol=0)
+
+
 def test_a_wrong_derivative_is_not_used(copy_of_source, monkeypatch):
     """An activation with another's derivative: the plain form's gradients, and a warning."""
     path = copy_of_source / "minbert/activations.py"
