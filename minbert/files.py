@@ -268,9 +268,13 @@ class Saved:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor],
                   metadata: dict[str, str] | None = None) -> None:
     """Replaces a safetensors file; see `replacing`."""
+    written, places = {}, set()
+    for name, value in tensors.items():
+        # The format holds no tensor under two names, as those of a layer that is used twice.
+        written[name] = value.clone() if value.data_ptr() in places else value.contiguous()
+        places.add(value.data_ptr())
     with replacing(path) as partial:
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(tensors, partial, metadata)
+        save_file(written, partial, metadata)
 
 
 def sync(path: Path) -> None:

@@ -222,6 +222,17 @@ def test_padding_anywhere(tiny_model):
     assert torch.isfinite(out.pooler_output).all()
 
 
+def test_layers_without_biases(tiny_config):
+    class Unbiased(BertModel):
+        def init_weights(self, part: torch.nn.Module) -> None:
+            for module in part.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.bias = None
+            super().init_weights(part)
+
+    assert Unbiased(tiny_config).pooler_dense.bias is None
+
+
 def test_output_keys(tiny_model):
     """The output is read by key or attribute, is written by key, and holds more on request."""
     ids = torch.randint(5, 50, (2, 3))

@@ -25,6 +25,7 @@ from programs import edit_json
 from safetensors.torch import load_file, save_file
 
 from minbert import BertConfig, BertModel, BertTokenizer
+from minbert.files import write_tensors
 from minbert_study.exercises.wordpiece import wordpiece
 
 
@@ -98,6 +99,9 @@ def test_a_parametrized_weight(tiny_model, tmp_path):
 def test_a_layer_used_twice(tiny_model, tmp_path):
     """A layer that is used at two depths can be saved and loaded."""
     tiny_model.layers[0] = tiny_model.layers[1]
+    write_tensors(tmp_path / "state", tiny_model.state_dict())  # as a run's checkpoint does
+    saved = load_file(tmp_path / "state")
+    assert torch.equal(saved["layers.0.output_dense.weight"], saved["layers.1.output_dense.weight"])
     tiny_model.save_pretrained(tmp_path)
     ids = torch.tensor([[2, 5, 3]])
     assert torch.equal(BertModel.from_pretrained(tmp_path)(ids)[0], tiny_model(ids)[0])
