@@ -91,8 +91,9 @@ def _functions_of_book(model: nn.Module) -> Iterator[object]:
         for name in ("self_attention", "activation"):
             parts.append(getattr(layer, name, layer))  # a user's own layer may lack them
     names = dict.fromkeys(type(part).__module__ for part in parts)
-    for name in names.keys() & sys.modules.keys():  # a class of a file may have no module
-        for value in vars(sys.modules[name]).values():
+    for name in names:
+        module = sys.modules.get(name)  # None for a class from a file that is no module
+        for value in vars(module).values() if module else ():
             is_own_class = isinstance(value, type) and value.__module__ == name
             for item in vars(value).values() if is_own_class else [value]:
                 stands_for_itself = callable(item) and not isinstance(item, (type, nn.Module))
