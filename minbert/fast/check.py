@@ -37,6 +37,7 @@ SHAPE = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 
 LONGEST = 128  # tokens, in the comparison of the model itself
 
+_state = threading.local()
 _lock = threading.RLock()
 
 
@@ -53,6 +54,11 @@ _references: dict[tuple, tuple[tuple[object, ...], Reference | None]] = {}
 # A model → what it was made of when it was compared itself, and whether both forms agreed.
 _models: WeakKeyDictionary[nn.Module, tuple[list, bool]] = WeakKeyDictionary()
 NOT_COMPARED: tuple[list, bool] = [], False
+
+
+def is_running() -> bool:
+    """Whether this thread is computing the book's side of a comparison."""
+    return getattr(_state, "is_running", False)
 
 
 def reference_of(model: nn.Module) -> Reference | None:
@@ -176,7 +182,7 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
         tokens = torch.arange(int(packing.lengths.sum()), device=weight.device)
         ids = tokens % rows("word_embeddings", config.vocab_size)
         token_types = tokens // 3 % rows("token_type_embeddings", config.type_vocab_size)
-        with _the_book_alone(model):
+        with _the_book_alone():
             out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
         row = model.embeddings(ids, token_types, packing.position_ids)
         row = encode_layers(model, row, packing)
@@ -201,13 +207,13 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
 
 
 @contextmanager
-def _the_book_alone(model: nn.Module) -> Iterator[None]:
-    """Inside, the model runs the book, as every model with a hook does."""
-    hook = model.register_forward_pre_hook(lambda *_: None)
+def _the_book_alone() -> Iterator[None]:
+    """Inside, this thread runs the book; another may use the same model."""
+    _state.is_running = True
     try:
         yield
     finally:
-        hook.remove()
+        _state.is_running = False
 
 
 def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
@@ -228,7 +234,7 @@ def _where_they_differ(tiny: nn.Module, case: str, lengths: tuple[int, ...],
         embedded = tiny.embeddings(ids, token_types, packing.position_ids)
         return encode_layers(tiny, embedded, packing, first_only)
 
-    with _the_book_alone(tiny):
+    with _the_book_alone():
         expected = _value_and_gradients(plain, tiny)
     found = _value_and_gradients(fast, tiny)
 

@@ -26,7 +26,7 @@ def applies(model: nn.Module) -> bool:
     """
     is_traced = (torch.compiler.is_compiling() or torch.jit.is_tracing()
                  or torch._C._are_functorch_transforms_active())
-    if is_plain() or is_traced or _has_any_global_hook():
+    if is_plain() or check.is_running() or is_traced or _has_any_global_hook():
         return False
     parts = list(_parts(model))
     if not all(is_unhooked(part, "split_heads") for part in parts):
