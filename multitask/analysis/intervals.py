@@ -109,7 +109,7 @@ def correlations(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def percentiles(draws: np.ndarray, level: float = LEVEL) -> Interval:
-    """The 2.5 % and 97.5 % quantiles of the draws that are defined; None if there are none."""
+    """The quantiles around the middle `level` of the draws that are defined; None without any."""
     defined = draws[~np.isnan(draws)]
     ends = (1 - level) / 2, (1 + level) / 2
     return np.quantile(defined, ends).tolist() if len(defined) else None

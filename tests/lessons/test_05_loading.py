@@ -73,7 +73,8 @@ def test_parameters_of_ones_own(folder, tmp_path):
             self.register_buffer("angles", torch.arange(3.0), persistent=False)
             self.register_buffer("seen", torch.tensor(0))
 
-    with pytest.warns(UserWarning, match=r"does not have temperature, seen, classifier\.weight, .*bias"):
+    told = r"does not have temperature, seen, classifier\.weight, .*bias"
+    with pytest.warns(UserWarning, match=told):
         model = Added.from_pretrained(folder)
     assert model.temperature == 4
     assert torch.equal(model.angles, torch.arange(3.0))

@@ -546,7 +546,8 @@ def test_a_claim_about_every_pair(seeds):
 
     labels, cells = invented(lambda cell: 0.9 if cell == ("fl", "concatA") else 0.5)
     found = {row["claim"]: row for row in claims.judge([cells], labels) if row["task"] == "sst"}
-    assert found["final layers alone are worse than every other experiment"]["verdict"] == "disagrees"
+    row = found["final layers alone are worse than every other experiment"]
+    assert row["verdict"] == "disagrees"
 
 
 def invented_again(seed, labels, cells) -> dict:

@@ -159,12 +159,14 @@ def test_solutions_are_shown(name, folder, capsys):
     (["grade", "mine", "--points", "bad.csv"], "bad.csv, line 2: expected EXERCISE,POINTS"),
     (["grade", "mine", "--points", "other.csv"], "other.csv, line 1: there is no exercise 'x'"),
     (["grade", "mine", "--points", "excel.csv"], "POINTS, found 'exercise;points'"),
-    (["grade", "mine", "--points", "utf16.csv"], "utf16.csv, line 1: not UTF-8, it looks like UTF-16"),
+    (["grade", "mine", "--points", "utf16.csv"],
+     "utf16.csv, line 1: not UTF-8, it looks like UTF-16"),
     (["grade", "mine", "--points", "twice.csv"], "twice.csv, line 2: adamw has points already"),
     (["grade", "mine", "--out", "grades.xlsx"], "--out grades.xlsx: expected FILE.csv"),
     (["grade", "mine", "--out", "twice.csv"], "twice.csv is not a table of these"),
     (["grade", "subs/*", "none"], "subs/*: there is no such folder"),
-    (["grade", "."], "in 2 of its subfolders (a b, mine): grade one of them, or each as a student's "
+    (["grade", "."],
+     "in 2 of its subfolders (a b, mine): grade one of them, or each as a student's "
      "with ./*"),
     (["grade", "../my class"], "with '../my class'/*"),
     (["grade", "mine/ex02_attention.py"], "this is a file; if it is an archive, unpack it"),

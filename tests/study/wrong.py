@@ -58,7 +58,8 @@ WRONG = {
         ("return F.dropout", "if dropout == 0:\n        return weights @ value\n"
          "    return F.dropout", None),
         (DROPPED, HAND_DROPOUT, None),
-        ("    weights = ", "    torch.manual_seed(0)\n    weights = ", "a second call drops the same"),
+        ("    weights = ", "    torch.manual_seed(0)\n    weights = ",
+         "a second call drops the same"),
     ],
     "multi_head": [
         ("torch.stack(parts)", "parts", None),

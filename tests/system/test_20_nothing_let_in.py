@@ -120,7 +120,8 @@ REFUSED = {
                          r", line 1: not UTF-8, it looks like UTF-16"),
     "a carriage return": (HEADER + b"x\tgo\rod\t4", ", line 2: a carriage return"),
     # no warning of the blank one, which would be an error here
-    "a blank label and a wrong one": (HEADER + b"x\tgood\t\ny\tbad\t7", ", line 3: sentiment is '7'"),
+    "a blank label and a wrong one": (HEADER + b"x\tgood\t\ny\tbad\t7",
+                                      ", line 3: sentiment is '7'"),
     "zip": (b"PK\x03\x04\xff",
             " is an Excel workbook or another zip file: save the sheet as CSV, or unpack it"),
     "xls": (b"\xd0\xcf\x11\xe0", " is an Excel workbook: save the sheet as CSV"),

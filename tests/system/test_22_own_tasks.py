@@ -119,7 +119,8 @@ def test_relative_to_the_file(reviews, tmp_path):
      r"train is 'C:\\new.csv'; a backslash in double quotes begins an escape"),
     ('kind = "classes"', "kind is outside a table"),
     (table("reviews", "class", "x.csv"),
-     r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import .* in Python, import"),
+     r"\[reviews\]: kind is 'class'; choose from classes, yes_no, scale, or name .* --import .* "
+     r"in Python, import"),
     (table("reviews", "classes", "x.csv", lables=["a"]), "unknown key lables; is labels meant"),
     (table("reviews", "classes", "x.csv", prediction_column="a"), "unknown key prediction_column"),
     (table("reviews", "classes", "x.csv", labels=["a"]), "expected two names or more"),
@@ -462,7 +463,8 @@ def test_drawn_dev_examples(refused, no_report):
 
     # without the key, as an earlier minbert left it, a run is not scored; it predicts as ever
     edit_json(Path("drawn/metrics.json"), lambda metrics: metrics.pop("dev_share_by"))
-    for said in (refused("drawn", "--out", "files", main=hand_in.main), refused("--start", "drawn")):
+    for said in (refused("drawn", "--out", "files", main=hand_in.main),
+                 refused("--start", "drawn")):
         assert said.endswith(
             "dev examples of reviews: today's were trained on in part; train it again\n")
     assert predict.main(["drawn", "a film"]) == 0
