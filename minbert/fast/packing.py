@@ -96,6 +96,16 @@ class Packing:
     def to(self, device: torch.device) -> "Packing":
         return replace(self, slots=self.slots.to(device), mask=self.mask.to(device))
 
+    def copy_(self, other: "Packing") -> None:
+        """Take over the numbers of a packing of the same shape, wherever it is.
+
+        A CUDA graph reads the tensors that were there when it was made, so `bounds` stays one, too.
+        """
+        for mine, theirs in ((self.slots, other.slots), (self.mask, other.mask),
+                             (self.bounds, other.bounds)):
+            mine.copy_(theirs)
+        self.__dict__.pop("_blocks", None)
+
     def pad(self, row: torch.Tensor) -> torch.Tensor:
         """(tokens, …) → (batch, seq, …), with zeros at the padding."""
         if not self.is_full:

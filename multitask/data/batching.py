@@ -104,8 +104,7 @@ class Batch:
         """Take over the numbers of a batch of the same shape, wherever it is."""
         self.input_ids.copy_(other.input_ids)
         self.token_type_ids.copy_(other.token_type_ids)
-        self.packing.slots.copy_(other.packing.slots)
-        self.packing.mask.copy_(other.packing.mask)
+        self.packing.copy_(other.packing)
         self.labels.copy_(other.labels)
 
 

@@ -63,6 +63,9 @@ def test_bounds_of_sentences():
     assert packing.followed_by([0], 4).bounds.tolist() == [0, 2, 3, 7, 7]
     assert packing.followed_by([5, 1], 6).bounds.tolist() == [0, 2, 3, 7, 12, 13]
 
+    packing.copy_(Packing.from_lengths([4, 2, 1]))  # the next batch of a graph
+    assert packing.bounds.tolist() == [0, 4, 6, 7]
+
 
 def replay_by_hand(heads):
     """In place of a CUDA graph: does the work again and overwrites the first results.
@@ -116,6 +119,7 @@ def test_steps_with_graphs(monkeypatch):
     def make_graphs(trainer):
         add_unused(trainer)
         monkeypatch.setattr(cuda_graphs, "captured", replay_by_hand(trainer.heads))
+        trainer._fills = False  # as on a GPU, where the graph's own batch is computed
         trainer._graphs = BackwardGraphs(trainer._backward_task, trainer.heads)
 
     trainer, losses, weights = trained(make_graphs)
