@@ -180,7 +180,7 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
-    gradients = off_mps(gradients)
+    gradients = off_mps(gradients.detach())
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     for piece in gradients.split(_piece_for(gradients), dim=1):
         piece = piece.double()
@@ -205,6 +205,7 @@ def combine(gradients: torch.Tensor, weights: torch.Tensor,
     Returns:
         (params,).
     """
+    gradients = gradients.detach()  # autograd.grad gives some that require gradients themselves
     out = torch.empty_like(gradients[0]) if out is None else out
     # PCGrad's weights grow with the quotient of the gradients' lengths. One that the gradients' own
     # dtype cannot hold is applied in float64; the product is then an ordinary number again.

@@ -258,5 +258,5 @@ def _value_and_gradients(forward: Callable[[], torch.Tensor],
 
     values = {"the outputs": out.detach()}
     for name, gradient in zip(named, gradients, strict=True):
-        values[f"the gradients of {name}"] = gradient
+        values[f"the gradients of {name}"] = gradient.detach()
     return values

@@ -78,9 +78,9 @@ def ragged_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
         (tokens, heads, head_dim).
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    # Builds for Windows lack the kernel. A torch too old to say whether it has it gets the other.
-    is_flash_built = getattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
-    if (is_half and is_flash_built() and query.shape[-1] <= LARGEST_FLASH_HEAD
+    # builds for Windows lack the kernel
+    is_flash_built = torch.backends.cuda.is_flash_attention_available()
+    if (is_half and is_flash_built and query.shape[-1] <= LARGEST_FLASH_HEAD
             and torch.cuda.get_device_capability(query.device) >= (8, 0)):
         return torch.ops.aten._flash_attention_forward(
             query, key, value, bounds, bounds, longest, longest, dropout, False, False)[0]

@@ -161,7 +161,7 @@ def svg(drawn: Figure, **settings: object) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "minbert", "svg.fonttype": "none",
                                 "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}), \
             warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has others
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has others
         drawn.savefig(buffer, format="svg", metadata={"Date": None}, **settings)
     return buffer.getvalue()
 

@@ -47,9 +47,7 @@ def pick_precision(name: str, device: torch.device, hidden_size: int) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether this processor multiplies bf16 itself."""
-    # torch's own answer has a private name, which older releases lack
-    has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return BY_ONEDNN and has_instructions()
+    return BY_ONEDNN and torch.cpu._is_avx512_bf16_supported()
 
 
 def precision_note(precision: str, device: torch.device) -> str:

@@ -11,6 +11,7 @@ ex14_paper.py.
 """
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -220,6 +221,14 @@ def test_inputs_are_kept():
 
     assert torch.equal(rows, copy)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rows_that_require_gradients():
+    """Such come from autograd.grad with create_graph; surgery is not differentiated."""
+    rows = torch.randn(2, 6, requires_grad=True)
+    for surgery in (partial(project_conflicting, order=[[1], [0]]), project_paper):
+        assert torch.equal(surgery(rows), surgery(rows.detach()))
+        assert not surgery(rows).requires_grad
 
 
 def test_seeded_order():

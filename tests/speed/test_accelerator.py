@@ -189,7 +189,7 @@ def test_kernels_for_packed_rows(dtype, head_dim, is_flash_built, other, monkeyp
     """
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available",
-                        lambda: is_flash_built, raising=False)
+                        lambda: is_flash_built)
     monkeypatch.setattr(torch.ops.aten, f"_{other}_attention_forward", None)
     rows = torch.empty(3, 105, 4, head_dim, device="meta", dtype=dtype, requires_grad=True)
 
@@ -216,7 +216,7 @@ def test_automatic_precision(device, has, hidden_size, expected, monkeypatch):
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_bf16_needs_onednn(multiplies, monkeypatch):
     """A processor's instructions are not enough: torch must use them."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(devices, "BY_ONEDNN", multiplies)
     assert devices.cpu_has_bf16() == multiplies
 
