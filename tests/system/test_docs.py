@@ -163,7 +163,7 @@ def test_flags_and_defaults():
             "--ro-bind --bind --dev --proc --tmpfs --unshare-all")
     for command in COMMANDS.values():
         text += commands_page.flags(importlib.import_module(command.module).build_parser())
-    for path in [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+    for path in [*(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         text += path.read_text(encoding="utf-8")
     known = set(FLAG.findall(text))
     for page in PAGES:
