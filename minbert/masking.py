@@ -67,7 +67,7 @@ class Masking:
                              "checkpoint that was pretrained as a masked-language model")
 
         size = max(vocabulary.values()) + 1
-        special, continues = torch.zeros(2, size, dtype=torch.bool)
+        special, continues = torch.zeros(2, size, dtype=torch.bool, device="cpu")
         special[[vocabulary[piece] for piece in SPECIAL_TOKENS if piece in vocabulary]] = True
         if whole_words:
             continues[[number for piece, number in vocabulary.items()
@@ -75,12 +75,16 @@ class Masking:
         return cls(special, continues, vocabulary["[MASK]"], size, share)
 
     def __call__(self, input_ids: torch.Tensor, generator: torch.Generator) -> Masked:
-        """Hides tokens, at least one if possible, in a copy of input_ids, (tokens,) int64."""
+        """Hides tokens, at least one if possible, in a copy of input_ids.
+
+        Args:
+            input_ids: (tokens,) int64, on the CPU.
+        """
         positions = self.choose(input_ids, generator)
         labels = input_ids[positions]
 
-        draws = torch.rand(len(positions), generator=generator)
-        pieces = torch.randint(self.vocab_size, (len(positions),), generator=generator)
+        draws = torch.rand(len(positions), generator=generator, device="cpu")
+        pieces = torch.randint(self.vocab_size, draws.shape, generator=generator, device="cpu")
         shown = torch.where(draws < HIDDEN + RANDOM, pieces, labels)
         shown = torch.where(draws < HIDDEN, self.mask_id, shown)
         return Masked(input_ids.index_copy(0, positions, shown), positions, labels)
@@ -101,9 +105,9 @@ class Masking:
         words = begins.cumsum(0) - 1    # (tokens,): the number of each token's word
         sizes = torch.bincount(words[free])  # (words,): tokens of each word
 
-        order = torch.rand(len(sizes), generator=generator).argsort()
+        order = torch.rand(len(sizes), generator=generator, device="cpu").argsort()
         before = sizes[order].cumsum(0) - sizes[order]  # tokens chosen before each word's turn
         wanted = max(1, round(self.share * int(free.sum())))
-        chosen = torch.zeros(len(sizes), dtype=torch.bool)
+        chosen = torch.zeros(len(sizes), dtype=torch.bool, device="cpu")
         chosen[order] = before < wanted
         return (free & chosen[words]).nonzero().squeeze(1)

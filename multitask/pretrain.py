@@ -118,8 +118,9 @@ def work(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.resume)
     started = {**dataclasses.asdict(settings_of_run(folder)), "out": str(folder.resolve())}
     started["from"] = started.pop("start")
-    command.refuse_other_settings(vars(arguments), started)
-    run = resume_pretraining(folder)
+    given = {name: value for name, value in vars(arguments).items() if name != "device"}
+    command.refuse_other_settings(given, started)
+    run = resume_pretraining(folder, arguments.device)
     if run is not None:
         return pretrain(run)
     console.say(f"{folder} is finished; its scores are in metrics.json")

@@ -242,7 +242,7 @@ def _combined(parameter: torch.Tensor, of_tasks: Iterable[torch.Tensor | None],
     total = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
     for part, piece in zip(total.split(PIECE), _pieces(parameter, of_tasks), strict=True):
         if is_exact:
-            part.copy_(combine(piece.double(), weights))
+            part.copy_(combine(off_mps(piece).double(), weights))
         else:
             combine(piece, weights, out=part)
     return _in_layout_of(parameter, total.view(parameter.shape))

@@ -160,7 +160,7 @@ def _combined(gradients: torch.Tensor,
     bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
     if bound < torch.finfo(gradients.dtype).max:
         return combine(gradients, weights)
-    return combine(gradients.double(), weights).to(gradients.dtype)
+    return combine(off_mps(gradients).double(), weights).to(gradients)
 
 
 def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
@@ -214,7 +214,8 @@ def combine(gradients: torch.Tensor, weights: torch.Tensor,
     size = _piece_for(gradients)
     for total, piece in zip(out.split(size), gradients.split(size, dim=1), strict=True):
         if needs_float64:
-            total.copy_(weights.to(piece.device) @ piece.double())
+            piece = off_mps(piece).double()
+            total.copy_(weights.to(piece.device) @ piece)
             continue
         torch.mul(piece[0], float(weights[0]), out=total)
         for gradient, weight in zip(piece[1:], weights[1:].tolist(), strict=True):

@@ -178,7 +178,8 @@ def read_parameters(path: Path, shapes: dict[str, torch.Size]) -> dict[str, torc
         # from the mapped file; fp16 and bf16 become fp32.
         found = {}
         for parameter, tensors in parts.items():
-            value = torch.cat([tensor.flatten() for tensor in tensors]).view(shapes[parameter])
+            with torch.autocast("cpu", enabled=False):  # torch.cat in it takes no weights of fp16
+                value = torch.cat([tensor.flatten() for tensor in tensors]).view(shapes[parameter])
             found[parameter] = value.float() if value.is_floating_point() else value
         return found
 

@@ -80,7 +80,10 @@ def agree_on(model: nn.Module, parts: Sequence[nn.Module], reference: Reference)
     if _models.get(model, NOT_COMPARED)[0] != made_of:
         with _lock:
             if _models.get(model, NOT_COMPARED)[0] != made_of:
-                _models[model] = made_of, _compared_itself(model, parts)
+                agree = _compared_itself(model, parts)
+                if agree is None:
+                    return False
+                _models[model] = made_of, agree
     return _models[model][1]
 
 
@@ -167,8 +170,10 @@ def difference(tiny: nn.Module, device: str) -> str | None:
     return found
 
 
-def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
+def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool | None:
+    """None if the book itself fails, say because one part is elsewhere: its caller sees why."""
     config, weight = model.config, next(model.parameters())
+    is_usable = True
 
     def rows(name: str, configured: int) -> int:
         """Of a table, which may have been cut."""
@@ -182,8 +187,13 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
         tokens = torch.arange(int(packing.lengths.sum()), device=weight.device)
         ids = tokens % rows("word_embeddings", config.vocab_size)
         token_types = tokens // 3 % rows("token_type_embeddings", config.type_vocab_size)
-        with _the_book_alone():
-            out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
+        try:
+            with _the_book_alone():
+                out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
+        except RuntimeError:
+            nonlocal is_usable
+            is_usable = False
+            return None
         row = model.embeddings(ids, token_types, packing.position_ids)
         row = encode_layers(model, row, packing)
         pairs = {"the outputs": (packing.unpad(out.last_hidden_state), row),
@@ -200,7 +210,8 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
     for part in training:
         part.training = False
     try:
-        return _agree(compare, weight.device.type)
+        agree = _agree(compare, weight.device.type)
+        return agree if is_usable else None
     finally:
         for part in training:
             part.training = True

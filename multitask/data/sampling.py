@@ -114,7 +114,7 @@ class RoundRobin:
         """
         names = list(self.lengths)
         if self.scheme == ANNEAL:
-            shares = torch.tensor(annealed_shares(self.lengths, done))
+            shares = torch.tensor(annealed_shares(self.lengths, done), device="cpu")
             names = [names[torch.multinomial(shares, 1, generator=self.generator).item()]]
         batches = {name: self._next_batch(name) for name in names}
         return {name: batch for name, batch in batches.items() if batch}
@@ -144,7 +144,7 @@ class RoundRobin:
         self.positions[name] = 0
 
     def _shuffle(self, name: str) -> torch.Tensor:
-        return torch.randperm(self.lengths[name], generator=self.generator)
+        return torch.randperm(self.lengths[name], generator=self.generator, device="cpu")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors by name: the generator, and each task's order and position."""

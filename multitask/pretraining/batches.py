@@ -61,7 +61,8 @@ class TrainingBatches:
 
     def _order_of(self, epoch: int) -> np.ndarray:
         generator = generator_of(ORDER, self.seed, epoch)
-        return torch.randperm(len(self.text.sequences), generator=generator).numpy()
+        count = len(self.text.sequences)
+        return torch.randperm(count, generator=generator, device="cpu").numpy()
 
     def most_frequent(self) -> int:
         """The id of the most frequent piece. Special ones do not count: they are never hidden."""

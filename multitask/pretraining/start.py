@@ -53,12 +53,16 @@ def start_pretraining(settings: PretrainingSettings, folder: Path) -> Pretrainin
     return run
 
 
-def resume_pretraining(folder: Path) -> Pretraining | None:
+def resume_pretraining(folder: Path, device: str | None = None) -> Pretraining | None:
     """The run in `folder`, ready to continue from its last checkpoint; None if it is finished.
 
     The text is not needed. Raises ValueError or OSError for a folder that cannot be used.
+
+    Args:
+        device: where it continues; by default where it was.
     """
     settings = settings_of_run(folder)
+    settings = dataclasses.replace(settings, device=device or settings.device)
     if (folder / METRICS_FILE).is_file():
         return None
 

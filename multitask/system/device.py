@@ -63,4 +63,6 @@ def precision_note(precision: str, device: torch.device) -> str:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """bf16: matrix products in bf16 from fp32 weights, gradients in fp32. fp32: nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # without its cache: a CUDA graph would keep the weights that were cast before it
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16",
+                          cache_enabled=False)

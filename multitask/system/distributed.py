@@ -163,7 +163,7 @@ class Ranks:
         """
         if self.size > 1:
             with suppress(RuntimeError):
-                dist.broadcast(torch.zeros(1), src=WRITER)
+                dist.broadcast(torch.zeros(1, device="cpu"), src=WRITER)
 
     def own_device(self, device: torch.device) -> torch.device:
         """The CPU, or this process's own GPU. Raises ValueError if there are too few."""
@@ -183,7 +183,7 @@ class Ranks:
         """Gives every process its own dropout; the first one keeps the run's seed."""
         if self.rank:
             generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randint(2**62, (self.rank,), generator=generator)
+            drawn = torch.randint(2**62, (self.rank,), generator=generator, device="cpu")
             torch.manual_seed(int(drawn[-1]))
 
 

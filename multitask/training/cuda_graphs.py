@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from minbert import fast
+from minbert.fast.gradients import has_hook
 from multitask.data.batching import Batch, MicroBatches, rounded
 
 LIMIT = 64  # graphs kept; a batch of yet another shape is launched by hand
@@ -75,6 +77,24 @@ class BackwardGraphs:
         self._pool = torch.cuda.graph_pool_handle() if is_cuda else None  # one graph runs at a time
         self.captured: dict[tuple, _Captured] = {}
         self._works = True
+        self._made_of: list = []
+
+    def hold_for(self, model: nn.Module) -> bool:
+        """Whether graphs compute what this model, a MultitaskBert, is now.
+
+        They are dropped if a part, a number in one, or a task was changed. A graph calls no hooks.
+        """
+        if not (fast.applies(model.encoder) and all(map(fast.is_unhooked, model.modules()))
+                and not any(map(has_hook, model.parameters()))):
+            return False
+        made_of = [model.precision, *model.tasks.values()]
+        for part in model.modules():
+            made_of += [part, *(value for value in vars(part).values()
+                                if isinstance(value, (bool, int, float)))]
+        if made_of != self._made_of:
+            self.captured.clear()
+            self._made_of = made_of
+        return True
 
     def __call__(self, row: int, name: str, share: MicroBatches) -> torch.Tensor:
         """What `backward` does and returns, for a share of one batch."""

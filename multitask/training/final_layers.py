@@ -53,9 +53,9 @@ class CachedEmbeddings:
                  ranks: Ranks = ALONE) -> None:
         self.model, self.examples, self.name, self.ranks = model, examples, name, ranks
         width = model.encoder.config.hidden_size * examples.sequences_each
-        self._rows = torch.zeros(len(examples), width)
+        self._rows = torch.zeros(len(examples), width, device="cpu")
         self._labels = torch.from_numpy(examples.labels)
-        self._is_known = torch.zeros(len(examples), dtype=torch.bool)
+        self._is_known = torch.zeros(len(examples), dtype=torch.bool, device="cpu")
 
     def batch(self, indices: Sequence[int]) -> EmbeddedBatch:
         """The examples at these indices, in this order, on the model's device."""
@@ -66,7 +66,7 @@ class CachedEmbeddings:
     @torch.no_grad()
     def compute(self, indices: Sequence[int]) -> None:
         """Encodes those examples that are not encoded yet, grouped by length."""
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, device="cpu")
         missing = indices[~self._is_known[indices]].unique()
         if not len(missing):
             return

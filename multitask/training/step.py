@@ -185,7 +185,8 @@ class SurgeryTrainer:
         # An earlier step may have stopped half-way. Without a gradient AdamW leaves a head alone.
         self.heads.zero_grad(set_to_none=True)
         heads = nn.ModuleDict({name: self.heads[name] for name in shares})
-        with fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision]):
+        with (torch.autocast(self.model.device.type, enabled=False),  # the caller's
+              fast.weights_cast_once(self.model.encoder, PRODUCT_DTYPES[self.model.precision])):
             values = self._backward(shares)
 
         # Surgery: the weights of the tasks' gradients, from their Gram matrix.
@@ -222,10 +223,10 @@ class SurgeryTrainer:
                 return all_at_once.backward(self.model, self.gradients, prepared)
 
         values, waits = [], []
+        has_graphs = self._graphs is not None and self._graphs.hold_for(self.model)
         for row, (name, share) in enumerate(shares.items()):
-            backward = self._backward_task
-            if self._graphs is not None and len(share.batches) == 1:
-                backward = self._graphs
+            is_graphed = has_graphs and len(share.batches) == 1
+            backward = self._graphs if is_graphed else self._backward_task
             values.append(backward(row, name, share))
             # While the next task is computed, this row is summed over the processes.
             waits.append(self.ranks.start_sum(self.gradients.matrix[row]))
@@ -259,7 +260,7 @@ class SurgeryTrainer:
         if not observers:
             return
         losses = torch.zeros(len(shares), device=self.model.device)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
             for row, (name, share) in enumerate(shares.items()):
                 for loss in self._losses(name, share):
                     losses[row] += loss
@@ -286,7 +287,8 @@ class SurgeryTrainer:
     def _check(self, heads: nn.ModuleDict, losses: Mapping[str, float],
                gram: torch.Tensor) -> dict[str, float]:
         """The squared norms of the heads' gradients, after a look at all norms."""
-        squares = torch.stack([squared_norm(head) for head in heads.values()]).tolist()
+        squares = [squared_norm(head) for head in heads.values()]
+        squares = torch.stack([square.to(squares[0].device) for square in squares]).tolist()
         for row, name in enumerate(heads):
             check_gradient(name, losses[name], float(gram[row, row]), squares[row])
         return dict(zip(heads, squares, strict=True))

@@ -79,9 +79,10 @@ class Method:
             SurgeryError: the method raised ValueError or LinAlgError, or returned another shape or
                 numbers that are not finite.
         """
+        losses = None if losses is None else losses.cpu()  # methods compute there, in float64
         given = {"generator": generator, "losses": losses, "epoch": epoch}
         try:
-            found = self._weights(gram, **{name: given[name] for name in self._named})
+            found = self._weights(gram.cpu(), **{name: given[name] for name in self._named})
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise SurgeryError(error) from error
         weights = torch.as_tensor(found, dtype=gram.dtype, device=gram.device)
@@ -96,7 +97,8 @@ class Method:
     @property
     def observe(self) -> Callable[[torch.Tensor], None] | None:
         """What takes the losses after the update, (tasks,), if the method asks for them."""
-        return getattr(self._weights, "observe", None)
+        observe = getattr(self._weights, "observe", None)
+        return observe and (lambda losses: observe(losses.detach().cpu()))
 
     @property
     def remembers(self) -> bool:

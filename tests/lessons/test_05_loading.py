@@ -55,6 +55,14 @@ def test_save_and_load(tiny_model, folder):
         assert torch.equal(ours, theirs), name
 
 
+def test_inside_autocast():
+    """Weights are read in full, whatever the caller's autocast would cast."""
+    expected = BertModel.from_pretrained("minbert-mini").embeddings.layer_norm.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        found = BertModel.from_pretrained("minbert-mini").embeddings.layer_norm.weight
+    assert torch.equal(found, expected)
+
+
 def test_transposed_weights(tiny_model, tmp_path):
     """A weight may lie in memory column by column."""
     weight = tiny_model.pooler_dense.weight

@@ -72,6 +72,17 @@ def flat(tensors) -> torch.Tensor:
     return torch.cat([one.flatten() for one in tensors])
 
 
+def test_a_callers_autocast():
+    """A step has the model's own precision, also inside a loop in autocast."""
+    losses = []
+    for enabled in (False, True):
+        model = without_head_dropout(build())
+        trainer = SurgeryTrainer(model, "sum", lr=1e-2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append([trainer.step(batches(model)).losses for _ in range(3)])
+    assert losses[0] == losses[1]
+
+
 # ------------------------------------------------------------------------------- how a pair goes in
 
 

@@ -5,7 +5,9 @@ does.
 """
 
 import copy
+import dataclasses
 import json
+import math
 import random
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_10_training import EXAMPLES, SENTENCES, batches, build, flat, without_head_dropout
 
-from minbert import BertConfig, BertForMaskedLM, Masked, Packing
+from minbert import BertConfig, BertForMaskedLM, Masked, Packing, fast
 from minbert.attention import attention
 from minbert.fast import linear
 from minbert.fast.linear import product
@@ -31,7 +33,7 @@ from multitask.training import all_at_once as together
 from multitask.training import cuda_graphs
 from multitask.training.cuda_graphs import BackwardGraphs
 from multitask.training.step import SurgeryTrainer
-from optim import AdamW, combine, gram_matrix
+from optim import SURGERY, AdamW, Method, combine, gram_matrix
 
 CUDA = torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(),
@@ -367,6 +369,95 @@ def test_dropout_in_a_graph():
 
     assert len(set(runs[0])) == 3
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
+
+
+def change_nothing(model):
+    pass
+
+
+def add_hook(model):
+    model.encoder.layers[0].register_forward_hook(lambda part, given, out: 0.5 * out)
+
+
+def add_parameter_hook(model):
+    model.heads["sst"][1].weight.register_hook(torch.zeros_like)
+
+
+def change_eps(model):
+    model.encoder.layers[1].output_layer_norm.eps = 0.5
+
+
+def change_activation(model):
+    model.encoder.layers[0].activation = torch.nn.ReLU()
+
+
+def change_loss(model):
+    model.tasks["sst"] = dataclasses.replace(model.tasks["sst"], weight=3.0)
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:The book")
+@pytest.mark.parametrize("change", [
+    change_nothing, add_hook, add_parameter_hook, change_eps, change_activation, change_loss])
+@pytest.mark.parametrize("is_in_autocast", [False, True])
+def test_graphs_follow_changes(change, is_in_autocast):
+    """What is changed between two steps takes effect, and a caller's autocast changes nothing."""
+    model, losses = without_head_dropout(build(positions=128)), []
+    for each in (model, on_cuda(model)):
+        trainer, place = SurgeryTrainer(each, "sum", lr=1e-3), each.device.type
+        inputs = batches(each)
+        for step in range(4):
+            if step == 2:
+                change(each)
+            with torch.autocast(place, torch.bfloat16, enabled=is_in_autocast and place != "cpu"):
+                losses.append(list(trainer.step(inputs).losses.values()))
+    torch.testing.assert_close(torch.tensor(losses[4:]), torch.tensor(losses[:4]), rtol=1e-3,
+                               atol=1e-4)
+
+
+@needs_cuda
+def test_modes_in_graphs():
+    """Without dropout in eval mode, also after steps with it."""
+    model = build(positions=128, dropout=0.3).to(CUDA)
+    trainer, inputs = SurgeryTrainer(model, "sum", lr=0.0), batches(model)
+    trainer.step(inputs)
+    model.eval()
+    assert trainer.step(inputs).losses == pytest.approx(trainer.step(inputs).losses, rel=1e-5)
+
+
+@needs_cuda
+def test_a_head_without_weights():
+    model = build(positions=128).to(CUDA)
+    model.heads["sts"] = torch.nn.AvgPool1d(16)
+    losses = SurgeryTrainer(model, "sum", lr=0.0).step(batches(model)).losses
+    assert all(map(math.isfinite, losses.values()))
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", SURGERY)
+def test_methods_take_losses_from_a_gpu(name):
+    if name == "constant":
+        name = "constant:weights=1+2"
+    rows, losses = torch.randn(2, 9), torch.tensor([1.0, 2.0])
+    weights = []
+    for place in ("cpu", CUDA):
+        method = Method(name)
+        weights.append(method(gram_matrix(rows).to(place), torch.Generator().manual_seed(0),
+                              losses.to(place)).cpu())
+        if method.observe:
+            method.observe(losses.to(place))
+    assert torch.equal(*weights)
+
+
+@needs_cuda
+def test_half_moved_and_then_whole():
+    """The error is torch's alone, and the fast forms run once all parts are in one place."""
+    model = build(positions=128).encoder
+    ids = torch.ones(2, 5, dtype=torch.int64, device=CUDA)
+    model.embeddings.to(CUDA)
+    with pytest.raises(RuntimeError):
+        model(ids)
+    assert fast.applies(model.to(CUDA))
 
 
 @needs_cuda

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from programs import edit_json, events
 from safetensors.torch import load_file, save_file
 
-from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from minbert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, Masking
 from multitask import pretrain
 from multitask.data.examples import read_examples
 from multitask.data.multinli import FILES, read_multinli
+from multitask.data.sampling import RoundRobin
 from multitask.pretraining import run as pretraining
 from multitask.pretraining.batches import TrainingBatches, made_ahead
 from multitask.pretraining.corpus import Corpus, read_passages, split_passages
@@ -324,6 +325,25 @@ def test_files_changed_before_resume(stopped, refused):
     save_file(tensors, run / "corpus.safetensors")
     assert "run/corpus.safetensors is not the text that" in refused(
         "--resume", run, main=pretrain.main)
+
+
+def test_resume_on_another_device(stopped, refused):
+    run = stopped()
+    edit_json(run / "pretraining.json", lambda values: values.update(device="mps"))
+    assert "use --device cpu" in refused("--resume", run, main=pretrain.main)
+    assert pretrain.main(["--resume", str(run), "--device", "cpu"]) == 0
+
+
+def test_torchs_default_device():
+    """What prepares batches is on the CPU, wherever tensors are made by default."""
+    with torch.device("meta"):
+        generator = torch.Generator("cpu").manual_seed(0)
+        masking = Masking.of(BertTokenizer.from_pretrained("minbert-mini"))
+        masked = masking(torch.arange(999, 1030, device="cpu"), generator)
+        sampler = RoundRobin({"sst": 9, "sts": 5}, {"sst": 2, "sts": 2}, "anneal", seed=0)
+        sampler.start_epoch()
+        assert sampler.next_step(0.5)
+    assert len(masked.positions) == 5
 
 
 def test_run_on_text_twice(text, stopped):
