@@ -154,7 +154,7 @@ def _combined(gradients: torch.Tensor,
               method: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     gram = gram_matrix(gradients)
     if not torch.isfinite(gram).all():
-        return gradients.sum(0)
+        return gradients.detach().sum(0)
 
     weights = method(gram)
     bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way

@@ -171,9 +171,10 @@ def difference(tiny: nn.Module, device: str) -> str | None:
 
 
 def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool | None:
-    """None if the book itself fails, say because one part is elsewhere: its caller sees why."""
+    """None if parts are on different devices, which its caller will be told."""
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return None
     config, weight = model.config, next(model.parameters())
-    is_usable = True
 
     def rows(name: str, configured: int) -> int:
         """Of a table, which may have been cut."""
@@ -187,13 +188,8 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool | Non
         tokens = torch.arange(int(packing.lengths.sum()), device=weight.device)
         ids = tokens % rows("word_embeddings", config.vocab_size)
         token_types = tokens // 3 % rows("token_type_embeddings", config.type_vocab_size)
-        try:
-            with _the_book_alone():
-                out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
-        except RuntimeError:
-            nonlocal is_usable
-            is_usable = False
-            return None
+        with _the_book_alone():
+            out = model(packing.pad(ids), packing.mask, packing.pad(token_types))
         row = model.embeddings(ids, token_types, packing.position_ids)
         row = encode_layers(model, row, packing)
         pairs = {"the outputs": (packing.unpad(out.last_hidden_state), row),
@@ -210,8 +206,7 @@ def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool | Non
     for part in training:
         part.training = False
     try:
-        agree = _agree(compare, weight.device.type)
-        return agree if is_usable else None
+        return _agree(compare, weight.device.type)
     finally:
         for part in training:
             part.training = True

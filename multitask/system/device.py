@@ -16,7 +16,7 @@ PRECISION_HELP = ("precision of the matrix products; auto takes bf16 on GPUs tha
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device; auto is CUDA if present, else the CPU (Apple's MPS is untested).
+    """The named device; auto is CUDA if present, else the CPU (no Mac has tested MPS).
 
     Raises:
         ValueError: torch does not find that device here.
@@ -63,6 +63,6 @@ def precision_note(precision: str, device: torch.device) -> str:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """bf16: matrix products in bf16 from fp32 weights, gradients in fp32. fp32: nothing."""
-    # without its cache: a CUDA graph would keep the weights that were cast before it
+    # a CUDA graph would keep the weights that were cast before it
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16",
-                          cache_enabled=False)
+                          cache_enabled=device.type == "cpu")

@@ -19,6 +19,7 @@ from minbert import fast
 from minbert.fast.gradients import has_hook
 from multitask.data.batching import Batch, MicroBatches, rounded
 
+MOST_CHANGES = 20  # of the model, after each of which graphs are made anew
 LIMIT = 64  # graphs kept; a batch of yet another shape is launched by hand
 
 
@@ -73,28 +74,39 @@ class BackwardGraphs:
                  heads: nn.ModuleDict) -> None:
         self._backward, self._heads = backward, heads
         self._device = next(heads.parameters()).device
+        self._works = True
+        self._made_of: list = []
+        self._changes = 0
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Without graphs, and with a new pool: CUDA takes no more graphs into an emptied one."""
         is_cuda = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if is_cuda else None  # one graph runs at a time
         self.captured: dict[tuple, _Captured] = {}
-        self._works = True
-        self._made_of: list = []
 
     def hold_for(self, model: nn.Module) -> bool:
-        """Whether graphs compute what this model, a MultitaskBert, is now.
+        """Whether graphs may be used for this model, a MultitaskBert, in this step.
 
-        They are dropped if a part, a number in one, or a task was changed. A graph calls no hooks.
+        They are made anew after a change of a part, of a number in one, of a buffer or a task. A
+        graph calls no hooks.
         """
         if not (fast.applies(model.encoder) and all(map(fast.is_unhooked, model.modules()))
                 and not any(map(has_hook, model.parameters()))):
             return False
         made_of = [model.precision, *model.tasks.values()]
         for part in model.modules():
-            made_of += [part, *(value for value in vars(part).values()
-                                if isinstance(value, (bool, int, float)))]
+            numbers = [value for value in vars(part).values()
+                       if isinstance(value, (bool, int, float))]
+            made_of += [part, *map(id, part._buffers.values()), *numbers]
         if made_of != self._made_of:
-            self.captured.clear()
+            self._start_anew()
             self._made_of = made_of
-        return True
+            self._changes += 1
+            if self._changes == MOST_CHANGES:
+                warnings.warn("the model changes again and again, a number in one of its parts "
+                              "for example: no more CUDA graphs, which is slower", stacklevel=2)
+        return self._changes < MOST_CHANGES
 
     def __call__(self, row: int, name: str, share: MicroBatches) -> torch.Tensor:
         """What `backward` does and returns, for a share of one batch."""

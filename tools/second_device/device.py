@@ -11,6 +11,7 @@ import types
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -62,7 +63,7 @@ class Graph:
                     device.as_cpu(result).copy_(device.as_cpu(value))
 
 
-pools: dict[object, list[Graph]] = defaultdict(list)
+pools: dict[object, WeakSet[Graph]] = defaultdict(WeakSet)
 
 
 class Recorder(TorchDispatchMode):
@@ -91,6 +92,8 @@ class Recorder(TorchDispatchMode):
 @contextlib.contextmanager
 def recorded(graph: Graph, pool: object = None):
     """Stands in for torch.cuda.graph."""
+    if pool in pools and not pools[pool]:
+        raise RuntimeError("a pool whose graphs are all gone takes no more")
     random, graph.pool = torch.get_rng_state(), pool
     with Recorder(graph):
         device.set_recording(True)
@@ -100,7 +103,7 @@ def recorded(graph: Graph, pool: object = None):
             device.set_recording(False)
     torch.set_rng_state(random)
     spoil(graph.made)
-    pools[pool].append(graph)
+    pools[pool].add(graph)
 
 
 # ---------------------------------------------------------------------------------------- attention
