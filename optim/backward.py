@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from .methods import Method
-from .surgery import combine, gram_matrix, off_mps
+from .surgery import as_float64, combine, gram_matrix
 
 # How many numbers of each task's gradient are stacked into one matrix at a time.
 PIECE = 1 << 18
@@ -121,7 +121,7 @@ def multitask_backward(losses: Iterable[torch.Tensor], shared: Iterable[torch.Te
     for parameter in reached:
         for piece in _pieces(parameter, gradients[parameter]):
             gram += gram_matrix(piece)
-    seen = off_mps(torch.stack(values)).double() / scale
+    seen = as_float64(torch.stack(values)) / scale
     if group is not None:  # as the gradients: all processes must see the same
         dist.all_reduce(seen, group=group)
         seen /= dist.get_world_size(group)
@@ -242,7 +242,7 @@ def _combined(parameter: torch.Tensor, of_tasks: Iterable[torch.Tensor | None],
     total = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
     for part, piece in zip(total.split(PIECE), _pieces(parameter, of_tasks), strict=True):
         if is_exact:
-            part.copy_(combine(off_mps(piece).double(), weights))
+            part.copy_(combine(as_float64(piece), weights))
         else:
             combine(piece, weights, out=part)
     return _in_layout_of(parameter, total.view(parameter.shape))

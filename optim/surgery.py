@@ -160,7 +160,7 @@ def _combined(gradients: torch.Tensor,
     bound = float(weights.abs() @ gram.diagonal().sqrt())  # of every number on the way
     if bound < torch.finfo(gradients.dtype).max:
         return combine(gradients, weights)
-    return combine(off_mps(gradients).double(), weights).to(gradients)
+    return combine(as_float64(gradients), weights).to(gradients)
 
 
 def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
@@ -180,17 +180,13 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
-    gradients = off_mps(gradients.detach())
-    gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
-    for piece in gradients.split(_piece_for(gradients), dim=1):
-        piece = piece.double()
-        gram += piece @ piece.T
-    return gram.cpu()
+    pieces = map(as_float64, gradients.detach().split(_piece_for(gradients), dim=1))
+    return sum(piece @ piece.T for piece in pieces).cpu()
 
 
-def off_mps(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor; from a Mac's GPU, which has no float64, a copy in the CPU's memory."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
+def as_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64; from a Mac's GPU, which has none, in the CPU's memory."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def combine(gradients: torch.Tensor, weights: torch.Tensor,
@@ -214,7 +210,7 @@ def combine(gradients: torch.Tensor, weights: torch.Tensor,
     size = _piece_for(gradients)
     for total, piece in zip(out.split(size), gradients.split(size, dim=1), strict=True):
         if needs_float64:
-            piece = off_mps(piece).double()
+            piece = as_float64(piece)
             total.copy_(weights.to(piece.device) @ piece)
             continue
         torch.mul(piece[0], float(weights[0]), out=total)

@@ -80,10 +80,9 @@ def agree_on(model: nn.Module, parts: Sequence[nn.Module], reference: Reference)
     if _models.get(model, NOT_COMPARED)[0] != made_of:
         with _lock:
             if _models.get(model, NOT_COMPARED)[0] != made_of:
-                agree = _compared_itself(model, parts)
-                if agree is None:
-                    return False
-                _models[model] = made_of, agree
+                if len({parameter.device for parameter in model.parameters()}) > 1:
+                    return False  # what runs will say so
+                _models[model] = made_of, _compared_itself(model, parts)
     return _models[model][1]
 
 
@@ -170,10 +169,7 @@ def difference(tiny: nn.Module, device: str) -> str | None:
     return found
 
 
-def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool | None:
-    """None if parts are on different devices, which its caller will be told."""
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return None
+def _compared_itself(model: nn.Module, parts: Sequence[nn.Module]) -> bool:
     config, weight = model.config, next(model.parameters())
 
     def rows(name: str, configured: int) -> int:

@@ -91,7 +91,8 @@ class BackwardGraphs:
         They are made anew after a change of a part, of a number in one, of a buffer or a task. A
         graph calls no hooks.
         """
-        if not (fast.applies(model.encoder) and all(map(fast.is_unhooked, model.modules()))
+        others = model, *self._heads.modules()  # `applies` looks at the encoder
+        if not (fast.applies(model.encoder) and all(map(fast.is_unhooked, others))
                 and not any(map(has_hook, model.parameters()))):
             return False
         made_of = [model.precision, *model.tasks.values()]

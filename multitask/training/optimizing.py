@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from optim import AdamW, split_decayed
-from optim.surgery import off_mps
+from optim.surgery import as_float64
 
 
 def head_groups(heads: nn.Module, weight_decay: float, lr: float) -> list[dict]:
@@ -33,7 +33,7 @@ def squared_norm(module: nn.Module) -> torch.Tensor:
 
     Parameters without a gradient are left out; without any gradient it is a zero on the CPU.
     """
-    squares = [off_mps(parameter.grad).double().square().sum() for parameter in module.parameters()
+    squares = [as_float64(parameter.grad).square().sum() for parameter in module.parameters()
                if parameter.grad is not None]
     return sum(squares) if squares else torch.zeros((), dtype=torch.float64)
 

@@ -420,6 +420,15 @@ def test_graphs_follow_changes(change, is_in_autocast):
                                atol=1e-4)
 
 
+def test_a_model_that_changes_at_every_step():
+    """It gets no more graphs after a while, and a warning."""
+    model, count = build(positions=128), cuda_graphs.MOST_CHANGES
+    graphs = BackwardGraphs(None, model.heads)
+    with pytest.warns(UserWarning, match="changes again and again"):
+        found = [graphs.hold_for(model) for model.calls in range(count)]
+    assert found == [True] * (count - 1) + [False]
+
+
 @needs_cuda
 def test_modes_in_graphs():
     """Without dropout in eval mode, also after steps with it."""
