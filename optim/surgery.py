@@ -180,8 +180,11 @@ def gram_matrix(gradients: torch.Tensor) -> torch.Tensor:
     if gradients.dim() != 2 or not len(gradients) or not gradients.is_floating_point():
         raise ValueError(f"gradients must be a (tasks, params) matrix of floats, got "
                          f"{gradients.dtype} of shape {tuple(gradients.shape)}")
-    pieces = map(as_float64, gradients.detach().split(_piece_for(gradients), dim=1))
-    return sum(piece @ piece.T for piece in pieces).cpu()
+    gram = 0.0
+    for piece in gradients.detach().split(_piece_for(gradients), dim=1):
+        piece = as_float64(piece)
+        gram = gram + piece @ piece.T
+    return gram.cpu()
 
 
 def as_float64(tensor: torch.Tensor) -> torch.Tensor:

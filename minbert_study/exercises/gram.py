@@ -95,16 +95,16 @@ EXERCISE = Exercise(
     forbidden=("corrcoef", "cosine_similarity", "cov"),
     mistakes=(
         ("when products are computed in float32 and converted to float64 afterwards. Convert G "
-         "first.", "piece = piece.double()\n        gram += piece @ piece.T",
-         "gram += (piece @ piece.T).double()"),
+         "first.", "piece = as_float64(piece)\n        gram = gram + piece @ piece.T",
+         "gram = gram + (piece @ piece.T).double()"),
         ("when Gᵀ G is computed. A task is a row, so K is G Gᵀ.",
-         "gram += piece @ piece.T\n    return gram.cpu()",
+         "gram = gram + piece @ piece.T\n    return gram.cpu()",
          "gram = piece.T @ piece\n    return gram.cpu()"),
         ("when products are averaged over the parameters. K sums them.",
          "return gram.cpu()", "return gram.cpu() / gradients.shape[1]"),
         ("when the mean of each gradient is subtracted first. That gives correlations, not "
-         "cosines.", "piece = piece.double()\n",
-         "piece = piece.double() - piece.double().mean(1, keepdim=True)\n"),
+         "cosines.", "piece = as_float64(piece)\n        gram",
+         "piece = as_float64(piece - piece.mean(1, keepdim=True))\n        gram"),
         ("when a zero gradient is divided by its length: 0/0 is NaN. The cosine must be 0 there.",
          "torch.where(scale > 0, gram / scale, 0.0)", "gram / scale"),
         ("when the root is taken of the product K_ii K_jj, which can overflow or become 0. Take "
