@@ -204,7 +204,8 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = partial.stat().st_mode  # by the umask; safetensors' own files are private
         yield partial
 
-        partial.chmod(mode)
+        with suppress(PermissionError):  # some mounts know no modes
+            partial.chmod(mode)
         sync(partial)
         os.replace(partial, target)
     except BaseException as error:
@@ -212,7 +213,7 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):
             raise OSError(f"{path}: {error}") from None
-        if isinstance(error, OSError) and error.filename == str(partial):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     sync(target.parent)
@@ -289,6 +290,15 @@ def sync(path: Path) -> None:
     except OSError as error:
         # Some network disks can sync files only.
         if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
+
+
+def move_folder(folder: Path, place: Path) -> None:
+    """Renames a folder, in place of what is there.
+
+    It is copied where the system does not rename it, such as one of a container's image.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.move(folder, place)

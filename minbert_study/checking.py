@@ -3,7 +3,7 @@
 import time
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -157,13 +157,13 @@ def check_folder(folder: Path, names: Sequence[str], seed: int = SEED) -> Iterat
         yield verdict
 
 
-def saved(folder: Path, names: Sequence[str]) -> dict[str, float]:
-    """When each exercise's file was last saved."""
-    return {name: path.stat().st_mtime for name in names
+def saved(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """When each exercise's file was last saved, and its size: some disks tell 2 s apart only."""
+    return {name: (path.stat().st_mtime_ns, path.stat().st_size) for name in names
             if (path := folder / FILES[name]).is_file()}
 
 
-def watch(folder: Path, names: Sequence[str], before: dict[str, float]) -> Iterator[Verdict]:
+def watch(folder: Path, names: Sequence[str], before: Mapping) -> Iterator[Verdict]:
     """Checks each file again when it is saved after `before`, without end."""
     while True:
         time.sleep(WATCHED_EVERY)

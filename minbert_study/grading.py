@@ -4,8 +4,8 @@ Every folder's exercises are copied first, so that no student's code runs where 
 """
 
 import csv
+import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,9 +166,11 @@ def check_copy(folder: Path, names: Sequence[str],
                 if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
                     notes.append(f"{path.name} is not a regular file, or is too large")
                     continue
-                shutil.copyfile(path, copy / path.name)
+                content = path.read_bytes()
             except OSError as error:
                 notes.append(f"{path.name}: {error.strerror or error}")
+                continue
+            (copy / path.name).write_bytes(content)
         found = [name for name in names if (copy / FILES[name]).is_file()]
         if len(found) < len(names) and (others := other_files(folder)):
             notes.append(f"also there: {', '.join(others[:5])}")
@@ -240,11 +242,20 @@ def _cell(text: str) -> str:
 
 
 def page_name(folders: Iterable[str], folder: str) -> str:
-    """A file name for a student's page: the folder's name, or its path if another has this name."""
-    names = [Path(each).name.casefold() for each in folders]  # on macOS, Ann is ann
-    name = Path(folder).name
-    text = re.sub(r"[^\w .()-]", "_", folder if names.count(name.casefold()) > 1 else name)
-    return f"{text.lstrip('.')[-80:] or 'student'}.html"
+    """A file name for a student's page: the folder's name, or its path if another has this name.
+
+    If others still have the same, such as a#1 and a@1, part of a checksum is added.
+    """
+    def of_path(path: str) -> str:
+        return re.sub(r"[^\w .()-]", "_", path).lstrip(".")[-80:] or "student"
+
+    def of_name(path: str) -> str:
+        return of_path(Path(path).name)
+
+    for form in (of_name, of_path):
+        if [form(each).casefold() for each in folders].count(form(folder).casefold()) == 1:
+            return f"{form(folder)}.html"  # on macOS, Ann is ann
+    return f"{of_path(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:6]}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:

@@ -89,6 +89,7 @@ def observe(folder: Path, name: str, own: Sequence[str],
             end = f"stopped after {SECONDS} seconds: is there an endless loop?"
         elif process.exitcode:
             end = f"the process crashed (status {process.exitcode})"
+            _check_room(out)
 
         results = []
         while (path := Path(out, f"{len(results)}.pt")).is_file():
@@ -99,6 +100,15 @@ def observe(folder: Path, name: str, own: Sequence[str],
         printed = Path(out, "printed")
         text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
     return results, end, text[:PRINTED]
+
+
+def _check_room(out: str) -> None:
+    """Raises OSError, for which a student gets no points, if the process had no room to write."""
+    try:
+        Path(out, "room").write_bytes(bytes(WRITTEN))
+    except OSError as error:
+        raise OSError(f"{tempfile.gettempdir()}: {error.strerror}; make room there, or set TMPDIR "
+                      "to another folder") from None
 
 
 # --------------------------------------------------------------------- in the student's process

@@ -58,7 +58,9 @@ def export(arguments: argparse.Namespace) -> int:
         raise ValueError("--pooling is for --to sentence-transformers, not for --to "
                          f"{arguments.to}")
     run, out = arguments.run, arguments.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # Written and compared under another name: a failed export leaves nothing behind.
+    fresh = out / ".new" if out.exists() else out.with_name(f".{out.name}.new")
+    if out.exists() and (not out.is_dir() or any(path != fresh for path in out.iterdir())):
         raise ValueError(f"{arguments.out} already exists and is not empty: name a new "
                          "folder")
     model = trained_model(run)
@@ -74,15 +76,13 @@ def export(arguments: argparse.Namespace) -> int:
             raise
         warnings.warn(f"not compared with the run: {error}", stacklevel=2)
 
-    # Written and compared under another name: a failed export leaves nothing behind.
-    fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         facts = write_and_compare(fresh, model, task, dev, arguments)
         write_text(fresh / "README.md", card(arguments, model, task, settings, facts))
         if out.exists():  # it stays: a shell may stand in it, or it is a disk of its own
             for path in fresh.iterdir():
-                shutil.move(path, out / path.name)
+                path.replace(out / path.name)
         else:
             fresh.replace(out)
     finally:

@@ -14,7 +14,7 @@ from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
-from minbert.files import counted, items_of, one_line, sync, user_path, write_tensors
+from minbert.files import counted, items_of, move_folder, one_line, sync, user_path, write_tensors
 from minbert.progress import Progress
 from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
@@ -181,8 +181,7 @@ class MultitaskBert(nn.Module):
                              "folder: name a new folder")
         fresh = folder.with_name(f".{folder.name}.new")
         stale = aside or folder.with_name(f".{folder.name}.old")
-        for leftover in (fresh, stale):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
 
         self.encoder.save_pretrained(fresh)
         self.tokenizer.save_pretrained(fresh, self.max_length)
@@ -194,7 +193,7 @@ class MultitaskBert(nn.Module):
         about.save(fresh / TASKS_FILE)
 
         if folder.exists():
-            os.replace(folder, stale)
+            move_folder(folder, stale)
         os.replace(fresh, folder)
         sync(folder.parent)
         if aside is None:

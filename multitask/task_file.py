@@ -55,7 +55,8 @@ def choose_tasks(text: str) -> tuple[Task, ...]:
     if not names:
         raise ValueError("--tasks names no task")
     for name in names:
-        if names.count(name) > 1:
+        # Topic and topic would share files where case is ignored
+        if [other.casefold() for other in names].count(name.casefold()) > 1:
             raise ValueError(f"--tasks {one_line(text)}: two tasks have the name {name}")
     return tuple(tasks)
 

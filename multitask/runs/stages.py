@@ -5,14 +5,13 @@ own best epoch behind.
 """
 
 import math
-import os
-import shutil
 import time
 import warnings
 from pathlib import Path
 
 import torch
 
+from minbert.files import move_folder
 from minbert.progress import Progress
 from multitask.analysis.log import cosines_by_pair
 from multitask.evaluation import describe, scores_of
@@ -295,8 +294,7 @@ class Stage:
             self._publish()
         elif self.run.ranks.writes and kept.is_dir():
             # the checkpoint after this one had a better epoch, and is lost
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(kept, target)
+            move_folder(kept, target)
 
 
 def _conflicts(result: StepResult) -> dict:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def load(run: Path) -> Checkpoint:
             continue
 
         for damaged, error in damage.items():
-            os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
+            with suppress(OSError):  # a container does not rename folders of its image
+                os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
             warnings.warn(f"{error}; resuming from the checkpoint before it, {folder}",
                           stacklevel=2)
         return saved

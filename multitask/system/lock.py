@@ -25,15 +25,7 @@ class FolderLock:
     """
 
     def __init__(self, run: Path) -> None:
-        # another thread than this one may release it: see distributed.on_sigterm
-        self._lock = FileLock(run / LOCK_FILE, thread_local=False)
-        self._holder = run / HOLDER_FILE
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"{run} is in use by {describe(self._holder)}: two runs would spoil "
-                             "it; name another folder, or end that one first") from None
-
+        self._lock, self._holder = _locked(run), run / HOLDER_FILE
         if self._holder.exists():
             warnings.warn(f"{run}: {describe(self._holder)} ended without giving up its lock; "
                           "taken over", stacklevel=2)
@@ -52,14 +44,24 @@ class FolderLock:
 
 def check_free(run: Path) -> None:
     """Raises ValueError if another process uses the folder. Writes nothing."""
-    if not (run / LOCK_FILE).exists():
-        return
+    if (run / LOCK_FILE).exists():
+        _locked(run).release()
+
+
+def _locked(run: Path) -> FileLock:
+    # another thread than this one may release it: see distributed.on_sigterm
+    lock = FileLock(run / LOCK_FILE, thread_local=False)
     try:
-        with FileLock(run / LOCK_FILE, timeout=0):
-            pass
+        lock.acquire(timeout=0)
     except Timeout:
-        holder = describe(run / HOLDER_FILE)
-        raise ValueError(f"{run} is in use by {holder}; name another folder") from None
+        raise ValueError(f"{run} is in use by {describe(run / HOLDER_FILE)}: two runs would spoil "
+                         "it; name another folder, or end that one first") from None
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(f"{run} cannot be locked ({error.strerror}): name a folder on another "
+                      "disk") from None
+    return lock
 
 
 def describe(holder: Path) -> str:

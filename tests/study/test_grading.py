@@ -1,12 +1,13 @@
 """Grading many folders: what is kept, what is refused, and the reasons beside the points."""
 
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 from handed_in import hand_in
 
-from minbert_study import grading
+from minbert_study import grading, rules
 from minbert_study.__main__ import main
 from minbert_study.exercise import FILES
 
@@ -28,6 +29,29 @@ def test_grade_again(folder, monkeypatch, capsys):
     assert Path("grades.csv").read_text() == table
     assert main(["grade", "ann"]) == 2
     assert Path("grades.csv").read_text() == table
+
+
+def test_full_disk(folder, monkeypatch, capsys):
+    """Points already given stay: it is no fault of the student's."""
+    monkeypatch.chdir(folder.parent)
+    Path("points.csv").write_text("attention,8\n")
+    arguments = ["grade", "mine", "--points", "points.csv"]
+    assert main(arguments) == 0
+    table = Path("grades.csv").read_text()
+    attention = folder / FILES["attention"]
+    monkeypatch.setattr(rules, "faults", lambda *_: [])
+    attention.write_text(f"{attention.read_text()}\nimport os\nos._exit(1)  # as if it crashed\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (100, 1_000_000):  # no room for a copy of the file; none for answers
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            assert main(arguments) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "File too large" in capsys.readouterr().err
+        assert Path("grades.csv").read_text() == table
+    assert main(arguments) == 0  # with room, a crash is a crash
+    assert "mine,0,0," in Path("grades.csv").read_text()
 
 
 def test_one_level_deeper(folder, monkeypatch, capsys):

@@ -5,6 +5,7 @@ learn why a checkpoint is read back before its predecessor is removed, how gradi
 float32 are refused, and why a folder has one writer.
 """
 
+import errno
 import itertools
 import json
 import os
@@ -26,10 +27,11 @@ import torch
 from oracle import with_loss
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from test_10_training import build
 
 import train_multitask
 from minbert import BertConfig, BertTokenizer
-from minbert.files import replacing
+from minbert.files import replacing, write_text
 from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
 from multitask.runs.stages import Stage
@@ -200,6 +202,20 @@ def test_resume_without_the_gpu(train, interrupted, refused, monkeypatch):
     assert (values["device"], values["precision"]) == ("cpu", "bf16")
 
 
+def keep_in_place(monkeypatch) -> None:
+    """From now on no folder that exists can be renamed, as in a container's image."""
+    there = {path.absolute() for path in Path().rglob("*") if path.is_dir()}
+    rename = os.rename
+
+    def rename_no_folder(source, target):
+        if Path(source).absolute() in there:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_no_folder)
+    monkeypatch.setattr(os, "replace", rename_no_folder)
+
+
 def test_killed_while_publishing(train, monkeypatch):
     """Killed between a checkpoint and its model: the model is written from the checkpoint."""
     publish = Stage._publish
@@ -223,10 +239,28 @@ def test_killed_while_publishing(train, monkeypatch):
     assert second == Path("whole/model/model.safetensors").read_bytes()
     # without the newest checkpoint, the model is again the best epoch of the one before it
     flip(Path("run/checkpoint/2/state.safetensors"), 10_000)
+    keep_in_place(monkeypatch)
     with pytest.warns(UserWarning, match="damaged"):
         run = main_job.resume(Path("run"), say=lambda line: None)
     run.log.close()
     assert Path("run/model/model.safetensors").read_bytes() == first
+
+
+def test_model_in_place_of_another(monkeypatch):
+    """The earlier one is there until the new one is, whatever happened before."""
+    model, folder, aside = build(), Path("model"), Path(".model.old")
+    model.save_pretrained(folder)
+    folder.rename(aside)  # killed here the last time
+    with monkeypatch.context() as patch:
+        patch.setattr("multitask.model.write_tensors", Mock(side_effect=OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            model.save_pretrained(folder)
+    MultitaskBert.from_pretrained(aside)
+    model.save_pretrained(folder)
+    keep_in_place(monkeypatch)
+    model.save_pretrained(folder)
+    MultitaskBert.from_pretrained(folder)
+    assert [*Path().iterdir()] == [folder]
 
 
 # ------------------------------------------------------------------------------- checkpoints
@@ -591,6 +625,34 @@ def test_file_mode(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
+def test_disk_without_modes(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "chmod", Mock(side_effect=PermissionError(errno.EPERM, "")))
+    write_text(tmp_path / "file", "x")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["write", "fsync"])
+def test_errors_of_a_disk_name_the_file(name, tmp_path, monkeypatch):
+    """The system names none, because it was opened before."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    fails = OSError(errno.EIO, os.strerror(errno.EIO))
+    if name == "fsync":
+        monkeypatch.setattr(os, "fsync", Mock(side_effect=fails))
+    else:
+        monkeypatch.setattr(Path, "write_text", Mock(side_effect=fails))
+    with pytest.raises(OSError, match=f"Input/output error: '{path}'$"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_disk_without_locks(refused, monkeypatch):
+    fails = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=fails))
+    with pytest.raises(OSError, match=r"^run cannot be locked \(No locks available\): name a folder"):
+        FolderLock(Path("run"))
+
+
 def test_release_by_thread(tmp_path):
     """The thread that answers SIGTERM can release the lock of the main thread."""
     lock = FolderLock(tmp_path)
@@ -641,6 +703,10 @@ def test_linked_folders(train, alone, tmp_path):
     (tmp_path / "real" / "checkpoint").symlink_to(tmp_path / "checkpoints")
     assert train(tmp_path / "link") == 0
     assert kill_points.left_by(tmp_path / "real") == alone
+
+
+def test_name_that_is_not_utf8(refused):
+    assert "--out caf?: the name is not UTF-8" in refused("--out", "caf\udce9")
 
 
 def test_closed_folder(refused, tmp_path):

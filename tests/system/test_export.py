@@ -146,10 +146,13 @@ def test_long_inputs(brief_run, tmp_path):
 def test_this_folder(runs, tmp_path, monkeypatch):
     """An empty folder is filled, and stays the same one: it may be a disk of its own."""
     monkeypatch.chdir(tmp_path)
-    before = tmp_path.stat().st_ino
+    Path(".new").mkdir()  # left by a killed export
+    Path(".new/junk").touch()
+    before, around = tmp_path.stat().st_ino, tmp_path.parent.stat().st_mtime_ns
     exported(runs, Path(), "wide")
-    assert tmp_path.stat().st_ino == before
+    assert (tmp_path.stat().st_ino, tmp_path.parent.stat().st_mtime_ns) == (before, around)
     assert Path("model.safetensors").is_file()
+    assert not {".new", "junk"} & {path.name for path in tmp_path.iterdir()}
     assert f'"{tmp_path.name}"' in Path("README.md").read_text()
 
 
