@@ -128,7 +128,10 @@ def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> N
             if len(written) > WRITTEN:
                 written = _written({"is_begun": True, "fault": [
                     f"{len(written):,} bytes came back, far too many: check the shapes"]})
-            Path(out, f"{number}.pt").write_bytes(written)
+            try:
+                Path(out, f"{number}.pt").write_bytes(written)
+            except OSError:
+                os._exit(1)  # see _check_room
     os._exit(0)  # no code of the student's runs after this
 
 
