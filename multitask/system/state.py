@@ -77,14 +77,12 @@ def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) 
 
     for number, parameter in enumerate(parameters):
         start = f"optimizer.{number}."
-        expected = {start + "step": torch.tensor(0), start + "exp_avg": parameter,
-                    start + "exp_avg_sq": parameter}
-        if expected.keys().isdisjoint(tensors):  # it has had no gradient so far
+        # the step and the moments, and what a student's AdamW keeps besides
+        kept = {name.removeprefix(start): value.clone() for name, value in tensors.items()
+                if name.startswith(start)}
+        if not kept:  # it has had no gradient so far
             continue
-        check_like(tensors, expected)
-        state["state"][number] = {
-            "step": int(tensors[start + "step"]),
-            "exp_avg": tensors[start + "exp_avg"].clone(),
-            "exp_avg_sq": tensors[start + "exp_avg_sq"].clone(),
-        }
+        check_like(tensors, {start + "step": torch.tensor(0), start + "exp_avg": parameter,
+                             start + "exp_avg_sq": parameter})
+        state["state"][number] = kept
     optimizer.load_state_dict(state)

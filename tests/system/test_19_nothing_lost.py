@@ -38,9 +38,9 @@ from multitask.runs.stages import Stage
 from multitask.system import checkpoint
 from multitask.system.interruption import Interruption, defer_signals, interruptible
 from multitask.system.lock import FolderLock, check_free
-from multitask.system.state import check_like
+from multitask.system.state import check_like, load_optimizer_state, optimizer_state
 from multitask.training.step import SurgeryTrainer
-from optim import SURGERY
+from optim import SURGERY, AdamW
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "no_report")
 
@@ -355,6 +355,19 @@ def test_tensors_fit(wrong, message):
     check_like({**LIKE, "more": torch.ones(1)}, LIKE)
     with pytest.raises(ValueError, match=message):
         check_like(wrong, LIKE)
+
+
+def test_state_of_an_edited_optimizer():
+    """What a student's AdamW keeps besides its moments, such as AMSGrad's, is restored, too."""
+    weights = torch.nn.Parameter(torch.ones(3))
+    weights.grad = torch.tensor([1.0, -2.0, 0.0])
+    before, after = AdamW([weights]), AdamW([weights])
+    before.step()
+    before.state[weights]["max_exp_avg_sq"] = torch.tensor([1.0, 4.0, 0.0])
+    load_optimizer_state(after, optimizer_state(before))
+    assert after.state[weights].keys() == before.state[weights].keys()
+    for name, value in before.state[weights].items():
+        torch.testing.assert_close(after.state[weights][name], value, atol=0, rtol=0)
 
 
 def test_numbering(saved, save):
