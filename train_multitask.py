@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Train BERT on several tasks at once, with gradient surgery: the paper's three, or your own.
 
+A run is a folder: the model, predictions, scores, and a report.
+
     python train_multitask.py --arch concatB --gs wrap
     python train_multitask.py --arch concatB --gs wrap --data data --model bert-base-uncased
     python train_multitask.py --arch concatB_al --nli --gs wrap --fl --data data

@@ -28,11 +28,12 @@ def faults(source: str, name: str) -> list[str]:
     exercise = load(name)
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (RecursionError, MemoryError):
+        return ["Python cannot read this: it is nested too deeply"]
+    except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"line {line}: " if line else ""
-        says = getattr(error, "msg", str(error)) or "it is nested too deeply"
-        return [f"{where}Python cannot read this: {says}"]
+        return [f"{where}Python cannot read this: {getattr(error, 'msg', error)}"]
 
     found = []
     for node in ast.walk(tree):
