@@ -143,7 +143,9 @@ class Task:
     def meaning(self) -> str:
         """What the labels mean, in words: "0 no, 1 yes", "0 unrelated to 5 the same"."""
         if self.classes:
-            return ", ".join(f"{number} {name}" for number, name in enumerate(self.labels))
+            names = [f"{number} {name}" for number, name in enumerate(self.labels)]
+            # a left-to-right mark keeps a number before its Arabic or Hebrew name
+            return (", " if "".join(names).isascii() else ", \u200e").join(names)
         ends = [f"{end:g}" for end in self.range]
         return " to ".join(" ".join(words) for words in zip(ends, self.labels, strict=True)
                            ) if self.labels else " to ".join(ends)

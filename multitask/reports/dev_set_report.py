@@ -89,7 +89,7 @@ def _by_bin(task: Task, found: dict, predictor: str) -> list[str]:
         panels.insert(0, ("mean absolute error", "absolute_error", "absolute_error_interval",
                           overall, "lower is better"))
     return [figure(f"{predictor}-{name}-{key.replace('_', '-')}",
-                   figures.score_by_bin(bins, xlabel, f"{name} {metric}", value, key, interval),
+                   figures.score_by_bin(bins, xlabel, metric, value, key, interval),
                    f"{name}: {metric} by {title}, {found['n']:,} examples in {len(bins)} bins",
                    f"{task.title}: {metric} by {title}, n = {found['n']:,}; {direction}.")
             for metric, key, interval, value, direction in panels]

@@ -45,5 +45,5 @@ def score_table(tasks: Tasks, runs: Mapping[str, dict], together: dict,
             ["95 % interval", *intervals, span(analysis["average"]["interval"])]]
     note = ("The interval is of all as one: a bootstrap over the dev examples. It does not say how "
             "other seeds would do. Each run's best epoch was selected on these examples.")
-    return [table(["", *map(metric_of, tasks.values()), "average"], rows, best=count + 1),
+    return [table(["run", *map(metric_of, tasks.values()), "average"], rows, best=count + 1),
             paragraph(note, note=True)]

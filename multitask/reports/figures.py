@@ -15,12 +15,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from multitask.analysis.log import moving_average
 
-Style = tuple[str, str, str]  # colour, dashes, marker
+Style = tuple[str, str | tuple, str]  # colour, dashes, marker
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
 PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"),
-               (GREEN, "-.", "D"), (ORANGE, "-", "v"), ("#CC79A7", "--", "P"))
+               (GREEN, "-.", "D"), (ORANGE, (0, (6, 2, 1, 2, 1, 2)), "v"),
+               ("#CC79A7", (0, (1, 3)), "P"))
 # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8
@@ -62,7 +63,7 @@ def legend(axes: Axes) -> None:
     """Above the plot, where it covers nothing. Long names make fewer columns and a taller figure.
     """
     handles, names = axes.get_legend_handles_labels()
-    names = [textwrap.fill(name, LEGEND_CHARACTERS) for name in names]
+    names = [textwrap.fill(name, LEGEND_CHARACTERS - 6) for name in names]  # less the line drawn
     longest = max((len(line) for name in names for line in name.splitlines()), default=0)
     columns = max(1, min(3, len(names), LEGEND_CHARACTERS // (longest + 3)))
     lines = math.ceil(len(names) / columns) + sum(name.count("\n") for name in names)
@@ -255,7 +256,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
     names = named = [plain(name) for name in classes]
     if len(classes) <= MOST_WRITTEN:
         named = [f"{name}\n({n:,})" for name, n in zip(names, counts.sum(1).tolist(), strict=True)]
-    size = min(9, LABELS_POINTS / len(classes))
+    step = math.ceil(len(classes) * SMALL / LABELS_POINTS)  # of many classes, some are named
+    names, named, middles = names[::step], named[::step], middles[::step]
+    size = min(9, LABELS_POINTS / len(names))
     axes.set_xticks(middles, names, fontsize=size,
                     rotation=90 if sum(map(len, names)) > MOST_CHARACTERS else 0)
     axes.set_yticks(middles, named, fontsize=size)
@@ -276,7 +279,7 @@ def scatter_plot(labels: Sequence[float], predictions: Sequence[float], line: di
     figure, axes = empty(f"label, {scale}", f"prediction, {scale}", height=3.6)
     shown = np.unique(np.linspace(0, len(labels) - 1, SCATTER_POINTS).astype(int))
     axes.scatter(np.asarray(labels)[shown], np.asarray(predictions)[shown], s=9, color=BLUE,
-                 alpha=0.35, linewidths=0)
+                 alpha=0.35 if len(shown) > 500 else 0.8, linewidths=0)
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1.4, label="prediction = label")
     if line is not None:
         axes.plot(ends, [line["intercept"] + line["slope"] * end for end in ends], color=VERMILION,

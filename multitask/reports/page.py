@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 # drawn for a light background, so each has its own.
 STYLE = """
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem;
+       overflow-wrap: break-word }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #8888 }
@@ -30,12 +31,12 @@ table { border-collapse: collapse; margin: .5rem 1.5rem .5rem 0;
 caption { text-align: left; font-weight: 600; padding: .25rem 0;
           max-width: calc(100vw - 4rem) }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; vertical-align: top; white-space: nowrap }
-th { vertical-align: bottom; border-bottom: 1px solid #888; white-space: normal; hyphens: none;
-     scroll-snap-align: start }
-th:first-child, td:first-child { padding-left: 0 }
-th:first-child, td:first-child, .text th, .text td { text-align: left }
-.text td { white-space: pre-line } .text td:first-child { min-width: 8em }
-.text td:last-child { overflow-wrap: anywhere }
+thead th { vertical-align: bottom; border-bottom: 1px solid #888; white-space: normal;
+           hyphens: none; scroll-snap-align: start }
+tbody th { font-weight: inherit; white-space: normal } th:first-child { padding-left: 0 }
+th:first-child, .text th, .text td { text-align: left }
+.text tbody > tr > * { white-space: pre-line; unicode-bidi: plaintext }
+.text tbody th { min-width: 8em } .text tbody th, .text td:last-child { overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
       margin: 0 0 .5rem 1rem }
 tr.best { font-weight: 600; background: #8883 }
@@ -59,7 +60,8 @@ figure img { display: block; width: 100%; height: auto; box-sizing: border-box; 
   body { max-width: none; padding: 0; font-size: 9.5pt }
   .wide { overflow: visible; background: none }
   .grid { grid-template-columns: 1fr 1fr } h2, h3, caption { break-after: avoid }
-  figure, tr { break-inside: avoid } thead { display: table-header-group } nav { display: none }
+  figure, tr { break-inside: avoid } tbody tr:first-child { break-before: avoid }
+  thead { display: table-header-group } nav { display: none }
 }
 """
 
@@ -87,7 +89,7 @@ def page(title: str, parts: Iterable[str]) -> str:
                       for name, text in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body))
     return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n"
             f"<h1>{escape(title)}</h1>\n<nav aria-label=\"Contents\">{links}</nav>\n"
-            f"{body}\n</body></html>\n")
+            f"<main>\n{body}\n</main></body></html>\n")
 
 
 def heading(text: str, level: int = 2) -> str:
@@ -124,7 +126,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], best: int | N
     head = "".join(f"<th scope=\"col\">{escape(cell)}</th>" for cell in header)
     lines = []
     for number, row in enumerate(rows):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        cells = f"<th scope=\"row\">{escape(row[0])}</th>{cells}"
         lines.append(f"<tr{_class('best', number == best)}>{cells}</tr>")
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (f"<div class=\"wide\"><table{_class('text', text)}>{about}"

@@ -31,6 +31,7 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
     surgery = ""
     if surgery_steps and settings["surgery"] in PAPER_SURGERY:  # method_of names another
         surgery = f" · {settings['surgery']}"
+    files = ["log.jsonl", "analysis.json"] if analysis else ["log.jsonl"]
     title = f"minbert: {about}{settings['arch']} · {method_of(settings)}{surgery}"
     parts = [
         paragraph(summary(settings, metrics)), origin(metrics["environment"]),
@@ -42,6 +43,8 @@ def write_report(path: Path, settings: dict, metrics: dict, steps: Sequence[dict
         *(conflicts(surgery_steps) if surgery_steps else []),
         *(worst_errors(by_name, analysis) if analysis else []),
         heading("What was run"), facts(settings, metrics),
+        paragraph(f"The numbers behind the figures are in {' and '.join(files)}, beside this page.",
+                  note=True),
     ]
     write_text(path, page(title, parts))
 

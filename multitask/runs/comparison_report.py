@@ -142,6 +142,6 @@ def dev_plot(courses: Mapping[str, Course], task: str,
             if course.kept in known:
                 axes.plot(course.kept, known[course.kept], color=colour, marker=marker,
                           markersize=6)
-    axes.xaxis.set_major_locator(figures.MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_locator(figures.MaxNLocator(12, integer=True, min_n_ticks=1))
     figures.legend(axes)
     return drawn

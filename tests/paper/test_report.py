@@ -15,10 +15,14 @@ from multitask.analysis.dev_set import analyse
 from multitask.data.examples import Example
 from multitask.reports.dev_set_report import predictions, verdict, worst_errors
 from multitask.reports.figures import (
+    PAIR_STYLES,
+    SMALL,
+    STYLES,
     calibration_plot,
     confusion_matrix,
     cosine_curves,
     loss_curves,
+    styles_of,
 )
 from multitask.reports.page import escape, svg
 from multitask.reports.run_report import headline, summary, write_report
@@ -191,13 +195,37 @@ def test_half_a_character_in_a_path(tmp_path):
 @pytest.mark.parametrize(("classes", "written", "is_drawn"), [(12, 144, True), (50, 0, True),
                                                               (51, 0, False)])
 def test_many_classes(classes, written, is_drawn):
-    """With many classes the confusion matrix has no numbers; above 50 there is no matrix."""
+    """With many classes the confusion matrix has no numbers; above 50 there is no matrix.
+
+    The labels that it has can be read, and stand at their row.
+    """
     counts, names = np.eye(classes, dtype=int).tolist(), tuple(f"c{k}" for k in range(classes))
-    assert len(confusion_matrix(counts, names).axes[0].texts) == written
+    [axes] = confusion_matrix(counts, names).axes
+    assert len(axes.texts) == written
+    for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True):
+        assert label.get_fontsize() >= SMALL
+        assert label.get_text().split("\n")[0] == f"c{place - 0.5:g}"
     task = Task("many", "classes", ("text",), "label", "x.csv", labels=names, dev_share=0.5)
     found = {"n": classes, "confusion": {"counts": counts}}
     page = "".join(predictions({"many": task}, {"tasks": {"many": found}}))
     assert ("<img" in page) == is_drawn
+
+
+def test_numbers_stand_before_their_names():
+    """Also where the names run from right to left."""
+    labels = "سيئ", "متوسط", "ممتاز"
+    task = Task("stars", "classes", ("text",), "label", "x.csv", labels=labels, dev_share=0.5)
+    assert task.meaning == f"0 {labels[0]}, \u200e1 {labels[1]}, \u200e2 {labels[2]}"
+    assert TASKS["para"].meaning == "0 not a duplicate, 1 duplicate"
+
+
+@pytest.mark.parametrize("styles", [STYLES, PAIR_STYLES])
+def test_lines_differ_without_colours(styles):
+    """Curves have no markers, so each has other dashes."""
+    assert len({dashes for _, dashes, _ in styles_of(range(len(styles)), styles).values()}) == (
+        len(styles))
+    cosine_curves(range(5), {f"{number}-x": [0.1] * 5 for number in range(len(styles))}
+                  ).draw_without_rendering()
 
 
 @pytest.mark.parametrize(("names", "shown"), [
@@ -277,14 +305,14 @@ def test_settings_state_what_was_used(tmp_path):
                 "max_length": 128, "batch_size": None, "batch_sizes": {}, "eval_limit": None}
     stages = {"gs": {**METRICS["stages"]["gs"], "batch_sizes": {"sst": 1, "para": 24, "sts": 2}}}
     page = written(tmp_path, settings, {**METRICS, "stages": stages})
-    rows = dict(re.findall(r"<td>([^<]+)</td><td>([^<]*)</td></tr>", page))
+    rows = dict(re.findall(r"<th scope=\"row\">([^<]+)</th><td>([^<]*)</td></tr>", page))
     assert rows["batch_size, gs"] == "sst 1, para 24, sts 2"
     assert (rows["head_lr"], rows["max_length"]) == ("1e-05", "128")
     assert rows["model"] == "of the run runs/before"
     assert not {"batch_sizes", "eval_limit"} & rows.keys()
     assert not {"default", "None", "{}"} & set(rows.values())
     older = written(tmp_path, settings)
-    assert "<td>batch_size</td><td>16; 8 for heads alone; bd by Eq. 6</td>" in older
+    assert "<th scope=\"row\">batch_size</th><td>16; 8 for heads alone; bd by Eq. 6</td>" in older
 
 
 def test_the_paper_is_beside_its_three_tasks_only(tmp_path):

@@ -474,7 +474,7 @@ def test_continues_from_checkpoint(finished, text):
     pages = [(folder / "report.html").read_text() for folder in (finished, more)]
     for name, is_listed in (("steps", [True, True]), ("epochs", [False, False]),
                             ("hidden", [True, False]), ("vocab_size", [True, False])):
-        assert [f"<td>{name}</td>" in page for page in pages] == is_listed, name
+        assert [f'<th scope="row">{name}</th>' in page for page in pages] == is_listed, name
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -371,7 +371,7 @@ def test_browser(browser, address, model):
 
     find("#words button")[0].send_keys(Keys.ENTER)
     wait.until(lambda _: find(".word"))
-    assert "<" in [each.text.split("\n")[0].rstrip("-.0123456789") for each in find(".word")]
+    assert "<" in [each.text.split("\n")[0].rstrip(" −.0123456789") for each in find(".word")]
     assert not find(".word b")  # what is typed stays text
     find("#attention button")[0].send_keys(Keys.ENTER)
     wait.until(lambda _: find(".map"))
@@ -382,6 +382,9 @@ def test_browser(browser, address, model):
     Select(find("[name=answer-sst]")[0]).select_by_visible_text("neutral")
     find("[name=answer-sts]")[0].send_keys("4.5", Keys.ENTER)
     wait.until(lambda _: len(find("#gradients-result table")) == 4)
+    # a screen reader announces this, not the tables
+    assert find("[role=status]")[0].get_attribute("textContent") == "The tables are below."
+    assert not find("[aria-live] table")
 
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True})

@@ -13,7 +13,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const two = (value) => value.toFixed(2).replace(/^(-?)0\./, "$1.");
+const two = (value) => value.toFixed(2).replace(/^(-?)0\./, "$1.").replace("-", "−");
 const exact = (value) => Number(value.toPrecision(3)).toString();
 
 async function call(path, body) {
@@ -37,7 +37,7 @@ function onSubmit(id, handle) {
       return;  // not `disabled`, which would take the keyboard's focus away
     }
     button.setAttribute("aria-disabled", "true");
-    problem.textContent = "";
+    problem.textContent = $("done").textContent = "";
     try {
       await handle(form.elements);
     } catch (error) {
@@ -115,9 +115,9 @@ async function showWords(fields) {
   const texts = textsFor(task);
   const {label, words} = await call("api/words", {task: task.name, texts, method: fields.method.value});
   const most = Math.max(...words.map((word) => Math.abs(word.weight)), 1e-9);
-  const lines = texts.map(() => make("p", {class: "sentence"}));
+  const lines = texts.map(() => make("p", {class: "sentence", dir: "auto"}));
   for (const word of words) {
-    const span = make("span", {class: "word"}, word.text, make("small", {}, two(word.weight)));
+    const span = make("span", {class: "word"}, word.text, " ", make("small", {}, two(word.weight)));
     const side = word.weight < 0 ? "--against" : "--for";
     span.style.background = `rgb(var(${side}) / ${(0.55 * Math.abs(word.weight) / most).toFixed(3)})`;
     lines[word.sentence].append(span, " ");
@@ -125,6 +125,12 @@ async function showWords(fields) {
   const what = task.classes ? `log p(${label})` : "the number";
   $("words-result").replaceChildren(...lines, make("p", {class: "note"},
     `By how much each word raises ${what}: blue raises it, orange lowers it.`));
+}
+
+// A screen reader says that there are tables. It does not read all of them aloud.
+function showTables(id, note, tables) {
+  $(id).replaceChildren(make("p", {class: "note"}, note), ...tables);
+  $("done").textContent = "The tables are below.";
 }
 
 // ----------------------------------------------------------------------------------- attention
@@ -143,21 +149,21 @@ async function showAttention(fields) {
       });
       return make("tr", {}, make("th", {scope: "row"}, pieces[from]), ...cells);
     });
-    const head = make("tr", {}, make("th"), ...pieces.map((piece) => make("th", {scope: "col"}, piece)));
-    return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "table"},
+    const head = make("tr", {}, make("td"), ...pieces.map((piece) => make("th", {scope: "col"}, piece)));
+    return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "attention weights"},
       make("table", {class: "map"}, make("thead", {}, head), make("tbody", {}, ...rows)));
   });
-  $("attention-result").replaceChildren(make("p", {class: "note"},
-    "Each row is a piece; the darker a column, the more the row looks at it. A row sums to 1."), ...tables);
+  showTables("attention-result",
+    "Each row is a piece; the darker a column, the more the row looks at it. A row sums to 1.", tables);
 }
 
 // ----------------------------------------------------------------------------------- gradients
 
 function table(caption, columns, rows) {
-  const head = make("tr", {}, make("th"), ...columns.map((name) => make("th", {scope: "col"}, name)));
+  const head = make("tr", {}, make("td"), ...columns.map((name) => make("th", {scope: "col"}, name)));
   const body = rows.map(([name, ...values]) => make("tr", {}, make("th", {scope: "row"}, name),
     ...values.map((value) => make("td", {}, value))));
-  return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "table"},
+  return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": caption},
     make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
@@ -187,8 +193,7 @@ async function showGradients(fields) {
     tables.push(table("change of each task's loss, per unit of learning rate", found.tasks,
       surgery.map(([method, to]) => [method, ...to.changes.map(exact)])));
   }
-  $("gradients-result").replaceChildren(make("p", {class: "note"},
-    "To first order, without dropout, and for this one input."), ...tables);
+  showTables("gradients-result", "To first order, without dropout, and for this one input.", tables);
 }
 
 function rightAnswer(task) {
