@@ -30,7 +30,7 @@ setup(
         "huggingface_hub>=0.23", # checkpoints by name; the first version that always resumes
         "requests>=2.31",        # the course's data
         "tomli>=2; python_version < '3.11'",  # task files; later Pythons have tomllib
-        "filelock>=3.12",        # one run at a time in a folder
+        "filelock>=3.21",        # one run at a time; earlier ones take any error for a lock
         "tqdm>=4.66",            # progress bars
         "matplotlib>=3.8",       # figures of report.html
     ],

@@ -32,6 +32,15 @@ def user_path(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def check_utf8(path: Path) -> None:
+    """Raises ValueError for a name that safetensors and JSON cannot write."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{one_line(path)}: the name is not UTF-8, or the system's locale is not; "
+                         "choose another") from None
+
+
 def items_of(collection: Iterable, what: str) -> list:
     """Reads a collection once, a generator too.
 
@@ -295,10 +304,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def move_folder(folder: Path, place: Path) -> None:
-    """Renames a folder, in place of what is there.
+def rename_folder(folder: Path, place: Path) -> None:
+    """Puts a folder in the place of another.
 
-    It is copied where the system does not rename it, such as one of a container's image.
+    It is renamed. Where the system refuses that, as for folders of a container's image, it is
+    copied, and stays.
     """
     shutil.rmtree(place, ignore_errors=True)
-    shutil.move(folder, place)
+    try:
+        os.replace(folder, place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = place.with_name(f".{place.name}.copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder, copy)
+        for path in copy.rglob("*"):
+            sync(path)
+        os.replace(copy, place)

@@ -158,7 +158,7 @@ def check_folder(folder: Path, names: Sequence[str], seed: int = SEED) -> Iterat
 
 
 def saved(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """When each exercise's file was last saved, and its size: some disks tell 2 s apart only."""
+    """When each exercise's file was last saved, and its size: some disks keep times to 2 s."""
     return {name: (path.stat().st_mtime_ns, path.stat().st_size) for name in names
             if (path := folder / FILES[name]).is_file()}
 

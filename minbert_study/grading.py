@@ -5,9 +5,10 @@ Every folder's exercises are copied first, so that no student's code runs where 
 
 import csv
 import hashlib
+import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,6 +19,7 @@ from multitask.reports.page import heading, page, paragraph, preformatted
 from .checking import LARGEST_FILE, PROGRESS_FILE, Verdict, check_folder
 from .exercise import FILES, NAMES, load
 from .starting import README
+from .worker import write_temporary
 
 POINTS = 10          # per exercise without a table
 
@@ -170,7 +172,7 @@ def check_copy(folder: Path, names: Sequence[str],
             except OSError as error:
                 notes.append(f"{path.name}: {error.strerror or error}")
                 continue
-            (copy / path.name).write_bytes(content)
+            write_temporary(copy / path.name, content)
         found = [name for name in names if (copy / FILES[name]).is_file()]
         if len(found) < len(names) and (others := other_files(folder)):
             notes.append(f"also there: {', '.join(others[:5])}")
@@ -241,10 +243,10 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def page_name(folders: Iterable[str], folder: str) -> str:
+def page_name(folders: Collection[str], folder: str) -> str:
     """A file name for a student's page: the folder's name, or its path if another has this name.
 
-    If others still have the same, such as a#1 and a@1, part of a checksum is added.
+    If another could have that, too, such as a@1 beside a#1, part of a checksum is added.
     """
     def of_path(path: str) -> str:
         return re.sub(r"[^\w .()-]", "_", path).lstrip(".")[-80:] or "student"
@@ -252,10 +254,12 @@ def page_name(folders: Iterable[str], folder: str) -> str:
     def of_name(path: str) -> str:
         return of_path(Path(path).name)
 
-    for form in (of_name, of_path):
-        if [form(each).casefold() for each in folders].count(form(folder).casefold()) == 1:
-            return f"{form(folder)}.html"  # on macOS, Ann is ann
-    return f"{of_path(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:6]}.html"
+    forms = of_name, of_path
+    taken = {form(other).casefold() for other in folders if other != folder for form in forms}
+    for form in forms:
+        if form(folder).casefold() not in taken:  # on macOS, Ann is ann
+            return f"{form(folder)}.html"
+    return f"{of_path(folder)}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}.html"
 
 
 def feedback(grade: Grade, points: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> str:

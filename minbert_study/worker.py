@@ -36,6 +36,7 @@ from . import exercise as exercises
 SECONDS = 20
 MEMORY = 4 << 30       # bytes beyond what the process has when it starts
 WRITTEN = 64 << 20     # bytes of the largest file that the process can write
+UNWRITTEN = 74         # exit status of the process if it cannot write
 PRINTED = 4000         # characters of a student's own output that are kept
 LARGEST = 2**63        # whole number that is passed on: a float has no place for 400 digits
 # audit events of Python that reach beyond the exercise
@@ -89,7 +90,8 @@ def observe(folder: Path, name: str, own: Sequence[str],
             end = f"stopped after {SECONDS} seconds: is there an endless loop?"
         elif process.exitcode:
             end = f"the process crashed (status {process.exitcode})"
-            _check_room(out)
+            if process.exitcode == UNWRITTEN:  # a student's code can end so, too
+                write_temporary(Path(out, "room"), bytes(WRITTEN))
 
         results = []
         while (path := Path(out, f"{len(results)}.pt")).is_file():
@@ -102,10 +104,10 @@ def observe(folder: Path, name: str, own: Sequence[str],
     return results, end, text[:PRINTED]
 
 
-def _check_room(out: str) -> None:
-    """Raises OSError, for which a student gets no points, if the process had no room to write."""
+def write_temporary(path: Path, content: bytes) -> None:
+    """Writes a temporary file. Raises OSError with a remedy: it is no fault of a student's."""
     try:
-        Path(out, "room").write_bytes(bytes(WRITTEN))
+        path.write_bytes(content)
     except OSError as error:
         raise OSError(f"{tempfile.gettempdir()}: {error.strerror}; make room there, or set TMPDIR "
                       "to another folder") from None
@@ -131,7 +133,7 @@ def _work(folder: Path, name: str, own: Sequence[str], seed: int, out: str) -> N
             try:
                 Path(out, f"{number}.pt").write_bytes(written)
             except OSError:
-                os._exit(1)  # see _check_room
+                os._exit(UNWRITTEN)
     os._exit(0)  # no code of the student's runs after this
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minbert.files import user_path, write_text
+from minbert.files import check_utf8, user_path, write_text
 from minbert.sentences import POOLINGS
 from multitask.data.examples import Example
 from multitask.description import SAMPLE
@@ -58,8 +58,9 @@ def export(arguments: argparse.Namespace) -> int:
         raise ValueError("--pooling is for --to sentence-transformers, not for --to "
                          f"{arguments.to}")
     run, out = arguments.run, arguments.out.resolve()
+    check_utf8(out)
     # Written and compared under another name: a failed export leaves nothing behind.
-    fresh = out / ".new" if out.exists() else out.with_name(f".{out.name}.new")
+    fresh = out / ".minbert-export" if out.exists() else out.with_name(f".{out.name}.new")
     if out.exists() and (not out.is_dir() or any(path != fresh for path in out.iterdir())):
         raise ValueError(f"{arguments.out} already exists and is not empty: name a new "
                          "folder")

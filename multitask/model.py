@@ -14,7 +14,7 @@ from torch import nn
 
 from heads import ARCHITECTURES
 from minbert import BertModel, BertTokenizer, fast
-from minbert.files import counted, items_of, move_folder, one_line, sync, user_path, write_tensors
+from minbert.files import counted, items_of, one_line, rename_folder, sync, user_path, write_tensors
 from minbert.progress import Progress
 from minbert.sentences import evaluating
 from multitask.data.batching import Batch, TokenizedExamples
@@ -175,11 +175,12 @@ class MultitaskBert(nn.Module):
             ValueError: the folder holds something else, such as a whole run, or is the current one.
         """
         folder = user_path(folder)
+        fresh = folder.with_name(f".{folder.name}.new")
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-        if folder.resolve() == Path.cwd() or not (is_free or (folder / HEADS_FILE).is_file()):
+        is_model = (folder / HEADS_FILE).is_file() or (fresh / TASKS_FILE).is_file()  # or was one
+        if folder.resolve() == Path.cwd() or not (is_free or is_model):
             raise ValueError(f"{folder} holds no model that may be replaced, or is the current "
                              "folder: name a new folder")
-        fresh = folder.with_name(f".{folder.name}.new")
         stale = aside or folder.with_name(f".{folder.name}.old")
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -193,7 +194,8 @@ class MultitaskBert(nn.Module):
         about.save(fresh / TASKS_FILE)
 
         if folder.exists():
-            move_folder(folder, stale)
+            rename_folder(folder, stale)
+            shutil.rmtree(folder, ignore_errors=True)
         os.replace(fresh, folder)
         sync(folder.parent)
         if aside is None:

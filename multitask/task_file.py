@@ -55,9 +55,9 @@ def choose_tasks(text: str) -> tuple[Task, ...]:
     if not names:
         raise ValueError("--tasks names no task")
     for name in names:
-        # Topic and topic would share files where case is ignored
         if [other.casefold() for other in names].count(name.casefold()) > 1:
-            raise ValueError(f"--tasks {one_line(text)}: two tasks have the name {name}")
+            raise ValueError(f"--tasks {one_line(text)}: two tasks are called {name}, which would "
+                             "share files; upper and lower case are the same on some disks")
     return tuple(tasks)
 
 

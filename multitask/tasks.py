@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, get_args, get_origin
+from unicodedata import bidirectional
 
 import numpy as np
 import torch
@@ -143,9 +144,9 @@ class Task:
     def meaning(self) -> str:
         """What the labels mean, in words: "0 no, 1 yes", "0 unrelated to 5 the same"."""
         if self.classes:
-            names = [f"{number} {name}" for number, name in enumerate(self.labels)]
             # a left-to-right mark keeps a number before its Arabic or Hebrew name
-            return (", " if "".join(names).isascii() else ", \u200e").join(names)
+            mark = "\u200e" if {"R", "AL"} & set(map(bidirectional, "".join(self.labels))) else ""
+            return f", {mark}".join(f"{number} {name}" for number, name in enumerate(self.labels))
         ends = [f"{end:g}" for end in self.range]
         return " to ".join(" ".join(words) for words in zip(ends, self.labels, strict=True)
                            ) if self.labels else " to ".join(ends)

@@ -21,7 +21,7 @@ GREY = "#767676"
 STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (VERMILION, "-.", "D"))
 PAIR_STYLES = ((VERMILION, "-", "o"), ("#56B4E9", "--", "s"), ("#000000", ":", "^"),
                (GREEN, "-.", "D"), (ORANGE, (0, (6, 2, 1, 2, 1, 2)), "v"),
-               ("#CC79A7", (0, (1, 3)), "P"))
+               ("#CC79A7", (0, (10, 3)), "P"))
 # inches; shown at about 96 pixels an inch, so that 9 points are legible on a phone
 WIDTH, HEIGHT = 4.4, 3.2
 SMALL = 8

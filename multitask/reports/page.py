@@ -36,7 +36,7 @@ thead th { vertical-align: bottom; border-bottom: 1px solid #888; white-space: n
 tbody th { font-weight: inherit; white-space: normal } th:first-child { padding-left: 0 }
 th:first-child, .text th, .text td { text-align: left }
 .text tbody > tr > * { white-space: pre-line; unicode-bidi: plaintext }
-.text tbody th { min-width: 8em } .text tbody th, .text td:last-child { overflow-wrap: anywhere }
+.text tbody th { min-width: 11em } .text tbody th, .text td:last-child { overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
       margin: 0 0 .5rem 1rem }
 tr.best { font-weight: 600; background: #8883 }
@@ -53,7 +53,7 @@ figure img { display: block; width: 100%; height: auto; box-sizing: border-box; 
 @media (prefers-color-scheme: dark) { figure img { filter: brightness(.85) } }
 @media (max-width: 40rem) {
   body { padding: .75rem } table { font-size: .8rem } th, td { padding-left: .5rem }
-  td { white-space: normal } .text td { white-space: pre-line }
+  td { white-space: normal }
 }
 @page { margin: 15mm }
 @media print {
@@ -87,9 +87,9 @@ def page(title: str, parts: Iterable[str]) -> str:
     body = "\n".join(parts)
     links = "\n".join(f'<a href="#{name}">{text}</a>'
                       for name, text in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body))
-    return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n"
+    return (f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n<main>\n"
             f"<h1>{escape(title)}</h1>\n<nav aria-label=\"Contents\">{links}</nav>\n"
-            f"<main>\n{body}\n</main></body></html>\n")
+            f"{body}\n</main></body></html>\n")
 
 
 def heading(text: str, level: int = 2) -> str:

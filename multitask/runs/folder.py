@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from minbert.checkpoints.weights import SINGLE_FILE
-from minbert.files import one_line, read_object, user_path
+from minbert.files import check_utf8, read_object, user_path
 from multitask.model import MODEL_FOLDER
 from multitask.system import checkpoint
 from multitask.system.distributed import Ranks
@@ -100,11 +100,7 @@ def check_run_folder(folder: Path) -> None:
 
     What a run leaves that stopped before its first checkpoint is accepted: it has no model yet.
     """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"--out {one_line(folder)}: the name is not UTF-8, or the system's "
-                         "locale is not; name another folder") from None
+    check_utf8(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a folder")
     if is_finished(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from minbert.files import move_folder
+from minbert.files import rename_folder
 from minbert.progress import Progress
 from multitask.analysis.log import cosines_by_pair
 from multitask.evaluation import describe, scores_of
@@ -294,7 +294,7 @@ class Stage:
             self._publish()
         elif self.run.ranks.writes and kept.is_dir():
             # the checkpoint after this one had a better epoch, and is lost
-            move_folder(kept, target)
+            rename_folder(kept, target)
 
 
 def _conflicts(result: StepResult) -> dict:

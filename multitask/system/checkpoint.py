@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from minbert import BertConfig, BertTokenizer
-from minbert.files import one_line, read_object, sha256_of, sync, write_json, write_tensors
+from minbert.files import (
+    one_line,
+    read_object,
+    rename_folder,
+    sha256_of,
+    sync,
+    write_json,
+    write_tensors,
+)
 
 CHECKPOINT_FOLDER = "checkpoint"
 TENSORS_FILE, VALUES_FILE, SUMS_FILE = "state.safetensors", "state.json", "sha256.json"
@@ -143,8 +150,8 @@ def load(run: Path) -> Checkpoint:
             continue
 
         for damaged, error in damage.items():
-            with suppress(OSError):  # a container does not rename folders of its image
-                os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
+            rename_folder(damaged, damaged.with_name(damaged.name + DAMAGED))
+            shutil.rmtree(damaged, ignore_errors=True)
             warnings.warn(f"{error}; resuming from the checkpoint before it, {folder}",
                           stacklevel=2)
         return saved

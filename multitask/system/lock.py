@@ -22,6 +22,7 @@ class FolderLock:
 
     Raises:
         ValueError: another process, which the message names, holds it.
+        OSError: the disk has no locks, or the folder cannot be written.
     """
 
     def __init__(self, run: Path) -> None:

@@ -69,20 +69,20 @@ def optimizer_state(optimizer: AdamW) -> dict[str, torch.Tensor]:
 def load_optimizer_state(optimizer: AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
     """The reverse of `optimizer_state`; ignores tensors of other names.
 
+    What an edited AdamW keeps besides step and moments comes back, too, numbers as tensors.
+
     Raises:
         ValueError: the moments do not fit the parameters.
     """
-    state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     for number, parameter in enumerate(parameters):
         start = f"optimizer.{number}."
-        # the step and the moments, and what a student's AdamW keeps besides
-        kept = {name.removeprefix(start): value.clone() for name, value in tensors.items()
-                if name.startswith(start)}
+        # not by load_state_dict, which casts all to the parameter's dtype
+        kept = {name.removeprefix(start): value.to(parameter.device, copy=True)
+                for name, value in tensors.items() if name.startswith(start)}
         if not kept:  # it has had no gradient so far
             continue
         check_like(tensors, {start + "step": torch.tensor(0), start + "exp_avg": parameter,
                              start + "exp_avg_sq": parameter})
-        state["state"][number] = kept
-    optimizer.load_state_dict(state)
+        optimizer.state[parameter] = {**kept, "step": int(kept["step"])}

@@ -21,6 +21,7 @@ from multitask.reports.figures import (
     calibration_plot,
     confusion_matrix,
     cosine_curves,
+    curves,
     loss_curves,
     styles_of,
 )
@@ -289,6 +290,13 @@ def test_long_names_fit_above_the_plot(names):
     [axes] = figure.axes
     assert axes.get_legend().get_window_extent().x1 < figure.bbox.x1
     assert (axes.bbox.width > 0.7 * figure.bbox.width, axes.bbox.height > 200) == (True, True)
+
+
+def test_a_long_name_beside_a_label_of_two_lines():
+    name = "concatB_wrap_" * 5
+    figure = curves(range(5), {name: [0.1] * 5}, "training loss\nlog scale", {name: STYLES[0]})
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_legend().get_window_extent().x1 < figure.bbox.x1
 
 
 def test_losses_of_a_task_a_step():

@@ -305,6 +305,8 @@ def test_formulas_stay_text():
     (["a/Ann", "b/ann"], ["a_Ann", "b_ann"]),
     (["."], ["student"]),
     (["c/a#1", "c/a@1"], ["c_a_1-033852", "c_a_1-6f3efd"]),
+    (["p/q", "r/q", "x/p_q"], ["p_q-4fdaa4", "r_q", "x_p_q"]),
+    (["caf\udce9", "caf\udce8"], ["caf_-dafd66", "caf_-f56aee"]),
 ])
 def test_same_names(folders, pages):
     """Two students whose folders have one name get two pages, in whatever order the rows are."""

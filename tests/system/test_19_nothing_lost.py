@@ -14,6 +14,7 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ from test_10_training import build
 
 import train_multitask
 from minbert import BertConfig, BertTokenizer
-from minbert.files import replacing, write_text
+from minbert.files import rename_folder, replacing, write_text
 from multitask.model import MultitaskBert
 from multitask.runs import run as main_job
 from multitask.runs.stages import Stage
@@ -239,11 +240,79 @@ def test_killed_while_publishing(train, monkeypatch):
     assert second == Path("whole/model/model.safetensors").read_bytes()
     # without the newest checkpoint, the model is again the best epoch of the one before it
     flip(Path("run/checkpoint/2/state.safetensors"), 10_000)
-    keep_in_place(monkeypatch)
     with pytest.warns(UserWarning, match="damaged"):
         run = main_job.resume(Path("run"), say=lambda line: None)
     run.log.close()
     assert Path("run/model/model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("in_image", [False, True])
+def test_best_epoch_before_a_lost_one(in_image, train, monkeypatch):
+    """Its model, which the better epoch had moved to the checkpoint before, is taken back."""
+    scores = iter([0.2, 0.1, 0.3])
+    monkeypatch.setattr("multitask.runs.stages.scores_of", lambda *_: {"average": next(scores)})
+    models = []
+    publish = Stage._publish
+
+    def noted(self):
+        publish(self)
+        models.append(Path("run/model/model.safetensors").read_bytes())
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "_publish", noted)
+    assert train(Path("run"), "--epochs", 3) == 130
+    assert len({*models}) == 2
+    damaged = Path("run/checkpoint/3/state.safetensors")
+    flip(damaged, 10_000)
+    if in_image:
+        keep_in_place(monkeypatch)
+    with pytest.warns(UserWarning, match="damaged"):
+        run = main_job.resume(Path("run"), say=lambda line: None)
+    run.log.close()
+    assert Path("run/model/model.safetensors").read_bytes() == models[0]
+    assert not damaged.exists()
+
+
+@pytest.mark.parametrize("name", ["copytree", "rmtree"])
+def test_killed_in_an_image(name, monkeypatch):
+    """Killed while a model is copied, or then removed: one is whole, and saving goes on."""
+    model, folder, aside = build(), Path("model"), Path("aside")
+    model.save_pretrained(folder)
+    keep_in_place(monkeypatch)
+    call = getattr(shutil, name)
+
+    def killed(source, *others, **options):
+        if source != folder:
+            return call(source, *others, **options)
+        if name == "copytree":
+            others[0].mkdir()
+        else:
+            (folder / "heads.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            model.save_pretrained(folder, aside=aside)
+    MultitaskBert.from_pretrained(folder if name == "copytree" else aside)
+    assert aside.exists() == (name == "rmtree")
+    model.save_pretrained(folder)
+    MultitaskBert.from_pretrained(folder)
+
+
+def test_folder_that_cannot_be_moved(tmp_path, monkeypatch):
+    """Windows moves no folder with an open file. It is left whole; no copy is made."""
+    for name in ("folder", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", Mock(side_effect=PermissionError("in use")))
+        with pytest.raises(PermissionError):
+            rename_folder(tmp_path / "folder", tmp_path / "place")
+    assert (tmp_path / "folder" / "folder").is_file()
+    rename_folder(tmp_path / "folder", tmp_path / "place")
+    assert [path.name for path in tmp_path.rglob("*")] == ["place", "folder"]
 
 
 def test_model_in_place_of_another(monkeypatch):
@@ -318,6 +387,18 @@ def test_damaged_files(saved):
         assert path.parent.with_name("2.damaged").is_dir()
 
 
+def test_damaged_in_an_image(saved, save, monkeypatch):
+    """It does not count from then on, though its folder cannot be renamed."""
+    monkeypatch.chdir(saved)
+    flip(saved / "checkpoint/2/state.safetensors", 10_000)
+    keep_in_place(monkeypatch)
+    with pytest.warns(UserWarning, match="damaged"):
+        checkpoint.load(saved)
+    assert [path.name for path in checkpoint.numbered(saved)] == ["1"]
+    save(saved)
+    assert [path.name for path in checkpoint.numbered(saved)] == ["1", "3"]
+
+
 def test_all_damaged(saved):
     """All are named and none is touched."""
     for number in ("1", "2"):
@@ -363,7 +444,9 @@ def test_state_of_an_edited_optimizer():
     weights.grad = torch.tensor([1.0, -2.0, 0.0])
     before, after = AdamW([weights]), AdamW([weights])
     before.step()
-    before.state[weights]["max_exp_avg_sq"] = torch.tensor([1.0, 4.0, 0.0])
+    before.state[weights] |= {"max_exp_avg_sq": torch.tensor([1.0, 4.0, 0.0]),
+                              "sum": torch.tensor(16777217.0, dtype=torch.float64),
+                              "is_rare": torch.tensor([True, False, True])}
     load_optimizer_state(after, optimizer_state(before))
     assert after.state[weights].keys() == before.state[weights].keys()
     for name, value in before.state[weights].items():
@@ -644,25 +727,42 @@ def test_disk_without_modes(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("name", ["write", "fsync"])
-def test_errors_of_a_disk_name_the_file(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["write", "file", "folder"])
+def test_errors_of_a_disk_name_the_file(what, tmp_path, monkeypatch):
     """The system names none, because it was opened before."""
-    path = tmp_path / "file"
+    path, fsync = tmp_path / "file", os.fsync
     path.write_text("old")
     fails = OSError(errno.EIO, os.strerror(errno.EIO))
-    if name == "fsync":
-        monkeypatch.setattr(os, "fsync", Mock(side_effect=fails))
-    else:
+
+    def sync(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode) == (what == "folder"):
+            raise fails
+        fsync(number)
+
+    if what == "write":
         monkeypatch.setattr(Path, "write_text", Mock(side_effect=fails))
-    with pytest.raises(OSError, match=f"Input/output error: '{path}'$"):
+    else:
+        monkeypatch.setattr(os, "fsync", sync)
+    named = tmp_path if what == "folder" else path
+    with pytest.raises(OSError, match=f"Input/output error: '{named}'$"):
         write_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == ("new" if what == "folder" else "old")  # its name is written last
 
 
-def test_disk_without_locks(refused, monkeypatch):
+def test_errors_of_others_keep_their_text(tmp_path):
+    with pytest.raises(OSError, match=r"^no answer$"), replacing(tmp_path / "file"):
+        raise OSError("no answer")
+
+
+def test_disk_without_locks(monkeypatch):
+    Path("run").mkdir()
     fails = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=fails))
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=fails))
     with pytest.raises(OSError, match=r"^run cannot be locked \(No locks available\): name a folder"):
+        FolderLock(Path("run"))
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "run/.lock")
+    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=denied))
+    with pytest.raises(PermissionError, match=r"Permission denied: 'run/\.lock'$"):
         FolderLock(Path("run"))
 
 
@@ -719,7 +819,7 @@ def test_linked_folders(train, alone, tmp_path):
 
 
 def test_name_that_is_not_utf8(refused):
-    assert "--out caf?: the name is not UTF-8" in refused("--out", "caf\udce9")
+    assert "caf?: the name is not UTF-8" in refused("--out", "caf\udce9")
 
 
 def test_closed_folder(refused, tmp_path):

@@ -148,8 +148,8 @@ def test_unusable_task_files(text, message):
 def test_unusable_lists():
     Path("my.toml").write_text(table("Topic", "yes_no", "x") + table("topic", "yes_no", "x"))
     for text, message in (("sst,nothing", "choose from sst, para, sts, cfimdb"),
-                          ("sst,sst", "two tasks have the name sst"),
-                          ("my.toml", "two tasks have the name Topic"), (",", "names no task"),
+                          ("sst,sst", "two tasks are called sst"),
+                          ("my.toml", "two tasks are called Topic"), (",", "names no task"),
                           ("nowhere.toml", "there is no such file")):
         with pytest.raises((ValueError, OSError), match=message):
             choose_tasks(text)

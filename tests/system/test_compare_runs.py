@@ -11,9 +11,10 @@ import pytest
 from multitask.analysis.comparisons import paired_bootstrap
 from multitask.data.examples import Example, load_dataset
 from multitask.evaluation import read_predictions, write_predictions
+from multitask.reports.figures import styles_of
 from multitask.runs import __main__ as runs
 from multitask.runs.compare import Answers, why_not
-from multitask.runs.comparison_report import course_of
+from multitask.runs.comparison_report import Course, course_of, dev_plot
 from multitask.tasks import CFIMDB, PARA, SST, STS, TASKS, Task
 
 OWN = Task("own", "classes", ("text",), "label", str(Path("/own.csv").absolute()), dev_share=0.1,
@@ -104,6 +105,14 @@ def test_differences(trained, compare, small_data):
     interval = paired_bootstrap(SST.measure, b, a, labels, 1000, 11711)
     assert (sst["low"], sst["high"]) == interval[:2]
     assert found[2]["gained"] is None
+
+
+def test_runs_of_one_epoch():
+    """The axis has that epoch, not its hundredths."""
+    course = Course({}, {"sst": {1: 0.5}}, 1)
+    [axes] = dev_plot({"a": course}, "sst", styles_of("a")).axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_table(compare):

@@ -146,13 +146,15 @@ def test_long_inputs(brief_run, tmp_path):
 def test_this_folder(runs, tmp_path, monkeypatch):
     """An empty folder is filled, and stays the same one: it may be a disk of its own."""
     monkeypatch.chdir(tmp_path)
-    Path(".new").mkdir()  # left by a killed export
-    Path(".new/junk").touch()
+    left = Path(".minbert-export/junk")  # by a killed export
+    left.parent.mkdir()
+    left.touch()
     before, around = tmp_path.stat().st_ino, tmp_path.parent.stat().st_mtime_ns
     exported(runs, Path(), "wide")
     assert (tmp_path.stat().st_ino, tmp_path.parent.stat().st_mtime_ns) == (before, around)
     assert Path("model.safetensors").is_file()
-    assert not {".new", "junk"} & {path.name for path in tmp_path.iterdir()}
+    assert not left.parent.exists()
+    assert "junk" not in {path.name for path in tmp_path.iterdir()}
     assert f'"{tmp_path.name}"' in Path("README.md").read_text()
 
 
@@ -230,3 +232,4 @@ def test_a_full_folder(runs, refused):
     """Nothing is written over. (With concatA, a single sentence can be exported.)"""
     given = runs / "concatA", exported(runs, Path("single"), "concatA", "--task", "sst")
     assert "already exists and is not empty" in refused(*given, "--task", "sst", main=export.main)
+    assert "caf?: the name is not UTF-8" in refused(given[0], "caf\udce9", main=export.main)

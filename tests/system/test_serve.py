@@ -383,7 +383,7 @@ def test_browser(browser, address, model):
     find("[name=answer-sts]")[0].send_keys("4.5", Keys.ENTER)
     wait.until(lambda _: len(find("#gradients-result table")) == 4)
     # a screen reader announces this, not the tables
-    assert find("[role=status]")[0].get_attribute("textContent") == "The tables are below."
+    assert find("[role=status]")[0].get_attribute("textContent") == "The numbers are below."
     assert not find("[aria-live] table")
 
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {

@@ -14,7 +14,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const two = (value) => value.toFixed(2).replace(/^(-?)0\./, "$1.").replace("-", "−");
-const exact = (value) => Number(value.toPrecision(3)).toString();
+const exact = (value) => Number(value.toPrecision(3)).toString().replaceAll("-", "−");
 
 async function call(path, body) {
   const answer = await fetch(path, body && {
@@ -87,7 +87,7 @@ function answerCard(task, answer) {
     card.append(make("p", {class: "label"}, String(answer.label)), bars(Object.entries(answer.probabilities)));
   } else {
     const [low, high] = task.range;
-    const ends = task.labels.length ? `${low} ${task.labels[0]}, ${high} ${task.labels[1]}`
+    const ends = task.labels.length ? `${low} ${task.labels[0]}, \u200e${high} ${task.labels[1]}`
       : `from ${low} to ${high}`;
     const bar = make("i");
     bar.style.width = `${100 * (answer.label - low) / (high - low)}%`;
@@ -130,7 +130,7 @@ async function showWords(fields) {
 // A screen reader says that there are tables. It does not read all of them aloud.
 function showTables(id, note, tables) {
   $(id).replaceChildren(make("p", {class: "note"}, note), ...tables);
-  $("done").textContent = "The tables are below.";
+  $("done").textContent = "The numbers are below.";
 }
 
 // ----------------------------------------------------------------------------------- attention
