@@ -174,7 +174,7 @@ class MultitaskBert(nn.Module):
         Raises:
             ValueError: the folder holds something else, such as a whole run, or is the current one.
         """
-        folder = user_path(folder)
+        folder = Path(os.path.abspath(user_path(folder)))
         fresh = folder.with_name(f".{folder.name}.new")
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         is_model = (folder / HEADS_FILE).is_file() or (fresh / TASKS_FILE).is_file()  # or was one
@@ -314,9 +314,8 @@ class MultitaskBert(nn.Module):
             bar: a progress bar to advance; without one, its own appears if it takes long.
             batch_size: examples at once, at most; by default what suits the device.
         """
-        on_device = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
-        size = batch_size or on_device
-        batches = ranks.share(examples.by_length(size))
+        usual = EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH_ON_GPU
+        batches = ranks.share(examples.by_length(batch_size or usual))
         logits = torch.zeros(len(examples), self.tasks[task].outputs, dtype=torch.float32,
                              device="cpu")
         own_bar = Progress(total=sum(map(len, batches)), desc=f"  {task}", unit="ex", leave=False,

@@ -277,7 +277,7 @@ def test_best_epoch_before_a_lost_one(in_image, train, monkeypatch):
 @pytest.mark.parametrize("name", ["copytree", "rmtree"])
 def test_killed_in_an_image(name, monkeypatch):
     """Killed while a model is copied, or then removed: one is whole, and saving goes on."""
-    model, folder, aside = build(), Path("model"), Path("aside")
+    model, folder, aside = build(), Path("model").absolute(), Path("aside")
     model.save_pretrained(folder)
     keep_in_place(monkeypatch)
     call = getattr(shutil, name)
