@@ -307,9 +307,10 @@ def sync(path: Path) -> None:
 def rename_folder(folder: Path, place: Path) -> None:
     """Puts a folder in the place of another.
 
-    It is renamed. Where the system refuses that, as for folders of a container's image, it is
-    copied, and stays.
+    It is renamed. Where the system refuses that, as for folders of a container's image or of
+    another disk, it is copied, and stays. A link in that place stays one.
     """
+    place = place.resolve()
     shutil.rmtree(place, ignore_errors=True)
     try:
         os.replace(folder, place)

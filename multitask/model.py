@@ -174,11 +174,11 @@ class MultitaskBert(nn.Module):
         Raises:
             ValueError: the folder holds something else, such as a whole run, or is the current one.
         """
-        folder = Path(os.path.abspath(user_path(folder)))
+        folder = user_path(folder).resolve()  # a link stays one
         fresh = folder.with_name(f".{folder.name}.new")
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         is_model = (folder / HEADS_FILE).is_file() or (fresh / TASKS_FILE).is_file()  # or was one
-        if folder.resolve() == Path.cwd() or not (is_free or is_model):
+        if folder == Path.cwd() or not (is_free or is_model):
             raise ValueError(f"{folder} holds no model that may be replaced, or is the current "
                              "folder: name a new folder")
         stale = aside or folder.with_name(f".{folder.name}.old")

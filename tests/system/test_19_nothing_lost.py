@@ -315,6 +315,20 @@ def test_folder_that_cannot_be_moved(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*")] == ["place", "folder"]
 
 
+def test_model_on_another_disk():
+    """The model's folder is a link: it stays one, and the model is where it leads."""
+    model, folder = build(), Path("model")
+    Path("disk").mkdir()
+    folder.symlink_to("disk")
+    for _ in range(2):
+        model.save_pretrained(folder)
+        assert {path.name for path in Path().iterdir()} == {"disk", "model"}
+    shutil.copytree(folder, "kept")
+    rename_folder(Path("kept"), folder)
+    assert folder.is_symlink()
+    MultitaskBert.from_pretrained("disk")
+
+
 def test_model_in_place_of_another(monkeypatch):
     """The earlier one is there until the new one is, whatever happened before."""
     model, folder, aside = build(), Path("model"), Path(".model.old")
